@@ -1,0 +1,35 @@
+"""Make timm, torchvision and lightning importable beside a CPU build of torch.
+
+The torchvision wheel is built for CUDA. Beside a CPU torch its binary part cannot load, and its Python part
+then fails with "operator torchvision::nms does not exist", because it registers fake kernels for two operators that
+were never declared. Declaring their schemas is enough: classification never calls them. Where the real
+operators exist nothing is done. The packages that import timm, torchvision or lightning call this first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from pathlib import Path
+
+import torch
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[torch.library.Library] = []  # a Library takes its operators along when it is collected
+
+
+def declare_torchvision_operators() -> None:
+    """Declare the schemas of `torchvision::nms` and `torchvision::qnms` unless torchvision's binary part loads."""
+    spec = importlib.util.find_spec("torchvision")
+    if _declared or spec is None or spec.origin is None:
+        return
+    for library in Path(spec.origin).parent.glob("_C.*"):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError:
+            continue
+        return
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        operators.define(name + _SCHEMA)
+    _declared.append(operators)

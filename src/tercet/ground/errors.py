@@ -1,0 +1,66 @@
+"""What can go wrong, as one small tree; each leaf knows the exit code of the command line.
+
+    TercetError
+    ├── ConfigError        2   an option, a key or a combination that cannot be (also ValueError)
+    ├── DataError          3   files, tables, labels, splits (also ValueError)
+    ├── ModelError         4   weights, bundles, checkpoints: corrupt, foreign, or not fitting (also ValueError)
+    ├── StorageError       5   disk full, no permission, an output that exists (also OSError)
+    ├── DivergedError      6   the loss is no longer finite (also ArithmeticError)
+    ├── MemoryExhausted    7   the machine has no memory for this (also MemoryError)
+    └── Interrupted  130/143   Ctrl-C or SIGTERM, after the state was saved
+
+A message says what, where, and what to do, in one line.
+"""
+
+
+class TercetError(Exception):
+    """Base of every error that Tercet raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(TercetError, ValueError):
+    """An option, a key or a combination of them that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(TercetError, ValueError):
+    """Images, tables, labels or splits that cannot be used as they are."""
+
+    exit_code = 3
+
+
+class ModelError(TercetError, ValueError):
+    """Weights, bundles or checkpoints that are corrupt, foreign, or do not fit the network."""
+
+    exit_code = 4
+
+
+class StorageError(TercetError, OSError):
+    """A disk that is full, a folder without permission, an output that already exists."""
+
+    exit_code = 5
+
+
+class DivergedError(TercetError, ArithmeticError):
+    """A loss that is no longer finite."""
+
+    exit_code = 6
+
+
+class MemoryExhausted(TercetError, MemoryError):
+    """A computation that does not fit this machine's memory."""
+
+    exit_code = 7
+
+
+class Interrupted(TercetError):
+    """A signal ended the work; what was reached has been saved.
+
+    `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

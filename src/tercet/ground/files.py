@@ -1,0 +1,124 @@
+"""Files that are whole or absent: atomic writes, hashes, and names that are safe as paths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tercet.ground.errors import ModelError, StorageError
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it is synced to disk and renamed onto `target`.
+
+    A crash at any moment leaves either the old file or the new one, never a part.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written; the old file is untouched.
+    """
+    descriptor, name = -1, ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:60]}.", suffix=".tmp", dir=target.parent)
+        os.close(descriptor)
+        yield Path(name)
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {target}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if name and os.path.exists(name):
+            os.unlink(name)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write `content` atomically (see `atomic_path`)."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write `content` as UTF-8, atomically."""
+    write_bytes(target, content.encode("utf-8", "surrogateescape"))
+
+
+def write_json(target: Path, document: Any) -> None:
+    """Write `document` as indented JSON, atomically; NaN and infinities are refused."""
+    write_text(target, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(source: Path) -> Any:
+    """Read a JSON document that Tercet wrote.
+
+    Raises:
+        ModelError: The file is absent or not JSON.
+    """
+    try:
+        return json.loads(source.read_text("utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {source}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{source} is not a JSON document: {error}") from error
+
+
+def sha256(source: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(source, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def new_folder(path: Path) -> Path:
+    """Create an empty folder, or accept an empty one.
+
+    Raises:
+        StorageError: Something is there already; nothing is ever overwritten silently.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StorageError(f"{path} exists already: choose another --output, or continue it with --resume {path}")
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass  # a folder that cannot be written is found now, not after an epoch
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write to {path}: {error.strerror or error}; choose another --output") from error
+    return path
+
+
+def slug(name: str) -> str:
+    """Return `name` as one harmless path component; different names may give the same slug."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:80] or "unnamed"
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a sort key under which `class10` follows `class9`."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((1, part.casefold()) if index % 2 == 0 else (0, int(part)) for index, part in enumerate(parts) if part)

@@ -1,0 +1,121 @@
+"""What the rooms promise one another: what a network wants to see, and what a batch holds.
+
+Shapes: B images, C channels, H x W pixels, K classes, M members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tercet.ground.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+RESIZES = ("squash", "shorter", "pad")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The picture a network was made for; the backbone announces it and every transform obeys it."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    channels: int = 3
+    """Channels: 1 is grey, 3 is RGB."""
+    mean: tuple[float, ...] = (0.5,)
+    """Mean to subtract, one a channel or one for all, on the [0, 1] scale."""
+    std: tuple[float, ...] = (0.5,)
+    """Standard deviation to divide by, likewise."""
+    interpolation: str = "bilinear"
+    """Resampling filter: nearest, bilinear or bicubic."""
+    resize: str = "squash"
+    """How another aspect ratio is met: squash, shorter (side, then central crop) or pad."""
+    crop_fraction: float = 1.0
+    """Share of the resized image that the central crop keeps."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if min(self.size) < 1:
+            problems.append(f"size {self.size} must be positive")
+        if self.channels < 1:
+            problems.append(f"channels {self.channels} must be positive")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                problems.append(f"{name} has {len(values)} values for {self.channels} channels")
+        if min(self.std, default=0) <= 0:
+            problems.append(f"std {self.std} must be positive")
+        if self.interpolation not in INTERPOLATIONS:
+            problems.append(f"interpolation '{self.interpolation}' is not one of {', '.join(INTERPOLATIONS)}")
+        if self.resize not in RESIZES:
+            problems.append(f"resize '{self.resize}' is not one of {', '.join(RESIZES)}")
+        if not 0 < self.crop_fraction <= 1:
+            problems.append(f"crop fraction {self.crop_fraction} must lie in (0, 1]")
+        if problems:
+            raise ConfigError("input: " + "; ".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> InputSpec:
+        """Rebuild from `to_dict`'s result."""
+        tuples = {key: tuple(values[key]) for key in ("size", "mean", "std")}
+        return cls(**{**values, **tuples})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples on their way through a module."""
+
+    images: Tensor | tuple[Tensor, ...]
+    """B C H W floats in [0, 1]; one tensor a member where members need sizes of their own."""
+    targets: Tensor | None
+    """Class indices (B, int64), soft labels (B K, float), or None where unknown."""
+    ids: tuple[str, ...]
+    """The B sample names, for messages and for predictions."""
+    labels: Tensor | None = None
+    """Class indices (B, int64) for scoring, where `targets` were mixed; None: `targets` are the labels."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: Any, *, non_blocking: bool = True) -> Batch:
+        """Return the batch on `device`."""
+
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=non_blocking)
+
+        many = isinstance(self.images, tuple)
+        images = (
+            tuple(image.to(device, non_blocking=non_blocking) for image in self.images) if many else move(self.images)
+        )
+        return Batch(images, move(self.targets), self.ids, move(self.labels))  # type: ignore[arg-type]
+
+    def shard(self, rank: int, world_size: int) -> Batch:
+        """Return every `world_size`-th row from `rank` on: one process's part of a global batch."""
+        if world_size == 1:
+            return self
+        part = slice(rank, None, world_size)
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[part]
+
+        images = tuple(image[part] for image in self.images) if isinstance(self.images, tuple) else self.images[part]
+        return Batch(images, cut(self.targets), self.ids[part], cut(self.labels))
+
+
+class BatchSource(Protocol):
+    """Batches in an order that is a pure function of the epoch: what makes an exact resume possible."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in one epoch."""
+        ...
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of epoch `number` from batch `start` on, the same ones every time."""
+        ...

@@ -1,0 +1,159 @@
+"""`Predictions`: the one place where logits become probabilities, and the one currency of everything after.
+
+Ensembles, metrics, reports and calibration take and give nothing else. N samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.ground.errors import DataError
+from tercet.ground.files import atomic_path
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+UNKNOWN = -1
+_TOLERANCE = 1e-3  # rows of float16 files still sum to one within this
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities of N samples over K classes, with their ids and, where known, their true labels."""
+
+    ids: tuple[str, ...]
+    """N sample names, all different."""
+    classes: tuple[str, ...]
+    """K class names, in the order of the columns."""
+    probabilities: Floats
+    """N K, rows sum to 1."""
+    labels: Ints
+    """N true class indices; -1 where unknown."""
+
+    def __post_init__(self) -> None:
+        probabilities = np.asarray(self.probabilities, dtype=np.float64)
+        labels = np.asarray(self.labels, dtype=np.int64)
+        object.__setattr__(self, "probabilities", probabilities)
+        object.__setattr__(self, "labels", labels)
+        expected = (len(self.ids), len(self.classes))
+        if probabilities.shape != expected:
+            raise DataError(f"probabilities have shape {probabilities.shape}, expected {expected} (samples, classes)")
+        if labels.shape != (len(self.ids),):
+            raise DataError(f"labels have shape {labels.shape}, expected ({len(self.ids)},)")
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError("sample ids are not unique: one row a sample is needed")
+        if len(set(self.classes)) != len(self.classes):
+            raise DataError(f"class names are not unique: {', '.join(self.classes)}")
+        if labels.size and not (labels.min() >= UNKNOWN and labels.max() < len(self.classes)):
+            raise DataError(f"labels lie in {labels.min()}..{labels.max()}, expected -1..{len(self.classes) - 1}")
+        if not np.isfinite(probabilities).all():
+            row = int(np.argmax(~np.isfinite(probabilities).all(axis=1)))
+            raise DataError(f"probabilities of sample '{self.ids[row]}' are not finite")
+        if probabilities.size and (probabilities.min() < 0 or abs(probabilities.sum(1) - 1).max() > _TOLERANCE):
+            raise DataError("rows are not probabilities (negative, or not summing to 1): use Predictions.from_logits")
+
+    @classmethod
+    def from_logits(
+        cls, logits: ArrayLike, *, ids: Sequence[str], classes: Sequence[str], labels: ArrayLike | None = None
+    ) -> Predictions:
+        """Turn logits (N K) into probabilities by softmax, in double precision."""
+        values = np.asarray(logits, dtype=np.float64)
+        exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+        return cls.of(exponentials / exponentials.sum(axis=1, keepdims=True), ids=ids, classes=classes, labels=labels)
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: ArrayLike,
+        *,
+        ids: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        labels: ArrayLike | None = None,
+    ) -> Predictions:
+        """Wrap an array (N K); ids and classes default to their numbers, labels to unknown."""
+        values = np.asarray(probabilities, dtype=np.float64)
+        if values.ndim != 2:
+            raise DataError(f"probabilities have shape {values.shape}, expected (samples, classes)")
+        truth = np.full(len(values), UNKNOWN) if labels is None else np.asarray(labels)
+        names = tuple(ids) if ids is not None else tuple(str(index) for index in range(values.shape[0]))
+        columns = tuple(classes) if classes is not None else tuple(str(index) for index in range(values.shape[1]))
+        return cls(names, columns, values, truth)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def predicted(self) -> Ints:
+        """Most probable class index of each sample (N); the lowest index wins a tie."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def predicted_names(self) -> list[str]:
+        """Most probable class name of each sample (N)."""
+        return [self.classes[index] for index in self.predicted]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which samples have a true label (N)."""
+        return self.labels != UNKNOWN
+
+    def take(self, rows: ArrayLike) -> Predictions:
+        """Return some samples: indices or a mask over N."""
+        index = np.arange(len(self))[np.asarray(rows)]
+        ids = tuple(self.ids[row] for row in index)
+        return Predictions(ids, self.classes, self.probabilities[index], self.labels[index])
+
+    def with_labels(self, labels: ArrayLike) -> Predictions:
+        """Return the same probabilities with these true class indices (N)."""
+        return replace(self, labels=np.asarray(labels, dtype=np.int64))
+
+    def aligned_to(self, other: Predictions) -> Predictions:
+        """Return these predictions with the ids and classes of `other`, in its order.
+
+        Raises:
+            DataError: The two do not hold the same samples or the same classes.
+        """
+        if self.ids == other.ids and self.classes == other.classes:
+            return self
+        for what, mine, theirs in (("samples", self.ids, other.ids), ("classes", self.classes, other.classes)):
+            if set(mine) != set(theirs):
+                odd = sorted(set(mine) ^ set(theirs))
+                raise DataError(f"predictions do not hold the same {what}: {len(odd)} differ, such as '{odd[0]}'")
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        column_of = {name: column for column, name in enumerate(self.classes)}
+        rows = np.array([row_of[name] for name in other.ids], dtype=np.int64)
+        columns = np.array([column_of[name] for name in other.classes], dtype=np.int64)
+        index_of = np.append(np.argsort(columns), UNKNOWN)  # old class index -> new one; -1 stays -1
+        return Predictions(other.ids, other.classes, self.probabilities[rows][:, columns], index_of[self.labels[rows]])
+
+    def save(self, path: Path) -> None:
+        """Write an `.npz` file that runs no code when read."""
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.savez_compressed(
+                stream,
+                ids=np.array(self.ids, dtype=np.str_),
+                classes=np.array(self.classes, dtype=np.str_),
+                probabilities=self.probabilities,
+                labels=self.labels,
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is absent, damaged, or of another kind.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
+                return cls(ids, classes, stored["probabilities"], stored["labels"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} is not a predictions file: {error}") from error
