@@ -29,7 +29,7 @@ def declare_torchvision_operators() -> None:
         except OSError:
             continue
         return
-    operators = torch.library.Library("torchvision", "DEF")
+    operators = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
-        operators.define(name + _SCHEMA)
+        operators.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(operators)

@@ -64,3 +64,18 @@ class Interrupted(TercetError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def explain(error: Exception) -> TercetError | None:
+    """Return what an error of the system means for the user, or None for a fault of our own.
+
+    PyTorch reports exhausted memory on the CPU as a RuntimeError, and a full disk likewise.
+    """
+    if isinstance(error, TercetError):
+        return error
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower():
+        return MemoryExhausted(f"not enough memory ({text}): use a smaller --batch-size, --accumulate 2 or --input.size")
+    if isinstance(error, OSError):
+        return StorageError(f"{error.strerror or text}: {error.filename}" if error.filename else text)
+    return None

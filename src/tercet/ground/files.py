@@ -35,6 +35,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
         _sync_folder(target.parent)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(
             f"cannot write {target}: {error.strerror or error}; free space or choose another folder"
@@ -71,7 +73,9 @@ def write_text(target: Path, content: str) -> None:
 
 def write_json(target: Path, document: Any) -> None:
     """Write `document` as indented JSON, atomically; NaN and infinities are refused."""
-    write_text(target, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    # File names may hold bytes that are no UTF-8; JSON can carry them as escapes.
+    write_text(target, re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", text) + "\n")
 
 
 def read_json(source: Path) -> Any:
@@ -115,10 +119,13 @@ def new_folder(path: Path) -> Path:
 
 def slug(name: str) -> str:
     """Return `name` as one harmless path component; different names may give the same slug."""
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:80] or "unnamed"
+    harmless = re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+    short = harmless.encode()[:80].decode(errors="ignore")  # a path component has at most 255 bytes
+    return short.strip("-.") or "unnamed"
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a sort key under which `class10` follows `class9`."""
+    """Return a sort key under which `class10` follows `class9`; different names never have the same key."""
     parts = re.split(r"(\d+)", name)
-    return tuple((1, part.casefold()) if index % 2 == 0 else (0, int(part)) for index, part in enumerate(parts) if part)
+    keys = [(1, part.casefold()) if index % 2 == 0 else (0, int(part)) for index, part in enumerate(parts) if part]
+    return (*keys, (-1, name))  # `Cat` and `cat`, `01` and `1` keep one order wherever they come from

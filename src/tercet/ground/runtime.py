@@ -63,13 +63,15 @@ def choose_device(name: str) -> str:
     Raises:
         ConfigError: The device asked for is not on this machine.
     """
-    kind = name.split(":")[0]
+    kind, _, index = name.partition(":")
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if kind not in ("cpu", "cuda", "mps"):
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise ConfigError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
         raise ConfigError(f"device '{name}' is not on this machine: use --device cpu or auto")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}' is not on this machine, which has {torch.cuda.device_count()}: count from 0")
     return name
 
 

@@ -7,7 +7,7 @@ A file, the command line and Python keywords share one flat vocabulary: the fiel
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tercet.ground.errors import ConfigError
@@ -160,6 +160,16 @@ class ModelConfig:
                 and f"scan '{self.scan}' needs --recurrent rnn, gru or lstm",
             ]
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuild from `to_dict`'s result, lists standing for tuples."""
+        shown = {key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()}
+        return cls(**{**values, "backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shapes: B images, C channels, H x W pixels, K classes, M members.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,29 +84,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to(self, device: Any, *, non_blocking: bool = True) -> Batch:
+    def _map(self, change: Callable[[Tensor], Tensor], ids: tuple[str, ...]) -> Batch:
+        images = tuple(map(change, self.images)) if isinstance(self.images, tuple) else change(self.images)
+        targets, labels = (None if value is None else change(value) for value in (self.targets, self.labels))
+        return Batch(images, targets, ids, labels)
+
+    def to(self, device: Any) -> Batch:
         """Return the batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.ids)
 
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=non_blocking)
-
-        many = isinstance(self.images, tuple)
-        images = (
-            tuple(image.to(device, non_blocking=non_blocking) for image in self.images) if many else move(self.images)
-        )
-        return Batch(images, move(self.targets), self.ids, move(self.labels))  # type: ignore[arg-type]
+    def rows(self, part: slice) -> Batch:
+        """Return some of the samples."""
+        return self._map(lambda tensor: tensor[part], self.ids[part])
 
     def shard(self, rank: int, world_size: int) -> Batch:
         """Return every `world_size`-th row from `rank` on: one process's part of a global batch."""
-        if world_size == 1:
-            return self
-        part = slice(rank, None, world_size)
-
-        def cut(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[part]
-
-        images = tuple(image[part] for image in self.images) if isinstance(self.images, tuple) else self.images[part]
-        return Batch(images, cut(self.targets), self.ids[part], cut(self.labels))
+        return self if world_size == 1 else self.rows(slice(rank, None, world_size))
 
 
 class BatchSource(Protocol):

@@ -5,9 +5,11 @@ Ensembles, metrics, reports and calibration take and give nothing else. N sample
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +21,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 UNKNOWN = -1
-_TOLERANCE = 1e-3  # rows of float16 files still sum to one within this
+TOLERANCE = 1e-3  # rows of float16 files still sum to one within this
+DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error)
+"""What NumPy raises on array files that are cut short, changed, or of another kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,10 @@ class Predictions:
 
     def __post_init__(self) -> None:
         probabilities = np.asarray(self.probabilities, dtype=np.float64)
-        labels = np.asarray(self.labels, dtype=np.int64)
+        labels = np.asarray(self.labels)
+        if labels.size and labels.dtype.kind not in "iu":
+            raise DataError(f"labels are of type {labels.dtype}, expected class indices")
+        labels = labels.astype(np.int64, copy=False)
         object.__setattr__(self, "probabilities", probabilities)
         object.__setattr__(self, "labels", labels)
         expected = (len(self.ids), len(self.classes))
@@ -54,15 +61,24 @@ class Predictions:
         if not np.isfinite(probabilities).all():
             row = int(np.argmax(~np.isfinite(probabilities).all(axis=1)))
             raise DataError(f"probabilities of sample '{self.ids[row]}' are not finite")
-        if probabilities.size and (probabilities.min() < 0 or abs(probabilities.sum(1) - 1).max() > _TOLERANCE):
+        if probabilities.size and (probabilities.min() < 0 or abs(probabilities.sum(1) - 1).max() > TOLERANCE):
             raise DataError("rows are not probabilities (negative, or not summing to 1): use Predictions.from_logits")
 
     @classmethod
     def from_logits(
         cls, logits: ArrayLike, *, ids: Sequence[str], classes: Sequence[str], labels: ArrayLike | None = None
     ) -> Predictions:
-        """Turn logits (N K) into probabilities by softmax, in double precision."""
+        """Turn logits (N K) into probabilities by softmax, in double precision.
+
+        Raises:
+            DataError: They are not of this shape, or hold NaN or infinity (minus infinity excludes a class).
+        """
         values = np.asarray(logits, dtype=np.float64)
+        if values.ndim != 2 or not values.shape[1]:
+            raise DataError(f"logits have shape {values.shape}, expected (samples, classes)")
+        finite = np.isfinite(values.max(axis=1))
+        if not finite.all():
+            raise DataError(f"the logits of sample '{ids[int(np.argmin(finite))]}' are not finite")
         exponentials = np.exp(values - values.max(axis=1, keepdims=True))
         return cls.of(exponentials / exponentials.sum(axis=1, keepdims=True), ids=ids, classes=classes, labels=labels)
 
@@ -90,7 +106,7 @@ class Predictions:
     @property
     def predicted(self) -> Ints:
         """Most probable class index of each sample (N); the lowest index wins a tie."""
-        return self.probabilities.argmax(axis=1)
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     @property
     def predicted_names(self) -> list[str]:
@@ -100,17 +116,18 @@ class Predictions:
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which samples have a true label (N)."""
-        return self.labels != UNKNOWN
+        return np.not_equal(self.labels, UNKNOWN)
 
     def take(self, rows: ArrayLike) -> Predictions:
         """Return some samples: indices or a mask over N."""
-        index = np.arange(len(self))[np.asarray(rows)]
+        wanted = np.asarray(rows)
+        index = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
         ids = tuple(self.ids[row] for row in index)
         return Predictions(ids, self.classes, self.probabilities[index], self.labels[index])
 
     def with_labels(self, labels: ArrayLike) -> Predictions:
         """Return the same probabilities with these true class indices (N)."""
-        return replace(self, labels=np.asarray(labels, dtype=np.int64))
+        return replace(self, labels=np.asarray(labels))
 
     def aligned_to(self, other: Predictions) -> Predictions:
         """Return these predictions with the ids and classes of `other`, in its order.
@@ -153,7 +170,5 @@ class Predictions:
             with np.load(path, allow_pickle=False) as stored:
                 ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
                 return cls(ids, classes, stored["probabilities"], stored["labels"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            if isinstance(error, DataError):
-                raise
+        except DAMAGED as error:
             raise DataError(f"{path} is not a predictions file: {error}") from error

@@ -1,0 +1,54 @@
+"""Fuse the published Fashion-MNIST predictions of the E2E-3M paper and compare with what it prints.
+
+    python benchmarks/published_predictions.py [FOLDER]
+
+FOLDER holds the `.npy` files of https://github.com/leonlha/e2e-3m (10,000 x 10 softmax outputs each). Their rows are
+the official test images ordered by class, 1,000 each, so the labels are known without any data. Everything is chosen
+by nobody: the three files are the ones that the paper names, and the plain ways to combine have no parameters.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tercet.evaluation.ensembles import average, pruned, vote
+from tercet.evaluation.metrics import score
+from tercet.evaluation.report import ResultRow, as_text, comparison_text, results_table
+from tercet.evaluation.significance import compare
+from tercet.ground.errors import DataError
+from tercet.records.prediction_files import read_predictions
+
+FOLDER = Path(__file__).resolve().parents[2] / "shared/data/e2e3m-predictions/fashion-mnist"
+PREFIX = "FashionMNIST_MulModel_Mixed_STDSE_LSTMXc_STD_IcR_299_"
+MEMBERS = ("SEResNeXt101", "Xception", "InceptionResNetV2")
+PUBLISHED = {"average": 0.9592, "pruned": 0.9591, "vote": 0.9590}
+LABELS = np.repeat(np.arange(10), 1000)
+
+
+def main(folder: Path) -> int:
+    try:
+        files = [folder / f"{PREFIX}{name}.npy" for name in MEMBERS]
+        members = [read_predictions(file, labels=LABELS) for file in files]
+    except DataError as error:
+        print(f"{error}; give the folder with the files of https://github.com/leonlha/e2e-3m", file=sys.stderr)
+        return error.exit_code
+    ensembles = {"average": average(members), "pruned": pruned(members), "vote": vote(members)}
+    rows = [ResultRow(name, "member", score(member)) for name, member in zip(MEMBERS, members, strict=True)]
+    rows += [ResultRow(name, "ensemble", score(predictions)) for name, predictions in ensembles.items()]
+    print(as_text(results_table(rows, title="Fashion-MNIST test, published predictions")))
+    for name, expected in PUBLISHED.items():
+        found = score(ensembles[name]).accuracy
+        print(f"{name:8} published {expected:.4f}  found {found:.4f}  {'equal' if found == expected else 'DIFFERENT'}")
+    print()
+    best = max(zip(MEMBERS, members, strict=True), key=lambda pair: score(pair[1]).accuracy)
+    pairs = [("average", *best), ("average", "pruned", ensembles["pruned"]), ("average", "vote", ensembles["vote"])]
+    for a, b, predictions in pairs:
+        print(comparison_text(compare(ensembles[a], predictions), a, b))
+    return 0 if all(score(ensembles[name]).accuracy == expected for name, expected in PUBLISHED.items()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER))

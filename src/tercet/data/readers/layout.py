@@ -1,0 +1,144 @@
+"""Class folders and split folders, read off a plain listing of paths: the same for a folder and for an archive."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from tercet.data.images import EXTENSIONS
+from tercet.ground.errors import DataError
+from tercet.ground.files import natural_key
+
+EXAMPLE = (
+    "expected ROOT/<class>/*.jpg or ROOT/{train,val,test}/<class>/*.jpg, such as pets/cat/1.jpg and pets/dog/1.jpg"
+)
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+"""Names of split folders, in lower case, and the split each stands for."""
+
+Skipped = tuple[str, str]
+"""A path and the reason why it was skipped."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything visible under a root, as paths with forward slashes relative to it."""
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Images by class and, where there are split folders, by split."""
+
+    ids: tuple[str, ...]
+    locations: tuple[str, ...]
+    names: tuple[str, ...]
+    """Class name of each image."""
+    splits: tuple[str, ...] | None
+    skipped: tuple[Skipped, ...]
+    empty: tuple[str, ...]
+    """Class folders without an image."""
+
+
+def hidden(name: str) -> bool:
+    """Return whether a path component is bookkeeping of a system or a notebook rather than data."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def is_image(path: str) -> bool:
+    """Return whether a file announces itself as an image by its ending."""
+    return PurePosixPath(path).suffix.lower() in EXTENSIONS
+
+
+def summarise(skipped: Iterable[Skipped]) -> tuple[str, ...]:
+    """Return one sentence a reason, with its number and the first five paths."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for path, reason in skipped:
+        by_reason[reason].append(path)
+    return tuple(f"{len(paths)} skipped, {reason}: {_few(paths)}" for reason, paths in sorted(by_reason.items()))
+
+
+def _few(paths: Sequence[str]) -> str:
+    return ", ".join(repr(path) for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
+
+
+def wrapper_of(listing: Listing) -> str:
+    """Return the folders that only wrap the data (`pets/` around `pets/cat/1.jpg`), with a closing slash, or ''.
+
+    A folder wraps when it is the only one at its level and its images lie two levels below it at least.
+    """
+    prefix = ""
+    while True:
+        inner = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
+        tops = {path.split("/", 1)[0] for path in inner}
+        below = {path[len(prefix) :].split("/")[0] for path in listing.folders if path.startswith(prefix)} - {""}
+        if len(tops) != 1 or below - tops or min(path.count("/") for path in inner) < 2:
+            return prefix
+        prefix += f"{tops.pop()}/"
+
+
+def arrange(listing: Listing, *, what: str) -> Arrangement:
+    """Read class folders, within split folders where there are such.
+
+    Args:
+        listing: What lies under the root.
+        what: The root's name, for messages.
+
+    Raises:
+        DataError: No image, images outside class folders only, or folders that are neither classes nor splits.
+    """
+    prefix = wrapper_of(listing)
+    paths = sorted(
+        (path for path in listing.files if path.startswith(prefix)), key=lambda path: (natural_key(path), path)
+    )
+    skipped = [*listing.skipped, *((path, "not an image by its ending") for path in paths if not is_image(path))]
+    images = [path for path in paths if is_image(path)]
+    if not images:
+        raise DataError(f"{what} holds no images: {EXAMPLE}")
+    split_of = _split_folders([path[len(prefix) :] for path in images], what=what)
+    depth = 2 if split_of else 1  # folders above an image
+    rows = []
+    for path in images:
+        parts = path[len(prefix) :].split("/")
+        if len(parts) <= depth:
+            skipped.append((path, "not in a class folder"))
+        else:
+            rows.append((path, parts[depth - 1], split_of.get(parts[0], "")))
+    if not rows:
+        raise DataError(f"{what} has {len(images)} images but none in a class folder: {EXAMPLE}")
+    used = {path.rsplit("/", 1)[0] for path, _, _ in rows}
+    return Arrangement(
+        ids=tuple(path[len(prefix) :] for path, _, _ in rows),
+        locations=tuple(path for path, _, _ in rows),
+        names=tuple(name for _, name, _ in rows),
+        splits=tuple(split for _, _, split in rows) if split_of else None,
+        skipped=tuple(skipped),
+        empty=_empty_folders(listing, prefix, depth, used),
+    )
+
+
+def _empty_folders(listing: Listing, prefix: str, depth: int, used: set[str]) -> tuple[str, ...]:
+    level = prefix.count("/") + depth - 1
+    candidates = [path for path in listing.folders if path.startswith(prefix) and path.count("/") == level]
+    return tuple(path for path in candidates if not any(f"{folder}/".startswith(f"{path}/") for folder in used))
+
+
+def _split_folders(images: Sequence[str], *, what: str) -> dict[str, str]:
+    """Return top folder -> split where the top folders are splits, or nothing where they are classes."""
+    tops = sorted({path.split("/")[0] for path in images if "/" in path})
+    deep = {path.split("/")[0] for path in images if path.count("/") >= 2}
+    split_of = {top: SPLIT_NAMES[top.casefold()] for top in tops if top in deep and top.casefold() in SPLIT_NAMES}
+    others = [top for top in tops if top not in split_of]
+    if others and len(split_of) > 1:
+        raise DataError(
+            f"{what} mixes split folders ({', '.join(split_of)}) with others ({', '.join(others[:5])}): {EXAMPLE}"
+        )
+    if others:
+        return {}
+    if len(set(split_of.values())) < len(split_of):
+        raise DataError(f"{what} has two folders for one split ({', '.join(split_of)}): keep one")
+    return split_of

@@ -1,0 +1,224 @@
+"""`SampleTable`: one row an image, and the file that lets a resumed run find the very same rows and splits.
+
+N samples, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.data.sources import ImageSource
+from tercet.ground.errors import DataError
+from tercet.ground.files import write_text
+
+Ints = NDArray[np.int64]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""The names of the splits; a row in none of them (unlabelled, or beyond `data.limit`) has an empty name."""
+LEFT_OUT = ""
+UNLABELLED = -1
+_COLUMNS = ("id", "location", "label", "split", "group", "fold", "weight", "checksum")
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """Images by name, where they are read from, what they show, and how they are divided.
+
+    Raises:
+        DataError: Ids that are not unique, columns of different lengths, labels or splits that cannot be.
+    """
+
+    name: str
+    """Name of the data, for run folders and reports."""
+    ids: tuple[str, ...]
+    """N sample names, all different."""
+    locations: tuple[str, ...]
+    """N places within the source: relative path, archive member, or array index as text."""
+    labels: Ints
+    """N class indices; -1 where unlabelled."""
+    classes: tuple[str, ...]
+    """K class names, in the order of the indices."""
+    source: ImageSource
+    """What reads a location's pixels."""
+    groups: tuple[str, ...] | None = None
+    """N group names; a group stays whole in every split."""
+    splits: tuple[str, ...] | None = None
+    """N times train, val or test; empty for a row that is left out."""
+    folds: Ints | None = None
+    """N fold numbers that came with the data."""
+    weights: NDArray[np.float64] | None = None
+    """N sample weights that came with the data."""
+    notes: tuple[str, ...] = ()
+    """What was skipped or dropped while reading, one sentence each, for the report."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
+        columns = {
+            "locations": self.locations,
+            "labels": self.labels,
+            "groups": self.groups,
+            "splits": self.splits,
+            "folds": self.folds,
+            "weights": self.weights,
+        }
+        for column, values in columns.items():
+            if values is not None and len(values) != len(self.ids):
+                raise DataError(f"{self.name}: {len(values)} {column} for {len(self.ids)} samples")
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError(f"{self.name}: sample id '{_first_double(self.ids)}' occurs twice: ids must be unique")
+        if len(set(self.classes)) != len(self.classes):
+            raise DataError(f"{self.name}: class '{_first_double(self.classes)}' occurs twice")
+        if len(self) and not (self.labels.min() >= UNLABELLED and self.labels.max() < len(self.classes)):
+            found = f"{self.labels.min()}..{self.labels.max()}"
+            raise DataError(f"{self.name}: labels lie in {found}, expected -1..{len(self.classes) - 1}")
+        if self.splits is not None and (odd := set(self.splits) - {*SPLITS, LEFT_OUT}):
+            raise DataError(f"{self.name}: split '{min(odd)}' is not one of {', '.join(SPLITS)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    def take(self, rows: ArrayLike) -> SampleTable:
+        """Return some rows, in this order: positions, or a mask over N."""
+        index: Ints = np.arange(len(self))[np.asarray(rows)]
+
+        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[row] for row in index)
+
+        return replace(
+            self,
+            ids=pick(self.ids),
+            locations=pick(self.locations),
+            labels=self.labels[index],
+            groups=None if self.groups is None else pick(self.groups),
+            splits=None if self.splits is None else pick(self.splits),
+            folds=None if self.folds is None else self.folds[index],
+            weights=None if self.weights is None else self.weights[index],
+        )
+
+    def rows_of(self, split: Split) -> Ints:
+        """Return the positions of one split's rows; without splits every row is a training row."""
+        if split not in SPLITS:
+            raise ValueError(f"split '{split}' is not one of {', '.join(SPLITS)}")
+        if self.splits is None:
+            return np.arange(len(self) if split == "train" else 0, dtype=np.int64)
+        return np.flatnonzero(np.array(self.splits, dtype=np.str_) == split).astype(np.int64)
+
+    def class_counts(self) -> Ints:
+        """Return the number of labelled rows of each class (K)."""
+        return np.bincount(self.labels[self.labels != UNLABELLED], minlength=self.num_classes).astype(np.int64)
+
+    def with_splits(self, splits: Sequence[str]) -> SampleTable:
+        """Return the same rows, divided so (N names; empty leaves a row out)."""
+        return replace(self, splits=tuple(splits))
+
+    def with_notes(self, *notes: str) -> SampleTable:
+        """Return the same rows with further sentences for the report."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def checksums(self) -> list[int]:
+        """Return the CRC-32 of every image's stored bytes (N); every file is read once."""
+        return [self.source.checksum(location) for location in self.locations]
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over ids, labels, class names and image contents: what a cache of predictions goes by."""
+        digest = hashlib.sha256(repr((self.ids, self.classes)).encode("utf-8", "surrogatepass"))
+        digest.update(self.labels.tobytes())
+        digest.update(np.array(self.checksums(), dtype=np.uint32).tobytes())
+        return digest.hexdigest()
+
+    def label_names(self) -> list[str]:
+        """Return every row's class name (N); empty where unlabelled."""
+        return [self.classes[label] if label != UNLABELLED else "" for label in self.labels]
+
+    def save(self, path: Path) -> None:
+        """Write one CSV row a sample, atomically: with it `load_splits` restores ids and splits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        blank = [""] * len(self)
+        writer.writerows(
+            zip(
+                self.ids,
+                self.locations,
+                self.label_names(),
+                self.splits or blank,
+                self.groups or blank,
+                blank if self.folds is None else self.folds.tolist(),
+                blank if self.weights is None else map(repr, self.weights.tolist()),
+                (f"{checksum:08x}" for checksum in self.checksums()),
+                strict=True,
+            )
+        )
+        write_text(path, text.getvalue())
+
+
+def _first_double(names: Iterable[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def load_splits(path: Path, table: SampleTable) -> SampleTable:
+    """Give a freshly read table the order and the splits that `SampleTable.save` wrote at `path`.
+
+    Args:
+        path: The CSV file of the run that is resumed.
+        table: The same data, read again; without its unreadable images if those had been dropped before saving.
+
+    Raises:
+        DataError: The file cannot be read, or the data is not what it was: images missing, added, changed,
+            or with another label or group.
+    """
+    saved = _read_saved(path)
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    missing = [name for name in saved if name not in row_of]
+    added = [name for name in table.ids if name not in saved]
+    common = [name for name in saved if name in row_of]
+    names, groups = table.label_names(), table.groups or ("",) * len(table)
+    relabelled = [name for name in common if saved[name]["label"] != names[row_of[name]]]
+    regrouped = [name for name in common if saved[name]["group"] != groups[row_of[name]]]
+    changed = [
+        name
+        for name in common
+        if saved[name]["checksum"] != f"{table.source.checksum(table.locations[row_of[name]]):08x}"
+    ]
+    kinds = (
+        ("missing", missing),
+        ("new", added),
+        ("with another label", relabelled),
+        ("in another group", regrouped),
+        ("with other contents", changed),
+    )
+    problems = [f"{len(found)} {kind} (such as '{found[0]}')" for kind, found in kinds if found]
+    if problems:
+        raise DataError(
+            f"the data is not what {path} recorded: {', '.join(problems)}; restore the images or start a new run"
+        )
+    return table.take([row_of[name] for name in saved]).with_splits([row["split"] for row in saved.values()])
+
+
+def _read_saved(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            if tuple(reader.fieldnames or ()) != _COLUMNS:
+                raise DataError(f"{path} is not a table of samples: expected the columns {', '.join(_COLUMNS)}")
+            rows = list(reader)
+    except (OSError, csv.Error) as error:
+        raise DataError(f"cannot read the samples {path}: {error}") from error
+    if any(None in row.values() or None in row for row in rows):
+        raise DataError(f"the samples {path} are damaged: a row does not have {len(_COLUMNS)} fields")
+    return {row["id"]: row for row in rows}

@@ -1,0 +1,216 @@
+"""Where the pixels of a table's rows are read from: a folder, a zip archive, or an array.
+
+Shapes: N images, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tercet.data.images import Pixels, decode, open_regular
+from tercet.ground.errors import DataError
+
+_CHUNK = 1 << 20  # bytes read at a time
+
+
+class ImageSource(Protocol):
+    """What reads one image of a table; it may be copied to other processes."""
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Return one decoded image, H W C; a `DataError` gives the reason why not."""
+        ...
+
+    def checksum(self, location: str) -> int:
+        """Return the CRC-32 of one image's stored bytes."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Return what `source_of` needs to build this source again, in another process or later."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files under one root folder; locations are paths relative to it."""
+
+    root: Path
+    _folders: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Decode one file."""
+        return decode(self.root / location, max_pixels=max_pixels)
+
+    def checksum(self, location: str) -> int:
+        """Return the CRC-32 of one file."""
+        value = 0
+        with open_regular(self.root / location) as stream:
+            while chunk := stream.read(_CHUNK):
+                value = zlib.crc32(chunk, value)
+        return value
+
+    def content(self, location: str) -> bytes:
+        """Return all bytes of one file."""
+        with open_regular(self.root / location) as stream:
+            return stream.read()
+
+    def describe(self) -> dict[str, str]:
+        """Return the kind and the root."""
+        return {"kind": "folder", "path": os.path.abspath(self.root)}
+
+    def find(self, name: str) -> str | None:
+        """Return the location of a file that a table names, or None where there is none.
+
+        Raises:
+            DataError: The name leads out of the root folder.
+        """
+        if re.match(r"[A-Za-z]:[\\/]|\\\\", name):
+            raise DataError(f"'{name}' leads out of {self.root}: paths are relative to the table's folder")
+        if "\0" in name or name.endswith("/"):
+            return None
+        parent, base = os.path.split(name)
+        if base in ("", ".", ".."):
+            return None
+        folder = self._folder(parent)
+        target = os.path.join(folder, base)
+        try:
+            if stat.S_ISLNK(os.lstat(target).st_mode):
+                target = os.path.realpath(target, strict=True)
+                self._inside(target, name)
+            if not stat.S_ISREG(os.lstat(target).st_mode):
+                return None
+        except OSError:
+            return None
+        return Path(os.path.relpath(target, os.path.realpath(self.root))).as_posix()
+
+    def _folder(self, parent: str) -> str:
+        """Return the real path of a folder within the root (remembered: tables name few folders)."""
+        if parent not in self._folders:
+            self._folders[parent] = os.path.realpath(os.path.join(self.root, parent))
+        folder = self._folders[parent] or ""
+        self._inside(folder, parent)
+        return folder
+
+    def _inside(self, real: str, name: str) -> None:
+        root = os.path.realpath(self.root)
+        if os.path.commonpath([root, real]) != root:
+            raise DataError(f"'{name}' leads out of {self.root}: paths must stay within the table's folder")
+
+
+class ZipSource:
+    """Image files inside a zip archive, read where they are; locations are member names.
+
+    Each process opens the archive for itself, so that the source may be copied and forked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive: zipfile.ZipFile | None = None
+        self._process = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_archive": None, "_process": 0}
+
+    def archive(self) -> zipfile.ZipFile:
+        """Return the archive, opened in this process.
+
+        Raises:
+            DataError: It is absent, or no zip archive.
+        """
+        if self._archive is None or self._process != os.getpid():
+            with open_regular(self.path):
+                pass  # a pipe would block zipfile
+            try:
+                self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+            except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+                raise DataError(f"{self.path} is not a readable zip archive: {error}") from error
+        return self._archive
+
+    def content(self, location: str) -> bytes:
+        """Return all bytes of one member, checked against its CRC."""
+        with self._reading(location) as archive:
+            return archive.read(location)
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Decode one member."""
+        return decode(self.content(location), max_pixels=max_pixels)
+
+    def checksum(self, location: str) -> int:
+        """Return the CRC-32 that the archive keeps of one member."""
+        with self._reading(location) as archive:
+            return archive.getinfo(location).CRC
+
+    @contextmanager
+    def _reading(self, location: str) -> Iterator[zipfile.ZipFile]:
+        archive = self.archive()
+        try:
+            yield archive
+        except KeyError as error:
+            raise DataError(f"{self.path} has no member '{location}'") from error
+        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"cannot read '{location}' in {self.path}: {error}") from error
+
+    def describe(self) -> dict[str, str]:
+        """Return the kind and the archive's path."""
+        return {"kind": "zip", "path": os.path.abspath(self.path)}
+
+    def find(self, name: str) -> str | None:
+        """Return the member that a table names, or None where there is none.
+
+        Raises:
+            DataError: The name leads out of the archive.
+        """
+        path = posixpath.normpath(name)
+        if path.startswith(("/", "../")) or path == ".." or re.match(r"[A-Za-z]:[\\/]|\\\\", path):
+            raise DataError(f"'{name}' leads out of {self.path}: paths are relative to the archive")
+        member = self.archive().NameToInfo.get(path)
+        return None if member is None or member.is_dir() or _is_link(member) else path
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images that are in memory already; locations are indices, as text."""
+
+    images: Pixels
+    """N H W C."""
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Return one image."""
+        return self.images[int(location)]
+
+    def checksum(self, location: str) -> int:
+        """Return the CRC-32 of one image's pixels."""
+        return zlib.crc32(np.ascontiguousarray(self.images[int(location)]))
+
+    def describe(self) -> dict[str, str]:
+        """Refuse: an array lives in one process only; a store's `save` shares it."""
+        raise DataError("images in memory have no place on disk: save the ImageStore instead")
+
+
+def source_of(description: dict[str, str]) -> ImageSource:
+    """Build a source again from what its `describe` returned.
+
+    Raises:
+        DataError: The description is of no known kind.
+    """
+    path = Path(description.get("path", ""))
+    if description.get("kind") == "folder":
+        return FolderSource(path)
+    if description.get("kind") == "zip":
+        return ZipSource(path)
+    raise DataError(f"unknown image source {description.get('kind')!r}: expected folder or zip")

@@ -1,0 +1,134 @@
+"""Honest scores for what is fitted on the rows it is scored on, and the choice that rests on them.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from tercet.evaluation.combining import aligned
+from tercet.evaluation.fitting import fit_combiner, is_fitted
+from tercet.evaluation.metrics import Scores
+from tercet.ground.errors import DataError
+from tercet.records.config import METHODS, Criterion
+from tercet.records.predictions import Ints, Predictions
+
+FitPredict = Callable[[Ints, Ints], Predictions]
+"""Takes the row numbers to fit on and those held out, returns predictions of the latter, in their order."""
+
+
+def cross_fit(fit_predict: FitPredict, labels: ArrayLike, *, folds: int = 5, seed: int = 0) -> Predictions:
+    """Return predictions of all N rows, each made by something fitted without it.
+
+    Args:
+        fit_predict: Called once a fold.
+        labels: N class indices, all known; the folds are stratified by them.
+        folds: Parts; fewer where there are fewer rows.
+        seed: Seed of the folds.
+
+    Raises:
+        DataError: A label is unknown, there are fewer than two rows, or `fit_predict` returns other rows.
+    """
+    parts, rows = [], []
+    for fitted, held_out in split_folds(labels, folds=folds, seed=seed):
+        part = fit_predict(fitted, held_out)
+        if len(part) != len(held_out):
+            raise DataError(f"{len(held_out)} rows were held out, but {len(part)} were predicted")
+        parts.append(part)
+        rows.append(held_out)
+    return _joined(parts).take(np.argsort(np.concatenate(rows)))
+
+
+def split_folds(labels: ArrayLike, *, folds: int = 5, seed: int = 0) -> list[tuple[Ints, Ints]]:
+    """Return (rows to fit on, rows held out), one pair a fold; every row is held out exactly once.
+
+    Folds are stratified; classes smaller than the number of folds are missing from some of them.
+
+    Raises:
+        DataError: A label is unknown, or there are fewer than two rows.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    if len(truth) < 2 or truth.min() < 0:
+        raise DataError("cross-fitting needs at least two samples, and the label of every one")
+    parts = min(folds, len(truth))
+    # Stratification needs one class with a sample a fold; below that there is nothing to keep in proportion.
+    kind = StratifiedKFold if np.bincount(truth).max() >= parts else KFold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(kind(parts, shuffle=True, random_state=seed).split(truth, truth))
+
+
+def cross_fitted(
+    method: str, members: Sequence[Predictions], *, folds: int = 5, seed: int = 0, criterion: Criterion = "accuracy"
+) -> Predictions:
+    """Return what the members give under `method` on the labelled rows, fit to be scored there.
+
+    Methods with parameters predict each fold with weights fitted on the other folds; the others need no such care.
+
+    Args:
+        method: average, pruned, vote, weighted or greedy.
+        members: M sets of predictions.
+        folds: Parts of the labelled rows.
+        seed: Seed of the folds.
+        criterion: What greedy selection improves.
+
+    Raises:
+        ConfigError: The method is unknown.
+        DataError: No row has a label, or the members do not fit each other.
+    """
+    matched = aligned(members)
+    known = np.flatnonzero(matched[0].known)
+    if not len(known):
+        raise DataError("no sample has a label: nothing can be scored")
+    labelled = [member.take(known) for member in matched]
+    names = [str(number) for number in range(len(members))]
+
+    def fit_predict(fitted: Ints, held_out: Ints) -> Predictions:
+        combiner = fit_combiner(method, [one.take(fitted) for one in labelled], names=names, criterion=criterion)
+        return combiner.apply([one.take(held_out) for one in labelled])
+
+    if not is_fitted(method):
+        return fit_combiner(method, labelled, names=names).apply(labelled)
+    return cross_fit(fit_predict, labelled[0].labels, folds=folds, seed=seed)
+
+
+def rank(scores: Mapping[str, Scores], criterion: Criterion) -> list[str]:
+    """Return the names, best first: by criterion, then log loss, then order.
+
+    Ways to combine come in the order of `METHODS`, anything else (members) after them as given. The first three
+    members of this list are the choice of the paper's Algorithm 1, step 3.
+    """
+
+    def place(name: str) -> tuple[float, float, int]:
+        values = scores[name].criteria()
+        sign = 1 if criterion == "loss" else -1
+        position = METHODS.index(name) if name in METHODS else len(METHODS)
+        return sign * values[criterion], values["loss"], position
+
+    return sorted(scores, key=place)
+
+
+def choose(scores: Mapping[str, Scores], criterion: Criterion) -> str:
+    """Return the best name; see `rank`.
+
+    Raises:
+        DataError: There is nothing to choose from.
+    """
+    if not scores:
+        raise DataError("there is nothing to choose from")
+    return rank(scores, criterion)[0]
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    first = parts[0]
+    if any(part.classes != first.classes for part in parts):
+        raise DataError("folds were predicted with different classes, or in another order")
+    ids = tuple(name for part in parts for name in part.ids)
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    return Predictions(ids, first.classes, probabilities, np.concatenate([part.labels for part in parts]))

@@ -1,0 +1,155 @@
+"""Weights that are learned from labelled predictions.
+
+Shapes: N labelled samples, M members, K classes. What is fitted on some rows must be scored on others: see
+`tercet.evaluation.cross_fitting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.optimize import LinearConstraint, minimize
+
+from tercet.evaluation.combining import Combiner, stack_members
+from tercet.evaluation.metrics import is_better, quick_scores
+from tercet.ground.errors import ConfigError, DataError
+from tercet.ground.registry import Registry
+from tercet.records.config import Criterion
+from tercet.records.predictions import Floats, Ints, Predictions
+
+Fitter = Callable[[Sequence[Predictions], Criterion], Floats | None]
+"""Takes members and the criterion, returns M weights, or None where the method has no parameters."""
+
+FITTERS: Registry[Fitter] = Registry("way to combine")
+
+ROUNDS = 25
+_SMALLEST = 1e-15  # keeps the logarithm finite where every member gives the true class nothing
+
+
+def fit_combiner(
+    method: str, members: Sequence[Predictions], *, names: Sequence[str], criterion: Criterion = "accuracy"
+) -> Combiner:
+    """Return the combiner `method`, fitted on the labelled rows where it has parameters.
+
+    Args:
+        method: average, pruned, vote, weighted or greedy.
+        members: M sets of predictions.
+        names: M member names.
+        criterion: What greedy selection improves; `weighted` always lowers the log loss.
+
+    Raises:
+        ConfigError: The method is unknown, or names and members differ in number.
+        DataError: The method has parameters and no row has a label.
+    """
+    if len(names) != len(members):
+        raise ConfigError(f"{len(names)} names for {len(members)} members")
+    weights = FITTERS[method](members, criterion)
+    return Combiner(method, tuple(names), None if weights is None else tuple(weights.tolist()))
+
+
+def is_fitted(method: str) -> bool:
+    """Return whether the method learns from labels, so that its score needs cross-fitting."""
+    return FITTERS[method] is not _nothing
+
+
+def fit_weights(members: Sequence[Predictions]) -> Floats:
+    """Return the M weights (not negative, sum 1) whose weighted mean has the least log loss on the labelled rows.
+
+    The loss is convex in the weights and depends only on the probabilities of the true classes, so SLSQP from equal
+    weights finds the optimum in a few steps. Were its result ever worse than equal weights, they are returned.
+
+    Raises:
+        DataError: No row has a label.
+    """
+    stack, labels = _labelled(members)
+    likelihood = np.maximum(stack[np.arange(len(labels)), :, labels], _SMALLEST)  # N M
+    count = stack.shape[1]
+    equal: Floats = np.full(count, 1 / count)
+
+    def loss(weights: Floats) -> float:
+        return float(-np.log(likelihood @ weights).mean())
+
+    def gradient(weights: Floats) -> Floats:
+        slope: Floats = -(likelihood / (likelihood @ weights)[:, None]).mean(axis=0)
+        return slope
+
+    found = minimize(
+        loss,
+        equal,
+        jac=gradient,
+        bounds=[(0, 1)] * count,
+        constraints=LinearConstraint(np.ones((1, count)), 1, 1),
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 200},
+    )
+    weights: Floats = np.maximum(found.x, 0)
+    weights = weights / weights.sum()
+    return weights if loss(weights) <= loss(equal) else equal
+
+
+def greedy_weights(
+    members: Sequence[Predictions], criterion: Criterion = "accuracy", *, rounds: int = ROUNDS
+) -> Floats:
+    """Return weights from greedy forward selection with replacement (Caruana et al., ICML 2004).
+
+    The bag starts with the best member; each round adds the one, again if need be, that makes the bag's mean best.
+    The best bag met on the way is kept, so it is never worse than the best member on these rows. Weights are a
+    member's copies over the bag's size.
+
+    Args:
+        members: M sets of predictions.
+        criterion: What is improved on the labelled rows; the loss decides ties, then the member's place.
+        rounds: Members added after the first.
+
+    Raises:
+        DataError: No row has a label.
+    """
+    stack, labels = _labelled(members)
+    total = np.zeros_like(stack[:, 0])
+    counts = np.zeros(stack.shape[1], dtype=np.int64)
+    best, best_counts = None, counts
+    for _ in range(rounds + 1):
+        added, scores = _best_addition(total, stack, labels, size=int(counts.sum()) + 1, criterion=criterion)
+        total = total + stack[:, added]
+        counts[added] += 1
+        if is_better(criterion, scores, best):
+            best, best_counts = scores, counts.copy()
+    weights: Floats = best_counts / best_counts.sum()
+    return weights
+
+
+def _best_addition(
+    total: Floats, stack: Floats, labels: Ints, *, size: int, criterion: Criterion
+) -> tuple[int, dict[str, float]]:
+    chosen, best = 0, quick_scores((total + stack[:, 0]) / size, labels, criterion=criterion)
+    for member in range(1, stack.shape[1]):
+        scores = quick_scores((total + stack[:, member]) / size, labels, criterion=criterion)
+        if is_better(criterion, scores, best):
+            chosen, best = member, scores
+    return chosen, best
+
+
+def _labelled(members: Sequence[Predictions]) -> tuple[Floats, Ints]:
+    first, stack = stack_members(members)
+    if not first.known.any():
+        raise DataError("weights are fitted on labels and no sample has one: give the labels, or use average")
+    return stack[first.known], first.labels[first.known]
+
+
+def _nothing(members: Sequence[Predictions], criterion: Criterion) -> None:
+    return None
+
+
+for _method in ("average", "pruned", "vote"):
+    FITTERS.register(_method)(_nothing)
+
+
+@FITTERS.register("weighted")
+def _least_loss(members: Sequence[Predictions], criterion: Criterion) -> Floats:
+    return fit_weights(members)
+
+
+@FITTERS.register("greedy")
+def _greedy(members: Sequence[Predictions], criterion: Criterion) -> Floats:
+    return greedy_weights(members, criterion)

@@ -1,0 +1,158 @@
+"""Scores as tables for people and as plain values for programs.
+
+Names come from folders and files, so they are data, never markup: brackets stay brackets, and what is not printable is
+shown escaped. Every table fits 80 columns.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tercet.evaluation.metrics import Scores, confused_pairs, per_class
+from tercet.evaluation.significance import Comparison
+from tercet.records.predictions import Predictions
+
+_HEADERS = ("accu-\nracy", "95 %\ninterval", "macro\nF1", "kappa", "log\nloss", "ECE", "time\n/ s", "para-\nmeters")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One line of the table of results."""
+
+    name: str
+    """Name of the member, or of the way to combine."""
+    kind: Literal["member", "ensemble"]
+    """What the name stands for."""
+    scores: Scores
+    """How good it is, and over how many samples."""
+    seconds: float | None = None
+    """What it cost to train."""
+    parameters: int | None = None
+    """How many learnable numbers it has."""
+    chosen: bool = False
+    """Whether it is the one that was chosen."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: the scores stand beside the name."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "chosen": self.chosen,
+            **self.scores.to_dict(),
+            "seconds": self.seconds,
+            "parameters": self.parameters,
+        }
+
+
+def printable(name: str) -> str:
+    """Return `name` with everything that is not printable escaped: a file name cannot move the cursor."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in name)
+
+
+def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "chosen on validation") -> Table:
+    """Return the table of results: members first, then ensembles, the chosen one marked.
+
+    Args:
+        rows: Lines in the order to show; where all have the same number of samples, it stands below the table.
+        title: Line above the table, such as the data and split.
+        note: What the mark means.
+    """
+    table = _table(title)
+    sizes = sorted({row.scores.n for row in rows})
+    table.add_column("name", overflow="fold", min_width=8)
+    for header in (*(["n"] if len(sizes) > 1 else []), *_HEADERS):
+        table.add_column(header, justify="right", no_wrap=True)
+    for kind in ("member", "ensemble"):
+        for row in (one for one in rows if one.kind == kind):
+            size = [f"{row.scores.n}"] if len(sizes) > 1 else []
+            table.add_row(_name(row), *size, *_cells(row), style="bold" if row.chosen else "")
+        table.add_section()
+    notes = [f"n = {sizes[0]} samples"] if len(sizes) == 1 else []
+    notes += [f"* {note}"] if any(row.chosen for row in rows) else []
+    table.caption = Text(printable("; ".join(notes)))
+    return table
+
+
+def classes_table(predictions: Predictions, *, title: str = "") -> Table:
+    """Return one line a class: samples, precision, recall, F1; a dash where a class has no sample."""
+    table = _table(title)
+    table.add_column("class", overflow="fold")
+    for header in ("n", "precision", "recall", "F1"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in per_class(predictions):
+        recall = f"{row['recall']:.3f}" if row["n"] else "-"
+        name = Text(printable(row["class"]))
+        table.add_row(name, f"{row['n']}", f"{row['precision']:.3f}", recall, f"{row['f1']:.3f}")
+    return table
+
+
+def pairs_table(predictions: Predictions, *, most: int = 10, title: str = "") -> Table:
+    """Return the commonest mistakes: truth, what was said instead, how often, and the share of the true class."""
+    table = _table(title)
+    for header in ("truth", "predicted"):
+        table.add_column(header, overflow="fold")
+    for header in ("n", "share"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in confused_pairs(predictions, most=most):
+        names = (Text(printable(row[side])) for side in ("truth", "predicted"))
+        table.add_row(*names, f"{row['n']}", f"{100 * row['share']:.1f} %")
+    return table
+
+
+def comparison_text(comparison: Comparison, a: str, b: str) -> str:
+    """Return the comparison of predictions `a` and `b` as one sentence of plain text."""
+    one, other = printable(a), printable(b)
+    verdict = "more than chance explains" if comparison.p_value < 0.05 else "no more than chance explains"
+    return (
+        f"{one} against {other} on {comparison.n} samples: {100 * comparison.difference:+.2f} points of accuracy "
+        f"(95 % interval {100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}); only {one} right "
+        f"{comparison.only_a}, only {other} right {comparison.only_b}; McNemar p = {comparison.p_value:.3g}: {verdict}."
+    )
+
+
+def as_text(table: Table, *, width: int = 80) -> str:
+    """Return a table as plain text without colours, for files and logs."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _table(title: str) -> Table:
+    heading = Text(printable(title), style="bold") if title else None
+    return Table(title=heading, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
+
+
+def _name(row: ResultRow) -> Text:
+    return Text(("* " if row.chosen else "") + printable(row.name))
+
+
+def _cells(row: ResultRow) -> list[str]:
+    scores = row.scores
+    return [
+        f"{scores.accuracy:.4f}",
+        f"{scores.accuracy_low:.3f}-{scores.accuracy_high:.3f}",
+        f"{scores.macro_f1:.3f}",
+        f"{scores.kappa:.3f}",
+        f"{scores.log_loss:.3f}",
+        f"{scores.ece:.3f}",
+        "-" if row.seconds is None else f"{row.seconds:.0f}" if row.seconds >= 10 else f"{row.seconds:.1f}",
+        "-" if row.parameters is None else short_count(row.parameters),
+    ]
+
+
+def short_count(count: int) -> str:
+    """Return a number of parameters in at most five characters, such as 216k or 51.3M."""
+    for unit, size in (("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):
+        # 999,950 rounds to 1000.0k: the next unit begins a little early
+        if count >= 0.9995 * size:
+            value = count / size
+            return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.1f}{unit}"
+    return str(count)

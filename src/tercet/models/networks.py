@@ -1,0 +1,79 @@
+"""The networks that Tercet itself makes: their registry, and what a builder is told.
+
+A new network is one `NETWORKS.register(name)(NamedNetwork(...))` in a module that `tercet.models.build` imports. Every
+other name is timm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tercet.ground.errors import ConfigError
+from tercet.ground.registry import Registry
+from tercet.models.classifier import Classifier
+from tercet.records.config import InputConfig, ModelConfig
+from tercet.records.contracts import InputSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be built, and for which data."""
+
+    network: str
+    """Name of the network."""
+    num_classes: int
+    """Classes, K."""
+    config: ModelConfig
+    """The options."""
+    channels: int
+    """Channels of the data's images."""
+    image_size: tuple[int, int] | None
+    """Height and width of the data's images, where they have one size."""
+    load_weights: bool
+    """Whether weights are loaded now; false where they follow from a bundle or a checkpoint."""
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    """One of Tercet's own networks."""
+
+    description: str
+    """One line for lists."""
+    options: frozenset[str]
+    """Fields of `ModelConfig` that act on this network; others are refused when they are set."""
+    build: Callable[[Request], Classifier]
+    """The builder."""
+
+
+NETWORKS: Registry[NamedNetwork] = Registry("network")
+
+
+def override(announced: InputSpec, wanted: InputConfig) -> InputSpec:
+    """Return what a network announces, with the user's `input.*` options in its place."""
+    changes = {name: value for name, value in vars(wanted).items() if value is not None}
+    if "size" in changes:
+        changes["size"] = pixel_size(wanted)
+    values = {**announced.to_dict(), **changes}
+    for name in ("mean", "std"):
+        if name not in changes and len(values[name]) not in (1, values["channels"]):
+            values[name] = (sum(values[name]) / len(values[name]),)  # announced for other channels
+    return InputSpec.from_dict(values)
+
+
+def pixel_size(wanted: InputConfig) -> tuple[int, int] | None:
+    """Return the user's `input.size` as height and width; one number is a square."""
+    return None if wanted.size is None else (wanted.size[0], wanted.size[-1])
+
+
+def plain_spec(request: Request) -> InputSpec:
+    """Return the input of a network without a past: the data's own size and channels, pixels in [0, 1].
+
+    Raises:
+        ConfigError: Neither the data nor `input.size` says the size.
+    """
+    size = pixel_size(request.config.input) or request.image_size
+    if size is None:
+        raise ConfigError(f"network '{request.network}' needs an image size: the data have none, set --input.size")
+    announced = InputSpec(size=size, channels=request.channels, mean=(0.0,), std=(1.0,))
+    return override(announced, request.config.input)

@@ -1,0 +1,261 @@
+"""How what a user gave becomes configuration values, checked by their types and by the classes' own rules.
+
+jsonargparse checks and converts each value by its type. What it lets pass is refused here: a value of another kind (a
+text where a file should hold a number, null where nothing may be absent, infinities) and keys that do not exist.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import re
+import typing
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jsonargparse
+
+from tercet.ground.errors import ConfigError
+from tercet.ground.registry import nearest
+from tercet.records.config import PAPER_STAGES, StageConfig
+from tercet.records.documents import parse_yaml, read_yaml
+from tercet.records.entries import Entry, Problems, Refused, shown
+from tercet.records.fields import Field, describe, list_fields
+
+_NAMED_LISTS: dict[type, dict[str, tuple[Any, ...]]] = {StageConfig: {"paper": PAPER_STAGES}}
+
+jsonargparse.set_loader("tercet", parse_yaml, exceptions=(ConfigError,))  # numbers in text are YAML 1.2's
+
+
+class Schema:
+    """The options of some configuration classes, by dotted key.
+
+    Args:
+        groups: Pairs of a key prefix and a dataclass whose fields all have defaults; '' puts its fields at the top.
+    """
+
+    def __init__(self, groups: Sequence[tuple[str, type[Any]]]) -> None:
+        self.groups = tuple((f"{prefix}." if prefix else "", kind) for prefix, kind in groups)
+        self.fields: dict[str, Field] = {}
+        self.sections = {prefix for prefix, _ in groups if prefix}
+        self._parser = jsonargparse.ArgumentParser(exit_on_error=False, parser_mode="tercet", add_help=False)
+        for prefix, kind in self.groups:
+            for field in list_fields(kind, prefix, self.sections):
+                if field.key in self.fields:
+                    raise TypeError(f"two classes name an option '{field.key}'")
+                self.fields[field.key] = field
+                if field.element is not Any and not dataclasses.is_dataclass(field.element):
+                    self._parser.add_argument(f"--{field.key}", type=field.element or field.inner)
+
+    def suggest(self, key: str, also: Iterable[str] = ()) -> str | None:
+        """Return the known key that was probably meant: the same under a prefix, or the most similar one."""
+        under = [known for known in self.fields if known.endswith(f".{key}")]
+        quoted = nearest(key, [*self.fields, *also])  # , did you mean 'key'?
+        return under[0] if len(under) == 1 else quoted.partition("'")[2].rpartition("'")[0] or None
+
+    def refuse(self, entry: Entry, problems: Problems, also: Iterable[str] = ()) -> None:
+        """Enter an option that does not exist among the problems."""
+        if entry.key in self.sections:
+            example = next(key for key in self.fields if key.startswith(f"{entry.key}."))
+            problems.add(f"{entry.label}: expected options of its own, such as {entry.spell(example)}")
+            return
+        meant = self.suggest(entry.key, also)
+        hint = f", did you mean '{entry.spell(meant)}'?" if meant else ""
+        problems.add(f"{entry.label}: unknown option{hint}", doubtful=meant)
+
+    def flatten(self, mapping: Mapping[Any, Any], where: str, problems: Problems) -> list[Entry]:
+        """Return what nested or dotted mappings hold, without unknown and doubled keys."""
+        entries: dict[str, Entry] = {}
+        for key, value in self._walk(mapping, ""):
+            entry = Entry(key, value, where)
+            if key in entries:
+                problems.add(f"{entry.label}: given twice")
+            elif key in self.fields:
+                entries[key] = entry
+            elif key not in self.sections or value is not None:  # a section with nothing in it sets nothing
+                self.refuse(entry, problems)
+        return list(entries.values())
+
+    def _walk(self, mapping: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in mapping.items():
+            key = prefix + str(name).replace("-", "_")
+            if key in self.sections and isinstance(value, Mapping):
+                yield from self._walk(value, f"{key}.")
+            else:
+                yield key, value
+
+    def values(self, instance: Any) -> dict[str, Any]:
+        """Return what an instance of one of the classes holds, by dotted key."""
+        prefix = next(prefix for prefix, kind in self.groups if kind is type(instance))
+        found: dict[str, Any] = {}
+        for field in list_fields(type(instance), prefix, set()):
+            value = instance
+            for name in field.key.removeprefix(prefix).split("."):
+                value = getattr(value, name)
+            found[field.key] = value
+        return found
+
+    def resolve(
+        self, entries: Sequence[Entry], problems: Problems, *, where: str = "", base: Sequence[Any] = ()
+    ) -> dict[type, Any]:
+        """Return one instance of each class; where there are problems, only as good as can be.
+
+        Args:
+            entries: What was given, all keys known; later ones win.
+            problems: Gains each wrong value and each broken rule.
+            where: What comes before messages about rules that concern no single key.
+            base: Instances whose values stand where nothing is given.
+        """
+        values = {key: copy.copy(field.default) for key, field in self.fields.items()}
+        for instance in base:
+            values.update(self.values(instance))
+        sources: dict[str, str] = {}
+        for entry in entries:
+            try:
+                values[entry.key] = self._read(entry)
+                sources[entry.key] = "" if entry.text else entry.where
+            except Refused as refused:
+                problems.add(*refused.messages, doubtful=entry.key)
+        instances: dict[type, Any] = {}
+        broken: list[tuple[str, str]] = []
+        for prefix, kind in self.groups:
+            _build(kind, prefix, values, instances, broken)
+        for prefix, rule in broken:
+            if not _mentioned(rule, problems.doubtful, prefix):
+                named = _mentioned(rule, sources, prefix)
+                problems.add((sources[named[0]] if named else where) + rule)
+        return instances
+
+    def _read(self, entry: Entry) -> Any:
+        """Return the value of one option, of its own type."""
+        field, value, text = self.fields[entry.key], entry.value, entry.text
+        if value is None or (text and value == "null"):
+            if field.optional:
+                return None
+            raise Refused(f"{entry.label}: expected {field.expected()}, got null")
+        if dataclasses.is_dataclass(field.element):
+            return _read_structures(value, field, entry)
+        if field.element is None:
+            if text and typing.get_origin(field.inner) is dict:
+                value, text = _inline(value, entry), False
+            return self._read_one(value, field, entry, text=text)
+        if isinstance(value, str):
+            value, text = _split(value, field, entry)
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(self._read_one(item, field, entry, text=text) for item in items)
+
+    def _read_one(self, value: Any, field: Field, entry: Entry, *, text: bool) -> Any:
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if field.element is Any:
+            return value
+        if type(value) is int and str(value) in field.choices:
+            value = str(value)  # YAML reads the choice '32' as a number
+        try:
+            parsed = self._parser.parse_object({entry.key: value}, defaults=False)[entry.key]
+        except (ArgumentError, ConfigError):
+            parsed = None
+        finite = not isinstance(parsed, float) or math.isfinite(parsed)
+        if parsed is None or not finite or not (text or _same_kind(value, parsed)):
+            near = nearest(value, field.choices) if isinstance(value, str) else ""
+            raise Refused(f"{entry.label}: expected {field.expected()}, got {shown(value)}{near}")
+        return parsed
+
+
+def _same_kind(given: Any, parsed: Any) -> bool:
+    return type(given) is type(parsed) or (type(given) is int and type(parsed) is float)
+
+
+def _build(
+    kind: type[Any], prefix: str, values: Mapping[str, Any], instances: dict[type, Any], broken: list[tuple[str, str]]
+) -> Any:
+    """Make one instance, its nested ones first, or None; broken rules are collected, each with its prefix."""
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for field in dataclasses.fields(kind):
+        key, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            inner = typing.cast("type[Any]", hint)
+            made = _build(inner, f"{key}.", values, instances, broken)
+            arguments[field.name] = inner() if made is None else made
+        else:
+            arguments[field.name] = values[key]
+    try:
+        instances[kind] = kind(**arguments)
+    except ConfigError as error:
+        broken.extend((prefix, rule) for rule in str(error).split("; "))
+        instances[kind] = None
+    return instances[kind]
+
+
+def _mentioned(rule: str, keys: Iterable[str], prefix: str) -> list[str]:
+    """Return those keys directly under `prefix` whose name is a word of `rule`."""
+    names = [(key, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)]
+    return [key for key, name in names if "." not in name and re.search(rf"\b{name}\b", rule)]
+
+
+def _inline(text: str, entry: Entry) -> Any:
+    try:
+        return parse_yaml(text, source=shown(text))
+    except ConfigError as error:
+        raise Refused(f"{entry.label}: {error}") from error
+
+
+def _split(text: str, field: Field, entry: Entry) -> tuple[list[Any], bool]:
+    """Return the elements of a list written as text, and whether they still are text."""
+    listed = text.lstrip().startswith("[")
+    if listed or (field.element is Any and "{" in text):
+        value = _inline(text if listed else f"[{text}]", entry)
+        return (value if isinstance(value, list) else [value]), False
+    items = [item.strip() for item in text.split(",")] if text.strip() else []
+    if "" in items:
+        raise Refused(f"{entry.label}: {shown(text)} has an empty element")
+    return items, True
+
+
+def _read_structures(value: Any, field: Field, entry: Entry) -> tuple[Any, ...]:
+    """Return a list of dataclasses, given as a name that stands for one, a YAML file, inline YAML, or the list."""
+    kind, where = field.element, f"{entry.label}: "
+    named, one = _NAMED_LISTS.get(kind, {}), kind.__name__.removesuffix("Config").lower()
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, str):
+        if value in named:
+            return named[value]
+        if value.lstrip().startswith(("[", "{")):
+            value = _inline(value, entry)
+        else:
+            where, value = f"{where}{value}: ", _structures_file(value, named, entry)
+    if isinstance(value, Mapping) and set(value) == {f"{one}s"}:
+        value = value[f"{one}s"]
+    if not isinstance(value, (list, tuple)) or not value:
+        names = "".join(f"'{name}', " for name in named)
+        raise Refused(f"{where}expected {names}a YAML file or a list, each {describe(kind)}, got {shown(value)}")
+    problems, schema = Problems(), Schema([("", kind)])
+    made = tuple(
+        _read_structure(item, schema, f"{where}{one} {number}: ", problems) for number, item in enumerate(value, 1)
+    )
+    if problems.messages:
+        raise Refused(*problems.messages)
+    return made
+
+
+def _read_structure(item: Any, schema: Schema, where: str, problems: Problems) -> Any:
+    kind = schema.groups[0][1]
+    if isinstance(item, kind):
+        return item
+    if not isinstance(item, Mapping):
+        problems.add(f"{where}expected {describe(kind)}, got {shown(item)}")
+        return None
+    own = Problems()
+    made = schema.resolve(schema.flatten(item, where, own), own, where=where)[kind]
+    problems.add(*own.messages)
+    return made
+
+
+def _structures_file(path: str, named: Iterable[str], entry: Entry) -> Any:
+    try:
+        return read_yaml(path)
+    except ConfigError as error:
+        raise Refused(f"{entry.label}: {error}{nearest(path, named)}") from error

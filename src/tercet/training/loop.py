@@ -1,0 +1,322 @@
+"""The training loop: stages, epochs, and the one step (forward, backward, update), in one file.
+
+It takes any module and any source of batches. Everything that must survive a kill is in `TrainingState` and in the
+tensors that `Training.save` lists; the order of the batches is a pure function of the epoch's number.
+Shapes: B images, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tercet.evaluation.metrics import is_better, validation_scores
+from tercet.ground.errors import DivergedError, ModelError
+from tercet.ground.runtime import generator_states, restore_generators
+from tercet.records.config import StageConfig, TrainingConfig
+from tercet.records.contracts import Batch, BatchSource
+from tercet.records.history import EpochRow, History
+from tercet.training.averaging import WeightAverage
+from tercet.training.checkpoint import (
+    LAST,
+    load_checkpoint,
+    load_weights,
+    remove_unreferenced,
+    save_checkpoint,
+    save_weights,
+)
+from tercet.training.fabric import make_fabric, split, steady_batch_norm
+from tercet.training.interruption import Interruption
+from tercet.training.losses import CrossEntropy, Objective
+from tercet.training.observers import Observer, Progress
+from tercet.training.parameters import make_optimizer, set_learning_rate
+from tercet.training.schedules import learning_rate, stage_steps
+from tercet.training.state import Best, TrainingResult, TrainingState
+
+
+class Training:
+    """One training of one module, by stages, each from the best weights so far with a fresh optimizer.
+
+    Args:
+        module: Takes a batch's images and returns logits B K.
+        train: Batches to learn from.
+        validation: Batches to choose with; None keeps the last epoch's weights.
+        config: Stages, optimizer, criterion.
+        folder: Where checkpoints and history go.
+        device: Where to compute: cpu, cuda, cuda:N or mps.
+        objective: What is minimised (default: cross-entropy).
+        observers: Told of every step and epoch.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        train: BatchSource,
+        validation: BatchSource | None,
+        *,
+        config: TrainingConfig,
+        folder: Path,
+        device: str = "cpu",
+        objective: Objective | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.train, self.validation = train, validation
+        self.config, self.folder, self.observers = config, folder, observers
+        self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
+        self.stages = config.stages()
+        self.fabric = make_fabric(device, config.precision)
+        if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.raw = module  # the module itself; `self.module` is the same one behind Fabric's door
+        self.module = self.fabric.setup_module(module)
+        self.average = WeightAverage(self.raw, config.ema)
+        self.state, self.history = TrainingState(), History()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.interruption = Interruption()
+
+    # ------------------------------------------------------------------------------------------ the plan
+
+    def run(self) -> TrainingResult:
+        """Train to the end, or go on to the end after `resume`.
+
+        Raises:
+            Interrupted: A signal came; the state was saved.
+            DivergedError: The loss is not finite.
+            StorageError: A checkpoint could not be written.
+        """
+        with self.interruption:
+            while self.state.stage < len(self.stages):
+                self.run_stage(self.stages[self.state.stage])
+        best = self.state.best
+        assert best is not None  # every stage has at least one epoch, and the first epoch is the best so far
+        load_weights(self.folder / best.file, self.raw, digest=best.digest)
+        return TrainingResult(self.history, best, self.state.seconds, self.state.step)
+
+    def run_stage(self, stage: StageConfig) -> None:
+        """Run one stage, or the rest of it."""
+        state = self.state
+        if self.optimizer is None:  # not in the middle of a resumed stage
+            if state.best is not None:
+                load_weights(self.folder / state.best.file, self.raw, digest=state.best.digest)
+            self.average.reset()
+            self.optimizer = self.fabric.setup_optimizers(make_optimizer(self.module, self.config, lr=stage.lr))
+        note = ""
+        while not note:
+            self.run_epoch(stage)
+            note = self.finish_epoch(stage)
+        state.stage = len(self.stages) if note == "training time limit" else state.stage + 1
+        state.epoch, state.stage_step, state.stage_seconds, state.stage_best = 0, 0, 0.0, None
+        self.optimizer = None
+        self.save()
+
+    def run_epoch(self, stage: StageConfig) -> None:
+        """Run the batches of one epoch, or the rest of them."""
+        state = self.state
+        last_batch = min(len(self.train), state.batch + self.steps_left(stage))
+        self.module.train()
+        clock = saved = time.monotonic()
+        for batch in self.train.epoch(len(self.history), state.batch):
+            self.train_step(stage, batch)
+            now = time.monotonic()
+            self.count_seconds(now - clock)
+            clock = now
+            if self.interruption.requested is not None or now - saved > self.config.checkpoint_seconds:
+                self.save()
+                self.interruption.check(f"saved at step {state.step}; continue with --resume")
+                saved = now
+            if state.batch >= last_batch or self.time_limit(stage):
+                break
+
+    # ------------------------------------------------------------------------------------------ the step
+
+    def train_step(self, stage: StageConfig, batch: Batch) -> None:
+        """Forward, backward, update: the only place where weights change."""
+        assert self.optimizer is not None
+        state = self.state
+        losses = [row.validation["loss"] for row in self.history if row.stage == state.stage and row.validation]
+        rate = learning_rate(stage, state.stage_step, steps_per_epoch=len(self.train), validation_losses=losses)
+        set_learning_rate(self.optimizer, rate)
+
+        shard = batch.shard(self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        batch_loss = 0.0
+        for part in split(shard, self.config.accumulate):
+            with steady_batch_norm(self.raw, alone=len(part) == 1):
+                loss, logits = self.objective(self.module, part)
+            loss = loss * (len(part) / len(shard))
+            self.fabric.backward(loss)
+            batch_loss += loss.item()
+            labels = part.labels if part.labels is not None else part.targets
+            if labels is not None and labels.ndim == 1:
+                state.num_right += int((logits.argmax(1) == labels).sum())
+        self.require_finite(batch_loss, batch)
+        if self.config.clip is not None:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip)
+        self.optimizer.step()
+        self.average.update()
+
+        state.loss_sum += batch_loss * len(shard)
+        state.num_seen += len(shard)
+        state.batch, state.stage_step, state.step = state.batch + 1, state.stage_step + 1, state.step + 1
+        progress = Progress(state.stage, len(self.stages), state.step, self.total_steps(), rate, batch_loss)
+        for observer in self.observers:
+            observer.step(progress)
+
+    def require_finite(self, loss: float, batch: Batch) -> None:
+        """Stop before a non-finite loss reaches the weights."""
+        if not -float("inf") < loss < float("inf"):
+            state, names = self.state, ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
+            raise DivergedError(
+                f"the loss is {loss} at stage {state.stage + 1}, epoch {state.epoch + 1}, step {state.step + 1} "
+                f"(images {names}): lower --lr, set --clip 1, or look at these images"
+            )
+
+    # ------------------------------------------------------------------------------------------ once an epoch
+
+    def finish_epoch(self, stage: StageConfig) -> str:
+        """Validate, keep the best, record, save; return why the stage ends, or nothing."""
+        state, started = self.state, time.monotonic()
+        with self.average.applied():
+            scores = self.validate()
+            best, stage_best = (self.improves(scores, rival) for rival in (state.best, state.stage_best))
+            if stage_best:
+                self.keep(scores, best=best)
+        self.count_seconds(time.monotonic() - started)
+        note = self.ending(stage)
+        assert self.optimizer is not None
+        row = EpochRow(
+            stage=state.stage,
+            epoch=state.epoch,
+            step=state.step,
+            rate=self.optimizer.param_groups[0]["lr"],
+            train_loss=state.loss_sum / max(1, state.num_seen),
+            train_accuracy=state.num_right / max(1, state.num_seen),
+            validation=scores,
+            seconds=state.epoch_seconds,
+            best=best,
+            note=note,
+        )
+        self.history.append(row)
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.loss_sum, state.num_right, state.num_seen, state.epoch_seconds = 0.0, 0, 0, 0.0
+        if not note:
+            self.save()
+        self.history.save(self.folder / "history.jsonl")
+        for observer in self.observers:
+            observer.epoch(row)
+        return note
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Return the scores on the validation batches; empty where there are none."""
+        if self.validation is None:
+            return {}
+        self.module.eval()
+        logits: list[Tensor] = []
+        labels: list[Tensor] = []
+        for batch in self.validation.epoch(0):
+            assert batch.targets is not None  # validation rows always have labels
+            logits.append(self.module(batch.to(self.fabric.device).images).float().cpu())
+            labels.append(batch.targets)
+            if self.interruption.requested is not None:
+                break
+        if self.interruption.requested is not None:
+            self.module.train()
+            self.save()
+            self.interruption.check(f"saved at step {self.state.step}; continue with --resume")
+        return validation_scores(torch.cat(logits).numpy(), torch.cat(labels).numpy())
+
+    def improves(self, scores: dict[str, float], rival: Best | None) -> bool:
+        """Tell whether these scores beat the rival's; without a validation split the newest always does."""
+        return rival is None or not scores or is_better(self.config.criterion, scores, rival.scores)
+
+    def keep(self, scores: dict[str, float], *, best: bool) -> None:
+        """Write the present weights as the stage's best, and as the best of all if they are."""
+        state = self.state
+        name = f"best-stage{state.stage + 1}-epoch{state.epoch + 1}.safetensors"
+        state.stage_best = Best(scores, state.stage, state.epoch, name, save_weights(self.folder / name, self.raw))
+        if best:
+            state.best = state.stage_best
+
+    def ending(self, stage: StageConfig) -> str:
+        """Return why the stage ends after this epoch, or an empty string."""
+        best = self.state.stage_best
+        waited = self.state.epoch - best.epoch if best else 0
+        if limit := self.time_limit(stage):
+            return limit
+        if stage.patience is not None and waited >= stage.patience:
+            return f"no better for {waited} epochs"
+        return "stage complete" if self.steps_left(stage) <= 0 else ""
+
+    # ------------------------------------------------------------------------------------------ steps and seconds
+
+    def total_steps(self) -> int:
+        """Return the updates of all stages together, if none ends early."""
+        return sum(stage_steps(stage, len(self.train)) for stage in self.stages)
+
+    def steps_left(self, stage: StageConfig) -> int:
+        """Return the updates left in the present stage."""
+        return stage_steps(stage, len(self.train)) - self.state.stage_step
+
+    def count_seconds(self, seconds: float) -> None:
+        """Add to the clocks of epoch, stage and training; they go on after a resume."""
+        state = self.state
+        state.epoch_seconds += seconds
+        state.stage_seconds += seconds
+        state.seconds += seconds
+
+    def time_limit(self, stage: StageConfig) -> str:
+        """Return which time limit is reached, or an empty string."""
+        if self.config.max_time is not None and self.state.seconds >= self.config.max_time:
+            return "training time limit"
+        return "stage time limit" if stage.max_time is not None and self.state.stage_seconds >= stage.max_time else ""
+
+    # ------------------------------------------------------------------------------------------ saving
+
+    def save(self) -> None:
+        """Write everything that a resume needs; older weights go only after this is on disk."""
+        state = {
+            "format": 1,
+            "plan": [asdict(stage) for stage in self.stages],
+            "state": asdict(self.state),
+            "history": self.history.to_list(),
+            "module": self.raw.state_dict(),
+            "average": self.average.average,
+            "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
+            "generators": generator_states(),
+        }
+        save_checkpoint(self.folder / LAST, state)
+        kept = {best.file for best in (self.state.best, self.state.stage_best) if best is not None}
+        remove_unreferenced(self.folder, kept)
+
+    def resume(self) -> bool:
+        """Take up the checkpoint in the folder; False if there is none.
+
+        Raises:
+            ModelError: The checkpoint is damaged, or belongs to another plan or network.
+        """
+        if not (self.folder / LAST).exists():
+            return False
+        stored = load_checkpoint(self.folder / LAST)
+        if stored["plan"] != [asdict(stage) for stage in self.stages]:
+            raise ModelError(f"{self.folder / LAST} belongs to another plan of stages: start a new run")
+        try:
+            self.raw.load_state_dict(stored["module"])
+        except RuntimeError as error:
+            raise ModelError(
+                f"{self.folder / LAST} belongs to another network: {str(error).splitlines()[0]}"
+            ) from error
+        self.state = TrainingState.from_dict(stored["state"])
+        self.history = History.from_list(stored["history"])
+        self.average.average = stored["average"]
+        if stored["optimizer"] is not None:
+            fresh = make_optimizer(self.module, self.config, lr=self.stages[self.state.stage].lr)
+            fresh.load_state_dict(stored["optimizer"])
+            self.optimizer = self.fabric.setup_optimizers(fresh)
+        restore_generators(stored["generators"])
+        return True

@@ -1,0 +1,102 @@
+"""Blend prediction files from anywhere: ours, another toolkit's, a competition's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tercet.evaluation.cross_fitting import cross_fitted
+from tercet.evaluation.ensembles import Combiner
+from tercet.evaluation.fitting import fit_combiner, is_fitted
+from tercet.evaluation.metrics import score
+from tercet.evaluation.report import ResultRow
+from tercet.evaluation.significance import Comparison, compare
+from tercet.ground.errors import ConfigError
+from tercet.records.prediction_files import attach_labels, read_labels, read_predictions
+from tercet.records.predictions import Predictions
+
+BlendMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What came of blending."""
+
+    predictions: Predictions
+    """The blend; cross-fitted where the method learned from the very labels it is scored with."""
+    combiner: Combiner
+    """The method, with weights fitted on all labelled rows."""
+    members: tuple[ResultRow, ...]
+    """Each file's scores; none without labels."""
+    blend: ResultRow | None
+    """The blend's scores."""
+    comparison: Comparison | None
+    """The blend against the best file."""
+    best: str | None
+    """The best file's name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "method": self.combiner.method,
+            "weights": None if self.combiner.weights is None else list(self.combiner.weights),
+            "cross_fitted": is_fitted(self.combiner.method),
+            "samples": len(self.predictions),
+            "members": [row.to_dict() for row in self.members] or [{"name": name} for name in self.combiner.members],
+            "blend": self.blend.to_dict() if self.blend else None,
+            "comparison": {"against": self.best, **self.comparison.to_dict()} if self.comparison else None,
+        }
+
+
+def blend(
+    files: Sequence[str | Path | Predictions],
+    *,
+    method: BlendMethod = "average",
+    labels: str | Path | None = None,
+    ties: Literal["lowest", "mean"] = "lowest",
+    keep: int = 1,
+) -> Blend:
+    """Fuse prediction files and score them, where the labels are known.
+
+    Args:
+        files: `.npy` (N K), `.npz` or CSV files, or `Predictions`; one alone is only scored.
+        method: average, pruned, vote, weighted or greedy.
+        labels: File with the true labels: `.npy`, IDX, CSV (id, label) or one label a line.
+        ties: vote: who wins a tie, the lowest class index or the highest mean probability.
+        keep: pruned: classes that each member keeps a row.
+
+    Raises:
+        DataError: A file is damaged, or the files do not hold the same samples and classes.
+        ConfigError: The method learns from labels and there are none.
+    """
+    given = [one if isinstance(one, Predictions) else read_predictions(one) for one in files]
+    if labels is not None:
+        truth = read_labels(labels)
+        given = [attach_labels(one, truth) for one in given]
+    names = _names(files)
+    if is_fitted(method) and not given[0].known.any():
+        raise ConfigError(f"method {method} learns its weights from labels: give --labels FILE, or use average")
+    combiner = fit_combiner(method, given, names=names)
+    if method in ("vote", "pruned"):
+        combiner = Combiner(method, combiner.members, ties=ties, keep=keep)
+    fused = cross_fitted(method, given) if is_fitted(method) else combiner.apply(given)
+    if not given[0].known.any():
+        return Blend(fused, combiner, (), None, None, None)
+    members = tuple(ResultRow(name, "member", score(one)) for name, one in zip(names, given, strict=True))
+    row = ResultRow(method, "ensemble", score(fused))
+    best = max(range(len(given)), key=lambda index: (members[index].scores.accuracy, -index))
+    comparison = compare(fused, given[best]) if len(given) > 1 else None
+    return Blend(fused, combiner, members, row, comparison, names[best])
+
+
+def _names(files: Sequence[str | Path | Predictions]) -> list[str]:
+    """Name each file by its stem, or by its path where stems repeat."""
+    stems = [
+        f"predictions-{index + 1}" if isinstance(one, Predictions) else Path(one).stem
+        for index, one in enumerate(files)
+    ]
+    paths = [stem if isinstance(one, Predictions) else str(one) for stem, one in zip(stems, files, strict=True)]
+    names = [path if stems.count(stem) > 1 else stem for stem, path in zip(stems, paths, strict=True)]
+    return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]

@@ -1,0 +1,125 @@
+"""The plan of a run: everything a member's process needs to know, in one file that a resume reads again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tercet.data.samples import SampleTable
+from tercet.data.store import ImageStore
+from tercet.ground.errors import ConfigError
+from tercet.ground.files import read_json, write_json
+from tercet.records.config import (
+    Criterion,
+    DataConfig,
+    FusionConfig,
+    MemberConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from tercet.records.options import Options
+from tercet.workflows.prepared import PreparedData
+from tercet.workflows.run_folder import RunFolder
+
+MEMBER_OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
+"""The options that a member may have of its own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    data: str
+    data_config: DataConfig
+    fusion: FusionConfig
+    run: RunConfig
+    members: tuple[MemberConfig, ...]
+    device: str
+    threads: int
+    channels: int
+    image_size: tuple[int, int]
+
+    def member(self, name: str) -> MemberConfig:
+        """Return a member by name."""
+        return next(member for member in self.members if member.name == name)
+
+    def seed(self, name: str, fold: int | None = None) -> int:
+        """Return a seed of its own for every training of the run."""
+        position = [member.name for member in self.members].index(name)
+        return self.run.seed * 10_000 + position * 100 + (0 if fold is None else fold + 1)
+
+    @property
+    def criterion(self) -> Criterion:
+        """What 'best' means, for members and for ensembles."""
+        return self.members[0].training.criterion
+
+    @property
+    def selection(self) -> str:
+        """The split that chooses: validation, or test where a paper is reproduced that did so."""
+        return self.members[0].training.selection
+
+    def check(self) -> None:
+        """Refuse members that are chosen by different rules.
+
+        Raises:
+            ConfigError: Criterion or selection differ between members.
+        """
+        for what in ("criterion", "selection"):
+            kinds = sorted({getattr(member.training, what) for member in self.members})
+            if len(kinds) > 1:
+                raise ConfigError(f"members differ in {what} ({', '.join(kinds)}): give one for the whole run")
+
+    def needs_folds(self) -> bool:
+        """Tell whether the fusion learns from out-of-fold predictions."""
+        return "e2e" in self.run.fuse and len(self.members) > 1 and self.fusion.data == "out-of-fold"
+
+    def save(self, run: RunFolder) -> None:
+        """Write the plan."""
+        options = Options("plan", groups=_GROUPS)
+        values = {
+            "data": self.data,
+            "options": options.to_dict(self.data_config, self.fusion, replace(self.run, members=())),
+            "members": [describe_member(member) for member in self.members],
+            "device": self.device,
+            "threads": self.threads,
+            "channels": self.channels,
+            "image_size": list(self.image_size),
+        }
+        write_json(run.plan, values)
+
+    @classmethod
+    def load(cls, run: RunFolder) -> Plan:
+        """Read the plan of a run."""
+        values = read_json(run.plan)
+        parsed = Options("plan", groups=_GROUPS).parse_object(values["options"])
+        return cls(
+            data=values["data"],
+            data_config=parsed.of(DataConfig),
+            fusion=parsed.of(FusionConfig),
+            run=parsed.of(RunConfig),
+            members=tuple(read_member(member) for member in values["members"]),
+            device=values["device"],
+            threads=values["threads"],
+            channels=values["channels"],
+            image_size=tuple(values["image_size"]),
+        )
+
+    def open_data(self, run: RunFolder) -> PreparedData:
+        """Return the samples and decoded images that the run keeps."""
+        return PreparedData(SampleTable.load(run.samples), ImageStore.open(run.images))
+
+
+_GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("", RunConfig)]
+
+
+def describe_member(member: MemberConfig) -> dict[str, Any]:
+    """Return a member as plain values."""
+    options = MEMBER_OPTIONS.to_dict(member.model, member.training)
+    return {"name": member.name, "model": member.network, "options": options}
+
+
+def read_member(values: dict[str, Any]) -> MemberConfig:
+    """Rebuild from `describe_member`'s result."""
+    parsed = MEMBER_OPTIONS.parse_object(values["options"])
+    return MemberConfig(values["name"], values["model"], parsed.of(ModelConfig), parsed.of(TrainingConfig))

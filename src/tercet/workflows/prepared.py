@@ -1,0 +1,99 @@
+"""Data made ready once and shared by every member: the table with its splits, and the decoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercet.data.catalog import load_table
+from tercet.data.loading import ImageLoader
+from tercet.data.samples import SampleTable
+from tercet.data.splits import assign_splits, check_disjoint
+from tercet.data.store import BadImage, ImageStore
+from tercet.ground.errors import DataError
+from tercet.records.config import DataConfig, TrainingConfig
+from tercet.records.contracts import InputSpec
+
+Rows = NDArray[np.int64]
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+"""Names in reports and files, and in the table."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Samples with splits, and their images by row."""
+
+    table: SampleTable
+    store: ImageStore
+    bad: tuple[BadImage, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the stored images: 1 or 3."""
+        return self.store.channels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the first image."""
+        height, width = self.store.read(0).shape[:2]
+        return height, width
+
+    def rows(self, split: str) -> Rows:
+        """Return the rows of train, validation or test."""
+        return self.table.rows_of(SPLITS[split])
+
+    def loader(self, rows: Rows, specs: Sequence[InputSpec], *, batch_size: int, num_workers: int = 0) -> ImageLoader:
+        """Return the rows in order, without augmentation: to predict and to validate."""
+        return self._loader(rows, specs, batch_size=batch_size, num_workers=num_workers)
+
+    def training_loader(
+        self, rows: Rows, specs: Sequence[InputSpec], *, training: TrainingConfig, data: DataConfig, seed: int
+    ) -> ImageLoader:
+        """Return the rows shuffled and augmented as the training asks."""
+        return self._loader(
+            rows,
+            specs,
+            batch_size=training.batch_size,
+            num_workers=data.num_workers,
+            seed=seed,
+            shuffle=True,
+            augment=training.augment,
+            mixup=training.mixup,
+            cutmix=training.cutmix,
+            balanced=data.balanced,
+        )
+
+    def _loader(self, rows: Rows, specs: Sequence[InputSpec], **options: object) -> ImageLoader:
+        return ImageLoader(
+            self.store,
+            rows,
+            ids=[self.table.ids[row] for row in rows],
+            labels=self.table.labels[rows],
+            num_classes=len(self.table.classes),
+            specs=specs,
+            **options,  # type: ignore[arg-type]
+        )
+
+
+def prepare_data(data: str | Path, config: DataConfig) -> PreparedData:
+    """Read the table, decode every image once, and divide the samples.
+
+    Raises:
+        DataError: Nothing to train on, too many unreadable images, or splits that overlap.
+    """
+    table = load_table(data, config)
+    store, bad = ImageStore.decode(table, config)
+    if bad:
+        unreadable = {image.id for image in bad}
+        table = table.take(np.array([row for row, name in enumerate(table.ids) if name not in unreadable]))
+    table = assign_splits(table, config)
+    check_disjoint(table)
+    prepared = PreparedData(table, store, tuple(bad))
+    for split in ("train", "validation"):
+        if not len(prepared.rows(split)):
+            raise DataError(f"no images are left for {split}: give more images, or change --data.val-fraction")
+    return prepared

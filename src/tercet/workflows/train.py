@@ -1,0 +1,169 @@
+"""The main job: from a folder of images to one fused model, measured, in one run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.ground.errors import ConfigError
+from tercet.ground.files import write_json, write_text
+from tercet.ground.runtime import choose_device, describe_environment, plan_threads
+from tercet.records.config import (
+    DataConfig,
+    FusionConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from tercet.records.documents import dump_yaml, read_mapping
+from tercet.records.options import Options, Parsed, Positional
+from tercet.workflows.conclude import conclude
+from tercet.workflows.jobs import Job, raise_failures, run_jobs
+from tercet.workflows.members import default_members, resolve_members
+from tercet.workflows.plan import Plan
+from tercet.workflows.prepared import PreparedData, prepare_data
+from tercet.workflows.run_folder import RunFolder
+
+GROUPS: Sequence[tuple[str, type]] = (
+    ("", RunConfig),
+    ("data", DataConfig),
+    ("", ModelConfig),
+    ("", TrainingConfig),
+    ("fusion", FusionConfig),
+)
+
+OPTIONS = Options(
+    "train",
+    "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
+    "with everything that was measured and, in RUN/bundle, the fused model.",
+    groups=GROUPS,
+    positionals=[
+        Positional("data", "folder of images by class, table, zip, or the name of a data set", required=False)
+    ],
+    config_file=True,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    """The run folder."""
+    metrics: Mapping[str, Any]
+    """What `metrics.json` holds: data, members, ensembles, the chosen one, the comparison."""
+    report: str
+    """The report as text."""
+
+    def bundle(self) -> Bundle:
+        """Load the chosen model."""
+        return load_bundle(self.path / "bundle")
+
+
+def train(
+    data: str | Path | None = None, *, resume: str | Path | None = None, console: Console | None = None, **options: Any
+) -> Run:
+    """Train members on images, fuse them, measure everything, and leave a bundle.
+
+    Args:
+        data: Folder of images by class, table, zip, or the name of a data set.
+        resume: Run folder to go on with, instead of new data and options.
+        console: Where to report progress; silent by default.
+        **options: Any option of `tercet train`, such as `members=["small-cnn", "row-lstm"]`, `epochs=5`,
+            `data={"val_fraction": 0.2}`; dots may also be written as keys, as in `**{"data.val_fraction": 0.2}`.
+
+    Raises:
+        TercetError: See `tercet.errors`; a run that was begun can be continued with `resume`.
+    """
+    parsed = OPTIONS.parse_object(options)
+    return run_training(data, parsed, resume=resume, console=console or Console(quiet=True))
+
+
+def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path | None, console: Console) -> Run:
+    """Begin or continue a run and see it to its end."""
+    if resume is not None:
+        ignored = sorted(parsed.given) + ([str(data)] if data is not None else [])
+        if ignored:
+            raise ConfigError(f"--resume goes on as the run was begun; it takes no {', '.join(ignored)}")
+        run = RunFolder.open(resume)
+        with run.lock():
+            plan, prepared = _reopen(run)
+            return _work(run, plan, prepared, console)
+    if data is None:
+        raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume RUN")
+    _check(parsed)
+    run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
+    with run.lock():
+        write_text(run.config, dump_yaml({"data_source": str(data), **parsed.to_dict()}))
+        plan, prepared = _begin(run, str(data), parsed)
+        return _work(run, plan, prepared, console)
+
+
+def _check(parsed: Parsed) -> None:
+    """Find wrong members before any data is touched."""
+    config = parsed.of(RunConfig)
+    choose_device(config.device)
+    if config.members:
+        _resolve(config.members, parsed)
+
+
+def _resolve(members: Sequence[Any], parsed: Parsed) -> Any:
+    return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig), given=parsed.given)
+
+
+def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedData]:
+    config = parsed.of(RunConfig)
+    write_json(run.path / "environment.json", describe_environment())
+    prepared = prepare_data(data, parsed.of(DataConfig))
+    members = _resolve(config.members or default_members(prepared.image_size), parsed)
+    device = choose_device(config.device)
+    plan = Plan(
+        data=data,
+        data_config=parsed.of(DataConfig),
+        fusion=parsed.of(FusionConfig),
+        run=config,
+        members=members,
+        device=device,
+        threads=plan_threads(len(members), threads=config.threads, device=device).threads,
+        channels=prepared.channels,
+        image_size=prepared.image_size,
+    )
+    plan.check()
+    prepared.table.save(run.samples)
+    prepared.store.save(run.images)
+    write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
+    plan.save(run)  # last: a run with a plan has all it needs
+    return plan, prepared
+
+
+def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
+    if not run.plan.is_file():
+        stored = read_mapping(run.config)
+        data = stored.pop("data_source")
+        return _begin(run, data, OPTIONS.parse_object(stored, source=str(run.config)))
+    plan = Plan.load(run)
+    return plan, plan.open_data(run)
+
+
+def _work(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) -> Run:
+    """Train what is not trained yet, fuse, report."""
+    jobs = [Job(member.name) for member in plan.members]
+    if plan.needs_folds():
+        jobs += [Job(member.name, fold) for member in plan.members for fold in range(plan.fusion.folds)]
+    waiting = [job for job in jobs if not job.folder(run).finished()]
+    if waiting:
+        threads = plan_threads(len(waiting), threads=plan.run.threads, device=plan.device)
+        counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
+        console.print(f"{plan.data}: {len(prepared.table.classes)} classes; {counts} images", highlight=False)
+        if prepared.bad:
+            console.print(f"{len(prepared.bad)} unreadable images left out (see {run.path / 'unreadable.json'})")
+        console.print(f"{len(waiting)} training(s) on {plan.device}: {threads}", highlight=False)
+        failures = run_jobs(run, waiting, threads=threads, prepared=prepared, console=console)
+        raise_failures(failures, run)
+    conclusion = conclude(run, plan, prepared)
+    return Run(run.path, conclusion.metrics, conclusion.report)

@@ -1,0 +1,17 @@
+"""Every test starts from the same generators and uses one thread: two on a busy machine can be many times slower."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)

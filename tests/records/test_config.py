@@ -1,0 +1,148 @@
+import dataclasses
+import itertools
+import typing
+from typing import Any
+
+import pytest
+
+from tercet.ground.errors import ConfigError
+from tercet.records import config
+from tercet.records.config import (
+    METHODS,
+    PAPER_STAGES,
+    DataConfig,
+    FusionConfig,
+    InputConfig,
+    ModelConfig,
+    RunConfig,
+    StageConfig,
+    TrainingConfig,
+    require,
+)
+
+CLASSES = [
+    kind
+    for kind in vars(config).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == config.__name__
+]
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match="^first; second$"):
+        require([False, "first", None, "", "second"])
+    require([False, None, ""])
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_configurations_are_values(kind: type[Any]) -> None:
+    required = {"name": "a", "network": "b"} if kind is config.MemberConfig else {}
+    required = {"epochs": 1} if kind is StageConfig else required
+    one, other = kind(**required), kind(**required)
+    assert one == other
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(one, dataclasses.fields(kind)[0].name, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (DataConfig, {"val_fraction": 1.0}, "val_fraction"),
+        (DataConfig, {"test_fraction": -0.1}, "test_fraction"),
+        (DataConfig, {"val_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
+        (DataConfig, {"max_pixels": 0}, "max_pixels"),
+        (DataConfig, {"num_workers": -1}, "num_workers"),
+        (DataConfig, {"limit": 0}, "limit"),
+        (InputConfig, {"size": (1, 2, 3)}, "input.size"),
+        (InputConfig, {"size": ()}, "input.size"),
+        (ModelConfig, {"units": 0}, "units 0"),
+        (ModelConfig, {"layers": -1}, "layers -1"),
+        (ModelConfig, {"dense": 0}, "dense 0"),
+        (ModelConfig, {"noise": -0.1}, "noise"),
+        (ModelConfig, {"dropout": 1.0}, "dropout"),
+        (ModelConfig, {"scan": "rows"}, "--recurrent"),
+        (StageConfig, {}, "either epochs or steps"),
+        (StageConfig, {"epochs": 1, "steps": 1}, "either epochs or steps"),
+        (StageConfig, {"epochs": 1, "lr": 0}, "lr"),
+        (StageConfig, {"epochs": 0}, "epochs"),
+        (StageConfig, {"steps": 0}, "steps"),
+        (StageConfig, {"epochs": 1, "warmup_steps": -1}, "warmup_steps"),
+        (StageConfig, {"epochs": 1, "patience": 0}, "patience"),
+        (StageConfig, {"epochs": 1, "factor": 1.0}, "factor"),
+        (TrainingConfig, {"strategy": PAPER_STAGES, "epochs": 1}, "either a strategy or epochs and lr"),
+        (TrainingConfig, {"strategy": PAPER_STAGES, "lr": 0.1}, "either a strategy or epochs and lr"),
+        (TrainingConfig, {"epochs": -1}, "epochs"),
+        (TrainingConfig, {"lr": 0}, "lr"),
+        (TrainingConfig, {"batch_size": 0}, "batch_size"),
+        (TrainingConfig, {"accumulate": 33}, "accumulate"),
+        (TrainingConfig, {"label_smoothing": 1}, "label_smoothing"),
+        (TrainingConfig, {"mixup": -1}, "mixup"),
+        (TrainingConfig, {"ema": 1.0}, "ema"),
+        (TrainingConfig, {"clip": 0}, "clip"),
+        (TrainingConfig, {"max_time": 0}, "max_time"),
+        (FusionConfig, {"top": -1}, "top"),
+        (FusionConfig, {"width": -1}, "width"),
+        (FusionConfig, {"dropout": 1.0}, "dropout"),
+        (FusionConfig, {"own_loss": 1.5}, "own_loss"),
+        (FusionConfig, {"folds": 1}, "folds"),
+        (FusionConfig, {"batch_size": 0}, "batch_size"),
+        (RunConfig, {"fuse": ("vote", "average", "vote")}, "vote twice"),
+        (RunConfig, {"seed": -1}, "seed"),
+        (RunConfig, {"threads": 0}, "threads"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(kind: type[Any], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)
+
+
+def test_several_broken_rules_make_one_error() -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(batch_size=0, lr=-1, ema=2)
+    assert len(str(caught.value).split("; ")) == 4  # accumulate no longer fits either
+
+
+def test_exactly_six_pairs_of_fusion_regime_and_data_are_allowed() -> None:
+    allowed = set()
+    for regime, data in itertools.product(typing.get_args(config.Regime), typing.get_args(config.FusionData)):
+        try:
+            allowed.add((FusionConfig(regime=regime, data=data).regime, data))
+        except ConfigError as error:
+            assert regime in str(error) and data in str(error) and "use " in str(error)
+    assert allowed == {
+        ("cached", "out-of-fold"),
+        ("cached", "validation"),
+        ("cached", "train"),
+        ("frozen", "validation"),
+        ("frozen", "train"),
+        ("joint", "train"),
+    }
+
+
+def test_without_a_plan_the_training_is_the_papers() -> None:
+    assert TrainingConfig().stages() == PAPER_STAGES
+    assert [(stage.lr, stage.epochs) for stage in PAPER_STAGES] == [(1e-4, 40), (1e-5, 15), (1e-6, 15)]
+    assert {stage.schedule for stage in PAPER_STAGES} == {"time"}
+
+
+def test_epochs_and_rate_make_one_stage() -> None:
+    (stage,) = TrainingConfig(epochs=3, lr=0.1, schedule="cosine", patience=2).stages()
+    assert (stage.epochs, stage.lr, stage.schedule, stage.patience) == (3, 0.1, "cosine", 2)
+    assert TrainingConfig(epochs=3).stages()[0].lr == 1e-3
+    assert len(TrainingConfig(lr=0.1).stages()) == 1
+
+
+def test_a_strategy_is_kept_as_it_is() -> None:
+    stages = (StageConfig(lr=0.1, steps=5), StageConfig(lr=0.01, epochs=0.5))
+    assert TrainingConfig(strategy=stages).stages() == stages
+
+
+def test_the_default_run_tries_every_method() -> None:
+    assert RunConfig().fuse == METHODS
+    assert set(METHODS) == set(typing.get_args(config.Method))
+
+
+def test_a_model_is_rebuilt_from_plain_values() -> None:
+    model = ModelConfig(recurrent="gru", scan="rows", input=InputConfig(size=(32, 48), mean=(0.5,)))
+    plain = model.to_dict()
+    plain["input"]["size"] = list(plain["input"]["size"])  # as JSON gives it back
+    assert ModelConfig.from_dict(plain) == model

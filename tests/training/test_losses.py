@@ -1,0 +1,59 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tercet.records.contracts import Batch
+from tercet.training.averaging import WeightAverage
+from tercet.training.fabric import choose_precision, split
+from tercet.training.losses import CrossEntropy, balanced_class_weights
+
+
+def test_hard_and_one_hot_labels_agree() -> None:
+    logits, labels = torch.randn(8, 4), torch.randint(4, (8,))
+    loss = CrossEntropy(label_smoothing=0.1)
+    assert loss.loss(logits, labels) == pytest.approx(float(loss.loss(logits, functional.one_hot(labels, 4).float())))
+
+
+def test_parts_add_up_to_the_whole_even_with_class_weights() -> None:
+    logits, labels = torch.randn(10, 3), torch.randint(3, (10,))
+    loss = CrossEntropy(class_weights=[0.2, 1.0, 3.0])
+    parts = sum(loss.loss(logits[rows], labels[rows]) * len(rows) / 10 for rows in (torch.arange(3), torch.arange(3, 10)))
+    assert float(parts) == pytest.approx(float(loss.loss(logits, labels)), rel=1e-6)
+
+
+def test_balanced_weights_give_every_class_the_same_sum() -> None:
+    counts = [10, 40, 0, 50]
+    weights = balanced_class_weights(counts)
+    sums = [weight * count for weight, count in zip(weights, counts, strict=True)]
+    assert sums == pytest.approx([100 / 3, 100 / 3, 0, 100 / 3])
+
+
+@pytest.mark.parametrize(("size", "parts"), [(7, 3), (2, 4), (5, 1), (8, 8)])
+def test_split_loses_and_reorders_nothing(size: int, parts: int) -> None:
+    batch = Batch(torch.arange(size).float(), torch.arange(size), tuple(map(str, range(size))))
+    pieces = list(split(batch, parts))
+    assert len(pieces) <= parts
+    assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
+    assert sum((piece.ids for piece in pieces), ()) == batch.ids
+
+
+def test_averaging_follows_the_weights_and_comes_off_again() -> None:
+    module = nn.Linear(2, 2)
+    start = module.weight.detach().clone()
+    average = WeightAverage(module, 0.5)
+    with torch.no_grad():
+        module.weight += 1.0
+    average.update()
+    with average.applied():
+        assert torch.allclose(module.weight, start + 0.5)
+    assert torch.allclose(module.weight, start + 1.0)
+
+
+def test_precision_is_chosen_among_the_two() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    before = module[1].weight.detach().clone()
+    batch = Batch(torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]), ("a", "b", "c", "d"))
+    assert choose_precision(module, batch, CrossEntropy(), device="cpu") in ("32", "bf16")
+    assert torch.equal(module[1].weight, before)
+    assert module[1].weight.grad is None
