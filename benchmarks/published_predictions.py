@@ -3,8 +3,9 @@
     python benchmarks/published_predictions.py [FOLDER]
 
 FOLDER holds the `.npy` files of https://github.com/leonlha/e2e-3m (10,000 x 10 softmax outputs each). Their rows are
-the official test images ordered by class, 1,000 each, so the labels are known without any data. Everything is chosen
-by nobody: the three files are the ones that the paper names, and the plain ways to combine have no parameters.
+the official test images ordered by class, 1,000 each, so the labels are known without any data. The three members are
+the ones of the paper and the ways to combine have no parameters; only the member that the average is compared with is
+the best of the three on these same images.
 """
 
 from __future__ import annotations

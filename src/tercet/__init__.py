@@ -1,1 +1,71 @@
-"""Tercet."""
+"""Tercet: from a folder of images to one fused, measured, deployable classifier.
+
+Public names are found on first use, so that `import tercet` costs nothing: the numerical libraries are imported by
+the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tercet.deploy.bundle import Bundle as Bundle
+    from tercet.deploy.bundle import load_bundle as load_bundle
+    from tercet.evaluation.combining import average as average
+    from tercet.evaluation.combining import pruned as pruned
+    from tercet.evaluation.combining import vote as vote
+    from tercet.evaluation.combining import weighted as weighted
+    from tercet.evaluation.metrics import score as score
+    from tercet.evaluation.significance import compare as compare
+    from tercet.ground.errors import TercetError as TercetError
+    from tercet.models.build import build as build
+    from tercet.records.predictions import Predictions as Predictions
+    from tercet.workflows.blend import blend as blend
+    from tercet.workflows.demo import demo as demo
+    from tercet.workflows.ensemble import ensemble as ensemble
+    from tercet.workflows.infer import evaluate as evaluate
+    from tercet.workflows.infer import predict as predict
+    from tercet.workflows.inspect import describe_dataset as describe_dataset
+    from tercet.workflows.inspect import describe_model as describe_model
+    from tercet.workflows.inspect import list_datasets as list_datasets
+    from tercet.workflows.inspect import list_models as list_models
+    from tercet.workflows.train import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "deploy.bundle",
+    "Predictions": "records.predictions",
+    "TercetError": "ground.errors",
+    "average": "evaluation.combining",
+    "blend": "workflows.blend",
+    "build": "models.build",
+    "compare": "evaluation.significance",
+    "demo": "workflows.demo",
+    "describe_dataset": "workflows.inspect",
+    "describe_model": "workflows.inspect",
+    "ensemble": "workflows.ensemble",
+    "evaluate": "workflows.infer",
+    "list_datasets": "workflows.inspect",
+    "list_models": "workflows.inspect",
+    "load_bundle": "deploy.bundle",
+    "predict": "workflows.infer",
+    "pruned": "evaluation.combining",
+    "score": "evaluation.metrics",
+    "train": "workflows.train",
+    "vote": "evaluation.combining",
+    "weighted": "evaluation.combining",
+}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tercet' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"tercet.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -34,7 +34,9 @@ def fake_torchvision(folder: Path) -> Path:
 
 
 def test_timm_imports_and_builds_networks_after_two_calls() -> None:
-    build = "import timm\nprint(timm.create_model('test_resnet', num_classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape)"
+    build = (
+        "import timm\nprint(timm.create_model('test_resnet', num_classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape)"
+    )
     assert run(DECLARE + build) == "torch.Size([2, 7])"
 
 

@@ -3,7 +3,15 @@ import inspect
 import pytest
 
 from tercet.ground import errors
-from tercet.ground.errors import ConfigError, DataError, Interrupted, MemoryExhausted, StorageError, TercetError, explain
+from tercet.ground.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    MemoryExhausted,
+    StorageError,
+    TercetError,
+    explain,
+)
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, TercetError)]
 

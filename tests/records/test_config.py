@@ -28,7 +28,7 @@ CLASSES = [
 
 
 def test_every_problem_is_told_at_once() -> None:
-    with pytest.raises(ConfigError, match="^first; second$"):
+    with pytest.raises(ConfigError, match=r"^first; second$"):
         require([False, "first", None, "", "second"])
     require([False, None, ""])
 

@@ -10,7 +10,6 @@ from tercet.data.download import RemoteFile, fetch
 from tercet.data.samples import SampleTable
 from tercet.ground.errors import DataError
 from tercet.ground.files import sha256
-from tercet.ground.registry import Registry
 from tercet.records.config import DataConfig
 
 
@@ -53,10 +52,6 @@ class DatasetCard:
             return "nothing to place: it ships with scikit-learn"
         names = ", ".join(file.name for file in self.files)
         return f"put {names} into a folder and name it with --data-dir (default: {default_data_dir() / self.name})"
-
-
-DATASETS: Registry[DatasetCard] = Registry("data set")
-"""The named data sets, by name."""
 
 
 def default_data_dir() -> Path:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tercet.data.cards import DATASETS
-from tercet.data.named import table_of_parts
+from tercet.data.cards import DatasetCard
+from tercet.data.named import DIGITS, FASHION_MNIST, MNIST
 from tercet.data.readers.folders import scan_folder
 from tercet.data.readers.layout import Listing, arrange, is_image, summarise, wrapper_of
 from tercet.data.readers.tables import SUFFIXES, TableRows, read_table
@@ -25,8 +25,13 @@ from tercet.data.samples import UNLABELLED, SampleTable
 from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
 from tercet.ground.errors import ConfigError, DataError
 from tercet.ground.files import natural_key
-from tercet.ground.registry import nearest
+from tercet.ground.registry import Registry, nearest
 from tercet.records.config import DataConfig
+
+DATASETS: Registry[DatasetCard] = Registry("data set")
+"""The named data sets, by name."""
+for _card in (DIGITS, MNIST, FASHION_MNIST):
+    DATASETS.register(_card.name)(_card)
 
 _TABLE_OPTIONS = ("image_column", "label_columns", "group_column", "image_pattern")
 _PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
@@ -46,7 +51,7 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
     """
     text, path = str(data), Path(data).expanduser()
     bare = "/" not in text and "\\" not in text
-    if text in DATASETS and (bare and isinstance(data, str) or not path.exists()):
+    if text in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
         _refuse_table_options(config, text)
         card = DATASETS[text]
         table = card.read(card, config)
@@ -176,10 +181,13 @@ def _from_tree(
     prefix = wrapper_of(listing)
     images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
     class_folders = {path.split("/")[0] for path in images if "/" in path}
-    top = prefix.count("/")
-    tables = [path for path in listing.files if path.startswith(prefix) and path.count("/") == top]
-    tables = [path for path in tables if PurePosixPath(path).suffix.lower() in SUFFIXES]
-    if tables and (asked or len(class_folders) < 2):
+    tables = [
+        path for path in listing.files if path.startswith(prefix) and PurePosixPath(path).suffix.lower() in SUFFIXES
+    ]
+    level = min((path.count("/") for path in tables), default=0)
+    few = len(class_folders) < 2
+    tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few]  # beside or in one folder
+    if tables and (asked or few):
         chosen = _choose_table(tables, what)
         base = chosen[: len(chosen) - len(PurePosixPath(chosen).name)]
         rows = read_table(

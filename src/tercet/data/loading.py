@@ -5,6 +5,8 @@ Shapes: N rows, B images a batch, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import itertools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,7 +21,7 @@ from tercet.data.images import Pixels
 from tercet.data.mixing import cutmix, mixup
 from tercet.data.samples import UNLABELLED, Ints
 from tercet.data.store import Store
-from tercet.ground.errors import ConfigError, DataError
+from tercet.ground.errors import ConfigError, DataError, MemoryExhausted
 from tercet.ground.geometry import Interpolation, Resize, fit, to_channels
 from tercet.ground.registry import nearest
 from tercet.records.contracts import Batch, InputSpec
@@ -97,11 +99,16 @@ class _Decoding(torch.utils.data.Dataset[tuple[Tensor, ...] | str]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...] | str:
-        torch.set_num_threads(1)
         try:
             return self.assemble(self.batches[index])
         except DataError as error:
             return str(error)
+
+
+def _leave_signals(worker: int) -> None:
+    """Let the parent alone answer Ctrl-C, and end this process at a plain SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class ImageLoader:
@@ -171,11 +178,9 @@ class ImageLoader:
         if self._augment not in PRESETS:
             raise ConfigError(f"unknown augmentation '{self._augment}'{nearest(self._augment, PRESETS)}")
         for spec in specs:
-            if spec.channels != store.channels and {spec.channels, store.channels} != {1, 3}:
-                if store.channels != 1:
-                    raise ConfigError(
-                        f"images have {store.channels} channels, the network reads {spec.channels}: set --input.channels"
-                    )
+            if store.channels != 1 and spec.channels not in (1, store.channels):
+                have, want = store.channels, spec.channels
+                raise ConfigError(f"images have {have} channels, the network reads {want}: set --input.channels")
         needs_labels = self._balanced or self._mixup or self._cutmix
         if needs_labels and (self._labels == UNLABELLED).any():
             raise ValueError("balanced drawing, Mixup and CutMix need a label for every row")
@@ -191,7 +196,7 @@ class ImageLoader:
             DataError: An image can no longer be read.
         """
         order, cuts = self._order(number), self._cuts()
-        parts = [order[low:high] for low, high in zip(cuts[:-1], cuts[1:], strict=True)][start:]
+        parts = [order[low:high] for low, high in itertools.pairwise(cuts)][start:]
         for offset, (part, images) in enumerate(zip(parts, self._images(parts), strict=True)):
             yield self._batch(part, images, number=number, index=start + offset)
 
@@ -236,11 +241,16 @@ class ImageLoader:
             return
         dataset = _Decoding(self._assemble, [self._rows[part] for part in parts])
         own = torch.Generator().manual_seed(0)  # else the loader would draw from the global generator
-        loader = DataLoader(dataset, batch_size=None, num_workers=self._num_workers, generator=own)
-        for images in loader:
-            if isinstance(images, str):
-                raise DataError(images)
-            yield tuple(images)
+        loader = DataLoader(
+            dataset, batch_size=None, num_workers=self._num_workers, generator=own, worker_init_fn=_leave_signals
+        )
+        try:
+            for images in loader:
+                if isinstance(images, str):
+                    raise DataError(images)
+                yield tuple(images)
+        except RuntimeError as error:
+            raise MemoryExhausted(f"a decoding process died ({error}): lower --data.num-workers") from error
 
     def _batch(self, part: Ints, images: tuple[Tensor, ...], *, number: int, index: int) -> Batch:
         labels = torch.from_numpy(self._labels[part])

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tercet.data.sources import ImageSource
+from tercet.data.sources import Elsewhere, ImageSource
 from tercet.ground.errors import DataError
 from tercet.ground.files import write_text
 
@@ -208,6 +208,34 @@ def load_splits(path: Path, table: SampleTable) -> SampleTable:
             f"the data is not what {path} recorded: {', '.join(problems)}; restore the images or start a new run"
         )
     return table.take([row_of[name] for name in saved]).with_splits([row["split"] for row in saved.values()])
+
+
+def load_samples(path: Path, *, name: str, classes: Sequence[str]) -> SampleTable:
+    """Return the table that `SampleTable.save` wrote, without its images: they are in the run's store.
+
+    Args:
+        path: The CSV file.
+        name: Name of the data.
+        classes: Class names in the order of the indices.
+
+    Raises:
+        DataError: The file cannot be read, or holds other classes.
+    """
+    saved = _read_saved(path)
+    index_of = {label: index for index, label in enumerate(classes)} | {"": UNLABELLED}
+    if unknown := {row["label"] for row in saved.values()} - set(index_of):
+        raise DataError(f"the samples {path} hold the class '{min(unknown)}', which the run does not know")
+    columns = {column: tuple(row[column] for row in saved.values()) for column in ("location", "split", "group")}
+    return SampleTable(
+        name=name,
+        ids=tuple(saved),
+        locations=columns["location"],
+        labels=np.array([index_of[row["label"]] for row in saved.values()], dtype=np.int64),
+        classes=tuple(classes),
+        source=Elsewhere(),
+        groups=columns["group"] if any(columns["group"]) else None,
+        splits=columns["split"],
+    )
 
 
 def _read_saved(path: Path) -> dict[str, dict[str, str]]:

@@ -191,15 +191,32 @@ class ArraySource:
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Return one image."""
-        return self.images[int(location)]
+        return np.asarray(self.images[int(location)])
 
     def checksum(self, location: str) -> int:
         """Return the CRC-32 of one image's pixels."""
-        return zlib.crc32(np.ascontiguousarray(self.images[int(location)]))
+        return zlib.crc32(self.images[int(location)].tobytes())
 
     def describe(self) -> dict[str, str]:
         """Refuse: an array lives in one process only; a store's `save` shares it."""
         raise DataError("images in memory have no place on disk: save the ImageStore instead")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The source of a table that was read back from a run, whose decoded images are in the run's store."""
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Refuse."""
+        raise DataError(f"the image {location} is in the run's store, not in its table")
+
+    def checksum(self, location: str) -> int:
+        """Refuse."""
+        raise DataError(f"the image {location} is in the run's store, not in its table")
+
+    def describe(self) -> dict[str, str]:
+        """Refuse."""
+        raise DataError("a table that was read back from a run has no source")
 
 
 def source_of(description: dict[str, str]) -> ImageSource:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from tercet.deploy.images import ImageLike, LooseImages
-from tercet.evaluation.ensembles import Combiner
-from tercet.evaluation.predict import predict
+from tercet.evaluation.combining import Combiner
+from tercet.evaluation.predict import predict_logits
 from tercet.ground.errors import ModelError, StorageError
 from tercet.ground.files import read_json, sha256, slug, write_json
 from tercet.models.build import build
@@ -53,17 +53,17 @@ class Member:
     """The options it was built with."""
 
 
-class _View(nn.Module):
-    """One member's part of a batch that may hold a tensor a member."""
+class _Members(nn.Module):
+    """All members side by side, so that every image is read once."""
 
-    def __init__(self, classifier: Classifier, index: int) -> None:
+    def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
-        self.classifier, self.index = classifier, index
+        self.classifiers = nn.ModuleList(member.classifier for member in members)
 
     def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Return logits B K."""
-        logits: Tensor = self.classifier(images[self.index] if isinstance(images, tuple) else images)
-        return logits
+        """Return the members' logits one after the other, B (M K); images are one tensor, or one a geometry."""
+        views = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
+        return torch.cat([classifier(view) for classifier, view in zip(self.classifiers, views, strict=True)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,11 @@ class Bundle:
 
     def predict_source(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
         """Classify the batches of a source by each member; its images are one tensor, or one a member."""
+        logits = predict_logits(_Members(self.members), source, device=device)
+        stack = logits.values.reshape(len(logits.ids), len(self.members), len(self.classes))
         return [
-            predict(_View(member.classifier, index), source, classes=self.classes, device=device)
-            for index, member in enumerate(self.members)
+            Predictions.from_logits(stack[:, index], ids=logits.ids, classes=self.classes, labels=logits.labels)
+            for index in range(len(self.members))
         ]
 
     @property
@@ -245,7 +247,7 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
             raise ModelError(f"{folder / file} was changed: its SHA-256 is not the manifest's")
     classes = tuple(manifest["classes"])
     members = tuple(_load_member(folder, entry, len(classes), device) for entry in manifest["members"])
-    card = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
+    card: dict[str, Any] = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
     return Bundle(classes, members, _load_combiner(folder, manifest["combiner"], len(members), len(classes)), card)
 
 

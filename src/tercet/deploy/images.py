@@ -12,38 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tercet.data.images import IMAGE_SUFFIXES, decode
+from tercet.data.catalog import table_of_files
+from tercet.data.images import decode, to_pixels
 from tercet.data.loading import prepare
+from tercet.data.store import BadImage
 from tercet.ground.errors import DataError
-from tercet.ground.files import natural_key
 from tercet.records.contracts import Batch, InputSpec
 
 ImageLike = str | Path | NDArray[np.uint8] | Image.Image
 _MAX_PIXELS = 100_000_000
-
-
-def list_images(path: Path) -> list[Path]:
-    """Return a file itself, or every image below a folder in natural order, hidden ones and links left out.
-
-    Raises:
-        DataError: The path is absent, or the folder holds no image.
-    """
-    if not path.is_dir():
-        if not path.exists():
-            raise DataError(f"there is no file or folder {path}")
-        return [path]
-    below = (item.relative_to(path) for item in path.rglob("*"))
-    kept = [
-        path / item
-        for item in sorted(below, key=lambda item: natural_key(str(item)))
-        if item.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in item.parts)
-        and (path / item).is_file()
-        and not (path / item).is_symlink()
-    ]
-    if not kept:
-        raise DataError(f"the folder {path} holds no images")
-    return kept
 
 
 class LooseImages:
@@ -53,13 +30,23 @@ class LooseImages:
         images: Paths, folders, uint8 arrays or PIL images; one or many.
         specs: What each network wants to be shown.
         batch_size: Images a batch.
+        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
 
     Raises:
         DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
     """
 
-    def __init__(self, images: ImageLike | Sequence[ImageLike], specs: Sequence[InputSpec], *, batch_size: int) -> None:
+    def __init__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        specs: Sequence[InputSpec],
+        *,
+        batch_size: int,
+        skip_bad: bool = False,
+    ) -> None:
         self.items = list(_named(images))
+        self.bad: list[BadImage] = []
+        self.skip_bad = skip_bad
         self.specs, self.batch_size = tuple(specs), batch_size
         names = [name for name, _ in self.items]
         if not names:
@@ -75,9 +62,19 @@ class LooseImages:
         """Yield the images in the order they were given."""
         for first in range(start * self.batch_size, len(self.items), self.batch_size):
             part = self.items[first : first + self.batch_size]
-            pixels = [_pixels(name, image) for name, image in part]
-            views = tuple(torch.stack([prepare(image, spec) for image in pixels]) for spec in self.specs)
-            yield Batch(views, None, tuple(name for name, _ in part))
+            read = [(name, pixels) for name, image in part if (pixels := self._read(name, image)) is not None]
+            if read:
+                views = tuple(torch.stack([prepare(pixels, spec) for _, pixels in read]) for spec in self.specs)
+                yield Batch(views, None, tuple(name for name, _ in read))
+
+    def _read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
+        try:
+            return _pixels(image)
+        except DataError as error:
+            if not self.skip_bad:
+                raise DataError(f"image {name}: {error}") from error
+            self.bad.append(BadImage(name, name, str(error)))
+            return None
 
 
 def _named(images: ImageLike | Sequence[ImageLike]) -> Iterator[tuple[str, Any]]:
@@ -85,21 +82,20 @@ def _named(images: ImageLike | Sequence[ImageLike]) -> Iterator[tuple[str, Any]]
         images = [images]
     for index, image in enumerate(images):
         if isinstance(image, (str, Path)):
-            for path in list_images(Path(image)):
-                yield str(path), path
+            for name in table_of_files([image]).ids:
+                yield name, Path(name)
         else:
             yield str(index), image
 
 
-def _pixels(name: str, image: Any) -> NDArray[np.uint8]:
-    try:
-        if isinstance(image, Path):
-            return decode(image, max_pixels=_MAX_PIXELS)
-        if isinstance(image, Image.Image):
-            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-            return image.reshape(*image.shape[:2], -1)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    if isinstance(image, Path):
+        return decode(image, max_pixels=_MAX_PIXELS)
+    if isinstance(image, Image.Image):
+        return to_pixels(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        pixels = image.reshape(*image.shape[:2], -1)
+        if pixels.shape[2] in (1, 3):
+            return pixels
     shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise DataError(f"image {name} is a {shape}; expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")
+    raise DataError(f"a {shape} is no image: expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")

@@ -75,7 +75,9 @@ def explain(error: Exception) -> TercetError | None:
         return error
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower():
-        return MemoryExhausted(f"not enough memory ({text}): use a smaller --batch-size, --accumulate 2 or --input.size")
+        return MemoryExhausted(
+            f"not enough memory ({text}): use a smaller --batch-size, --accumulate 2 or --input.size"
+        )
     if isinstance(error, OSError):
         return StorageError(f"{error.strerror or text}: {error.filename}" if error.filename else text)
     return None

@@ -71,7 +71,7 @@ def choose_device(name: str) -> str:
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
         raise ConfigError(f"device '{name}' is not on this machine: use --device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}' is not on this machine, which has {torch.cuda.device_count()}: count from 0")
+        raise ConfigError(f"device '{name}' is not on this machine, which has {torch.cuda.device_count()}")
     return name
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.ground.errors import ConfigError
-from tercet.models.shapes import abstract_parameters, run_on_shapes
+from tercet.models.shapes import abstract_copy
 
 
 class Backbone(nn.Module):
@@ -49,17 +49,17 @@ class Backbone(nn.Module):
         self.read = read
         self._num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-        parameters = abstract_parameters(self)
+        trial = abstract_copy(self)
         try:
-            output = run_on_shapes(self, torch.empty(1, *input_shape, device="meta"), parameters)
+            with torch.set_grad_enabled(read == "map"):
+                output = trial(torch.empty(1, *input_shape, device="meta"))
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise _cannot_read(network, input_shape, error) from error
         self.num_features = output.shape[-1]
         self.grid = (output.shape[1], output.shape[2]) if read == "map" else (1, 1)
         if read == "map":
             output.sum().backward()
-            unused = {name for name, value in parameters.items() if value.grad is None}
-            _remove_unused(self, unused, prefix="")
+            _remove_unused(self, {name for name, value in trial.named_parameters() if value.grad is None}, prefix="")
 
     def forward(self, images: Tensor) -> Tensor:
         """Map preprocessed images B C H W to B D or, where the map is read, to B h w D."""
@@ -78,7 +78,8 @@ class Backbone(nn.Module):
         if features.ndim == 4:
             return features if self._channels_last else features.permute(0, 2, 3, 1)  # B h w D
         tokens = features[:, self._num_prefix_tokens :]  # B N D
-        return tokens.unflatten(1, self._token_grid(tokens.shape[1], images.shape[-2], images.shape[-1]))
+        grid = self._token_grid(tokens.shape[1], images.shape[-2], images.shape[-1])
+        return tokens.reshape(-1, *grid, tokens.shape[2])  # B h w D
 
     def tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Map preprocessed images B C H W to tokens B N D in raster order and their grid (h, w)."""

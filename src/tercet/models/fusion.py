@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class FusionHead(nn.Module):
                 f"a fusion head needs members and classes, and a width of 0 or more: got {num_members} members, "
                 f"{num_classes} classes, width {width}"
             )
-        self.num_members, self.num_classes, self.width = num_members, num_classes, width
+        self.num_members, self.num_classes = num_members, num_classes
+        self.width, self.slope, self.dropout = width, slope, dropout
         columns = num_members * num_classes
         layers: dict[str, nn.Module] = {"classes": dense(columns, num_classes, bias=False)}
         if width:
@@ -51,12 +52,15 @@ class FusionHead(nn.Module):
             }
         self.layers = nn.Sequential(OrderedDict(layers))
 
+    def options(self) -> dict[str, Any]:
+        """Return the keywords that make the same head again."""
+        return {"width": self.width, "slope": self.slope, "dropout": self.dropout}
+
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map member probabilities B M K to logits B K."""
-        if tuple(probabilities.shape[1:]) != (self.num_members, self.num_classes):
-            raise ValueError(
-                f"expected member probabilities B {self.num_members} {self.num_classes}, got {tuple(probabilities.shape)}"
-            )
+        shape, wanted = tuple(probabilities.shape), (self.num_members, self.num_classes)
+        if shape[1:] != wanted:
+            raise ValueError(f"expected member probabilities of shape (B, {wanted[0]}, {wanted[1]}), got {shape}")
         return cast("Tensor", self.layers(probabilities.flatten(1)))  # B (M K)
 
     def from_logits(self, logits: Tensor) -> Tensor:

@@ -111,9 +111,7 @@ def _unreachable(host: str) -> str | None:
 
     def ask() -> None:
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(host, method="HEAD"), timeout=_PATIENCE_SECONDS
-            ):
+            with urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=_PATIENCE_SECONDS):
                 answer.append(None)
         except urllib.error.HTTPError as error:
             error.close()

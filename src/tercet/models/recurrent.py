@@ -12,7 +12,8 @@ Shapes: B images, N = h w cells of a feature map, T steps, D input features, H u
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from tercet.models.cells import ACTIVATIONS, GATES, gru_after_steps, gru_before_
 
 Cell = Literal["rnn", "gru", "lstm"]
 Scan = Literal["pooled", "rows", "columns", "cells", "snake"]
-_KERNELS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+_KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class RecurrentStack(nn.Module):
@@ -59,10 +60,10 @@ class RecurrentStack(nn.Module):
         super().__init__()
         self.cell, self.activation, self.gates, self.reset = cell, activation, gates, reset
         self.output_size = units * (2 if directions == "both" else 1)
-        nonlinearity = {"nonlinearity": activation} if cell == "rnn" and activation in ("tanh", "relu") else {}
-        self.kernel = _KERNELS[cell](
-            input_size, units, layers, batch_first=True, bidirectional=directions == "both", **nonlinearity
-        )
+        options: dict[str, Any] = {"batch_first": True, "bidirectional": directions == "both"}
+        if cell == "rnn" and activation in ("tanh", "relu"):
+            options["nonlinearity"] = activation
+        self.kernel: nn.RNNBase = _KERNELS[cell](input_size, units, layers, **options)
         if bias == "single":
             _fix_recurrent_biases(self.kernel)
         _initialize(self.kernel)
@@ -81,7 +82,7 @@ class RecurrentStack(nn.Module):
             return self._loop(sequence)
         final = self.kernel(sequence)[1]
         hidden = final[0] if isinstance(final, tuple) else final  # layers * directions, B, H
-        return torch.cat((hidden[-2], hidden[-1]), 1) if self.kernel.bidirectional else hidden[-1]  # type: ignore[no-any-return]
+        return torch.cat((hidden[-2], hidden[-1]), 1) if self.kernel.bidirectional else hidden[-1]
 
     def single_step(self, vector: Tensor) -> Tensor:
         """Map B D to B F as a sequence of one step from the zero state, without the products with that state.
@@ -120,12 +121,11 @@ class RecurrentStack(nn.Module):
         return (1 - gate(z)) * act(n + gate(r) * extra[2 * units :])
 
     def _loop(self, sequence: Tensor) -> Tensor:
-        kernel = self.kernel.weight_ih_l0
         device = sequence.device.type
-        if torch.is_autocast_enabled(device):  # a sum over many steps needs all the bits
-            with torch.autocast(device, enabled=False):
-                return self._layers(sequence.to(kernel.dtype))
-        return self._layers(sequence)
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return self._layers(sequence)
+        with torch.autocast(device, enabled=False):  # a sum over many steps needs all the bits
+            return self._layers(sequence.to(cast("Tensor", self.kernel.weight_ih_l0).dtype))
 
     def _layers(self, sequence: Tensor) -> Tensor:
         steps = sequence.transpose(0, 1)  # T B D
@@ -158,8 +158,8 @@ class RecurrentStack(nn.Module):
 class RecurrentModule(nn.Module):
     """The paper's recurrent module between a backbone and its head.
 
-    `forward` takes the pooled vector B D at scan `pooled`, else the feature map B h w D, or tokens B N D in raster order
-    with their grid, and returns B F: the state after the last step, both directions concatenated.
+    `forward` takes the pooled vector B D at scan `pooled`, else the feature map B h w D, or tokens B N D in raster
+    order with their grid, and returns B F: the state after the last step, both directions concatenated.
 
     The scans: `pooled` is one step, the pooled vector (the paper; its recurrent weights never act and get a gradient
     of exact zeros). `rows` and `columns` take one step a row or column, whose input is the mean of its cells: the row
@@ -213,7 +213,7 @@ class RecurrentModule(nn.Module):
         if self.scan == "pooled":
             return self.stack.single_step(features)
         if features.ndim == 3 and grid is not None:
-            features = features.unflatten(1, grid)  # B h w D
+            features = features.reshape(-1, *grid, features.shape[2])  # B h w D
         return self.stack(scan_sequence(features, self.scan))  # type: ignore[no-any-return]
 
 

@@ -4,8 +4,8 @@ B C H W becomes B H (W C): H steps, each one row of W pixels with their C channe
 units) read it from top to bottom; a dense layer (32, ReLU) and a linear one turn the last state into logits.
 
 With `activation="relu"` the LSTM is the published notebook's (ReLU on the candidate and on the cell's output, logistic
-gates); `tanh` is the textbook's and runs on PyTorch's fast kernels. PyTorch has two bias vectors a gate: `bias="single"`
-gives Keras' count, 216,426 parameters for row-lstm on 28 x 28 x 1 with 10 classes.
+gates); `tanh` is the textbook's and runs on PyTorch's fast kernels. PyTorch has two bias vectors a gate:
+`bias="single"` gives Keras' count, 216,426 parameters for row-lstm on 28 x 28 x 1 with 10 classes.
 """
 
 from __future__ import annotations

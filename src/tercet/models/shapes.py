@@ -1,48 +1,24 @@
-"""Runs of a module on shapes alone: no data, no arithmetic, whatever its size."""
+"""A module without its numbers, to be run on shapes alone: no data, no arithmetic, whatever its size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put every part of `module` in evaluation mode, and back to its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    for part, _ in modes:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+def abstract_copy(module: Module) -> Module:
+    """Return a copy in evaluation mode whose parameters and buffers have shapes but no storage (the meta device).
 
-
-def abstract_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters without storage that stand for `module`'s, and take gradients."""
-    return {
-        name: torch.empty_like(value, device="meta").requires_grad_()
-        for name, value in module.named_parameters(remove_duplicate=False)
-    }
-
-
-def run_on_shapes(module: nn.Module, inputs: Any, parameters: dict[str, Tensor] | None = None) -> Any:
-    """Return what `module` would return for `inputs`, as tensors on the meta device.
-
-    Args:
-        module: Any module whose operations have shape rules.
-        inputs: Its one argument, of tensors on the meta device.
-        parameters: Stand-ins from `abstract_parameters`, where their gradients are wanted.
+    Every parameter of the copy takes gradients; what is shared in the module is shared in the copy.
     """
-    buffers = {
-        name: torch.empty_like(value, device="meta") for name, value in module.named_buffers(remove_duplicate=False)
-    }
-    state = {**(parameters or abstract_parameters(module)), **buffers}
-    with evaluating(module), torch.set_grad_enabled(parameters is not None):
-        return functional_call(module, state, (inputs,))
+    stand_ins: dict[int, Any] = {}
+    for parameter in module.parameters():
+        stand_ins[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
+    for buffer in module.buffers():
+        stand_ins[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, stand_ins).eval()

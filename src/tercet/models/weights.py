@@ -45,7 +45,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"cannot read weights {path}: {error.strerror or error}") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         reason = str(error).strip().split("\n")[0][:160]
-        raise ModelError(f"weights {path} are damaged or of another kind ({reason}): give another --weights") from error
+        raise ModelError(
+            f"weights {path} are damaged, or neither safetensors nor a PyTorch checkpoint ({reason}): give another file"
+        ) from error
     if not tensors:
         raise ModelError(f"weights {path} hold no tensors: give another --weights")
     return tensors

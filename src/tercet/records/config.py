@@ -168,7 +168,9 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Rebuild from `to_dict`'s result, lists standing for tuples."""
-        shown = {key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()}
+        shown: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()
+        }
         return cls(**{**values, "backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)})
 
 

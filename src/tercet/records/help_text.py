@@ -95,7 +95,10 @@ def _heading(owner: type, width: int) -> Iterator[str]:
 
 
 def _entry(head: str, text: str, width: int) -> list[str]:
-    lines = textwrap.wrap(text, width - _COLUMN, break_on_hyphens=False) or [""]
+    kept = text.replace("(default: ", "(default:\0").replace(
+        "; default: ", "; default:\0"
+    )  # a default stays with its word
+    lines = [line.replace("\0", " ") for line in textwrap.wrap(kept, width - _COLUMN, break_on_hyphens=False)] or [""]
     if len(head) + 4 > _COLUMN:
         return [f"  {head}", *(" " * _COLUMN + line for line in lines)]
     first = f"  {head}".ljust(_COLUMN) + lines[0]

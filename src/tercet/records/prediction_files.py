@@ -119,7 +119,7 @@ def _read_npz(source: Path, classes: Sequence[str] | None) -> Predictions:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > _MAX_UNPACKED:
             raise DataError(f"it would unpack to {size} bytes, more than {_MAX_UNPACKED}")
-        with np.load(source, allow_pickle=False) as stored:
+        with open(source, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             ours = set(stored.files) >= _OURS
             tables = {} if ours else {name: stored[name] for name in stored.files}
     except DAMAGED as error:

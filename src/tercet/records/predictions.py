@@ -167,7 +167,7 @@ class Predictions:
             DataError: The file is absent, damaged, or of another kind.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
                 return cls(ids, classes, stored["probabilities"], stored["labels"])
         except DAMAGED as error:

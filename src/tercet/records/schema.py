@@ -27,8 +27,6 @@ from tercet.records.fields import Field, describe, list_fields
 
 _NAMED_LISTS: dict[type, dict[str, tuple[Any, ...]]] = {StageConfig: {"paper": PAPER_STAGES}}
 
-jsonargparse.set_loader("tercet", parse_yaml, exceptions=(ConfigError,))  # numbers in text are YAML 1.2's
-
 
 class Schema:
     """The options of some configuration classes, by dotted key.
@@ -41,7 +39,7 @@ class Schema:
         self.groups = tuple((f"{prefix}." if prefix else "", kind) for prefix, kind in groups)
         self.fields: dict[str, Field] = {}
         self.sections = {prefix for prefix, _ in groups if prefix}
-        self._parser = jsonargparse.ArgumentParser(exit_on_error=False, parser_mode="tercet", add_help=False)
+        self._parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
         for prefix, kind in self.groups:
             for field in list_fields(kind, prefix, self.sections):
                 if field.key in self.fields:
@@ -148,19 +146,21 @@ class Schema:
         return tuple(self._read_one(item, field, entry, text=text) for item in items)
 
     def _read_one(self, value: Any, field: Field, entry: Entry, *, text: bool) -> Any:
-        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        value = given = os.fspath(value) if isinstance(value, os.PathLike) else value
         if field.element is Any:
             return value
+        if text and (field.element or field.inner) in (int, float, bool):
+            value, text = _scalar(value), False
         if type(value) is int and str(value) in field.choices:
             value = str(value)  # YAML reads the choice '32' as a number
         try:
             parsed = self._parser.parse_object({entry.key: value}, defaults=False)[entry.key]
-        except (ArgumentError, ConfigError):
+        except ArgumentError:
             parsed = None
         finite = not isinstance(parsed, float) or math.isfinite(parsed)
         if parsed is None or not finite or not (text or _same_kind(value, parsed)):
-            near = nearest(value, field.choices) if isinstance(value, str) else ""
-            raise Refused(f"{entry.label}: expected {field.expected()}, got {shown(value)}{near}")
+            near = nearest(given, field.choices) if isinstance(given, str) else ""
+            raise Refused(f"{entry.label}: expected {field.expected()}, got {shown(given)}{near}")
         return parsed
 
 
@@ -194,6 +194,14 @@ def _mentioned(rule: str, keys: Iterable[str], prefix: str) -> list[str]:
     """Return those keys directly under `prefix` whose name is a word of `rule`."""
     names = [(key, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)]
     return [key for key, name in names if "." not in name and re.search(rf"\b{name}\b", rule)]
+
+
+def _scalar(text: str) -> Any:
+    """Return a number or truth value as YAML 1.2 reads it: jsonargparse takes 1:30 for 90 and 0x10 for 16."""
+    try:
+        return parse_yaml(text)
+    except ConfigError:
+        return text
 
 
 def _inline(text: str, entry: Entry) -> Any:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tercet.evaluation.combining import Combiner
 from tercet.evaluation.cross_fitting import cross_fitted
-from tercet.evaluation.ensembles import Combiner
 from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow
+from tercet.evaluation.report import ResultRow, as_text, comparison_text, printable, results_table
 from tercet.evaluation.significance import Comparison, compare
 from tercet.ground.errors import ConfigError
-from tercet.records.prediction_files import attach_labels, read_labels, read_predictions
+from tercet.records.prediction_files import attach_labels, read_labels, read_predictions, write_csv
 from tercet.records.predictions import Predictions
 
 BlendMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
@@ -44,10 +44,38 @@ class Blend:
             "weights": None if self.combiner.weights is None else list(self.combiner.weights),
             "cross_fitted": is_fitted(self.combiner.method),
             "samples": len(self.predictions),
-            "members": [row.to_dict() for row in self.members] or [{"name": name} for name in self.combiner.members],
+            "members": [row.to_dict() for row in self.members] or [{"name": name} for name in self.combiner.names],
             "blend": self.blend.to_dict() if self.blend else None,
             "comparison": {"against": self.best, **self.comparison.to_dict()} if self.comparison else None,
         }
+
+    def to_text(self) -> str:
+        """Return what people read."""
+        if self.blend is None:
+            names = ", ".join(self.combiner.names)
+            return f"{self.combiner.method} of {names}: {len(self.predictions)} samples, no labels to score with\n"
+        honest = "cross-fitted" if is_fitted(self.combiner.method) else "nothing fitted"
+        rows = [*self.members, self.blend] if len(self.members) > 1 else [self.blend]
+        text = as_text(results_table(rows, title=f"{self.combiner.method} ({honest})"))
+        if self.combiner.weights is not None:
+            shares = zip(self.combiner.names, self.combiner.weights, strict=True)
+            text += "weights: " + ", ".join(f"{printable(name)} {weight:.3f}" for name, weight in shares) + "\n"
+        if self.comparison is not None and self.best is not None:
+            text += comparison_text(self.comparison, self.combiner.method, self.best) + "\n"
+        return text
+
+    def save(self, path: Path) -> None:
+        """Write the blend as `.npz` or `.csv`.
+
+        Raises:
+            ConfigError: Another ending.
+        """
+        if path.suffix == ".npz":
+            self.predictions.save(path)
+        elif path.suffix == ".csv":
+            write_csv(self.predictions, path)
+        else:
+            raise ConfigError(f"cannot write {path}: the name must end in .npz or .csv")
 
 
 def blend(
@@ -80,7 +108,7 @@ def blend(
         raise ConfigError(f"method {method} learns its weights from labels: give --labels FILE, or use average")
     combiner = fit_combiner(method, given, names=names)
     if method in ("vote", "pruned"):
-        combiner = Combiner(method, combiner.members, ties=ties, keep=keep)
+        combiner = Combiner(method, combiner.names, ties=ties, keep=keep)
     fused = cross_fitted(method, given) if is_fitted(method) else combiner.apply(given)
     if not given[0].known.any():
         return Blend(fused, combiner, (), None, None, None)

@@ -100,7 +100,10 @@ def _metrics(
         "data": {
             "source": plan.data,
             "classes": list(first.classes),
-            **plan.fingerprint,
+            "fingerprint": plan.fingerprint,
+            "split": {
+                key: getattr(plan.data_config, key) for key in ("val_fraction", "test_fraction", "split_seed", "limit")
+            },
         },
         "protocol": {
             "criterion": plan.criterion,
@@ -109,7 +112,7 @@ def _metrics(
         },
         "members": [
             {
-                **run_summary(member),
+                **member.summary,
                 "name": member.name,
                 **_scores(member.predictions),
             }
@@ -131,11 +134,6 @@ def _metrics(
         "comparison": comparison.to_dict() if comparison else None,
         "versions": environment["packages"],
     }
-
-
-def run_summary(member: TrainedMember) -> dict[str, Any]:
-    """Return what the member's training recorded."""
-    return member.run.member(member.name).summary()
 
 
 def _compare(chosen: Ensemble | None, best: TrainedMember) -> Comparison | None:

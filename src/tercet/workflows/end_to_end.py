@@ -62,7 +62,8 @@ class ProbabilitySource:
         """Yield the batches of an epoch."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
         order = torch.randperm(len(self.ids), generator=generator)
-        for part in order.split(self.batch_size)[start:]:
+        for first in range(start * self.batch_size, len(order), self.batch_size):
+            part = order[first : first + self.batch_size]
             yield Batch(self.probabilities[part], self.labels[part], tuple(self.ids[row] for row in part.tolist()))
 
 

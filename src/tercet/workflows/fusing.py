@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tercet.deploy.bundle import Bundle, Member, load_bundle
+from tercet.evaluation.combining import Combiner
 from tercet.evaluation.cross_fitting import choose, cross_fitted, rank
-from tercet.evaluation.ensembles import Combiner
 from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import Scores, score
 from tercet.ground.errors import ConfigError
@@ -25,7 +26,7 @@ from tercet.records.predictions import Predictions
 from tercet.workflows.end_to_end import EndToEndFitter
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.run_folder import MemberFolder, RunFolder
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,27 @@ class TrainedMember:
     """A finished member: its stored predictions and what it cost."""
 
     name: str
-    run: RunFolder
+    """Name in tables and in the ensemble."""
+    folder: MemberFolder
+    """Where its files are."""
     predictions: dict[str, Predictions]
-    seconds: float
-    parameters: int
+    """By split."""
+    summary: dict[str, Any]
+    """What its training recorded."""
+
+    @property
+    def seconds(self) -> float:
+        """What its training cost."""
+        return float(self.summary["seconds"])
+
+    @property
+    def parameters(self) -> int:
+        """Its learnable numbers."""
+        return int(self.summary["parameters"])
 
     def load(self) -> Member:
         """Load the network."""
-        return replace(load_bundle(self.run.member(self.name).bundle).members[0], name=self.name)
+        return replace(load_bundle(self.folder.bundle).members[0], name=self.name)
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,11 @@ def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) ->
     """Read the finished members of a run."""
     members = []
     for name in names:
-        summary = run.member(name).summary()
+        folder = run.member(name)
         stored = {split: Predictions.load(path) for split in splits if (path := run.predictions(name, split)).is_file()}
-        folds = [run.member(name).fold(index) for index in range(100)]
-        parts = [Predictions.load(fold.path / "predictions.npz") for fold in folds if fold.finished()]
-        if parts:
+        if parts := [Predictions.load(path) for path in sorted(folder.path.glob("folds/*/predictions.npz"))]:
             stored["out-of-fold"] = _concatenate(parts)
-        members.append(TrainedMember(name, run, stored, summary["seconds"], summary["parameters"]))
+        members.append(TrainedMember(name, folder, stored, folder.summary()))
     return members
 
 

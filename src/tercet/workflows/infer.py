@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ from tercet.data.catalog import load_table
 from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable
 from tercet.data.splits import assign_splits
-from tercet.data.store import BadImage, ImageStore
+from tercet.data.store import BadImage, ImageStore, Store
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.deploy.images import ImageLike
+from tercet.deploy.images import ImageLike, LooseImages
 from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow
+from tercet.evaluation.report import ResultRow, as_text, classes_table, pairs_table, printable, results_table
 from tercet.ground.errors import DataError
 from tercet.ground.runtime import choose_device
 from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
-from tercet.records.predictions import Ints, Predictions
+from tercet.records.prediction_files import write_csv
+from tercet.records.predictions import UNKNOWN, Ints, Predictions
+from tercet.workflows.prepared import without
 
 
 def predict(
@@ -51,6 +53,79 @@ def predict(
 
 
 @dataclass(frozen=True)
+class Classified:
+    """What a bundle said of some files."""
+
+    predictions: Predictions
+    """The files that could be read."""
+    bad: tuple[BadImage, ...]
+    """Those that could not."""
+    top: int
+    """Classes told for each image."""
+
+    def best(self, row: int) -> list[tuple[str, float]]:
+        """Return the most probable classes of an image with their probabilities."""
+        probabilities = self.predictions.probabilities[row]
+        order = np.argsort(-probabilities, kind="stable")[: self.top]
+        return [(self.predictions.classes[index], float(probabilities[index])) for index in order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "images": [
+                {
+                    "id": name,
+                    "predicted": self.predictions.predicted_names[row],
+                    "probabilities": dict(self.best(row)),
+                }
+                for row, name in enumerate(self.predictions.ids)
+            ],
+            "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
+        }
+
+    def to_text(self) -> str:
+        """Return one line an image."""
+        lines = []
+        for row, name in enumerate(self.predictions.ids):
+            said = "  ".join(f"{printable(label)} {share:.3f}" for label, share in self.best(row))
+            lines.append(f"{printable(name)}: {said}\n")
+        lines += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
+        return "".join(lines)
+
+
+def predict_files(
+    bundle: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    csv: str | None = None,
+    top: int = 5,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> Classified:
+    """Classify files and folders of images; files that cannot be read are named and left out.
+
+    Args:
+        bundle: A bundle's folder, or a run's.
+        paths: Image files, or folders of them.
+        csv: Where to write a CSV file with all probabilities.
+        top: Classes told for each image.
+        batch_size: Images a forward pass.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        DataError: There is no image, or none could be read.
+        ModelError: It is no bundle, or was changed.
+    """
+    device = choose_device(device)
+    loaded = load_bundle(bundle)
+    source = LooseImages(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
+    predictions = loaded.combine(loaded.predict_source(source, device=device))
+    if csv is not None:
+        write_csv(predictions, Path(csv))
+    return Classified(predictions, tuple(source.bad), top)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How good a bundle is on some data."""
 
@@ -66,6 +141,18 @@ class Evaluation:
     """Images that could not be read and are left out."""
     subset: str
     """Which images were scored, and why these."""
+
+    def to_text(self) -> str:
+        """Return what people read."""
+        parts = [as_text(results_table(self.rows, title=f"scored: {self.subset}"))]
+        if self.missing:
+            parts.append(f"classes that the data does not show: {', '.join(map(printable, self.missing))}\n")
+        for name, count in self.extra.items():
+            parts.append(f"class '{printable(name)}' is unknown to the bundle: its {count} image(s) were left out\n")
+        parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
+        parts.append(as_text(classes_table(self.predictions, title="by class")))
+        parts.append(as_text(pairs_table(self.predictions, most=5, title="most frequent mistakes")))
+        return "\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -106,22 +193,17 @@ def evaluate(
     """
     device, config = choose_device(device), config or DataConfig()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    table, subset = _rows_to_score(load_table(data, config), loaded)
+    table, store, bad, subset = _rows_to_score(load_table(data, config, min_classes=1), loaded, config)
     known, extra = _known_rows(table, loaded.classes)
-    table = table.take(known)
-    store, bad = ImageStore.decode(table, config)
-    unreadable = {image.id for image in bad}
-    table = table.take(np.array([name not in unreadable for name in table.ids], dtype=np.bool_))
     index = {name: position for position, name in enumerate(loaded.classes)}
-    labels = np.array([index[name] for name in table.label_names()], dtype=np.int64)
-    specs = [member.classifier.spec for member in loaded.members]
+    names = table.label_names()
     source = ImageLoader(
         store,
-        np.arange(len(table)),
-        ids=table.ids,
-        labels=labels,
+        known,
+        ids=[table.ids[row] for row in known],
+        labels=np.array([index[names[row]] for row in known], dtype=np.int64),
         num_classes=len(loaded.classes),
-        specs=specs,
+        specs=loaded.specs,
         batch_size=batch_size,
         num_workers=config.num_workers,
     )
@@ -132,20 +214,31 @@ def evaluate(
         rows += [
             _row(member.name, member.classifier, said) for member, said in zip(loaded.members, members, strict=True)
         ]
-    shown = set(table.label_names())
+    shown = {names[row] for row in known}
     missing = tuple(name for name in loaded.classes if name not in shown)
     return Evaluation(tuple(rows), fused, missing, extra, tuple(bad), subset)
 
 
-def _rows_to_score(table: SampleTable, bundle: Bundle) -> tuple[SampleTable, str]:
-    trained_on = bundle.card.get("data", {})
+def _rows_to_score(
+    table: SampleTable, bundle: Bundle, config: DataConfig
+) -> tuple[SampleTable, Store, list[BadImage], str]:
+    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored."""
     if table.splits is not None and "test" in table.splits:
-        return table.take(table.rows_of("test")), "the data's own test split"
-    if trained_on.get("fingerprint") == table.fingerprint():
-        config = DataConfig(**trained_on["split"])
-        held_out = assign_splits(table, config).rows_of("test")
-        return table.take(held_out), "the test split held out when the bundle was trained on this data"
-    return table, "all images"
+        table = table.take(table.rows_of("test"))
+        store, bad = ImageStore.decode(table, config)
+        return without(table, bad), store, bad, "the data's own test split"
+    trained_on = bundle.card.get("data", {})
+    same = trained_on.get("fingerprint") == table.fingerprint()
+    store, bad = ImageStore.decode(table, config)
+    table = without(table, bad)
+    if not same:
+        return table, store, bad, "all images"
+    divided = assign_splits(table, replace(config, **trained_on["split"]))
+    scored = np.full(len(table), UNKNOWN)
+    held_out = divided.rows_of("test")
+    scored[held_out] = table.labels[held_out]
+    subset = "the test split that was held out when the bundle was trained on this data"
+    return replace(table, labels=scored), store, bad, subset
 
 
 def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:

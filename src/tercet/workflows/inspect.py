@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tercet.data.catalog import DATASETS
-from tercet.models.build import build, network_descriptions
+from tercet.ground.errors import ConfigError
+from tercet.ground.registry import nearest
+from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
 from tercet.records.config import FusionConfig, ModelConfig
@@ -17,14 +18,135 @@ FUSION_HEAD = "e2e"
 
 
 @dataclass(frozen=True)
-class InspectConfig:
-    """What the network is for."""
+class Description:
+    """An answer for people and for programs."""
 
-    classes: int = 1000
-    """Number of classes."""
-    image_size: tuple[int, ...] = (224,)
-    """Height and width of the data's images, or one number for a square; `--input.size` sets what the network reads."""
-    channels: int = 3
-    """Channels of the data's images."""
-    members: int = 3
-    """Members of a fusion head."""
+    text: str
+    document: Any
+
+
+def list_models(pattern: str = "") -> Description:
+    """List the networks whose names contain `pattern`, with a line about each."""
+    described = {name: line for name, line in network_descriptions().items() if pattern in name}
+    width = max((len(name) for name in described), default=0)
+    lines = [f"{name:<{width}}  {line}" for name, line in described.items()]
+    note = f"\n{len(described)} networks. tercet models NAME --classes 10 describes one; e2e is the fusion head.\n"
+    return Description("\n".join(lines) + note, described)
+
+
+def describe_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    config: ModelConfig | None = None,
+    channels: int = 3,
+    image_size: tuple[int, int] = (224, 224),
+    num_members: int = 3,
+    fusion: FusionConfig | None = None,
+) -> Description:
+    """Build a network without weights and describe it; a part of a name lists the networks that contain it.
+
+    Args:
+        name: Network, or `e2e` for the fusion head.
+        num_classes: Number of classes.
+        config: The network's options.
+        channels: Channels of the data's images.
+        image_size: Height and width of the data's images.
+        num_members: Members of the fusion head.
+        fusion: The fusion head's options.
+
+    Raises:
+        ConfigError: There is no such network, or an option does not fit it.
+    """
+    if name == FUSION_HEAD:
+        options = fusion or FusionConfig()
+        head = FusionHead(num_members, num_classes, width=options.width, slope=options.slope, dropout=options.dropout)
+        summary = {**summarize(head), "network": FUSION_HEAD}
+    else:
+        known = network_names()
+        if name not in known and name.split(".")[0] not in known:
+            if any(name in other for other in known):
+                return list_models(name)
+            raise ConfigError(f"unknown network '{name}'{nearest(name, known)}: tercet models lists them")
+        untrained = replace(config or ModelConfig(), weights=None)
+        network = build(
+            name,
+            num_classes=num_classes,
+            config=untrained,
+            channels=channels,
+            image_size=image_size,
+            load_weights=False,
+        )
+        summary = summarize(network)
+    return Description(_text(summary), summary)
+
+
+def _text(summary: dict[str, Any]) -> str:
+    shown = summary["input"]
+    if isinstance(shown, dict) and "size" in shown:
+        height, width = shown["size"]
+        shown = (
+            f"{height} x {width} pixels, {shown['channels']} channel(s), mean {_values(shown['mean'])}, "
+            f"std {_values(shown['std'])}, {shown['interpolation']}, {shown['resize']}"
+        )
+    lines = [
+        summary["network"],
+        f"  parameters  {summary['parameters']:,} ({summary['trainable']:,} trainable)",
+        f"  buffers     {summary['buffers']:,} (running statistics)",
+        f"  operations  {summary['flops'] / 1e6:,.1f} MFLOP an image (a multiply-add is two)",
+        f"  input       {shown}",
+        "  layers",
+    ]
+    width = max(len(layer["name"]) for layer in summary["layers"])
+    lines += [
+        f"    {layer['name']:<{width}}  {layer['type']:<20}  {layer['parameters']:>12,}" for layer in summary["layers"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _values(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def list_datasets() -> Description:
+    """List the data sets known by name."""
+    lines = [f"{name:<15} {DATASETS[name].title}, {DATASETS[name].num_images:,} images" for name in DATASETS]
+    documents = [_card(name) for name in DATASETS]
+    return Description("\n".join(lines) + "\ntercet datasets NAME tells more.\n", documents)
+
+
+def describe_dataset(name: str) -> Description:
+    """Tell where a data set comes from, its licence, files and checksums, and how to place it by hand.
+
+    Raises:
+        ConfigError: There is no data set of this name.
+    """
+    document = _card(name)
+    counts = ", ".join(f"{count:,} {part}" for part, count in document["images"].items())
+    lines = [
+        document["title"],
+        f"  page     {document['page']}",
+        f"  licence  {document['licence']}",
+        f"  images   {counts}; {' x '.join(map(str, document['image_shape']))}",
+        f"  classes  {', '.join(document['classes'])}",
+        f"  by hand  {document['by_hand']}",
+        *(f"  file     {file['name']}  {file['size']:,} bytes  SHA-256 {file['sha256']}" for file in document["files"]),
+    ]
+    return Description("\n".join(lines) + "\n", document)
+
+
+def _card(name: str) -> dict[str, Any]:
+    card = DATASETS[name]
+    return {
+        "name": card.name,
+        "title": card.title,
+        "page": card.page,
+        "licence": card.licence,
+        "images": dict(card.counts),
+        "image_shape": list(card.image_shape),
+        "classes": list(card.classes),
+        "by_hand": card.by_hand,
+        "files": [
+            {"name": file.name, "size": file.num_bytes, "md5": file.md5, "sha256": file.sha256} for file in card.files
+        ],
+    }

@@ -35,8 +35,8 @@ def fold_rows(prepared: PreparedData, plan: Plan) -> list[Rows]:
     """Return the training rows that each fold holds out; the same ones for every member."""
     rows = prepared.rows("train")
     table = prepared.table.take(rows)
-    groups = table.groups
-    folds = stratified_folds(table.labels, plan.fusion.folds, plan.data_config.split_seed, groups)
+    seed = plan.data_config.split_seed
+    folds = stratified_folds(table.labels, plan.fusion.folds, seed=seed, groups=table.groups)
     return [rows[held_out] for held_out in folds]
 
 

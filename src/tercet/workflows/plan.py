@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tercet.data.samples import SampleTable
+from tercet.data.samples import load_samples
 from tercet.data.store import ImageStore
 from tercet.ground.errors import ConfigError
 from tercet.ground.files import read_json, write_json
@@ -39,6 +40,8 @@ class Plan:
     threads: int
     channels: int
     image_size: tuple[int, int]
+    fingerprint: str
+    classes: tuple[str, ...]
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
@@ -85,6 +88,8 @@ class Plan:
             "threads": self.threads,
             "channels": self.channels,
             "image_size": list(self.image_size),
+            "fingerprint": self.fingerprint,
+            "classes": list(self.classes),
         }
         write_json(run.plan, values)
 
@@ -103,11 +108,14 @@ class Plan:
             threads=values["threads"],
             channels=values["channels"],
             image_size=tuple(values["image_size"]),
+            fingerprint=values["fingerprint"],
+            classes=tuple(values["classes"]),
         )
 
     def open_data(self, run: RunFolder) -> PreparedData:
         """Return the samples and decoded images that the run keeps."""
-        return PreparedData(SampleTable.load(run.samples), ImageStore.open(run.images))
+        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes)
+        return PreparedData(table, ImageStore.open(run.images), fingerprint=self.fingerprint)
 
 
 _GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("", RunConfig)]

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from tercet.data.catalog import load_table
 from tercet.data.loading import ImageLoader
-from tercet.data.samples import SampleTable
+from tercet.data.samples import SampleTable, Split
 from tercet.data.splits import assign_splits, check_disjoint
-from tercet.data.store import BadImage, ImageStore
+from tercet.data.store import BadImage, ImageStore, Store
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig, TrainingConfig
 from tercet.records.contracts import InputSpec
 
 Rows = NDArray[np.int64]
-SPLITS = {"train": "train", "validation": "val", "test": "test"}
+SPLITS: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
 """Names in reports and files, and in the table."""
 
 
@@ -28,8 +28,10 @@ class PreparedData:
     """Samples with splits, and their images by row."""
 
     table: SampleTable
-    store: ImageStore
+    store: Store
     bad: tuple[BadImage, ...] = ()
+    fingerprint: str = ""
+    """SHA-256 over ids, labels, classes and contents of all images, as they were read."""
 
     @property
     def channels(self) -> int:
@@ -79,6 +81,12 @@ class PreparedData:
         )
 
 
+def without(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:
+    """Return the rows whose images could be read."""
+    unreadable = {image.id for image in bad}
+    return table.take(np.array([name not in unreadable for name in table.ids], dtype=np.bool_)) if bad else table
+
+
 def prepare_data(data: str | Path, config: DataConfig) -> PreparedData:
     """Read the table, decode every image once, and divide the samples.
 
@@ -86,13 +94,11 @@ def prepare_data(data: str | Path, config: DataConfig) -> PreparedData:
         DataError: Nothing to train on, too many unreadable images, or splits that overlap.
     """
     table = load_table(data, config)
+    fingerprint = table.fingerprint()
     store, bad = ImageStore.decode(table, config)
-    if bad:
-        unreadable = {image.id for image in bad}
-        table = table.take(np.array([row for row, name in enumerate(table.ids) if name not in unreadable]))
-    table = assign_splits(table, config)
+    table = assign_splits(without(table, bad), config)
     check_disjoint(table)
-    prepared = PreparedData(table, store, tuple(bad))
+    prepared = PreparedData(table, store, tuple(bad), fingerprint)
     for split in ("train", "validation"):
         if not len(prepared.rows(split)):
             raise DataError(f"no images are left for {split}: give more images, or change --data.val-fraction")

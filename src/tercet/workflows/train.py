@@ -21,32 +21,16 @@ from tercet.records.config import (
     TrainingConfig,
 )
 from tercet.records.documents import dump_yaml, read_mapping
-from tercet.records.options import Options, Parsed, Positional
+from tercet.records.options import Parsed
 from tercet.workflows.conclude import conclude
 from tercet.workflows.jobs import Job, raise_failures, run_jobs
 from tercet.workflows.members import default_members, resolve_members
+from tercet.workflows.options import TRAIN
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, prepare_data
 from tercet.workflows.run_folder import RunFolder
 
-GROUPS: Sequence[tuple[str, type]] = (
-    ("", RunConfig),
-    ("data", DataConfig),
-    ("", ModelConfig),
-    ("", TrainingConfig),
-    ("fusion", FusionConfig),
-)
-
-OPTIONS = Options(
-    "train",
-    "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
-    "with everything that was measured and, in RUN/bundle, the fused model.",
-    groups=GROUPS,
-    positionals=[
-        Positional("data", "folder of images by class, table, zip, or the name of a data set", required=False)
-    ],
-    config_file=True,
-)
+_DATA = "data_source"  # how config.yaml names what was trained on, beside the options
 
 
 @dataclass(frozen=True)
@@ -80,14 +64,14 @@ def train(
     Raises:
         TercetError: See `tercet.errors`; a run that was begun can be continued with `resume`.
     """
-    parsed = OPTIONS.parse_object(options)
+    parsed = TRAIN.parse_object(options)
     return run_training(data, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path | None, console: Console) -> Run:
     """Begin or continue a run and see it to its end."""
     if resume is not None:
-        ignored = sorted(parsed.given) + ([str(data)] if data is not None else [])
+        ignored = sorted(parsed.given - {"resume", "json", "debug"}) + ([str(data)] if data is not None else [])
         if ignored:
             raise ConfigError(f"--resume goes on as the run was begun; it takes no {', '.join(ignored)}")
         run = RunFolder.open(resume)
@@ -99,7 +83,15 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
     _check(parsed)
     run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
     with run.lock():
-        write_text(run.config, dump_yaml({"data_source": str(data), **parsed.to_dict()}))
+        write_text(
+            run.config,
+            dump_yaml(
+                {
+                    "data_source": str(data),
+                    **parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig),
+                }
+            ),
+        )
         plan, prepared = _begin(run, str(data), parsed)
         return _work(run, plan, prepared, console)
 
@@ -132,6 +124,8 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
         threads=plan_threads(len(members), threads=config.threads, device=device).threads,
         channels=prepared.channels,
         image_size=prepared.image_size,
+        fingerprint=prepared.fingerprint,
+        classes=prepared.table.classes,
     )
     plan.check()
     prepared.table.save(run.samples)
@@ -144,8 +138,8 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
 def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
     if not run.plan.is_file():
         stored = read_mapping(run.config)
-        data = stored.pop("data_source")
-        return _begin(run, data, OPTIONS.parse_object(stored, source=str(run.config)))
+        data = stored.pop(_DATA)
+        return _begin(run, data, TRAIN.parse_object(stored, source=str(run.config)))
     plan = Plan.load(run)
     return plan, plan.open_data(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -71,6 +72,6 @@ def _check_limits(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if total > MAX_TOTAL_BYTES:
         raise DataError(f"{path} takes {total} bytes decompressed, more than {MAX_TOTAL_BYTES}: not read")
     ordered = sorted(members, key=lambda member: member.header_offset)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in itertools.pairwise(ordered):
         if first.header_offset + _LOCAL_HEADER + first.compress_size > second.header_offset:
             raise DataError(f"{path}: {first.filename!r} and {second.filename!r} overlap: not read")

@@ -1,0 +1,224 @@
+"""From a name and options to a classifier: Tercet's own networks, and every network of timm.
+
+Shapes: C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import timm
+from timm.models import (
+    PretrainedCfg,
+    get_model_input_config,
+    get_pretrained_cfg,
+    is_model_pretrained,
+    resolve_model_input_args,
+    split_model_name_tag,
+)
+from torch import nn
+
+from tercet.ground.errors import ConfigError
+from tercet.ground.registry import nearest
+from tercet.models import convnets, mobilenetv1, rows  # noqa: F401  (each enters its networks)
+from tercet.models.backbone import Backbone
+from tercet.models.classifier import Classifier
+from tercet.models.heads import HEADS
+from tercet.models.networks import NETWORKS, Request, override, pixel_size
+from tercet.models.published import published_file
+from tercet.models.recurrent import RecurrentModule
+from tercet.models.weights import load_backbone, read_weights
+from tercet.records.config import ModelConfig, require
+from tercet.records.contracts import INTERPOLATIONS, InputSpec
+
+_DEFAULT = ModelConfig()
+_STATED = frozenset({"pretrained", "bias"})
+"""Options that are true of any network: without a past it starts from scratch, without gates its biases are single."""
+_RECURRENT = frozenset({"scan", "directions", "units", "layers", "activation", "gates", "reset"})
+_HEAD = {"paper": frozenset({"dense", "noise"}), "linear": frozenset[str](), "mlp": frozenset({"dense", "dropout"})}
+
+
+def build(
+    network: str,
+    *,
+    num_classes: int,
+    config: ModelConfig = _DEFAULT,
+    channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    load_weights: bool = True,
+) -> Classifier:
+    """Return a classifier that takes images B C H W in [0, 1] and returns logits B K.
+
+    Args:
+        network: One of Tercet's own networks, or any of timm's (`network_names` lists both).
+        num_classes: K, at least 2.
+        config: Its options.
+        channels: Channels of the data's images.
+        image_size: Height and width of the data's images, where they have one size; networks without a past take it.
+        load_weights: False builds the same network without looking for its weights, for those that follow from a
+            bundle or a checkpoint.
+
+    Raises:
+        ConfigError: Unknown name, options that cannot be or would have no effect, or channels that do not fit.
+        ModelError: Weights that are absent, damaged, or of another network.
+    """
+    if network not in NETWORKS and not _is_timm(network):
+        known = [*NETWORKS, *timm.list_models()]
+        raise ConfigError(f"unknown network '{network}'{nearest(network, known)}: 'tercet models' lists them")
+    if num_classes < 2:
+        raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
+    ignored = sorted(_changed(config) - options_of(network, config) - _STATED)
+    require(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
+    request = Request(network, num_classes, config, channels, image_size, load_weights)
+    classifier = NETWORKS[network].build(request) if network in NETWORKS else _timm_classifier(request)
+    read = classifier.spec.channels
+    if channels not in (1, read) and (channels, read) != (3, 1):
+        raise ConfigError(
+            f"the images have {channels} channels, '{network}' reads {read}: set --input.channels {channels}"
+        )
+    return classifier
+
+
+def network_names() -> list[str]:
+    """Return the names that `build` knows: Tercet's own first, then timm's."""
+    return [*NETWORKS, *timm.list_models()]
+
+
+def network_descriptions() -> dict[str, str]:
+    """Return one line about each of `network_names`, in their order."""
+    described = {name: NETWORKS[name].description for name in NETWORKS}
+    for name in timm.list_models():
+        height, width = _announced(name).input_size[1:]
+        weights = "published weights" if is_model_pretrained(name) else "no published weights"
+        described[name] = f"timm backbone, {height} x {width} pixels, {weights}"
+    return described
+
+
+def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
+    """Return the fields of `ModelConfig` that act on a network under the other options of `config`."""
+    if network in NETWORKS:
+        return NETWORKS[network].options
+    acting = {"backbone", "input", "pretrained", "weights", "recurrent", "head"} | _HEAD[config.head]
+    if config.recurrent == "none":
+        return frozenset(acting)
+    acting |= _RECURRENT | {"bias"}
+    if config.recurrent != "gru":
+        acting -= {"reset"}
+    if config.recurrent == "rnn":
+        acting -= {"gates"}
+    return frozenset(acting)
+
+
+def _changed(config: ModelConfig) -> set[str]:
+    return {field.name for field in fields(config) if getattr(config, field.name) != getattr(_DEFAULT, field.name)}
+
+
+def _flag(name: str) -> str:
+    return "--backbone.args" if name == "backbone" else f"--{name.replace('_', '-')}"
+
+
+def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
+    if network in NETWORKS:
+        return f"'{network}'"
+    if option in _RECURRENT:
+        return f"--recurrent {config.recurrent}"
+    return f"--head {config.head}"
+
+
+def _is_timm(network: str) -> bool:
+    architecture, tag = split_model_name_tag(network)
+    if not timm.is_model(architecture):
+        return False
+    return not tag or network in timm.list_models(f"{architecture}.*", pretrained=False, include_tags=True)
+
+
+def _announced(network: str) -> PretrainedCfg:
+    return get_pretrained_cfg(network) or PretrainedCfg()
+
+
+def _timm_classifier(request: Request) -> Classifier:
+    config = request.config
+    backbone, spec = _timm_backbone(request)
+    _require_sequence(request, backbone)
+    recurrent = None
+    if config.recurrent != "none":
+        recurrent = RecurrentModule(
+            backbone.num_features,
+            cell=config.recurrent,
+            scan=config.scan,
+            units=config.units,
+            layers=config.layers or 1,
+            directions=config.directions,
+            activation=config.activation,
+            gates=config.gates,
+            reset=config.reset,
+            bias=config.bias,
+        )
+    width = recurrent.output_size if recurrent else backbone.num_features
+    return Classifier(
+        request.network,
+        spec=spec,
+        num_classes=request.num_classes,
+        features=backbone,
+        recurrent=recurrent,
+        head=HEADS[config.head](width, request.num_classes, config),
+    )
+
+
+def _timm_backbone(request: Request) -> tuple[Backbone, InputSpec]:
+    """Return the backbone with its weights, and the input it announces with the user's changes."""
+    config, announced = request.config, _announced(request.network)
+    learnt = config.pretrained or config.weights is not None
+    channels = config.input.channels or (announced.input_size[0] if learnt else request.channels)
+    tensors, overlay = None, None
+    if request.load_weights and config.weights is not None:
+        tensors = read_weights(Path(config.weights).expanduser())
+    elif request.load_weights and config.pretrained:
+        file = published_file(request.network, announced)
+        overlay = {"file": str(file), "custom_load": announced.custom_load}
+    network = _create(request, channels, overlay)
+    if tensors is not None:
+        load_backbone(network, tensors, source=str(config.weights))
+    size = get_model_input_config(network)["input_size"][1:]
+    spec = override(_announced_spec(announced, channels, cast("tuple[int, int]", tuple(size))), config.input)
+    read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
+    return Backbone(network, (spec.channels, *spec.size), read=read), spec
+
+
+def _create(request: Request, channels: int, overlay: dict[str, Any] | None) -> nn.Module:
+    """Return timm's network without classifier; the errors of its constructor become one line."""
+    arguments = {"num_classes": 0, **request.config.backbone.args}
+    size = pixel_size(request.config.input)
+    try:
+        resolved = resolve_model_input_args(
+            request.network, {"img_size": size} if size else None, **{"in_chans": channels, **arguments}
+        )
+        network: nn.Module = timm.create_model(
+            pretrained=overlay is not None, pretrained_cfg_overlay=overlay, **resolved
+        )
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        given = f" with --backbone.args {request.config.backbone.args}" if request.config.backbone.args else ""
+        raise ConfigError(f"timm cannot make '{request.network}'{given}: {reason}") from error
+    return network
+
+
+def _announced_spec(announced: PretrainedCfg, channels: int, size: tuple[int, int]) -> InputSpec:
+    mean, std = tuple(announced.mean), tuple(announced.std)
+    if len(mean) != channels:
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    known = announced.interpolation if announced.interpolation in INTERPOLATIONS else "bicubic"
+    return InputSpec(size=size, channels=channels, mean=mean, std=std, interpolation=known)
+
+
+def _require_sequence(request: Request, backbone: Backbone) -> None:
+    """Refuse a scan over a single step: there the order could not matter and the recurrent weights never act."""
+    scan, (height, width) = request.config.scan, backbone.grid
+    steps = {"pooled": 2, "rows": height, "columns": width}.get(scan, height * width)
+    if steps < 2:
+        raise ConfigError(
+            f"the feature map of '{request.network}' is {height} x {width}: scan '{scan}' would be a single step; use "
+            "a larger --input.size, or --scan pooled"
+        )

@@ -1,0 +1,93 @@
+"""What a network is made of: parameters, running statistics, operations an image, input, and where its layers are.
+
+Shapes: C channels, H x W pixels, M members, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tercet.models.classifier import Classifier
+from tercet.models.fusion import EndToEnd, FusionHead
+from tercet.models.shapes import abstract_copy
+from tercet.records.contracts import InputSpec
+
+_DEPTH = 3
+
+
+def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
+    """Return plain values for JSON and tables.
+
+    `parameters` counts the learnable ones, `trainable` those that are not frozen, `buffers` the running means and
+    variances of normalisation layers (not their batch counters). `flops` are those of one image in evaluation, a
+    multiply-add counted as two, matrix products and convolutions only; they are counted on shapes alone, where
+    recurrent layers come apart into their products (the fused CPU kernel of `nn.LSTM` would count as almost nothing).
+    `input` is the input spec, or what else goes in. `layers` lists the main parts by the dotted names under which
+    hooks, freezing and explanations find them.
+
+    Args:
+        module: A classifier, a fusion head, or both as one.
+    """
+    return {
+        "network": module.network if isinstance(module, Classifier) else type(module).__name__,
+        "parameters": count_parameters(module),
+        "trainable": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        "buffers": sum(
+            buffer.numel() for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))
+        ),
+        "flops": _count_flops(module),
+        "input": _describe_input(module),
+        "classes": module.head.num_classes if isinstance(module, EndToEnd) else module.num_classes,
+        "layers": _layers(module, prefix="", depth=_DEPTH),
+    }
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of learnable parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_flops(module: Classifier | FusionHead | EndToEnd) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        abstract_copy(module)(_one_image(module))
+    return int(counter.get_total_flops())
+
+
+def _one_image(module: nn.Module) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(module, FusionHead):
+        return torch.empty(1, module.num_members, module.num_classes, device="meta")
+    if isinstance(module, EndToEnd):
+        return tuple(_image(spec) for spec in _specs(module))
+    assert isinstance(module, Classifier)
+    return _image(module.spec)
+
+
+def _image(spec: InputSpec) -> Tensor:
+    return torch.empty(1, spec.channels, *spec.size, device="meta")
+
+
+def _specs(module: EndToEnd) -> list[InputSpec]:
+    return [branch.spec for branch in module.branches if isinstance(branch, Classifier)]
+
+
+def _describe_input(module: nn.Module) -> Any:
+    if isinstance(module, FusionHead):
+        return {"members": module.num_members, "classes": module.num_classes}
+    if isinstance(module, EndToEnd):
+        return [spec.to_dict() for spec in _specs(module)]
+    assert isinstance(module, Classifier)
+    return module.spec.to_dict()
+
+
+def _layers(module: nn.Module, *, prefix: str, depth: int) -> list[dict[str, Any]]:
+    rows = []
+    for name, part in module.named_children():
+        rows.append({"name": f"{prefix}{name}", "type": type(part).__name__, "parameters": count_parameters(part)})
+        if depth > 1:
+            rows += _layers(part, prefix=f"{prefix}{name}.", depth=depth - 1)
+    return rows

@@ -1,0 +1,131 @@
+"""Fuse members that exist already, of one run or of several on the same data and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.evaluation.predict import predict
+from tercet.ground.errors import ConfigError, DataError, StorageError
+from tercet.ground.files import write_text
+from tercet.ground.runtime import choose_device, plan_threads
+from tercet.records.config import FusionConfig, RunConfig
+from tercet.records.documents import dump_yaml
+from tercet.records.options import Parsed
+from tercet.workflows.conclude import conclude
+from tercet.workflows.fusing import TrainedMember, read_members
+from tercet.workflows.jobs import Job, raise_failures, run_jobs
+from tercet.workflows.member import PREDICT_BATCH
+from tercet.workflows.options import ENSEMBLE, EnsembleConfig
+from tercet.workflows.plan import Plan
+from tercet.workflows.prepared import PreparedData
+from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.train import Run
+
+
+def ensemble(runs: Sequence[str | Path], *, console: Console | None = None, **options: Any) -> Run:
+    """Fuse the members of runs on the same data and splits, and leave a run folder with the result.
+
+    Args:
+        runs: Run folders.
+        console: Where to report progress; silent by default.
+        **options: Any option of `tercet ensemble`, such as `methods=["average", "e2e"]`,
+            `fusion={"regime": "frozen"}`.
+
+    Raises:
+        ConfigError: A combination of regime and fusion data that cannot be.
+        DataError: The runs do not hold the same samples, splits and classes.
+    """
+    return run_ensemble(runs, ENSEMBLE.parse_object(options), console=console or Console(quiet=True))
+
+
+def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console) -> Run:
+    """Fuse as `ensemble` does, from parsed options."""
+    config, fusion = parsed.of(EnsembleConfig), parsed.of(FusionConfig)
+    device = choose_device(config.device)
+    folders = [RunFolder.open(path) for path in dict.fromkeys(str(path) for path in runs)]
+    plans = [Plan.load(folder) for folder in folders]
+    _require_same_data(folders, plans)
+    first = plans[0]
+    run_config = RunConfig(fuse=config.methods, seed=config.seed, device=config.device, threads=config.threads)
+    plan = replace(
+        first,
+        run=run_config,
+        fusion=fusion,
+        device=device,
+        members=tuple(member for one in plans for member in one.members),
+    )
+    plan.check()
+    members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if len(members) < 2:
+        raise ConfigError("an ensemble needs at least two members: name more runs")
+    prepared = first.open_data(folders[0])
+    if plan.needs_folds():
+        for folder, one in zip(folders, plans, strict=True):
+            _train_folds(folder, one, fusion, prepared, console)
+        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if "e2e" in config.methods and (fusion.regime, fusion.data) == ("cached", "train"):
+        members = [_with_train_predictions(member, prepared, device) for member in members]
+    run = RunFolder.create(config.output, "ensemble")
+    with run.lock():
+        write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
+        conclusion = conclude(run, plan, prepared, _distinct(members))
+    return Run(run.path, conclusion.metrics, conclusion.report)
+
+
+def _members(folder: RunFolder, plan: Plan) -> list[TrainedMember]:
+    unfinished = [member.name for member in plan.members if not folder.member(member.name).finished()]
+    if unfinished:
+        names = ", ".join(unfinished)
+        raise StorageError(f"{folder.path}: member {names} is not finished: tercet train --resume {folder.path}")
+    return read_members(folder, [member.name for member in plan.members], ("validation", "test", "train"))
+
+
+def _require_same_data(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> None:
+    for folder, plan in zip(folders[1:], plans[1:], strict=True):
+        if plan.fingerprint != plans[0].fingerprint or plan.classes != plans[0].classes:
+            raise DataError(
+                f"{folder.path} was trained on other data than {folders[0].path}: only equal data can be fused"
+            )
+        if folder.samples.read_bytes() != folders[0].samples.read_bytes():
+            raise DataError(
+                f"{folder.path} divides the data otherwise than {folders[0].path}: train with the same "
+                "--data.split-seed and fractions"
+            )
+
+
+def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: PreparedData, console: Console) -> None:
+    """Train the members without each fold, in their own run, where that has not been done."""
+    if plan.fusion.folds != fusion.folds:
+        raise ConfigError(f"{folder.path} was planned with {plan.fusion.folds} folds: set --fusion.folds to that")
+    jobs = [Job(member.name, fold) for member in plan.members for fold in range(fusion.folds)]
+    waiting = [job for job in jobs if not job.folder(folder).finished()]
+    if waiting:
+        with folder.lock():
+            threads = plan_threads(len(waiting), threads=plan.run.threads, device=plan.device)
+            failures = run_jobs(folder, waiting, threads=threads, prepared=prepared, console=console)
+            raise_failures(failures, folder)
+
+
+def _with_train_predictions(member: TrainedMember, prepared: PreparedData, device: str) -> TrainedMember:
+    if "train" in member.predictions:
+        return member
+    classifier = member.load().classifier
+    source = prepared.loader(prepared.rows("train"), (classifier.spec,), batch_size=PREDICT_BATCH)
+    said = predict(classifier, source, classes=prepared.table.classes, device=device)
+    return replace(member, predictions={**member.predictions, "train": said})
+
+
+def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
+    """Tell members of different runs that share a name apart by their run."""
+    names = [member.name for member in members]
+    return [
+        replace(member, name=f"{member.folder.path.parent.parent.name}/{member.name}")
+        if names.count(member.name) > 1
+        else member
+        for member in members
+    ]

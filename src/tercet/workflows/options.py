@@ -1,0 +1,196 @@
+"""The options of every verb: what may follow `tercet VERB`, without the weight of the work itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tercet.ground.errors import ConfigError
+from tercet.records.config import (
+    METHODS,
+    DataConfig,
+    FusionConfig,
+    Method,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    require,
+)
+from tercet.records.options import Options, Positional
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """How the answer is given."""
+
+    json: bool = False
+    """Print one JSON document on standard output, and everything else on standard error."""
+    debug: bool = False
+    """Show where in the code an error arose."""
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Going on with a run that was stopped."""
+
+    resume: str | None = None
+    """Run folder to go on with; takes no other options."""
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Where and in what portions networks compute."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    batch_size: int = 64
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        require([self.batch_size < 1 and "batch_size must be positive"])
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Which ways to fuse, and where the result goes."""
+
+    methods: tuple[Method, ...] = METHODS
+    """Ways to fuse."""
+    output: str | None = None
+    """Folder for the result (default: the next free one under runs/)."""
+    seed: int = 0
+    """Seed of the fusion head and of the cross-fitting folds."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | None = None
+    """Threads a process."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """What is told of each image."""
+
+    csv: str | None = None
+    """Write a CSV file with the class and the probabilities of every image."""
+    top: int = 5
+    """Classes shown for each image."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ConfigError("top must be positive")
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """How prediction files are fused."""
+
+    method: Literal["average", "pruned", "vote", "weighted", "greedy"] = "average"
+    """average, pruned (each file keeps only its best class a row), vote, or weights fitted on the labels."""
+    labels: str | None = None
+    """File with the true labels: .npy, IDX, CSV (id, label), or one label a line."""
+    ties: Literal["lowest", "mean"] = "lowest"
+    """vote: who wins a tie, the lowest class index or the highest mean probability."""
+    keep: int = 1
+    """pruned: classes that each file keeps a row."""
+    output: str | None = None
+    """Write the blend as .npz or .csv."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What the network is for."""
+
+    classes: int = 1000
+    """Number of classes."""
+    image_size: tuple[int, ...] = (224,)
+    """Height and width of the data's images, or one number for a square."""
+    channels: int = 3
+    """Channels of the data's images."""
+    members: int = 3
+    """e2e: members of the fusion head."""
+
+    def __post_init__(self) -> None:
+        require(
+            [
+                min(self.classes, self.channels, self.members, *self.image_size) < 1
+                and "classes, image_size, channels and members must be positive",
+                len(self.image_size) > 2 and "image_size takes one number, or height and width",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Where the demonstration leaves its run."""
+
+    output: str | None = None
+    """Run folder (default: the next free one under runs/)."""
+
+
+TRAIN = Options(
+    "train",
+    "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
+    "with everything that was measured and, in RUN/bundle, the fused model.",
+    groups=[
+        ("", RunConfig),
+        ("", ResumeConfig),
+        ("data", DataConfig),
+        ("", ModelConfig),
+        ("", TrainingConfig),
+        ("fusion", FusionConfig),
+        ("", OutputConfig),
+    ],
+    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
+    config_file=True,
+)
+ENSEMBLE = Options(
+    "ensemble",
+    "Fuse members that exist, of one run or of several runs on the same data and splits, in every way asked for.",
+    groups=[("", EnsembleConfig), ("fusion", FusionConfig), ("", OutputConfig)],
+    positionals=[Positional("runs", "run folders", many=True)],
+    config_file=True,
+)
+EVALUATE = Options(
+    "evaluate",
+    "Measure a bundle on labelled images; classes are matched by name. Scored are the data's own test split where it "
+    "has one, else the test split that was held out if the bundle was trained on this very data, else all images.",
+    groups=[("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
+    positionals=[
+        Positional("bundle", "a bundle's folder, or a run's"),
+        Positional("data", "folder of images by class, table, zip, or name of a data set"),
+    ],
+)
+PREDICT = Options(
+    "predict",
+    "Classify images with a bundle.",
+    groups=[("", PredictConfig), ("", DeviceConfig), ("", OutputConfig)],
+    positionals=[
+        Positional("bundle", "a bundle's folder, or a run's"),
+        Positional("images", "image files, or folders of them", many=True),
+    ],
+)
+BLEND = Options(
+    "blend",
+    "Fuse prediction files from anywhere (.npy N x K, .npz, or CSV with ids) and score them where labels are known.",
+    groups=[("", BlendConfig), ("", OutputConfig)],
+    positionals=[Positional("files", "prediction files; one alone is only scored", many=True)],
+)
+MODELS = Options(
+    "models",
+    "List the networks; or build one, without weights, and tell its size, cost, input and parts.",
+    groups=[("", NetworkConfig), ("", ModelConfig), ("fusion", FusionConfig), ("", OutputConfig)],
+    positionals=[
+        Positional("name", "a network, part of a name to search for, or e2e: the fusion head", required=False)
+    ],
+)
+DATASETS = Options(
+    "datasets",
+    "List the data sets known by name; or tell where one comes from and how to place it by hand.",
+    groups=[("", OutputConfig)],
+    positionals=[Positional("name", "a data set", required=False)],
+)
+DEMO = Options(
+    "demo",
+    "Train three members on the handwritten digits that come with scikit-learn, and fuse them in every way.",
+    groups=[("", DemoConfig), ("", OutputConfig)],
+)

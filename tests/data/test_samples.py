@@ -1,0 +1,108 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tercet.data.catalog import load_table, table_from_arrays
+from tercet.data.samples import SampleTable, load_splits
+from tercet.data.splits import assign_splits
+from tercet.ground.errors import DataError, StorageError
+from tercet.records.config import DataConfig
+
+from .conftest import picture
+
+
+@pytest.fixture
+def table(pets: Path) -> SampleTable:
+    return assign_splits(load_table(pets, DataConfig()), DataConfig())
+
+
+def test_rows_are_taken_with_all_their_columns() -> None:
+    whole = replace(
+        table_from_arrays(np.zeros((4, 2, 2), np.uint8), [0, 1, 1, -1], groups=list("ghgh"), ids=list("abcd")),
+        splits=("train", "val", "test", ""),
+        folds=np.arange(4),
+        weights=np.arange(4) / 2,
+    )
+    part = whole.take([3, 1])
+    assert (part.ids, part.groups, part.splits) == (("d", "b"), ("h", "h"), ("", "val"))
+    assert part.folds is not None and part.weights is not None
+    assert (part.labels.tolist(), part.folds.tolist(), part.weights.tolist()) == ([-1, 1], [3, 1], [1.5, 0.5])
+    assert whole.take(np.array([True, False, False, True])).ids == ("a", "d")
+    assert whole.class_counts().tolist() == [1, 2]
+    assert [whole.rows_of(split).tolist() for split in ("train", "val", "test")] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": ("a", "a")}, "'a' occurs twice"),
+        ({"ids": ("a",)}, "2 locations for 1 samples"),
+        ({"labels": np.array([0, 2])}, r"lie in 0\.\.2"),
+        ({"classes": ("x", "x")}, "class 'x' occurs twice"),
+        ({"splits": ("train", "exam")}, "'exam' is not one of"),
+        ({"groups": ("g",)}, "1 groups for 2 samples"),
+    ],
+)
+def test_tables_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
+    whole = table_from_arrays(np.zeros((2, 2, 2), np.uint8), [0, 1])
+    with pytest.raises(DataError, match=message):
+        replace(whole, **change)  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_finds_the_same_rows_and_splits(table: SampleTable, pets: Path, tmp_path: Path) -> None:
+    odd = picture(99)
+    odd.save(pets / 'cat/"odd",\nname.png')
+    config = DataConfig(split_seed=3)
+    first = assign_splits(load_table(pets, config), config)
+    shuffled = first.take(np.random.default_rng(0).permutation(len(first)))
+    shuffled.save(tmp_path / "samples.csv")
+    again = load_splits(tmp_path / "samples.csv", load_table(pets, config))
+    assert (again.ids, again.splits) == (shuffled.ids, shuffled.splits)
+    np.testing.assert_array_equal(again.labels, shuffled.labels)
+    assert [path.name for path in tmp_path.iterdir()].count("samples.csv") == 1
+
+
+def test_changed_data_is_refused_with_the_difference(table: SampleTable, pets: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "samples.csv"
+    table.save(saved)
+    picture(77).save(pets / "cat/3.png")
+    (pets / "dog/4.png").unlink()
+    (pets / "eel/5.png").rename(pets / "dog/new.png")
+    with pytest.raises(DataError) as caught:
+        load_splits(saved, load_table(pets, DataConfig()))
+    for part in ("2 missing", "'dog/4.png'", "1 new (such as 'dog/new.png')", "1 with other contents", "'cat/3.png'"):
+        assert part in str(caught.value)
+
+
+def test_other_labels_and_groups_are_refused(table: SampleTable, tmp_path: Path) -> None:
+    table.save(tmp_path / "s.csv")
+    with pytest.raises(DataError, match="10 with another label"):
+        load_splits(tmp_path / "s.csv", replace(table, classes=("cat", "wolf", "eel")))
+    with pytest.raises(DataError, match="30 in another group"):
+        load_splits(tmp_path / "s.csv", replace(table, groups=("g",) * 30))
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "id,location,label,split,group,fold,weight,checksum\nx,y\n"])
+def test_damaged_sample_files_are_refused(table: SampleTable, tmp_path: Path, content: str) -> None:
+    (tmp_path / "s.csv").write_text(content)
+    with pytest.raises(DataError, match=r"s\.csv"):
+        load_splits(tmp_path / "s.csv", table)
+    with pytest.raises(DataError, match="cannot read"):
+        load_splits(tmp_path / "absent.csv", table)
+
+
+def test_a_failed_save_is_a_storage_error(table: SampleTable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError):
+        table.save(tmp_path / "file" / "samples.csv")
+
+
+def test_the_fingerprint_follows_content_labels_and_ids(table: SampleTable, pets: Path) -> None:
+    before = table.fingerprint()
+    assert load_table(pets, DataConfig()).fingerprint() == before
+    assert table.take(np.arange(29)).fingerprint() != before
+    assert replace(table, classes=("a", "b", "c")).fingerprint() != before
+    picture(55).save(pets / "cat/0.png")
+    assert load_table(pets, DataConfig()).fingerprint() != before

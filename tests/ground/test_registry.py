@@ -1,0 +1,50 @@
+"""Names stand for one thing each, and a typing error is answered with the nearest name."""
+
+import pytest
+
+from tercet.ground.errors import ConfigError
+from tercet.ground.registry import Registry, nearest
+
+
+def shapes() -> Registry[int]:
+    registry: Registry[int] = Registry("shape")
+    registry.register("square")(4)
+    registry.register("circle")(0)
+    return registry
+
+
+def test_values_are_found_by_name_and_names_come_sorted() -> None:
+    registry = shapes()
+    assert registry["square"] == 4
+    assert list(registry) == ["circle", "square"]
+    assert len(registry) == 2
+    assert "circle" in registry and "line" not in registry
+
+
+def test_register_gives_back_what_it_was_given() -> None:
+    registry: Registry[type] = Registry("class")
+
+    @registry.register("mine")
+    class Mine:
+        pass
+
+    assert registry["mine"] is Mine
+
+
+def test_doubles_are_refused_and_the_first_stays() -> None:
+    registry = shapes()
+    with pytest.raises(ConfigError, match="shape 'circle' is registered twice"):
+        registry.register("circle")(7)
+    assert registry["circle"] == 0
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown shape 'sqare', did you mean 'square'\? \(known: circle, square\)"):
+        shapes()["sqare"]
+    with pytest.raises(ConfigError, match=r"unknown shape 'xyz' \(known"):
+        shapes()["xyz"]
+
+
+def test_nearest_takes_any_names() -> None:
+    assert nearest("acuracy", iter(["loss", "accuracy"])) == ", did you mean 'accuracy'?"
+    assert nearest("zzz", ["loss"]) == "" == nearest("x", [])
