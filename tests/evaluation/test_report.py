@@ -1,6 +1,8 @@
 """Tables show every number within 80 columns, and names are never obeyed."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,3 +128,16 @@ def test_a_comparison_is_one_sentence_that_says_whether_it_is_chance() -> None:
     assert "+66.67 points" in text and "only [b]good right 20" in text and ": more than chance" in text
     assert "\n" not in text
     assert "no more than chance" in comparison_text(compare(good, good), "good", "good")
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("tercet.evaluation.ensembles, tercet.evaluation.report", ("torch", "timm", "lightning", "matplotlib")),
+        ("tercet.records.prediction_files", ("torch", "sklearn", "scipy", "rich", "matplotlib")),
+    ],
+)
+def test_scoring_files_needs_no_network_library(modules: str, absent: tuple[str, ...]) -> None:
+    program = f"import sys, {modules}; sys.exit(', '.join(sorted(set({absent!r}) & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -89,7 +89,7 @@ def _find(card: DatasetCard, index: int, folder: Path) -> Path:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if found != expected:
         raise DataError(
-            f"{path} is not the official file of {card.name} (SHA-256 {found}, expected {expected}): remove it to "
-            "download it again, or name another folder with --data-dir"
+            f"{path} is not the official file of {card.name} (SHA-256 {found}, expected {expected}): name another "
+            "folder with --data-dir, or move the file away so that the right one is downloaded"
         )
     return path

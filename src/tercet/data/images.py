@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -121,7 +122,8 @@ def decode(content: bytes | Path | BinaryIO, *, max_pixels: int) -> Pixels:
     except UnidentifiedImageError as error:
         raise DataError(f"not an image in an accepted format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(_too_large("its header promises", max_pixels)) from error
+        found = re.search(r"\d+ pixels", str(error))
+        raise DataError(_too_large(f"{found[0] if found else 'its pixels'} are", max_pixels)) from error
     except MemoryError as error:
         raise MemoryExhausted("no memory to decode an image: lower data.max_pixels") from error
     except Exception as error:  # decoders meet hostile bytes with every kind of exception

@@ -46,7 +46,7 @@ class FolderSource:
     """Image files under one root folder; locations are paths relative to it."""
 
     root: Path
-    _folders: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+    _folders: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one file."""
@@ -77,34 +77,38 @@ class FolderSource:
         """
         if re.match(r"[A-Za-z]:[\\/]|\\\\", name):
             raise DataError(f"'{name}' leads out of {self.root}: paths are relative to the table's folder")
-        if "\0" in name or name.endswith("/"):
-            return None
         parent, base = os.path.split(name)
-        if base in ("", ".", ".."):
+        if "\0" in name or base in ("", ".", ".."):
             return None
         folder = self._folder(parent)
         target = os.path.join(folder, base)
         try:
-            if stat.S_ISLNK(os.lstat(target).st_mode):
+            mode = os.lstat(target).st_mode
+            if stat.S_ISLNK(mode):
                 target = os.path.realpath(target, strict=True)
-                self._inside(target, name)
-            if not stat.S_ISREG(os.lstat(target).st_mode):
-                return None
+                mode = os.lstat(target).st_mode
         except OSError:
             return None
-        return Path(os.path.relpath(target, os.path.realpath(self.root))).as_posix()
+        if not target.startswith(os.path.join(folder, "")):  # a link elsewhere
+            self._check_inside(target, name)
+        return self._relative(target) if stat.S_ISREG(mode) else None
 
     def _folder(self, parent: str) -> str:
         """Return the real path of a folder within the root (remembered: tables name few folders)."""
         if parent not in self._folders:
-            self._folders[parent] = os.path.realpath(os.path.join(self.root, parent))
-        folder = self._folders[parent] or ""
-        self._inside(folder, parent)
-        return folder
+            folder = os.path.realpath(os.path.join(self.root, parent))
+            self._check_inside(folder, parent)
+            self._folders[parent] = folder
+        return self._folders[parent]
 
-    def _inside(self, real: str, name: str) -> None:
-        root = os.path.realpath(self.root)
-        if os.path.commonpath([root, real]) != root:
+    def _real_root(self) -> str:
+        return self._folders.setdefault("", os.path.realpath(self.root))
+
+    def _relative(self, real: str) -> str:
+        return real[len(os.path.join(self._real_root(), "")) :].replace(os.sep, "/")
+
+    def _check_inside(self, real: str, name: str) -> None:
+        if os.path.commonpath([self._real_root(), real]) != self._real_root():
             raise DataError(f"'{name}' leads out of {self.root}: paths must stay within the table's folder")
 
 

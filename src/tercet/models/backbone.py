@@ -49,16 +49,17 @@ class Backbone(nn.Module):
         self.read = read
         self._num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-        trial = abstract_copy(self)
-        try:
-            with torch.set_grad_enabled(read == "map"):
+        with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # whatever the caller's mode is
+            trial = abstract_copy(self)
+            try:
                 output = trial(torch.empty(1, *input_shape, device="meta"))
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            raise _cannot_read(network, input_shape, error) from error
+            except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+                raise _cannot_read(network, input_shape, error) from error
+            if read == "map":
+                output.sum().backward()
         self.num_features = output.shape[-1]
         self.grid = (output.shape[1], output.shape[2]) if read == "map" else (1, 1)
         if read == "map":
-            output.sum().backward()
             _remove_unused(self, {name for name, value in trial.named_parameters() if value.grad is None}, prefix="")
 
     def forward(self, images: Tensor) -> Tensor:

@@ -321,10 +321,10 @@ class FusionConfig:
     """Slope of the LeakyReLU."""
     dropout: float = 0.5
     """Drop probability."""
-    epochs: float = 20
-    """Epochs of the head's training."""
-    lr: float = 1e-4
-    """Learning rate of the head's training."""
+    steps: int = 300
+    """Updates of the head's training."""
+    lr: float = 1e-3
+    """Learning rate at its start; it falls to zero along a cosine."""
     batch_size: int = 100
     """Images an update."""
     own_loss: float = 0.5
@@ -342,8 +342,7 @@ class FusionConfig:
                 not 0 <= self.dropout < 1 and "fusion.dropout must lie in [0, 1)",
                 not 0 <= self.own_loss <= 1 and "fusion.own_loss must lie in [0, 1]",
                 self.folds < 2 and "fusion.folds must be at least 2",
-                (self.epochs <= 0 or self.lr <= 0 or self.batch_size < 1)
-                and "fusion.epochs, lr and batch_size must be positive",
+                min(self.steps, self.lr, self.batch_size) <= 0 and "fusion.steps, lr and batch_size must be positive",
             ]
         )
 

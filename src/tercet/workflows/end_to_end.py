@@ -191,7 +191,7 @@ class EndToEndFitter:
     def _train(
         self, module: nn.Module, train: BatchSource, validation: BatchSource | None, objective: Objective | None = None
     ) -> None:
-        stage = StageConfig(lr=self.fusion.lr, epochs=self.fusion.epochs, schedule="constant")
+        stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine")
         criterion = self.plan.criterion
         config = TrainingConfig(strategy=(stage,), batch_size=self.fusion.batch_size, criterion=criterion)
         with tempfile.TemporaryDirectory() as folder:

@@ -123,9 +123,8 @@ def _with_train_predictions(member: TrainedMember, prepared: PreparedData, devic
 def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
     """Tell members of different runs that share a name apart by their run."""
     names = [member.name for member in members]
+    titles = [f"{member.folder.path.parent.parent.name}/{member.name}" for member in members]
     return [
-        replace(member, name=f"{member.folder.path.parent.parent.name}/{member.name}")
-        if names.count(member.name) > 1
-        else member
-        for member in members
+        replace(member, name=title) if names.count(member.name) > 1 else member
+        for member, title in zip(members, titles, strict=True)
     ]

@@ -1,0 +1,83 @@
+"""One adapter for the three forms of timm."""
+
+import pytest
+import timm
+import torch
+
+from tercet.ground.errors import ConfigError
+from tercet.models.backbone import Backbone
+
+SHAPE = (3, 64, 96)
+FORMS = ["test_resnet", "test_mambaout", "test_vit", "mobilenetv3_small_050"]  # B C H W, B H W C, B N D, a wider head
+
+
+def backbone(name: str, read: str = "pooled", **options) -> Backbone:
+    return Backbone(timm.create_model(name, num_classes=0, **options), SHAPE, read=read).eval()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_announced_width_and_grid_are_those_that_come_out(name):
+    images = torch.rand(2, *SHAPE)
+    with torch.no_grad():
+        pooled, mapped = backbone(name), backbone(name, "map")
+        assert pooled(images).shape == (2, pooled.num_features)
+        assert mapped(images).shape == (2, *mapped.grid, mapped.num_features)
+    assert mapped.grid[1] > mapped.grid[0] > 1
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_tokens_are_the_feature_map_in_raster_order(name):
+    module = backbone(name, "map")
+    images = torch.rand(2, *SHAPE)
+    with torch.no_grad():
+        tokens, (height, width) = module.tokens(images)
+        assert torch.equal(tokens.view(2, height, width, -1), module.feature_map(images))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050"])
+def test_the_map_of_a_convolutional_network_lies_as_the_image_does(name):
+    module = backbone(name, "map")
+    images = torch.zeros(1, *SHAPE)
+    images[..., 48:, 80:] = 1.0  # bottom right
+    with torch.no_grad():
+        change = (module(images) - module(torch.zeros_like(images))).abs().sum(-1)[0]  # h w
+    assert change[-1, -1] > 2 * change[0, 0]
+
+
+def test_the_map_of_tokens_lies_as_the_image_does():
+    module = backbone("test_vit", "map")
+    network = module.network
+    images = torch.rand(1, *SHAPE)
+    with torch.no_grad():
+        patches = network.patch_embed(images)  # B N D or B h w D before any mixing
+    assert patches.flatten(1, -2).shape[1] == module.grid[0] * module.grid[1]
+    assert module.grid == (64 // 16, 96 // 16)
+
+
+def test_layers_behind_the_pooling_stay_for_the_pooled_vector_and_go_for_the_map():
+    pooled, mapped = backbone("mobilenetv3_small_050"), backbone("mobilenetv3_small_050", "map")
+    assert pooled.num_features == pooled.network.head_hidden_size == 1024
+    assert mapped.num_features == mapped.network.num_features == 288
+    names = {name for name, _ in pooled.named_parameters()} - {name for name, _ in mapped.named_parameters()}
+    assert names == {"network.conv_head.weight", "network.conv_head.bias"}
+
+
+def test_probing_leaves_the_network_as_it_was():
+    network = timm.create_model("test_resnet", num_classes=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    Backbone(network, SHAPE)
+    assert network.training
+    assert all(not value.is_meta and torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_shared_layers_survive_probing():
+    module = Backbone(timm.create_model("coat_lite_tiny", num_classes=0, img_size=(64, 96)), SHAPE).eval()
+    assert not any(parameter.is_meta for parameter in module.parameters())
+    with torch.no_grad():
+        assert module(torch.rand(1, *SHAPE)).shape == (1, module.num_features)
+
+
+def test_a_network_without_one_map_is_refused():
+    network = timm.create_model("volo_d1_224", num_classes=0)
+    with pytest.raises(ConfigError, match="no grid"):
+        Backbone(network, (3, 224, 224), read="map")

@@ -1,0 +1,224 @@
+"""Networks by name: what they announce, count, refuse, and return."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tercet.ground.errors import ConfigError
+from tercet.ground.geometry import scale
+from tercet.models.build import build, network_descriptions, network_names, options_of
+from tercet.models.classifier import Classifier, Preprocess
+from tercet.models.networks import NETWORKS
+from tercet.models.summary import count_parameters
+from tercet.records.config import BackboneConfig, InputConfig, ModelConfig
+from tercet.records.contracts import InputSpec
+
+SCRATCH = {"pretrained": False}
+
+
+def network(
+    name: str, *, channels: int = 3, size: tuple[int, int] | None = None, num_classes: int = 4, **options
+) -> Classifier:
+    return build(name, num_classes=num_classes, config=ModelConfig(**options), channels=channels, image_size=size)
+
+
+def small(name: str, **options) -> Classifier:
+    return network(name, pretrained=False, input=InputConfig(size=(64,)), dense=16, **options)
+
+
+@pytest.mark.parametrize("name", ["row-rnn", "row-gru", "row-lstm", "row-bilstm", "small-cnn"])
+def test_own_networks_take_the_datas_size_and_plain_pixels(name):
+    classifier = network(name, channels=2, size=(9, 7))
+    assert classifier.spec == InputSpec(size=(9, 7), channels=2, mean=(0.0,), std=(1.0,))
+    assert classifier(torch.rand(3, 2, 9, 7)).shape == (3, 4)
+    assert classifier(torch.rand(3, 2, 30, 20)).shape == (3, 4)  # images of another size are scaled
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("row-lstm", {"bias": "single"}, 216_426),
+        ("row-lstm", {"bias": "single", "activation": "relu"}, 216_426),
+        ("row-lstm", {}, 216_426 + 2 * 512),
+        ("small-cnn", {}, 697_130),
+    ],
+)
+def test_parameter_counts_of_the_notebook(name, options, expected):
+    assert count_parameters(network(name, channels=1, size=(28, 28), num_classes=10, **options)) == expected
+
+
+def test_row_classifiers_read_rows_from_top_to_bottom_with_channels_inside_a_pixel():
+    classifier = network("row-gru", channels=2, size=(3, 2))
+    image = torch.arange(12.0).view(1, 2, 3, 2)
+    rows = classifier.features(image)
+    assert rows.tolist() == [[[0, 6, 1, 7], [2, 8, 3, 9], [4, 10, 5, 11]]]
+
+
+@pytest.mark.parametrize("name", ["row-lstm", "row-bilstm"])
+def test_the_order_of_rows_matters(name):
+    classifier = network(name, channels=1, size=(8, 8)).eval()
+    image = torch.rand(2, 1, 8, 8)
+    assert not torch.allclose(classifier(image), classifier(image.flip(2)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_resnet", {}),
+        ("test_resnet", {"recurrent": "lstm", "directions": "both", "units": 8}),
+        ("test_resnet", {"recurrent": "gru", "reset": "before", "scan": "rows", "units": 8, "head": "mlp"}),
+        ("test_efficientnet_ln", {"recurrent": "lstm", "activation": "relu", "scan": "snake", "units": 8}),
+        ("test_mambaout", {"recurrent": "rnn", "scan": "columns", "units": 8}),
+        ("test_vit", {"recurrent": "gru", "scan": "cells", "units": 8, "bias": "single"}),
+    ],
+)
+def test_a_batch_gives_what_its_images_give_one_by_one(name, options):
+    classifier = small(name, **options).eval()
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        whole = classifier(images)
+        single = torch.cat([classifier(image[None]) for image in images])
+    assert whole.shape == (3, 4)
+    torch.testing.assert_close(whole, single, atol=1e-5, rtol=1e-5)
+
+
+def test_every_parameter_of_a_scanning_classifier_gets_a_gradient():
+    for name in ("test_convnext", "test_vit", "mobilenetv3_small_050"):
+        classifier = small(name, recurrent="gru", scan="cells", units=8)
+        classifier(torch.rand(2, 3, 64, 64)).square().sum().backward()
+        idle = [name for name, parameter in classifier.named_parameters() if parameter.grad is None]
+        assert not idle
+
+
+def test_a_pretrained_network_reads_grey_images_as_colour():
+    classifier = build("resnet18", num_classes=2, channels=1, load_weights=False)
+    assert classifier.spec.channels == 3
+    assert len(classifier.spec.mean) == 3
+    assert classifier.preprocess(torch.rand(1, 1, 224, 224)).shape == (1, 3, 224, 224)
+
+
+def test_a_network_from_scratch_reads_the_datas_channels_at_its_native_size():
+    classifier = network("test_resnet", channels=1, pretrained=False)
+    assert (classifier.spec.channels, classifier.spec.size) == (1, (160, 160))
+    assert len(classifier.spec.mean) == 1
+
+
+def test_input_options_override_what_is_announced():
+    wanted = InputConfig(size=(48, 64), channels=1, mean=(0.3,), std=(0.4,), interpolation="nearest", resize="pad")
+    for name in ("test_vit", "row-lstm"):
+        spec = network(name, pretrained=False, input=wanted).spec
+        assert spec == InputSpec((48, 64), 1, (0.3,), (0.4,), "nearest", "pad")
+
+
+def test_a_network_of_fixed_size_is_made_for_the_size_that_is_asked():
+    classifier = network(
+        "vit_tiny_patch16_224", input=InputConfig(size=(32, 48)), **SCRATCH, recurrent="rnn", scan="rows", units=4
+    )
+    assert classifier.features.grid == (2, 3)
+    assert classifier(torch.rand(1, 3, 10, 10)).shape == (1, 4)
+
+
+def test_preprocessing_scales_then_normalises_and_keeps_no_state():
+    spec = InputSpec(size=(6, 8), channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic")
+    images = torch.rand(2, 3, 12, 11)
+    expected = (scale(images, (6, 8), "bicubic") - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(
+        3, 1, 1
+    )
+    preprocess = Preprocess(spec)
+    torch.testing.assert_close(preprocess(images), expected)
+    assert not preprocess.state_dict()
+
+
+def test_constructor_arguments_reach_timm():
+    classifier = small("mobilenetv2_035", backbone=BackboneConfig({"bn_eps": 0.02}))
+    assert classifier.features.network.bn1.eps == 0.02
+
+
+def test_the_same_network_is_rebuilt_without_weights_from_its_own_spec():
+    first = build("test_vit", num_classes=3, config=ModelConfig(dense=8), load_weights=False)
+    shown = InputConfig(**first.spec.to_dict())
+    second = build(
+        "test_vit", num_classes=3, config=ModelConfig(dense=8, pretrained=False, input=shown), load_weights=False
+    )
+    assert second.spec == first.spec
+    second.load_state_dict(first.state_dict())
+    images = torch.rand(1, 3, 40, 40)
+    assert torch.equal(first.eval()(images), second.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("row-lstmm", {}, "did you mean 'row-lstm'"),
+        ("resnet19", {}, "did you mean 'resnet18'"),
+        ("resnet18.no_such_tag", {}, "unknown network"),
+        (
+            "row-lstm",
+            {"recurrent": "gru", "scan": "rows", "noise": 0.2},
+            "--noise.*--recurrent.*--scan has no effect on 'row-lstm'",
+        ),
+        ("row-lstm", {"weights": "file.safetensors"}, "--weights has no effect"),
+        ("row-lstm", {"reset": "before"}, "--reset has no effect"),
+        ("row-rnn", {"gates": "hard_sigmoid"}, "--gates has no effect"),
+        ("small-cnn", {"units": 7}, "--units has no effect"),
+        ("test_resnet", {"units": 7}, "--units has no effect on --recurrent none"),
+        ("test_resnet", {"head": "linear", "dense": 7}, "--dense has no effect on --head linear"),
+        ("test_resnet", {"recurrent": "lstm", "reset": "before"}, "--reset has no effect on --recurrent lstm"),
+        ("test_resnet", {**SCRATCH, "backbone": BackboneConfig({"no_such_argument": 1})}, "no_such_argument"),
+        (
+            "test_resnet",
+            {**SCRATCH, "recurrent": "gru", "scan": "rows", "input": InputConfig(size=(16,))},
+            "1 x 1.*scan 'rows'",
+        ),
+        ("inception_v3", {**SCRATCH, "input": InputConfig(size=(20,))}, "cannot read images of 20 x 20"),
+        ("coat_tiny", {**SCRATCH, "recurrent": "gru", "scan": "rows"}, "use --scan pooled"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(name, options, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        network(name, size=(8, 8), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match=r"images have 4 channels.*--input.channels 4"):
+        build("test_resnet", num_classes=2, channels=4, load_weights=False)
+    with pytest.raises(ConfigError, match="at least 4 x 4"):
+        network("small-cnn", size=(3, 9))
+    with pytest.raises(ConfigError, match=r"--input.size"):
+        network("row-lstm")
+    with pytest.raises(ConfigError, match="at least 2 classes"):
+        network("small-cnn", size=(8, 8), num_classes=1)
+
+
+def test_every_option_of_a_network_changes_it():
+    """An option that is accepted must act: on the module's parts, its parameters or what it computes."""
+    changes = {
+        "units": 9, "layers": 3, "activation": "relu", "bias": "single", "dense": 9, "gates": "hard_sigmoid",
+        "reset": "before", "dropout": 0.7, "input": InputConfig(mean=(0.5,)),
+    }  # fmt: skip
+
+    def fingerprint(name: str, **options) -> str:
+        torch.manual_seed(0)
+        classifier = network(name, size=(6, 6), **options).eval()
+        return repr(classifier) + str(count_parameters(classifier)) + str(classifier(torch.ones(1, 3, 6, 6)).tolist())
+
+    for name in NETWORKS:
+        for option in options_of(name) - ({"bias"} if name == "small-cnn" else set()):
+            assert fingerprint(name) != fingerprint(name, **{option: changes[option]}), (name, option)
+
+
+def test_names_are_listed_with_a_description_each():
+    names, described = network_names(), network_descriptions()
+    assert names[: len(NETWORKS)] == list(NETWORKS)
+    assert {"mobilenetv1_075", "resnet18", "row-bilstm"} <= set(names)
+    assert list(described) == names
+    assert all(described.values())
+
+
+@settings(max_examples=8, deadline=None)
+@given(height=st.integers(4, 20), width=st.integers(4, 20), channels=st.sampled_from([1, 3]))
+def test_small_cnn_takes_any_size(height, width, channels):
+    classifier = network("small-cnn", channels=channels, size=(height, width))
+    assert classifier(torch.rand(2, channels, height, width)).shape == (2, 4)

@@ -1,0 +1,94 @@
+"""Counts of parameters, statistics and operations against formulas."""
+
+import json
+
+import pytest
+import torch
+
+from tercet.models.build import build
+from tercet.models.fusion import EndToEnd, FusionHead
+from tercet.models.summary import summarize
+from tercet.records.config import InputConfig, ModelConfig
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+def test_the_papers_largest_single_model():
+    classifier = build("seresnext101_32x4d", num_classes=10, config=ModelConfig(dense=2048), load_weights=False)
+    summary = summarize(classifier)
+    assert (summary["parameters"], summary["buffers"]) == (51_123_258, 137_856)
+    names = {row["name"]: row for row in summary["layers"]}
+    assert names["features.network.layer4"]["parameters"] > 0
+    assert names["head.dense"] == {"name": "head.dense", "type": "Linear", "parameters": 2048 * 2048 + 2048}
+    json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("row-lstm", {}),
+        ("row-lstm", {"activation": "relu"}),
+        ("row-lstm", {"gates": "hard_sigmoid", "bias": "single"}),
+        ("row-gru", {}),
+        ("row-gru", {"reset": "before"}),
+        ("row-gru", {"activation": "relu"}),
+        ("row-rnn", {}),
+        ("row-rnn", {"activation": "sigmoid"}),
+        ("row-bilstm", {}),
+    ],
+)
+def test_operations_of_recurrent_layers_follow_the_formula(network, options):
+    classifier = build(network, num_classes=10, config=ModelConfig(**options), channels=1, image_size=(6, 5))
+    gates, directions = GATES[network.removeprefix("row-").removeprefix("bi")], 2 if network == "row-bilstm" else 1
+    layers = sum(6 * gates * 128 * (width + 128) * directions for width in (5, 128 * directions))
+    expected = 2 * (layers + 128 * directions * 32 + 32 * 10)
+    assert summarize(classifier)["flops"] == expected
+
+
+def test_the_pooled_step_counts_the_gates_that_act_and_no_recurrent_product():
+    base = {"pretrained": False, "head": "linear"}
+    plain = build("test_resnet", num_classes=3, config=ModelConfig(**base))
+    width = plain.features.num_features
+    for cell, acting in (("rnn", 1), ("gru", 3), ("lstm", 3)):
+        classifier = build("test_resnet", num_classes=3, config=ModelConfig(**base, recurrent=cell, units=8))
+        change = summarize(classifier)["flops"] - summarize(plain)["flops"]
+        assert change == 2 * (acting * 8 * width + 3 * 8 - 3 * width), cell
+
+
+def test_a_convolution_counts_two_operations_a_product():
+    classifier = build("small-cnn", num_classes=10, channels=1, image_size=(28, 28))
+    expected = 2 * (26 * 26 * 32 * 9 + 5408 * 128 + 128 * 32 + 32 * 10)
+    assert summarize(classifier)["flops"] == expected
+
+
+def test_frozen_parameters_are_learnable_but_not_trainable():
+    classifier = build("small-cnn", num_classes=3, channels=1, image_size=(8, 8))
+    before = summarize(classifier)
+    classifier.features.requires_grad_(False)
+    after = summarize(classifier)
+    assert after["parameters"] == before["parameters"] == before["trainable"]
+    assert after["trainable"] == before["trainable"] - (32 * 9 + 32)
+
+
+def test_counting_leaves_the_module_as_it_was():
+    classifier = build(
+        "test_resnet", num_classes=3, config=ModelConfig(pretrained=False, input=InputConfig(size=(64,)))
+    )
+    classifier.features.eval()
+    modes = [part.training for part in classifier.modules()]
+    state = {name: value.clone() for name, value in classifier.state_dict().items()}
+    summarize(classifier)
+    assert [part.training for part in classifier.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
+
+
+def test_heads_and_whole_ensembles_are_summarised_too():
+    members = [build(name, num_classes=4, channels=1, image_size=(8, 8)) for name in ("row-rnn", "small-cnn")]
+    head = FusionHead(2, 4, width=16)
+    summary = summarize(head)
+    assert summary["flops"] == 2 * (8 * 16 + 16 * 4)
+    assert summary["input"] == {"members": 2, "classes": 4}
+    whole = summarize(EndToEnd(members, head, train_branches=False))
+    parts = [summarize(part) for part in (*members, head)]
+    assert whole["flops"] == sum(part["flops"] for part in parts)
+    assert whole["trainable"] == summary["parameters"] < whole["parameters"]
