@@ -17,7 +17,8 @@ from typing import Any, TextIO
 from tercet import __version__
 from tercet.ground.errors import ConfigError, Interrupted, explain
 from tercet.ground.registry import nearest
-from tercet.records.config import DataConfig, FusionConfig, ModelConfig
+from tercet.records.config import DataConfig, FusionConfig
+from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
 from tercet.workflows import options as verbs
 

@@ -93,9 +93,9 @@ def test_archives_that_trick_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "d.zip").write_bytes(encrypted)
     with pytest.raises(DataError, match="encrypted"):
         load_table(tmp_path / "d.zip", CONFIG)
-    overlapping = bytearray(hostile(tmp_path / "e.zip", "a/1.png", "b/1.png").read_bytes())
+    overlapping = bytearray(hostile(tmp_path / "e.zip", "a/1.png", "b/1.png", content=bytes(range(256))).read_bytes())
     second = overlapping.rindex(b"PK\x01\x02")
-    struct.pack_into("<I", overlapping, second + 42, 0)
+    struct.pack_into("<I", overlapping, second + 42, 100)  # within the first member's bytes
     (tmp_path / "e.zip").write_bytes(overlapping)
     with pytest.raises(DataError, match="overlap"):
         load_table(tmp_path / "e.zip", CONFIG)

@@ -100,6 +100,14 @@ def test_greedy_selection_starts_with_the_best_and_may_repeat_members() -> None:
     assert copies.max() > 1
 
 
+def test_a_bag_that_grows_worse_is_not_kept() -> None:
+    # both are right only in equal shares: each sample is lost as soon as the other member outweighs
+    one = Predictions.of([[0.9, 0.1], [0.2, 0.8]], labels=[0, 0])
+    two = Predictions.of([[0.2, 0.8], [0.9, 0.1]], labels=[0, 0])
+    for rounds in (1, 2, 4):
+        assert greedy_weights([one, two], rounds=rounds).tolist() == [0.5, 0.5]
+
+
 def test_a_criterion_decides_what_greedy_selection_improves() -> None:
     labels = [0, 0, 1, 1]
     accurate = Predictions.of([[0.51, 0.49], [0.51, 0.49], [0.49, 0.51], [0.49, 0.51]], labels=labels)

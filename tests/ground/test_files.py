@@ -194,6 +194,11 @@ def test_numbers_in_names_count_as_numbers() -> None:
     assert sorted(names, key=natural_key) == ["", "9", "9a", "10", "a", "class", "Class1", "class9", "class10"]
 
 
+@pytest.mark.parametrize("twins", [["Cat", "cat"], ["01", "1"], ["ss", "ß"], ["a01", "a1"]])
+def test_names_that_differ_little_still_have_one_order(twins: list[str]) -> None:
+    assert sorted(twins, key=natural_key) == sorted(reversed(twins), key=natural_key)
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.text(st.sampled_from("aAbBßs019.-٣²"), max_size=6), unique=True, max_size=8), st.randoms())
 def test_the_natural_order_depends_on_nothing_but_the_names(names: list[str], generator: random.Random) -> None:

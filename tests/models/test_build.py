@@ -11,8 +11,8 @@ from tercet.models.build import build, network_descriptions, network_names, opti
 from tercet.models.classifier import Classifier, Preprocess
 from tercet.models.networks import NETWORKS
 from tercet.models.summary import count_parameters
-from tercet.records.config import BackboneConfig, InputConfig, ModelConfig
 from tercet.records.contracts import InputSpec
+from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
 
 SCRATCH = {"pretrained": False}
 

@@ -5,7 +5,7 @@ import torch
 
 from tercet.models.build import build
 from tercet.models.fusion import EndToEnd, FusionHead
-from tercet.records.config import InputConfig, ModelConfig
+from tercet.records.model_config import InputConfig, ModelConfig
 
 
 def classifier(name: str, **options) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from tercet.models.build import build
 from tercet.models.fusion import EndToEnd, FusionHead
 from tercet.models.heads import HEADS, GaussianNoise
 from tercet.models.summary import count_parameters
-from tercet.records.config import InputConfig, ModelConfig
+from tercet.records.model_config import InputConfig, ModelConfig
 
 
 def members() -> list[torch.nn.Module]:

@@ -8,7 +8,7 @@ import torch
 from tercet.models.build import build
 from tercet.models.fusion import EndToEnd, FusionHead
 from tercet.models.summary import summarize
-from tercet.records.config import InputConfig, ModelConfig
+from tercet.records.model_config import InputConfig, ModelConfig
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 

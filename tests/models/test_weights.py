@@ -14,7 +14,7 @@ from tercet.ground.errors import ConfigError, ModelError
 from tercet.models import published
 from tercet.models.build import build
 from tercet.models.weights import load_backbone, read_weights
-from tercet.records.config import InputConfig, ModelConfig
+from tercet.records.model_config import InputConfig, ModelConfig
 
 NAME = "test_efficientnet"
 

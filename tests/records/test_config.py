@@ -5,20 +5,11 @@ from typing import Any
 
 import pytest
 
-from tercet.ground.errors import ConfigError
+from tercet.ground.errors import ConfigError, require
 from tercet.records import config
-from tercet.records.config import (
-    METHODS,
-    PAPER_STAGES,
-    DataConfig,
-    FusionConfig,
-    InputConfig,
-    ModelConfig,
-    RunConfig,
-    StageConfig,
-    TrainingConfig,
-    require,
-)
+from tercet.records.config import METHODS, DataConfig, FusionConfig, RunConfig
+from tercet.records.model_config import InputConfig, ModelConfig
+from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
 
 CLASSES = [
     kind

@@ -11,19 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.ground.errors import ConfigError
-from tercet.records.config import (
-    METHODS,
-    PAPER_STAGES,
-    BackboneConfig,
-    DataConfig,
-    FusionConfig,
-    InputConfig,
-    ModelConfig,
-    RunConfig,
-    StageConfig,
-    TrainingConfig,
-)
+from tercet.records.config import METHODS, DataConfig, FusionConfig, RunConfig
+from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
 from tercet.records.options import Options, Parsed, Positional
+from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
 
 TRAIN = Options(
     "train",

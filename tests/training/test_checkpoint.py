@@ -41,7 +41,9 @@ def test_a_flipped_bit_is_noticed_anywhere(tmp_path: Path) -> None:
     generator = random.Random(0)
     for _ in range(60):
         place = generator.randrange(len(content))
-        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << generator.randrange(8))]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ (1 << generator.randrange(8))]) + content[place + 1 :]
+        )
         with pytest.raises(ModelError):
             load_checkpoint(path)
 

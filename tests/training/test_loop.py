@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tercet.ground.errors import DivergedError, Interrupted, ModelError
-from tercet.records.config import StageConfig, TrainingConfig
 from tercet.records.contracts import Batch
 from tercet.records.history import EpochRow, History
+from tercet.records.training_config import StageConfig, TrainingConfig
 from tercet.training.loop import Training
 from tercet.training.observers import Progress
 from tests.training.toy import Net, Points, make_net, weights

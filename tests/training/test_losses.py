@@ -18,7 +18,9 @@ def test_hard_and_one_hot_labels_agree() -> None:
 def test_parts_add_up_to_the_whole_even_with_class_weights() -> None:
     logits, labels = torch.randn(10, 3), torch.randint(3, (10,))
     loss = CrossEntropy(class_weights=[0.2, 1.0, 3.0])
-    parts = sum(loss.loss(logits[rows], labels[rows]) * len(rows) / 10 for rows in (torch.arange(3), torch.arange(3, 10)))
+    parts = sum(
+        loss.loss(logits[rows], labels[rows]) * len(rows) / 10 for rows in (torch.arange(3), torch.arange(3, 10))
+    )
     assert float(parts) == pytest.approx(float(loss.loss(logits, labels)), rel=1e-6)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.records.config import PAPER_STAGES, StageConfig
+from tercet.records.training_config import PAPER_STAGES, StageConfig
 from tercet.training.schedules import learning_rate, stage_steps
 
 
@@ -16,7 +16,13 @@ def rates(stage: StageConfig, steps_per_epoch: int = 10) -> list[float]:
 # factor reached at the end of the first stage in the paper's runs: updates an epoch, epochs, rate
 @pytest.mark.parametrize(
     ("steps", "epochs", "lr", "factor"),
-    [(1500, 40, 1e-4, 0.87), (1250, 40, 1e-4, 0.89), (4722, 20, 1e-3, 0.175), (1664, 40, 1e-3, 0.375), (227, 10, 2e-4, 0.957)],
+    [
+        (1500, 40, 1e-4, 0.87),
+        (1250, 40, 1e-4, 0.89),
+        (4722, 20, 1e-3, 0.175),
+        (1664, 40, 1e-3, 0.375),
+        (227, 10, 2e-4, 0.957),
+    ],
 )
 def test_time_decay_reaches_the_factors_of_the_papers_runs(steps: int, epochs: int, lr: float, factor: float) -> None:
     stage = StageConfig(lr=lr, epochs=epochs)

@@ -31,8 +31,8 @@ from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import count_parameters
-from tercet.records.config import InputConfig, ModelConfig
 from tercet.records.contracts import BatchSource, InputSpec
+from tercet.records.model_config import InputConfig, ModelConfig
 from tercet.records.predictions import Predictions
 from tercet.training.checkpoint import load_weights, save_weights
 

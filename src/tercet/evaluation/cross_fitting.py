@@ -16,8 +16,9 @@ from tercet.evaluation.combining import aligned
 from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import Scores
 from tercet.ground.errors import DataError
-from tercet.records.config import METHODS, Criterion
+from tercet.records.config import METHODS
 from tercet.records.predictions import Ints, Predictions
+from tercet.records.training_config import Criterion
 
 FitPredict = Callable[[Ints, Ints], Predictions]
 """Takes the row numbers to fit on and those held out, returns predictions of the latter, in their order."""

@@ -15,8 +15,8 @@ from tercet.evaluation.combining import Combiner, stack_members
 from tercet.evaluation.metrics import is_better, quick_scores
 from tercet.ground.errors import ConfigError, DataError
 from tercet.ground.registry import Registry
-from tercet.records.config import Criterion
 from tercet.records.predictions import Floats, Ints, Predictions
+from tercet.records.training_config import Criterion
 
 Fitter = Callable[[Sequence[Predictions], Criterion], Floats | None]
 """Takes members and the criterion, returns M weights, or None where the method has no parameters."""

@@ -25,8 +25,8 @@ from sklearn.metrics import (
 )
 
 from tercet.ground.errors import DataError
-from tercet.records.config import Criterion
 from tercet.records.predictions import Floats, Ints, Predictions
+from tercet.records.training_config import Criterion
 
 TOP = 5
 BINS = 15

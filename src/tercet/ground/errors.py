@@ -12,6 +12,10 @@
 A message says what, where, and what to do, in one line.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class TercetError(Exception):
     """Base of every error that Tercet raises on purpose."""
@@ -64,6 +68,13 @@ class Interrupted(TercetError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def require(problems: Iterable[str | bool | None]) -> None:
+    """Raise one `ConfigError` that lists every problem given; False and None are no problems."""
+    found = [problem for problem in problems if isinstance(problem, str) and problem]
+    if found:
+        raise ConfigError("; ".join(found))
 
 
 def explain(error: Exception) -> TercetError | None:

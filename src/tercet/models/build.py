@@ -20,7 +20,7 @@ from timm.models import (
 )
 from torch import nn
 
-from tercet.ground.errors import ConfigError
+from tercet.ground.errors import ConfigError, require
 from tercet.ground.registry import nearest
 from tercet.models import convnets, mobilenetv1, rows  # noqa: F401  (each enters its networks)
 from tercet.models.backbone import Backbone
@@ -30,8 +30,8 @@ from tercet.models.networks import NETWORKS, Request, override, pixel_size
 from tercet.models.published import published_file
 from tercet.models.recurrent import RecurrentModule
 from tercet.models.weights import load_backbone, read_weights
-from tercet.records.config import ModelConfig, require
 from tercet.records.contracts import INTERPOLATIONS, InputSpec
+from tercet.records.model_config import ModelConfig
 
 _DEFAULT = ModelConfig()
 _STATED = frozenset({"pretrained", "bias"})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.ground.registry import Registry
-from tercet.records.config import ModelConfig
+from tercet.records.model_config import ModelConfig
 
 HeadBuilder = Callable[[int, int, ModelConfig], nn.Module]
 HEADS: Registry[HeadBuilder] = Registry("head")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from tercet.ground.errors import ConfigError
 from tercet.ground.registry import Registry
 from tercet.models.classifier import Classifier
-from tercet.records.config import InputConfig, ModelConfig
 from tercet.records.contracts import InputSpec
+from tercet.records.model_config import InputConfig, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ import jsonargparse
 
 from tercet.ground.errors import ConfigError
 from tercet.ground.registry import nearest
-from tercet.records.config import PAPER_STAGES, StageConfig
 from tercet.records.documents import parse_yaml, read_yaml
 from tercet.records.entries import Entry, Problems, Refused, shown
 from tercet.records.fields import Field, describe, list_fields
+from tercet.records.training_config import PAPER_STAGES, StageConfig
 
 _NAMED_LISTS: dict[type, dict[str, tuple[Any, ...]]] = {StageConfig: {"paper": PAPER_STAGES}}
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tercet.evaluation.metrics import is_better, validation_scores
 from tercet.ground.errors import DivergedError, ModelError
 from tercet.ground.runtime import generator_states, restore_generators
-from tercet.records.config import StageConfig, TrainingConfig
 from tercet.records.contracts import Batch, BatchSource
 from tercet.records.history import EpochRow, History
+from tercet.records.training_config import StageConfig, TrainingConfig
 from tercet.training.averaging import WeightAverage
 from tercet.training.checkpoint import (
     LAST,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tercet.records.config import TrainingConfig
+from tercet.records.training_config import TrainingConfig
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tercet.records.config import StageConfig
+from tercet.records.training_config import StageConfig
 
 
 def stage_steps(stage: StageConfig, steps_per_epoch: int) -> int:

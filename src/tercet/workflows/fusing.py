@@ -21,8 +21,9 @@ from tercet.evaluation.metrics import Scores, score
 from tercet.ground.errors import ConfigError
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
-from tercet.records.config import Criterion, Method
+from tercet.records.config import Method
 from tercet.records.predictions import Predictions
+from tercet.records.training_config import Criterion
 from tercet.workflows.end_to_end import EndToEndFitter
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData

@@ -12,7 +12,8 @@ from tercet.ground.registry import nearest
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
-from tercet.records.config import FusionConfig, ModelConfig
+from tercet.records.config import FusionConfig
+from tercet.records.model_config import ModelConfig
 
 FUSION_HEAD = "e2e"
 

@@ -214,9 +214,10 @@ class _Pool:
     def listen(self, job: Job, process: subprocess.Popen[str]) -> None:
         """Pass a child's events on; its end is an event too."""
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                self.events.put((job, json.loads(line)))
+        with process.stdout as lines:
+            for line in lines:
+                if line.startswith("{"):
+                    self.events.put((job, json.loads(line)))
         self.events.put((job, None))
 
     def hear(self, job: Job, event: dict[str, Any] | None) -> None:

@@ -12,8 +12,10 @@ import yaml
 from tercet.ground.errors import ConfigError, TercetError
 from tercet.ground.registry import nearest
 from tercet.models.build import network_names
-from tercet.records.config import MemberConfig, ModelConfig, TrainingConfig
+from tercet.records.config import MemberConfig
+from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
+from tercet.records.training_config import TrainingConfig
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Members where none are named and images have at most 64 x 64 pixels; all from scratch."""

@@ -5,18 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tercet.ground.errors import ConfigError
-from tercet.records.config import (
-    METHODS,
-    DataConfig,
-    FusionConfig,
-    Method,
-    ModelConfig,
-    RunConfig,
-    TrainingConfig,
-    require,
-)
+from tercet.ground.errors import ConfigError, require
+from tercet.records.config import METHODS, DataConfig, FusionConfig, Method, RunConfig
+from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Positional
+from tercet.records.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)

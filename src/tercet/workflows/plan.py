@@ -10,16 +10,10 @@ from tercet.data.samples import load_samples
 from tercet.data.store import ImageStore
 from tercet.ground.errors import ConfigError
 from tercet.ground.files import read_json, write_json
-from tercet.records.config import (
-    Criterion,
-    DataConfig,
-    FusionConfig,
-    MemberConfig,
-    ModelConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
+from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
+from tercet.records.training_config import Criterion, TrainingConfig
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
 

@@ -15,8 +15,9 @@ from tercet.data.samples import SampleTable, Split
 from tercet.data.splits import assign_splits, check_disjoint
 from tercet.data.store import BadImage, ImageStore, Store
 from tercet.ground.errors import DataError
-from tercet.records.config import DataConfig, TrainingConfig
+from tercet.records.config import DataConfig
 from tercet.records.contracts import InputSpec
+from tercet.records.training_config import TrainingConfig
 
 Rows = NDArray[np.int64]
 SPLITS: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}

@@ -13,15 +13,11 @@ from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.ground.errors import ConfigError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment, plan_threads
-from tercet.records.config import (
-    DataConfig,
-    FusionConfig,
-    ModelConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from tercet.records.config import DataConfig, FusionConfig, RunConfig
 from tercet.records.documents import dump_yaml, read_mapping
+from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
+from tercet.records.training_config import TrainingConfig
 from tercet.workflows.conclude import conclude
 from tercet.workflows.jobs import Job, raise_failures, run_jobs
 from tercet.workflows.members import default_members, resolve_members
@@ -55,7 +51,7 @@ def train(
     """Train members on images, fuse them, measure everything, and leave a bundle.
 
     Args:
-        data: Folder of images by class, table, zip, or the name of a data set.
+        source: Folder of images by class, table, zip, or the name of a data set.
         resume: Run folder to go on with, instead of new data and options.
         console: Where to report progress; silent by default.
         **options: Any option of `tercet train`, such as `members=["small-cnn", "row-lstm"]`, `epochs=5`,
@@ -65,7 +61,7 @@ def train(
         TercetError: See `tercet.errors`; a run that was begun can be continued with `resume`.
     """
     parsed = TRAIN.parse_object(options)
-    return run_training(data, parsed, resume=resume, console=console or Console(quiet=True))
+    return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path | None, console: Console) -> Run:
