@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tercet.evaluation.ensembles import average, pruned, vote
+from tercet.evaluation.combining import average, pruned, vote
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, comparison_text, results_table
 from tercet.evaluation.significance import compare

@@ -84,7 +84,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         by_network[row["network"]].append(row)
     lines = [
-        "network         n  accuracy         macro-F1         kappa            s/epoch  published F1 (above mean + 2 sd?)"
+        "network         n  accuracy         macro-F1         kappa            s/epoch  published F1 (> mean + 2 sd?)"
     ]
     for name, some in by_network.items():
         cells = []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.evaluation.ensembles import (
+from tercet.evaluation.combining import (
     Combiner,
     aligned,
     average,

@@ -6,22 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.evaluation import cross_fitting
-from tercet.evaluation.ensembles import (
-    Combiner,
-    average,
-    choose,
-    cross_fit,
-    cross_fitted,
-    fit_combiner,
-    fit_weights,
-    greedy_weights,
-    is_fitted,
-    pruned,
-    rank,
-    split_folds,
-    vote,
-    weighted,
-)
+from tercet.evaluation.combining import Combiner, average, pruned, vote, weighted
+from tercet.evaluation.cross_fitting import choose, cross_fit, cross_fitted, rank, split_folds
+from tercet.evaluation.fitting import fit_combiner, fit_weights, greedy_weights, is_fitted
 from tercet.evaluation.metrics import Scores, is_better, score
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import METHODS

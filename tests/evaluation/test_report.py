@@ -133,7 +133,7 @@ def test_a_comparison_is_one_sentence_that_says_whether_it_is_chance() -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("tercet.evaluation.ensembles, tercet.evaluation.report", ("torch", "timm", "lightning", "matplotlib")),
+        ("tercet.evaluation.cross_fitting, tercet.evaluation.report", ("torch", "timm", "lightning", "matplotlib")),
         ("tercet.records.prediction_files", ("torch", "sklearn", "scipy", "rich", "matplotlib")),
     ],
 )

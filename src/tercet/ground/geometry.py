@@ -38,9 +38,9 @@ def fit(
     Args:
         images: Float images of one size.
         size: Height and width to reach, in pixels.
-        resize: `squash` ignores the aspect ratio; `shorter` scales the shorter side and crops the centre;
+        resize: `squash` ignores the aspect ratio; `shorter` crops the centre to the aspect ratio;
             `pad` scales the longer side and repeats the border.
-        crop_fraction: Share of the resized image that the central crop keeps (`squash` and `shorter`), in (0, 1].
+        crop_fraction: Share of that which is kept, centred (`squash` and `shorter`), in (0, 1].
         interpolation: Resampling filter.
     """
     height, width = images.shape[-2:]
@@ -48,11 +48,13 @@ def fit(
         ratio = min(size[0] / height, size[1] / width)
         inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
         return _pad(scale(images, inner, interpolation), size)
-    target = (round(size[0] / crop_fraction), round(size[1] / crop_fraction))
+    kept = (float(height), float(width))
     if resize == "shorter":
-        ratio = max(target[0] / height, target[1] / width)
-        target = (max(size[0], round(height * ratio)), max(size[1], round(width * ratio)))
-    return _crop(scale(images, target, interpolation), size)
+        ratio = min(height / size[0], width / size[1])
+        kept = (size[0] * ratio, size[1] * ratio)
+    # cropping first costs nothing for a strip of 1 x 50,000 pixels, where scaling first would need gigabytes
+    window = (max(1, round(kept[0] * crop_fraction)), max(1, round(kept[1] * crop_fraction)))
+    return scale(_crop(images, window), size, interpolation)
 
 
 def _crop(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -64,13 +64,9 @@ def build(
         ConfigError: Unknown name, options that cannot be or would have no effect, or channels that do not fit.
         ModelError: Weights that are absent, damaged, or of another network.
     """
-    if network not in NETWORKS and not _is_timm(network):
-        known = [*NETWORKS, *timm.list_models()]
-        raise ConfigError(f"unknown network '{network}'{nearest(network, known)}: 'tercet models' lists them")
+    check_network(network, config)
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
-    ignored = sorted(_changed(config) - options_of(network, config) - _STATED)
-    require(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
     request = Request(network, num_classes, config, channels, image_size, load_weights)
     classifier = NETWORKS[network].build(request) if network in NETWORKS else _timm_classifier(request)
     read = classifier.spec.channels
@@ -79,6 +75,19 @@ def build(
             f"the images have {channels} channels, '{network}' reads {read}: set --input.channels {channels}"
         )
     return classifier
+
+
+def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
+    """Refuse what can be refused without building anything.
+
+    Raises:
+        ConfigError: There is no such network, or options were set that have no effect on it.
+    """
+    if network not in NETWORKS and not _is_timm(network):
+        known = [*NETWORKS, *timm.list_models()]
+        raise ConfigError(f"unknown network '{network}'{nearest(network, known)}: 'tercet models' lists them")
+    ignored = sorted(changed_options(config) - options_of(network, config) - _STATED)
+    require(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
 
 
 def network_names() -> list[str]:
@@ -111,7 +120,8 @@ def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     return frozenset(acting)
 
 
-def _changed(config: ModelConfig) -> set[str]:
+def changed_options(config: ModelConfig) -> set[str]:
+    """Return the fields of `ModelConfig` that differ from their defaults."""
     return {field.name for field in fields(config) if getattr(config, field.name) != getattr(_DEFAULT, field.name)}
 
 

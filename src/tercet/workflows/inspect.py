@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.data.catalog import DATASETS
-from tercet.ground.errors import ConfigError
-from tercet.ground.registry import nearest
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
@@ -65,10 +63,8 @@ def describe_model(
         summary = {**summarize(head), "network": FUSION_HEAD}
     else:
         known = network_names()
-        if name not in known and name.split(".")[0] not in known:
-            if any(name in other for other in known):
-                return list_models(name)
-            raise ConfigError(f"unknown network '{name}'{nearest(name, known)}: tercet models lists them")
+        if name not in known and any(name in other for other in known):
+            return list_models(name)
         untrained = replace(config or ModelConfig(), weights=None)
         network = build(
             name,

@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tercet.ground.errors import ConfigError, TercetError
-from tercet.ground.registry import nearest
-from tercet.models.build import network_names
+from tercet.ground.errors import ConfigError, require
+from tercet.models.build import changed_options, check_network, options_of
 from tercet.records.config import MemberConfig
+from tercet.records.documents import read_mapping
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
 from tercet.records.training_config import TrainingConfig
@@ -21,6 +19,10 @@ SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Members where none are named and images have at most 64 x 64 pixels; all from scratch."""
 PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 """Members where none are named, for larger images; from published weights."""
+
+
+_OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
+_DEFAULTS = ModelConfig()
 
 
 def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
@@ -33,10 +35,8 @@ def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
     )
 
 
-def resolve_members(
-    members: Sequence[Any], model: ModelConfig, training: TrainingConfig, *, given: frozenset[str] = frozenset()
-) -> tuple[MemberConfig, ...]:
-    """Resolve names, YAML files and mappings; the run's options are every member's defaults.
+def resolve_members(members: Sequence[Any], model: ModelConfig, training: TrainingConfig) -> tuple[MemberConfig, ...]:
+    """Resolve names, YAML files and mappings; the run's options hold for every member that has such an option.
 
     Raises:
         ConfigError: An unknown network or option, in any of them; all are listed.
@@ -46,19 +46,17 @@ def resolve_members(
     for position, member in enumerate(members):
         try:
             resolved.append(_resolve(member, model, training))
-        except TercetError as error:
+        except ConfigError as error:
             problems.append(f"member {position + 1}: {error}")
-    if problems:
-        raise ConfigError("; ".join(problems))
+    require(problems)
+    taken = {name for member in resolved for name in changed_options(member.model)}
+    require(f"{name} has no effect on any member" for name in sorted(changed_options(model) - taken))
     return tuple(_distinct(resolved))
 
 
 def _resolve(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
     if isinstance(member, str) and Path(member).suffix in (".yaml", ".yml"):
-        try:
-            member = yaml.safe_load(Path(member).read_text("utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the member file {member}: {error}") from error
+        member = read_mapping(member)
     if isinstance(member, str):
         member = {"model": member}
     if not isinstance(member, Mapping) or not isinstance(member.get("model"), str):
@@ -66,15 +64,19 @@ def _resolve(member: Any, model: ModelConfig, training: TrainingConfig) -> Membe
     options = dict(member)
     network = options.pop("model")
     name = str(options.pop("name", network))
-    if network not in network_names():
-        raise ConfigError(f"unknown network '{network}'{nearest(network, network_names())} (tercet models lists them)")
+    check_network(network)
     if {"epochs", "lr"} & options.keys():
         training = replace(training, strategy=None)  # a member's own single stage replaces the run's strategy
     if "strategy" in options:
         training = replace(training, epochs=None, lr=None)
-    parser = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
-    parsed = parser.parse_object(options, source=f"member {name}", base=(model, training))
-    return MemberConfig(name, network, parsed.of(ModelConfig), parsed.of(TrainingConfig))
+    parsed = _OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
+    config = parsed.of(ModelConfig)
+    own = {key.partition(".")[0] for key in parsed.given}
+    foreign = changed_options(model) - own - options_of(network, config)  # run-wide options of other members
+    config = replace(config, **{field: getattr(_DEFAULTS, field) for field in foreign})
+    check_network(network, config)
+    require([config.weights is not None and not Path(config.weights).is_file() and f"no weights file {config.weights}"])
+    return MemberConfig(name, network, config, parsed.of(TrainingConfig))
 
 
 def _distinct(members: Sequence[MemberConfig]) -> list[MemberConfig]:

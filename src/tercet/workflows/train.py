@@ -46,7 +46,12 @@ class Run:
 
 
 def train(
-    data: str | Path | None = None, *, resume: str | Path | None = None, console: Console | None = None, **options: Any
+    source: str | Path | None = None,
+    /,
+    *,
+    resume: str | Path | None = None,
+    console: Console | None = None,
+    **options: Any,
 ) -> Run:
     """Train members on images, fuse them, measure everything, and leave a bundle.
 
@@ -101,7 +106,7 @@ def _check(parsed: Parsed) -> None:
 
 
 def _resolve(members: Sequence[Any], parsed: Parsed) -> Any:
-    return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig), given=parsed.given)
+    return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig))
 
 
 def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedData]:
