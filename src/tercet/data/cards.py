@@ -12,6 +12,8 @@ from tercet.ground.errors import DataError
 from tercet.ground.files import sha256
 from tercet.records.config import DataConfig
 
+_CACHE = Path("~/.cache/tercet")
+
 
 @dataclass(frozen=True)
 class DatasetCard:
@@ -51,12 +53,12 @@ class DatasetCard:
         if not self.files:
             return "nothing to place: it ships with scikit-learn"
         names = ", ".join(file.name for file in self.files)
-        return f"put {names} into a folder and name it with --data-dir (default: {default_data_dir() / self.name})"
+        return f"put {names} into a folder and name it with --data-dir (default: {_CACHE / self.name})"
 
 
 def default_data_dir() -> Path:
     """Return the folder that keeps downloaded data sets."""
-    return Path("~/.cache/tercet").expanduser()
+    return _CACHE.expanduser()
 
 
 def find_files(card: DatasetCard, config: DataConfig) -> list[Path]:

@@ -45,7 +45,7 @@ class DataConfig:
     balanced: bool = False
     """Draw every class equally often in training."""
     data_dir: str | None = None
-    """Folder with the files of a named data set; where they are missing they are downloaded there."""
+    """Folder with the files of a named data set (also --data-dir); missing ones are downloaded there."""
     limit: int | None = None
     """Use at most this many training images, an equal share of every class."""
 

@@ -67,6 +67,7 @@ class Options:
             top. Nested dataclasses become groups of their own.
         positionals: The words that are no options, in order; at most one may take several.
         config_file: Whether `--config FILE` reads options from a YAML file.
+        aliases: Other names of options, such as `data_dir` for `data.data_dir`.
 
     Raises:
         TypeError: Two classes name the same option, or a field has no default.
@@ -80,12 +81,13 @@ class Options:
         groups: Sequence[tuple[str, type[Any]]] = (),
         positionals: Sequence[Positional] = (),
         config_file: bool = False,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.verb = verb
         self.description = description
         self.positionals = tuple(positionals)
         self.config_file = config_file
-        self.schema = Schema(groups)
+        self.schema = Schema(groups, aliases)
 
     def parse_args(self, argv: Sequence[str]) -> Parsed:
         """Read a command line; `--help` prints the help and leaves with exit code 0.
@@ -194,7 +196,7 @@ class _Scan:
 
     def _option(self, token: str, waiting: deque[str]) -> None:
         name, equals, value = token[2:].partition("=")
-        key = name.replace("-", "_")
+        key = self.schema.key(name)
         entry = Entry(key, value, COMMAND_LINE)
         option = self.schema.fields.get(key)
         if option is None and key not in self.also:

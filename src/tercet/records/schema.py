@@ -35,8 +35,9 @@ class Schema:
         groups: Pairs of a key prefix and a dataclass whose fields all have defaults; '' puts its fields at the top.
     """
 
-    def __init__(self, groups: Sequence[tuple[str, type[Any]]]) -> None:
+    def __init__(self, groups: Sequence[tuple[str, type[Any]]], aliases: Mapping[str, str] | None = None) -> None:
         self.groups = tuple((f"{prefix}." if prefix else "", kind) for prefix, kind in groups)
+        self.aliases = dict(aliases or {})
         self.fields: dict[str, Field] = {}
         self.sections = {prefix for prefix, _ in groups if prefix}
         self._parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
@@ -47,6 +48,11 @@ class Schema:
                 self.fields[field.key] = field
                 if field.element is not Any and not dataclasses.is_dataclass(field.element):
                     self._parser.add_argument(f"--{field.key}", type=field.element or field.inner)
+
+    def key(self, name: str) -> str:
+        """Return the key that a user's spelling means: hyphens are underscores, and some options have two names."""
+        key = name.replace("-", "_")
+        return self.aliases.get(key, key)
 
     def suggest(self, key: str, also: Iterable[str] = ()) -> str | None:
         """Return the known key that was probably meant: the same under a prefix, or the most similar one."""
@@ -79,7 +85,7 @@ class Schema:
 
     def _walk(self, mapping: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for name, value in mapping.items():
-            key = prefix + str(name).replace("-", "_")
+            key = self.key(prefix + str(name))
             if key in self.sections and isinstance(value, Mapping):
                 yield from self._walk(value, f"{key}.")
             else:

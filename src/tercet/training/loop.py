@@ -110,7 +110,7 @@ class Training:
             self.run_epoch(stage)
             note = self.finish_epoch(stage)
         state.stage = len(self.stages) if note == "training time limit" else state.stage + 1
-        state.epoch, state.stage_step, state.stage_seconds, state.stage_best = 0, 0, 0.0, None
+        state.begin_stage()
         self.optimizer = None
         self.save()
 
@@ -123,7 +123,7 @@ class Training:
         for batch in self.train.epoch(len(self.history), state.batch):
             self.train_step(stage, batch)
             now = time.monotonic()
-            self.count_seconds(now - clock)
+            self.state.count_seconds(now - clock)
             clock = now
             if self.interruption.requested is not None or now - saved > self.config.checkpoint_seconds:
                 self.save()
@@ -160,9 +160,7 @@ class Training:
         self.optimizer.step()
         self.average.update()
 
-        state.loss_sum += batch_loss * len(shard)
-        state.num_seen += len(shard)
-        state.batch, state.stage_step, state.step = state.batch + 1, state.stage_step + 1, state.step + 1
+        state.count_step(batch_loss, len(shard))
         progress = Progress(state.stage, len(self.stages), state.step, self.total_steps(), rate, batch_loss)
         for observer in self.observers:
             observer.step(progress)
@@ -186,7 +184,7 @@ class Training:
             best, stage_best = (self.improves(scores, rival) for rival in (state.best, state.stage_best))
             if stage_best:
                 self.keep(scores, best=best)
-        self.count_seconds(time.monotonic() - started)
+        self.state.count_seconds(time.monotonic() - started)
         note = self.ending(stage)
         assert self.optimizer is not None
         row = EpochRow(
@@ -202,8 +200,7 @@ class Training:
             note=note,
         )
         self.history.append(row)
-        state.epoch, state.batch = state.epoch + 1, 0
-        state.loss_sum, state.num_right, state.num_seen, state.epoch_seconds = 0.0, 0, 0, 0.0
+        state.begin_epoch()
         if not note:
             self.save()
         self.history.save(self.folder / "history.jsonl")
@@ -262,13 +259,6 @@ class Training:
     def steps_left(self, stage: StageConfig) -> int:
         """Return the updates left in the present stage."""
         return stage_steps(stage, len(self.train)) - self.state.stage_step
-
-    def count_seconds(self, seconds: float) -> None:
-        """Add to the clocks of epoch, stage and training; they go on after a resume."""
-        state = self.state
-        state.epoch_seconds += seconds
-        state.stage_seconds += seconds
-        state.seconds += seconds
 
     def time_limit(self, stage: StageConfig) -> str:
         """Return which time limit is reached, or an empty string."""

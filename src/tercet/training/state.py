@@ -37,6 +37,27 @@ class TrainingState:
     best: Best | None = None
     stage_best: Best | None = None
 
+    def count_step(self, loss: float, num_samples: int) -> None:
+        """Count an update and what its batch showed."""
+        self.loss_sum += loss * num_samples
+        self.num_seen += num_samples
+        self.batch, self.stage_step, self.step = self.batch + 1, self.stage_step + 1, self.step + 1
+
+    def count_seconds(self, seconds: float) -> None:
+        """Add to the clocks of epoch, stage and training; they go on after a resume."""
+        self.epoch_seconds += seconds
+        self.stage_seconds += seconds
+        self.seconds += seconds
+
+    def begin_epoch(self) -> None:
+        """Go to the next epoch of the stage."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.num_right, self.num_seen, self.epoch_seconds = 0.0, 0, 0, 0.0
+
+    def begin_stage(self) -> None:
+        """Go to the first epoch of a stage."""
+        self.epoch, self.stage_step, self.stage_seconds, self.stage_best = 0, 0, 0.0, None
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingState:
         """Rebuild from `dataclasses.asdict`."""

@@ -82,10 +82,10 @@ class Bars:
     def epoch(self, job: Job, row: dict[str, Any]) -> None:
         """Say how an epoch ended."""
         scores = row["validation"]
-        reached = f"validation accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}" if scores else ""
+        reached = f"validation {scores['loss']:.3f}, accuracy {scores['accuracy']:.4f}, " if scores else ""
         self.console.print(
-            f"{escape(job.title)}: stage {row['stage'] + 1} epoch {row['epoch'] + 1}, "
-            f"train loss {row['train_loss']:.4f}, {reached}, {row['seconds']:.1f} s{' (best)' if row['best'] else ''}",
+            f"{escape(job.title)} {row['stage'] + 1}.{row['epoch'] + 1}: "
+            f"train {row['train_loss']:.3f}, {reached}{row['seconds']:.1f} s{' *' if row['best'] else ''}",
             highlight=False,
         )
 

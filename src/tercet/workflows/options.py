@@ -120,6 +120,8 @@ class DemoConfig:
     """Run folder (default: the next free one under runs/)."""
 
 
+_ALIASES = {"data_dir": "data.data_dir"}
+
 TRAIN = Options(
     "train",
     "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
@@ -135,6 +137,7 @@ TRAIN = Options(
     ],
     positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
     config_file=True,
+    aliases=_ALIASES,
 )
 ENSEMBLE = Options(
     "ensemble",
@@ -152,6 +155,7 @@ EVALUATE = Options(
         Positional("bundle", "a bundle's folder, or a run's"),
         Positional("data", "folder of images by class, table, zip, or name of a data set"),
     ],
+    aliases=_ALIASES,
 )
 PREDICT = Options(
     "predict",
