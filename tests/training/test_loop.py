@@ -97,7 +97,8 @@ def test_ctrl_c_has_its_own_exit_code(tmp_path: Path) -> None:
     assert stopped.value.exit_code == 130
 
 
-def test_a_signal_during_validation_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_signal_during_validation_loses_nothing(tmp_path: Path, ema: float | None) -> None:
     class Loud(Points):
         armed = True
 
@@ -109,12 +110,12 @@ def test_a_signal_during_validation_loses_nothing(tmp_path: Path) -> None:
                 yield batch
 
     torch.manual_seed(3)
-    whole = training(tmp_path / "whole", validation=Points(48, seed=1, shuffle=False))
+    whole = training(tmp_path / "whole", ema=ema)
     whole.run()
     torch.manual_seed(3)
     with pytest.raises(Interrupted):
-        training(tmp_path / "parts", validation=Loud(48, seed=1, shuffle=False)).run()
-    rest = training(tmp_path / "parts", Net())
+        training(tmp_path / "parts", validation=Loud(48, seed=1, shuffle=False), ema=ema).run()
+    rest = training(tmp_path / "parts", Net(), ema=ema)
     rest.resume()
     rest.run()
     assert torch.equal(weights(rest.raw), weights(whole.raw))

@@ -86,11 +86,20 @@ def load_weights(path: Path, module: nn.Module, *, digest: str | None = None) ->
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights {path}: {error}") from error
+    restore_module(module, tensors, source=path)
+
+
+def restore_module(module: nn.Module, tensors: dict[str, Tensor], *, source: Path) -> None:
+    """Give a module these parameters and buffers; every name and shape must match.
+
+    Raises:
+        ModelError: They are another network's.
+    """
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        first = str(error).splitlines()[1:3]
-        raise ModelError(f"the weights {path} were made for another network: {' '.join(first).strip()}") from error
+        first = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ModelError(f"{source} belongs to another network: {first}") from error
 
 
 def remove_unreferenced(folder: Path, keep: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ Shapes: B images, K classes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tercet.evaluation.metrics import is_better, validation_scores
+from tercet.evaluation.metrics import validation_scores
 from tercet.ground.errors import DivergedError, ModelError
 from tercet.ground.runtime import generator_states, restore_generators
 from tercet.records.contracts import Batch, BatchSource
@@ -27,6 +28,7 @@ from tercet.training.checkpoint import (
     load_checkpoint,
     load_weights,
     remove_unreferenced,
+    restore_module,
     save_checkpoint,
     save_weights,
 )
@@ -36,7 +38,7 @@ from tercet.training.losses import CrossEntropy, Objective
 from tercet.training.observers import Observer, Progress
 from tercet.training.parameters import make_optimizer, set_learning_rate
 from tercet.training.schedules import learning_rate, stage_steps
-from tercet.training.state import Best, TrainingResult, TrainingState
+from tercet.training.state import Best, TrainingResult, TrainingState, improves
 
 
 class Training:
@@ -69,6 +71,7 @@ class Training:
         self.config, self.folder, self.observers = config, folder, observers
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
         self.stages = config.stages()
+        self.num_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
         self.fabric = make_fabric(device, config.precision)
         if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,8 +81,6 @@ class Training:
         self.state, self.history = TrainingState(), History()
         self.optimizer: torch.optim.Optimizer | None = None
         self.interruption = Interruption()
-
-    # ------------------------------------------------------------------------------------------ the plan
 
     def run(self) -> TrainingResult:
         """Train to the end, or go on to the end after `resume`.
@@ -125,14 +126,12 @@ class Training:
             now = time.monotonic()
             self.state.count_seconds(now - clock)
             clock = now
-            if self.interruption.requested is not None or now - saved > self.config.checkpoint_seconds:
+            self.leave_if_asked()
+            if now - saved > self.config.checkpoint_seconds:
                 self.save()
-                self.interruption.check(f"saved at step {state.step}; continue with --resume")
                 saved = now
             if state.batch >= last_batch or self.time_limit(stage):
                 break
-
-    # ------------------------------------------------------------------------------------------ the step
 
     def train_step(self, stage: StageConfig, batch: Batch) -> None:
         """Forward, backward, update: the only place where weights change."""
@@ -161,29 +160,32 @@ class Training:
         self.average.update()
 
         state.count_step(batch_loss, len(shard))
-        progress = Progress(state.stage, len(self.stages), state.step, self.total_steps(), rate, batch_loss)
+        progress = Progress(state.stage, len(self.stages), state.step, self.num_steps, rate, batch_loss)
         for observer in self.observers:
             observer.step(progress)
 
     def require_finite(self, loss: float, batch: Batch) -> None:
         """Stop before a non-finite loss reaches the weights."""
-        if not -float("inf") < loss < float("inf"):
+        if not math.isfinite(loss):
             state, names = self.state, ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
             raise DivergedError(
                 f"the loss is {loss} at stage {state.stage + 1}, epoch {state.epoch + 1}, step {state.step + 1} "
                 f"(images {names}): lower --lr, set --clip 1, or look at these images"
             )
 
-    # ------------------------------------------------------------------------------------------ once an epoch
-
     def finish_epoch(self, stage: StageConfig) -> str:
         """Validate, keep the best, record, save; return why the stage ends, or nothing."""
         state, started = self.state, time.monotonic()
         with self.average.applied():
             scores = self.validate()
-            best, stage_best = (self.improves(scores, rival) for rival in (state.best, state.stage_best))
-            if stage_best:
+            asked = self.interruption.requested is not None
+            best, stage_best = (
+                improves(scores, rival, self.config.criterion) for rival in (state.best, state.stage_best)
+            )
+            if stage_best and not asked:
                 self.keep(scores, best=best)
+        if asked:
+            self.leave_if_asked()  # with the trained weights in place, not their average
         self.state.count_seconds(time.monotonic() - started)
         note = self.ending(stage)
         assert self.optimizer is not None
@@ -221,16 +223,8 @@ class Training:
             logits.append(self.module(batch.to(self.fabric.device).images).float().cpu())
             labels.append(batch.targets)
             if self.interruption.requested is not None:
-                break
-        if self.interruption.requested is not None:
-            self.module.train()
-            self.save()
-            self.interruption.check(f"saved at step {self.state.step}; continue with --resume")
+                return {}  # `finish_epoch` saves; the resumed training validates anew
         return validation_scores(torch.cat(logits).numpy(), torch.cat(labels).numpy())
-
-    def improves(self, scores: dict[str, float], rival: Best | None) -> bool:
-        """Tell whether these scores beat the rival's; without a validation split the newest always does."""
-        return rival is None or not scores or is_better(self.config.criterion, scores, rival.scores)
 
     def keep(self, scores: dict[str, float], *, best: bool) -> None:
         """Write the present weights as the stage's best, and as the best of all if they are."""
@@ -250,12 +244,6 @@ class Training:
             return f"no better for {waited} epochs"
         return "stage complete" if self.steps_left(stage) <= 0 else ""
 
-    # ------------------------------------------------------------------------------------------ steps and seconds
-
-    def total_steps(self) -> int:
-        """Return the updates of all stages together, if none ends early."""
-        return sum(stage_steps(stage, len(self.train)) for stage in self.stages)
-
     def steps_left(self, stage: StageConfig) -> int:
         """Return the updates left in the present stage."""
         return stage_steps(stage, len(self.train)) - self.state.stage_step
@@ -265,8 +253,6 @@ class Training:
         if self.config.max_time is not None and self.state.seconds >= self.config.max_time:
             return "training time limit"
         return "stage time limit" if stage.max_time is not None and self.state.stage_seconds >= stage.max_time else ""
-
-    # ------------------------------------------------------------------------------------------ saving
 
     def save(self) -> None:
         """Write everything that a resume needs; older weights go only after this is on disk."""
@@ -284,6 +270,12 @@ class Training:
         kept = {best.file for best in (self.state.best, self.state.stage_best) if best is not None}
         remove_unreferenced(self.folder, kept)
 
+    def leave_if_asked(self) -> None:
+        """Save and raise `Interrupted` if a signal came."""
+        if self.interruption.requested is not None:
+            self.save()
+            self.interruption.check(f"saved at step {self.state.step}; continue with --resume")
+
     def resume(self) -> bool:
         """Take up the checkpoint in the folder; False if there is none.
 
@@ -295,12 +287,7 @@ class Training:
         stored = load_checkpoint(self.folder / LAST)
         if stored["plan"] != [asdict(stage) for stage in self.stages]:
             raise ModelError(f"{self.folder / LAST} belongs to another plan of stages: start a new run")
-        try:
-            self.raw.load_state_dict(stored["module"])
-        except RuntimeError as error:
-            raise ModelError(
-                f"{self.folder / LAST} belongs to another network: {str(error).splitlines()[0]}"
-            ) from error
+        restore_module(self.raw, stored["module"], source=self.folder / LAST)
         self.state = TrainingState.from_dict(stored["state"])
         self.history = History.from_list(stored["history"])
         self.average.average = stored["average"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tercet.evaluation.metrics import is_better
 from tercet.records.history import History
+from tercet.records.training_config import Criterion
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,11 @@ class Best:
     epoch: int
     file: str
     digest: str
+
+
+def improves(scores: dict[str, float], rival: Best | None, criterion: Criterion) -> bool:
+    """Tell whether scores beat the rival's; the first ones do, and without a validation split the newest always."""
+    return rival is None or not scores or is_better(criterion, scores, rival.scores)
 
 
 @dataclass
