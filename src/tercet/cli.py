@@ -169,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tercet {__version__}")
         return 0
     warnings.showwarning = _show_warning
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported, by a verb
     debug = "--debug" in words
     try:
         signal.signal(signal.SIGTERM, _terminate)

@@ -39,7 +39,7 @@ def test_members_side_by_side_go_before_threads(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(runtime, "available_cores", lambda: 8)
     assert plan_threads(3) == ThreadPlan(3, 2)
     assert plan_threads(20) == ThreadPlan(8, 1)
-    assert plan_threads(1) == ThreadPlan(1, 8)
+    assert plan_threads(1) == ThreadPlan(1, 7)  # one core stays free
     assert plan_threads(3, device="cuda") == ThreadPlan(1, 8)
 
 

@@ -16,7 +16,7 @@ from tercet.data.catalog import table_of_files
 from tercet.data.images import decode, to_pixels
 from tercet.data.loading import prepare
 from tercet.data.store import BadImage
-from tercet.ground.errors import DataError
+from tercet.ground.errors import DataError, require
 from tercet.records.contracts import Batch, InputSpec
 
 ImageLike = str | Path | NDArray[np.uint8] | Image.Image
@@ -33,6 +33,7 @@ class LooseImages:
         skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
 
     Raises:
+        ConfigError: The batch size is not positive.
         DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
     """
 
@@ -44,6 +45,7 @@ class LooseImages:
         batch_size: int,
         skip_bad: bool = False,
     ) -> None:
+        require([batch_size < 1 and f"batch_size {batch_size} must be positive"])
         self.items = list(_named(images))
         self.bad: list[BadImage] = []
         self.skip_bad = skip_bad
@@ -59,7 +61,8 @@ class LooseImages:
         return -(-len(self.items) // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the images in the order they were given."""
+        """Yield the images in the order they were given; `bad` then lists those of this pass."""
+        self.bad = []
         for first in range(start * self.batch_size, len(self.items), self.batch_size):
             part = self.items[first : first + self.batch_size]
             read = [(name, pixels) for name, image in part if (pixels := self._read(name, image)) is not None]
@@ -92,10 +95,23 @@ def _pixels(image: Any) -> NDArray[np.uint8]:
     if isinstance(image, Path):
         return decode(image, max_pixels=_MAX_PIXELS)
     if isinstance(image, Image.Image):
-        return to_pixels(image)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-        pixels = image.reshape(*image.shape[:2], -1)
+        return _from_pillow(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
+        pixels = image[..., None] if image.ndim == 2 else image
         if pixels.shape[2] in (1, 3):
-            return pixels
+            return np.ascontiguousarray(pixels)  # torch takes no negative strides, which mirrored views have
     shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise DataError(f"a {shape} is no image: expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")
+
+
+def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels; Pillow reads a file only now, and meets damage with every kind of exception."""
+    try:
+        pixels = to_pixels(image)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"truncated or damaged: {error}") from error
+    if not pixels.size:
+        raise DataError(f"it has {image.width} x {image.height} pixels")
+    return pixels

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.deploy.bundle import Bundle
 from tercet.evaluation.cross_fitting import choose
-from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow, as_text, comparison_text, pairs_table, results_table
+from tercet.evaluation.metrics import is_better, score
+from tercet.evaluation.report import ResultRow, as_text, comparison_text, pairs_table, printable, results_table
 from tercet.evaluation.significance import Comparison, compare
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment
@@ -27,13 +27,53 @@ from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
 
+_TITLES = {
+    "validation": "validation (what chooses; fitted ensembles are cross-fitted)",
+    "test": "test (looked at once)",
+}
+_CHOSEN_ON_TEST = (
+    "WARNING: epochs and ensemble were chosen on the test split (selection: test). The test scores below are\n"
+    "optimistic and must not be compared with scores on images that chose nothing.\n"
+)
+_CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
+_SPLIT_OPTIONS = ("val_fraction", "test_fraction", "split_seed", "limit")
+
 
 @dataclass(frozen=True)
 class Conclusion:
     """What came out of a run."""
 
+    plan: Plan
+    """What was asked."""
+    members: tuple[TrainedMember, ...]
+    """Everyone trained."""
+    ensembles: tuple[Ensemble, ...]
+    """Every way in which they, or the best of them, were fused; none where there is one member."""
+    best: TrainedMember
+    """The member that is best on the split that chooses."""
+    chosen: Ensemble | None
+    """The ensemble that is best there; None where there is one member."""
     metrics: Mapping[str, Any]
+    """What `metrics.json` holds."""
     report: str
+    """The report as text."""
+
+    @property
+    def winner(self) -> Ensemble | TrainedMember:
+        """What is shipped."""
+        return self.chosen or self.best
+
+    @property
+    def name(self) -> str:
+        """The name of what is shipped."""
+        return self.chosen.method if self.chosen else self.best.name
+
+    def comparison(self) -> Comparison | None:
+        """Compare the chosen ensemble with the best member, on the test split where it has labels."""
+        if self.chosen is None:
+            return None
+        split = _last_labelled(self.chosen.predictions)
+        return compare(self.chosen.predictions[split], self.best.predictions[split])
 
 
 def conclude(
@@ -43,80 +83,65 @@ def conclude(
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
     )
-    criterion = plan.criterion
-    chooser = plan.selection
-    selected = select_members(trained, plan.fusion.top, criterion)
+    selected = select_members(trained, plan.fusion.top, plan.criterion)
     ensembles = fuse(selected, plan.run.fuse, plan=plan, prepared=prepared) if len(selected) > 1 else []
     for one in ensembles:
         for split, said in one.predictions.items():
             said.save(run.predictions(one.method, split))
-    best = choose({member.name: score(member.predictions[chooser]) for member in selected}, criterion)
-    best_member = next(member for member in selected if member.name == best)
-    chosen = choose_ensemble(ensembles, criterion, split=chooser) if ensembles else None
-    bundle = bundle_of(chosen, selected) if chosen else Bundle(*_single(best_member))
-    metrics = _metrics(run, plan, trained, ensembles, chosen, best_member)
-    card = {"data": metrics["data"], "metrics": _card_scores(chosen or best_member), "versions": metrics["versions"]}
-    Bundle(bundle.classes, bundle.members, bundle.combiner, card).save(run.bundle)
-    write_json(run.metrics, metrics)
-    text = _report(plan, trained, ensembles, chosen, best_member, metrics)
-    write_text(run.report, text)
-    return Conclusion(metrics, text)
+    best = choose({member.name: score(member.predictions[plan.selection]) for member in selected}, plan.criterion)
+    conclusion = Conclusion(
+        plan,
+        tuple(trained),
+        tuple(ensembles),
+        next(member for member in selected if member.name == best),
+        choose_ensemble(ensembles, plan.criterion, split=plan.selection) if ensembles else None,
+        {},
+        "",
+    )
+    conclusion = replace(conclusion, metrics=_metrics(run, conclusion))
+    conclusion = replace(conclusion, report=_report(conclusion))
+    _bundle(conclusion, selected).save(run.bundle)
+    write_json(run.metrics, conclusion.metrics)
+    write_text(run.report, conclusion.report)
+    return conclusion
 
 
-def _single(member: TrainedMember) -> tuple[Any, ...]:
-    loaded = member.load()
-    return member.predictions["validation"].classes, (loaded,)
+def _bundle(conclusion: Conclusion, selected: Sequence[TrainedMember]) -> Bundle:
+    scores = {
+        split: {key: values[key] for key in _CARD_SCORES}
+        for split, values in _scores(conclusion.winner.predictions).items()
+    }
+    card = {"data": conclusion.metrics["data"], "metrics": scores, "versions": conclusion.metrics["versions"]}
+    if conclusion.chosen is None:
+        return Bundle(conclusion.plan.classes, (conclusion.best.load(),), card=card)
+    return replace(bundle_of(conclusion.chosen, selected), card=card)
+
+
+def _last_labelled(predictions: Mapping[str, Predictions]) -> str:
+    """Return test where its labels are known, else validation."""
+    return "test" if "test" in predictions and predictions["test"].known.any() else "validation"
 
 
 def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     return {
-        split: score(said).to_dict()
-        for split, said in predictions.items()
-        if split in ("validation", "test") and said.known.any()
+        split: score(said).to_dict() for split, said in predictions.items() if split in _TITLES and said.known.any()
     }
 
 
-def _card_scores(result: Ensemble | TrainedMember) -> dict[str, Any]:
-    return {
-        split: {key: scores[key] for key in ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")}
-        for split, scores in _scores(result.predictions).items()
-    }
-
-
-def _metrics(
-    run: RunFolder,
-    plan: Plan,
-    members: Sequence[TrainedMember],
-    ensembles: Sequence[Ensemble],
-    chosen: Ensemble | None,
-    best: TrainedMember,
-) -> dict[str, Any]:
-    comparison = _compare(chosen, best)
-    environment = describe_environment()
-    first = members[0].predictions["validation"]
+def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
+    plan, comparison = conclusion.plan, conclusion.comparison()
     return {
         "run": str(run.path),
         "bundle": str(run.bundle),
         "data": {
             "source": plan.data,
-            "classes": list(first.classes),
+            "classes": list(plan.classes),
             "fingerprint": plan.fingerprint,
-            "split": {
-                key: getattr(plan.data_config, key) for key in ("val_fraction", "test_fraction", "split_seed", "limit")
-            },
+            "split": {key: getattr(plan.data_config, key) for key in _SPLIT_OPTIONS},
         },
-        "protocol": {
-            "criterion": plan.criterion,
-            "selection": plan.selection,
-            "seed": plan.run.seed,
-        },
+        "protocol": {"criterion": plan.criterion, "selection": plan.selection, "seed": plan.run.seed},
         "members": [
-            {
-                **member.summary,
-                "name": member.name,
-                **_scores(member.predictions),
-            }
-            for member in members
+            {"name": member.name, **member.summary, **_scores(member.predictions)} for member in conclusion.members
         ],
         "ensembles": [
             {
@@ -127,67 +152,45 @@ def _metrics(
                 "parameters": one.parameters,
                 **_scores(one.predictions),
             }
-            for one in ensembles
+            for one in conclusion.ensembles
         ],
-        "best_member": best.name,
-        "chosen": chosen.method if chosen else best.name,
+        "best_member": conclusion.best.name,
+        "chosen": conclusion.name,
         "comparison": comparison.to_dict() if comparison else None,
-        "versions": environment["packages"],
+        "versions": describe_environment()["packages"],
     }
 
 
-def _compare(chosen: Ensemble | None, best: TrainedMember) -> Comparison | None:
-    """Compare the chosen ensemble with the validation-best member, on the test split where it has labels."""
-    if chosen is None:
-        return None
-    for split in ("test", "validation"):
-        if split in chosen.predictions and chosen.predictions[split].known.any():
-            return compare(chosen.predictions[split], best.predictions[split])
-    return None
+def _rows(conclusion: Conclusion, split: str) -> list[ResultRow]:
+    rows: list[ResultRow] = []
+    results: list[Ensemble | TrainedMember] = [*conclusion.members, *conclusion.ensembles]
+    for one in results:
+        if split in one.predictions and one.predictions[split].known.any():
+            name = one.name if isinstance(one, TrainedMember) else one.method
+            kind = "member" if isinstance(one, TrainedMember) else "ensemble"
+            scores = score(one.predictions[split])
+            rows.append(ResultRow(name, kind, scores, one.seconds, one.parameters, one is conclusion.winner))  # type: ignore[arg-type]
+    return rows
 
 
-def _rows(split: str, members: Sequence[TrainedMember], ensembles: Sequence[Ensemble], chosen: str) -> list[ResultRow]:
-    rows = [
-        ResultRow(one.name, "member", score(one.predictions[split]), one.seconds, one.parameters, one.name == chosen)
-        for one in members
-        if split in one.predictions and one.predictions[split].known.any()
-    ]
-    return rows + [
-        ResultRow(
-            one.method, "ensemble", score(one.predictions[split]), one.seconds, one.parameters, one.method == chosen
-        )
-        for one in ensembles
-        if split in one.predictions and one.predictions[split].known.any()
-    ]
-
-
-def _report(
-    plan: Plan,
-    members: Sequence[TrainedMember],
-    ensembles: Sequence[Ensemble],
-    chosen: Ensemble | None,
-    best: TrainedMember,
-    metrics: Mapping[str, Any],
-) -> str:
-    name = metrics["chosen"]
-    parts = []
-    if plan.selection == "test":
-        parts.append(
-            "WARNING: epochs and ensemble were chosen on the test split (selection: test). The test scores below are\n"
-            "optimistic and must not be compared with scores on images that chose nothing.\n"
-        )
-    note = f"chosen on {plan.selection}"
-    titles = {
-        "validation": "validation (what chooses; fitted ensembles are cross-fitted)",
-        "test": "test (looked at once)",
-    }
-    for split, title in titles.items():
-        if rows := _rows(split, members, ensembles, name):
-            parts.append(as_text(results_table(rows, title=f"{plan.data}: {title}", note=note)))
-    comparison = _compare(chosen, best)
-    if comparison is not None and chosen is not None:
+def _report(conclusion: Conclusion) -> str:
+    plan, chosen, best = conclusion.plan, conclusion.chosen, conclusion.best
+    parts = [_CHOSEN_ON_TEST] if plan.selection == "test" else []
+    for split, title in _TITLES.items():
+        if rows := _rows(conclusion, split):
+            table = results_table(rows, title=f"{plan.data}: {title}", note=f"chosen on {plan.selection}")
+            parts.append(as_text(table))
+    comparison = conclusion.comparison()
+    if chosen is not None and comparison is not None:
         parts.append(comparison_text(comparison, chosen.method, best.name) + "\n")
-    said = (chosen or best).predictions
-    split = "test" if "test" in said and said["test"].known.any() else "validation"
-    parts.append(as_text(pairs_table(said[split], most=5, title=f"most frequent mistakes of {name} on {split}")))
+        alone, fused = (score(one.predictions[plan.selection]).criteria() for one in (best, chosen))
+        if is_better(plan.criterion, alone, fused):
+            better = printable(best.name)
+            parts.append(
+                f"On {plan.selection} {better} alone is better than every ensemble; its own bundle is beside.\n"
+            )
+    said = conclusion.winner.predictions
+    split = _last_labelled(said)
+    mistakes = as_text(pairs_table(said[split], most=5))
+    parts.append(f"most frequent mistakes of {printable(conclusion.name)} on {split}\n{mistakes}")
     return "\n".join(parts)

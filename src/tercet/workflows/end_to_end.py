@@ -113,6 +113,8 @@ class EndToEndFitter:
     def _fused(self, head: FusionHead, validation: Predictions) -> FusedEndToEnd:
         test = self.predictions.get("test")
         learned = f"{self.fusion.data} rows, {self.fusion.regime}"
+        if self.fusion.data == "out-of-fold":
+            learned += "; the members shipped were fitted on all training rows"
         return FusedEndToEnd(head, self.members, validation, self._apply(head, test) if test else None, learned)
 
     @torch.inference_mode()

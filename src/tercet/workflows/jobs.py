@@ -136,8 +136,8 @@ def _run_here(
     try:
         with torch_threads(threads.threads):
             train_member(run, job.name, fold=job.fold, observers=[_InProcess(bars, job)], prepared=prepared)
-    except Interrupted:
-        raise
+    except Interrupted as error:
+        raise Interrupted(f"{error} {run.path}", error.exit_code - 128) from None
     except Exception as error:
         known = explain(error)
         if known is None:

@@ -1,0 +1,38 @@
+"""Train two networks on a folder of images, fuse them, and print the report.
+
+    python examples/train_from_folder.py
+
+The images are 600 handwritten digits from scikit-learn, written as PNG files to runs/example-images/<digit>/. Replace
+that folder by one of your own: one folder for each class.
+"""
+
+from pathlib import Path
+
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import tercet
+
+
+def write_images(root: Path, count: int = 600) -> Path:
+    """Write the first `count` digits as 8 x 8 grey files, one folder for each class."""
+    digits = load_digits()
+    for row in range(count):
+        folder = root / str(digits.target[row])
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (digits.images[row] * (255 / 16)).round().astype("uint8")  # values 0..16
+        Image.fromarray(pixels).save(folder / f"{row:04d}.png")
+    return root
+
+
+if __name__ == "__main__":
+    folder = write_images(Path("runs/example-images"))
+    run = tercet.train(
+        folder,
+        members=["small-cnn", {"model": "row-gru", "units": 32, "layers": 1}],
+        epochs=10,
+        lr=3e-3,
+        fuse=["average", "weighted", "vote"],
+    )
+    print(run.report)
+    print(f"run folder: {run.path}")
