@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tercet.deploy.bundle import Bundle, load_bundle, read_manifest
+from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.deploy.manifest import read_manifest
 from tercet.ground.errors import DataError, ModelError, StorageError
 from tercet.models.fusion import FusionHead
 from tests.deploy.conftest import CLASSES, COMBINERS, KINDS, NAMES, make_bundle, make_member
@@ -38,8 +39,7 @@ def test_a_loaded_bundle_is_the_one_that_was_saved(bundles: dict[str, Bundle], k
     assert np.array_equal(loaded.predict(images).probabilities, bundle.predict(images).probabilities)
     for one, other in zip(loaded.members, bundle.members, strict=True):
         assert all(
-            torch.equal(value, other.classifier.state_dict()[key])
-            for key, value in one.classifier.state_dict().items()
+            torch.equal(value, other.classifier.state_dict()[key]) for key, value in one.classifier.state_dict().items()
         )
 
 
@@ -114,7 +114,11 @@ def test_a_member_fresh_from_training_mode_predicts_without_noise() -> None:
 def test_the_folder_holds_a_manifest_and_safetensors_and_nothing_else(saved: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text("utf-8"))
     weights = {path.name for path in saved.iterdir()} - {"manifest.json"}
-    assert weights == set(manifest["files"]) == {*(member["weights"] for member in manifest["members"]), "head.safetensors"}
+    assert (
+        weights
+        == set(manifest["files"])
+        == {*(member["weights"] for member in manifest["members"]), "head.safetensors"}
+    )
     assert all(name.endswith(".safetensors") and load_file(saved / name) for name in weights)
     assert manifest["classes"] == list(CLASSES)
     assert manifest["combiner"]["method"] == "e2e"
@@ -129,9 +133,7 @@ def test_other_people_may_read_it(saved: Path) -> None:
     assert all(path.stat().st_mode & 0o777 == 0o666 & ~umask for path in saved.iterdir())
 
 
-def test_a_bundle_predicts_from_any_place_with_nothing_beside_it(
-    bundles: dict[str, Bundle], tmp_path: Path
-) -> None:
+def test_a_bundle_predicts_from_any_place_with_nothing_beside_it(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     first = bundles["weighted"].save(tmp_path / "made here" / "bundle")
     moved = tmp_path / "used" / "näch there"
     moved.parent.mkdir()
@@ -165,6 +167,23 @@ def test_saving_refuses_a_folder_that_is_no_bundle(bundles: dict[str, Bundle], t
     assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "chapter-1.txt"]
 
 
+@pytest.mark.parametrize(
+    "manifest", ['{"manifest_version": 3, "name": "a browser extension"}', "{", '{"format": "tercet-bundle-1"}']
+)
+def test_saving_never_replaces_what_only_looks_like_a_bundle(
+    bundles: dict[str, Bundle], tmp_path: Path, manifest: str
+) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "background.js").write_text("precious")
+    with pytest.raises(StorageError, match="not a bundle"):
+        bundles["single"].save(tmp_path)
+    assert (tmp_path / "background.js").read_text() == "precious"
+
+
+def test_a_path_may_be_text(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    assert load_bundle(str(bundles["single"].save(str(tmp_path / "bundle")))).name == "rows"
+
+
 def test_saving_refuses_a_path_that_is_a_file(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("precious")
     for place in (tmp_path / "notes", tmp_path / "notes" / "bundle"):
@@ -195,7 +214,7 @@ def test_a_failed_save_leaves_the_older_bundle(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tercet.deploy.bundle.write_json", full)
+    monkeypatch.setattr("tercet.deploy.bundle.write_manifest", full)
     with pytest.raises(StorageError, match="No space left"):
         bundles["e2e"].save(place)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
@@ -206,7 +225,9 @@ def test_a_bundle_can_be_saved_over_itself_while_loaded(bundles: dict[str, Bundl
     place = bundles["average"].save(tmp_path / "bundle")
     loaded = load_bundle(place)
     loaded.save(place)  # safetensors may be mapped into memory: replacing the files must not change the weights
-    assert np.array_equal(loaded.predict(pictures()).probabilities, bundles["average"].predict(pictures()).probabilities)
+    assert np.array_equal(
+        loaded.predict(pictures()).probabilities, bundles["average"].predict(pictures()).probabilities
+    )
 
 
 def test_members_with_the_same_slug_keep_their_own_weights(tmp_path: Path) -> None:

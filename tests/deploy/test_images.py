@@ -47,7 +47,14 @@ def test_a_picture_is_the_same_in_every_form(bundles: dict[str, Bundle], tmp_pat
 def test_grey_pictures_in_every_form(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     bundle, pixels = bundles["average"], grey()
     expected = bundle.predict(pixels).probabilities
-    for form in (pixels[..., None], pixels[None, ..., None], Image.fromarray(pixels), [pixels, ][:1]):
+    for form in (
+        pixels[..., None],
+        pixels[None, ..., None],
+        Image.fromarray(pixels),
+        [
+            pixels,
+        ][:1],
+    ):
         assert np.array_equal(bundle.predict(form).probabilities, expected)
     repeated = np.repeat(pixels[..., None], 3, axis=2)
     assert np.allclose(bundle.predict(repeated).probabilities, expected, atol=1e-4)
@@ -55,7 +62,16 @@ def test_grey_pictures_in_every_form(bundles: dict[str, Bundle], tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("mode", "like"),
-    [("1", "L"), ("L", "L"), ("LA", "L"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGB"), ("CMYK", None), ("I;16", None)],
+    [
+        ("1", "L"),
+        ("L", "L"),
+        ("LA", "L"),
+        ("P", "RGB"),
+        ("RGB", "RGB"),
+        ("RGBA", "RGB"),
+        ("CMYK", None),
+        ("I;16", None),
+    ],
 )
 def test_pillow_images_of_every_mode(bundles: dict[str, Bundle], tmp_path: Path, mode: str, like: str | None) -> None:
     if mode == "I;16":
@@ -108,7 +124,13 @@ def test_arrays_of_any_layout_are_read_and_never_written(bundles: dict[str, Bund
     expected = bundles["average"].predict(pixels).probabilities
     locked = pixels.copy()
     locked.flags.writeable = False
-    views = [locked, np.asfortranarray(pixels), pixels[::-1][::-1], np.repeat(pixels, 2, axis=0)[::2], memoryview(pixels)]
+    views = [
+        locked,
+        np.asfortranarray(pixels),
+        pixels[::-1][::-1],
+        np.repeat(pixels, 2, axis=0)[::2],
+        memoryview(pixels),
+    ]
     for view in views:
         array = np.asarray(view)
         before = array.copy()
@@ -123,7 +145,9 @@ def test_arrays_of_any_layout_are_read_and_never_written(bundles: dict[str, Bund
 
 def test_files_are_named_by_their_paths_and_others_by_their_place(bundles: dict[str, Bundle], folder: Path) -> None:
     bundle = bundles["single"]
-    assert bundle.predict(folder).ids == tuple(str(folder / name) for name in ("img9.png", "img10.png", "inner/deep.bmp"))
+    assert bundle.predict(folder).ids == tuple(
+        str(folder / name) for name in ("img9.png", "img10.png", "inner/deep.bmp")
+    )
     assert bundle.predict([folder / "img9.png", grey(), Image.fromarray(grey(1))]).ids == (
         str(folder / "img9.png"),
         "1",

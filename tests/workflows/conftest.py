@@ -1,6 +1,9 @@
 """A small real task for whole runs: three kinds of drawn shapes, and one finished run that several tests read."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +56,27 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("data") / "shapes")
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """On one core members train one after the other, here: a process each would cost seconds of imports."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)} if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0" else {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    with one_core():
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(shapes, output=str(tmp_path_factory.mktemp("runs") / "run"), **OPTIONS)
+    with one_core():
+        return train(shapes, output=str(tmp_path_factory.mktemp("runs") / "run"), **OPTIONS)
 
 
 def metrics_of(path: Path) -> dict:

@@ -15,6 +15,7 @@ from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.train import Run, train
 from tests.workflows.conftest import OPTIONS, draw_folder, metrics_of
 
+pytestmark = pytest.mark.usefixtures("alone")
 METHODS = ["average", "pruned", "weighted", "vote", "greedy", "e2e"]
 
 

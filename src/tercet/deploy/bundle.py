@@ -10,9 +10,6 @@ Loading runs no code from these files and notices a changed byte. Shapes: B imag
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from tercet.deploy.images import ImageLike, LooseImages
+from tercet.deploy.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.predict import predict_logits
 from tercet.ground.errors import ModelError, StorageError
-from tercet.ground.files import read_json, sha256, slug, write_json
+from tercet.ground.files import slug
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.fusion import FusionHead
@@ -36,8 +34,8 @@ from tercet.records.model_config import InputConfig, ModelConfig
 from tercet.records.predictions import Predictions
 from tercet.training.checkpoint import load_weights, save_weights
 
-MANIFEST = "manifest.json"
-_FORMAT = "tercet-bundle-1"
+UNFINISHED = ".bundle-"
+"""Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
 _HEAD = "head.safetensors"
 
 
@@ -155,22 +153,29 @@ class Bundle:
 
     # ------------------------------------------------------------------------------------------ on disk
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write the bundle; an older one of ours is replaced as a whole.
 
         Raises:
             StorageError: Something else is there, or the disk is full.
         """
-        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            raise StorageError(f"{folder} exists and is not a bundle: choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder.parent) as temporary:
-            self._write(Path(temporary))
-            if folder.exists():
-                shutil.rmtree(folder)
-            Path(temporary).rename(folder)
-            Path(temporary).mkdir()  # what the context manager removes
-        folder.chmod(0o755)
+        folder = Path(folder)
+        try:
+            if folder.exists() and not (folder.is_dir() and (is_bundle(folder) or not any(folder.iterdir()))):
+                raise StorageError(f"{folder} exists and is not a bundle: choose another folder")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as temporary:
+                new = Path(temporary) / "new"
+                new.mkdir()
+                self._write(new)
+                if folder.exists():
+                    folder.rename(Path(temporary) / "old")
+                new.rename(folder)
+        except StorageError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise StorageError(f"cannot write the bundle {folder}: {reason}; choose another folder") from error
         return folder
 
     def _write(self, folder: Path) -> None:
@@ -186,7 +191,6 @@ class Bundle:
         elif self.combiner is not None:
             combiner = self.combiner.to_dict()
         manifest = {
-            "format": _FORMAT,
             "classes": list(self.classes),
             "members": members,
             "combiner": combiner,
@@ -194,7 +198,7 @@ class Bundle:
             **self.card,
             "files": files,
         }
-        write_json(folder / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+        write_manifest(folder, manifest)
 
 
 def _describe(member: Member, file: str) -> dict[str, Any]:
@@ -210,26 +214,6 @@ def _describe(member: Member, file: str) -> dict[str, Any]:
     }
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return a bundle's manifest after checking that it is one and is unchanged.
-
-    Raises:
-        ModelError: The folder is no bundle, or the manifest was changed.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise ModelError(f"{folder} is not a bundle: it has no {MANIFEST} (a run's bundle is RUN/bundle)")
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ModelError(f"{folder / MANIFEST} is not a bundle's manifest of format {_FORMAT}")
-    if manifest.pop("sha256", None) != _digest(manifest):
-        raise ModelError(f"{folder / MANIFEST} was changed: its content does not match its SHA-256")
-    return manifest
-
-
 def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     """Load a bundle, or the bundle of a run folder.
 
@@ -240,30 +224,42 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     if not (folder / MANIFEST).exists() and (folder / "bundle" / MANIFEST).exists():
         folder = folder / "bundle"
     manifest = read_manifest(folder)
-    for file, digest in manifest["files"].items():
-        if "/" in file or not (folder / file).is_file():
-            raise ModelError(f"the bundle {folder} lacks its file {file}")
-        if sha256(folder / file) != digest:
-            raise ModelError(f"{folder / file} was changed: its SHA-256 is not the manifest's")
+    try:
+        check_files(folder, manifest["files"])
+        return _rebuild(folder, manifest, device)
+    except KeyError as error:
+        raise ModelError(f"the bundle {folder} is damaged: its manifest lacks {error}") from error
+    except (ValueError, TypeError, AttributeError, OSError) as error:  # what a manifest with odd values may end in
+        raise ModelError(f"the bundle {folder} cannot be used: {error}") from error
+
+
+def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
     classes = tuple(manifest["classes"])
-    members = tuple(_load_member(folder, entry, len(classes), device) for entry in manifest["members"])
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
+        raise ModelError("its classes are not different names")
+    weights = {file: folder / file for file in manifest["files"]}  # no other file is read
+    members = tuple(_load_member(weights, entry, len(classes), device) for entry in manifest["members"])
+    combiner = _load_combiner(weights, manifest["combiner"], len(members), len(classes))
     card: dict[str, Any] = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
-    return Bundle(classes, members, _load_combiner(folder, manifest["combiner"], len(members), len(classes)), card)
+    return Bundle(classes, members, combiner, card)
 
 
 def _load_combiner(
-    folder: Path, entry: dict[str, Any] | None, num_members: int, num_classes: int
+    weights: dict[str, Path], entry: dict[str, Any] | None, num_members: int, num_classes: int
 ) -> Combiner | FusionHead | None:
     if entry is None:
         return None
     if entry["method"] != "e2e":
-        return Combiner.from_dict(entry)
+        combiner = Combiner.from_dict(entry)
+        if len(combiner.names) != num_members:
+            raise ModelError(f"its combiner is for {len(combiner.names)} members, not {num_members}")
+        return combiner
     head = FusionHead(num_members, num_classes, **entry["options"])
-    load_weights(folder / entry["weights"], head)
+    _load_finite(weights[entry["weights"]], head)
     return head
 
 
-def _load_member(folder: Path, entry: dict[str, Any], num_classes: int, device: str) -> Member:
+def _load_member(weights: dict[str, Path], entry: dict[str, Any], num_classes: int, device: str) -> Member:
     config = ModelConfig.from_dict(entry["options"])
     size, channels = tuple(entry["input"]["size"]), entry["input"]["channels"]
     classifier = build(
@@ -274,5 +270,12 @@ def _load_member(folder: Path, entry: dict[str, Any], num_classes: int, device: 
         image_size=size,
         load_weights=False,
     )
-    load_weights(folder / entry["weights"], classifier)
+    _load_finite(weights[entry["weights"]], classifier)
     return Member(entry["name"], classifier.to(device), config)
+
+
+def _load_finite(path: Path, module: nn.Module) -> None:
+    load_weights(path, module)
+    odd = [name for name, value in module.state_dict().items() if not torch.isfinite(value).all()]
+    if odd:
+        raise ModelError(f"{path} holds weights that are not finite, such as {odd[0]}")

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +18,21 @@ from tercet.evaluation.predict import predict
 from tercet.ground.errors import explain
 from tercet.ground.runtime import seed_everything
 from tercet.models.build import build
+from tercet.models.classifier import Classifier
 from tercet.models.summary import summarize
-from tercet.records.contracts import BatchSource
 from tercet.records.predictions import Predictions
+from tercet.records.training_config import TrainingConfig
 from tercet.training.fabric import choose_precision
 from tercet.training.loop import Training
 from tercet.training.losses import CrossEntropy, balanced_class_weights
 from tercet.training.observers import EpochLog, EventStream, Observer, tensorboard
+from tercet.training.state import TrainingResult
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.run_folder import MemberFolder, RunFolder
 
 PREDICT_BATCH = 256
+_SUMMARISED = ("parameters", "trainable", "buffers", "flops", "input")
 
 
 def fold_rows(prepared: PreparedData, plan: Plan) -> list[Rows]:
@@ -48,7 +52,7 @@ def train_member(
     observers: Sequence[Observer] = (),
     prepared: PreparedData | None = None,
 ) -> None:
-    """Train a member to the end, going on where an earlier attempt stopped.
+    """Train a member to the end, going on where an earlier attempt stopped; nothing if it is finished.
 
     Args:
         run: The run, with its plan.
@@ -57,93 +61,113 @@ def train_member(
         observers: Told how it goes.
         prepared: The run's data, if it is at hand.
     """
-    plan = Plan.load(run)
-    prepared = prepared or plan.open_data(run)
-    member = plan.member(name)
     folder = run.member(name) if fold is None else run.member(name).fold(fold)
     if folder.finished():
         return
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    plan = Plan.load(run)
+    work = _Work(run, folder, plan, prepared or plan.open_data(run), name, fold)
+    classifier, summary = work.train(observers)
+    if fold is None:
+        summary |= work.leave_member(classifier)
+    else:
+        work.predict(classifier, work.held_out()).save(folder.path / "predictions.npz")
+    folder.finish(summary)
 
-    seed = plan.seed(name, fold)
-    seed_everything(seed)
-    classes = prepared.table.classes
-    classifier = build(
-        member.network,
-        num_classes=len(classes),
-        config=member.model,
-        channels=plan.channels,
-        image_size=plan.image_size,
-    )
-    held_out = fold_rows(prepared, plan)[fold] if fold is not None else np.array([], dtype=np.int64)
-    rows = np.setdiff1d(prepared.rows("train"), held_out)
-    choose_with = "test" if member.training.selection == "test" else "validation"
-    workers = plan.data_config.num_workers
-    specs = (classifier.spec,)
-    batches = prepared.training_loader(rows, specs, training=member.training, data=plan.data_config, seed=seed)
-    validation = prepared.loader(prepared.rows(choose_with), specs, batch_size=PREDICT_BATCH, num_workers=workers)
 
-    objective = CrossEntropy(
-        label_smoothing=member.training.label_smoothing,
-        class_weights=_class_weights(member.training.class_weights, prepared, rows),
-    )
-    config = member.training
-    if config.precision == "auto":
-        precision = choose_precision(classifier, next(iter(batches.epoch(0))), objective, device=plan.device)
-        config = replace(config, precision=precision)  # type: ignore[arg-type]
-    training = Training(
-        classifier,
-        batches,
-        validation,
-        config=config,
-        folder=folder.checkpoints,
-        device=plan.device,
-        objective=objective,
-        observers=[
-            EpochLog(folder.path / "train.log"),
-            *tensorboard(folder.path / "tensorboard", wanted=plan.run.tensorboard and fold is None),
-            *observers,
-        ],
-    )
-    training.resume()
-    result = training.run()
+@dataclass(frozen=True)
+class _Work:
+    """One training of a run, and what it is to leave."""
 
-    def predicted(part: Rows) -> Predictions:
-        source: BatchSource = prepared.loader(part, specs, batch_size=PREDICT_BATCH, num_workers=workers)
-        return predict(classifier, source, classes=classes, device=plan.device)
+    run: RunFolder
+    folder: MemberFolder
+    plan: Plan
+    prepared: PreparedData
+    name: str
+    fold: int | None
 
-    summary = {
+    def held_out(self) -> Rows:
+        """Return the training rows that this training must not see."""
+        if self.fold is None:
+            return np.array([], dtype=np.int64)
+        return fold_rows(self.prepared, self.plan)[self.fold]
+
+    def train(self, observers: Sequence[Observer]) -> tuple[Classifier, dict[str, Any]]:
+        """Build the network and train it; return it with its best weights, and what its training was."""
+        plan, member = self.plan, self.plan.member(self.name)
+        seed = plan.seed(self.name, self.fold)
+        seed_everything(seed)
+        classifier = build(
+            member.network,
+            num_classes=len(plan.classes),
+            config=member.model,
+            channels=plan.channels,
+            image_size=plan.image_size,
+        )
+        rows = np.setdiff1d(self.prepared.rows("train"), self.held_out())
+        specs, config = (classifier.spec,), member.training
+        batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
+        chooser = self.prepared.rows(plan.selection)
+        workers = plan.data_config.num_workers
+        objective = CrossEntropy(class_weights=self.class_weights(config, rows), label_smoothing=config.label_smoothing)
+        if config.precision == "auto":
+            batch = next(iter(batches.epoch(0)))
+            precision = choose_precision(classifier, batch, objective, device=plan.device)
+            config = replace(config, precision=precision)  # type: ignore[arg-type]
+        training = Training(
+            classifier,
+            batches,
+            self.prepared.loader(chooser, specs, batch_size=PREDICT_BATCH, num_workers=workers),
+            config=config,
+            folder=self.folder.checkpoints,
+            device=plan.device,
+            objective=objective,
+            observers=[*self.observers(), *observers],
+        )
+        training.resume()
+        result = training.run()
+        result.history.save(self.folder.path / "history.jsonl")
+        return classifier, _describe(result, config)
+
+    def observers(self) -> list[Observer]:
+        """Return those who write the member's own records."""
+        wanted = self.plan.run.tensorboard and self.fold is None
+        return [EpochLog(self.folder.path / "train.log"), *tensorboard(self.folder.path / "tensorboard", wanted=wanted)]
+
+    def class_weights(self, config: TrainingConfig, rows: Rows) -> list[float] | None:
+        """Return a weight a class where the classes are to be balanced."""
+        if config.class_weights == "none":
+            return None
+        counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
+        return balanced_class_weights(counts.tolist())
+
+    def predict(self, classifier: Classifier, rows: Rows) -> Predictions:
+        """Return what the network says of some rows."""
+        workers = self.plan.data_config.num_workers
+        source = self.prepared.loader(rows, (classifier.spec,), batch_size=PREDICT_BATCH, num_workers=workers)
+        return predict(classifier, source, classes=self.plan.classes, device=self.plan.device)
+
+    def leave_member(self, classifier: Classifier) -> dict[str, Any]:
+        """Store the predictions that fusing needs, and the member's own bundle; return its sizes."""
+        for split in self.plan.predicted_splits():
+            if len(rows := self.prepared.rows(split)):
+                self.predict(classifier, rows).save(self.run.predictions(self.name, split))
+        member = Member(self.name, classifier, self.plan.member(self.name).model)
+        Bundle(self.plan.classes, (member,)).save(self.folder.bundle)
+        counts = summarize(classifier)
+        return {key: counts[key] for key in _SUMMARISED}
+
+
+def _describe(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
+    best = result.best
+    return {
         "seconds": result.seconds,
         "steps": result.steps,
         "epochs": len(result.history),
-        "best": {"stage": result.best.stage + 1, "epoch": result.best.epoch + 1, **result.best.scores},
+        "best": {"stage": best.stage + 1, "epoch": best.epoch + 1, **best.scores},
         "precision": config.precision,
         "threads": torch.get_num_threads(),
     }
-    result.history.save(folder.path / "history.jsonl")
-    if fold is not None:
-        predicted(held_out).save(folder.path / "predictions.npz")
-        folder.finish(summary)
-        return
-    for split in wanted_splits(plan):
-        if len(prepared.rows(split)):
-            predicted(prepared.rows(split)).save(run.predictions(name, split))
-    counts = summarize(classifier)
-    Bundle(classes, (Member(name, classifier, member.model),)).save(folder.bundle)
-    folder.finish({**summary, **{key: counts[key] for key in ("parameters", "trainable", "buffers", "flops", "input")}})
-
-
-def wanted_splits(plan: Plan) -> tuple[str, ...]:
-    """Return the splits that are predicted: the training rows only where the fusion learns from them."""
-    learns_from_train = "e2e" in plan.run.fuse and plan.fusion.regime == "cached" and plan.fusion.data == "train"
-    return ("validation", "test", "train") if learns_from_train else ("validation", "test")
-
-
-def _class_weights(kind: str, prepared: PreparedData, rows: Rows) -> list[float] | None:
-    if kind == "none":
-        return None
-    counts = np.bincount(prepared.table.labels[rows], minlength=len(prepared.table.classes))
-    return balanced_class_weights(counts.tolist())
 
 
 def main() -> int:

@@ -71,6 +71,11 @@ class Plan:
         """Tell whether the fusion learns from out-of-fold predictions."""
         return "e2e" in self.run.fuse and len(self.members) > 1 and self.fusion.data == "out-of-fold"
 
+    def predicted_splits(self) -> tuple[str, ...]:
+        """Return the splits that members predict: the training rows only where the fusion learns from them."""
+        learns_from_train = "e2e" in self.run.fuse and (self.fusion.regime, self.fusion.data) == ("cached", "train")
+        return ("validation", "test", "train") if learns_from_train else ("validation", "test")
+
     def save(self, run: RunFolder) -> None:
         """Write the plan."""
         options = Options("plan", groups=_GROUPS)
