@@ -15,13 +15,9 @@ import tercet
 
 SHOWN = (1700, 1750, 1790)  # rows of the data set
 
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        path = sys.argv[1]
-    else:
-        path = tercet.train("digits", members=["small-cnn"], epochs=10, lr=3e-3).path
-    bundle = tercet.load_bundle(path)
+    given = sys.argv[1:] or [tercet.train("digits", members=["small-cnn"], epochs=10, lr=3e-3).path]
+    bundle = tercet.load_bundle(given[0])
     digits = load_digits()
     arrays = [(digits.images[row] * (255 / 16)).round().astype("uint8") for row in SHOWN]  # H W, uint8
     pictures = [Image.fromarray(array) for array in arrays]

@@ -6,18 +6,22 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 from tercet import __version__
-from tercet.ground.errors import ConfigError, Interrupted, explain
+from tercet.ground.errors import ConfigError, explain
 from tercet.ground.registry import nearest
+from tercet.ground.streams import PatientStream, printable, write
 from tercet.records.config import DataConfig, FusionConfig
+from tercet.records.entries import shown
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
 from tercet.workflows import options as verbs
@@ -35,7 +39,7 @@ class Answer:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(file=cast("IO[str]", PatientStream(sys.stderr)))
 
 
 def _train(parsed: Parsed) -> Answer:
@@ -162,56 +166,67 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 and 143 after Ctrl-C and SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage(), end="")
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(f"tercet {__version__}")
-        return 0
-    warnings.showwarning = _show_warning
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported, by a verb
-    debug = "--debug" in words
     try:
-        signal.signal(signal.SIGTERM, _terminate)
-        return _run(words[0], words[1:])
+        with _listening():
+            return _run(words)
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, and to no one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return _complain("stopped by Ctrl-C", 130)
+    except KeyboardInterrupt as stop:
+        sigterm = isinstance(stop, _Terminated)
+        return _complain(f"stopped by {'SIGTERM' if sigterm else 'Ctrl-C'}", 143 if sigterm else 130)
     except Exception as error:
-        if debug:
+        if "--debug" in words:
             traceback.print_exc()
         known = explain(error)
         if known is None:
             kind = type(error).__name__
             return _complain(f"this should not happen: {kind}: {error} (run again with --debug and report it)", 1)
-        return _complain(str(known), known.exit_code)
+        return _complain(str(known), known.exit_code, lines=isinstance(known, ConfigError))
 
 
-def _run(verb: str, words: Sequence[str]) -> int:
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        write(sys.stdout if words else sys.stderr, usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        write(sys.stdout, f"tercet {__version__}\n")
+        return 0
+    verb = words[0]
     if verb not in VERBS:
-        raise ConfigError(f"unknown verb '{verb}'{nearest(verb, VERBS)} (verbs: {', '.join(VERBS)})")
+        raise ConfigError(f"unknown verb {shown(verb)}{nearest(verb, VERBS)} (verbs: {', '.join(VERBS)})")
     options, work = VERBS[verb]
-    parsed = options.parse_args(words)
+    try:
+        parsed = options.parse_args(words[1:])
+    except SystemExit:  # help was asked for, and printed
+        write(sys.stdout, "")
+        return 0
     answer = work(parsed)
-    _write(
-        sys.stdout,
-        json.dumps(answer.document, ensure_ascii=True) + "\n" if parsed.of(verbs.OutputConfig).json else answer.text,
-    )
+    as_json = parsed.of(verbs.OutputConfig).json
+    write(sys.stdout, json.dumps(answer.document, allow_nan=False) + "\n" if as_json else answer.text)
     return answer.exit_code
 
 
-def _write(stream: TextIO, text: str) -> None:
-    """Write text whose file names may hold what the terminal's encoding cannot."""
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM. Like Ctrl-C it is no `Exception`, so that nothing on its way takes it for damaged data."""
 
 
-def _complain(message: str, exit_code: int) -> int:
-    _write(sys.stderr, f"tercet: error: {message}\n")
-    return exit_code
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Within the block SIGTERM ends the work in good order, and warnings are one line each."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    handler = signal.signal(signal.SIGTERM, terminate) if main_thread else None
+    show, warnings.showwarning = warnings.showwarning, _show_warning
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        if main_thread:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _show_warning(
@@ -222,11 +237,14 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _write(sys.stderr, f"tercet: warning: {message}\n")
+    PatientStream(sys.stderr).write(f"tercet: warning: {printable(str(message))}\n")
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped by SIGTERM", number)
+def _complain(message: str, exit_code: int, *, lines: bool = False) -> int:
+    """Write an error as one line, or as the lines of a list of problems."""
+    parts = message.split("\n") if lines else [message]
+    PatientStream(sys.stderr).write("tercet: error: " + "\n".join(map(printable, parts)) + "\n")
+    return exit_code
 
 
 if __name__ == "__main__":

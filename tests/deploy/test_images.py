@@ -75,7 +75,7 @@ def test_grey_pictures_in_every_form(bundles: dict[str, Bundle], tmp_path: Path)
 )
 def test_pillow_images_of_every_mode(bundles: dict[str, Bundle], tmp_path: Path, mode: str, like: str | None) -> None:
     if mode == "I;16":
-        image = Image.fromarray((grey().astype(np.uint16) * 257))
+        image = Image.fromarray(grey().astype(np.uint16) * 257)
     elif mode in ("1", "L", "LA"):
         image = Image.fromarray(grey()).convert(mode)
     else:

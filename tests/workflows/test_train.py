@@ -202,3 +202,31 @@ def test_a_tampered_bundle_is_refused(finished: Run, tmp_path: Path) -> None:
         with pytest.raises(TercetError) as error:
             load_bundle(copy)
         assert error.value.exit_code == 4
+
+
+def test_evaluate_finds_the_held_out_images_of_a_grouped_split_again(shapes: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "members": OPTIONS["members"][2:], "data": {"group_from": r"-(\d)\d*\.png"}}
+    run = train(shapes, output=str(tmp_path / "run"), **options)
+    evaluation = evaluate(run.path, shapes)  # without the option that made the groups
+    held_out = Predictions.load(run.path / "predictions" / "wide-test.npz")
+    assert set(evaluation.predictions.ids) == set(held_out.ids)
+
+
+def test_what_was_left_out_is_in_the_report(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", count=12)
+    (data / "disc" / "broken.png").write_bytes(b"not an image")
+    (data / "disc" / "notes.txt").write_text("not a picture")
+    options = {**OPTIONS, "members": OPTIONS["members"][2:], "data": {"max_bad_fraction": 0.2}}
+    run = train(data, output=str(tmp_path / "run"), **options)
+    assert "broken.png" in run.report and "notes.txt" in run.report
+
+
+def test_a_schedule_without_a_stage_to_shape_is_refused(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="single stage"):
+        train(shapes, output=str(tmp_path / "run"), members=["small-cnn"], schedule="cosine")
+
+
+def test_weights_that_are_not_there_are_told_before_data_is_touched(tmp_path: Path) -> None:
+    with pytest.raises(TercetError, match="--weights") as error:
+        train("no-such-data", output=str(tmp_path / "run"), members=["test_resnet"])
+    assert error.value.exit_code == 4

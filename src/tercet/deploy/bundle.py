@@ -234,8 +234,9 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
 
 
 def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
-    classes = tuple(manifest["classes"])
-    if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
+    listed = manifest["classes"]
+    classes = tuple(listed) if isinstance(listed, list) else ()
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(listed):
         raise ModelError("its classes are not different names")
     weights = {file: folder / file for file in manifest["files"]}  # no other file is read
     members = tuple(_load_member(weights, entry, len(classes), device) for entry in manifest["members"])

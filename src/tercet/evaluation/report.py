@@ -18,6 +18,7 @@ from rich.text import Text
 
 from tercet.evaluation.metrics import Scores, confused_pairs, per_class
 from tercet.evaluation.significance import Comparison
+from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
 
 _HEADERS = ("accu-\nracy", "95 %\ninterval", "macro\nF1", "kappa", "log\nloss", "ECE", "time\n/ s", "para-\nmeters")
@@ -50,11 +51,6 @@ class ResultRow:
             "seconds": self.seconds,
             "parameters": self.parameters,
         }
-
-
-def printable(name: str) -> str:
-    """Return `name` with everything that is not printable escaped: a file name cannot move the cursor."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in name)
 
 
 def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "chosen on validation") -> Table:

@@ -20,7 +20,7 @@ from timm.models import (
 )
 from torch import nn
 
-from tercet.ground.errors import ConfigError, require
+from tercet.ground.errors import ConfigError, ModelError, require
 from tercet.ground.registry import nearest
 from tercet.models import convnets, mobilenetv1, rows  # noqa: F401  (each enters its networks)
 from tercet.models.backbone import Backbone
@@ -88,6 +88,19 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
         raise ConfigError(f"unknown network '{network}'{nearest(network, known)}: 'tercet models' lists them")
     ignored = sorted(changed_options(config) - options_of(network, config) - _STATED)
     require(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
+
+
+def check_weights(network: str, config: ModelConfig) -> None:
+    """Find the weights that a network is to start from, downloading published ones, before anything else is done.
+
+    Raises:
+        ModelError: They are not there: no such file, no network, or nothing published.
+    """
+    if config.weights is not None:
+        if not Path(config.weights).expanduser().is_file():
+            raise ModelError(f"there is no weights file {config.weights}")
+    elif network not in NETWORKS and config.pretrained:
+        published_file(network, _announced(network))
 
 
 def network_names() -> list[str]:

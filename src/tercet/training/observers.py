@@ -48,10 +48,15 @@ class Observer(Protocol):
 
 
 class EpochLog:
-    """One readable line an epoch, at the end of a file."""
+    """One readable line an epoch, at the end of a file.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: The file.
+        split: The split whose scores choose.
+    """
+
+    def __init__(self, path: Path, *, split: str = "validation") -> None:
+        self.path, self.split = path, split
 
     def step(self, progress: Progress) -> None:
         """Updates are not logged."""
@@ -62,7 +67,7 @@ class EpochLog:
         line = (
             f"{time.strftime('%Y-%m-%d %H:%M:%S')}  stage {row.stage + 1}  epoch {row.epoch + 1}  step {row.step}  "
             f"rate {row.rate:.3g}  train loss {row.train_loss:.4f}  train accuracy {row.train_accuracy:.4f}  "
-            f"validation {scores}  {row.seconds:.1f} s"
+            f"{self.split} {scores}  {row.seconds:.1f} s"
         )
         line += ("  best" if row.best else "") + (f"  {row.note}" if row.note else "")
         with open(self.path, "a", encoding="utf-8") as stream:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tercet.evaluation.combining import Combiner
+from tercet.evaluation.combining import Combiner, aligned
 from tercet.evaluation.cross_fitting import cross_fitted
 from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow, as_text, comparison_text, printable, results_table
+from tercet.evaluation.report import ResultRow, as_text, comparison_text, results_table
 from tercet.evaluation.significance import Comparison, compare
 from tercet.ground.errors import ConfigError
+from tercet.ground.streams import printable
 from tercet.records.prediction_files import attach_labels, read_labels, read_predictions, write_csv
 from tercet.records.predictions import Predictions
 
@@ -25,7 +26,7 @@ class Blend:
     """What came of blending."""
 
     predictions: Predictions
-    """The blend; cross-fitted where the method learned from the very labels it is scored with."""
+    """The blend; on labelled rows cross-fitted where the method learned from these very labels."""
     combiner: Combiner
     """The method, with weights fitted on all labelled rows."""
     members: tuple[ResultRow, ...]
@@ -91,7 +92,8 @@ def blend(
     Args:
         files: `.npy` (N K), `.npz` or CSV files, or `Predictions`; one alone is only scored.
         method: average, pruned, vote, weighted or greedy.
-        labels: File with the true labels: `.npy`, IDX, CSV (id, label) or one label a line.
+        labels: File with the true labels: `.npy`, IDX, CSV (id, label) or one label a line; without ids they are in
+            the order of the first file.
         ties: vote: who wins a tie, the lowest class index or the highest mean probability.
         keep: pruned: classes that each member keeps a row.
 
@@ -99,17 +101,20 @@ def blend(
         DataError: A file is damaged, or the files do not hold the same samples and classes.
         ConfigError: The method learns from labels and there are none.
     """
+    if not files:
+        raise ConfigError("there is nothing to blend: name at least one prediction file")
     given = [one if isinstance(one, Predictions) else read_predictions(one) for one in files]
     if labels is not None:
-        truth = read_labels(labels)
-        given = [attach_labels(one, truth) for one in given]
-    names = _names(files)
+        given[0] = attach_labels(given[0], read_labels(labels))
+    given, names = aligned(given), _names(files)  # from here on every one has the first one's order and all labels
     if is_fitted(method) and not given[0].known.any():
         raise ConfigError(f"method {method} learns its weights from labels: give --labels FILE, or use average")
     combiner = fit_combiner(method, given, names=names)
     if method in ("vote", "pruned"):
         combiner = Combiner(method, combiner.names, ties=ties, keep=keep)
-    fused = cross_fitted(method, given) if is_fitted(method) else combiner.apply(given)
+    fused = combiner.apply(given)
+    if is_fitted(method):
+        fused = _with_rows(fused, cross_fitted(method, given))
     if not given[0].known.any():
         return Blend(fused, combiner, (), None, None, None)
     members = tuple(ResultRow(name, "member", score(one)) for name, one in zip(names, given, strict=True))
@@ -117,6 +122,13 @@ def blend(
     best = max(range(len(given)), key=lambda index: (members[index].scores.accuracy, -index))
     comparison = compare(fused, given[best]) if len(given) > 1 else None
     return Blend(fused, combiner, members, row, comparison, names[best])
+
+
+def _with_rows(predictions: Predictions, scored: Predictions) -> Predictions:
+    """Return predictions whose labelled rows are the ones fit to be scored."""
+    probabilities = predictions.probabilities.copy()
+    probabilities[predictions.known] = scored.probabilities
+    return replace(predictions, probabilities=probabilities)
 
 
 def _names(files: Sequence[str | Path | Predictions]) -> list[str]:

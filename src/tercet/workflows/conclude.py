@@ -9,10 +9,11 @@ from typing import Any
 from tercet.deploy.bundle import Bundle
 from tercet.evaluation.cross_fitting import choose
 from tercet.evaluation.metrics import is_better, score
-from tercet.evaluation.report import ResultRow, as_text, comparison_text, pairs_table, printable, results_table
+from tercet.evaluation.report import ResultRow, as_text, comparison_text, pairs_table, results_table
 from tercet.evaluation.significance import Comparison, compare
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment
+from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
 from tercet.workflows.fusing import (
     Ensemble,
@@ -28,15 +29,30 @@ from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
 
 _TITLES = {
-    "validation": "validation (what chooses; fitted ensembles are cross-fitted)",
-    "test": "test (looked at once)",
+    ("validation", "validation"): "validation (what chooses; fitted ensembles are cross-fitted)",
+    ("validation", "test"): "test (looked at once)",
+    ("test", "validation"): "validation (fitted ensembles are cross-fitted)",
+    ("test", "test"): "test (WHAT CHOSE: optimistic)",
 }
+"""By the split that chooses, and the split that is shown."""
 _CHOSEN_ON_TEST = (
     "WARNING: epochs and ensemble were chosen on the test split (selection: test). The test scores below are\n"
     "optimistic and must not be compared with scores on images that chose nothing.\n"
 )
 _CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
-_SPLIT_OPTIONS = ("val_fraction", "test_fraction", "split_seed", "limit")
+_DATA_OPTIONS = (
+    "image_column",
+    "label_columns",
+    "group_column",
+    "group_from",
+    "image_pattern",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "max_bad_fraction",
+    "limit",
+)
+"""Options that decide which rows are held out: with them `evaluate` finds the same ones again."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +140,9 @@ def _last_labelled(predictions: Mapping[str, Predictions]) -> str:
 
 def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     return {
-        split: score(said).to_dict() for split, said in predictions.items() if split in _TITLES and said.known.any()
+        split: score(said).to_dict()
+        for split, said in predictions.items()
+        if split in ("validation", "test") and said.known.any()
     }
 
 
@@ -137,7 +155,9 @@ def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
             "source": plan.data,
             "classes": list(plan.classes),
             "fingerprint": plan.fingerprint,
-            "split": {key: getattr(plan.data_config, key) for key in _SPLIT_OPTIONS},
+            "options": {key: getattr(plan.data_config, key) for key in _DATA_OPTIONS},
+            "held_out": plan.held_out,
+            "notes": list(plan.notes),
         },
         "protocol": {"criterion": plan.criterion, "selection": plan.selection, "seed": plan.run.seed},
         "members": [
@@ -156,7 +176,9 @@ def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
         ],
         "best_member": conclusion.best.name,
         "chosen": conclusion.name,
-        "comparison": comparison.to_dict() if comparison else None,
+        "comparison": {"of": conclusion.name, "against": conclusion.best.name, **comparison.to_dict()}
+        if comparison
+        else None,
         "versions": describe_environment()["packages"],
     }
 
@@ -176,9 +198,10 @@ def _rows(conclusion: Conclusion, split: str) -> list[ResultRow]:
 def _report(conclusion: Conclusion) -> str:
     plan, chosen, best = conclusion.plan, conclusion.chosen, conclusion.best
     parts = [_CHOSEN_ON_TEST] if plan.selection == "test" else []
-    for split, title in _TITLES.items():
+    for split in ("validation", "test"):
         if rows := _rows(conclusion, split):
-            table = results_table(rows, title=f"{plan.data}: {title}", note=f"chosen on {plan.selection}")
+            title = f"{plan.data}: {_TITLES[plan.selection, split]}"
+            table = results_table(rows, title=title, note=f"chosen on {plan.selection}")
             parts.append(as_text(table))
     comparison = conclusion.comparison()
     if chosen is not None and comparison is not None:
@@ -192,5 +215,8 @@ def _report(conclusion: Conclusion) -> str:
     said = conclusion.winner.predictions
     split = _last_labelled(said)
     mistakes = as_text(pairs_table(said[split], most=5))
+    if plan.notes:
+        more = f"\n  ... and {len(plan.notes) - 20} more (metrics.json names all)" if len(plan.notes) > 20 else ""
+        parts.append("left out of the data:\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more)
     parts.append(f"most frequent mistakes of {printable(conclusion.name)} on {split}\n{mistakes}")
     return "\n".join(parts)

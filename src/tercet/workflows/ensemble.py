@@ -48,6 +48,9 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
     config, fusion = parsed.of(EnsembleConfig), parsed.of(FusionConfig)
     device = choose_device(config.device)
     folders = [RunFolder.open(path) for path in dict.fromkeys(str(path) for path in runs)]
+    for folder in folders:
+        if not folder.plan.is_file():
+            raise StorageError(f"{folder.path} has no members of its own: name the runs that trained them")
     plans = [Plan.load(folder) for folder in folders]
     _require_same_data(folders, plans)
     first = plans[0]
@@ -106,7 +109,7 @@ def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: 
     waiting = [job for job in jobs if not job.folder(folder).finished()]
     if waiting:
         with folder.lock():
-            threads = plan_threads(len(waiting), threads=plan.run.threads, device=plan.device)
+            threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)
             failures = run_jobs(folder, waiting, threads=threads, prepared=prepared, console=console)
             raise_failures(failures, folder)
 

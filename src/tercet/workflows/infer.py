@@ -12,20 +12,20 @@ import numpy as np
 from tercet.data.catalog import load_table
 from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable
-from tercet.data.splits import assign_splits
 from tercet.data.store import BadImage, ImageStore, Store
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.images import ImageLike, LooseImages
 from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow, as_text, classes_table, pairs_table, printable, results_table
+from tercet.evaluation.report import ResultRow, as_text, classes_table, pairs_table, results_table
 from tercet.ground.errors import DataError
 from tercet.ground.runtime import choose_device
+from tercet.ground.streams import printable
 from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.prediction_files import write_csv
 from tercet.records.predictions import UNKNOWN, Ints, Predictions
-from tercet.workflows.prepared import without
+from tercet.workflows.prepared import held_out_digest, prepare_data, without
 
 
 def predict(
@@ -119,7 +119,13 @@ def predict_files(
     device = choose_device(device)
     loaded = load_bundle(bundle)
     source = LooseImages(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
-    predictions = loaded.combine(loaded.predict_source(source, device=device))
+    try:
+        predictions = loaded.combine(loaded.predict_source(source, device=device))
+    except DataError as error:
+        if len(source.bad) < len(source.items):
+            raise
+        named = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
+        raise DataError(f"none of the {len(source.bad)} image(s) can be read: {named}") from error
     if csv is not None:
         write_csv(predictions, Path(csv))
     return Classified(predictions, tuple(source.bad), top)
@@ -193,7 +199,7 @@ def evaluate(
     """
     device, config = choose_device(device), config or DataConfig()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    table, store, bad, subset = _rows_to_score(load_table(data, config, min_classes=1), loaded, config)
+    table, store, bad, subset = _rows_to_score(data, loaded, config)
     known, extra = _known_rows(table, loaded.classes)
     index = {name: position for position, name in enumerate(loaded.classes)}
     names = table.label_names()
@@ -220,25 +226,30 @@ def evaluate(
 
 
 def _rows_to_score(
-    table: SampleTable, bundle: Bundle, config: DataConfig
+    data: str | Path, bundle: Bundle, config: DataConfig
 ) -> tuple[SampleTable, Store, list[BadImage], str]:
     """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored."""
+    table = load_table(data, config, min_classes=1)
     if table.splits is not None and "test" in table.splits:
         table = table.take(table.rows_of("test"))
         store, bad = ImageStore.decode(table, config)
         return without(table, bad), store, bad, "the data's own test split"
     trained_on = bundle.card.get("data", {})
-    same = trained_on.get("fingerprint") == table.fingerprint()
-    store, bad = ImageStore.decode(table, config)
-    table = without(table, bad)
-    if not same:
-        return table, store, bad, "all images"
-    divided = assign_splits(table, replace(config, **trained_on["split"]))
+    if trained_on.get("fingerprint") != table.fingerprint():
+        store, bad = ImageStore.decode(table, config)
+        return without(table, bad), store, bad, "all images"
+    config = replace(config, **trained_on["options"])  # groups and fractions as they were when the split was made
+    prepared = prepare_data(data, config)
+    table, held_out = prepared.table, prepared.rows("test")
+    if held_out_digest(table) != trained_on["held_out"]:
+        raise DataError(
+            f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
+            "more (read by another version?): evaluate it on other images"
+        )
     scored = np.full(len(table), UNKNOWN)
-    held_out = divided.rows_of("test")
     scored[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
-    return replace(table, labels=scored), store, bad, subset
+    return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
 
 
 def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
@@ -259,7 +270,6 @@ def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[
 
 
 def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:
+    fused = isinstance(module, Bundle) and len(module.members) > 1
     parameters = module.parameter_count() if isinstance(module, Bundle) else count_parameters(module)
-    return ResultRow(
-        name, "member" if isinstance(module, Classifier) else "ensemble", score(predictions), parameters=parameters
-    )
+    return ResultRow(name, "ensemble" if fused else "member", score(predictions), parameters=parameters)

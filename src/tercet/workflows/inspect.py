@@ -86,6 +86,8 @@ def _text(summary: dict[str, Any]) -> str:
             f"{height} x {width} pixels, {shown['channels']} channel(s), mean {_values(shown['mean'])}, "
             f"std {_values(shown['std'])}, {shown['interpolation']}, {shown['resize']}"
         )
+    elif summary["network"] == FUSION_HEAD:
+        shown = f"softmax outputs of {shown['members']} members over {shown['classes']} classes"
     lines = [
         summary["network"],
         f"  parameters  {summary['parameters']:,} ({summary['trainable']:,} trainable)",

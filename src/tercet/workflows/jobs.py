@@ -19,15 +19,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tercet.ground.errors import Interrupted, TercetError, explain
 from tercet.ground.runtime import ThreadPlan
+from tercet.ground.streams import printable
 from tercet.records.history import EpochRow
 from tercet.training.interruption import Interruption
 from tercet.training.observers import Progress as StepProgress
 from tercet.workflows.member import train_member
+from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import MemberFolder, RunFolder
 
@@ -59,13 +60,18 @@ class JobFailure(Exception):
     exit_code: int
 
 
+def say(console: Console, line: str) -> None:
+    """Print one line as it is: names in it are no markup, and paths stay whole."""
+    console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Bars:
     """Progress bars on a terminal; plain lines an epoch where there is none."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, *, split: str = "validation") -> None:
+        self.console, self.split = console, split
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
@@ -76,17 +82,17 @@ class Bars:
     def step(self, job: Job, *, step: int, total_steps: int, rate: float, loss: float) -> None:
         """Move a bar."""
         if job not in self.tasks:
-            self.tasks[job] = self.progress.add_task(escape(job.title), total=total_steps, state="")
+            self.tasks[job] = self.progress.add_task(printable(job.title), total=total_steps, state="")
         self.progress.update(self.tasks[job], completed=step, state=f"rate {rate:.2g}  loss {loss:.3f}")
 
     def epoch(self, job: Job, row: dict[str, Any]) -> None:
         """Say how an epoch ended."""
         scores = row["validation"]
-        reached = f"validation {scores['loss']:.3f}, accuracy {scores['accuracy']:.4f}, " if scores else ""
-        self.console.print(
-            f"{escape(job.title)} {row['stage'] + 1}.{row['epoch'] + 1}: "
+        reached = f"{self.split} {scores['loss']:.3f}, accuracy {scores['accuracy']:.4f}, " if scores else ""
+        say(
+            self.console,
+            f"{job.title} {row['stage'] + 1}.{row['epoch'] + 1}: "
             f"train {row['train_loss']:.3f}, {reached}{row['seconds']:.1f} s{' *' if row['best'] else ''}",
-            highlight=False,
         )
 
     def end(self, job: Job) -> None:
@@ -123,7 +129,7 @@ def run_jobs(
     Raises:
         Interrupted: A signal came; every training has saved itself.
     """
-    bars = Bars(console)
+    bars = Bars(console, split=Plan.load(run).selection)
     with bars.progress:
         if len(jobs) == 1 or threads.jobs == 1:
             return [failure for job in jobs for failure in _run_here(run, job, threads, prepared, bars)]
@@ -251,7 +257,7 @@ class _Pool:
         """Ask every child, once, to save and leave."""
         if not self.told:
             self.told = True
-            self.bars.console.print("saving, please wait ...")
+            say(self.bars.console, "saving, please wait ...")
             for process in self.running.values():
                 process.send_signal(signal.SIGTERM)
 

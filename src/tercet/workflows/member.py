@@ -16,6 +16,7 @@ from tercet.data.splits import stratified_folds
 from tercet.deploy.bundle import Bundle, Member
 from tercet.evaluation.predict import predict
 from tercet.ground.errors import explain
+from tercet.ground.files import write_text
 from tercet.ground.runtime import seed_everything
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
@@ -111,9 +112,11 @@ class _Work:
         workers = plan.data_config.num_workers
         objective = CrossEntropy(class_weights=self.class_weights(config, rows), label_smoothing=config.label_smoothing)
         if config.precision == "auto":
-            batch = next(iter(batches.epoch(0)))
-            precision = choose_precision(classifier, batch, objective, device=plan.device)
-            config = replace(config, precision=precision)  # type: ignore[arg-type]
+            chosen = self.folder.path / "precision.txt"  # measured once: a resumed training must go on as it began
+            if not chosen.is_file():
+                batch = next(iter(batches.epoch(0)))
+                write_text(chosen, choose_precision(classifier, batch, objective, device=plan.device))
+            config = replace(config, precision=chosen.read_text("utf-8"))  # type: ignore[arg-type]
         training = Training(
             classifier,
             batches,
@@ -132,7 +135,10 @@ class _Work:
     def observers(self) -> list[Observer]:
         """Return those who write the member's own records."""
         wanted = self.plan.run.tensorboard and self.fold is None
-        return [EpochLog(self.folder.path / "train.log"), *tensorboard(self.folder.path / "tensorboard", wanted=wanted)]
+        return [
+            EpochLog(self.folder.path / "train.log", split=self.plan.selection),
+            *tensorboard(self.folder.path / "tensorboard", wanted=wanted),
+        ]
 
     def class_weights(self, config: TrainingConfig, rows: Rows) -> list[float] | None:
         """Return a weight a class where the classes are to be balanced."""

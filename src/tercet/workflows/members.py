@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tercet.ground.errors import ConfigError, require
+from tercet.ground.files import slug
 from tercet.models.build import changed_options, check_network, options_of
-from tercet.records.config import MemberConfig
+from tercet.records.config import METHODS, MemberConfig
 from tercet.records.documents import read_mapping
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
@@ -23,6 +24,7 @@ PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 
 _OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
 _DEFAULTS = ModelConfig()
+_SHAPES_ONE_STAGE = "schedule and patience shape a single stage: give epochs or lr, or write them into a strategy"
 
 
 def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
@@ -39,7 +41,7 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
     """Resolve names, YAML files and mappings; the run's options hold for every member that has such an option.
 
     Raises:
-        ConfigError: An unknown network or option, in any of them; all are listed.
+        ConfigError: An unknown network or option, in any of them, or names that cannot be; all are listed.
     """
     problems: list[str] = []
     resolved: list[MemberConfig] = []
@@ -50,8 +52,12 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
             problems.append(f"member {position + 1}: {error}")
     require(problems)
     taken = {name for member in resolved for name in changed_options(member.model)}
-    require(f"{name} has no effect on any member" for name in sorted(changed_options(model) - taken))
-    return tuple(_distinct(resolved))
+    require(
+        f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - taken)
+    )
+    named = _distinct(resolved)
+    require(_name_problems([member.name for member in named]))
+    return tuple(named)
 
 
 def _resolve(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
@@ -68,15 +74,17 @@ def _resolve(member: Any, model: ModelConfig, training: TrainingConfig) -> Membe
     if {"epochs", "lr"} & options.keys():
         training = replace(training, strategy=None)  # a member's own single stage replaces the run's strategy
     if "strategy" in options:
-        training = replace(training, epochs=None, lr=None)
+        training = replace(training, epochs=None, lr=None, schedule="constant", patience=None)
     parsed = _OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
     config = parsed.of(ModelConfig)
     own = {key.partition(".")[0] for key in parsed.given}
     foreign = changed_options(model) - own - options_of(network, config)  # run-wide options of other members
     config = replace(config, **{field: getattr(_DEFAULTS, field) for field in foreign})
     check_network(network, config)
-    require([config.weights is not None and not Path(config.weights).is_file() and f"no weights file {config.weights}"])
-    return MemberConfig(name, network, config, parsed.of(TrainingConfig))
+    trained = parsed.of(TrainingConfig)
+    shaped = trained.schedule != "constant" or trained.patience is not None
+    require([shaped and trained.epochs is None and trained.lr is None and _SHAPES_ONE_STAGE])
+    return MemberConfig(name, network, config, trained)
 
 
 def _distinct(members: Sequence[MemberConfig]) -> list[MemberConfig]:
@@ -89,3 +97,16 @@ def _distinct(members: Sequence[MemberConfig]) -> list[MemberConfig]:
         twice = names.count(member.name) > 1
         result.append(replace(member, name=f"{member.name}-{seen[member.name]}") if twice else member)
     return result
+
+
+def _name_problems(names: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the names; their files must not be another member's, nor those of a way to fuse."""
+    owners: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if not name.strip():
+            yield "a member's name must not be blank"
+        elif name in METHODS:
+            yield f"a member cannot have the name '{name}', which is a way to fuse"
+        owner = owners.setdefault(slug(name).casefold(), position)
+        if owner != position:
+            yield f"members '{names[owner]}' and '{name}' would share the folder {slug(name)}: give one another name"

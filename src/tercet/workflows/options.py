@@ -88,6 +88,16 @@ class BlendConfig:
     output: str | None = None
     """Write the blend as .npz or .csv."""
 
+    def __post_init__(self) -> None:
+        require(
+            [
+                self.keep < 1 and f"keep {self.keep} must be positive",
+                self.output is not None
+                and not self.output.endswith((".npz", ".csv"))
+                and f"output {self.output} must end in .npz or .csv",
+            ]
+        )
+
 
 @dataclass(frozen=True)
 class NetworkConfig:

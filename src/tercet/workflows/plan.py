@@ -36,6 +36,10 @@ class Plan:
     image_size: tuple[int, int]
     fingerprint: str
     classes: tuple[str, ...]
+    held_out: str
+    """SHA-256 over the ids of the test split."""
+    notes: tuple[str, ...] = ()
+    """What was left out while reading the data, one sentence each."""
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
@@ -89,6 +93,8 @@ class Plan:
             "image_size": list(self.image_size),
             "fingerprint": self.fingerprint,
             "classes": list(self.classes),
+            "held_out": self.held_out,
+            "notes": list(self.notes),
         }
         write_json(run.plan, values)
 
@@ -109,6 +115,8 @@ class Plan:
             image_size=tuple(values["image_size"]),
             fingerprint=values["fingerprint"],
             classes=tuple(values["classes"]),
+            held_out=values["held_out"],
+            notes=tuple(values["notes"]),
         )
 
     def open_data(self, run: RunFolder) -> PreparedData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,12 @@ class PreparedData:
             specs=specs,
             **options,  # type: ignore[arg-type]
         )
+
+
+def held_out_digest(table: SampleTable) -> str:
+    """Return a SHA-256 over the ids of the test split: what tells later whether the same rows are held out."""
+    ids = sorted(table.ids[row] for row in table.rows_of("test"))
+    return hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def without(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:

@@ -9,13 +9,19 @@ RUN/
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tercet.deploy.bundle import UNFINISHED
 from tercet.ground.errors import StorageError
 from tercet.ground.files import new_folder, read_json, slug, write_json
+
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; there nothing is refused
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,17 @@ class RunFolder:
         if path is not None:
             return cls(new_folder(Path(path)))
         number = 1
-        while (candidate := Path("runs") / f"{slug(name)}-{number}").exists():
-            number += 1
-        return cls(new_folder(candidate))
+        while True:
+            candidate = Path("runs") / f"{slug(name)}-{number}"
+            try:
+                candidate.mkdir(parents=True)  # of runs that start together, one gets each number
+            except FileExistsError:
+                if os.path.lexists(candidate):
+                    number += 1
+                    continue
+            except OSError:
+                pass  # `new_folder` says what is wrong
+            return cls(new_folder(candidate))
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -93,6 +107,18 @@ class RunFolder:
         """Return a lock that a second process on this run is refused."""
         return RunLock(self.path / ".lock")
 
+    def remove_unfinished(self) -> None:
+        """Delete what a process that was killed left half written; only for the one that holds the lock."""
+        for path in [*self.path.rglob(f"{UNFINISHED}*"), *self.path.rglob(".*.tmp")]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Delete a run that could not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
 
 @dataclass(frozen=True)
 class MemberFolder:
@@ -134,37 +160,50 @@ class MemberFolder:
 
 
 class RunLock:
-    """A file with the process number of the one that works on a run; a dead owner's lock is taken over."""
+    """A file that the system locks for one process at a time, and unlocks when that process ends, however it ends.
+
+    The file holds the process number for the message to others; a number alone proves nothing, as it may have been
+    given to another process since, or on another machine.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._descriptor = -1
 
     def __enter__(self) -> RunLock:
-        for _ in range(2):
+        while True:
+            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
             try:
-                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                owner = self.path.read_text("utf-8").strip()
-                if owner.isdigit() and _alive(int(owner)):
-                    raise StorageError(
-                        f"process {owner} works on {self.path.parent}: wait for it, or choose another --output"
-                    ) from None
-                self.path.unlink(missing_ok=True)
-                continue
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(str(os.getpid()))
-            return self
-        raise StorageError(f"cannot lock {self.path.parent}: another process is starting on it")
+                self._claim(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if self._is_current(descriptor):
+                break
+            os.close(descriptor)  # the last owner deleted it between our two steps
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._descriptor = descriptor
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
+    def _claim(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode("ascii", "replace") or "unknown"
+            raise StorageError(
+                f"process {owner} works on {self.path.parent}: wait for it, or choose another --output"
+            ) from None
+        except OSError as error:
+            if error.errno not in _CANNOT_LOCK:
+                raise
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False

@@ -10,20 +10,21 @@ from typing import Any
 from rich.console import Console
 
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.ground.errors import ConfigError
+from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment, plan_threads
-from tercet.records.config import DataConfig, FusionConfig, RunConfig
+from tercet.models.build import check_weights
+from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.conclude import conclude
-from tercet.workflows.jobs import Job, raise_failures, run_jobs
+from tercet.workflows.jobs import Job, raise_failures, run_jobs, say
 from tercet.workflows.members import default_members, resolve_members
 from tercet.workflows.options import TRAIN
 from tercet.workflows.plan import Plan
-from tercet.workflows.prepared import PreparedData, prepare_data
+from tercet.workflows.prepared import PreparedData, held_out_digest, prepare_data
 from tercet.workflows.run_folder import RunFolder
 
 _DATA = "data_source"  # how config.yaml names what was trained on, beside the options
@@ -77,6 +78,7 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
             raise ConfigError(f"--resume goes on as the run was begun; it takes no {', '.join(ignored)}")
         run = RunFolder.open(resume)
         with run.lock():
+            run.remove_unfinished()
             plan, prepared = _reopen(run)
             return _work(run, plan, prepared, console)
     if data is None:
@@ -84,16 +86,13 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
     _check(parsed)
     run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
     with run.lock():
-        write_text(
-            run.config,
-            dump_yaml(
-                {
-                    "data_source": str(data),
-                    **parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig),
-                }
-            ),
-        )
-        plan, prepared = _begin(run, str(data), parsed)
+        options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+        write_text(run.config, dump_yaml({_DATA: str(data), **options}))
+        try:
+            plan, prepared = _begin(run, str(data), parsed)
+        except (ConfigError, DataError):
+            run.discard()  # nothing was reached, and the corrected command may name the same folder
+            raise
         return _work(run, plan, prepared, console)
 
 
@@ -102,10 +101,11 @@ def _check(parsed: Parsed) -> None:
     config = parsed.of(RunConfig)
     choose_device(config.device)
     if config.members:
-        _resolve(config.members, parsed)
+        for member in _resolve(config.members, parsed):
+            check_weights(member.network, member.model)
 
 
-def _resolve(members: Sequence[Any], parsed: Parsed) -> Any:
+def _resolve(members: Sequence[Any], parsed: Parsed) -> tuple[MemberConfig, ...]:
     return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig))
 
 
@@ -127,6 +127,8 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
         image_size=prepared.image_size,
         fingerprint=prepared.fingerprint,
         classes=prepared.table.classes,
+        held_out=held_out_digest(prepared.table),
+        notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
     )
     plan.check()
     prepared.table.save(run.samples)
@@ -139,6 +141,8 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
 def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
     if not run.plan.is_file():
         stored = read_mapping(run.config)
+        if _DATA not in stored:
+            raise StorageError(f"{run.path} holds fused members, not a training that could be continued")
         data = stored.pop(_DATA)
         return _begin(run, data, TRAIN.parse_object(stored, source=str(run.config)))
     plan = Plan.load(run)
@@ -152,12 +156,12 @@ def _work(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) 
         jobs += [Job(member.name, fold) for member in plan.members for fold in range(plan.fusion.folds)]
     waiting = [job for job in jobs if not job.folder(run).finished()]
     if waiting:
-        threads = plan_threads(len(waiting), threads=plan.run.threads, device=plan.device)
+        threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume goes on as it began
         counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
-        console.print(f"{plan.data}: {len(prepared.table.classes)} classes; {counts} images", highlight=False)
-        if prepared.bad:
-            console.print(f"{len(prepared.bad)} unreadable images left out (see {run.path / 'unreadable.json'})")
-        console.print(f"{len(waiting)} training(s) on {plan.device}: {threads}", highlight=False)
+        say(console, f"{plan.data}: {len(prepared.table.classes)} classes; {counts} images")
+        for note in plan.notes[:10]:
+            say(console, f"left out: {note}")
+        say(console, f"{len(waiting)} training(s) on {plan.device}: {threads}")
         failures = run_jobs(run, waiting, threads=threads, prepared=prepared, console=console)
         raise_failures(failures, run)
     conclusion = conclude(run, plan, prepared)

@@ -1,0 +1,291 @@
+"""What the documentation says is so: commands parse, options exist, files are accepted, links lead on, programs run."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import tercet
+from tercet.cli import VERBS
+from tercet.models.build import check_network
+from tercet.models.summary import count_parameters
+from tercet.records.config import RunConfig
+from tercet.records.documents import parse_yaml
+from tercet.records.model_config import ModelConfig
+from tercet.records.options import Parsed
+from tercet.records.training_config import TrainingConfig
+from tercet.workflows.inspect import describe_model
+from tercet.workflows.members import resolve_members
+from tercet.workflows.options import TRAIN
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SHELL_MARKS = {"|", ">", ">>", "2>", "<", "&&", "||", ";", "&"}
+BARE_OPTIONS = {"--help", "--config", "--version", "--"}  # of the command line itself
+MODEL_PAGE = ROOT / "docs" / "models.md"
+SMALL = 6_000_000  # parameters up to which a network is built to check its line of the table
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if match[1] in languages:
+                found.append(Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]))
+    return found
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Return where each `tercet` line stands, and its words after `tercet`."""
+    found = []
+    for block in blocks("sh"):
+        for line in block.text.replace("\\\n", " ").splitlines():
+            if line.startswith("tercet "):
+                words = shlex.split(line, comments=True)[1:]
+                end = next((index for index, word in enumerate(words) if word in SHELL_MARKS), len(words))
+                found.append((f"{block}: {line}", words[:end]))
+    return found
+
+
+def named_files() -> dict[str, str]:
+    """Return the YAML examples that say in their first line what they are called."""
+    named = [re.match(r"# (\S+\.ya?ml)\n", block.text) for block in blocks("yaml")]
+    return {match[1]: match.string for match in named if match}
+
+
+@pytest.fixture
+def beside_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder that holds the documentation's YAML examples."""
+    for name, text in named_files().items():
+        (tmp_path / name).write_text(text, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Stand in an empty folder with one core, so that members train one after the other in this process."""
+    monkeypatch.chdir(tmp_path)
+    if not hasattr(os, "sched_setaffinity"):
+        yield tmp_path
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    yield tmp_path
+    os.sched_setaffinity(0, cores)
+
+
+def require_members(parsed: Parsed) -> None:
+    """Resolve a command's or a file's members; their weights files need not exist here."""
+    model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
+    if model.weights is None:
+        resolve_members(parsed.of(RunConfig).members, model, training)
+
+
+def test_the_documentation_is_here() -> None:
+    pages = {page.relative_to(ROOT).as_posix() for page in PAGES}
+    assert {"README.md", "CONTRIBUTING.md", "docs/README.md", "docs/command-line.md", "docs/python.md"} <= pages
+    assert len(commands()) > 40 and len(blocks("python")) > 8 and len(named_files()) >= 4 and len(EXAMPLES) >= 3
+
+
+@pytest.mark.parametrize(("where", "words"), commands(), ids=[where for where, _ in commands()])
+def test_commands_parse(where: str, words: list[str], beside_the_files: Path) -> None:
+    assert words[0] in VERBS, where
+    options, _ = VERBS[words[0]]
+    if "--help" in words:
+        return
+    parsed = options.parse_args(words[1:])
+    if words[0] == "train":
+        require_members(parsed)
+    name = parsed.positional.get("name")
+    if words[0] == "models" and "--classes" in words and name != "e2e":
+        check_network(name, parsed.of(ModelConfig))
+
+
+def test_every_verb_is_shown() -> None:
+    assert {words[0] for _, words in commands()} >= set(VERBS)
+
+
+@cache
+def known_options() -> frozenset[str]:
+    return frozenset(BARE_OPTIONS).union(
+        field.option for options, _ in VERBS.values() for field in options.schema.fields.values()
+    ) | {"--" + alias.replace("_", "-") for options, _ in VERBS.values() for alias in options.schema.aliases}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_prose_exist(page: Path) -> None:
+    spans = re.findall(r"`([^`\n]+)`", prose(page))
+    options = {word for span in spans for word in re.findall(r"(?:^|\s)(--[a-z][a-z._-]*)", span)}
+    patterns = {option for option in options if option.endswith(".")}  # such as --data.*
+    unknown = {option for option in options - patterns if option.replace("_", "-") not in known_options()}
+    unknown |= {stem for stem in patterns if not any(known.startswith(stem) for known in known_options())}
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_files_are_accepted(block: Block, beside_the_files: Path) -> None:
+    """A list is a strategy, a mapping with a model a member, any other mapping the configuration of a run."""
+    content = parse_yaml(block.text)
+    path = beside_the_files / "example.yaml"
+    path.write_text(block.text, "utf-8")
+    if isinstance(content, list):
+        parsed = TRAIN.parse_args(["data", "--strategy", str(path)])
+        assert len(parsed.of(TrainingConfig).stages()) == len(content)
+    elif "model" in content:
+        (member,) = resolve_members([str(path)], ModelConfig(), TrainingConfig())
+        assert member.network == content["model"]
+    else:
+        parsed = TRAIN.parse_args(["data", "--config", str(path)])
+        require_members(parsed)
+        assert len(parsed.of(RunConfig).members) == len(content["members"])
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python_names_exist(block: Block) -> None:
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tercet":
+            assert node.attr in tercet.__all__, f"tercet.{node.attr}"
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "tercet":
+            module = importlib.import_module(str(node.module))
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python_keywords_exist(block: Block) -> None:
+    for call in (node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        if not name.startswith("tercet.") or name.count(".") != 1:
+            continue
+        parameters = inspect.signature(getattr(tercet, call.func.attr)).parameters  # type: ignore[attr-defined]
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue  # any option: the program on the page is run
+        assert [word.arg for word in call.keywords if word.arg not in parameters] == [], name
+
+
+def test_every_public_name_is_explained() -> None:
+    page = (ROOT / "docs" / "python.md").read_text("utf-8")
+    missing = [name for name in tercet.__all__ if not re.search(rf"\b(?:tercet\.|`){name}\b", page)]
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    listed = set(re.findall(r"^- \[([\w./-]+\.md)\]", index.read_text("utf-8"), re.MULTILINE))
+    assert listed >= {page.name for page in index.parent.glob("*.md")} - {"README.md"}
+
+
+def small_networks() -> list[tuple[str, int, int, int]]:
+    """Return name, pixels, parameters and buffers of the small backbones in the table of models.md."""
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| (\d+) \| ([\d,]+) \| ([\d,]+) \|", MODEL_PAGE.read_text(), re.MULTILINE)
+    numbers = [(name, *(int(cell.replace(",", "")) for cell in cells)) for name, *cells in rows]
+    assert len(numbers) > 20
+    return [row for row in numbers if row[2] < SMALL]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("name", "pixels", "parameters", "buffers"), small_networks())
+def test_the_table_of_backbones_is_right(name: str, pixels: int, parameters: int, buffers: int) -> None:
+    found = describe_model(name, num_classes=10).document
+    assert (found["input"]["size"], found["parameters"], found["buffers"]) == ((pixels, pixels), parameters, buffers)
+
+
+def own_networks() -> list[tuple[str, str, str]]:
+    return re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d,]+) \| ([\d,]+) \|$", MODEL_PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "double", "single"), own_networks())
+def test_the_table_of_own_networks_is_right(name: str, double: str, single: str) -> None:
+    for bias, count in (("double", double), ("single", single)):
+        config = ModelConfig(bias=bias)  # type: ignore[arg-type]
+        network = tercet.build(name, num_classes=10, config=config, channels=1, image_size=(28, 28))
+        assert f"{count_parameters(network):,}" == count
+
+
+@pytest.mark.slow
+def test_the_python_page_is_a_program(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = [block for block in blocks("python") if block.page.name == "python.md"]
+    program = "".join(block.text for block in page)
+    exec(compile(program, "docs/python.md", "exec"), {"__name__": "python_page"})
+    said = capsys.readouterr().out
+    assert (alone / "runs" / "digits" / "bundle" / "manifest.json").is_file()
+    assert said.strip().endswith("(a run's bundle is RUN/bundle)") and "ModelError 4" in said
+
+
+def run_example(name: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / "examples" / name
+    monkeypatch.setattr("sys.argv", [str(path), *words])
+    runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.slow
+def test_the_training_and_predicting_examples_run(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("train_from_folder.py", monkeypatch=monkeypatch)
+    assert "n = 90 samples" in capsys.readouterr().out  # the test split of 600 images
+    run_example("predict_with_bundle.py", "runs/example-images-1", monkeypatch=monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    run_example("predict_with_bundle.py", monkeypatch=monkeypatch)
+    assert "in truth" in capsys.readouterr().out
+
+
+def test_the_blending_example_runs(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("blend_predictions.py", monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert "average against" in said and "weighted (cross-fitted)" in said
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_short_and_introduced(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) < 40
+    assert f"python examples/{path.name}" in (ast.get_docstring(ast.parse(text)) or "")
