@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 import warnings
@@ -149,10 +150,16 @@ def usage() -> str:
     """Return what `tercet --help` prints."""
     width = max(map(len, VERBS))
     lines = [
-        f"  {name:<{width}}  {options.description.split('. ')[0].rstrip('.')}." for name, (options, _) in VERBS.items()
+        textwrap.fill(
+            options.description.split(". ")[0].rstrip(".") + ".",
+            80,
+            initial_indent=f"  {name:<{width}}  ",
+            subsequent_indent=" " * (width + 4),
+        )
+        for name, (options, _) in VERBS.items()
     ]
     return (
-        f"tercet {__version__}: from a folder of images to one fused, measured, deployable classifier.\n\n"
+        f"tercet {__version__}: from a folder of images to one fused classifier.\n\n"
         "Usage: tercet VERB [words] [options]\n\n" + "\n".join(lines) + "\n\n"
         "tercet VERB --help tells a verb's options. Every verb takes --json for programs.\n"
         "A first run, two minutes, no download: tercet demo\n"

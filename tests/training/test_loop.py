@@ -291,5 +291,17 @@ def test_frozen_parameters_stay_bit_identical(tmp_path: Path, optimizer: str) ->
     assert torch.equal(weights(first), before)
 
 
-def test_bf16_trains(tmp_path: Path) -> None:
-    assert training(tmp_path, precision="bf16").run().best.scores["accuracy"] > 0.7
+def test_bf16_trains_and_leaves_the_images_in_32_bits(tmp_path: Path) -> None:
+    class Witness(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = make_net(), set()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.net(images)
+            self.seen |= {images.dtype, logits.dtype}
+            return logits
+
+    witness = Witness()
+    assert training(tmp_path, witness, precision="bf16").run().best.scores["accuracy"] > 0.7
+    assert witness.seen == {torch.float32, torch.bfloat16}

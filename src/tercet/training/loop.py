@@ -32,7 +32,7 @@ from tercet.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from tercet.training.fabric import make_fabric, split, steady_batch_norm
+from tercet.training.fabric import autocast, make_fabric, split, steady_batch_norm
 from tercet.training.interruption import Interruption
 from tercet.training.losses import CrossEntropy, Objective
 from tercet.training.observers import Observer, Progress
@@ -72,7 +72,7 @@ class Training:
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
         self.stages = config.stages()
         self.num_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
-        self.fabric = make_fabric(device, config.precision)
+        self.device, self.fabric = device, make_fabric(device)
         if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.raw = module  # the module itself; `self.module` is the same one behind Fabric's door
@@ -145,7 +145,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss = 0.0
         for part in split(shard, self.config.accumulate):
-            with steady_batch_norm(self.raw, alone=len(part) == 1):
+            with steady_batch_norm(self.raw, alone=len(part) == 1), autocast(self.device, self.config.precision):
                 loss, logits = self.objective(self.module, part)
             loss = loss * (len(part) / len(shard))
             self.fabric.backward(loss)
@@ -220,7 +220,8 @@ class Training:
         labels: list[Tensor] = []
         for batch in self.validation.epoch(0):
             assert batch.targets is not None  # validation rows always have labels
-            logits.append(self.module(batch.to(self.fabric.device).images).float().cpu())
+            with autocast(self.device, self.config.precision):
+                logits.append(self.module(batch.to(self.fabric.device).images).float().cpu())
             labels.append(batch.targets)
             if self.interruption.requested is not None:
                 return {}  # `finish_epoch` saves; the resumed training validates anew
