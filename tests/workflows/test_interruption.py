@@ -30,8 +30,8 @@ PATIENCE = 60.0  # seconds until a test gives up; nothing waits that long unless
 OPTIONS = ["--members", "row-gru,row-lstm", "--units", "8", "--layers", "1", "--dense", "6", "--batch-size", "8"]
 OPTIONS += ["--lr", "0.003", "--augment", "light", "--seed", "3", "--tensorboard", "false"]
 OPTIONS += ["--fuse", "average"]
-EPOCHS = 8
-SHORT, LONG = [*OPTIONS, "--epochs", str(EPOCHS)], [*OPTIONS, "--epochs", "40"]
+EPOCHS, LONGER = 8, 24
+SHORT, LONG = [*OPTIONS, "--epochs", str(EPOCHS)], [*OPTIONS, "--epochs", str(LONGER)]
 MEMBERS = ("row-gru", "row-lstm")
 
 
@@ -358,7 +358,7 @@ def test_members_side_by_side(start: Start, data: Path, tmp_path: Path) -> None:
     assert f"member {runner}" in said and "killed" in said and "--resume" in said and "Traceback" not in said
     assert [member for member in MEMBERS if not RunFolder(run).member(member).finished()] == [runner]
     assert nobody_left(run)
-    finish(start, run, expected, length=40)
+    finish(start, run, expected, length=LONGER)
 
 
 def _first_to_advance(run: Path, process: Process) -> str:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -5,13 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.ground.errors import ConfigError
+from tercet.ground.errors import ConfigError, TercetError
 from tercet.ground.files import slug
 from tercet.records.config import METHODS, MemberConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
+from tercet.workflows.ensemble import ensemble
 from tercet.workflows.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members
 from tercet.workflows.plan import describe_member, read_member
+from tercet.workflows.train import Run, train
 
 RUN = TrainingConfig(epochs=3, lr=0.01, batch_size=16)
 
@@ -103,9 +106,11 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert error.value.exit_code == 2
 
 
-def test_an_absent_weights_file_is_found_before_training() -> None:
-    with pytest.raises(ConfigError, match=r"no-such\.safetensors"):
-        resolve({"model": "test_resnet", "weights": "no-such.safetensors"})
+def test_an_absent_weights_file_is_found_before_any_data_is_touched(tmp_path: Path) -> None:
+    member = {"model": "test_resnet", "weights": "no-such.safetensors"}
+    with pytest.raises(TercetError, match=r"no-such\.safetensors"):
+        train("no-such-data", members=[member], output=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------------ names
@@ -147,6 +152,17 @@ def test_a_member_cannot_be_called_like_a_way_to_fuse(name: str) -> None:
 def test_a_name_cannot_be_blank(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
         resolve({"model": "small-cnn", "name": name})
+
+
+def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_path: Path) -> None:
+    other = shutil.copytree(finished.path, tmp_path / "other" / finished.path.name)
+    again = finished.path / ".." / finished.path.name  # the same run, written in another way
+    result = ensemble([finished.path, other, again], methods=["average"], output=str(tmp_path / "out"))
+    names = [row["name"] for row in result.metrics["members"]]
+    assert len(names) == len(set(names)) == 6
+    assert [member.name for member in result.bundle().members] == names
+    best = ensemble([finished.path, other], methods=["average"], output=str(tmp_path / "best"), fusion={"top": 2})
+    assert len(best.metrics["ensembles"][0]["members"]) == len(best.bundle().members) == 2
 
 
 # ------------------------------------------------------------------------------------------ in the plan

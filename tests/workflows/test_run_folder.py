@@ -128,7 +128,9 @@ def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
         assert process.returncode and "StorageError" in process.stderr  # the refused attempt did not open the lock
 
 
-@pytest.mark.parametrize("content", ["", "999999999", "not a number", f"{os.getpid()}", "1", "-1", "0"])
+@pytest.mark.parametrize(
+    "content", ["", "999999999", "not a number", pytest.param(str(os.getpid()), id="own"), "1", "-1", "0"]
+)
 def test_a_lock_that_nobody_holds_is_taken_over(tmp_path: Path, content: str) -> None:
     """A killed container leaves its number, and the next one in it has the same: numbers alone prove nothing."""
     (tmp_path / ".lock").write_text(content)

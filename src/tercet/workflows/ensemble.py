@@ -47,7 +47,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
     """Fuse as `ensemble` does, from parsed options."""
     config, fusion = parsed.of(EnsembleConfig), parsed.of(FusionConfig)
     device = choose_device(config.device)
-    folders = [RunFolder.open(path) for path in dict.fromkeys(str(path) for path in runs)]
+    folders = [RunFolder.open(path) for path in {Path(path).resolve(): path for path in runs}.values()]
     for folder in folders:
         if not folder.plan.is_file():
             raise StorageError(f"{folder.path} has no members of its own: name the runs that trained them")
@@ -124,10 +124,14 @@ def _with_train_predictions(member: TrainedMember, prepared: PreparedData, devic
 
 
 def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
-    """Tell members of different runs that share a name apart by their run."""
+    """Tell members of different runs that share a name apart by their run, and by number where runs share theirs."""
     names = [member.name for member in members]
-    titles = [f"{member.folder.path.parent.parent.name}/{member.name}" for member in members]
-    return [
-        replace(member, name=title) if names.count(member.name) > 1 else member
-        for member, title in zip(members, titles, strict=True)
+    titles = [
+        f"{member.folder.path.parent.parent.name}/{member.name}" if names.count(member.name) > 1 else member.name
+        for member in members
     ]
+    numbered = [
+        f"{title}-{titles[: index + 1].count(title)}" if titles.count(title) > 1 else title
+        for index, title in enumerate(titles)
+    ]
+    return [replace(member, name=name) for member, name in zip(members, numbered, strict=True)]
