@@ -43,12 +43,17 @@ def _console() -> Any:
     return Console(file=cast("IO[str]", PatientStream(sys.stderr)))
 
 
+def _told(run: Any) -> Answer:
+    """Return the answer of a verb that leaves a run."""
+    return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
+
+
 def _train(parsed: Parsed) -> Answer:
     from tercet.workflows.train import run_training
 
     resume = parsed.of(verbs.ResumeConfig).resume
     run = run_training(parsed.positional["data"], parsed, resume=resume, console=_console())
-    return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
+    return _told(run)
 
 
 def _ensemble(parsed: Parsed) -> Answer:
@@ -131,7 +136,7 @@ def _demo(parsed: Parsed) -> Answer:
     from tercet.workflows.demo import demo
 
     run = demo(output=parsed.of(verbs.DemoConfig).output, console=_console())
-    return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
+    return _told(run)
 
 
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {

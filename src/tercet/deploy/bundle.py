@@ -64,6 +64,20 @@ class _Members(nn.Module):
         return torch.cat([classifier(view) for classifier, view in zip(self.classifiers, views, strict=True)], dim=1)
 
 
+def stack_probabilities(members: Sequence[Predictions]) -> Tensor:
+    """Return the members' probabilities N M K in 32 bits, in the order of the first one's samples and classes."""
+    columns = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
+    return torch.stack(columns, dim=1).float()
+
+
+@torch.inference_mode()
+def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
+    """Return what a trained fusion head makes of the members' predictions."""
+    first = members[0]
+    logits = head.cpu().eval()(stack_probabilities(members))  # N K
+    return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Members, how they are combined, and the names of the classes: everything that turns images into an answer."""
@@ -139,17 +153,13 @@ class Bundle:
             for module in (*modules, *([self.combiner] if isinstance(self.combiner, FusionHead) else []))
         )
 
-    @torch.inference_mode()
     def combine(self, members: Sequence[Predictions]) -> Predictions:
         """Fuse the members' predictions."""
-        first = members[0]
         if self.combiner is None:
-            return first
+            return members[0]
         if isinstance(self.combiner, Combiner):
             return self.combiner.apply(members)
-        columns = [torch.from_numpy(member.aligned_to(first).probabilities) for member in members]
-        logits = self.combiner.cpu()(torch.stack(columns, dim=1).float())  # B M K -> B K
-        return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
+        return apply_head(self.combiner, members)
 
     # ------------------------------------------------------------------------------------------ on disk
 

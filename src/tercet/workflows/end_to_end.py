@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tercet.deploy.bundle import Member
+from tercet.deploy.bundle import Member, apply_head, stack_probabilities
 from tercet.evaluation.cross_fitting import cross_fit
 from tercet.evaluation.predict import predict
 from tercet.ground.errors import ConfigError
@@ -31,8 +31,6 @@ from tercet.training.loop import Training
 from tercet.training.losses import CrossEntropy, Objective
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
-
-_PREDICT_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class ProbabilitySource:
 
     def __init__(self, members: Sequence[Predictions], *, batch_size: int, seed: int) -> None:
         first = members[0]
-        columns = [torch.from_numpy(member.aligned_to(first).probabilities).float() for member in members]
-        self.probabilities = torch.stack(columns, dim=1)  # N M K
+        self.probabilities = stack_probabilities(members)  # N M K
         self.labels = torch.from_numpy(first.labels)
         self.ids, self.batch_size, self.seed = first.ids, batch_size, seed
 
@@ -78,7 +75,6 @@ class EndToEndFitter:
         members: The members, with their networks.
         predictions: By split, the members' stored predictions; `out-of-fold` where the folds were trained.
         fusion: The options.
-        criterion: What the best epoch is chosen by, where there is something to choose with.
     """
 
     plan: Plan
@@ -117,12 +113,8 @@ class EndToEndFitter:
             learned += "; the members shipped were fitted on all training rows"
         return FusedEndToEnd(head, self.members, validation, self._apply(head, test) if test else None, learned)
 
-    @torch.inference_mode()
     def _apply(self, head: FusionHead, members: Sequence[Predictions]) -> Predictions:
-        source = ProbabilitySource(members, batch_size=1, seed=0)
-        logits = head.cpu().eval()(source.probabilities)
-        first = members[0]
-        return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
+        return apply_head(head, members)
 
     # ------------------------------------------------------------------------------------------ the regimes
 
@@ -185,7 +177,7 @@ class EndToEndFitter:
         specs = [member.classifier.spec for member in self.members]
         workers = self.plan.data_config.num_workers
         if not augmented:
-            return self.prepared.loader(rows, specs, batch_size=_PREDICT_BATCH, num_workers=workers)
+            return self.prepared.loader(rows, specs, num_workers=workers)
         first = self.plan.members[0].training  # one augmentation for all branches, as they see the same image
         training = TrainingConfig(batch_size=self.fusion.batch_size, augment=first.augment)
         seed = self.plan.run.seed

@@ -19,7 +19,6 @@ from tercet.records.options import Parsed
 from tercet.workflows.conclude import conclude
 from tercet.workflows.fusing import TrainedMember, read_members
 from tercet.workflows.jobs import Job, raise_failures, run_jobs
-from tercet.workflows.member import PREDICT_BATCH
 from tercet.workflows.options import ENSEMBLE, EnsembleConfig
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
@@ -118,7 +117,7 @@ def _with_train_predictions(member: TrainedMember, prepared: PreparedData, devic
     if "train" in member.predictions:
         return member
     classifier = member.load().classifier
-    source = prepared.loader(prepared.rows("train"), (classifier.spec,), batch_size=PREDICT_BATCH)
+    source = prepared.loader(prepared.rows("train"), (classifier.spec,))
     said = predict(classifier, source, classes=prepared.table.classes, device=device)
     return replace(member, predictions={**member.predictions, "train": said})
 

@@ -32,7 +32,6 @@ from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
 from tercet.workflows.run_folder import MemberFolder, RunFolder
 
-PREDICT_BATCH = 256
 _SUMMARISED = ("parameters", "trainable", "buffers", "flops", "input")
 
 
@@ -120,7 +119,7 @@ class _Work:
         training = Training(
             classifier,
             batches,
-            self.prepared.loader(chooser, specs, batch_size=PREDICT_BATCH, num_workers=workers),
+            self.prepared.loader(chooser, specs, num_workers=workers),
             config=config,
             folder=self.folder.checkpoints,
             device=plan.device,
@@ -150,7 +149,7 @@ class _Work:
     def predict(self, classifier: Classifier, rows: Rows) -> Predictions:
         """Return what the network says of some rows."""
         workers = self.plan.data_config.num_workers
-        source = self.prepared.loader(rows, (classifier.spec,), batch_size=PREDICT_BATCH, num_workers=workers)
+        source = self.prepared.loader(rows, (classifier.spec,), num_workers=workers)
         return predict(classifier, source, classes=self.plan.classes, device=self.plan.device)
 
     def leave_member(self, classifier: Classifier) -> dict[str, Any]:

@@ -22,7 +22,8 @@ PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 """Members where none are named, for larger images; from published weights."""
 
 
-_OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
+MEMBER_OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
+"""The options that a member may have of its own."""
 _DEFAULTS = ModelConfig()
 _SHAPES_ONE_STAGE = "schedule and patience shape a single stage: give epochs or lr, or write them into a strategy"
 
@@ -75,7 +76,7 @@ def _resolve(member: Any, model: ModelConfig, training: TrainingConfig) -> Membe
         training = replace(training, strategy=None)  # a member's own single stage replaces the run's strategy
     if "strategy" in options:
         training = replace(training, epochs=None, lr=None, schedule="constant", patience=None)
-    parsed = _OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
+    parsed = MEMBER_OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
     config = parsed.of(ModelConfig)
     own = {key.partition(".")[0] for key in parsed.given}
     foreign = changed_options(model) - own - options_of(network, config)  # run-wide options of other members

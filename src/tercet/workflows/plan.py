@@ -14,11 +14,9 @@ from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunCon
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
 from tercet.records.training_config import Criterion, TrainingConfig
+from tercet.workflows.members import MEMBER_OPTIONS
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
-
-MEMBER_OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
-"""The options that a member may have of its own."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tercet.records.contracts import InputSpec
 from tercet.records.training_config import TrainingConfig
 
 Rows = NDArray[np.int64]
+_PREDICT_BATCH = 256
 SPLITS: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
 """Names in reports and files, and in the table."""
 
@@ -50,9 +51,9 @@ class PreparedData:
         """Return the rows of train, validation or test."""
         return self.table.rows_of(SPLITS[split])
 
-    def loader(self, rows: Rows, specs: Sequence[InputSpec], *, batch_size: int, num_workers: int = 0) -> ImageLoader:
+    def loader(self, rows: Rows, specs: Sequence[InputSpec], *, num_workers: int = 0) -> ImageLoader:
         """Return the rows in order, without augmentation: to predict and to validate."""
-        return self._loader(rows, specs, batch_size=batch_size, num_workers=num_workers)
+        return self._loader(rows, specs, batch_size=_PREDICT_BATCH, num_workers=num_workers)
 
     def training_loader(
         self, rows: Rows, specs: Sequence[InputSpec], *, training: TrainingConfig, data: DataConfig, seed: int
