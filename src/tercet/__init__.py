@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tercet.ground.errors import TercetError as TercetError
     from tercet.models.build import build as build
     from tercet.records.predictions import Predictions as Predictions
+    from tercet.records.submissions import write_submission as write_submission
     from tercet.workflows.blend import blend as blend
     from tercet.workflows.demo import demo as demo
     from tercet.workflows.ensemble import ensemble as ensemble
@@ -56,6 +57,7 @@ _HOMES = {
     "train": "workflows.train",
     "vote": "evaluation.combining",
     "weighted": "evaluation.combining",
+    "write_submission": "records.submissions",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

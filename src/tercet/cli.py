@@ -71,6 +71,7 @@ def _evaluate(parsed: Parsed) -> Answer:
         parsed.positional["bundle"],
         parsed.positional["data"],
         config=parsed.of(DataConfig),
+        tta=parsed.of(verbs.ViewsConfig).tta,
         batch_size=place.batch_size,
         device=place.device,
     )
@@ -85,7 +86,9 @@ def _predict(parsed: Parsed) -> Answer:
         parsed.positional["bundle"],
         parsed.positional["images"],
         csv=config.csv,
+        submission=config.submission,
         top=config.top,
+        tta=parsed.of(verbs.ViewsConfig).tta,
         batch_size=place.batch_size,
         device=place.device,
     )

@@ -5,7 +5,7 @@
       NAME.safetensors     one a member
       head.safetensors     the fusion head, where the combiner is e2e
 
-Loading runs no code from these files and notices a changed byte. Shapes: B images, M members, K classes.
+Loading runs no code from these files and notices a changed byte. Shapes: M members, K classes.
 """
 
 from __future__ import annotations
@@ -16,66 +16,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from tercet.deploy.images import ImageLike, LooseImages
 from tercet.deploy.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
+from tercet.deploy.member import Member as Member
+from tercet.deploy.member import describe, load_finite, load_member
+from tercet.deploy.side_by_side import SideBySide, apply_head
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.predict import predict_logits
+from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ModelError, StorageError
 from tercet.ground.files import slug
-from tercet.models.build import build
-from tercet.models.classifier import Classifier
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import count_parameters
 from tercet.records.contracts import BatchSource, InputSpec
-from tercet.records.model_config import InputConfig, ModelConfig
 from tercet.records.predictions import Predictions
-from tercet.training.checkpoint import load_weights, save_weights
+from tercet.records.views import Views
+from tercet.training.checkpoint import save_weights
 
 UNFINISHED = ".bundle-"
 """Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
 _HEAD = "head.safetensors"
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network of a bundle and what is needed to build it again."""
-
-    name: str
-    """Name in tables."""
-    classifier: Classifier
-    """Takes images B C H W in [0, 1], returns logits B K."""
-    config: ModelConfig
-    """The options it was built with."""
-
-
-class _Members(nn.Module):
-    """All members side by side, so that every image is read once."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        super().__init__()
-        self.classifiers = nn.ModuleList(member.classifier for member in members)
-
-    def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Return the members' logits one after the other, B (M K); images are one tensor, or one a geometry."""
-        views = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
-        return torch.cat([classifier(view) for classifier, view in zip(self.classifiers, views, strict=True)], dim=1)
-
-
-def stack_probabilities(members: Sequence[Predictions]) -> Tensor:
-    """Return the members' probabilities N M K in 32 bits, in the order of the first one's samples and classes."""
-    columns = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
-    return torch.stack(columns, dim=1).float()
-
-
-@torch.inference_mode()
-def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
-    """Return what a trained fusion head makes of the members' predictions."""
-    first = members[0]
-    logits = head.cpu().eval()(stack_probabilities(members))  # N K
-    return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
 
 
 @dataclass(frozen=True)
@@ -109,7 +69,7 @@ class Bundle:
     def predict(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
     ) -> Predictions:
-        """Classify images.
+        """Classify images, with the test-time augmentation that the members carry.
 
         Args:
             images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
@@ -133,7 +93,8 @@ class Bundle:
 
     def predict_source(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
         """Classify the batches of a source by each member; its images are one tensor, or one a member."""
-        logits = predict_logits(_Members(self.members), source, device=device)
+        module = SideBySide([member.viewed() for member in self.members])
+        logits = predict_logits(module, source, device=device)
         stack = logits.values.reshape(len(logits.ids), len(self.members), len(self.classes))
         return [
             Predictions.from_logits(stack[:, index], ids=logits.ids, classes=self.classes, labels=logits.labels)
@@ -142,8 +103,28 @@ class Bundle:
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
-        """Return what each member wants to be shown."""
-        return tuple(member.classifier.spec for member in self.members)
+        """Return what a source must bring for each member."""
+        return tuple(picture_spec(member.classifier.spec, member.views) for member in self.members)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether no member uses test-time augmentation."""
+        return all(member.views.plain for member in self.members)
+
+    def with_views(self, views: str | Views) -> Bundle:
+        """Return the same bundle with other test-time augmentation, of all its members.
+
+        Args:
+            views: `none`, or as in `tercet.records.views`; a text takes the seed that a member has already.
+
+        Raises:
+            ConfigError: The text cannot be read, several numbers of crops, or crops that do not fit a picture.
+        """
+        changed = [
+            replace(one, views=Views.parse(views, seed=one.views.seed) if isinstance(views, str) else views)
+            for one in self.members
+        ]
+        return replace(self, members=tuple(changed))
 
     def parameter_count(self) -> int:
         """Return the learnable numbers of all members and of the fusion head."""
@@ -193,7 +174,7 @@ class Bundle:
         for index, member in enumerate(self.members):
             file = f"{index + 1}-{slug(member.name)}.safetensors"
             files[file] = save_weights(folder / file, member.classifier)
-            members.append(_describe(member, file))
+            members.append(describe(member, file))
         combiner: dict[str, Any] | None = None
         if isinstance(self.combiner, FusionHead):
             files[_HEAD] = save_weights(folder / _HEAD, self.combiner)
@@ -209,19 +190,6 @@ class Bundle:
             "files": files,
         }
         write_manifest(folder, manifest)
-
-
-def _describe(member: Member, file: str) -> dict[str, Any]:
-    classifier = member.classifier
-    shown = InputConfig(**classifier.spec.to_dict())
-    config = replace(member.config, weights=None, pretrained=False, input=shown)
-    return {
-        "name": member.name,
-        "network": classifier.network,
-        "options": config.to_dict(),
-        "input": classifier.spec.to_dict(),
-        "weights": file,
-    }
 
 
 def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
@@ -249,7 +217,7 @@ def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
     if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(listed):
         raise ModelError("its classes are not different names")
     weights = {file: folder / file for file in manifest["files"]}  # no other file is read
-    members = tuple(_load_member(weights, entry, len(classes), device) for entry in manifest["members"])
+    members = tuple(load_member(weights, entry, len(classes), device) for entry in manifest["members"])
     combiner = _load_combiner(weights, manifest["combiner"], len(members), len(classes))
     card: dict[str, Any] = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
     return Bundle(classes, members, combiner, card)
@@ -266,27 +234,5 @@ def _load_combiner(
             raise ModelError(f"its combiner is for {len(combiner.names)} members, not {num_members}")
         return combiner
     head = FusionHead(num_members, num_classes, **entry["options"])
-    _load_finite(weights[entry["weights"]], head)
+    load_finite(weights[entry["weights"]], head)
     return head
-
-
-def _load_member(weights: dict[str, Path], entry: dict[str, Any], num_classes: int, device: str) -> Member:
-    config = ModelConfig.from_dict(entry["options"])
-    size, channels = tuple(entry["input"]["size"]), entry["input"]["channels"]
-    classifier = build(
-        entry["network"],
-        num_classes=num_classes,
-        config=config,
-        channels=channels,
-        image_size=size,
-        load_weights=False,
-    )
-    _load_finite(weights[entry["weights"]], classifier)
-    return Member(entry["name"], classifier.to(device), config)
-
-
-def _load_finite(path: Path, module: nn.Module) -> None:
-    load_weights(path, module)
-    odd = [name for name, value in module.state_dict().items() if not torch.isfinite(value).all()]
-    if odd:
-        raise ModelError(f"{path} holds weights that are not finite, such as {odd[0]}")

@@ -77,6 +77,36 @@ def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "ch
     return table
 
 
+@dataclass(frozen=True)
+class ViewsRow:
+    """One line of the table of test-time augmentation."""
+
+    views: str
+    """What each image is shown as."""
+    passes: int
+    """Forward passes an image."""
+    scores: Scores
+    """How good it is."""
+    chosen: bool = False
+    """Whether it is used."""
+
+
+def views_table(rows: Sequence[ViewsRow], *, title: str = "") -> Table:
+    """Return the table of test-time augmentation: plain prediction first, gains in points of accuracy against it."""
+    table = _table(title)
+    table.add_column("views", overflow="fold", min_width=8)
+    for header in ("passes", "accuracy", "gain", "macro F1", "log loss", "ECE"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        scores, gain = row.scores, 100 * (row.scores.accuracy - rows[0].scores.accuracy)
+        cells = (f"{scores.accuracy:.4f}", f"{gain:+.2f}" if row is not rows[0] else "", f"{scores.macro_f1:.3f}")
+        more = (f"{scores.log_loss:.3f}", f"{scores.ece:.3f}")
+        name = Text(("* " if row.chosen else "") + printable(row.views))
+        table.add_row(name, f"{row.passes}", *cells, *more, style="bold" if row.chosen else "")
+    table.caption = Text(f"n = {rows[0].scores.n} samples; * used from here on")
+    return table
+
+
 def classes_table(predictions: Predictions, *, title: str = "") -> Table:
     """Return one line a class: samples, precision, recall, F1; a dash where a class has no sample."""
     table = _table(title)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tercet.ground.errors import require
 from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import TrainingConfig
+from tercet.records.views import Views
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class RunConfig:
     """Networks to train: names, YAML files, or mappings of `model` and any option of its own; empty chooses three."""
     fuse: tuple[Method, ...] = METHODS
     """Ways to fuse the members; the best on validation is shipped."""
+    tta: str = "none"
+    """Test-time augmentation to measure (flip, vflip, shifts:2, crops:3@540, joined by +); used where it is better."""
     output: str | None = None
     """Run folder (default: runs/ and the data's name with a number)."""
     seed: int = 0
@@ -165,3 +168,9 @@ class RunConfig:
                 self.threads is not None and self.threads < 1 and "threads must be positive",
             ]
         )
+        Views.parse(self.tta)
+
+    @property
+    def views(self) -> Views:
+        """Return the test-time augmentation to measure, with the run's seed."""
+        return Views.parse(self.tta, seed=self.seed)

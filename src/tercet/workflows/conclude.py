@@ -27,6 +27,7 @@ from tercet.workflows.fusing import (
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.tta import Settled, settle
 
 _TITLES = {
     ("validation", "validation"): "validation (what chooses; fitted ensembles are cross-fitted)",
@@ -69,6 +70,8 @@ class Conclusion:
     """The member that is best on the split that chooses."""
     chosen: Ensemble | None
     """The ensemble that is best there; None where there is one member."""
+    tta: Settled | None
+    """What test-time augmentation gains, where it was asked for."""
     metrics: Mapping[str, Any]
     """What `metrics.json` holds."""
     report: str
@@ -96,6 +99,7 @@ def conclude(
     run: RunFolder, plan: Plan, prepared: PreparedData | None, members: Sequence[TrainedMember] = ()
 ) -> Conclusion:
     """Fuse the members of a run (or the ones given), choose, measure, and write everything down."""
+    tta = None if members else settle(run, plan)
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
     )
@@ -111,6 +115,7 @@ def conclude(
         tuple(ensembles),
         next(member for member in selected if member.name == best),
         choose_ensemble(ensembles, plan.criterion, split=plan.selection) if ensembles else None,
+        tta,
         {},
         "",
     )
@@ -160,6 +165,7 @@ def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
             "notes": list(plan.notes),
         },
         "protocol": {"criterion": plan.criterion, "selection": plan.selection, "seed": plan.run.seed},
+        "tta": conclusion.tta.to_dict() if conclusion.tta else None,
         "members": [
             {"name": member.name, **member.summary, **_scores(member.predictions)} for member in conclusion.members
         ],
@@ -198,6 +204,7 @@ def _rows(conclusion: Conclusion, split: str) -> list[ResultRow]:
 def _report(conclusion: Conclusion) -> str:
     plan, chosen, best = conclusion.plan, conclusion.chosen, conclusion.best
     parts = [_CHOSEN_ON_TEST] if plan.selection == "test" else []
+    parts += [conclusion.tta.to_text()] if conclusion.tta else []
     for split in ("validation", "test"):
         if rows := _rows(conclusion, split):
             title = f"{plan.data}: {_TITLES[plan.selection, split]}"

@@ -10,16 +10,16 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tercet.deploy.bundle import Member, apply_head, stack_probabilities
+from tercet.deploy.bundle import Bundle, Member
+from tercet.deploy.side_by_side import apply_head, stack_probabilities
 from tercet.evaluation.cross_fitting import cross_fit
-from tercet.evaluation.predict import predict
 from tercet.ground.errors import ConfigError
 from tercet.ground.runtime import seed_everything
 from tercet.models.fusion import EndToEnd, FusionHead
@@ -145,15 +145,21 @@ class EndToEndFitter:
     def _fit_joint(self) -> FusedEndToEnd:
         """Train members and head together on the training rows, from the trained members on."""
         head = self._new_head()
-        members = tuple(Member(member.name, copy.deepcopy(member.classifier), member.config) for member in self.members)
+        members = tuple(replace(member, classifier=copy.deepcopy(member.classifier)) for member in self.members)
         graph = EndToEnd([member.classifier for member in members], head, train_branches=True)
         train = self._images(self.prepared.rows("train"), graph, augmented=True)
         validation = self._images(self.prepared.rows("validation"), graph)
         self._train(graph, train, validation, joint_objective(self.fusion.own_loss))
+        bundle = Bundle(self.prepared.table.classes, members, head)  # predicts as what is shipped does
+        workers = self.plan.data_config.num_workers
         said = {
-            split: predict(graph, source, classes=self.prepared.table.classes, device=self.plan.device)
-            for split, source in (("validation", validation), ("test", self._images(self.prepared.rows("test"), graph)))
-            if len(source)
+            split: bundle.combine(
+                bundle.predict_source(
+                    self.prepared.loader(rows, bundle.specs, num_workers=workers), device=self.plan.device
+                )
+            )
+            for split in ("validation", "test")
+            if len(rows := self.prepared.rows(split))
         }
         return FusedEndToEnd(head, members, said["validation"], said.get("test"), "train rows, joint")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.evaluation.predict import predict
+from tercet.deploy.bundle import Bundle
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_text
 from tercet.ground.runtime import choose_device, plan_threads
@@ -24,6 +24,7 @@ from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.train import Run
+from tercet.workflows.tta import is_settled, settle
 
 
 def ensemble(runs: Sequence[str | Path], *, console: Console | None = None, **options: Any) -> Run:
@@ -84,6 +85,9 @@ def _members(folder: RunFolder, plan: Plan) -> list[TrainedMember]:
     if unfinished:
         names = ", ".join(unfinished)
         raise StorageError(f"{folder.path}: member {names} is not finished: tercet train --resume {folder.path}")
+    if not is_settled(folder, plan):
+        with folder.lock():
+            settle(folder, plan)
     return read_members(folder, [member.name for member in plan.members], ("validation", "test", "train"))
 
 
@@ -116,9 +120,8 @@ def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: 
 def _with_train_predictions(member: TrainedMember, prepared: PreparedData, device: str) -> TrainedMember:
     if "train" in member.predictions:
         return member
-    classifier = member.load().classifier
-    source = prepared.loader(prepared.rows("train"), (classifier.spec,))
-    said = predict(classifier, source, classes=prepared.table.classes, device=device)
+    bundle = Bundle(prepared.table.classes, (member.load(),))
+    (said,) = bundle.predict_source(prepared.loader(prepared.rows("train"), bundle.specs), device=device)
     return replace(member, predictions={**member.predictions, "train": said})
 
 

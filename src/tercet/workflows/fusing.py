@@ -81,7 +81,7 @@ def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) ->
     for name in names:
         folder = run.member(name)
         stored = {split: Predictions.load(path) for split in splits if (path := run.predictions(name, split)).is_file()}
-        if parts := [Predictions.load(path) for path in sorted(folder.path.glob("folds/*/predictions.npz"))]:
+        if parts := [Predictions.load(fold.predictions) for fold in folder.folds() if fold.predictions.is_file()]:
             stored["out-of-fold"] = _concatenate(parts)
         members.append(TrainedMember(name, folder, stored, folder.summary()))
     return members

@@ -9,29 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from tercet.data.catalog import load_table
 from tercet.data.loading import ImageLoader
-from tercet.data.samples import SampleTable
-from tercet.data.store import BadImage, ImageStore, Store
+from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.images import ImageLike, LooseImages
 from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow, as_text, classes_table, pairs_table, results_table
-from tercet.ground.errors import DataError
+from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
+from tercet.evaluation.significance import compare
+from tercet.ground.errors import ConfigError, DataError
 from tercet.ground.runtime import choose_device
 from tercet.ground.streams import printable
 from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.prediction_files import write_csv
-from tercet.records.predictions import UNKNOWN, Ints, Predictions
-from tercet.workflows.prepared import held_out_digest, prepare_data, without
+from tercet.records.predictions import Predictions
+from tercet.records.submissions import Sample
+from tercet.records.views import Views
+from tercet.workflows.scored_rows import known_rows, rows_to_score
 
 
 def predict(
     bundle: str | Path | Bundle,
     images: ImageLike | Sequence[ImageLike],
     *,
+    tta: str | Views | None = None,
     batch_size: int = 32,
     device: str = "auto",
 ) -> Predictions:
@@ -40,16 +42,25 @@ def predict(
     Args:
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
         images: Paths, folders, uint8 arrays (H W, H W 1 or H W 3) or PIL images; one or many, of any sizes.
+        tta: Test-time augmentation, such as none or flip; None: what the bundle was chosen with.
         batch_size: Images a forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
+        ConfigError: Test-time augmentation that cannot be.
         ModelError: It is no bundle, or was changed.
         DataError: An image cannot be read.
     """
     device = choose_device(device)
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = _load(bundle, tta)
     return loaded.predict(images, batch_size=batch_size, device=device)
+
+
+def _load(bundle: str | Path | Bundle, tta: str | Views | None) -> Bundle:
+    if isinstance(tta, str):
+        Views.parse(tta)  # a slip is told before anything is loaded
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    return loaded if tta is None else loaded.with_views(tta)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,9 @@ def predict_files(
     paths: Sequence[str | Path],
     *,
     csv: str | None = None,
+    submission: str | None = None,
     top: int = 5,
+    tta: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
 ) -> Classified:
@@ -108,17 +121,25 @@ def predict_files(
         bundle: A bundle's folder, or a run's.
         paths: Image files, or folders of them.
         csv: Where to write a CSV file with all probabilities.
+        submission: A competition's sample file; `csv` then is written in its form, and names every image of it once.
         top: Classes told for each image.
+        tta: Test-time augmentation; None: what the bundle was chosen with.
         batch_size: Images a forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        DataError: There is no image, or none could be read.
+        ConfigError: Options that cannot be.
+        DataError: There is no image, or none could be read; a sample file that names other images or classes.
         ModelError: It is no bundle, or was changed.
     """
+    if submission is not None and csv is None:
+        raise ConfigError("--submission needs --csv: where to write the submission")
     device = choose_device(device)
-    loaded = load_bundle(bundle)
+    loaded = _load(bundle, tta)
     source = LooseImages(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
+    sample = None if submission is None else Sample.read(submission, loaded.classes)
+    if sample is not None:
+        sample.match([name for name, _ in source.items])  # before the work is done
     try:
         predictions = loaded.combine(loaded.predict_source(source, device=device))
     except DataError as error:
@@ -126,7 +147,11 @@ def predict_files(
             raise
         named = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
         raise DataError(f"none of the {len(source.bad)} image(s) can be read: {named}") from error
-    if csv is not None:
+    if sample is not None and csv is not None:
+        if source.bad:
+            raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
+        sample.write(predictions, Path(csv))
+    elif csv is not None:
         write_csv(predictions, Path(csv))
     return Classified(predictions, tuple(source.bad), top)
 
@@ -139,6 +164,8 @@ class Evaluation:
     """The bundle, then its members where it has several."""
     predictions: Predictions
     """What the bundle said of the images whose class it knows."""
+    plain: Predictions | None
+    """What it says without test-time augmentation, where it was measured with it."""
     missing: tuple[str, ...]
     """Classes of the bundle that the data does not show."""
     extra: dict[str, int]
@@ -150,7 +177,11 @@ class Evaluation:
 
     def to_text(self) -> str:
         """Return what people read."""
-        parts = [as_text(results_table(self.rows, title=f"scored: {self.subset}"))]
+        plain = self._plain_row()
+        parts = [as_text(results_table([*self.rows, *plain], title=f"scored: {self.subset}"))]
+        if self.plain is not None:
+            comparison = compare(self.predictions, self.plain)
+            parts.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
         if self.missing:
             parts.append(f"classes that the data does not show: {', '.join(map(printable, self.missing))}\n")
         for name, count in self.extra.items():
@@ -160,11 +191,18 @@ class Evaluation:
         parts.append(as_text(pairs_table(self.predictions, most=5, title="most frequent mistakes")))
         return "\n".join(parts)
 
+    def _plain_row(self) -> list[ResultRow]:
+        if self.plain is None:
+            return []
+        first = self.rows[0]
+        return [replace(first, name=f"{first.name}, plain", scores=score(self.plain))]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         first, *members = self.rows
         return {
             **first.to_dict(),
+            "plain": next((row.to_dict() for row in self._plain_row()), None),
             "members": [row.to_dict() for row in members],
             "missing_classes": list(self.missing),
             "extra_classes": self.extra,
@@ -178,6 +216,7 @@ def evaluate(
     data: str | Path,
     *,
     config: DataConfig | None = None,
+    tta: str | Views | None = None,
     batch_size: int = 64,
     device: str = "auto",
 ) -> Evaluation:
@@ -190,31 +229,39 @@ def evaluate(
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
         data: Folder, table, zip or name of a data set.
         config: How to read the data.
+        tta: Test-time augmentation, beside which plain prediction is measured too; None: what the bundle was chosen
+            with.
         batch_size: Images a forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
+        ConfigError: Test-time augmentation that cannot be.
         DataError: No image has a label of a class that the bundle knows.
         ModelError: It is no bundle, or was changed.
     """
     device, config = choose_device(device), config or DataConfig()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    table, store, bad, subset = _rows_to_score(data, loaded, config)
-    known, extra = _known_rows(table, loaded.classes)
+    loaded = _load(bundle, tta)
+    table, store, bad, subset = rows_to_score(data, loaded, config)
+    known, extra = known_rows(table, loaded.classes)
     index = {name: position for position, name in enumerate(loaded.classes)}
     names = table.label_names()
-    source = ImageLoader(
-        store,
-        known,
-        ids=[table.ids[row] for row in known],
-        labels=np.array([index[names[row]] for row in known], dtype=np.int64),
-        num_classes=len(loaded.classes),
-        specs=loaded.specs,
-        batch_size=batch_size,
-        num_workers=config.num_workers,
-    )
-    members = loaded.predict_source(source, device=device)
+
+    def members_of(shown: Bundle) -> list[Predictions]:
+        source = ImageLoader(
+            store,
+            known,
+            ids=[table.ids[row] for row in known],
+            labels=np.array([index[names[row]] for row in known], dtype=np.int64),
+            num_classes=len(loaded.classes),
+            specs=shown.specs,
+            batch_size=batch_size,
+            num_workers=config.num_workers,
+        )
+        return shown.predict_source(source, device=device)
+
+    members = members_of(loaded)
     fused = loaded.combine(members)
+    plain = None if loaded.plain else loaded.combine(members_of(loaded.with_views("none")))
     rows = [_row(loaded.name, loaded, fused)]
     if len(members) > 1:
         rows += [
@@ -222,51 +269,7 @@ def evaluate(
         ]
     shown = {names[row] for row in known}
     missing = tuple(name for name in loaded.classes if name not in shown)
-    return Evaluation(tuple(rows), fused, missing, extra, tuple(bad), subset)
-
-
-def _rows_to_score(
-    data: str | Path, bundle: Bundle, config: DataConfig
-) -> tuple[SampleTable, Store, list[BadImage], str]:
-    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored."""
-    table = load_table(data, config, min_classes=1)
-    if table.splits is not None and "test" in table.splits:
-        table = table.take(table.rows_of("test"))
-        store, bad = ImageStore.decode(table, config)
-        return without(table, bad), store, bad, "the data's own test split"
-    trained_on = bundle.card.get("data", {})
-    if trained_on.get("fingerprint") != table.fingerprint():
-        store, bad = ImageStore.decode(table, config)
-        return without(table, bad), store, bad, "all images"
-    config = replace(config, **trained_on["options"])  # groups and fractions as they were when the split was made
-    prepared = prepare_data(data, config)
-    table, held_out = prepared.table, prepared.rows("test")
-    if held_out_digest(table) != trained_on["held_out"]:
-        raise DataError(
-            f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
-            "more (read by another version?): evaluate it on other images"
-        )
-    scored = np.full(len(table), UNKNOWN)
-    scored[held_out] = table.labels[held_out]
-    subset = "the test split that was held out when the bundle was trained on this data"
-    return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
-
-
-def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
-    """Return the rows whose class the bundle knows, and the images of each class it does not."""
-    names = table.label_names()
-    extra: dict[str, int] = {}
-    for name in names:
-        if name and name not in classes:
-            extra[name] = extra.get(name, 0) + 1
-    known = np.array([row for row, name in enumerate(names) if name in set(classes)], dtype=np.int64)
-    if not len(known):
-        shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
-        raise DataError(
-            f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
-            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
-        )
-    return known, extra
+    return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset)
 
 
 def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:

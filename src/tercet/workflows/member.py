@@ -14,7 +14,6 @@ import torch
 
 from tercet.data.splits import stratified_folds
 from tercet.deploy.bundle import Bundle, Member
-from tercet.evaluation.predict import predict
 from tercet.ground.errors import explain
 from tercet.ground.files import write_text
 from tercet.ground.runtime import seed_everything
@@ -23,6 +22,7 @@ from tercet.models.classifier import Classifier
 from tercet.models.summary import summarize
 from tercet.records.predictions import Predictions
 from tercet.records.training_config import TrainingConfig
+from tercet.records.views import Views
 from tercet.training.fabric import choose_precision
 from tercet.training.loop import Training
 from tercet.training.losses import CrossEntropy, balanced_class_weights
@@ -31,6 +31,7 @@ from tercet.training.state import TrainingResult
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
 from tercet.workflows.run_folder import MemberFolder, RunFolder
+from tercet.workflows.tta import predict_rows, store
 
 _SUMMARISED = ("parameters", "trainable", "buffers", "flops", "input")
 
@@ -71,7 +72,7 @@ def train_member(
     if fold is None:
         summary |= work.leave_member(classifier)
     else:
-        work.predict(classifier, work.held_out()).save(folder.path / "predictions.npz")
+        store(work.predict(classifier, work.held_out()), folder.predictions, folder)
     folder.finish(summary)
 
 
@@ -146,18 +147,16 @@ class _Work:
         counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
         return balanced_class_weights(counts.tolist())
 
-    def predict(self, classifier: Classifier, rows: Rows) -> Predictions:
-        """Return what the network says of some rows."""
-        workers = self.plan.data_config.num_workers
-        source = self.prepared.loader(rows, (classifier.spec,), num_workers=workers)
-        return predict(classifier, source, classes=self.plan.classes, device=self.plan.device)
+    def predict(self, classifier: Classifier, rows: Rows) -> dict[Views, Predictions]:
+        """Return what the network says of some rows, plainly and with test-time augmentation."""
+        return predict_rows(classifier, self.plan, self.prepared, rows)
 
     def leave_member(self, classifier: Classifier) -> dict[str, Any]:
         """Store the predictions that fusing needs, and the member's own bundle; return its sizes."""
         for split in self.plan.predicted_splits():
             if len(rows := self.prepared.rows(split)):
-                self.predict(classifier, rows).save(self.run.predictions(self.name, split))
-        member = Member(self.name, classifier, self.plan.member(self.name).model)
+                store(self.predict(classifier, rows), self.run.predictions(self.name, split), self.folder, split)
+        member = Member(self.name, classifier, self.plan.member(self.name).model, Views(seed=self.plan.run.views.seed))
         Bundle(self.plan.classes, (member,)).save(self.folder.bundle)
         counts = summarize(classifier)
         return {key: counts[key] for key in _SUMMARISED}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tercet.ground.errors import ConfigError, require
+from tercet.ground.errors import require
 from tercet.records.config import METHODS, DataConfig, FusionConfig, Method, RunConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Positional
 from tercet.records.training_config import TrainingConfig
+from tercet.records.views import Views
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,18 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True)
+class ViewsConfig:
+    """What is shown of each image."""
+
+    tta: str | None = None
+    """Test-time augmentation: none, flip, vflip, shifts:2, crops:3@540, joined by + (default: the bundle's own)."""
+
+    def __post_init__(self) -> None:
+        if self.tta is not None:
+            Views.parse(self.tta)
+
+
+@dataclass(frozen=True)
 class EnsembleConfig:
     """Which ways to fuse, and where the result goes."""
 
@@ -65,12 +78,18 @@ class PredictConfig:
 
     csv: str | None = None
     """Write a CSV file with the class and the probabilities of every image."""
+    submission: str | None = None
+    """A competition's sample file; the CSV file is then written in its form, order and header."""
     top: int = 5
     """Classes shown for each image."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ConfigError("top must be positive")
+        require(
+            [
+                self.top < 1 and "top must be positive",
+                self.submission is not None and self.csv is None and "submission needs csv: where to write it",
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,7 @@ EVALUATE = Options(
     "evaluate",
     "Measure a bundle on labelled images; classes are matched by name. Scored are the data's own test split where it "
     "has one, else the test split that was held out if the bundle was trained on this very data, else all images.",
-    groups=[("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
+    groups=[("", ViewsConfig), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "a bundle's folder, or a run's"),
         Positional("data", "folder of images by class, table, zip, or name of a data set"),
@@ -170,7 +189,7 @@ EVALUATE = Options(
 PREDICT = Options(
     "predict",
     "Classify images with a bundle.",
-    groups=[("", PredictConfig), ("", DeviceConfig), ("", OutputConfig)],
+    groups=[("", PredictConfig), ("", ViewsConfig), ("", DeviceConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "a bundle's folder, or a run's"),
         Positional("images", "image files, or folders of them", many=True),

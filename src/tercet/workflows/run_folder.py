@@ -2,7 +2,7 @@
 
 RUN/
   config.yaml  environment.json  samples.csv  images/      what was asked, where, of what
-  members/NAME/{checkpoints/ history.jsonl train.log tensorboard/ bundle/ member.json}
+  members/NAME/{checkpoints/ history.jsonl train.log tensorboard/ tta/ bundle/ member.json}
   predictions/{NAME,METHOD}-{validation,test}.npz
   metrics.json  report.txt  bundle/                         what came out
 """
@@ -141,9 +141,22 @@ class MemberFolder:
         """Written last: what the finished member cost."""
         return self.path / "member.json"
 
+    @property
+    def predictions(self) -> Path:
+        """What the training without one fold says of that fold."""
+        return self.path / "predictions.npz"
+
+    def level(self, views: str, split: str) -> Path:
+        """Return where the predictions at one level of test-time augmentation wait until a level is chosen."""
+        return self.path / "tta" / slug(views) / f"{split}.npz"
+
     def fold(self, index: int) -> MemberFolder:
         """Return the folder of this member's training without one fold."""
         return MemberFolder(self.path / "folds" / str(index + 1))
+
+    def folds(self) -> list[MemberFolder]:
+        """Return the folders of the trainings without one fold, as far as they exist."""
+        return [MemberFolder(path) for path in sorted(self.path.glob("folds/*"))]
 
     def finished(self) -> bool:
         """Tell whether the member was trained to the end."""

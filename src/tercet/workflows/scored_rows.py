@@ -1,0 +1,62 @@
+"""Which images a bundle is measured on: never those it was trained on, as far as that can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tercet.data.catalog import load_table
+from tercet.data.samples import SampleTable
+from tercet.data.store import BadImage, ImageStore, Store
+from tercet.deploy.bundle import Bundle
+from tercet.ground.errors import DataError
+from tercet.records.config import DataConfig
+from tercet.records.predictions import UNKNOWN, Ints
+from tercet.workflows.prepared import held_out_digest, prepare_data, without
+
+
+def rows_to_score(
+    data: str | Path, bundle: Bundle, config: DataConfig
+) -> tuple[SampleTable, Store, list[BadImage], str]:
+    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored."""
+    table = load_table(data, config, min_classes=1)
+    if table.splits is not None and "test" in table.splits:
+        table = table.take(table.rows_of("test"))
+        store, bad = ImageStore.decode(table, config)
+        return without(table, bad), store, bad, "the data's own test split"
+    trained_on = bundle.card.get("data", {})
+    if trained_on.get("fingerprint") != table.fingerprint():
+        store, bad = ImageStore.decode(table, config)
+        return without(table, bad), store, bad, "all images"
+    config = replace(config, **trained_on["options"])  # groups and fractions as they were when the split was made
+    prepared = prepare_data(data, config)
+    table, held_out = prepared.table, prepared.rows("test")
+    if held_out_digest(table) != trained_on["held_out"]:
+        raise DataError(
+            f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
+            "more (read by another version?): evaluate it on other images"
+        )
+    scored = np.full(len(table), UNKNOWN)
+    scored[held_out] = table.labels[held_out]
+    subset = "the test split that was held out when the bundle was trained on this data"
+    return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
+
+
+def known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
+    """Return the rows whose class the bundle knows, and the images of each class it does not."""
+    names = table.label_names()
+    extra: dict[str, int] = {}
+    for name in names:
+        if name and name not in classes:
+            extra[name] = extra.get(name, 0) + 1
+    known = np.array([row for row, name in enumerate(names) if name in set(classes)], dtype=np.int64)
+    if not len(known):
+        shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
+        raise DataError(
+            f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
+            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
+        )
+    return known, extra
