@@ -52,12 +52,13 @@ def make_it_best(run: RunFolder, level: str) -> None:
             Predictions(said.ids, said.classes, sure, said.labels).save(place)
 
 
-@pytest.fixture(params=["none", "crops:3@1.2x+flip"], ids=["plain", "views"])
-def decided(viewed: Run, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Run, str]:
+@pytest.fixture(scope="module", params=["none", "crops:3@1.2x+flip"], ids=["plain", "views"])
+def decided(viewed: Run, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Run, str]:
     """Return a copy of the run in which validation is made to speak for one level, resumed to its end."""
-    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path / "run")))
+    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path_factory.mktemp("decided") / "run")))
     make_it_best(run, request.param)
-    return train(resume=run.path), request.param
+    with one_core():
+        return train(resume=run.path), request.param
 
 
 def test_every_level_is_measured_beside_plain(viewed: Run) -> None:
@@ -73,7 +74,7 @@ def test_every_level_is_measured_beside_plain(viewed: Run) -> None:
     plain, gain = told["levels"][0], told["gain"]
     rival = next(level for level in told["levels"] if level["views"] == gain["of"])
     assert gain["of"] != "none" and gain["difference"] == pytest.approx(rival["accuracy"] - plain["accuracy"])
-    assert "test-time augmentation: average of 2 members on validation" in viewed.report
+    assert "test-time augmentation: the members' average on validation" in viewed.report
     assert f"{gain['of']} against plain on" in viewed.report
     json.dumps(viewed.metrics, allow_nan=False)
 

@@ -72,7 +72,8 @@ class Sample:
         Raises:
             DataError: An id without an image, an image without an id, or an id that could be several images.
         """
-        by_name, by_stem = defaultdict(list), defaultdict(list)
+        by_name: dict[str, list[int]] = defaultdict(list)
+        by_stem: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(names):
             by_name[_path(name).name].append(index)
             by_stem[_path(name).stem].append(index)

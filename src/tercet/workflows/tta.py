@@ -95,11 +95,15 @@ class Settled:
     """What was chosen, and why."""
 
     asked: Views
+    """What was to be tried."""
     levels: tuple[Level, ...]
-    """Plain first."""
+    """Plain prediction, then all that was tried, in ascending number of passes."""
     chosen: Level
+    """What the run uses."""
     criterion: Criterion
+    """What was compared."""
     split: str
+    """Where it was measured."""
 
     @property
     def rival(self) -> Level:
@@ -126,8 +130,8 @@ class Settled:
 
     def to_text(self) -> str:
         """Return what people read."""
-        count = len(self.chosen.members)
-        what = f"average of {count} members" if count > 1 else next(iter(self.chosen.members))
+        names = list(self.chosen.members)
+        what = "the members' average" if len(names) > 1 else names[0]
         rows = [
             ViewsRow(str(level.views), level.views.passes, level.scores, level is self.chosen) for level in self.levels
         ]
