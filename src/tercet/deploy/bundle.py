@@ -5,7 +5,7 @@
       NAME.safetensors     one a member
       head.safetensors     the fusion head, where the combiner is e2e
 
-Loading runs no code from these files and notices a changed byte. Shapes: M members, K classes.
+Loading runs no code from these files and notices a changed byte. Shapes: B images, M members, K classes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from tercet.deploy.images import ImageLike, LooseImages
 from tercet.deploy.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.deploy.member import Member as Member
 from tercet.deploy.member import describe, load_finite, load_member
-from tercet.deploy.side_by_side import SideBySide, apply_head
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.predict import predict_logits
 from tercet.evaluation.tta import picture_spec
@@ -36,6 +38,33 @@ from tercet.training.checkpoint import save_weights
 UNFINISHED = ".bundle-"
 """Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
 _HEAD = "head.safetensors"
+
+
+class _Members(nn.Module):
+    """All members side by side, so that every image is read once."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleList(member.viewed() for member in members)
+
+    def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Return the members' logits one after the other, B (M K); images are one tensor, or one a geometry."""
+        views = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
+        return torch.cat([classifier(view) for classifier, view in zip(self.classifiers, views, strict=True)], dim=1)
+
+
+def stack_probabilities(members: Sequence[Predictions]) -> Tensor:
+    """Return the members' probabilities N M K in 32 bits, in the order of the first one's samples and classes."""
+    columns = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
+    return torch.stack(columns, dim=1).float()
+
+
+@torch.inference_mode()
+def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
+    """Return what a trained fusion head makes of the members' predictions."""
+    first = members[0]
+    logits = head.cpu().eval()(stack_probabilities(members))  # N K
+    return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
 
 
 @dataclass(frozen=True)
@@ -93,8 +122,7 @@ class Bundle:
 
     def predict_source(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
         """Classify the batches of a source by each member; its images are one tensor, or one a member."""
-        module = SideBySide([member.viewed() for member in self.members])
-        logits = predict_logits(module, source, device=device)
+        logits = predict_logits(_Members(self.members), source, device=device)
         stack = logits.values.reshape(len(logits.ids), len(self.members), len(self.classes))
         return [
             Predictions.from_logits(stack[:, index], ids=logits.ids, classes=self.classes, labels=logits.labels)
