@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tercet.data.loading import ImageLoader
+from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.images import ImageLike, LooseImages
@@ -23,10 +24,10 @@ from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.prediction_files import write_csv
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Ints, Predictions
 from tercet.records.submissions import Sample
 from tercet.records.views import Views
-from tercet.workflows.scored_rows import known_rows, rows_to_score
+from tercet.workflows.held_out import rows_to_score
 
 
 def predict(
@@ -242,7 +243,7 @@ def evaluate(
     device, config = choose_device(device), config or DataConfig()
     loaded = _load(bundle, tta)
     table, store, bad, subset = rows_to_score(data, loaded, config)
-    known, extra = known_rows(table, loaded.classes)
+    known, extra = _known_rows(table, loaded.classes)
     index = {name: position for position, name in enumerate(loaded.classes)}
     names = table.label_names()
 
@@ -270,6 +271,23 @@ def evaluate(
     shown = {names[row] for row in known}
     missing = tuple(name for name in loaded.classes if name not in shown)
     return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset)
+
+
+def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
+    """Return the rows whose class the bundle knows, and the images of each class it does not."""
+    names = table.label_names()
+    extra: dict[str, int] = {}
+    for name in names:
+        if name and name not in classes:
+            extra[name] = extra.get(name, 0) + 1
+    known = np.array([row for row, name in enumerate(names) if name in set(classes)], dtype=np.int64)
+    if not len(known):
+        shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
+        raise DataError(
+            f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
+            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
+        )
+    return known, extra
 
 
 def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:

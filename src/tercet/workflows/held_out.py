@@ -1,8 +1,7 @@
-"""Which images a bundle is measured on: never those it was trained on, as far as that can be known."""
+"""Which images of some data a bundle may be measured on: never those it learned from, where that can be told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tercet.data.store import BadImage, ImageStore, Store
 from tercet.deploy.bundle import Bundle
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
-from tercet.records.predictions import UNKNOWN, Ints
+from tercet.records.predictions import UNKNOWN
 from tercet.workflows.prepared import held_out_digest, prepare_data, without
 
 
@@ -43,20 +42,3 @@ def rows_to_score(
     scored[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
     return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
-
-
-def known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
-    """Return the rows whose class the bundle knows, and the images of each class it does not."""
-    names = table.label_names()
-    extra: dict[str, int] = {}
-    for name in names:
-        if name and name not in classes:
-            extra[name] = extra.get(name, 0) + 1
-    known = np.array([row for row, name in enumerate(names) if name in set(classes)], dtype=np.int64)
-    if not len(known):
-        shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
-        raise DataError(
-            f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
-            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
-        )
-    return known, extra
