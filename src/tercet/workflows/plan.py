@@ -10,6 +10,7 @@ from tercet.data.samples import load_samples
 from tercet.data.store import ImageStore
 from tercet.ground.errors import ConfigError
 from tercet.ground.files import read_json, write_json
+from tercet.models.build import build
 from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
@@ -59,15 +60,30 @@ class Plan:
         return self.members[0].training.selection
 
     def check(self) -> None:
-        """Refuse members that are chosen by different rules.
+        """Refuse members that are chosen by different rules, and crops that do not fit their pictures.
 
         Raises:
-            ConfigError: Criterion or selection differ between members.
+            ConfigError: Criterion or selection differ between members, or a crop is larger than its picture.
         """
         for what in ("criterion", "selection"):
             kinds = sorted({getattr(member.training, what) for member in self.members})
             if len(kinds) > 1:
                 raise ConfigError(f"members differ in {what} ({', '.join(kinds)}): give one for the whole run")
+        if self.run.views.crops:
+            for member in self.members:
+                self.run.views.picture_size(self._input_size(member))
+
+    def _input_size(self, member: MemberConfig) -> tuple[int, int]:
+        """Return height and width of what a member's network is shown; only building it tells."""
+        network = build(
+            member.network,
+            num_classes=len(self.classes),
+            config=member.model,
+            channels=self.channels,
+            image_size=self.image_size,
+            load_weights=False,
+        )
+        return network.spec.size
 
     def needs_folds(self) -> bool:
         """Tell whether the fusion learns from out-of-fold predictions."""

@@ -26,7 +26,6 @@ from tercet.workflows.options import TRAIN
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, held_out_digest, prepare_data
 from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.tta import check_views
 
 _DATA = "data_source"  # how config.yaml names what was trained on, beside the options
 
@@ -132,7 +131,6 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
         notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
     )
     plan.check()
-    check_views(plan)
     prepared.table.save(run.samples)
     prepared.store.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])

@@ -21,7 +21,6 @@ from tercet.evaluation.report import ViewsRow, as_text, comparison_text, views_t
 from tercet.evaluation.significance import Comparison, compare
 from tercet.evaluation.tta import picture_spec, predict_levels
 from tercet.ground.files import write_bytes
-from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.records.predictions import Predictions
 from tercet.records.training_config import Criterion
@@ -31,26 +30,6 @@ from tercet.workflows.prepared import PreparedData, Rows
 from tercet.workflows.run_folder import MemberFolder, RunFolder
 
 _HELD_OUT = "held-out"
-
-
-def check_views(plan: Plan) -> None:
-    """Refuse crops that are larger than the picture, for any member's input, before anything is trained.
-
-    Raises:
-        ConfigError: They are.
-    """
-    if not plan.run.views.crops:
-        return
-    for member in plan.members:
-        network = build(
-            member.network,
-            num_classes=len(plan.classes),
-            config=member.model,
-            channels=plan.channels,
-            image_size=plan.image_size,
-            load_weights=False,
-        )
-        plan.run.views.picture_size(network.spec.size)
 
 
 def predict_rows(classifier: Classifier, plan: Plan, prepared: PreparedData, rows: Rows) -> dict[Views, Predictions]:
