@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tercet.workflows.inspect import list_datasets as list_datasets
     from tercet.workflows.inspect import list_models as list_models
     from tercet.workflows.train import train as train
+    from tercet.workflows.tune import tune as tune
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ _HOMES = {
     "pruned": "evaluation.combining",
     "score": "evaluation.metrics",
     "train": "workflows.train",
+    "tune": "workflows.tune",
     "vote": "evaluation.combining",
     "weighted": "evaluation.combining",
     "write_submission": "records.submissions",

@@ -56,6 +56,14 @@ def _train(parsed: Parsed) -> Answer:
     return _told(run)
 
 
+def _tune(parsed: Parsed) -> Answer:
+    from tercet.workflows.tune import run_tuning
+
+    resume, space = parsed.of(verbs.ResumeConfig).resume, parsed.of(verbs.TuneConfig).space
+    tuning = run_tuning(parsed.positional["data"], parsed, space=space, resume=resume, console=_console())
+    return Answer(f"{tuning.report}\nfolder: {tuning.path}\nbest:   {tuning.best}\n", dict(tuning.metrics))
+
+
 def _ensemble(parsed: Parsed) -> Answer:
     from tercet.workflows.ensemble import run_ensemble
 
@@ -144,6 +152,7 @@ def _demo(parsed: Parsed) -> Answer:
 
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "train": (verbs.TRAIN, _train),
+    "tune": (verbs.TUNE, _tune),
     "ensemble": (verbs.ENSEMBLE, _ensemble),
     "evaluate": (verbs.EVALUATE, _evaluate),
     "predict": (verbs.PREDICT, _predict),

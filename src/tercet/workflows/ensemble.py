@@ -108,12 +108,12 @@ def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: 
     """Train the members without each fold, in their own run, where that has not been done."""
     if plan.fusion.folds != fusion.folds:
         raise ConfigError(f"{folder.path} was planned with {plan.fusion.folds} folds: set --fusion.folds to that")
-    jobs = [Job(member.name, fold) for member in plan.members for fold in range(fusion.folds)]
-    waiting = [job for job in jobs if not job.folder(folder).finished()]
+    jobs = [Job(folder, member.name, fold) for member in plan.members for fold in range(fusion.folds)]
+    waiting = [job for job in jobs if not job.folder.finished()]
     if waiting:
         with folder.lock():
             threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)
-            failures = run_jobs(folder, waiting, threads=threads, prepared=prepared, console=console)
+            failures = run_jobs(waiting, whole=folder, threads=threads, console=console, prepared=prepared)
             raise_failures(failures, folder)
 
 

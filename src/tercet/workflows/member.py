@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,7 @@ def train_member(
     fold: int | None = None,
     observers: Sequence[Observer] = (),
     prepared: PreparedData | None = None,
+    keep: bool = True,
 ) -> None:
     """Train a member to the end, going on where an earlier attempt stopped; nothing if it is finished.
 
@@ -61,6 +62,7 @@ def train_member(
         fold: Train without this fold of the training rows and predict it; None trains the member itself.
         observers: Told how it goes.
         prepared: The run's data, if it is at hand.
+        keep: Leave predictions and a bundle too, not only how good and how large the member is.
     """
     folder = run.member(name) if fold is None else run.member(name).fold(fold)
     if folder.finished():
@@ -70,7 +72,9 @@ def train_member(
     work = _Work(run, folder, plan, prepared or plan.open_data(run), name, fold)
     classifier, summary = work.train(observers)
     if fold is None:
-        summary |= work.leave_member(classifier)
+        summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARISED}
+        if keep:
+            work.leave_member(classifier)
     else:
         store(work.predict(classifier, work.held_out()), folder.predictions, folder)
     folder.finish(summary)
@@ -151,15 +155,13 @@ class _Work:
         """Return what the network says of some rows, plainly and with test-time augmentation."""
         return predict_rows(classifier, self.plan, self.prepared, rows)
 
-    def leave_member(self, classifier: Classifier) -> dict[str, Any]:
-        """Store the predictions that fusing needs, and the member's own bundle; return its sizes."""
+    def leave_member(self, classifier: Classifier) -> None:
+        """Store the predictions that fusing needs, and the member's own bundle."""
         for split in self.plan.predicted_splits():
             if len(rows := self.prepared.rows(split)):
                 store(self.predict(classifier, rows), self.run.predictions(self.name, split), self.folder, split)
         member = Member(self.name, classifier, self.plan.member(self.name).model, Views(seed=self.plan.run.views.seed))
         Bundle(self.plan.classes, (member,)).save(self.folder.bundle)
-        counts = summarize(classifier)
-        return {key: counts[key] for key in _SUMMARISED}
 
 
 def _describe(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
@@ -181,11 +183,20 @@ def main() -> int:
     parser.add_argument("name")
     parser.add_argument("--fold", type=int)
     arguments = parser.parse_args()
-    events = EventStream(sys.stdout)
-    try:
+
+    def work(events: EventStream) -> None:
         run = RunFolder.open(arguments.run)
         torch.set_num_threads(Plan.load(run).threads)
         train_member(run, arguments.name, fold=arguments.fold, observers=[events])
+
+    return report_to_parent(work)
+
+
+def report_to_parent(work: Callable[[EventStream], None]) -> int:
+    """Do work that reports its events on standard output, and return the exit code of this process."""
+    events = EventStream(sys.stdout)
+    try:
+        work(events)
     except BrokenPipeError:
         os._exit(1)  # the process that reads the events is gone
     except Exception as error:

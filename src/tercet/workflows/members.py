@@ -48,7 +48,7 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
     resolved: list[MemberConfig] = []
     for position, member in enumerate(members):
         try:
-            resolved.append(_resolve(member, model, training))
+            resolved.append(resolve_member(member, model, training))
         except ConfigError as error:
             problems.append(f"member {position + 1}: {error}")
     require(problems)
@@ -61,7 +61,12 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
     return tuple(named)
 
 
-def _resolve(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
+def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
+    """Resolve one member as `resolve_members` does; options of the run that it does not have are left out.
+
+    Raises:
+        ConfigError: An unknown network or option.
+    """
     if isinstance(member, str) and Path(member).suffix in (".yaml", ".yml"):
         member = read_mapping(member)
     if isinstance(member, str):

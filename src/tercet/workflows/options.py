@@ -142,6 +142,21 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """What is searched, for how long, and which trainings are given up early."""
+
+    space: str | None = None
+    """YAML file with the options to vary, each with a list of choices or a range {low, high, step, log}."""
+    trials: int = 20
+    """Trainings in all, the first with the options as they are; with --resume the new number."""
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    """Ends trials early: those worse than the median of the others at the same epoch, by Hyperband, or none."""
+
+    def __post_init__(self) -> None:
+        require([self.trials < 2 and "trials must be at least 2: the options as they are, and one other"])
+
+
+@dataclass(frozen=True)
 class DemoConfig:
     """Where the demonstration leaves its run."""
 
@@ -156,6 +171,24 @@ TRAIN = Options(
     "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
     "with everything that was measured and, in RUN/bundle, the fused model.",
     groups=[
+        ("", RunConfig),
+        ("", ResumeConfig),
+        ("data", DataConfig),
+        ("", ModelConfig),
+        ("", TrainingConfig),
+        ("fusion", FusionConfig),
+        ("", OutputConfig),
+    ],
+    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
+    config_file=True,
+    aliases=_ALIASES,
+)
+TUNE = Options(
+    "tune",
+    "Search for better options of one network: trials with options drawn from a space, measured on validation. Leaves "
+    "a table of all trials and, in FOLDER/best.yaml, the configuration of the best, which train --config takes.",
+    groups=[
+        ("", TuneConfig),
         ("", RunConfig),
         ("", ResumeConfig),
         ("data", DataConfig),

@@ -20,11 +20,12 @@ from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.conclude import conclude
-from tercet.workflows.jobs import Job, raise_failures, run_jobs, say
+from tercet.workflows.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.workflows.members import default_members, resolve_members
 from tercet.workflows.options import TRAIN
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, held_out_digest, prepare_data
+from tercet.workflows.progress import say
 from tercet.workflows.run_folder import RunFolder
 
 _DATA = "data_source"  # how config.yaml names what was trained on, beside the options
@@ -151,10 +152,7 @@ def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
 
 def _work(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) -> Run:
     """Train what is not trained yet, fuse, report."""
-    jobs = [Job(member.name) for member in plan.members]
-    if plan.needs_folds():
-        jobs += [Job(member.name, fold) for member in plan.members for fold in range(plan.fusion.folds)]
-    waiting = [job for job in jobs if not job.folder(run).finished()]
+    waiting = [job for job in planned_jobs(run, plan) if not job.folder.finished()]
     if waiting:
         threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume goes on as it began
         counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
@@ -162,7 +160,7 @@ def _work(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) 
         for note in plan.notes[:10]:
             say(console, f"left out: {note}")
         say(console, f"{len(waiting)} training(s) on {plan.device}: {threads}")
-        failures = run_jobs(run, waiting, threads=threads, prepared=prepared, console=console)
+        failures = run_jobs(waiting, whole=run, threads=threads, console=console, prepared=prepared)
         raise_failures(failures, run)
     conclusion = conclude(run, plan, prepared)
     return Run(run.path, conclusion.metrics, conclusion.report)
