@@ -22,10 +22,12 @@ from tercet.records.config import RunConfig
 from tercet.records.documents import parse_yaml
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
+from tercet.records.space import read_space
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.inspect import describe_model
 from tercet.workflows.members import resolve_members
 from tercet.workflows.options import TRAIN
+from tercet.workflows.search import SEARCHED
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
@@ -155,13 +157,15 @@ def test_options_in_prose_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_files_are_accepted(block: Block, beside_the_files: Path) -> None:
-    """A list is a strategy, a mapping with a model a member, any other mapping the configuration of a run."""
+    """A list is a strategy, a mapping with a model a member, a space one of `tune`, any other mapping a run's."""
     content = parse_yaml(block.text)
     path = beside_the_files / "example.yaml"
     path.write_text(block.text, "utf-8")
     if isinstance(content, list):
         parsed = TRAIN.parse_args(["data", "--strategy", str(path)])
         assert len(parsed.of(TrainingConfig).stages()) == len(content)
+    elif block.text.startswith("# space.yaml"):
+        assert read_space(path, SEARCHED, base=(), fixed={}).keys == tuple(content)
     elif "model" in content:
         (member,) = resolve_members([str(path)], ModelConfig(), TrainingConfig())
         assert member.network == content["model"]

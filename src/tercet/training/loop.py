@@ -137,7 +137,7 @@ class Training:
         """Forward, backward, update: the only place where weights change."""
         assert self.optimizer is not None
         state = self.state
-        losses = [row.validation["loss"] for row in self.history if row.stage == state.stage and row.validation]
+        losses = (row.validation["loss"] for row in self.history if row.stage == state.stage and row.validation)
         rate = learning_rate(stage, state.stage_step, steps_per_epoch=len(self.train), validation_losses=losses)
         set_learning_rate(self.optimizer, rate)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from tercet.records.training_config import StageConfig
 
@@ -17,7 +17,7 @@ def stage_steps(stage: StageConfig, steps_per_epoch: int) -> int:
 
 
 def learning_rate(
-    stage: StageConfig, step: int, *, steps_per_epoch: int, validation_losses: Sequence[float] = ()
+    stage: StageConfig, step: int, *, steps_per_epoch: int, validation_losses: Iterable[float] = ()
 ) -> float:
     """Return the rate of update `step` (from 0) of a stage.
 
@@ -26,7 +26,7 @@ def learning_rate(
             equation 26, which counts updates since the stage began).
         step: Updates made since the stage began.
         steps_per_epoch: Updates in one epoch.
-        validation_losses: Losses of the stage's epochs so far, for `plateau`.
+        validation_losses: Losses of the stage's epochs so far, which only `plateau` goes through.
     """
     warmup = min(1.0, (step + 1) / (stage.warmup_steps + 1))
     total = stage_steps(stage, steps_per_epoch)
@@ -42,7 +42,7 @@ def learning_rate(
     return warmup * stage.lr
 
 
-def _plateaus(losses: Sequence[float], patience: int) -> int:
+def _plateaus(losses: Iterable[float], patience: int) -> int:
     """Count how often the loss failed to fall for more than `patience` epochs in a row."""
     best, waited, count = math.inf, 0, 0
     for loss in losses:

@@ -21,7 +21,6 @@ from tercet.records.history import History
 from tercet.records.training_config import Criterion
 from tercet.workflows.run_folder import RunFolder
 
-
 State = Literal["complete", "pruned", "failed"]
 
 
