@@ -87,9 +87,12 @@ def named_files() -> dict[str, str]:
 
 @pytest.fixture
 def beside_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in a folder that holds the documentation's YAML examples."""
+    """Stand in a folder that holds the documentation's YAML examples, and what its searches leave."""
     for name, text in named_files().items():
         (tmp_path / name).write_text(text, "utf-8")
+    for study in {words[words.index("--output") + 1] for _, words in commands() if {"tune", "--output"} <= {*words}}:
+        (tmp_path / study).mkdir(parents=True)
+        (tmp_path / study / "best.yaml").write_text("members: [row-lstm]\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -212,8 +212,8 @@ def _read_range(key: str, value: Mapping[str, Any], field: Field) -> Range:
     if not isinstance(log, bool):
         raise ConfigError(f"log: expected true or false, got {shown(log)}")
     for name in ("low", "high", "step"):
-        number = value.get(name)
-        if name in value and (type(number) not in (int, kind) or not math.isfinite(number)):
+        number = value.get(name, 1)
+        if type(number) not in (int, kind) or not math.isfinite(number):
             raise ConfigError(f"{name}: expected {describe(kind)}, got {shown(number)}")
     low, high, step = value["low"], value["high"], value.get("step")
     if low >= high:

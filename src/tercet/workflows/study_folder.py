@@ -8,6 +8,7 @@ STUDY/
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -48,7 +49,7 @@ class Outcome:
         """Return how a trial ended that was not trained to its end."""
         best: Mapping[str, float] | None = None
         for row in history:
-            if is_better(criterion, row.validation, best):
+            if all(map(math.isfinite, row.validation.values())) and is_better(criterion, row.validation, best):
                 best = row.validation
         return cls(state, best or {}, len(history), sum(row.seconds for row in history))
 

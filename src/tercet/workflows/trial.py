@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tercet.ground.errors import DivergedError
 from tercet.records.history import EpochRow, History
 from tercet.training.observers import EventStream, Observer, Progress
 from tercet.workflows.journal import Journal
@@ -52,11 +54,15 @@ class Judge:
         """Enter what is new, and raise where the trial is to end before its time.
 
         Raises:
+            DivergedError: The scores are not numbers.
             Pruned: The pruner gives it up.
         """
         history = self.folder.history(self.member.name)
         if not len(history):
             return
+        last = history.rows[-1].validation
+        if not all(map(math.isfinite, last.values())):
+            raise DivergedError(f"the validation scores are not finite after epoch {len(history)}: {last}")
         self.journal.report(self.number, [row.validation for row in history])
         if self.number and not self.finished(history) and self.journal.hopeless(self.number):
             raise Pruned

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,13 +97,13 @@ def trials_report(
     else:
         assert best.score is not None
         parts.append(
-            f"Before (trial 0): {name} {first.score:.4f}; after (trial {best.number}): {best.score:.4f}; "
+            f"Before (trial 0): {name} {first.score:.4f}\nAfter (trial {best.number}): {best.score:.4f}, "
             f"{best.score - first.score:+.4f} on validation.\n"
             f"The best of {len(rows)} is a little lucky there; the test split was not looked at.\n"
         )
     if importance:
         shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
-        parts.append(f"Share of each option in the differences between trials (PED-ANOVA): {shares}\n")
+        parts.append(textwrap.fill(f"Share of the differences between trials (PED-ANOVA): {shares}", 80) + "\n")
     parts.append(f"Train the best, with a bundle and test scores:\n  {train_command(data, best_file)}\n")
     return "\n".join(parts)
 

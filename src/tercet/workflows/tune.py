@@ -99,7 +99,6 @@ def run_tuning(
             search = Search.load(study.search)
             if "trials" in parsed.given:
                 search = replace(search, trials=config.trials)
-                search.save(study.search)
             return _Tuner.begin(study, search, console).finish()
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume FOLDER")
@@ -178,6 +177,7 @@ class _Tuner:
         done = self.journal.count()
         if done > self.search.trials:
             raise ConfigError(f"{done} trials were begun already: give --trials {done} or more")
+        self.search.save(self.study.search)  # with a new number of trials, if there is one
         missing = self.search.trials - done + len(self.journal.running())
         if missing:
             threads = _share(self.search.trials, self.plan.threads, self.plan.device)
