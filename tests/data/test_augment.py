@@ -50,7 +50,9 @@ def test_shape_range_and_repeatability(preset: str, shape: tuple[int, ...]) -> N
     images = torch.rand(shape)
     one = augment(images, preset, seeded(3))
     assert one.shape == images.shape and one.dtype == images.dtype
-    assert one.min() >= images.min() - 1e-6 and one.max() <= images.max() + 1e-6
+    changes_light = PRESETS[preset].contrast or PRESETS[preset].brightness
+    low, high = (0, 1) if changes_light else (images.min(), images.max())
+    assert one.min() >= low - 1e-6 and one.max() <= high + 1e-6
     torch.testing.assert_close(one, augment(images, preset, seeded(3)), atol=0, rtol=0)
     if preset != "none" and shape[2] > 1:
         assert not torch.equal(one, augment(images, preset, seeded(4)))
@@ -131,6 +133,34 @@ def test_the_same_draws_move_small_and_large_copies_alike(preset: str) -> None:
     moved_small = augment(small, preset, seeded(5))
     assert float((moved_large - moved_small).abs().mean()) < 0.01
     assert float((moved_small - small).abs().mean()) > 0.01
+
+
+def test_contrast_and_brightness_are_one_linear_change_within_their_limits() -> None:
+    images = torch.rand(200, 3, 4, 4) * 0.2 + 0.4  # the change cannot leave [0, 1]
+    changed = augment(images, Preset(contrast=0.2, brightness=0.1), seeded())
+    flat, after = images.flatten(1), changed.flatten(1)
+    factor = (after.amax(1) - after.amin(1)) / (flat.amax(1) - flat.amin(1))
+    added = after.amax(1) - factor * flat.amax(1)
+    assert 0.8 <= factor.min() < 0.83 and 1.17 < factor.max() <= 1.2 + 1e-4
+    assert -0.1 - 1e-4 <= added.min() < -0.08 and 0.08 < added.max() <= 0.1 + 1e-4
+    torch.testing.assert_close(after, factor[:, None] * flat + added[:, None], atol=1e-4, rtol=0)
+    assert abs(np.corrcoef(factor, added)[0, 1]) < 0.2
+    extreme = augment(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), Preset(brightness=0.5), seeded())
+    assert extreme.min() >= 0 and extreme.max() <= 1
+
+
+def test_one_zoom_for_both_axes_keeps_shapes() -> None:
+    image = blob(61, 61, 0, 0, radius=12).expand(60, -1, -1, -1)
+    zoomed = augment(image, Preset(zoom_range=(0.7, 1.3), same_zoom=True), seeded())[:, 0]
+    heights, widths = (zoomed.sum(axis)[:, 30].numpy() for axis in (1, 2))
+    np.testing.assert_allclose(heights, widths, atol=0.05)
+    assert heights.max() > 1.2 * heights.min()
+
+
+def test_the_leaf_preset_is_what_the_competitions_fifth_place_lists() -> None:
+    leaves = PRESETS["leaves"]
+    assert leaves.horizontal_flip and leaves.vertical_flip and leaves.same_zoom
+    assert min(leaves.rotation, leaves.shift, leaves.contrast, leaves.brightness) > 0 and not leaves.shear
 
 
 @pytest.mark.parametrize("mix", [mixup, cutmix])

@@ -66,8 +66,8 @@ def test_images_labels_and_ids_belong_together() -> None:
     batch_size=st.integers(1, 7),
     shuffle=st.booleans(),
     balanced=st.booleans(),
-    preset=st.sampled_from(["none", "light-flip", "paper"]),
-    mix=st.sampled_from([{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}]),
+    preset=st.sampled_from(["none", "light-flip", "paper", "leaves"]),
+    mix=st.sampled_from([{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}, {"erase": 0.5}]),
     seed=st.integers(0, 3),
     number=st.integers(0, 3),
     data=st.data(),
@@ -117,6 +117,20 @@ def test_augmentation_differs_between_batches_and_epochs() -> None:
     first, second = (batch.images for batch in source.epoch(0))
     third = next(iter(source.epoch(1))).images
     assert not torch.equal(first, second) and not torch.equal(first, third)  # type: ignore[arg-type]
+
+
+def test_erasing_is_drawn_anew_and_changes_nothing_else_that_is_drawn() -> None:
+    store, options = array_store(8), {"batch_size": 4, "augment": "light", "shuffle": True}
+    plain, erased = (list(loader(store, **options, **more).epoch(0)) for more in ({}, {"erase": 1.0}))
+    boxes = []
+    for before, after in zip(plain, erased, strict=True):
+        assert before.ids == after.ids
+        assert isinstance(before.images, torch.Tensor) and isinstance(after.images, torch.Tensor)
+        gone = (before.images != after.images).all(1)  # B H W
+        kept = (before.images == after.images).all(1)
+        assert bool((gone | kept).all()) and bool(gone.any((1, 2)).all())
+        boxes.append(gone)
+    assert not torch.equal(*boxes)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

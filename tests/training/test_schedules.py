@@ -1,10 +1,11 @@
 import math
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.records.training_config import PAPER_STAGES, StageConfig
+from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
 from tercet.training.schedules import learning_rate, stage_steps
 
 
@@ -55,6 +56,24 @@ def test_cosine_falls_to_almost_nothing() -> None:
     values = rates(StageConfig(lr=1.0, steps=100, schedule="cosine"))
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.001
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([1.0, 0.99995, 0.9998, 0.5, 2.0, math.inf, math.nan]), max_size=40), st.integers(0, 6))
+def test_plateau_is_pytorchs(losses: list[float], patience: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="min", factor=0.5, patience=patience)
+    stage = StageConfig(lr=1.0, epochs=50, schedule="plateau", plateau_patience=patience)
+    for count, loss in enumerate(losses, 1):
+        theirs.step(loss)
+        ours = learning_rate(stage, 0, steps_per_epoch=10, validation_losses=losses[:count])
+        if ours > 1e-6:  # below it theirs stops
+            assert ours == optimizer.param_groups[0]["lr"]
+
+
+def test_the_leaf_reports_schedule_is_the_default_plateau() -> None:
+    (stage,) = TrainingConfig(epochs=20, lr=3e-4, schedule="plateau").stages()
+    assert (stage.factor, stage.plateau_patience) == (0.5, 5)
 
 
 def test_plateau_reduces_only_after_its_patience() -> None:

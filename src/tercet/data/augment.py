@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: one composed affine move, a channel shift, flips.
+"""Augmentation of whole batches: one composed affine move, changes of brightness and contrast, flips.
 
 Everything is drawn in relative units (fractions of the size, degrees), a fixed number of draws an image, so that the
 same generator state moves the same picture alike at any size. Shapes: B images, C channels, H x W pixels in [0, 1].
@@ -36,6 +36,12 @@ class Preset:
     """Mirror half of the images left to right."""
     vertical_flip: bool = False
     """Mirror half of the images top to bottom."""
+    same_zoom: bool = False
+    """Zoom height and width by one factor."""
+    contrast: float = 0.0
+    """Largest relative change of all values, either way."""
+    brightness: float = 0.0
+    """Largest value then added to all channels alike, on the [0, 1] scale, either way; the sum is cut to [0, 1]."""
 
 
 _LIGHT = {"rotation": 8.0, "shift": 0.08, "zoom_range": (0.92, 1.08)}
@@ -47,15 +53,26 @@ PRESETS: dict[str, Preset] = {
     "light-flip": Preset(**_LIGHT, horizontal_flip=True),  # type: ignore[arg-type]
     "paper": Preset(**_PAPER, horizontal_flip=True, vertical_flip=True),  # type: ignore[arg-type]
     "paper-noflip": Preset(**_PAPER),  # type: ignore[arg-type]
+    "leaves": Preset(
+        rotation=45.0,
+        shift=1 / 16,
+        zoom_range=(0.9, 1.1),
+        same_zoom=True,
+        contrast=0.2,
+        brightness=0.2,
+        horizontal_flip=True,
+        vertical_flip=True,
+    ),
 }
-"""The presets by name; `paper` is the published one, whose shear of 0.3 is in degrees (practically none)."""
+"""The presets by name; `paper` is the published one, whose shear of 0.3 is in degrees (practically none). `leaves` has
+the kinds of the leaf competition's fifth place, within the usual ranges: it published none."""
 
 
 def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) -> Tensor:
-    """Return B C H W moved, shifted in brightness and flipped at random.
+    """Return B C H W moved, changed in brightness and contrast, and flipped at random.
 
     Each image goes through one affine map about its centre (rotation, shift, shear, zoom; bilinear, the border
-    repeated outwards), then a channel shift clipped to its own range, then flips.
+    repeated outwards), then a channel shift clipped to its own range, then contrast and brightness, then flips.
 
     Args:
         images: B C H W in [0, 1].
@@ -79,6 +96,10 @@ def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) ->
         shift = _symmetric(draws[:, 6], preset.channel_shift).to(images.device).view(-1, 1, 1, 1)
         low, high = moved.amin((1, 2, 3), keepdim=True), moved.amax((1, 2, 3), keepdim=True)
         moved = torch.minimum(torch.maximum(moved + shift, low), high)
+    if preset.contrast or preset.brightness:
+        light = torch.rand(len(images), 2, generator=generator).to(images)  # B 2, drawn only where it is asked for
+        factor = 1 + _symmetric(light[:, 0], preset.contrast).view(-1, 1, 1, 1)
+        moved = (moved * factor + _symmetric(light[:, 1], preset.brightness).view(-1, 1, 1, 1)).clamp(0, 1)
     for flip, column, axis in ((preset.horizontal_flip, 7, 3), (preset.vertical_flip, 8, 2)):
         if flip:
             mirrored = (draws[:, column] < 0.5).to(images.device).view(-1, 1, 1, 1)
@@ -97,7 +118,7 @@ def _move(images: Tensor, preset: Preset, draws: Tensor) -> Tensor:
     angle = torch.deg2rad(_symmetric(draws[:, 0], preset.rotation))
     shear = torch.deg2rad(_symmetric(draws[:, 3], preset.shear))
     low, high = preset.zoom_range
-    zoom = low + draws[:, 4:6] * (high - low)  # B 2, rows and columns
+    zoom = low + draws[:, [4, 4] if preset.same_zoom else [4, 5]] * (high - low)  # B 2, rows and columns
     cos, sin = angle.cos(), angle.sin()
     # maps output to input pixels about the centre, as (row, column) in half sizes, so that B C H W need not be square
     shift_rows = _symmetric(draws[:, 1], preset.shift) * height

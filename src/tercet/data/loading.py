@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tercet.data.augment import PRESETS, augment
+from tercet.data.erasing import erase
 from tercet.data.images import Pixels
 from tercet.data.mixing import cutmix, mixup
 from tercet.data.samples import UNLABELLED, Ints
@@ -26,7 +27,7 @@ from tercet.ground.geometry import Interpolation, Resize, fit, to_channels
 from tercet.ground.registry import nearest
 from tercet.records.contracts import Batch, InputSpec
 
-_ORDER, _AUGMENT, _MIX = range(3)  # what a generator is for
+_ORDER, _AUGMENT, _MIX, _ERASE = range(4)  # what a generator is for
 _NATIVE_RATIO = 4  # images of up to so many times the pixels of the largest spec are augmented at their own size
 
 Geometry = tuple[tuple[int, int], int, str, str, float]
@@ -129,6 +130,7 @@ class ImageLoader:
         seed: Seed of order, augmentation and mixing.
         shuffle: Draw a new order each epoch.
         augment: Name of an augmentation preset.
+        erase: Probability of random erasing; 0 is off.
         mixup: Alpha of Mixup; 0 is off.
         cutmix: Alpha of CutMix; 0 is off. With both, each batch takes one of them, evenly.
         balanced: Draw every class equally often, with replacement; N draws an epoch, in a new order each.
@@ -152,6 +154,7 @@ class ImageLoader:
         seed: int = 0,
         shuffle: bool = False,
         augment: str = "none",
+        erase: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         balanced: bool = False,
@@ -164,7 +167,7 @@ class ImageLoader:
         self._known = bool((self._labels != UNLABELLED).any())
         self._num_classes, self._batch_size, self._seed = num_classes, batch_size, seed
         self._shuffle, self._balanced = shuffle, balanced
-        self._augment, self._mixup, self._cutmix = augment, mixup, cutmix
+        self._augment, self._erase, self._mixup, self._cutmix = augment, erase, mixup, cutmix
         self._num_workers = num_workers if store.on_demand else 0
         self._check(store, specs)
         self._assemble = _Assembler(store, specs)
@@ -256,6 +259,8 @@ class ImageLoader:
         labels = torch.from_numpy(self._labels[part])
         ids = tuple(self._ids[row] for row in part)
         moved = [augment(image, self._augment, self._generator(_AUGMENT, number, index)) for image in images]
+        if self._erase:
+            moved = [erase(image, self._erase, self._generator(_ERASE, number, index)) for image in moved]
         if not self._mixup and not self._cutmix:
             return Batch(self._per_branch(moved), labels if self._known else None, ids)
         hard = functional.one_hot(labels, self._num_classes).to(torch.float32)

@@ -79,8 +79,11 @@ class TrainingConfig:
     """Share of the label's weight spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh classes in the loss by the inverse of their frequency."""
-    augment: Literal["none", "light", "light-flip", "paper", "paper-noflip"] = "none"
-    """Augmentation: small moves, the same with mirror images, or the paper's strong ones with or without flips."""
+    augment: Literal["none", "light", "light-flip", "paper", "paper-noflip", "leaves"] = "none"
+    """Augmentation: small moves, the same with mirror images, the paper's strong ones with or without flips, or
+    brightness, contrast, turns and flips for leaves."""
+    erase: float = 0.0
+    """Random erasing: probability that a box of an image becomes noise, 0 is off."""
     mixup: float = 0.0
     """Mixup: alpha of the Beta distribution, 0 is off."""
     cutmix: float = 0.0
@@ -109,6 +112,7 @@ class TrainingConfig:
                 self.lr is not None and self.lr <= 0 and f"lr {self.lr} must be positive",
                 self.batch_size < 1 and f"batch_size {self.batch_size} must be positive",
                 not 1 <= self.accumulate <= self.batch_size and "accumulate must lie between 1 and batch_size",
+                not 0 <= self.erase <= 1 and f"erase {self.erase} must lie in [0, 1]",
                 not 0 <= self.label_smoothing < 1 and "label_smoothing must lie in [0, 1)",
                 min(self.mixup, self.cutmix, self.weight_decay) < 0
                 and "mixup, cutmix and weight_decay must not be negative",

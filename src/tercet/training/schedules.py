@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from tercet.records.training_config import StageConfig
 
+_LEAST_FALL = 1e-4  # relative; `ReduceLROnPlateau`'s own threshold
+
 
 def stage_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     """Return the length of a stage in updates, at least one."""
@@ -43,10 +45,13 @@ def learning_rate(
 
 
 def _plateaus(losses: Iterable[float], patience: int) -> int:
-    """Count how often the loss failed to fall for more than `patience` epochs in a row."""
+    """Count how often the loss failed to fall for more than `patience` epochs in a row, as PyTorch's scheduler counts.
+
+    A loss falls where it is lower than the lowest so far by more than a ten-thousandth of it.
+    """
     best, waited, count = math.inf, 0, 0
     for loss in losses:
-        if loss < best:
+        if loss < best * (1 - _LEAST_FALL):
             best, waited = loss, 0
         elif (waited := waited + 1) > patience:
             waited, count = 0, count + 1

@@ -184,7 +184,7 @@ class EndToEndFitter:
         if not augmented:
             return self.prepared.loader(rows, specs, num_workers=workers)
         first = self.plan.members[0].training  # one augmentation for all branches, as they see the same image
-        training = TrainingConfig(batch_size=self.fusion.batch_size, augment=first.augment)
+        training = TrainingConfig(batch_size=self.fusion.batch_size, augment=first.augment, erase=first.erase)
         seed = self.plan.run.seed
         return self.prepared.training_loader(rows, specs, training=training, data=self.plan.data_config, seed=seed)
 

@@ -67,6 +67,7 @@ class PreparedData:
             seed=seed,
             shuffle=True,
             augment=training.augment,
+            erase=training.erase,
             mixup=training.mixup,
             cutmix=training.cutmix,
             balanced=data.balanced,
