@@ -172,6 +172,9 @@ def test_the_same_network_is_rebuilt_without_weights_from_its_own_spec():
             "1 x 1.*scan 'rows'",
         ),
         ("inception_v3", {**SCRATCH, "input": InputConfig(size=(20,))}, "cannot read images of 20 x 20"),
+        ("deit_tiny_patch16_224", {**SCRATCH, "input": InputConfig(size=(8,))}, "patches of 16 x 16.*such as 16,16"),
+        ("deit_tiny_patch16_224", {**SCRATCH, "input": InputConfig(size=(100, 240))}, "such as 96,240"),
+        ("sequencer2d_s", {**SCRATCH, "input": InputConfig(size=(5,))}, "cannot read images of 5 x 5"),
         ("coat_tiny", {**SCRATCH, "recurrent": "gru", "scan": "rows"}, "use --scan pooled"),
     ],
 )
@@ -201,8 +204,9 @@ def test_every_option_of_a_network_changes_it():
 
     def fingerprint(name: str, **options) -> str:
         torch.manual_seed(0)
-        classifier = network(name, size=(6, 6), **options).eval()
-        return repr(classifier) + str(count_parameters(classifier)) + str(classifier(torch.ones(1, 3, 6, 6)).tolist())
+        size = (107, 107) if name == "leaf-cnn" else (6, 6)
+        classifier = network(name, size=size, **options).eval()
+        return repr(classifier) + str(count_parameters(classifier)) + str(classifier(torch.ones(1, 3, *size)).tolist())
 
     for name in NETWORKS:
         for option in options_of(name) - ({"bias"} if name == "small-cnn" else set()):
@@ -212,7 +216,7 @@ def test_every_option_of_a_network_changes_it():
 def test_names_are_listed_with_a_description_each():
     names, described = network_names(), network_descriptions()
     assert names[: len(NETWORKS)] == list(NETWORKS)
-    assert {"mobilenetv1_075", "resnet18", "row-bilstm"} <= set(names)
+    assert {"mobilenetv1_075", "resnet18", "row-bilstm", "wrn-16-4", "sequencer2d_m_gru"} <= set(names)
     assert list(described) == names
     assert all(described.values())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import timm
+from timm.layers import PatchEmbed
 from timm.models import (
     PretrainedCfg,
     get_model_input_config,
@@ -22,15 +23,16 @@ from torch import nn
 
 from tercet.ground.errors import ConfigError, ModelError, require
 from tercet.ground.registry import nearest
-from tercet.models import convnets, mobilenetv1, rows  # noqa: F401  (each enters its networks)
+from tercet.models import convnets, mobilenetv1, rows, sequencers, wide_resnet  # noqa: F401  (each enters its networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
 from tercet.models.heads import HEADS
-from tercet.models.networks import NETWORKS, Request, override, pixel_size
+from tercet.models.networks import Request, override, own_network, own_networks, pixel_size
 from tercet.models.published import published_file
 from tercet.models.recurrent import RecurrentModule
 from tercet.models.weights import load_backbone, read_weights
 from tercet.records.contracts import INTERPOLATIONS, InputSpec
+from tercet.records.freezing import read_rules
 from tercet.records.model_config import ModelConfig
 
 _DEFAULT = ModelConfig()
@@ -68,12 +70,15 @@ def build(
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
     request = Request(network, num_classes, config, channels, image_size, load_weights)
-    classifier = NETWORKS[network].build(request) if network in NETWORKS else _timm_classifier(request)
+    own = own_network(network)
+    classifier = own.build(request) if own else _timm_classifier(request)
     read = classifier.spec.channels
     if channels not in (1, read) and (channels, read) != (3, 1):
         raise ConfigError(
             f"the images have {channels} channels, '{network}' reads {read}: set --input.channels {channels}"
         )
+    if "freeze" in changed_options(config):
+        classifier.freeze(read_rules(config.freeze))
     return classifier
 
 
@@ -83,9 +88,8 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
     Raises:
         ConfigError: There is no such network, or options were set that have no effect on it.
     """
-    if network not in NETWORKS and not _is_timm(network):
-        known = [*NETWORKS, *timm.list_models()]
-        raise ConfigError(f"unknown network '{network}'{nearest(network, known)}: 'tercet models' lists them")
+    if own_network(network) is None and not _is_timm(network):
+        raise ConfigError(f"unknown network '{network}'{nearest(network, network_names())}: 'tercet models' lists them")
     ignored = sorted(changed_options(config) - options_of(network, config) - _STATED)
     require(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
 
@@ -99,18 +103,29 @@ def check_weights(network: str, config: ModelConfig) -> None:
     if config.weights is not None:
         if not Path(config.weights).expanduser().is_file():
             raise ModelError(f"there is no weights file {config.weights}")
-    elif network not in NETWORKS and config.pretrained:
+    elif own_network(network) is None and config.pretrained:
         published_file(network, _announced(network))
+
+
+def check_build(network: str, config: ModelConfig) -> None:
+    """Build a timm backbone, without its weights, where only that shows whether its options can be.
+
+    Raises:
+        ConfigError: Images of a size that it cannot read, or a table of frozen parts that does not fit its names.
+    """
+    told = {"backbone", "freeze", "input"} & changed_options(config)
+    if told and own_network(network) is None:
+        build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=False)
 
 
 def network_names() -> list[str]:
     """Return the names that `build` knows: Tercet's own first, then timm's."""
-    return [*NETWORKS, *timm.list_models()]
+    return [*own_networks(), *timm.list_models()]
 
 
 def network_descriptions() -> dict[str, str]:
     """Return one line about each of `network_names`, in their order."""
-    described = {name: NETWORKS[name].description for name in NETWORKS}
+    described = {name: network.description for name, network in own_networks().items()}
     for name in timm.list_models():
         height, width = _announced(name).input_size[1:]
         weights = "published weights" if is_model_pretrained(name) else "no published weights"
@@ -120,9 +135,9 @@ def network_descriptions() -> dict[str, str]:
 
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that act on a network under the other options of `config`."""
-    if network in NETWORKS:
-        return NETWORKS[network].options
-    acting = {"backbone", "input", "pretrained", "weights", "recurrent", "head"} | _HEAD[config.head]
+    if own := own_network(network):
+        return own.options
+    acting = {"backbone", "input", "pretrained", "weights", "recurrent", "head", "freeze"} | _HEAD[config.head]
     if config.recurrent == "none":
         return frozenset(acting)
     acting |= _RECURRENT | {"bias"}
@@ -143,7 +158,7 @@ def _flag(name: str) -> str:
 
 
 def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
-    if network in NETWORKS:
+    if own_network(network):
         return f"'{network}'"
     if option in _RECURRENT:
         return f"--recurrent {config.recurrent}"
@@ -206,6 +221,7 @@ def _timm_backbone(request: Request) -> tuple[Backbone, InputSpec]:
         load_backbone(network, tensors, source=str(config.weights))
     size = get_model_input_config(network)["input_size"][1:]
     spec = override(_announced_spec(announced, channels, cast("tuple[int, int]", tuple(size))), config.input)
+    _require_whole_patches(request.network, network, spec.size, native=tuple(announced.input_size[1:]))
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
     return Backbone(network, (spec.channels, *spec.size), read=read), spec
 
@@ -226,6 +242,20 @@ def _create(request: Request, channels: int, overlay: dict[str, Any] | None) -> 
         given = f" with --backbone.args {request.config.backbone.args}" if request.config.backbone.args else ""
         raise ConfigError(f"timm cannot make '{request.network}'{given}: {reason}") from error
     return network
+
+
+def _require_whole_patches(name: str, network: nn.Module, size: tuple[int, int], *, native: tuple[int, ...]) -> None:
+    """Refuse a size that patches do not tile, where timm would leave out the last rows and columns of every image."""
+    patches = getattr(network, "patch_embed", None)
+    if size == native or not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
+        return
+    height, width = patches.patch_size
+    if size[0] % height or size[1] % width:
+        fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, (height, width), strict=True))
+        raise ConfigError(
+            f"'{name}' cuts images into patches of {height} x {width} pixels, and {size[0]} x {size[1]} is no whole "
+            f"number of them: set --input.size to a multiple, such as {fitting[0]},{fitting[1]}"
+        )
 
 
 def _announced_spec(announced: PretrainedCfg, channels: int, size: tuple[int, int]) -> InputSpec:

@@ -5,13 +5,16 @@ Shapes: B images, C channels, H x W pixels, D and F features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tercet.ground.geometry import Interpolation, scale, to_channels
+from tercet.models.freezing import Match, apply_rules, match_rules
 from tercet.records.contracts import InputSpec
+from tercet.records.freezing import FreezeRule
 
 
 class Preprocess(nn.Module):
@@ -74,6 +77,28 @@ class Classifier(nn.Module):
         self.features = features
         self.recurrent = recurrent or nn.Identity()
         self.head = head
+        self.freezing: tuple[Match, ...] = ()
+        self._fixed: tuple[str, ...] = ()
+
+    def freeze(self, rules: Sequence[FreezeRule]) -> None:
+        """Freeze what a table of name patterns says: bit-identical from now on, running statistics included.
+
+        Args:
+            rules: The table, from `read_rules`; `freezing` then tells what each line matched.
+
+        Raises:
+            ConfigError: The table does not cover every name, has a pattern without a match, or leaves nothing to train.
+        """
+        self.freezing = match_rules(self.network, self, rules)
+        self._fixed = apply_rules(self, self.freezing)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
+        super().train(mode)
+        for name in self._fixed:
+            self.get_submodule(name).training = False
+        return self
 
     def embed(self, images: Tensor) -> Tensor:
         """Map images B C H W in [0, 1] to the features B F that the head reads."""

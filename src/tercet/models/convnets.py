@@ -58,6 +58,63 @@ def build_small_cnn(request: Request) -> Classifier:
     )
 
 
+_LEAF = ((16, 7, 2), (64, 5, 2), (128, 3, 1), (256, 3, 1))
+"""Filters, kernel side and stride of the leaf CNN's convolutions."""
+
+
+def build_leaf_cnn(request: Request) -> Classifier:
+    """Return the CNN baseline of the leaf report, table 1: 2,171,568 parameters with three channels and 176 classes.
+
+    Four convolutions without padding, each followed by ReLU, the first three by batch normalisation, the first two by
+    max-pooling (3, stride 2); global average, dense 4096 (ReLU), classes, and batch normalisation of the logits. Images
+    of 224 pixels become maps of 109, 54, 25, 12, 10 and 8. Initial weights are PyTorch's, which it was trained with.
+
+    Raises:
+        ConfigError: Images that the convolutions leave nothing of.
+    """
+    spec, width = plain_spec(request), request.config.dense or 4096
+    layers: dict[str, nn.Module] = {}
+    channels, sides = spec.channels, spec.size
+    for number, (filters, side, stride) in enumerate(_LEAF, 1):
+        layers[f"convolution{number}"] = nn.Conv2d(channels, filters, side, stride)
+        layers[f"activation{number}"] = nn.ReLU()
+        channels, sides = filters, _valid(sides, side, stride)
+        if number < 4:
+            layers[f"norm{number}"] = nn.BatchNorm2d(filters)
+        if number < 3:
+            layers[f"pooling{number}"] = nn.MaxPool2d(3, 2)
+            sides = _valid(sides, 3, 2)
+    if min(sides) < 1:
+        raise ConfigError(f"leaf-cnn needs images of at least 107 x 107 pixels, got {spec.size[0]} x {spec.size[1]}")
+    layers |= {"pooling": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}  # B 256 h w to B 256
+    head = {
+        "dense": nn.Linear(channels, width),
+        "activation": nn.ReLU(),
+        "classes": nn.Linear(width, request.num_classes),
+        "classes_norm": nn.BatchNorm1d(request.num_classes),
+    }
+    return Classifier(
+        request.network,
+        spec=spec,
+        num_classes=request.num_classes,
+        features=nn.Sequential(OrderedDict(layers)),
+        head=nn.Sequential(OrderedDict(head)),
+    )
+
+
+def _valid(sides: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
+    """Return height and width after a window without padding."""
+    height, width = ((side - kernel) // stride + 1 for side in sides)
+    return height, width
+
+
+NETWORKS.register("leaf-cnn")(
+    NamedNetwork(
+        "four convolutions, dense 4096, batch normalisation of the logits, for photos of 224 pixels",
+        frozenset({"input", "dense"}),
+        build_leaf_cnn,
+    )
+)
 NETWORKS.register("small-cnn")(
     NamedNetwork(
         "one convolution, pooling and two dense layers (128, 32)",

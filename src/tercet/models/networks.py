@@ -1,7 +1,7 @@
 """The networks that Tercet itself makes: their registry, and what a builder is told.
 
-A new network is one `NETWORKS.register(name)(NamedNetwork(...))` in a module that `tercet.models.build` imports. Every
-other name is timm's.
+A new network is one `NETWORKS.register(name)(NamedNetwork(...))` in a module that `tercet.models.build` imports, and a
+family whose names carry numbers one `FAMILIES.register(form)(NetworkFamily(...))`. Every other name is timm's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,39 @@ class NamedNetwork:
     """The builder."""
 
 
+@dataclass(frozen=True)
+class NetworkFamily:
+    """Networks of our own whose names carry numbers, such as a depth and a width."""
+
+    prefix: str
+    """How all their names begin."""
+    examples: tuple[str, ...]
+    """Names that lists show."""
+    member: Callable[[str], NamedNetwork]
+    """From a name with that beginning to the network; raises ConfigError where the numbers cannot be."""
+
+
 NETWORKS: Registry[NamedNetwork] = Registry("network")
+FAMILIES: Registry[NetworkFamily] = Registry("family of networks")
+
+
+def own_network(name: str) -> NamedNetwork | None:
+    """Return the network of our own that has this name; None for timm's.
+
+    Raises:
+        ConfigError: The name begins as a family's names do, and its numbers cannot be.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    family = next((FAMILIES[form] for form in FAMILIES if name.startswith(FAMILIES[form].prefix)), None)
+    return None if family is None else family.member(name)
+
+
+def own_networks() -> dict[str, NamedNetwork]:
+    """Return our own networks by name; of families, the examples."""
+    named = {name: NETWORKS[name] for name in NETWORKS}
+    families = [FAMILIES[form] for form in FAMILIES]
+    return named | {name: family.member(name) for family in families for name in family.examples}
 
 
 def override(announced: InputSpec, wanted: InputConfig) -> InputSpec:

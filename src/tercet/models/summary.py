@@ -24,10 +24,11 @@ def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
 
     `parameters` counts the learnable ones, `trainable` those that are not frozen, `buffers` the running means and
     variances of normalisation layers (not their batch counters). `flops` are those of one image in evaluation, a
-    multiply-add counted as two, matrix products and convolutions only; they are counted on shapes alone, where
-    recurrent layers come apart into their products (the fused CPU kernel of `nn.LSTM` would count as almost nothing).
-    `input` is the input spec, or what else goes in. `layers` lists the main parts by the dotted names under which
-    hooks, freezing and explanations find them.
+    multiply-add counted as two, matrix products and convolutions only; they are counted on shapes alone. Recurrent
+    kernels, whose products common counters do not see, count by their formula. `input` is the input spec, or what else
+    goes in. `layers` lists the main parts by the dotted names under which hooks, freezing and explanations find them.
+    `freezing` is the table of frozen and open names, each line with what it was the first to match; empty where nothing
+    was asked for.
 
     Args:
         module: A classifier, a fusion head, or both as one.
@@ -43,6 +44,7 @@ def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
         "input": _describe_input(module),
         "classes": module.head.num_classes if isinstance(module, EndToEnd) else module.num_classes,
         "layers": _layers(module, prefix="", depth=_DEPTH),
+        "freezing": [match.to_dict() for match in module.freezing] if isinstance(module, Classifier) else [],
     }
 
 
@@ -52,10 +54,10 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def _count_flops(module: Classifier | FusionHead | EndToEnd) -> int:
-    counter = FlopCounterMode(display=False)
+    counter, products = FlopCounterMode(display=False), [0]
     with torch.no_grad(), counter:
-        abstract_copy(module)(_one_image(module))
-    return int(counter.get_total_flops())
+        abstract_copy(module, products=products)(_one_image(module))
+    return int(counter.get_total_flops()) + 2 * sum(products)
 
 
 def _one_image(module: nn.Module) -> Tensor | tuple[Tensor, ...]:

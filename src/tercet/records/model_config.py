@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from tercet.ground.errors import require
+from tercet.ground.errors import ConfigError, require
+from tercet.records.freezing import read_rules
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ class ModelConfig:
     noise: float = 0.1
     """Standard deviation of the Gaussian noise in the paper's head, in training only."""
     dropout: float | None = None
-    """Drop probability (mlp head: 0.3; small CNN: 0.2)."""
+    """Drop probability (mlp head: 0.3; small CNN: 0.2; wide residual networks: 0)."""
+    freeze: tuple[Any, ...] = ("none",)
+    """What of a network with a timm backbone does not learn: none, backbone, all-but-last, or a list of
+    'PATTERN: frozen' and 'PATTERN: open' over the names of its parameters; the first match wins."""
 
     def __post_init__(self) -> None:
         sizes = {"units": self.units, "layers": self.layers, "dense": self.dense}
@@ -97,6 +101,7 @@ class ModelConfig:
                 self.recurrent == "none"
                 and self.scan != "pooled"
                 and f"scan '{self.scan}' needs --recurrent rnn, gru or lstm",
+                _freeze_problem(self.freeze),
             ]
         )
 
@@ -110,4 +115,13 @@ class ModelConfig:
         shown: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()
         }
-        return cls(**{**values, "backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)})
+        nested = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)}
+        return cls(**{**values, **nested, "freeze": tuple(values.get("freeze", cls.freeze))})
+
+
+def _freeze_problem(freeze: tuple[Any, ...]) -> str | None:
+    try:
+        read_rules(freeze)
+    except ConfigError as error:
+        return str(error)
+    return None
