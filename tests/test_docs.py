@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 import tercet
 from tercet.cli import VERBS
-from tercet.models.build import check_network
+from tercet.models.build import check_network, network_descriptions
 from tercet.models.summary import count_parameters
 from tercet.records.config import RunConfig
 from tercet.records.documents import parse_yaml
@@ -241,6 +242,27 @@ def small_networks() -> list[tuple[str, int, int, int]]:
 def test_the_table_of_backbones_is_right(name: str, pixels: int, parameters: int, buffers: int) -> None:
     found = describe_model(name, num_classes=10).document
     assert (found["input"]["size"], found["parameters"], found["buffers"]) == ((pixels, pixels), parameters, buffers)
+
+
+def test_every_backbone_of_the_table_is_timms_and_has_the_weights_it_says() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \|.*\| (yes|no) \|$", MODEL_PAGE.read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    described = network_descriptions()
+    for name, weights in rows:
+        assert described[name].startswith("timm backbone")
+        assert described[name].endswith(", published weights") == (weights == "yes"), name
+
+
+def test_the_table_of_other_own_networks_is_right() -> None:
+    pattern = r"^\| `([\w-]+)` \| [^|]+ \| (\d+) . (\d+) . (\d) \| (\d+) \| ([\d,]+) \|$"
+    rows = re.findall(pattern, MODEL_PAGE.read_text(), re.MULTILINE)
+    assert len(rows) == 4
+    for name, height, width, channels, classes, count in rows:
+        with torch.device("meta"):
+            network = tercet.build(
+                name, num_classes=int(classes), channels=int(channels), image_size=(int(height), int(width))
+            )
+        assert f"{count_parameters(network):,}" == count, name
 
 
 def own_networks() -> list[tuple[str, str, str]]:

@@ -10,7 +10,7 @@ from tercet.records.config import FusionConfig
 from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
 from tercet.workflows.inspect import describe_dataset, describe_model, list_datasets, list_models
 
-KEYS = {"network", "parameters", "trainable", "buffers", "flops", "input", "classes", "layers"}
+KEYS = {"network", "parameters", "trainable", "buffers", "flops", "input", "classes", "layers", "freezing"}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,19 @@ def test_published_parameter_counts(name: str, options: dict[str, Any], paramete
 def test_the_papers_largest_network() -> None:
     document = describe_model("seresnext101_32x4d", num_classes=10, config=ModelConfig(dense=2048)).document
     assert (document["parameters"], document["buffers"]) == (51_123_258, 137_856)
+
+
+def test_the_leaf_reports_frozen_transformer_and_its_table() -> None:
+    config = ModelConfig(head="mlp", freeze=("backbone",))
+    answer = describe_model("deit_tiny_patch16_224", num_classes=176, config=config)
+    document = answer.document
+    assert (document["trainable"], document["parameters"]) == (189_104, 5_713_520)
+    frozen, rest = document["freezing"]
+    assert (frozen["pattern"], frozen["state"], frozen["parameters"]) == ("features.*", "frozen", 5_524_416)
+    assert (rest["pattern"], rest["state"], rest["parameters"]) == ("*", "open", 189_104)
+    assert rest["names"] == ["head.dense.weight", "head.dense.bias", "head.classes.weight", "head.classes.bias"]
+    assert re.search(r"features\.\* +frozen +\d+ names +5,524,416\n +\* +open +4 names +189,104\n", answer.text)
+    assert "freezing" not in describe_model("test_resnet", num_classes=3).text
 
 
 def test_a_description_holds_for_the_network_it_describes() -> None:

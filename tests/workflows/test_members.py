@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tercet.ground.errors import ConfigError, TercetError
 from tercet.ground.files import slug
 from tercet.records.config import METHODS, MemberConfig
+from tercet.records.freezing import read_rules
 from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
 from tercet.workflows.ensemble import ensemble
@@ -77,6 +78,19 @@ def test_options_of_the_run_hold_for_the_members_that_have_them() -> None:
     assert (rows.model.units, cnn.model.units, backbone.model.units) == (16, None, 16)
 
 
+def test_a_run_freezes_the_members_that_have_a_past_and_a_member_has_its_own_say() -> None:
+    backbone, own, rows = resolve(
+        "test_resnet",
+        {"model": "test_vit", "freeze": [{"features.network.blocks.1.*": "open"}, {"features.*": "frozen"}, "none"]},
+        "row-lstm",
+        model=ModelConfig(freeze=("backbone",)),
+    )
+    assert (backbone.model.freeze, rows.model.freeze) == (("backbone",), ("none",))
+    assert [rule.state for rule in read_rules(own.model.freeze)] == ["open", "frozen", "open"]
+    opened, _ = resolve({"model": "test_vit", "freeze": "none"}, "test_resnet", model=ModelConfig(freeze=("backbone",)))
+    assert opened.model.freeze == ("none",)
+
+
 def test_an_option_of_the_run_that_no_member_has_is_refused() -> None:
     with pytest.raises(ConfigError, match="units has no effect on any member"):
         resolve("small-cnn", "small-cnn", model=ModelConfig(units=16))
@@ -104,6 +118,28 @@ def test_everything_wrong_is_told_at_once() -> None:
     for what in ("did you mean 'small-cnn'", "lrr", "epochs", "5", "absent.yaml"):
         assert what in said
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "deit_tiny_patch16_224", "input.size": 100}, r"patches of 16 x 16 .* such as 96,96"),
+        ({"model": "inception_v3", "input.size": 20}, r"cannot read images of 20 x 20"),
+        (
+            {"model": "test_resnet", "freeze": "features.network.layer9.*: frozen, *: open"},
+            r"layer9\.\*' matches nothing",
+        ),
+        ({"model": "wrn-15-4"}, r"10, 16, 22, 28, 34, 40"),
+    ],
+    ids=["patches", "too small", "freeze", "depth"],
+)
+def test_what_only_building_shows_is_found_before_any_data_is_touched(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    member = {**options, "pretrained": False} if "wrn" not in options["model"] else options
+    with pytest.raises(ConfigError, match=message):
+        train("no-such-data", members=[member], output=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_absent_weights_file_is_found_before_any_data_is_touched(tmp_path: Path) -> None:
@@ -175,6 +211,7 @@ def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_pa
         {"model": "small-cnn", "name": "émeu [b]", "strategy": "paper", "dropout": 0.1},
         {"model": "test_resnet", "pretrained": False, "backbone.args": {"drop_path_rate": 0.1}, "input.size": [64, 32]},
         {"model": "row-gru", "ema": 0.9, "mixup": 0.2, "max_time": 60.0, "epochs": 0.5},
+        {"model": "test_vit", "freeze": ["head.*: open", {"*": "frozen"}], "erase": 0.25, "augment": "leaves"},
     ],
 )
 def test_a_plan_reads_back_the_member_it_wrote(member: Any) -> None:

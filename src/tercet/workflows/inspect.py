@@ -100,7 +100,18 @@ def _text(summary: dict[str, Any]) -> str:
     lines += [
         f"    {layer['name']:<{width}}  {layer['type']:<20}  {layer['parameters']:>12,}" for layer in summary["layers"]
     ]
+    if summary["freezing"]:
+        lines += ["  freezing", *_freezing(summary["freezing"])]
     return "\n".join(lines) + "\n"
+
+
+def _freezing(table: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table of frozen and open names; the first pattern that matches a name decides."""
+    width = max(len(line["pattern"]) for line in table)
+    return [
+        f"    {line['pattern']:<{width}}  {line['state']:<6}  {len(line['names']):>5} names  {line['parameters']:>12,}"
+        for line in table
+    ]
 
 
 def _values(values: Sequence[float]) -> str:

@@ -236,7 +236,8 @@ BLEND = Options(
 )
 MODELS = Options(
     "models",
-    "List the networks; or build one, without weights, and tell its size, cost, input and parts.",
+    "List the networks; or build one, without weights, and tell its size, cost, input and parts. Operations are those "
+    "of one image; a multiply-add counts as two.",
     groups=[("", NetworkConfig), ("", ModelConfig), ("fusion", FusionConfig), ("", OutputConfig)],
     positionals=[
         Positional("name", "a network, part of a name to search for, or e2e: the fusion head", required=False)

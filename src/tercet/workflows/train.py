@@ -13,7 +13,7 @@ from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment, plan_threads
-from tercet.models.build import check_weights
+from tercet.models.build import check_build, check_weights
 from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.model_config import ModelConfig
@@ -104,6 +104,7 @@ def _check(parsed: Parsed) -> None:
     if config.members:
         for member in _resolve(config.members, parsed):
             check_weights(member.network, member.model)
+            check_build(member.network, member.model)
 
 
 def _resolve(members: Sequence[Any], parsed: Parsed) -> tuple[MemberConfig, ...]:
