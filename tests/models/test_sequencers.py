@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from tercet.models.build import build
 from tercet.models.summary import count_parameters, summarize
@@ -52,6 +53,19 @@ def test_every_parameter_learns_and_both_axes_are_read(cell):
         plain = network.eval()(images)
         for axis in (2, 3):
             assert not torch.allclose(network(images.flip(axis)), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_weights_from_a_file_with_its_classifier_are_taken(cell, tmp_path):
+    whole = timm.create_model(name_of("s", cell), num_classes=7, **TINY)
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    network = tiny(cell, weights=str(tmp_path / "weights.safetensors"), freeze=("backbone",))
+    stored = whole.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in network.features.network.state_dict().items())
+    assert {name for name, value in network.named_parameters() if value.requires_grad} == {
+        "head.classes.weight",
+        "head.classes.bias",
+    }
 
 
 @pytest.mark.parametrize("cell", GATES)

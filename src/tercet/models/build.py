@@ -217,11 +217,11 @@ def _timm_backbone(request: Request) -> tuple[Backbone, InputSpec]:
         file = published_file(request.network, announced)
         overlay = {"file": str(file), "custom_load": announced.custom_load}
     network = _create(request, channels, overlay)
-    if tensors is not None:
-        load_backbone(network, tensors, source=str(config.weights))
     size = get_model_input_config(network)["input_size"][1:]
     spec = override(_announced_spec(announced, channels, cast("tuple[int, int]", tuple(size))), config.input)
     _require_whole_patches(request.network, network, spec.size, native=tuple(announced.input_size[1:]))
+    if tensors is not None:
+        load_backbone(network, tensors, source=str(config.weights))
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
     return Backbone(network, (spec.channels, *spec.size), read=read), spec
 

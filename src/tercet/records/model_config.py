@@ -79,7 +79,7 @@ class ModelConfig:
     head: Literal["paper", "linear", "mlp"] = "paper"
     """From features to classes: noise + dense + ReLU + linear, linear alone, or dense + ReLU + dropout + linear."""
     dense: int | None = None
-    """Width of the dense layer in the head (backbones: 1024, mlp: 512, row classifiers and small CNN: 32)."""
+    """Width of the dense layer in the head (backbones: 1024, mlp: 512, leaf CNN: 4096, others of our own: 32)."""
     noise: float = 0.1
     """Standard deviation of the Gaussian noise in the paper's head, in training only."""
     dropout: float | None = None
