@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tercet.data.catalog import load_table
-from tercet.data.readers import zips
+from tercet.ground import archives
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
 
@@ -99,7 +99,7 @@ def test_archives_that_trick_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "e.zip").write_bytes(overlapping)
     with pytest.raises(DataError, match="overlap"):
         load_table(tmp_path / "e.zip", CONFIG)
-    monkeypatch.setattr(zips, "MAX_MEMBERS", 1)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 1)
     with pytest.raises(DataError, match="holds 2 members"):
         load_table(hostile(tmp_path / "f.zip", "a/1.png", "b/1.png"), CONFIG)
 

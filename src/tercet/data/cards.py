@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tercet.data.download import RemoteFile, fetch
+from tercet.data.download import fetch
+from tercet.data.remote import RemoteFile
 from tercet.data.samples import SampleTable
 from tercet.ground.errors import DataError
-from tercet.ground.files import sha256
 from tercet.records.config import DataConfig
 
 _CACHE = Path("~/.cache/tercet")
@@ -28,19 +28,36 @@ class DatasetCard:
     licence: str
     """Terms of use, as its publishers state them."""
     classes: tuple[str, ...]
-    """Class names, in the order of the labels."""
+    """Class names, in the order of the labels; empty where its files name them."""
     counts: tuple[tuple[str, int], ...]
     """Images a part: train and test, or all."""
-    image_shape: tuple[int, int, int]
-    """Height, width and channels."""
+    image_shape: tuple[int | None, int | None, int]
+    """Height, width and channels; None where images differ."""
     read: Callable[[DatasetCard, DataConfig], SampleTable]
     """Reads it."""
+    num_classes: int = 0
+    """Number of classes; given where `classes` is empty."""
     files: tuple[RemoteFile, ...] = ()
-    """Official files; none where it ships with the software."""
+    """Official files that are needed; none where it ships with the software or needs an account."""
+    more_files: tuple[RemoteFile, ...] = ()
+    """Other official files that are read where they are found; each note says what for."""
     plain_sha256: tuple[str, ...] = ()
-    """SHA-256 of the same files without gzip, in the same order."""
+    """SHA-256 of the files without gzip, in the same order, where they may lie so."""
     mirrors: tuple[str, ...] = ()
     """Folders on the web that hold the files."""
+    layouts: tuple[str, ...] = ()
+    """What may lie in the data folder, one sentence each."""
+    archives: tuple[str, ...] = ()
+    """Names of the archives with its images, Kaggle's among them; the one without which there are none comes last."""
+    tops: tuple[str, ...] = ()
+    """Names of unpacked files and folders by which the data is known, beside the official files."""
+    remarks: tuple[str, ...] = ()
+    """How it is measured, and which source is followed where they disagree."""
+    options: tuple[str, ...] = ()
+    """Fields of `DataConfig` that act on this data set only."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_classes", self.num_classes or len(self.classes))
 
     @property
     def num_images(self) -> int:
@@ -50,6 +67,8 @@ class DatasetCard:
     @property
     def by_hand(self) -> str:
         """How to place the files where no network is."""
+        if self.layouts:
+            return f"{'; or '.join(self.layouts)}: in a folder named with --data-dir (default: {_CACHE / self.name})"
         if not self.files:
             return "nothing to place: it ships with scikit-learn"
         names = ", ".join(file.name for file in self.files)
@@ -61,37 +80,60 @@ def default_data_dir() -> Path:
     return _CACHE.expanduser()
 
 
-def find_files(card: DatasetCard, config: DataConfig) -> list[Path]:
-    """Return the files of a data set, in the card's order; what is missing is downloaded.
+def find_folder(card: DatasetCard, config: DataConfig) -> Path:
+    """Return the folder with a data set's files: `data_dir/<name>`, or `data_dir` where they lie in it directly."""
+    root = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
+    own = root / card.name
+    return next((place for place in (own, root) if any((place / name).exists() for name in _names(card))), own)
 
-    They may lie in `data_dir` or in `data_dir/<name>`, gzipped or not; each one's SHA-256 is checked.
+
+def _names(card: DatasetCard) -> list[str]:
+    official = [file.name for file in (*card.files, *card.more_files)]
+    plain = [name.removesuffix(".gz") for name in official] if card.plain_sha256 else []
+    return [*official, *plain, *card.archives, *card.tops]
+
+
+def find_files(card: DatasetCard, config: DataConfig, files: Sequence[RemoteFile] | None = None) -> list[Path]:
+    """Return official files of a data set, in their order; what is missing is downloaded.
+
+    They may lie in `data_dir` or in `data_dir/<name>`, gzipped or not; each one's size and checksum are checked.
+
+    Args:
+        card: The data set.
+        config: Says where its files lie.
+        files: Which; all that are needed by default.
 
     Raises:
         DataError: A file is not the official one, or is missing and cannot be downloaded.
     """
-    root = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
-    own = root / card.name
-    folder = next((place for place in (own, root) if any(_present(file, place) for file in card.files)), own)
-    return [_find(card, index, folder) for index in range(len(card.files))]
+    folder = find_folder(card, config)
+    return [_find(card, file, folder) for file in (card.files if files is None else files)]
 
 
-def _present(file: RemoteFile, folder: Path) -> bool:
-    return (folder / file.name).exists() or (folder / file.name).with_suffix("").exists()
-
-
-def _find(card: DatasetCard, index: int, folder: Path) -> Path:
-    file = card.files[index]
+def _find(card: DatasetCard, file: RemoteFile, folder: Path) -> Path:
     packed = folder / file.name
-    if not _present(file, folder):
-        return fetch(file, folder, mirrors=card.mirrors)
-    path, expected = (packed, file.sha256) if packed.exists() else (packed.with_suffix(""), card.plain_sha256[index])
+    if packed.exists():
+        check(card, file, packed)
+        return packed
+    plain = folder / file.name.removesuffix(".gz")
+    if card.plain_sha256 and plain.exists():
+        check(card, RemoteFile(plain.name, None, None, card.plain_sha256[card.files.index(file)]), plain)
+        return plain
+    return fetch(file, folder, mirrors=card.mirrors)
+
+
+def check(card: DatasetCard, file: RemoteFile, path: Path) -> None:
+    """Refuse a file that is not the official one.
+
+    Raises:
+        DataError: It has another size or checksum, or cannot be read.
+    """
     try:
-        found = sha256(path)
+        fault = file.fault(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if found != expected:
+    if fault:
         raise DataError(
-            f"{path} is not the official file of {card.name} (SHA-256 {found}, expected {expected}): name another "
-            "folder with --data-dir, or move the file away so that the right one is downloaded"
+            f"{path} is not the official file of {card.name} ({fault}): name another folder with --data-dir, or move "
+            "the file away so that the right one is downloaded"
         )
-    return path

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.data.cards import DatasetCard
-from tercet.data.named import DIGITS, FASHION_MNIST, MNIST
+from tercet.data.named import CARDS
 from tercet.data.readers.folders import scan_folder
 from tercet.data.readers.layout import Listing, arrange, is_image, summarise, wrapper_of
 from tercet.data.readers.tables import SUFFIXES, TableRows, read_table
@@ -30,10 +30,11 @@ from tercet.records.config import DataConfig
 
 DATASETS: Registry[DatasetCard] = Registry("data set")
 """The named data sets, by name."""
-for _card in (DIGITS, MNIST, FASHION_MNIST):
+for _card in CARDS:
     DATASETS.register(_card.name)(_card)
 
 _TABLE_OPTIONS = ("image_column", "label_columns", "group_column", "image_pattern")
+_NAMED_OPTIONS = {"extra": False, "modality": "colour"}  # of one named data set each, and their defaults
 _PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
 
 
@@ -51,7 +52,9 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
     """
     text, path = str(data), Path(data).expanduser()
     bare = "/" not in text and "\\" not in text
-    if text in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
+    named = text in DATASETS and ((bare and isinstance(data, str)) or not path.exists())
+    _refuse_named_options(config, text, DATASETS[text].options if named else ())
+    if named:
         _refuse_table_options(config, text)
         card = DATASETS[text]
         table = card.read(card, config)
@@ -242,6 +245,13 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
         weights=None if rows.weights is None else np.array(rows.weights, dtype=np.float64),
         notes=tuple(rows.notes),
     )
+
+
+def _refuse_named_options(config: DataConfig, what: str, known: Sequence[str]) -> None:
+    for option, default in _NAMED_OPTIONS.items():
+        if getattr(config, option) != default and option not in known:
+            owner = next(name for name in DATASETS if option in DATASETS[name].options)
+            raise ConfigError(f"data.{option} is for {owner}, not for {what}")
 
 
 def _refuse_table_options(config: DataConfig, what: str) -> None:

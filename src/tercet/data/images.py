@@ -19,7 +19,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -97,12 +97,15 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def decode(content: bytes | Path | BinaryIO, *, max_pixels: int) -> Pixels:
+def decode(
+    content: bytes | Path | BinaryIO, *, max_pixels: int, convert: Callable[[Image.Image], Pixels] | None = None
+) -> Pixels:
     """Decode the first frame of a picture file to H W C, upright (EXIF orientation applied).
 
     Args:
         content: The file's bytes, its path, or an open binary stream.
         max_pixels: Largest image accepted, checked from the header before any pixel is decoded.
+        convert: Turns the opened image into pixels (default: `to_pixels`).
 
     Raises:
         DataError: Not an image of an accepted format, too large, truncated, damaged, or of an unclear range.
@@ -110,13 +113,13 @@ def decode(content: bytes | Path | BinaryIO, *, max_pixels: int) -> Pixels:
     """
     if isinstance(content, Path):
         with open_regular(content) as stream:
-            return decode(stream, max_pixels=max_pixels)
+            return decode(stream, max_pixels=max_pixels, convert=convert)
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
         with guard(max_pixels), Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise DataError(_too_large(f"{image.width} x {image.height} pixels are", max_pixels))
-            return to_pixels(image)
+            return (convert or to_pixels)(image)
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -142,6 +145,27 @@ def to_pixels(image: Image.Image) -> Pixels:
     """
     image.load()
     return np.ascontiguousarray(_upright(_by_mode(image), _orientation(image)))
+
+
+def to_depth(image: Image.Image) -> Pixels:
+    """Turn 16 bits of distance into H W 1: 0 (not measured) stays 0, what was measured is stretched to 1..255.
+
+    A depth camera uses few of its 16 bits, and a hand few of those: the general rule for 16 bits would leave next to
+    nothing of it.
+
+    Raises:
+        DataError: The image is not grey with 16 bits.
+    """
+    image.load()
+    if not image.mode.startswith("I"):
+        raise DataError(f"mode {image.mode} is no depth image: expected 16 bits grey")
+    values = np.asarray(image).astype(np.int64)
+    measured = values > 0
+    if not measured.any():
+        return np.zeros((*values.shape, 1), dtype=np.uint8)
+    nearest, farthest = values[measured].min(), values[measured].max()
+    stretched = 1 + (values - nearest) * 254 // max(1, farthest - nearest)
+    return np.where(measured, stretched, 0).astype(np.uint8)[..., None]
 
 
 def _orientation(image: Image.Image) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tercet.data.images import Pixels, decode, open_regular
+from tercet.data.images import Pixels, decode, open_regular, to_depth
 from tercet.ground.errors import DataError
 
 _CHUNK = 1 << 20  # bytes read at a time
@@ -186,6 +186,27 @@ def _is_link(member: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(member.external_attr >> 16)
 
 
+@dataclass(frozen=True)
+class DepthSource:
+    """Depth images of another source, each stretched to its own range (see `images.to_depth`)."""
+
+    inner: FolderSource | ZipSource
+    """Reads the files."""
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Decode one depth image, H W 1."""
+        return decode(self.inner.content(location), max_pixels=max_pixels, convert=to_depth)
+
+    def checksum(self, location: str) -> int:
+        """Return the CRC-32 of one file."""
+        return self.inner.checksum(location)
+
+    def describe(self) -> dict[str, str]:
+        """Return the kind, and what the inner source says of itself."""
+        inner = self.inner.describe()
+        return {**inner, "kind": f"depth {inner['kind']}"}
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """Images that are in memory already; locations are indices, as text."""
@@ -229,9 +250,8 @@ def source_of(description: dict[str, str]) -> ImageSource:
     Raises:
         DataError: The description is of no known kind.
     """
-    path = Path(description.get("path", ""))
-    if description.get("kind") == "folder":
-        return FolderSource(path)
-    if description.get("kind") == "zip":
-        return ZipSource(path)
-    raise DataError(f"unknown image source {description.get('kind')!r}: expected folder or zip")
+    path, kind = Path(description.get("path", "")), description.get("kind", "")
+    inner = {"folder": FolderSource, "zip": ZipSource}.get(kind.removeprefix("depth "))
+    if inner is None:
+        raise DataError(f"unknown image source '{kind}': expected folder or zip")
+    return DepthSource(inner(path)) if kind.startswith("depth ") else inner(path)

@@ -30,11 +30,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:60]}.", suffix=".tmp", dir=target.parent)
         os.close(descriptor)
         yield Path(name)
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-        _sync_folder(target.parent)
+        os.chmod(name, 0o666 & ~umask())
+        put_in_place(Path(name), target)
     except StorageError:
         raise
     except OSError as error:
@@ -46,7 +43,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.unlink(name)
 
 
-def _umask() -> int:
+def put_in_place(finished: Path, target: Path) -> None:
+    """Sync a finished file to disk and rename it onto `target`, in the same folder or one of the same disk."""
+    with open(finished, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(finished, target)
+    _sync_folder(target.parent)
+
+
+def umask() -> int:
+    """Return the permissions that new files of this process do not get."""
     current = os.umask(0)
     os.umask(current)
     return current

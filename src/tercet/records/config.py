@@ -47,6 +47,10 @@ class DataConfig:
     """Draw every class equally often in training."""
     data_dir: str | None = None
     """Folder with the files of a named data set (also --data-dir); missing ones are downloaded there."""
+    extra: bool = False
+    """svhn: train on the 531,131 additional, easier images too."""
+    modality: Literal["colour", "depth"] = "colour"
+    """fingerspelling: which of the two pictures of every moment is read."""
     limit: int | None = None
     """Use at most this many training images, an equal share of every class."""
 

@@ -133,16 +133,28 @@ def describe_dataset(name: str) -> Description:
     """
     document = _card(name)
     counts = ", ".join(f"{count:,} {part}" for part, count in document["images"].items())
+    shape = " x ".join("any" if size is None else str(size) for size in document["image_shape"])
+    classes = ", ".join(document["classes"]) or "named by the files"
     lines = [
         document["title"],
         f"  page     {document['page']}",
         f"  licence  {document['licence']}",
-        f"  images   {counts}; {' x '.join(map(str, document['image_shape']))}",
-        f"  classes  {', '.join(document['classes'])}",
+        f"  images   {counts}; {shape}",
+        f"  classes  {document['num_classes']:,}: {classes}",
+        *(f"  from     {mirror}" for mirror in document["mirrors"]),
+        *(f"  file     {_file_text(file)}" for file in document["files"]),
         f"  by hand  {document['by_hand']}",
-        *(f"  file     {file['name']}  {file['size']:,} bytes  SHA-256 {file['sha256']}" for file in document["files"]),
+        *(f"  option   --data.{option}" for option in document["options"]),
+        *(f"  note     {remark}" for remark in document["remarks"]),
     ]
     return Description("\n".join(lines) + "\n", document)
+
+
+def _file_text(file: dict[str, Any]) -> str:
+    sums = [f"{kind} {file[key]}" for key, kind in (("md5", "MD5"), ("sha256", "SHA-256")) if file[key]]
+    size = "size not published" if file["size"] is None else f"{file['size']:,} bytes"
+    note = f" ({file['note']})" if file["note"] else ""
+    return f"{file['name']}{note}  {size}  {'  '.join(sums) or 'no checksum is published'}"
 
 
 def _card(name: str) -> dict[str, Any]:
@@ -154,9 +166,21 @@ def _card(name: str) -> dict[str, Any]:
         "licence": card.licence,
         "images": dict(card.counts),
         "image_shape": list(card.image_shape),
+        "num_classes": card.num_classes,
         "classes": list(card.classes),
         "by_hand": card.by_hand,
+        "mirrors": list(card.mirrors),
+        "options": list(card.options),
+        "remarks": list(card.remarks),
         "files": [
-            {"name": file.name, "size": file.num_bytes, "md5": file.md5, "sha256": file.sha256} for file in card.files
+            {
+                "name": file.name,
+                "size": file.num_bytes,
+                "md5": file.md5,
+                "sha256": file.sha256,
+                "needed": file in card.files,
+                "note": file.note,
+            }
+            for file in (*card.files, *card.more_files)
         ],
     }

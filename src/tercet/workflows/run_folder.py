@@ -9,8 +9,6 @@ RUN/
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,8 +18,7 @@ from typing import Any
 from tercet.deploy.bundle import UNFINISHED
 from tercet.ground.errors import StorageError
 from tercet.ground.files import new_folder, read_json, slug, write_json
-
-_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; there nothing is refused
+from tercet.ground.locks import FileLock
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,13 @@ class RunFolder:
         """Return where the predictions of a member or method on a split are."""
         return self.path / "predictions" / f"{slug(name)}-{split}.npz"
 
-    def lock(self) -> RunLock:
+    def lock(self) -> FileLock:
         """Return a lock that a second process on this run is refused."""
-        return RunLock(self.path / ".lock")
+
+        def refuse(owner: str) -> None:
+            raise StorageError(f"process {owner} works on {self.path}: wait for it, or choose another --output")
+
+        return FileLock(self.path / ".lock", busy=refuse)
 
     def remove_unfinished(self) -> None:
         """Delete what a process that was killed left half written; only for the one that holds the lock."""
@@ -170,53 +171,3 @@ class MemberFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Record that the member is complete."""
         write_json(self.done, summary)
-
-
-class RunLock:
-    """A file that the system locks for one process at a time, and unlocks when that process ends, however it ends.
-
-    The file holds the process number for the message to others; a number alone proves nothing, as it may have been
-    given to another process since, or on another machine.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor = -1
-
-    def __enter__(self) -> RunLock:
-        while True:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
-            try:
-                self._claim(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if self._is_current(descriptor):
-                break
-            os.close(descriptor)  # the last owner deleted it between our two steps
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        self._descriptor = descriptor
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-    def _claim(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 20).decode("ascii", "replace") or "unknown"
-            raise StorageError(
-                f"process {owner} works on {self.path.parent}: wait for it, or choose another --output"
-            ) from None
-        except OSError as error:
-            if error.errno not in _CANNOT_LOCK:
-                raise
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
-        except FileNotFoundError:
-            return False

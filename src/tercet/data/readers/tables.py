@@ -51,7 +51,7 @@ def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[
         DataError: The file cannot be read as a table, or rows contradict each other; with line numbers.
         ConfigError: A column that was asked for is not there, or the label's column is not clear.
     """
-    header, records = _parse(_text(content, name), name)
+    header, records = parse_table(content, name=name)
     columns = find_columns(header, config, name=name)
     values = [record[1][columns.image] for record in records]
     unique_ids = columns.id is not None and len({fields[columns.id] for _, fields in records}) == len(set(values))
@@ -68,6 +68,15 @@ def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[
         collect.add(line, fields, sample_id, file, find)
     collect.finish(len(records))
     return rows
+
+
+def parse_table(content: bytes, *, name: str) -> tuple[list[str], list[Record]]:
+    """Return a table's header and its records.
+
+    Raises:
+        DataError: It cannot be read as a table, or has no rows.
+    """
+    return _parse(_text(content, name), name)
 
 
 def _text(content: bytes, name: str) -> str:

@@ -1,80 +1,40 @@
-"""The data sets known by name: the embedded digits, MNIST and Fashion-MNIST.
+"""MNIST and Fashion-MNIST: four official IDX files each.
 
-Shapes: N images, H x W pixels, C channels.
+Shapes: N images, H x W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from sklearn.datasets import load_digits
 
+from tercet.data.arrays import table_of_parts
 from tercet.data.cards import DatasetCard, find_files
-from tercet.data.download import RemoteFile
-from tercet.data.images import Pixels
 from tercet.data.readers.idx import read_idx
-from tercet.data.samples import Ints, SampleTable
-from tercet.data.sources import ArraySource
+from tercet.data.remote import RemoteFile
+from tercet.data.samples import SampleTable
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
-
-_DIGIT_NAMES = tuple(str(digit) for digit in range(10))
-
-
-def table_of_parts(
-    parts: Sequence[tuple[str, Pixels, Ints]], *, name: str, classes: tuple[str, ...], splits: bool
-) -> SampleTable:
-    """Put parts (name, images N H W C, labels N) into one table; ids are the part's name and the row in it."""
-    images = parts[0][1] if len(parts) == 1 else np.concatenate([part for _, part, _ in parts])
-    return SampleTable(
-        name=name,
-        ids=tuple(f"{part}-{row:05d}" for part, _, labels in parts for row in range(len(labels))),
-        locations=tuple(str(row) for row in range(len(images))),
-        labels=np.concatenate([labels for _, _, labels in parts]),
-        classes=classes,
-        source=ArraySource(images),
-        splits=tuple(part for part, _, labels in parts for _ in range(len(labels))) if splits else None,
-    )
-
-
-def _read_digits(card: DatasetCard, config: DataConfig) -> SampleTable:
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # values 0..16; N 8 8 1
-    return table_of_parts(
-        [("image", images, digits.target.astype(np.int64))], name=card.name, classes=card.classes, splits=False
-    )
 
 
 def _read_mnist_family(card: DatasetCard, config: DataConfig) -> SampleTable:
     """Read the four official IDX files: training images and labels, test images and labels."""
     paths = find_files(card, config)
-    parts = []
+    pictures, parts = [], []
     for (part, count), images_path, labels_path in zip(card.counts, paths[::2], paths[1::2], strict=True):
         images, labels = read_idx(images_path), read_idx(labels_path)
         if images.shape != (count, *card.image_shape[:2]) or labels.shape != (count,):
             raise DataError(f"{images_path.parent}: {images.shape} images and {labels.shape} labels, expected {count}")
-        parts.append((part, images[..., None], labels.astype(np.int64)))
-    return table_of_parts(parts, name=card.name, classes=card.classes, splits=True)
+        pictures.append(images)
+        parts.append((part, part, labels.astype(np.int64)))
+    return table_of_parts(np.concatenate(pictures)[..., None], parts, name=card.name, classes=card.classes)
 
-
-DIGITS = DatasetCard(
-    name="digits",
-    title="Handwritten digits (UCI, test part), 8 x 8 grey",
-    page="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-    licence="CC BY 4.0",
-    classes=_DIGIT_NAMES,
-    counts=(("all", 1797),),
-    image_shape=(8, 8, 1),
-    read=_read_digits,
-)
 
 MNIST = DatasetCard(
     name="mnist",
     title="MNIST handwritten digits, 28 x 28 grey",
     page="http://yann.lecun.com/exdb/mnist/",
     licence="CC BY-SA 3.0",
-    classes=_DIGIT_NAMES,
+    classes=tuple(str(digit) for digit in range(10)),
     counts=(("train", 60_000), ("test", 10_000)),
     image_shape=(28, 28, 1),
     read=_read_mnist_family,
