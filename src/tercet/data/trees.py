@@ -115,4 +115,7 @@ def _tree(source: FolderSource | ZipSource, listing: Listing, pattern: re.Patter
 def told_difference(card: DatasetCard, found: int, *parts: str) -> tuple[str, ...]:
     """Return a sentence for the report where parts together do not have the official number of images."""
     expected = sum(dict(card.counts)[part] for part in parts)
-    return () if found == expected else (f"{found:,} images of {' and '.join(parts)}, officially {expected:,}",)
+    what = f"the official {expected:,} images of {' and '.join(parts)}"
+    if found == expected:
+        return ()
+    return (f"{expected - found:,} of {what} are not here" if found < expected else f"{found:,} instead of {what}",)

@@ -171,7 +171,7 @@ def _tar_members(archive: Path, stored: BinaryIO, unpacked: Any) -> Iterator[Mem
             member = packed.next()
         if member is None:
             return
-        packed.members = []  # else every header would be kept
+        packed.members = []  # type: ignore[attr-defined]  # else every header would be kept
         if count > MAX_MEMBERS:
             raise DataError(f"{archive} holds more than {MAX_MEMBERS} members: split the archive")
         name = check_name(archive, member.name)

@@ -41,8 +41,9 @@ def read_annotations(content: bytes, *, name: str) -> Annotations:
     files: dict[int, str] = {}
     for image in _list(document, "images", name):
         key, file = _field(image, "id", int, name), _field(image, "file_name", str, name)
-        if files.setdefault(key, file) is not file:
+        if key in files:
             raise DataError(f"{name}: the image {key} is there twice")
+        files[key] = file
     categories = frozenset(_field(item, "id", int, name) for item in _list(document, "categories", name))
     labels: dict[int, int] = {}
     for item in _list(document, "annotations", name):

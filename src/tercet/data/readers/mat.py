@@ -1,25 +1,123 @@
-"""The MAT files of SVHN's cropped digits (MATLAB 5.0): `X` 32 x 32 x 3 x N and `y` N x 1.
+"""The MAT files of SVHN's cropped digits (MATLAB 5.0): `X` 32 x 32 x 3 x N and `y` N x 1, read within their bounds.
 
-SciPy reads them: it builds arrays only and runs nothing. What the variables say of themselves is checked before their
-values are read, so that a lie costs nothing.
+A file is a header of 128 bytes, and one element a variable: a type, a length, and the bytes, usually deflated. A
+variable is four elements in a row: flags, dimensions, name, values. SciPy reads all this and more, but its compiled
+part can be made to crash the process by a damaged file.
 """
 
 from __future__ import annotations
 
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-from scipy.io import loadmat, whosmat
 
 from tercet.data.images import Pixels, open_regular
 from tercet.data.samples import Ints
-from tercet.ground.errors import DataError, MemoryExhausted
+from tercet.ground.errors import DataError
 
-_HEADER = 128  # bytes: a text, a version, and a mark of the byte order
-_VERSIONS = (b"\x00\x01IM", b"\x01\x00MI")
-_KINDS = ("uint8", "double", "single", "int8", "int16", "uint16", "int32", "uint32")
+SHAPE = (32, 32, 3)
 _DIGITS = 10
+_HEADER = 128  # bytes: a text, a version, and a mark of the byte order
+_VERSION = b"\x00\x01IM"  # 5.0, little-endian
+_MATRIX, _DEFLATED = 14, 15
+_TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
+_BYTES = 2  # the type of unsigned bytes
+_CLASSES = {6: "double", 7: "single", 8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32", 13: "uint32"}
+_OTHER = "no numbers"
+_LARGEST_PART = 1024  # bytes of flags, dimensions or a name
+_AT_ONCE = 4096  # images
+_PART = 1 << 16  # stored bytes read at a time
+
+
+@dataclass(frozen=True)
+class _Variable:
+    """What a variable says of itself, and where its values can be read."""
+
+    name: str
+    kind: str
+    """Class of its values, such as uint8; `no numbers` for cells, texts and the like."""
+    shape: tuple[int, ...]
+    content: _Content
+
+    @property
+    def told(self) -> str:
+        """Shape and kind in words."""
+        return f"{' x '.join(map(str, self.shape))} of {self.kind}"
+
+
+class _Content:
+    """The bytes of one variable, inflated as they are asked for."""
+
+    def __init__(self, stream: BinaryIO, size: int, *, deflated: bool, name: str) -> None:
+        self._stream, self._left, self._name = stream, size, name
+        self._inflate = zlib.decompressobj() if deflated else None
+        self._pending = b""
+        self._front = b""
+
+    def unread(self, content: bytes) -> None:
+        """Put bytes before those that come next."""
+        self._front = content
+
+    def read(self, size: int) -> bytes:
+        """Return exactly so many bytes."""
+        found = bytearray(self._front[:size])
+        self._front = b""
+        while len(found) < size:
+            part = self._next(size - len(found))
+            if not part:
+                raise DataError(f"{self._name} is damaged: it ends within a variable; get it again")
+            found += part
+        return bytes(found)
+
+    def finish(self) -> None:
+        """Refuse bytes after the values, and deflated values whose checksum is wrong."""
+        while part := self._next(_PART):
+            if any(part):
+                raise DataError(f"{self._name} is damaged: a variable holds more than it states; get it again")
+        if self._inflate is not None and not self._inflate.eof:
+            raise DataError(f"{self._name} is damaged: it ends within a variable; get it again")
+
+    def element(self) -> tuple[int, int, bytes]:
+        """Return an element's type and length, and its bytes where they are within the tag."""
+        kind, size = struct.unpack("<II", self.read(8))
+        if kind >> 16:  # up to four bytes stand in the tag
+            return kind & 0xFFFF, kind >> 16, struct.pack("<I", size)[: kind >> 16]
+        return kind, size, b""
+
+    def small(self) -> bytes:
+        """Return the bytes of a short element."""
+        _, size, content = self.element()
+        if content:
+            return content
+        if size > _LARGEST_PART:
+            raise DataError(f"{self._name} is damaged: {size} bytes of description; get it again")
+        return self.read(size + -size % 8)[:size]
+
+    def _next(self, size: int) -> bytes:
+        if self._inflate is None:
+            part = self._stream.read(min(size, self._left))
+            self._left -= len(part)
+            return part
+        while not self._inflate.eof:
+            if not self._pending:
+                self._pending = self._stream.read(min(_PART, self._left))
+                self._left -= len(self._pending)
+                if not self._pending:
+                    return b""
+            try:
+                part = self._inflate.decompress(self._pending, size)
+            except zlib.error as error:
+                raise DataError(f"{self._name} is damaged: {error}; get it again") from error
+            self._pending = self._inflate.unconsumed_tail
+            if part:
+                return part
+        return b""
 
 
 def count_digits(path: Path) -> int:
@@ -29,54 +127,87 @@ def count_digits(path: Path) -> int:
         DataError: It is no such file.
     """
     with open_regular(path) as stream:
-        head = stream.read(_HEADER)
-    if len(head) < _HEADER or head[-4:] not in _VERSIONS:
-        raise DataError(f"{path} is not a MATLAB 5.0 file: expected the official one of SVHN's cropped digits")
-    found = _guarded(path, whosmat, str(path), appendmat=False)
-    named = {name: (tuple(shape), kind) for name, shape, kind in found if name in ("X", "y")}
-    if len(named) != 2 or sum(name in named for name, _, _ in found) != 2:
+        found = [variable for variable in _variables(stream, str(path)) if variable.name in ("X", "y")]
+    named = {variable.name: variable for variable in found}
+    if len(named) != 2 or len(found) != 2:
         raise DataError(f"{path} does not hold the variables X and y once each")
-    (shape, kind), (label_shape, label_kind) = named["X"], named["y"]
-    if kind != "uint8" or len(shape) != 4 or shape[:3] != (32, 32, 3) or shape[3] < 1:
-        raise DataError(f"{path}: X is {_told(shape, kind)}, expected 32 x 32 x 3 x N of uint8")
-    if label_shape != (shape[3], 1) or label_kind not in _KINDS:
-        raise DataError(f"{path}: y is {_told(label_shape, label_kind)}, expected {shape[3]} x 1 numbers")
-    return int(shape[3])
+    images, labels = named["X"], named["y"]
+    if images.kind != "uint8" or len(images.shape) != 4 or images.shape[:3] != SHAPE or images.shape[3] < 1:
+        raise DataError(f"{path}: X is {images.told}, expected 32 x 32 x 3 x N of uint8")
+    if labels.shape != (images.shape[3], 1) or labels.kind == _OTHER:
+        raise DataError(f"{path}: y is {labels.told}, expected {images.shape[3]} x 1 numbers")
+    return images.shape[3]
 
 
 def read_digits(path: Path, images: Pixels) -> Ints:
     """Read a file's images into an array (N 32 32 3), and return its labels (N): 10 in the file is the digit 0.
 
     Args:
-        path: The file.
+        path: A file that `count_digits` accepts.
         images: Filled; as long as `count_digits` says.
 
     Raises:
         DataError: It is damaged, or not what it says it is.
     """
-    content = _guarded(path, loadmat, str(path), variable_names=("X", "y"), appendmat=False)
-    pixels, labels = content.get("X"), content.get("y")
-    expected = (*images.shape[1:], len(images))
-    if not isinstance(pixels, np.ndarray) or pixels.shape != expected or pixels.dtype != np.uint8:
-        raise DataError(f"{path} is damaged: X is not what its header states; get it again")
-    if not isinstance(labels, np.ndarray) or labels.shape != (len(images), 1) or labels.dtype.kind not in "iuf":
-        raise DataError(f"{path} is damaged: y is not what its header states; get it again")
-    digits = labels[:, 0]
-    if not np.isin(digits, np.arange(1, _DIGITS + 1)).all():
+    labels = np.zeros(0)
+    with open_regular(path) as stream:
+        for variable in _variables(stream, str(path)):
+            if variable.name == "X":
+                _values(variable, _BYTES, images.size, str(path))
+                for start in range(0, len(images), _AT_ONCE):
+                    target = images[start : start + _AT_ONCE]
+                    content = np.frombuffer(variable.content.read(target.size), dtype=np.uint8)
+                    target[...] = content.reshape(-1, *SHAPE[::-1]).transpose(0, 3, 2, 1)  # by columns, as in MATLAB
+                variable.content.finish()
+            elif variable.name == "y":
+                kind = _values(variable, None, len(images), str(path))
+                labels = np.frombuffer(variable.content.read(len(images) * kind.itemsize), dtype=kind)
+                variable.content.finish()
+    if len(labels) != len(images) or not np.isin(labels, np.arange(1, _DIGITS + 1)).all():
         raise DataError(f"{path} holds labels other than 1 to {_DIGITS}; get it again")
-    images[...] = pixels.transpose(3, 0, 1, 2)
-    return digits.astype(np.int64) % _DIGITS
+    return labels.astype(np.int64) % _DIGITS
 
 
-def _guarded(path: Path, function: Any, *arguments: Any, **options: Any) -> Any:
-    """Call a reader of SciPy, which meets hostile bytes with every kind of exception."""
-    try:
-        return function(*arguments, **options)
-    except MemoryError as error:
-        raise MemoryExhausted(f"no memory to read {path}") from error
-    except Exception as error:
-        raise DataError(f"{path} is damaged: {error or type(error).__name__}; get it again") from error
+def _values(variable: _Variable, expected: int | None, count: int, name: str) -> np.dtype[np.generic]:
+    """Read the tag before a variable's values, and return their type: whole numbers take the smallest that fits."""
+    kind, size, within = variable.content.element()
+    if kind not in _TYPES or (expected is not None and kind != expected):
+        raise DataError(f"{name} is damaged: {variable.name} is stored as type {kind}; get it again")
+    dtype = np.dtype(_TYPES[kind])
+    if size != count * dtype.itemsize:
+        raise DataError(f"{name} is damaged: {variable.name} has {size} bytes, expected {count} values; get it again")
+    if within:
+        variable.content.unread(within)
+    return dtype
 
 
-def _told(shape: tuple[int, ...], kind: str) -> str:
-    return f"{' x '.join(map(str, shape)) or 'a single value'} of {kind}"
+def _variables(stream: BinaryIO, name: str) -> Iterator[_Variable]:
+    """Yield the variables one after the other; each one's values are to be read before the next."""
+    head = stream.read(_HEADER)
+    if len(head) < _HEADER or head[-4:] != _VERSION:
+        raise DataError(f"{name} is not a MATLAB 5.0 file: expected the official one of SVHN's cropped digits")
+    while tag := stream.read(8):
+        if len(tag) < 8:
+            raise DataError(f"{name} is damaged: it ends within a tag; get it again")
+        kind, size = struct.unpack("<II", tag)
+        end = stream.tell() + size
+        content = _Content(stream, size, deflated=kind == _DEFLATED, name=name)
+        if kind == _DEFLATED:
+            kind, _, _ = content.element()
+        if kind != _MATRIX:
+            raise DataError(f"{name} is damaged: a variable has the type {kind}; get it again")
+        yield _describe(content, name)
+        stream.seek(end)
+
+
+def _describe(content: _Content, name: str) -> _Variable:
+    """Read a variable's flags, dimensions and name."""
+    flags, dimensions, label = content.small(), content.small(), content.small()
+    if len(flags) != 8 or len(dimensions) % 4 or not 8 <= len(dimensions) <= 32:
+        raise DataError(f"{name} is damaged: a variable has no class or no dimensions; get it again")
+    shape = tuple(int(size) for size in np.frombuffer(dimensions, dtype="<i4"))
+    if min(shape) < 0 or math.prod(shape) > 1 << 40:
+        raise DataError(f"{name} is damaged: a variable has the dimensions {shape}; get it again")
+    plain = not flags[1] & 0x08  # complex numbers have a second part
+    kind = _CLASSES.get(flags[0], _OTHER) if plain else _OTHER
+    return _Variable(label.decode("latin-1"), kind, shape, content)
