@@ -49,6 +49,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.reply(302, b"", Location=targets[kind])
         elif kind == "breaks":  # after a fifth of the file, or of what is left of it, wherever it begins
             self.ranged(asked, stop=len(BODY) // 5, tag='"one"')
+        elif kind == "stalls":  # after a fifth, unless it is the rest that is asked for
+            self.ranged(asked, stop=None if asked else len(BODY) // 5, tag='"one"')
+            if not asked:
+                self.server.gate.wait(100)
         elif kind == "ranges":
             self.ranged(asked, tag='"one"')
         elif kind == "changed":  # another version than the part that is there
@@ -228,9 +232,27 @@ print(fetch(file, Path(sys.argv[1]), mirrors=[sys.argv[2]], schemes=["http"]).re
 """
 
 
+def command(folder: Path, url: str) -> list[str]:
+    return [sys.executable, "-c", FETCH, str(folder), url, str(len(BODY)), str(FILE.sha256)]
+
+
+def test_a_killed_process_leaves_what_the_next_one_goes_on_with(running: Server, server: str, tmp_path: Path) -> None:
+    running.gate.clear()
+    first = subprocess.Popen(command(tmp_path, f"{server}/stalls"), stderr=subprocess.DEVNULL)
+    part = tmp_path / ".file.gz.part"
+    while not part.exists() or part.stat().st_size < len(BODY) // 5:
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    running.gate.set()
+    assert fetch(FILE, tmp_path, mirrors=[f"{server}/stalls"], schemes=HTTP).read_bytes() == BODY
+    assert running.asked == [("stalls", ""), ("stalls", "bytes=2800-")] and names(tmp_path) == {"file.gz"}
+
+
 def test_of_two_processes_one_fetches_and_the_other_waits(running: Server, server: str, tmp_path: Path) -> None:
-    data, words = tmp_path / "data", [sys.executable, "-c", FETCH]
-    words += [str(tmp_path / "data"), f"{server}/gate", str(len(BODY)), str(FILE.sha256)]
+    data, words = tmp_path / "data", command(tmp_path / "data", f"{server}/gate")
+    running.gate.clear()
     logs = [tmp_path / "first.txt", tmp_path / "second.txt"]
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(open(log, "w")) for log in logs]

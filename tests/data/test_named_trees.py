@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tercet.data import catalog
@@ -333,6 +335,26 @@ def test_a_number_of_categories_that_is_not_official(tmp_path: Path, monkeypatch
     _by_hand(tmp_path)
     with pytest.raises(DataError, match="3 categories, expected 1010"):
         read("inaturalist", tmp_path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "file_name", "image_id", "category_id"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(document=VALUES | st.fixed_dictionaries(dict.fromkeys(["images", "categories", "annotations"], VALUES)))
+def test_any_document_is_read_or_refused(document: object) -> None:
+    try:
+        found = read_annotations(json.dumps(document).encode(), name="x.json")
+        assert set(found.labels) in (set(), set(found.files))
+    except DataError as error:
+        assert str(error).startswith("x.json")
 
 
 IMAGE = {"id": 1, "file_name": "a/1/x.jpg"}

@@ -213,17 +213,18 @@ def _need_space(path: Path, num_bytes: int) -> None:
         )
 
 
-def _receive(response: IO[bytes], part: _Part, expected: int | None) -> tuple[int, str]:
+def _receive(response: http.client.HTTPResponse, part: _Part, expected: int | None) -> tuple[int, str]:
     """Append the body to the part, at most a little more than expected; return the part's size and what broke."""
     with open(part.path, "ab") as stream:
         received = os.fstat(stream.fileno()).st_size
         while expected is None or received <= expected:
             try:
-                content = response.read(_PART)
+                content = response.read1(_PART)
             except (OSError, http.client.HTTPException) as error:
                 return received, f"({error})"
             if not content:
                 break
             stream.write(content)
+            stream.flush()  # a process that is killed leaves all that came
             received += len(content)
     return received, ""

@@ -47,18 +47,21 @@ class FolderSource:
 
     root: Path
     _folders: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _checksums: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one file."""
         return decode(self.root / location, max_pixels=max_pixels)
 
     def checksum(self, location: str) -> int:
-        """Return the CRC-32 of one file."""
-        value = 0
-        with open_regular(self.root / location) as stream:
-            while chunk := stream.read(_CHUNK):
-                value = zlib.crc32(chunk, value)
-        return value
+        """Return the CRC-32 of one file, which is read once as long as this source lives."""
+        if location not in self._checksums:
+            value = 0
+            with open_regular(self.root / location) as stream:
+                while chunk := stream.read(_CHUNK):
+                    value = zlib.crc32(chunk, value)
+            self._checksums[location] = value
+        return self._checksums[location]
 
     def content(self, location: str) -> bytes:
         """Return all bytes of one file."""

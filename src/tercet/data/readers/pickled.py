@@ -18,7 +18,7 @@ import numpy as np
 from tercet.data.images import Pixels
 from tercet.ground.errors import DataError
 
-_MAX_OPCODES = 2_000_000
+_MAX_OPCODES = 1_000_000
 _PLAIN = {"SHORT_BINSTRING", "BINSTRING", "BINUNICODE", "BININT", "BININT1", "BININT2", "BINFLOAT"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
