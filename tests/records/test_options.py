@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tercet.ground.errors import ConfigError
@@ -461,6 +461,7 @@ options = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(options)
+@example({"backbone.args": {"a\x85b": "\x85", "c": "\u2028"}})
 def test_any_options_survive_yaml(tmp_path_factory: pytest.TempPathFactory, mapping: dict[str, Any]) -> None:
     parsed = TRAIN.parse_object(mapping)
     path = tmp_path_factory.mktemp("yaml") / "run.yaml"

@@ -107,4 +107,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 def dump_yaml(document: Any) -> str:
     """Return plain values as block YAML, in their own order, that `parse_yaml` reads back equal."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    if "\x85" in text:  # written as it is, but read as a line break: YAML 1.1 counts it as one
+        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120)
+    return text
