@@ -25,6 +25,12 @@ def test_an_official_batch_is_read_as_pickle_reads_it() -> None:
     assert found["data"].dtype == np.uint8
 
 
+def test_an_array_may_be_stored_by_columns() -> None:
+    by_columns = BATCH.replace(b"\x89T", b"\x88T")
+    theirs = pickle.loads(by_columns, encoding="latin-1")
+    np.testing.assert_array_equal(read_pickled_mapping(by_columns, name="x")["data"], theirs["data"])
+
+
 class Runs:
     """Writes a file when it is unpickled."""
 

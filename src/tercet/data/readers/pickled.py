@@ -158,10 +158,11 @@ def _value(value: Any, name: str) -> Any:
 def _array(call: _Call, name: str) -> Pixels:
     """Return the array that a reconstruction spells out: version, shape, type, order, bytes."""
     version, shape, kind, by_columns, content = call.state
-    if call.target != _Global(_ARRAY) or version != 1 or not isinstance(content, str) or by_columns is not False:
-        raise DataError(f"{name} holds something else than an array of bytes, row after row")
+    if call.target != _Global(_ARRAY) or version != 1 or not isinstance(content, str):
+        raise DataError(f"{name} holds something else than an array of bytes")
     if not isinstance(kind, _Call) or kind.target != _Global("numpy dtype") or kind.arguments[0] != "u1":
         raise DataError(f"{name} holds an array of another type than unsigned bytes")
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) != len(content):
         raise DataError(f"{name} holds an array whose shape does not fit its {len(content)} bytes")
-    return np.frombuffer(content.encode("latin-1"), dtype=np.uint8).reshape(shape)
+    values = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
+    return values.reshape(shape, order="F" if by_columns else "C")
