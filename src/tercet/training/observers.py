@@ -1,4 +1,4 @@
-"""Those who watch a training: they are told, and can change nothing."""
+"""Those who watch a training: they are told, and can change nothing; an exception of theirs ends it, saved."""
 
 from __future__ import annotations
 
