@@ -300,6 +300,7 @@ def test_the_importance_of_options(data: Path, tmp_path: Path) -> None:
         ({"dropout": [0.1, 0.2]}, {}, "space: dropout has no effect on this network"),
         ({"data.val_fraction": [0.1, 0.2]}, {}, "cannot vary, all trials share one prepared data set"),
         ({"seed": [0, 1]}, {}, "cannot vary, the best of several seeds is luck"),
+        ({"tta": ["none", "flips"]}, {}, "cannot vary, it does not change what is learned"),
         ({"fusion.steps": [10, 20]}, {}, "cannot vary, a member alone is not fused"),
         ({"units": [4, 8]}, {"members": []}, "the options of one network: name it, as in --members row-lstm"),
         ({"units": [4, 8]}, {"members": ["row-lstm", "row-gru"]}, "the options of one network, not of 2"),

@@ -26,7 +26,7 @@ SEARCHED = Options(
     aliases={"data_dir": "data.data_dir"},
 )
 """The options of a trial, which are those of a training."""
-_NO_EFFECT = ("checkpoint_seconds", "device", "fuse", "output", "tensorboard", "threads")
+_NO_EFFECT = ("checkpoint_seconds", "device", "fuse", "output", "tensorboard", "threads", "tta")
 _FIXED = {
     **{key: "it does not change what is learned" for key in _NO_EFFECT},
     **{key: "a member alone is not fused" for key in SEARCHED.schema.fields if key.startswith("fusion.")},
