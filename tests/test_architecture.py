@@ -100,13 +100,13 @@ def late_imports(tree: ast.AST) -> list[int]:
 
 
 def undocumented(tree: ast.Module) -> Iterator[str]:
-    """Yield the public functions, classes and methods of a module that have no docstring."""
+    """Yield the public functions, classes and methods of a module that have no docstring; overloads need none."""
     if ast.get_docstring(tree) is None:
         yield "the module"
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
     for node in public:
-        if ast.get_docstring(node) is None:
+        if ast.get_docstring(node) is None and "overload" not in map(ast.unparse, node.decorator_list):
             yield node.name
         if isinstance(node, ast.ClassDef):
             for method in node.body:

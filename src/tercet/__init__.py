@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from tercet.evaluation.combining import vote as vote
     from tercet.evaluation.combining import weighted as weighted
     from tercet.evaluation.metrics import score as score
-    from tercet.evaluation.significance import compare as compare
     from tercet.ground.errors import TercetError as TercetError
     from tercet.models.build import build as build
     from tercet.records.predictions import Predictions as Predictions
     from tercet.records.submissions import write_submission as write_submission
     from tercet.workflows.blend import blend as blend
+    from tercet.workflows.compare import compare as compare
     from tercet.workflows.demo import demo as demo
     from tercet.workflows.ensemble import ensemble as ensemble
     from tercet.workflows.infer import evaluate as evaluate
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tercet.workflows.inspect import describe_model as describe_model
     from tercet.workflows.inspect import list_datasets as list_datasets
     from tercet.workflows.inspect import list_models as list_models
+    from tercet.workflows.runs import runs as runs
     from tercet.workflows.train import train as train
     from tercet.workflows.tune import tune as tune
 
@@ -43,7 +44,7 @@ _HOMES = {
     "average": "evaluation.combining",
     "blend": "workflows.blend",
     "build": "models.build",
-    "compare": "evaluation.significance",
+    "compare": "workflows.compare",
     "demo": "workflows.demo",
     "describe_dataset": "workflows.inspect",
     "describe_model": "workflows.inspect",
@@ -54,6 +55,7 @@ _HOMES = {
     "load_bundle": "deploy.bundle",
     "predict": "workflows.infer",
     "pruned": "evaluation.combining",
+    "runs": "workflows.runs",
     "score": "evaluation.metrics",
     "train": "workflows.train",
     "tune": "workflows.tune",

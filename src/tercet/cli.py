@@ -26,6 +26,7 @@ from tercet.records.entries import shown
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
 from tercet.workflows import options as verbs
+from tercet.workflows import study_options as studies
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,21 @@ def _blend(parsed: Parsed) -> Answer:
     return Answer(result.to_text(), result.to_dict())
 
 
+def _compare(parsed: Parsed) -> Answer:
+    from tercet.workflows.compare import run_comparison
+
+    resume = parsed.of(verbs.ResumeConfig).resume
+    found = run_comparison(parsed.positional["data"], parsed, resume=resume, console=_console())
+    return Answer(f"{found.report}\nfolder: {found.path}\n", dict(found.metrics), found.exit_code)
+
+
+def _runs(parsed: Parsed) -> Answer:
+    from tercet.workflows.runs import runs
+
+    found = runs(parsed.positional["folder"] or "runs", sort=parsed.of(studies.RunsConfig).sort)
+    return Answer(found.to_text(), found.to_dict())
+
+
 def _models(parsed: Parsed) -> Answer:
     from tercet.workflows.inspect import describe_model, list_models
 
@@ -157,6 +173,8 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "evaluate": (verbs.EVALUATE, _evaluate),
     "predict": (verbs.PREDICT, _predict),
     "blend": (verbs.BLEND, _blend),
+    "compare": (studies.COMPARE, _compare),
+    "runs": (studies.RUNS, _runs),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),

@@ -64,7 +64,7 @@ def predict_logits(module: nn.Module, source: BatchSource, *, device: str = "cpu
     ids: list[str] = []
     values: list[Tensor] = []
     labels: list[Tensor] = []
-    with _evaluating(module, device):
+    with evaluating(module, device):
         # Only the forward pass is in inference mode: tensors that a source keeps must stay fit for training.
         for batch in source.epoch(0):
             moved = batch.to(device)
@@ -82,7 +82,7 @@ def predict_logits(module: nn.Module, source: BatchSource, *, device: str = "cpu
 
 
 @contextmanager
-def _evaluating(module: nn.Module, device: str) -> Iterator[None]:
+def evaluating(module: nn.Module, device: str) -> Iterator[None]:
     """Put `module` on `device` in evaluation mode; afterwards every part is as it was found."""
     modes = {part: part.training for part in module.modules()}
     home = next((parameter.device for parameter in module.parameters()), None)

@@ -61,7 +61,7 @@ def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "ch
         title: Line above the table, such as the data and split.
         note: What the mark means.
     """
-    table = _table(title)
+    table = plain_table(title)
     sizes = sorted({row.scores.n for row in rows})
     table.add_column("name", overflow="fold", min_width=8)
     for header in (*(["n"] if len(sizes) > 1 else []), *_HEADERS):
@@ -93,7 +93,7 @@ class ViewsRow:
 
 def views_table(rows: Sequence[ViewsRow], *, title: str = "") -> Table:
     """Return the table of test-time augmentation: plain prediction first, gains in points of accuracy against it."""
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("views", overflow="fold", min_width=8)
     for header in ("passes", "accuracy", "gain", "macro F1", "log loss", "ECE"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -109,7 +109,7 @@ def views_table(rows: Sequence[ViewsRow], *, title: str = "") -> Table:
 
 def classes_table(predictions: Predictions, *, title: str = "") -> Table:
     """Return one line a class: samples, precision, recall, F1; a dash where a class has no sample."""
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("class", overflow="fold")
     for header in ("n", "precision", "recall", "F1"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -122,7 +122,7 @@ def classes_table(predictions: Predictions, *, title: str = "") -> Table:
 
 def pairs_table(predictions: Predictions, *, most: int = 10, title: str = "") -> Table:
     """Return the commonest mistakes: truth, what was said instead, how often, and the share of the true class."""
-    table = _table(title)
+    table = plain_table(title)
     for header in ("truth", "predicted"):
         table.add_column(header, overflow="fold")
     for header in ("n", "share"):
@@ -151,7 +151,8 @@ def as_text(table: Table, *, width: int = 80) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """Return an empty table in the house style; `title` is the line above it."""
     heading = Text(printable(title), style="bold") if title else None
     return Table(title=heading, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
 

@@ -140,6 +140,8 @@ class MemberConfig:
     """The network's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """The training's options."""
+    seed: int | None = None
+    """A seed of its own; None takes the run's, and its place among the members."""
 
 
 @dataclass(frozen=True)

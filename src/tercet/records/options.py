@@ -68,6 +68,7 @@ class Options:
         positionals: The words that are no options, in order; at most one may take several.
         config_file: Whether `--config FILE` reads options from a YAML file.
         aliases: Other names of options, such as `data_dir` for `data.data_dir`.
+        without: Fields of a class that are no options of this verb and keep their defaults.
 
     Raises:
         TypeError: Two classes name the same option, or a field has no default.
@@ -82,12 +83,13 @@ class Options:
         positionals: Sequence[Positional] = (),
         config_file: bool = False,
         aliases: Mapping[str, str] | None = None,
+        without: Mapping[type, frozenset[str]] | None = None,
     ) -> None:
         self.verb = verb
         self.description = description
         self.positionals = tuple(positionals)
         self.config_file = config_file
-        self.schema = Schema(groups, aliases)
+        self.schema = Schema(groups, aliases, without)
 
     def parse_args(self, argv: Sequence[str]) -> Parsed:
         """Read a command line; `--help` prints the help and leaves with exit code 0.

@@ -33,21 +33,34 @@ class Schema:
 
     Args:
         groups: Pairs of a key prefix and a dataclass whose fields all have defaults; '' puts its fields at the top.
+        aliases: Other names of options.
+        without: Fields of a class that are no options here and keep their defaults.
     """
 
-    def __init__(self, groups: Sequence[tuple[str, type[Any]]], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[tuple[str, type[Any]]],
+        aliases: Mapping[str, str] | None = None,
+        without: Mapping[type, frozenset[str]] | None = None,
+    ) -> None:
         self.groups = tuple((f"{prefix}." if prefix else "", kind) for prefix, kind in groups)
         self.aliases = dict(aliases or {})
+        self.without = dict(without or {})
         self.fields: dict[str, Field] = {}
         self.sections = {prefix for prefix, _ in groups if prefix}
         self._parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
         for prefix, kind in self.groups:
-            for field in list_fields(kind, prefix, self.sections):
+            for field in self._list_fields(kind, prefix, self.sections):
                 if field.key in self.fields:
                     raise TypeError(f"two classes name an option '{field.key}'")
                 self.fields[field.key] = field
                 if field.element is not Any and not dataclasses.is_dataclass(field.element):
                     self._parser.add_argument(f"--{field.key}", type=field.element or field.inner)
+
+    def _list_fields(self, kind: type[Any], prefix: str, sections: set[str]) -> Iterator[Field]:
+        for field in list_fields(kind, prefix, sections):
+            if field.name not in self.without.get(field.owner, ()):
+                yield field
 
     def key(self, name: str) -> str:
         """Return the key that a user's spelling means: hyphens are underscores, and some options have two names."""
@@ -95,7 +108,7 @@ class Schema:
         """Return what an instance of one of the classes holds, by dotted key."""
         prefix = next(prefix for prefix, kind in self.groups if kind is type(instance))
         found: dict[str, Any] = {}
-        for field in list_fields(type(instance), prefix, set()):
+        for field in self._list_fields(type(instance), prefix, set()):
             value = instance
             for name in field.key.removeprefix(prefix).split("."):
                 value = getattr(value, name)
@@ -126,7 +139,7 @@ class Schema:
         instances: dict[type, Any] = {}
         broken: list[tuple[str, str]] = []
         for prefix, kind in self.groups:
-            _build(kind, prefix, values, instances, broken)
+            _build(kind, prefix, values, instances, broken, self.without)
         for prefix, rule in broken:
             if not _mentioned(rule, problems.doubtful, prefix):
                 named = _mentioned(rule, sources, prefix)
@@ -175,7 +188,12 @@ def _same_kind(given: Any, parsed: Any) -> bool:
 
 
 def _build(
-    kind: type[Any], prefix: str, values: Mapping[str, Any], instances: dict[type, Any], broken: list[tuple[str, str]]
+    kind: type[Any],
+    prefix: str,
+    values: Mapping[str, Any],
+    instances: dict[type, Any],
+    broken: list[tuple[str, str]],
+    without: Mapping[type, frozenset[str]],
 ) -> Any:
     """Make one instance, its nested ones first, or None; broken rules are collected, each with its prefix."""
     hints = typing.get_type_hints(kind)
@@ -184,9 +202,9 @@ def _build(
         key, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
             inner = typing.cast("type[Any]", hint)
-            made = _build(inner, f"{key}.", values, instances, broken)
+            made = _build(inner, f"{key}.", values, instances, broken, without)
             arguments[field.name] = inner() if made is None else made
-        else:
+        elif field.name not in without.get(kind, ()):
             arguments[field.name] = values[key]
     try:
         instances[kind] = kind(**arguments)

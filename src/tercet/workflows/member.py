@@ -28,6 +28,7 @@ from tercet.training.loop import Training
 from tercet.training.losses import CrossEntropy, balanced_class_weights
 from tercet.training.observers import EpochLog, EventStream, Observer, tensorboard
 from tercet.training.state import TrainingResult
+from tercet.workflows.measure import measure_member
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
 from tercet.workflows.run_folder import MemberFolder, RunFolder
@@ -75,6 +76,8 @@ def train_member(
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARISED}
         if keep:
             work.leave_member(classifier)
+        if plan.compared:
+            summary |= measure_member(classifier, plan, work.prepared)
     else:
         store(work.predict(classifier, work.held_out()), folder.predictions, folder)
     folder.finish(summary)

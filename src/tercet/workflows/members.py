@@ -61,11 +61,11 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
     return tuple(named)
 
 
-def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
-    """Resolve one member as `resolve_members` does; options of the run that it does not have are left out.
+def member_mapping(member: Any) -> dict[str, Any]:
+    """Return a member as a mapping with a `model`: from a network's name, a YAML file, or a mapping.
 
     Raises:
-        ConfigError: An unknown network or option.
+        ConfigError: It is neither, or the file cannot be read.
     """
     if isinstance(member, str) and Path(member).suffix in (".yaml", ".yml"):
         member = read_mapping(member)
@@ -73,7 +73,16 @@ def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) ->
         member = {"model": member}
     if not isinstance(member, Mapping) or not isinstance(member.get("model"), str):
         raise ConfigError(f"{member!r} is neither a network's name nor a mapping with a 'model'")
-    options = dict(member)
+    return dict(member)
+
+
+def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
+    """Resolve one member as `resolve_members` does; options of the run that it does not have are left out.
+
+    Raises:
+        ConfigError: An unknown network or option.
+    """
+    options = member_mapping(member)
     network = options.pop("model")
     name = str(options.pop("name", network))
     check_network(network)

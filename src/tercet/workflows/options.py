@@ -164,7 +164,8 @@ class DemoConfig:
     """Run folder (default: the next free one under runs/)."""
 
 
-_ALIASES = {"data_dir": "data.data_dir"}
+ALIASES = {"data_dir": "data.data_dir"}
+"""Other names of options."""
 
 TRAIN = Options(
     "train",
@@ -181,7 +182,7 @@ TRAIN = Options(
     ],
     positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
     config_file=True,
-    aliases=_ALIASES,
+    aliases=ALIASES,
 )
 TUNE = Options(
     "tune",
@@ -199,7 +200,7 @@ TUNE = Options(
     ],
     positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
     config_file=True,
-    aliases=_ALIASES,
+    aliases=ALIASES,
 )
 ENSEMBLE = Options(
     "ensemble",
@@ -217,7 +218,7 @@ EVALUATE = Options(
         Positional("bundle", "a bundle's folder, or a run's"),
         Positional("data", "folder of images by class, table, zip, or name of a data set"),
     ],
-    aliases=_ALIASES,
+    aliases=ALIASES,
 )
 PREDICT = Options(
     "predict",

@@ -39,6 +39,8 @@ class Plan:
     """SHA-256 over the ids of the test split."""
     notes: tuple[str, ...] = ()
     """What was left out while reading the data, one sentence each."""
+    compared: bool = False
+    """Whether every member also tells its training accuracy and how fast it predicts."""
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
@@ -46,8 +48,11 @@ class Plan:
 
     def seed(self, name: str, fold: int | None = None) -> int:
         """Return a seed of its own for every training of the run."""
+        own, further = self.member(name).seed, 0 if fold is None else fold + 1
+        if own is not None:
+            return own * 10_000 + further
         position = [member.name for member in self.members].index(name)
-        return self.run.seed * 10_000 + position * 100 + (0 if fold is None else fold + 1)
+        return self.run.seed * 10_000 + position * 100 + further
 
     @property
     def criterion(self) -> Criterion:
@@ -109,6 +114,7 @@ class Plan:
             "classes": list(self.classes),
             "held_out": self.held_out,
             "notes": list(self.notes),
+            "compared": self.compared,
         }
         write_json(run.plan, values)
 
@@ -131,6 +137,7 @@ class Plan:
             classes=tuple(values["classes"]),
             held_out=values["held_out"],
             notes=tuple(values["notes"]),
+            compared=values.get("compared", False),
         )
 
     def open_data(self, run: RunFolder) -> PreparedData:
@@ -145,10 +152,11 @@ _GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("", RunConfig)]
 def describe_member(member: MemberConfig) -> dict[str, Any]:
     """Return a member as plain values."""
     options = MEMBER_OPTIONS.to_dict(member.model, member.training)
-    return {"name": member.name, "model": member.network, "options": options}
+    return {"name": member.name, "model": member.network, "options": options, "seed": member.seed}
 
 
 def read_member(values: dict[str, Any]) -> MemberConfig:
     """Rebuild from `describe_member`'s result."""
     parsed = MEMBER_OPTIONS.parse_object(values["options"])
-    return MemberConfig(values["name"], values["model"], parsed.of(ModelConfig), parsed.of(TrainingConfig))
+    model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
+    return MemberConfig(values["name"], values["model"], model, training, values.get("seed"))

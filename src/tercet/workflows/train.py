@@ -24,6 +24,7 @@ from tercet.workflows.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.workflows.members import default_members, resolve_members
 from tercet.workflows.options import TRAIN
 from tercet.workflows.plan import Plan
+from tercet.workflows.pool import JobFailure
 from tercet.workflows.prepared import PreparedData, held_out_digest, prepare_data
 from tercet.workflows.progress import say
 from tercet.workflows.run_folder import RunFolder
@@ -116,11 +117,29 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
     write_json(run.path / "environment.json", describe_environment())
     prepared = prepare_data(data, parsed.of(DataConfig))
     members = _resolve(config.members or default_members(prepared.image_size), parsed)
+    plan = make_plan(data, prepared, parsed.of(DataConfig), parsed.of(FusionConfig), config, members)
+    lay_out(run, plan, prepared)
+    return plan, prepared
+
+
+def make_plan(
+    data: str,
+    prepared: PreparedData,
+    data_config: DataConfig,
+    fusion: FusionConfig,
+    config: RunConfig,
+    members: tuple[MemberConfig, ...],
+) -> Plan:
+    """Return the plan of a run on prepared data.
+
+    Raises:
+        ConfigError: The device is not there, or the members are chosen by different rules.
+    """
     device = choose_device(config.device)
     plan = Plan(
         data=data,
-        data_config=parsed.of(DataConfig),
-        fusion=parsed.of(FusionConfig),
+        data_config=data_config,
+        fusion=fusion,
         run=config,
         members=members,
         device=device,
@@ -133,18 +152,22 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
         notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
     )
     plan.check()
+    return plan
+
+
+def lay_out(run: RunFolder, plan: Plan, prepared: PreparedData) -> None:
+    """Write the data and the plan into the run folder, for every process that works on it and for a resume."""
     prepared.table.save(run.samples)
     prepared.store.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
     plan.save(run)  # last: a run with a plan has all it needs
-    return plan, prepared
 
 
 def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
+    stored = read_mapping(run.config)
+    if _DATA not in stored:
+        raise StorageError(f"{run.path} holds fused or compared members, not a training that `train` could continue")
     if not run.plan.is_file():
-        stored = read_mapping(run.config)
-        if _DATA not in stored:
-            raise StorageError(f"{run.path} holds fused members, not a training that could be continued")
         data = stored.pop(_DATA)
         return _begin(run, data, TRAIN.parse_object(stored, source=str(run.config)))
     plan = Plan.load(run)
@@ -153,15 +176,24 @@ def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
 
 def _work(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) -> Run:
     """Train what is not trained yet, fuse, report."""
-    waiting = [job for job in planned_jobs(run, plan) if not job.folder.finished()]
-    if waiting:
-        threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume goes on as it began
-        counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
-        say(console, f"{plan.data}: {len(prepared.table.classes)} classes; {counts} images")
-        for note in plan.notes[:10]:
-            say(console, f"left out: {note}")
-        say(console, f"{len(waiting)} training(s) on {plan.device}: {threads}")
-        failures = run_jobs(waiting, whole=run, threads=threads, console=console, prepared=prepared)
-        raise_failures(failures, run)
+    raise_failures(train_waiting(run, plan, prepared, console), run)
     conclusion = conclude(run, plan, prepared)
     return Run(run.path, conclusion.metrics, conclusion.report)
+
+
+def train_waiting(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) -> list[JobFailure]:
+    """Run the trainings of a run that are not finished yet; return the ones that failed.
+
+    Raises:
+        Interrupted: A signal came; every training has saved itself.
+    """
+    waiting = [job for job in planned_jobs(run, plan) if not job.folder.finished()]
+    if not waiting:
+        return []
+    threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume goes on as it began
+    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
+    say(console, f"{plan.data}: {len(prepared.table.classes)} classes; {counts} images")
+    for note in plan.notes[:10]:
+        say(console, f"left out: {note}")
+    say(console, f"{len(waiting)} training(s) on {plan.device}: {threads}")
+    return run_jobs(waiting, whole=run, threads=threads, console=console, prepared=prepared)
