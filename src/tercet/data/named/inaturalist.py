@@ -146,7 +146,7 @@ INATURALIST = DatasetCard(
         "the E2E-3M paper pools train and val and splits them 80:20 at random; its logs show 80:20, 90:10, about 95:5 "
         "and 97.4:2.6: for the paper's protocol leave the annotations away and give --data.test-fraction 0.2",
         "the paper says no RNN and 1,024 dense units; its logs show BiLSTMs of 2,048 and 2,048 or 4,096 units",
-        "a class is named after its folder, such as Plants_515: the number is the category that a submission "
-        "(id,predicted) wants",
+        "a class is named after its folder, such as Plants_515: the number is its place in the list and the category "
+        "that a submission (id,predicted) wants; the ids of test images are the numbers that it wants",
     ),
 )
