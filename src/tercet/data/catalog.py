@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.data.cards import DatasetCard
+from tercet.data.label_sets import known_sets, membership_of
 from tercet.data.named import CARDS
 from tercet.data.readers.folders import scan_folder
 from tercet.data.readers.layout import Listing, arrange, is_image, summarise, wrapper_of
@@ -33,7 +34,7 @@ DATASETS: Registry[DatasetCard] = Registry("data set")
 for _card in CARDS:
     DATASETS.register(_card.name)(_card)
 
-_TABLE_OPTIONS = ("image_column", "label_columns", "group_column", "image_pattern")
+_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
 _NAMED_OPTIONS = {"extra": False, "modality": "colour"}  # of one named data set each, and their defaults
 _PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
 
@@ -228,15 +229,16 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
             f"{what}: {'; '.join(rows.notes)}; paths are relative to the table; does the image column need "
             "--data.image-pattern '{id}.jpg'?"
         )
-    classes = sort_classes(rows.labels)
+    classes = sort_classes(rows.labels if rows.sets is None else [label for one in rows.sets for label in one or ()])
     if not classes:
-        raise DataError(f"{what}: no row has a label")
+        raise DataError(f"{what}: no row has a label{'' if rows.sets is None else ': all label sets are empty'}")
     index_of = {class_name: index for index, class_name in enumerate(classes)}
+    labels = [index_of.get(label, UNLABELLED) for label in rows.labels] if rows.sets is None else known_sets(rows.sets)
     return SampleTable(
         name=name,
         ids=tuple(rows.ids),
         locations=tuple(rows.locations),
-        labels=np.array([index_of.get(label, UNLABELLED) for label in rows.labels], dtype=np.int64),
+        labels=np.array(labels, dtype=np.int64),
         classes=classes,
         source=source,
         groups=None if rows.groups is None else tuple(rows.groups),
@@ -244,6 +246,7 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
         folds=None if rows.folds is None else np.array(rows.folds, dtype=np.int64),
         weights=None if rows.weights is None else np.array(rows.weights, dtype=np.float64),
         notes=tuple(rows.notes),
+        membership=None if rows.sets is None else membership_of(rows.sets, classes),
     )
 
 

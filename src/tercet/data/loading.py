@@ -123,7 +123,7 @@ class ImageLoader:
         store: The decoded images.
         rows: N positions in the store.
         ids: N sample names, in the order of `rows`.
-        labels: N class indices, in the order of `rows`; -1 or None where unknown.
+        labels: N class indices, or sets (N K) of 0 and 1, in the order of `rows`; -1 or None where unknown.
         num_classes: K.
         specs: What each network wants to see.
         batch_size: Images a batch.
@@ -261,9 +261,11 @@ class ImageLoader:
         moved = [augment(image, self._augment, self._generator(_AUGMENT, number, index)) for image in images]
         if self._erase:
             moved = [erase(image, self._erase, self._generator(_ERASE, number, index)) for image in moved]
+        sets = labels.ndim == 2
         if not self._mixup and not self._cutmix:
-            return Batch(self._per_branch(moved), labels if self._known else None, ids)
-        hard = functional.one_hot(labels, self._num_classes).to(torch.float32)
+            targets = labels.to(torch.float32) if sets else labels
+            return Batch(self._per_branch(moved), targets if self._known else None, ids, labels if sets else None)
+        hard = (labels if sets else functional.one_hot(labels, self._num_classes)).to(torch.float32)
         mixed = [self._mix(image, hard, self._generator(_MIX, number, index)) for image in moved]
         return Batch(self._per_branch([image for image, _ in mixed]), mixed[0][1], ids, labels)
 

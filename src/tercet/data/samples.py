@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tercet.data.label_sets import known_sets, membership_of, read_sets, write_sets
 from tercet.data.sources import Elsewhere, ImageSource
 from tercet.ground.errors import DataError
 from tercet.ground.files import write_text
@@ -44,7 +45,7 @@ class SampleTable:
     locations: tuple[str, ...]
     """N places within the source: relative path, archive member, or array index as text."""
     labels: Ints
-    """N class indices; -1 where unlabelled."""
+    """N class indices; -1 where unlabelled. Where images have sets: 0, or -1 where the set is unknown."""
     classes: tuple[str, ...]
     """K class names, in the order of the indices."""
     source: ImageSource
@@ -59,6 +60,8 @@ class SampleTable:
     """N sample weights that came with the data."""
     notes: tuple[str, ...] = ()
     """What was skipped or dropped while reading, one sentence each, for the report."""
+    membership: NDArray[np.bool_] | None = None
+    """N K: the labels of each image, where images have sets; a row may be empty."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
@@ -69,10 +72,13 @@ class SampleTable:
             "splits": self.splits,
             "folds": self.folds,
             "weights": self.weights,
+            "label sets": self.membership,
         }
         for column, values in columns.items():
             if values is not None and len(values) != len(self.ids):
                 raise DataError(f"{self.name}: {len(values)} {column} for {len(self.ids)} samples")
+        if self.membership is not None and self.membership.shape[1:] != (len(self.classes),):
+            raise DataError(f"{self.name}: label sets of shape {self.membership.shape} for {len(self.classes)} labels")
         if len(set(self.ids)) != len(self.ids):
             raise DataError(f"{self.name}: sample id '{_first_double(self.ids)}' occurs twice: ids must be unique")
         if len(set(self.classes)) != len(self.classes):
@@ -107,6 +113,7 @@ class SampleTable:
             splits=None if self.splits is None else pick(self.splits),
             folds=None if self.folds is None else self.folds[index],
             weights=None if self.weights is None else self.weights[index],
+            membership=None if self.membership is None else self.membership[index],
         )
 
     def rows_of(self, split: Split) -> Ints:
@@ -117,8 +124,25 @@ class SampleTable:
             return np.arange(len(self) if split == "train" else 0, dtype=np.int64)
         return np.flatnonzero(np.array(self.splits, dtype=np.str_) == split).astype(np.int64)
 
+    def targets(self, rows: ArrayLike) -> Ints:
+        """Return what loaders give for some rows: class indices, or sets (rows K) of 0 and 1; -1 where unknown."""
+        index = np.asarray(rows)
+        if self.membership is None:
+            return self.labels[index]
+        unknown = self.labels[index] == UNLABELLED
+        return np.where(unknown[:, None], UNLABELLED, self.membership[index].astype(np.int64))
+
+    def shown(self, rows: ArrayLike) -> set[int]:
+        """Return the classes that some rows show."""
+        index = np.asarray(rows)
+        if self.membership is not None:
+            return set(np.flatnonzero(self.membership[index].any(axis=0)).tolist())
+        return set(self.labels[index].tolist()) - {UNLABELLED}
+
     def class_counts(self) -> Ints:
         """Return the number of labelled rows of each class (K)."""
+        if self.membership is not None:
+            return self.membership.sum(axis=0, dtype=np.int64)
         return np.bincount(self.labels[self.labels != UNLABELLED], minlength=self.num_classes).astype(np.int64)
 
     def with_splits(self, splits: Sequence[str]) -> SampleTable:
@@ -137,12 +161,16 @@ class SampleTable:
         """Return a SHA-256 over ids, labels, class names and image contents: what a cache of predictions goes by."""
         digest = hashlib.sha256(repr((self.ids, self.classes)).encode("utf-8", "surrogatepass"))
         digest.update(self.labels.tobytes())
+        if self.membership is not None:
+            digest.update(self.membership.tobytes())
         digest.update(np.array(self.checksums(), dtype=np.uint32).tobytes())
         return digest.hexdigest()
 
     def label_names(self) -> list[str]:
-        """Return every row's class name (N); empty where unlabelled."""
-        return [self.classes[label] if label != UNLABELLED else "" for label in self.labels]
+        """Return every row's class name, or the names of its set as JSON (N); empty where unlabelled."""
+        if self.membership is None:
+            return [self.classes[label] if label != UNLABELLED else "" for label in self.labels]
+        return write_sets(self.membership, self.labels != UNLABELLED, self.classes)
 
     def save(self, path: Path) -> None:
         """Write one CSV row a sample, atomically: with it `load_splits` restores ids and splits."""
@@ -210,31 +238,40 @@ def load_splits(path: Path, table: SampleTable) -> SampleTable:
     return table.take([row_of[name] for name in saved]).with_splits([row["split"] for row in saved.values()])
 
 
-def load_samples(path: Path, *, name: str, classes: Sequence[str]) -> SampleTable:
+def load_samples(path: Path, *, name: str, classes: Sequence[str], sets: bool = False) -> SampleTable:
     """Return the table that `SampleTable.save` wrote, without its images: they are in the run's store.
 
     Args:
         path: The CSV file.
         name: Name of the data.
         classes: Class names in the order of the indices.
+        sets: Whether images have sets of labels.
 
     Raises:
         DataError: The file cannot be read, or holds other classes.
     """
     saved = _read_saved(path)
     index_of = {label: index for index, label in enumerate(classes)} | {"": UNLABELLED}
-    if unknown := {row["label"] for row in saved.values()} - set(index_of):
-        raise DataError(f"the samples {path} hold the class '{min(unknown)}', which the run does not know")
+    cells = [row["label"] for row in saved.values()]
+    try:
+        named = read_sets(cells) if sets else None
+        membership = None if named is None else membership_of(named, classes)
+        labels = [index_of[cell] for cell in cells] if named is None else known_sets(named)
+    except KeyError as error:
+        raise DataError(f"the samples {path} hold the class {error}, which the run does not know") from error
+    except ValueError as error:
+        raise DataError(f"the samples {path} hold a label set that cannot be read: {error}") from error
     columns = {column: tuple(row[column] for row in saved.values()) for column in ("location", "split", "group")}
     return SampleTable(
         name=name,
         ids=tuple(saved),
         locations=columns["location"],
-        labels=np.array([index_of[row["label"]] for row in saved.values()], dtype=np.int64),
+        labels=np.array(labels, dtype=np.int64),
         classes=tuple(classes),
         source=Elsewhere(),
         groups=columns["group"] if any(columns["group"]) else None,
         splits=columns["split"],
+        membership=membership,
     )
 
 

@@ -20,6 +20,7 @@ from sklearn.model_selection import (
 )
 
 from tercet.data.samples import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
+from tercet.data.set_splits import held_out_sets, rows_within
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
 
@@ -133,7 +134,10 @@ def _hold_out(table: SampleTable, splits: NDArray[np.str_], split: str, *, size:
     """Move about `size` training rows to `split`, in place: stratified, groups whole."""
     rows = np.flatnonzero(splits == "train")
     labels = table.labels[rows]
-    if table.groups is None:
+    if table.membership is not None:
+        groups = None if table.groups is None else [table.groups[row] for row in rows]
+        chosen = held_out_sets(table.membership[rows], max(1.0, size), seed=seed, groups=groups)
+    elif table.groups is None:
         chosen = _stratified_part(labels, max(1, round(size)), seed)
     else:
         chosen = _grouped_part(labels, np.unique(np.array(table.groups)[rows], return_inverse=True)[1], size, seed)
@@ -143,7 +147,7 @@ def _hold_out(table: SampleTable, splits: NDArray[np.str_], split: str, *, size:
             f"{table.name}: no {split} split can be held out of {len(rows)} training images, because {detail}: add "
             f"images, give a {split} split, or set data.{split}_fraction to 0"
         )
-    missing = sorted(set(labels.tolist()) - set(labels[chosen].tolist()))
+    missing = sorted(table.shown(rows) - table.shown(rows[chosen]))
     if missing:
         named = ", ".join(table.classes[label] for label in missing[:_NAMED]) + (", ..." if missing[_NAMED:] else "")
         warnings.warn(
@@ -204,6 +208,8 @@ def _beyond_limit(table: SampleTable, rows: Ints, limit: int, seed: int) -> Ints
     present = np.unique(labels)
     if limit >= len(rows):
         return np.array([], dtype=np.int64)
+    if table.membership is not None:
+        return np.setdiff1d(rows, rows[rows_within(table.membership[rows], limit, seed=seed)])
     if limit < len(present):
         raise ConfigError(f"data.limit {limit} is smaller than the {len(present)} classes to learn")
     generator = np.random.default_rng(seed)
@@ -218,9 +224,9 @@ def _beyond_limit(table: SampleTable, rows: Ints, limit: int, seed: int) -> Ints
 
 def _check_classes(table: SampleTable) -> None:
     """Refuse classes that are asked about but never shown."""
-    learned = set(table.labels[table.rows_of("train")].tolist())
+    learned = table.shown(table.rows_of("train"))
     for split in ("val", "test"):
-        asked = set(table.labels[table.rows_of(split)].tolist()) - learned - {UNLABELLED}
+        asked = table.shown(table.rows_of(split)) - learned
         if asked:
             names = ", ".join(table.classes[label] for label in sorted(asked)[:_NAMED])
             raise DataError(f"{table.name}: {len(asked)} classes lie in {split} but not in train: {names}")

@@ -25,12 +25,14 @@ from tercet.deploy.member import Member as Member
 from tercet.deploy.member import describe, load_finite, load_member
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.predict import predict_logits
+from tercet.evaluation.set_combining import SetRule
 from tercet.evaluation.tta import picture_spec
-from tercet.ground.errors import ModelError, StorageError
+from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import slug
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import count_parameters
 from tercet.records.contracts import BatchSource, InputSpec
+from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
 from tercet.records.views import Views
 from tercet.training.checkpoint import save_weights
@@ -79,25 +81,27 @@ class Bundle:
     """How their probabilities become one: a rule, a trained fusion head, or nothing for a single member."""
     card: dict[str, Any] = field(default_factory=dict)
     """What the manifest says beside: data, metrics, versions."""
+    sets: SetRule | None = None
+    """How their scores become a set of labels; None where an image has one class."""
 
     def __post_init__(self) -> None:
         for member in self.members:
             member.classifier.eval()
         if isinstance(self.combiner, FusionHead):
             self.combiner.eval()
-        if self.combiner is None and len(self.members) != 1:
+        if self.combiner is None and self.sets is None and len(self.members) != 1:
             raise ModelError(f"{len(self.members)} members need a combiner")
 
     @property
     def name(self) -> str:
         """Return the member's name, or the way the members are combined."""
         if self.combiner is None:
-            return self.members[0].name
+            return self.sets.method if self.sets and self.sets.method != "single" else self.members[0].name
         return "e2e" if isinstance(self.combiner, FusionHead) else self.combiner.method
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
-    ) -> Predictions:
+    ) -> Predictions | SetPredictions:
         """Classify images, with the test-time augmentation that the members carry.
 
         Args:
@@ -106,22 +110,34 @@ class Bundle:
             device: Where to compute.
 
         Returns:
-            Predictions whose ids are the paths, or numbers for images without one.
+            Predictions whose ids are the paths, or numbers for images without one; of label sets where `sets` is given.
 
         Raises:
             DataError: An image cannot be read, or there is none.
         """
-        return self.combine(self.predict_members(images, batch_size=batch_size, device=device))
+        return self.answer(LooseImages(images, self.specs, batch_size=batch_size), device=device)
+
+    def answer(self, source: BatchSource, *, device: str = "cpu") -> Predictions | SetPredictions:
+        """Classify the batches of a source, whose images are one tensor, or one a member; see `predict`."""
+        if self.sets is None:
+            return self.combine(self.predict_source(source, device=device))
+        return self.sets.combine(self.predict_sets(source, device=device))
+
+    def predict_sets(self, source: BatchSource, *, device: str = "cpu") -> list[SetPredictions]:
+        """Tell the label sets that each member chooses; only where `sets` is given."""
+        assert self.sets is not None
+        return self.sets.members(predict_logits(_Members(self.members), source, device=device), self.classes)
 
     def predict_members(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
     ) -> list[Predictions]:
         """Classify images by each member alone (see `predict`)."""
-        source = LooseImages(images, self.specs, batch_size=batch_size)
-        return self.predict_source(source, device=device)
+        return self.predict_source(LooseImages(images, self.specs, batch_size=batch_size), device=device)
 
     def predict_source(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
         """Classify the batches of a source by each member; its images are one tensor, or one a member."""
+        if self.sets is not None:
+            raise ModelError("this bundle answers with sets of labels, not with one class an image")
         logits = predict_logits(_Members(self.members), source, device=device)
         stack = logits.values.reshape(len(logits.ids), len(self.members), len(self.classes))
         return [
@@ -146,8 +162,11 @@ class Bundle:
             views: `none`, or as in `tercet.records.views`; a text takes the seed that a member has already.
 
         Raises:
-            ConfigError: The text cannot be read, several numbers of crops, or crops that do not fit a picture.
+            ConfigError: The text cannot be read, several numbers of crops, or crops that do not fit a picture; or the
+                bundle answers with sets of labels.
         """
+        if self.sets is not None:
+            raise ConfigError("test-time augmentation averages probabilities of one class an image, not sets of labels")
         changed = [
             replace(one, views=Views.parse(views, seed=one.views.seed) if isinstance(views, str) else views)
             for one in self.members
@@ -156,11 +175,8 @@ class Bundle:
 
     def parameter_count(self) -> int:
         """Return the learnable numbers of all members and of the fusion head."""
-        modules = [member.classifier for member in self.members]
-        return sum(
-            count_parameters(module)
-            for module in (*modules, *([self.combiner] if isinstance(self.combiner, FusionHead) else []))
-        )
+        head = [self.combiner] if isinstance(self.combiner, FusionHead) else []
+        return sum(map(count_parameters, [*(member.classifier for member in self.members), *head]))
 
     def combine(self, members: Sequence[Predictions]) -> Predictions:
         """Fuse the members' predictions."""
@@ -213,6 +229,7 @@ class Bundle:
             "classes": list(self.classes),
             "members": members,
             "combiner": combiner,
+            **({"sets": self.sets.to_dict()} if self.sets is not None else {}),
             "temperature": 1.0,
             **self.card,
             "files": files,
@@ -248,7 +265,8 @@ def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
     members = tuple(load_member(weights, entry, len(classes), device) for entry in manifest["members"])
     combiner = _load_combiner(weights, manifest["combiner"], len(members), len(classes))
     card: dict[str, Any] = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
-    return Bundle(classes, members, combiner, card)
+    sets = SetRule.from_dict(manifest["sets"], len(members)) if "sets" in manifest else None
+    return Bundle(classes, members, combiner, card, sets)
 
 
 def _load_combiner(

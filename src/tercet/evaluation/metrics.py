@@ -8,7 +8,7 @@ would be 0/0 is 0: the precision of a class never predicted, and kappa where one
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from tercet.ground.errors import DataError
 from tercet.records.predictions import Floats, Ints, Predictions
 from tercet.records.training_config import Criterion
 
+Scorer = Callable[[ArrayLike, ArrayLike], dict[str, float]]
+"""From logits N K and labels to scores by name: what a training validates with."""
 TOP = 5
 BINS = 15
 _SMALLEST = np.finfo(np.float64).eps  # what scikit-learn's log loss clips at

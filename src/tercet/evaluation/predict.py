@@ -27,7 +27,7 @@ class Logits(NamedTuple):
     values: NDArray[np.float32]
     """N K."""
     labels: Ints
-    """N true class indices; -1 where unknown."""
+    """N true class indices, or sets (N K) of 0 and 1; -1 where unknown."""
 
 
 def predict(module: nn.Module, source: BatchSource, *, classes: Sequence[str], device: str = "cpu") -> Predictions:

@@ -27,6 +27,7 @@ from tercet.models import convnets, mobilenetv1, rows, sequencers, wide_resnet  
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
 from tercet.models.heads import HEADS
+from tercet.models.label_decoder import decode_labels
 from tercet.models.networks import Request, override, own_network, own_networks, pixel_size
 from tercet.models.published import published_file
 from tercet.models.recurrent import RecurrentModule
@@ -77,6 +78,8 @@ def build(
         raise ConfigError(
             f"the images have {channels} channels, '{network}' reads {read}: set --input.channels {channels}"
         )
+    if config.labels.decoder == "cnn-rnn":
+        decode_labels(classifier, config.labels)
     if "freeze" in changed_options(config):
         classifier.freeze(read_rules(config.freeze))
     return classifier
@@ -136,8 +139,9 @@ def network_descriptions() -> dict[str, str]:
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that act on a network under the other options of `config`."""
     if own := own_network(network):
-        return own.options
-    acting = {"backbone", "input", "pretrained", "weights", "recurrent", "head", "freeze"} | _HEAD[config.head]
+        return own.options | {"labels"}
+    acting = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
+    acting |= _HEAD[config.head]
     if config.recurrent == "none":
         return frozenset(acting)
     acting |= _RECURRENT | {"bias"}

@@ -104,6 +104,12 @@ class Classifier(nn.Module):
         """Map images B C H W in [0, 1] to the features B F that the head reads."""
         return cast("Tensor", self.recurrent(self.features(self.preprocess(images))))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images B C H W, floats in [0, 1] of any size, to logits B K."""
-        return cast("Tensor", self.head(self.embed(images)))
+    def forward(self, images: Tensor, sequence: Tensor | None = None) -> Tensor:
+        """Map images B C H W, floats in [0, 1] of any size, to logits B K.
+
+        Args:
+            images: The images.
+            sequence: B T, labels for a decoder to follow (`tercet.models.label_decoder`); other heads take none.
+        """
+        features = self.embed(images)
+        return cast("Tensor", self.head(features) if sequence is None else self.head(features, sequence))

@@ -22,7 +22,11 @@ class DataConfig:
     image_column: str | None = None
     """Column of a table with the image's file name (default: image, file, path, filename or id)."""
     label_columns: tuple[str, ...] | None = None
-    """Columns of a table with the label (default: label, class or target)."""
+    """Columns of a table with the label (default: label, class or target); several make a set of labels an image."""
+    label_separator: str | None = None
+    """What stands between the labels of one cell, such as '|' or a space: every image then has a set of labels."""
+    task: Literal["auto", "single", "multi"] = "auto"
+    """One class an image (single) or a set of labels (multi); auto takes sets where columns or separator say so."""
     group_column: str | None = None
     """Column of a table with the group that must stay whole (patient, hand, plant)."""
     group_from: str | None = None
@@ -61,11 +65,25 @@ class DataConfig:
                 not 0 <= self.test_fraction < 1 and f"data.test_fraction {self.test_fraction} must lie in [0, 1)",
                 self.val_fraction + self.test_fraction >= 1
                 and "data.val_fraction and data.test_fraction leave nothing to train on",
+                self.label_separator == "" and "data.label_separator must not be empty",
+                self.task == "single"
+                and (self.label_separator is not None or len(self.label_columns or ()) > 1)
+                and "data.task single is one class an image: give one data.label_columns and no data.label_separator",
+                self.task == "multi"
+                and self.label_separator is None
+                and len(self.label_columns or ()) < 2
+                and "data.task multi needs several data.label_columns, or a data.label_separator",
+                self.balanced and self.says_sets and "data.balanced draws one class an image, and here are label sets",
                 self.max_pixels < 1 and "data.max_pixels must be positive",
                 self.num_workers < 0 and "data.num_workers must not be negative",
                 self.limit is not None and self.limit < 1 and "data.limit must be positive",
             ]
         )
+
+    @property
+    def says_sets(self) -> bool:
+        """Whether a table is to be read as a set of labels an image."""
+        return self.task == "multi" or self.label_separator is not None or len(self.label_columns or ()) > 1
 
 
 Regime = Literal["cached", "frozen", "joint"]

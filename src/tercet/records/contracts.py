@@ -75,11 +75,12 @@ class Batch:
     images: Tensor | tuple[Tensor, ...]
     """B C H W floats in [0, 1]; one tensor a member where members need sizes of their own."""
     targets: Tensor | None
-    """Class indices (B, int64), soft labels (B K, float), or None where unknown."""
+    """Class indices (B, int64), soft labels or label sets (B K, float), or None where unknown."""
     ids: tuple[str, ...]
     """The B sample names, for messages and for predictions."""
     labels: Tensor | None = None
-    """Class indices (B, int64) for scoring, where `targets` were mixed; None: `targets` are the labels."""
+    """For scoring: class indices (B, int64) where `targets` were mixed, label sets (B K, int64) of 0 and 1 (-1 where
+    unknown); None: `targets` are the labels."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -47,6 +47,28 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True)
+class LabelsConfig:
+    """How a network answers with a set of labels, where images have sets."""
+
+    decoder: Literal["sigmoid", "cnn-rnn"] = "sigmoid"
+    """Every label by itself (sigmoid), or one after the other by an LSTM over those named so far (cnn-rnn)."""
+    embedding: int = 64
+    """cnn-rnn: width of a label's embedding, and of the joint space."""
+    units: int = 512
+    """cnn-rnn: state width of the LSTM."""
+    beam: int = 2
+    """cnn-rnn: label sequences that the search keeps; 1 is greedy."""
+
+    def __post_init__(self) -> None:
+        sizes = {"embedding": self.embedding, "units": self.units, "beam": self.beam}
+        require(value < 1 and f"labels.{name} {value} must be positive" for name, value in sizes.items())
+        changed = [name for name, value in sizes.items() if value != getattr(LabelsConfig, name)]
+        require(
+            self.decoder == "sigmoid" and f"labels.{name} has no effect on labels.decoder sigmoid" for name in changed
+        )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One network: backbone, recurrent module, head. None means the network's own default."""
 
@@ -54,6 +76,8 @@ class ModelConfig:
     """Options of the timm network underneath."""
     input: InputConfig = field(default_factory=InputConfig)
     """What the network is shown."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """How a set of labels is answered."""
     pretrained: bool = True
     """Start timm backbones from their published weights; false trains from scratch."""
     weights: str | None = None
@@ -116,7 +140,8 @@ class ModelConfig:
             key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()
         }
         nested = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)}
-        return cls(**{**values, **nested, "freeze": tuple(values.get("freeze", cls.freeze))})
+        labels = LabelsConfig(**values.get("labels", {}))  # absent in bundles from before there were label sets
+        return cls(**{**values, **nested, "labels": labels, "freeze": tuple(values.get("freeze", cls.freeze))})
 
 
 def _freeze_problem(freeze: tuple[Any, ...]) -> str | None:

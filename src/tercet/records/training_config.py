@@ -50,7 +50,7 @@ class StageConfig:
 PAPER_STAGES = (StageConfig(lr=1e-4, epochs=40), StageConfig(lr=1e-5, epochs=15), StageConfig(lr=1e-6, epochs=15))
 """The paper's strategy (section 4.4)."""
 
-Criterion = Literal["accuracy", "loss", "macro_f1", "kappa", "sum"]
+Criterion = Literal["accuracy", "loss", "macro_f1", "kappa", "sum", "o_f1", "c_f1", "map"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class TrainingConfig:
     ema: float | None = None
     """Decay of the exponential moving average of the weights that is evaluated and kept, such as 0.999."""
     criterion: Criterion = "accuracy"
-    """What 'best' means on the validation split; sum is accuracy + macro-F1 + kappa; the loss decides ties."""
+    """What 'best' means on the validation split; sum is accuracy + macro-F1 + kappa, label sets take o_f1, c_f1, map or
+    loss (accuracy means o_f1, macro_f1 means c_f1); the loss decides ties."""
     selection: Literal["validation", "test"] = "validation"
     """Split that chooses; 'test' reproduces papers that did so, and every report then says it."""
     precision: Literal["32", "bf16", "auto"] = "32"

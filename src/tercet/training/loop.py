@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tercet.evaluation.metrics import validation_scores
+from tercet.evaluation.metrics import Scorer, validation_scores
 from tercet.ground.errors import DivergedError, ModelError
 from tercet.ground.runtime import generator_states, restore_generators
 from tercet.records.contracts import Batch, BatchSource
@@ -34,7 +34,7 @@ from tercet.training.checkpoint import (
 )
 from tercet.training.fabric import autocast, make_fabric, split, steady_batch_norm
 from tercet.training.interruption import Interruption
-from tercet.training.losses import CrossEntropy, Objective
+from tercet.training.losses import CrossEntropy, Objective, count_right
 from tercet.training.observers import Observer, Progress
 from tercet.training.parameters import make_optimizer, set_learning_rate
 from tercet.training.schedules import learning_rate, stage_steps
@@ -52,6 +52,7 @@ class Training:
         folder: Where checkpoints and history go.
         device: Where to compute: cpu, cuda, cuda:N or mps.
         objective: What is minimised (default: cross-entropy).
+        scorer: Scores logits B K against labels; has the criterion and the loss.
         observers: Told of every step and epoch.
     """
 
@@ -65,9 +66,10 @@ class Training:
         folder: Path,
         device: str = "cpu",
         objective: Objective | None = None,
+        scorer: Scorer = validation_scores,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.scorer = train, validation, scorer
         self.config, self.folder, self.observers = config, folder, observers
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
         self.stages = config.stages()
@@ -150,9 +152,7 @@ class Training:
             loss = loss * (len(part) / len(shard))
             self.fabric.backward(loss)
             batch_loss += loss.item()
-            labels = part.labels if part.labels is not None else part.targets
-            if labels is not None and labels.ndim == 1:
-                state.num_right += int((logits.argmax(1) == labels).sum())
+            state.num_right += count_right(logits, part)
         self.require_finite(batch_loss, batch)
         if self.config.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip)
@@ -225,7 +225,7 @@ class Training:
             labels.append(batch.targets)
             if self.interruption.requested is not None:
                 return {}  # `finish_epoch` saves; the resumed training validates anew
-        return validation_scores(torch.cat(logits).numpy(), torch.cat(labels).numpy())
+        return self.scorer(torch.cat(logits).numpy(), torch.cat(labels).numpy())
 
     def keep(self, scores: dict[str, float], *, best: bool) -> None:
         """Write the present weights as the stage's best, and as the best of all if they are."""

@@ -1,4 +1,4 @@
-"""What is minimised. B images, K classes."""
+"""What is minimised, for one class an image and for sets of labels. B images, K classes, T labels of a sequence."""
 
 from __future__ import annotations
 
@@ -40,6 +40,64 @@ class CrossEntropy:
         assert batch.targets is not None  # training sources always carry targets
         logits = module(batch.images)
         return self.loss(logits, batch.targets), logits
+
+
+class BinaryCrossEntropy:
+    """Every label by itself: the sum over the labels, the mean over the batch; sets may be soft (Mixup, CutMix)."""
+
+    def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run the module on the batch's images and compare with its sets (B K)."""
+        assert batch.targets is not None
+        logits = module(batch.images)
+        summed = functional.binary_cross_entropy_with_logits(logits.float(), batch.targets, reduction="sum")
+        return summed / len(logits), logits
+
+
+class LabelSequences:
+    """The labels one after the other, the most frequent first, then END: the negative log probability of the sequence.
+
+    The module follows the true sequence and tells the next label after each of its beginnings; see
+    `tercet.models.label_decoder`.
+
+    Args:
+        counts: How often each of the K labels occurs in training.
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        order = torch.tensor(counts).argsort(descending=True, stable=True)
+        self.rank = torch.empty_like(order)
+        self.rank[order] = torch.arange(len(order))
+
+    def sequences(self, sets: Tensor) -> Tensor:
+        """Return the labels of sets (B K) in order, padded with END (K): B T, T being the size of the largest set."""
+        num_labels = sets.shape[1]
+        rank = self.rank.to(sets.device)
+        places = torch.where(sets > 0.5, rank, num_labels).sort(dim=1).values[:, : int((sets > 0.5).sum(1).max())]
+        by_rank = torch.cat([rank.argsort(), rank.new_full((1,), num_labels)])
+        return by_rank[places]
+
+    def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean over the batch, and logits B K: positive for the labels that came out first at some step."""
+        assert batch.targets is not None
+        sequence = self.sequences(batch.targets)
+        steps = module(batch.images, sequence).float()  # B T+1 K+1
+        num_images, num_labels = batch.targets.shape
+        ended = functional.pad(sequence, (0, 1), value=num_labels)  # B T+1
+        past = functional.pad(sequence == num_labels, (1, 0))  # steps after END count for nothing
+        wanted = ended.masked_fill(past, -100)
+        loss = functional.cross_entropy(steps.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum")
+        first = steps.argmax(dim=2).masked_fill(past, num_labels)
+        named = functional.one_hot(first, num_labels + 1).amax(dim=1)[:, :num_labels]
+        return loss / num_images, 2.0 * named - 1.0
+
+
+def count_right(logits: Tensor, batch: Batch) -> int:
+    """Return how many images of a batch have the right class, or exactly the right set; 0 where labels are soft."""
+    labels = batch.labels if batch.labels is not None else batch.targets
+    if labels is None or labels.is_floating_point():
+        return 0
+    right = logits.argmax(dim=1) == labels if labels.ndim == 1 else ((logits > 0) == (labels > 0)).all(dim=1)
+    return int(right.sum())
 
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:

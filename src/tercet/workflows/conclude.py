@@ -29,21 +29,24 @@ from tercet.workflows.prepared import PreparedData
 from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.tta import Settled, settle
 
-_TITLES = {
+TITLES = {
     ("validation", "validation"): "validation (what chooses; fitted ensembles are cross-fitted)",
     ("validation", "test"): "test (looked at once)",
     ("test", "validation"): "validation (fitted ensembles are cross-fitted)",
     ("test", "test"): "test (WHAT CHOSE: optimistic)",
 }
 """By the split that chooses, and the split that is shown."""
-_CHOSEN_ON_TEST = (
+CHOSEN_ON_TEST = (
     "WARNING: epochs and ensemble were chosen on the test split (selection: test). The test scores below are\n"
     "optimistic and must not be compared with scores on images that chose nothing.\n"
 )
+"""What a report begins with where the test split chose."""
 _CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
 _DATA_OPTIONS = (
     "image_column",
     "label_columns",
+    "label_separator",
+    "task",
     "group_column",
     "group_from",
     "image_pattern",
@@ -151,19 +154,32 @@ def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     }
 
 
+def data_card(plan: Plan) -> dict[str, Any]:
+    """Return what a bundle says of the data it was trained on."""
+    return {
+        "source": plan.data,
+        "classes": list(plan.classes),
+        "fingerprint": plan.fingerprint,
+        "options": {key: getattr(plan.data_config, key) for key in _DATA_OPTIONS},
+        "held_out": plan.held_out,
+        "notes": list(plan.notes),
+    }
+
+
+def left_out(plan: Plan) -> list[str]:
+    """Return the paragraph of a report on images that were not used; none where all were."""
+    if not plan.notes:
+        return []
+    more = f"\n  ... and {len(plan.notes) - 20} more (metrics.json names all)" if len(plan.notes) > 20 else ""
+    return ["left out of the data:\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more]
+
+
 def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
     plan, comparison = conclusion.plan, conclusion.comparison()
     return {
         "run": str(run.path),
         "bundle": str(run.bundle),
-        "data": {
-            "source": plan.data,
-            "classes": list(plan.classes),
-            "fingerprint": plan.fingerprint,
-            "options": {key: getattr(plan.data_config, key) for key in _DATA_OPTIONS},
-            "held_out": plan.held_out,
-            "notes": list(plan.notes),
-        },
+        "data": data_card(plan),
         "protocol": {"criterion": plan.criterion, "selection": plan.selection, "seed": plan.run.seed},
         "tta": conclusion.tta.to_dict() if conclusion.tta else None,
         "members": [
@@ -203,11 +219,11 @@ def _rows(conclusion: Conclusion, split: str) -> list[ResultRow]:
 
 def _report(conclusion: Conclusion) -> str:
     plan, chosen, best = conclusion.plan, conclusion.chosen, conclusion.best
-    parts = [_CHOSEN_ON_TEST] if plan.selection == "test" else []
+    parts = [CHOSEN_ON_TEST] if plan.selection == "test" else []
     parts += [conclusion.tta.to_text()] if conclusion.tta else []
     for split in ("validation", "test"):
         if rows := _rows(conclusion, split):
-            title = f"{plan.data}: {_TITLES[plan.selection, split]}"
+            title = f"{plan.data}: {TITLES[plan.selection, split]}"
             table = results_table(rows, title=title, note=f"chosen on {plan.selection}")
             parts.append(as_text(table))
     comparison = conclusion.comparison()
@@ -222,8 +238,6 @@ def _report(conclusion: Conclusion) -> str:
     said = conclusion.winner.predictions
     split = _last_labelled(said)
     mistakes = as_text(pairs_table(said[split], most=5))
-    if plan.notes:
-        more = f"\n  ... and {len(plan.notes) - 20} more (metrics.json names all)" if len(plan.notes) > 20 else ""
-        parts.append("left out of the data:\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more)
+    parts += left_out(plan)
     parts.append(f"most frequent mistakes of {printable(conclusion.name)} on {split}\n{mistakes}")
     return "\n".join(parts)

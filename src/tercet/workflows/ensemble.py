@@ -53,6 +53,8 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
             raise StorageError(f"{folder.path} has no members of its own: name the runs that trained them")
     plans = [Plan.load(folder) for folder in folders]
     _require_same_data(folders, plans)
+    if any(plan.sets for plan in plans):
+        raise ConfigError("members that answer with label sets are fused where they are trained: name all in one run")
     first = plans[0]
     run_config = RunConfig(fuse=config.methods, seed=config.seed, device=config.device, threads=config.threads)
     plan = replace(

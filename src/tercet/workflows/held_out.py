@@ -31,7 +31,7 @@ def rows_to_score(
         store, bad = ImageStore.decode(table, config)
         return without(table, bad), store, bad, "all images"
     config = replace(config, **trained_on["options"])  # groups and fractions as they were when the split was made
-    prepared = prepare_data(data, config)
+    prepared = prepare_data(data, config, sets=True)
     table, held_out = prepared.table, prepared.rows("test")
     if held_out_digest(table) != trained_on["held_out"]:
         raise DataError(

@@ -23,12 +23,14 @@ from tercet.ground.streams import printable
 from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
+from tercet.records.label_sets import SetPredictions
 from tercet.records.prediction_files import write_csv
 from tercet.records.predictions import Ints, Predictions
 from tercet.records.submissions import Sample
 from tercet.records.views import Views
 from tercet.workflows.classified import Classified
 from tercet.workflows.held_out import rows_to_score
+from tercet.workflows.infer_sets import ClassifiedSets, SetEvaluation, evaluate_sets
 
 
 def predict(
@@ -38,8 +40,8 @@ def predict(
     tta: str | Views | None = None,
     batch_size: int = 32,
     device: str = "auto",
-) -> Predictions:
-    """Classify images with a bundle.
+) -> Predictions | SetPredictions:
+    """Classify images with a bundle; one that answers with sets of labels returns `SetPredictions`.
 
     Args:
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
@@ -75,7 +77,7 @@ def predict_files(
     tta: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
-) -> Classified:
+) -> Classified | ClassifiedSets:
     """Classify files and folders of images; files that cannot be read are named and left out.
 
     Args:
@@ -98,16 +100,22 @@ def predict_files(
     device = choose_device(device)
     loaded = _load(bundle, tta)
     source = LooseImages(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
+    if submission is not None and loaded.sets is not None:
+        raise ConfigError("a submission names one class an image, and this bundle answers with sets of labels")
     sample = None if submission is None else Sample.read(submission, loaded.classes)
     if sample is not None:
         sample.match([name for name, _ in source.items])  # before the work is done
     try:
-        predictions = loaded.combine(loaded.predict_source(source, device=device))
+        predictions = loaded.answer(source, device=device)
     except DataError as error:
         if len(source.bad) < len(source.items):
             raise
         named = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
         raise DataError(f"none of the {len(source.bad)} image(s) can be read: {named}") from error
+    if isinstance(predictions, SetPredictions):
+        if csv is not None:
+            predictions.write_csv(Path(csv))
+        return ClassifiedSets(predictions, tuple(source.bad), top)
     if sample is not None and csv is not None:
         if source.bad:
             raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
@@ -180,8 +188,8 @@ def evaluate(
     tta: str | Views | None = None,
     batch_size: int = 64,
     device: str = "auto",
-) -> Evaluation:
-    """Measure a bundle on labelled images.
+) -> Evaluation | SetEvaluation:
+    """Measure a bundle on labelled images; one that answers with sets of labels needs a table of sets.
 
     Scored are the data's own test split where it has one; else the test split that was held out if the bundle was
     trained on this very data; else all images. Classes are matched by name.
@@ -203,6 +211,11 @@ def evaluate(
     device, config = choose_device(device), config or DataConfig()
     loaded = _load(bundle, tta)
     table, store, bad, subset = rows_to_score(data, loaded, config)
+    if (table.membership is None) == (loaded.sets is not None):
+        told = "one class an image" if table.membership is None else "sets of labels"
+        raise DataError(f"{data} holds {told}, the bundle does not: see --data.label-columns, --data.label-separator")
+    if loaded.sets is not None:
+        return evaluate_sets(loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device)
     known, extra = _known_rows(table, loaded.classes)
     index = {name: position for position, name in enumerate(loaded.classes)}
     names = table.label_names()

@@ -14,6 +14,8 @@ import torch
 
 from tercet.data.splits import stratified_folds
 from tercet.deploy.bundle import Bundle, Member
+from tercet.evaluation.metrics import validation_scores
+from tercet.evaluation.set_metrics import validation_set_scores
 from tercet.ground.errors import explain
 from tercet.ground.files import write_text
 from tercet.ground.runtime import seed_everything
@@ -25,9 +27,10 @@ from tercet.records.training_config import TrainingConfig
 from tercet.records.views import Views
 from tercet.training.fabric import choose_precision
 from tercet.training.loop import Training
-from tercet.training.losses import CrossEntropy, balanced_class_weights
+from tercet.training.losses import CrossEntropy, Objective, balanced_class_weights
 from tercet.training.observers import EpochLog, EventStream, Observer, tensorboard
 from tercet.training.state import TrainingResult
+from tercet.workflows.label_sets import leave_sets, set_objective
 from tercet.workflows.measure import measure_member
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
@@ -75,7 +78,7 @@ def train_member(
     if fold is None:
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARISED}
         if keep:
-            work.leave_member(classifier)
+            summary |= work.leave_member(classifier)
         if plan.compared:
             summary |= measure_member(classifier, plan, work.prepared)
     else:
@@ -117,7 +120,7 @@ class _Work:
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
         chooser = self.prepared.rows(plan.selection)
         workers = plan.data_config.num_workers
-        objective = CrossEntropy(class_weights=self.class_weights(config, rows), label_smoothing=config.label_smoothing)
+        objective = self.objective(config, rows)
         if config.precision == "auto":
             chosen = self.folder.path / "precision.txt"  # measured once: a resumed training must go on as it began
             if not chosen.is_file():
@@ -132,6 +135,7 @@ class _Work:
             folder=self.folder.checkpoints,
             device=plan.device,
             objective=objective,
+            scorer=validation_set_scores if plan.sets else validation_scores,
             observers=[*self.observers(), *observers],
         )
         training.resume()
@@ -147,6 +151,13 @@ class _Work:
             *tensorboard(self.folder.path / "tensorboard", wanted=wanted),
         ]
 
+    def objective(self, config: TrainingConfig, rows: Rows) -> Objective:
+        """Return what is minimised on the training rows."""
+        if self.plan.sets:
+            counts = self.prepared.table.take(rows).class_counts()
+            return set_objective(self.plan.member(self.name).model.labels, counts)
+        return CrossEntropy(class_weights=self.class_weights(config, rows), label_smoothing=config.label_smoothing)
+
     def class_weights(self, config: TrainingConfig, rows: Rows) -> list[float] | None:
         """Return a weight a class where the classes are to be balanced."""
         if config.class_weights == "none":
@@ -158,13 +169,16 @@ class _Work:
         """Return what the network says of some rows, plainly and with test-time augmentation."""
         return predict_rows(classifier, self.plan, self.prepared, rows)
 
-    def leave_member(self, classifier: Classifier) -> None:
-        """Store the predictions that fusing needs, and the member's own bundle."""
+    def leave_member(self, classifier: Classifier) -> dict[str, Any]:
+        """Store the predictions that fusing needs, and the member's own bundle; return what else is to be recorded."""
+        member = Member(self.name, classifier, self.plan.member(self.name).model, Views(seed=self.plan.run.views.seed))
+        if self.plan.sets:
+            return leave_sets(self.run, self.plan, self.prepared, member, self.folder)
         for split in self.plan.predicted_splits():
             if len(rows := self.prepared.rows(split)):
                 store(self.predict(classifier, rows), self.run.predictions(self.name, split), self.folder, split)
-        member = Member(self.name, classifier, self.plan.member(self.name).model, Views(seed=self.plan.run.views.seed))
         Bundle(self.plan.classes, (member,)).save(self.folder.bundle)
+        return {}
 
 
 def _describe(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tercet.data.samples import load_samples
 from tercet.data.store import ImageStore
-from tercet.ground.errors import ConfigError
+from tercet.ground.errors import ConfigError, require
 from tercet.ground.files import read_json, write_json
 from tercet.models.build import build
 from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
@@ -41,6 +41,8 @@ class Plan:
     """What was left out while reading the data, one sentence each."""
     compared: bool = False
     """Whether every member also tells its training accuracy and how fast it predicts."""
+    sets: bool = False
+    """Whether an image has a set of labels, not one class."""
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
@@ -65,11 +67,21 @@ class Plan:
         return self.members[0].training.selection
 
     def check(self) -> None:
-        """Refuse members that are chosen by different rules, and crops that do not fit their pictures.
+        """Refuse members chosen by different rules, crops that do not fit, and what is for label sets where none are.
 
         Raises:
-            ConfigError: Criterion or selection differ between members, or a crop is larger than its picture.
+            ConfigError: Criterion or selection differ between members or are for label sets, or a crop is too large.
         """
+        if not self.sets:
+            decoders = [member.name for member in self.members if member.model.labels.decoder != "sigmoid"]
+            only_sets = self.criterion in ("o_f1", "c_f1", "map")
+            needs = "needs sets of labels (several --data.label-columns, or --data.label-separator)"
+            require(
+                [
+                    bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
+                    only_sets and f"criterion {self.criterion} {needs}",
+                ]
+            )
         for what in ("criterion", "selection"):
             kinds = sorted({getattr(member.training, what) for member in self.members})
             if len(kinds) > 1:
@@ -115,6 +127,7 @@ class Plan:
             "held_out": self.held_out,
             "notes": list(self.notes),
             "compared": self.compared,
+            "sets": self.sets,
         }
         write_json(run.plan, values)
 
@@ -138,11 +151,12 @@ class Plan:
             held_out=values["held_out"],
             notes=tuple(values["notes"]),
             compared=values.get("compared", False),
+            sets=values.get("sets", False),  # absent in runs from before there were label sets
         )
 
     def open_data(self, run: RunFolder) -> PreparedData:
         """Return the samples and decoded images that the run keeps."""
-        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes)
+        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, sets=self.sets)
         return PreparedData(table, ImageStore.open(run.images), fingerprint=self.fingerprint)
 
 

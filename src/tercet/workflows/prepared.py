@@ -15,7 +15,7 @@ from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable, Split
 from tercet.data.splits import assign_splits, check_disjoint
 from tercet.data.store import BadImage, ImageStore, Store
-from tercet.ground.errors import DataError
+from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
 from tercet.records.contracts import InputSpec
 from tercet.records.training_config import TrainingConfig
@@ -78,7 +78,7 @@ class PreparedData:
             self.store,
             rows,
             ids=[self.table.ids[row] for row in rows],
-            labels=self.table.labels[rows],
+            labels=self.table.targets(rows),
             num_classes=len(self.table.classes),
             specs=specs,
             **options,  # type: ignore[arg-type]
@@ -97,12 +97,20 @@ def without(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:
     return table.take(np.array([name not in unreadable for name in table.ids], dtype=np.bool_)) if bad else table
 
 
-def prepare_data(data: str | Path, config: DataConfig) -> PreparedData:
+def prepare_data(data: str | Path, config: DataConfig, *, sets: bool = False) -> PreparedData:
     """Read the table, decode every image once, and divide the samples.
 
+    Args:
+        data: Folder, table, zip or name of a data set.
+        config: How to read and divide it.
+        sets: Whether images may have sets of labels.
+
     Raises:
+        ConfigError: Images have sets of labels where they may not.
         DataError: Nothing to train on, too many unreadable images, or splits that overlap.
     """
+    if config.says_sets and not sets:
+        raise ConfigError("sets of labels are learned with tercet train: give one data.label_columns, no separator")
     table = load_table(data, config)
     fingerprint = table.fingerprint()
     store, bad = ImageStore.decode(table, config)

@@ -38,7 +38,8 @@ class Bars:
     def epoch(self, title: str, row: dict[str, Any]) -> None:
         """Say how an epoch ended."""
         scores = row["validation"]
-        reached = f"{self.split} {scores['loss']:.3f}, accuracy {scores['accuracy']:.4f}, " if scores else ""
+        first = next((name for name in scores if name != "loss"), "")  # accuracy, or O-F1 of label sets
+        reached = f"{self.split} {scores['loss']:.3f}, {first} {scores[first]:.4f}, " if scores else ""
         say(
             self.console,
             f"{title} {row['stage'] + 1}.{row['epoch'] + 1}: "

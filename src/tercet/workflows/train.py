@@ -20,7 +20,9 @@ from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.conclude import conclude
+from tercet.workflows.conclude_sets import conclude_sets
 from tercet.workflows.jobs import planned_jobs, raise_failures, run_jobs
+from tercet.workflows.label_sets import for_sets
 from tercet.workflows.members import default_members, resolve_members
 from tercet.workflows.options import TRAIN
 from tercet.workflows.plan import Plan
@@ -115,7 +117,7 @@ def _resolve(members: Sequence[Any], parsed: Parsed) -> tuple[MemberConfig, ...]
 def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedData]:
     config = parsed.of(RunConfig)
     write_json(run.path / "environment.json", describe_environment())
-    prepared = prepare_data(data, parsed.of(DataConfig))
+    prepared = prepare_data(data, parsed.of(DataConfig), sets=True)
     members = _resolve(config.members or default_members(prepared.image_size), parsed)
     plan = make_plan(data, prepared, parsed.of(DataConfig), parsed.of(FusionConfig), config, members)
     lay_out(run, plan, prepared)
@@ -150,7 +152,9 @@ def make_plan(
         classes=prepared.table.classes,
         held_out=held_out_digest(prepared.table),
         notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
+        sets=prepared.table.membership is not None,
     )
+    plan = for_sets(plan) if plan.sets else plan
     plan.check()
     return plan
 
@@ -177,7 +181,7 @@ def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
 def _work(run: RunFolder, plan: Plan, prepared: PreparedData, console: Console) -> Run:
     """Train what is not trained yet, fuse, report."""
     raise_failures(train_waiting(run, plan, prepared, console), run)
-    conclusion = conclude(run, plan, prepared)
+    conclusion = conclude_sets(run, plan) if plan.sets else conclude(run, plan, prepared)
     return Run(run.path, conclusion.metrics, conclusion.report)
 
 

@@ -19,7 +19,7 @@ class Columns:
     """Positions of the columns that mean something; None where there is none."""
 
     image: int
-    label: int
+    labels: tuple[int, ...]
     id: int | None
     group: int | None
     split: int | None
@@ -57,7 +57,7 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
         )
     return Columns(
         image=image,
-        label=_label_column(header, known, config, name, asked),
+        labels=_label_columns(header, known, config, name, asked),
         id=known.get("id"),
         group=asked("group_column", config.group_column) if config.group_column else None,
         split=known.get("split"),
@@ -66,20 +66,17 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
     )
 
 
-def _label_column(
+def _label_columns(
     header: Sequence[str], known: dict[str, int], config: DataConfig, name: str, asked: Callable[[str, str], int]
-) -> int:
+) -> tuple[int, ...]:
     named = config.label_columns or ()
-    if len(named) > 1:
-        raise ConfigError(
-            f"data.label_columns names {len(named)} columns ({', '.join(named)}): one label an image is supported, "
-            "give the one column to learn"
-        )
+    if len(set(named)) < len(named):
+        raise ConfigError(f"data.label_columns names a column twice: {', '.join(named)}")
     if named:
-        return asked("label_columns", named[0])
+        return tuple(asked("label_columns", column) for column in named)
     found = [known[alias] for alias in LABEL_COLUMNS if alias in known]
     if len(found) == 1:
-        return found[0]
+        return (found[0],)
     if found:
         several = ", ".join(header[position] for position in found)
         raise ConfigError(f"{name}: the columns {several} could all be the label: choose with --data.label-columns")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tercet.data.readers.columns import Columns, file_name, find_columns
+from tercet.data.readers.label_cells import LabelCells, label_cells
 from tercet.data.readers.layout import SPLIT_NAMES
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
@@ -28,7 +29,9 @@ class TableRows:
     ids: list[str] = field(default_factory=list)
     locations: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    """Class names; empty where the label is blank."""
+    """Class names; empty where the label is blank. Where the rows have sets, these as text."""
+    sets: list[tuple[str, ...] | None] | None = None
+    """Label sets; None for a row whose labels are all blank."""
     groups: list[str] | None = None
     splits: list[str] | None = None
     folds: list[int] | None = None
@@ -56,13 +59,22 @@ def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[
     values = [record[1][columns.image] for record in records]
     unique_ids = columns.id is not None and len({fields[columns.id] for _, fields in records}) == len(set(values))
     ids = [fields[columns.id] for _, fields in records] if unique_ids and columns.id is not None else values
+    cells = label_cells(
+        header,
+        columns.labels,
+        [fields for _, fields in records],
+        separator=config.label_separator,
+        single_labels=config.task == "multi",
+        name=name,
+    )
     rows = TableRows(
+        sets=[] if cells.sets else None,
         groups=None if columns.group is None else [],
         splits=None if columns.split is None else [],
         folds=None if columns.fold is None else [],
         weights=None if columns.weight is None else [],
     )
-    collect = _Collector(rows, columns, name)
+    collect = _Collector(rows, columns, cells, name)
     for (line, fields), sample_id in zip(records, ids, strict=True):
         file = file_name(config.image_pattern, fields, header=header, image=columns.image)
         collect.add(line, fields, sample_id, file, find)
@@ -124,8 +136,8 @@ def _sniff(text: str) -> str:
 class _Collector:
     """Takes in rows one by one; doubles are counted, contradictions gathered, and told all at once."""
 
-    def __init__(self, rows: TableRows, columns: Columns, name: str) -> None:
-        self.rows, self.columns, self.name = rows, columns, name
+    def __init__(self, rows: TableRows, columns: Columns, cells: LabelCells, name: str) -> None:
+        self.rows, self.columns, self.cells, self.name = rows, columns, cells, name
         self.first: dict[str, tuple[int, tuple[object, ...]]] = {}
         self.id_lines: dict[str, int] = {}
         self.doubles: list[str] = []
@@ -155,6 +167,8 @@ class _Collector:
             self.first[location] = (line, values)
             self.id_lines[sample_id] = line
             self._append(sample_id, location, values)
+            if self.rows.sets is not None:
+                self.rows.sets.append(self.cells.read(fields))
 
     def _values(self, fields: Sequence[str]) -> tuple[str, str | None, str | None, int | None, float | None]:
         columns = self.columns
@@ -164,7 +178,7 @@ class _Collector:
 
         split, fold, weight = text(columns.split), text(columns.fold), text(columns.weight)
         return (
-            fields[columns.label].strip(),
+            self.cells.text(fields),
             text(columns.group),
             None if split is None else _split(split),
             None if fold is None else int(_number(fold, "fold", whole=True)),
