@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from tercet.evaluation.combining import vote as vote
     from tercet.evaluation.combining import weighted as weighted
     from tercet.evaluation.metrics import score as score
+    from tercet.evaluation.set_metrics import score_sets as score_sets
     from tercet.ground.errors import TercetError as TercetError
     from tercet.models.build import build as build
+    from tercet.records.label_sets import SetPredictions as SetPredictions
     from tercet.records.predictions import Predictions as Predictions
     from tercet.records.submissions import write_submission as write_submission
     from tercet.workflows.blend import blend as blend
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bundle": "deploy.bundle",
     "Predictions": "records.predictions",
+    "SetPredictions": "records.label_sets",
     "TercetError": "ground.errors",
     "average": "evaluation.combining",
     "blend": "workflows.blend",
@@ -57,6 +60,7 @@ _HOMES = {
     "pruned": "evaluation.combining",
     "runs": "workflows.runs",
     "score": "evaluation.metrics",
+    "score_sets": "evaluation.set_metrics",
     "train": "workflows.train",
     "tune": "workflows.tune",
     "vote": "evaluation.combining",

@@ -12,7 +12,7 @@ from tercet.models.classifier import Classifier, Preprocess
 from tercet.models.networks import NETWORKS
 from tercet.models.summary import count_parameters
 from tercet.records.contracts import InputSpec
-from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
+from tercet.records.model_config import BackboneConfig, InputConfig, LabelsConfig, ModelConfig
 
 SCRATCH = {"pretrained": False}
 
@@ -200,6 +200,7 @@ def test_every_option_of_a_network_changes_it():
     changes = {
         "units": 9, "layers": 3, "activation": "relu", "bias": "single", "dense": 9, "gates": "hard_sigmoid",
         "reset": "before", "dropout": 0.7, "input": InputConfig(mean=(0.5,)),
+        "labels": LabelsConfig(decoder="cnn-rnn"),
     }  # fmt: skip
 
     def fingerprint(name: str, **options) -> str:

@@ -33,7 +33,7 @@ def known_sets(sets: Sequence[LabelNames]) -> list[int]:
 def write_sets(membership: NDArray[np.bool_], known: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
     """Return each set as a JSON list of names (N); empty text where it is unknown."""
     return [
-        json.dumps([classes[label] for label in np.flatnonzero(row)], ensure_ascii=False) if told else ""
+        json.dumps([classes[label] for label in np.flatnonzero(row).tolist()], ensure_ascii=False) if told else ""
         for row, told in zip(membership, known, strict=True)
     ]
 

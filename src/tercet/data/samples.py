@@ -128,7 +128,7 @@ class SampleTable:
         """Return what loaders give for some rows: class indices, or sets (rows K) of 0 and 1; -1 where unknown."""
         index = np.asarray(rows)
         if self.membership is None:
-            return self.labels[index]
+            return np.asarray(self.labels[index])
         unknown = self.labels[index] == UNLABELLED
         return np.where(unknown[:, None], UNLABELLED, self.membership[index].astype(np.int64))
 
@@ -142,7 +142,7 @@ class SampleTable:
     def class_counts(self) -> Ints:
         """Return the number of labelled rows of each class (K)."""
         if self.membership is not None:
-            return self.membership.sum(axis=0, dtype=np.int64)
+            return np.asarray(self.membership.sum(axis=0, dtype=np.int64))
         return np.bincount(self.labels[self.labels != UNLABELLED], minlength=self.num_classes).astype(np.int64)
 
     def with_splits(self, splits: Sequence[str]) -> SampleTable:

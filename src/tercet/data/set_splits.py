@@ -11,6 +11,7 @@ Ints = NDArray[np.int64]
 Sets = NDArray[np.bool_]
 
 _KEPT, _HELD = 0, 1  # the two sides
+_GROUP_DRAWS = 16  # ways to hold groups out, of which the closest to every label's share is taken
 
 
 def held_out_sets(membership: Sets, size: float, *, seed: int, groups: Sequence[str] | None = None) -> Ints:
@@ -28,7 +29,9 @@ def held_out_sets(membership: Sets, size: float, *, seed: int, groups: Sequence[
     unit = np.arange(len(membership)) if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
     counts = np.zeros((int(unit.max(initial=-1)) + 1, membership.shape[1] + 1), dtype=np.int64)
     np.add.at(counts, unit, np.column_stack([membership, np.ones(len(membership), dtype=np.bool_)]))
-    held = _divide(counts, size / max(1, len(membership)), np.random.default_rng(seed))
+    fraction, generator = size / max(1, len(membership)), np.random.default_rng(seed)
+    draws = [_divide(counts, fraction, generator) for _ in range(1 if groups is None else _GROUP_DRAWS)]
+    held = min(draws, key=lambda draw: float(np.abs(counts[draw].sum(axis=0) - fraction * counts.sum(axis=0)).sum()))
     _give_back(counts, held)
     return np.flatnonzero(held[unit]).astype(np.int64)
 

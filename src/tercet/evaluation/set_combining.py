@@ -103,8 +103,8 @@ class SetRule:
 
 def fused_scores(method: SetMethod, members: Sequence[SetPredictions]) -> Floats:
     """Return the mean of the members' scores (average), or the share of members that choose a label (vote): N K."""
-    parts = [member.chosen if method == "vote" else member.scores for member in members]
-    return np.asarray(np.mean(np.stack(parts, axis=1), axis=1), dtype=np.float64)
+    parts = [member.chosen.astype(np.float64) if method == "vote" else member.scores for member in members]
+    return np.asarray(np.stack(parts, axis=1).mean(axis=1))
 
 
 def threshold_of(predictions: SetPredictions, criterion: Criterion) -> float:

@@ -92,7 +92,7 @@ class SetPredictions:
     @property
     def known(self) -> Sets:
         """Which samples have a known true set (N)."""
-        return np.not_equal(self.truth, UNKNOWN).all(axis=1)
+        return np.asarray(np.not_equal(self.truth, UNKNOWN).all(axis=1))
 
     @property
     def predicted_names(self) -> list[tuple[str, ...]]:
