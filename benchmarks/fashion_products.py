@@ -1,6 +1,6 @@
 """Six attributes of product photos as one set of labels: the CNN-RNN against every label by itself.
 
-    python benchmarks/fashion_products.py [--data FOLDER] [--weights FILE] [--seeds 3] [--epochs 8] [--limit 4000] [--size 64]
+    python benchmarks/fashion_products.py [--data ZIP] [--weights FILE] [--seeds 3]
 
 9,583 photos of 112 x 112 pixels; gender, masterCategory, subCategory, baseColour, season and usage make 96 labels, six
 an image. Both members fine-tune the same pretrained MobileNetV2 at width 0.35 on the same images with the same updates;

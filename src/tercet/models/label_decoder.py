@@ -11,6 +11,7 @@ the joint space.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -145,28 +146,28 @@ def _better(best: Decoded, named: Tensor, peaks: Tensor, ended: Tensor) -> Decod
 
 def decode_labels(classifier: Classifier, config: LabelsConfig) -> Classifier:
     """Put a `LabelDecoder` in the place of a classifier's last linear layer; what it read is the image embedding."""
-    head = classifier.head
-    last = head[-1] if isinstance(head, nn.Sequential) else head
-    assert isinstance(last, nn.Linear)  # all heads end so
-    classifier.head = DecodingHead(head, LabelDecoder(last.in_features, classifier.num_classes, config))
+    classifier.head = DecodingHead(classifier.head, classifier.num_classes, config)
     return classifier
 
 
 class DecodingHead(nn.Module):
-    """A head whose last layer names labels one after the other.
+    """A head whose last layer names labels one after the other, under the name of what it replaces (`classes`).
 
     Args:
-        head: The head whose last layer is replaced: a linear layer, or a sequence that ends in one.
-        decoder: What takes its place.
+        head: A sequence with a linear layer called `classes`; what comes after it is left out.
+        num_classes: K.
+        config: Options of the decoder.
     """
 
-    def __init__(self, head: nn.Module, decoder: LabelDecoder) -> None:
+    def __init__(self, head: nn.Module, num_classes: int, config: LabelsConfig) -> None:
         super().__init__()
-        kept = list(head.named_children())[:-1] if isinstance(head, nn.Sequential) else []
-        for name, part in kept:
-            self.add_module(name, part)
-        self._before = tuple(name for name, _ in kept)
-        self.classes = decoder  # under the name of what it replaces, for freezing by name
+        parts = dict(head.named_children())
+        self._before = tuple(itertools.takewhile(lambda name: name != "classes", parts))
+        for name in self._before:
+            self.add_module(name, parts[name])
+        last = parts["classes"]
+        assert isinstance(last, nn.Linear)
+        self.classes = LabelDecoder(last.in_features, num_classes, config)
 
     def forward(self, features: Tensor, sequence: Tensor | None = None) -> Tensor:
         """Map features B F to what `LabelDecoder` returns."""

@@ -139,7 +139,7 @@ class ModelConfig:
         shown: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()
         }
-        nested = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)}
+        nested: dict[str, Any] = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)}
         labels = LabelsConfig(**values.get("labels", {}))  # absent in bundles from before there were label sets
         return cls(**{**values, **nested, "labels": labels, "freeze": tuple(values.get("freeze", cls.freeze))})
 
