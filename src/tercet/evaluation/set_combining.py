@@ -53,9 +53,7 @@ class SetRule:
         stack = logits.values.reshape(len(logits.ids), count, width)
         if np.isnan(stack).any():
             name = logits.ids[int(np.argmax(np.isnan(stack).any(axis=(1, 2))))]
-            raise ModelError(
-                f"the network's logits for sample '{name}' are not numbers: its weights or it are bad"
-            )
+            raise ModelError(f"the network's logits for sample '{name}' are not numbers: its weights or it are bad")
         truth = logits.labels if logits.labels.ndim == 2 else None  # images without a table know nothing
         return [
             SetPredictions.from_logits(
