@@ -15,9 +15,9 @@ pytestmark = pytest.mark.usefixtures("alone")
 SCORES = {"accuracy": 0.5, "macro_f1": 0.4, "kappa": 0.3}
 
 
-def write(folder: Path, document: Any, *, when: int = 0) -> None:
+def write(folder: Path, document: Any, *, when: int = 0, name: str = "metrics.json") -> None:
     folder.mkdir(parents=True)
-    path = folder / "metrics.json"
+    path = folder / name
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     os.utime(path, (when, when))
 
@@ -40,6 +40,9 @@ def several(tmp_path: Path) -> Path:
     write(root / "older" / "compared", compared, when=86400)
     folds = {"data": {"source": "leaves"}, "folds": [{}, {}], "pooled": SCORES, "test": None, "members": []}
     write(root / "folds", folds)
+    trials = [{"number": 0, "scores": {}, "seconds": None}, {"number": 1, "scores": SCORES, "seconds": 8}]
+    searched = {"data": {"source": "pets"}, "best": trials[1], "trials": trials}
+    write(root / "searched", searched, name="trials.json")
     write(root / "bad-json", "{")
     write(root / "other", {"something": "else"})
     write(root / "list", [1, 2])
@@ -57,7 +60,7 @@ def names(found: RunsTable) -> list[str]:
 
 def test_every_readable_run_is_in_the_table(several: Path) -> None:
     found = runs(several, sort="name")
-    assert names(found) == ["folds", "holds-one/trial", "older/compared", "photos-2", "photos-10"]
+    assert names(found) == ["folds", "holds-one/trial", "older/compared", "photos-2", "photos-10", "searched"]
     rows = {row.name: row for row in found.rows}
     assert rows["photos-2"].to_dict() == {
         "name": "photos-2",
@@ -74,6 +77,9 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
     compared = rows["older/compared"]
     assert (compared.kind, compared.chosen) == ("compare", "cnn")
     assert (compared.test, compared.macro_f1, compared.seconds) == (None, 0.4, 7)
+    searched = rows["searched"]
+    assert (searched.kind, searched.data, searched.chosen) == ("tune", "pets", "trial 1")
+    assert (searched.validation, searched.test, searched.kappa, searched.seconds) == (0.5, None, 0.3, 8)
     assert (rows["folds"].kind, rows["folds"].chosen, rows["folds"].validation) == ("crossval", "2 folds", 0.5)
 
 
@@ -82,16 +88,16 @@ def test_what_cannot_be_read_is_named(several: Path) -> None:
     assert [name for name, _ in found.unreadable] == ["bad-json", "list", "other"]
     assert found.unfinished == ("begun",)
     text = found.to_text()
-    assert "unreadable: other: metrics.json is not that of a run" in text and "not finished: begun" in text
+    assert "unreadable: other: its metrics are not those of a run" in text and "not finished: begun" in text
     assert max(len(line) for line in text.splitlines() if "unreadable" not in line) <= 80
 
 
 @pytest.mark.parametrize(
     ("sort", "first", "last"),
     [
-        ("test", "photos-10", "older/compared"),
+        ("test", "photos-10", "searched"),
         ("seconds", "holds-one/trial", "folds"),
-        ("date", "photos-2", "holds-one/trial"),
+        ("date", "photos-2", "searched"),
         ("data", "older/compared", "photos-10"),
     ],
 )

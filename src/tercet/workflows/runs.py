@@ -1,4 +1,4 @@
-"""One table of scores over all runs under a folder: trainings, ensembles, comparisons, cross-validations."""
+"""One table of scores over all runs under a folder: trainings, ensembles, comparisons, cross-validations, searches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tercet.ground.files import natural_key, read_json
 from tercet.ground.registry import nearest
 from tercet.ground.streams import printable
 
-_METRICS, _CONFIG, _PLAN = "metrics.json", "config.yaml", "plan.json"
+_METRICS, _BEGUN, _PLAN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml"), "plan.json"
 _UNSUITABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 """What another document than a run's raises when it is read as one."""
 
@@ -29,11 +29,11 @@ class RunRow:
     name: str
     """Its folder, seen from the one that was searched."""
     kind: str
-    """train, ensemble, compare or crossval, or what its metrics say."""
+    """train, ensemble, compare, crossval or tune."""
     data: str
     """What it was given."""
     chosen: str
-    """What is shipped: a member, a way to fuse, the best network of a comparison."""
+    """What is shipped: a member, a way to fuse, the best network of a comparison, the best trial of a search."""
     validation: float | None
     """Accuracy on what chose: validation rows; of a cross-validation all held-out rows."""
     test: float | None
@@ -65,7 +65,7 @@ class RunsTable:
     rows: tuple[RunRow, ...]
     """Finished runs, sorted."""
     unreadable: tuple[tuple[str, str], ...]
-    """Folders with a metrics.json that is not understood, and why."""
+    """Folders with metrics that are not understood, and why."""
     unfinished: tuple[str, ...]
     """Runs that were begun and have no metrics yet."""
 
@@ -131,7 +131,7 @@ def runs(folder: str | Path = "runs", /, *, sort: str = "date") -> RunsTable:
         except ModelError as error:
             unreadable.append((name, str(error)))
         except _UNSUITABLE as error:
-            unreadable.append((name, f"metrics.json is not that of a run with accuracies ({type(error).__name__})"))
+            unreadable.append((name, f"its metrics are not those of a run with accuracies ({type(error).__name__})"))
     return RunsTable(
         str(folder), tuple(_sorted(rows, sort)), tuple(unreadable), tuple(_shown(p, root) for p in unfinished)
     )
@@ -145,10 +145,10 @@ def _find(root: Path) -> Iterator[tuple[Path, bool]]:
     """Yield run folders in natural order, and whether they are finished; a finished run is not searched further."""
     for place, folders, files in os.walk(root):
         folders.sort(key=natural_key)
-        if _METRICS in files:
+        if any(name in files for name in _METRICS):
             folders.clear()
             yield Path(place), True
-        elif _CONFIG in files and not any(Path(place).rglob(_METRICS)):
+        elif any(name in files for name in _BEGUN) and not any(any(Path(place).rglob(name)) for name in _METRICS):
             folders.clear()
             yield Path(place), False
 
@@ -169,7 +169,7 @@ def _read(place: Path, name: str) -> RunRow:
         ModelError: The file cannot be read.
         Exception: One of `_UNSUITABLE`, where it is the document of something else.
     """
-    path = place / _METRICS
+    path = next(place / name for name in _METRICS if (place / name).is_file())
     document = read_json(path)
     kind = _kind(document, place)
     chosen, validation, test = _scores(document)
@@ -191,6 +191,8 @@ def _read(place: Path, name: str) -> RunRow:
 def _kind(document: Mapping[str, Any], place: Path) -> str:
     if "pooled" in document:
         return "crossval"
+    if "trials" in document:
+        return "tune"
     return str(document.get("kind") or ("train" if (place / _PLAN).is_file() else "ensemble"))
 
 
@@ -198,6 +200,9 @@ def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapp
     """Return the name of what was chosen, and its scores on validation and test rows; empty where there are none."""
     if "pooled" in document:  # a cross-validation: every fold has its own choice
         return f"{len(document['folds'])} folds", document["pooled"], document.get("test") or {}
+    if "trials" in document:
+        best = document["best"]
+        return f"trial {best['number']}", best["scores"], {}
     chosen = document["chosen"]
     if "networks" in document:
         row = next(row for row in document["networks"] if row["name"] == chosen)
@@ -216,6 +221,6 @@ def _seconds(document: Mapping[str, Any]) -> float | None:
     if "networks" in document:
         trainings = [one for row in document["networks"] for one in row.get("trainings", [])]
     else:
-        trainings = document.get("members", [])
-    told = [one["seconds"] for one in trainings if "seconds" in one]
+        trainings = document.get("trials", document.get("members", []))
+    told = [one["seconds"] for one in trainings if one.get("seconds") is not None]
     return float(sum(told)) if told else None
