@@ -43,6 +43,9 @@ def several(tmp_path: Path) -> Path:
     trials = [{"number": 0, "scores": {}, "seconds": None}, {"number": 1, "scores": SCORES, "seconds": 8}]
     searched = {"data": {"source": "pets"}, "best": trials[1], "trials": trials}
     write(root / "searched", searched, name="trials.json")
+    sets = trained(0.0)
+    sets["members"][0] |= {"validation": {"exact_match": 0.6, "c_f1": 0.7, "o_f1": 0.8}, "test": None}
+    write(root / "sets", sets)
     write(root / "bad-json", "{")
     write(root / "other", {"something": "else"})
     write(root / "list", [1, 2])
@@ -60,7 +63,7 @@ def names(found: RunsTable) -> list[str]:
 
 def test_every_readable_run_is_in_the_table(several: Path) -> None:
     found = runs(several, sort="name")
-    assert names(found) == ["folds", "holds-one/trial", "older/compared", "photos-2", "photos-10", "searched"]
+    assert names(found) == ["folds", "holds-one/trial", "older/compared", "photos-2", "photos-10", "searched", "sets"]
     rows = {row.name: row for row in found.rows}
     assert rows["photos-2"].to_dict() == {
         "name": "photos-2",
@@ -77,6 +80,7 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
     compared = rows["older/compared"]
     assert (compared.kind, compared.chosen) == ("compare", "cnn")
     assert (compared.test, compared.macro_f1, compared.seconds) == (None, 0.4, 7)
+    assert (rows["sets"].validation, rows["sets"].macro_f1, rows["sets"].kappa) == (0.6, 0.7, None)
     searched = rows["searched"]
     assert (searched.kind, searched.data, searched.chosen) == ("tune", "pets", "trial 1")
     assert (searched.validation, searched.test, searched.kappa, searched.seconds) == (0.5, None, 0.3, 8)
@@ -95,10 +99,10 @@ def test_what_cannot_be_read_is_named(several: Path) -> None:
 @pytest.mark.parametrize(
     ("sort", "first", "last"),
     [
-        ("test", "photos-10", "searched"),
+        ("test", "photos-10", "sets"),
         ("seconds", "holds-one/trial", "folds"),
-        ("date", "photos-2", "searched"),
-        ("data", "older/compared", "photos-10"),
+        ("date", "photos-2", "sets"),
+        ("data", "older/compared", "sets"),
     ],
 )
 def test_the_order_can_be_chosen(several: Path, sort: str, first: str, last: str) -> None:

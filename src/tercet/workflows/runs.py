@@ -172,7 +172,8 @@ def _read(place: Path, name: str) -> RunRow:
     path = next(place / name for name in _METRICS if (place / name).is_file())
     document = read_json(path)
     kind = _kind(document, place)
-    chosen, validation, test = _scores(document)
+    chosen, *scores = _scores(document)
+    validation, test = map(_of_classes, scores)
     judged = test or validation
     return RunRow(
         name=name,
@@ -182,7 +183,7 @@ def _read(place: Path, name: str) -> RunRow:
         validation=validation.get("accuracy") if validation else None,
         test=test["accuracy"] if test else None,
         macro_f1=judged["macro_f1"],
-        kappa=judged["kappa"],
+        kappa=judged.get("kappa"),
         seconds=_seconds(document),
         date=datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds"),
     )
@@ -210,6 +211,13 @@ def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapp
     rows = [*document["members"], *document["ensembles"]]
     row = next(row for row in reversed(rows) if row["name"] == chosen)
     return chosen, row["validation"], row.get("test") or {}
+
+
+def _of_classes(scores: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the scores; of label sets those that extend the others: exact match is accuracy, C-F1 macro-F1."""
+    if "exact_match" not in scores:
+        return scores
+    return {"accuracy": scores["exact_match"], "macro_f1": scores["c_f1"]}
 
 
 def _means(scores: Mapping[str, Any] | None) -> dict[str, float]:
