@@ -131,7 +131,7 @@ def test_commands_parse(where: str, words: list[str], beside_the_files: Path) ->
     if "--help" in words:
         return
     parsed = options.parse_args(words[1:])
-    if words[0] == "train":
+    if words[0] in ("train", "crossval"):
         require_members(parsed)
     name = parsed.positional.get("name")
     if words[0] == "models" and "--classes" in words and name != "e2e":

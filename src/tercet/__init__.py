@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tercet.records.submissions import write_submission as write_submission
     from tercet.workflows.blend import blend as blend
     from tercet.workflows.compare import compare as compare
+    from tercet.workflows.crossval import crossval as crossval
     from tercet.workflows.demo import demo as demo
     from tercet.workflows.ensemble import ensemble as ensemble
     from tercet.workflows.infer import evaluate as evaluate
@@ -48,6 +49,7 @@ _HOMES = {
     "blend": "workflows.blend",
     "build": "models.build",
     "compare": "workflows.compare",
+    "crossval": "workflows.crossval",
     "demo": "workflows.demo",
     "describe_dataset": "workflows.inspect",
     "describe_model": "workflows.inspect",

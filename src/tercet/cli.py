@@ -53,8 +53,14 @@ def _train(parsed: Parsed) -> Answer:
     from tercet.workflows.train import run_training
 
     resume = parsed.of(verbs.ResumeConfig).resume
-    run = run_training(parsed.positional["data"], parsed, resume=resume, console=_console())
-    return _told(run)
+    return _told(run_training(parsed.positional["data"], parsed, resume=resume, console=_console()))
+
+
+def _crossval(parsed: Parsed) -> Answer:
+    from tercet.workflows.crossval import run_crossval
+
+    resume = parsed.of(verbs.ResumeConfig).resume
+    return _told(run_crossval(parsed.positional["data"], parsed, resume=resume, console=_console()))
 
 
 def _tune(parsed: Parsed) -> Answer:
@@ -162,12 +168,12 @@ def _datasets(parsed: Parsed) -> Answer:
 def _demo(parsed: Parsed) -> Answer:
     from tercet.workflows.demo import demo
 
-    run = demo(output=parsed.of(verbs.DemoConfig).output, console=_console())
-    return _told(run)
+    return _told(demo(output=parsed.of(verbs.DemoConfig).output, console=_console()))
 
 
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "train": (verbs.TRAIN, _train),
+    "crossval": (verbs.CROSSVAL, _crossval),
     "tune": (verbs.TUNE, _tune),
     "ensemble": (verbs.ENSEMBLE, _ensemble),
     "evaluate": (verbs.EVALUATE, _evaluate),

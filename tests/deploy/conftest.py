@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tercet.deploy.answers import FoldMean, Part
 from tercet.deploy.bundle import Bundle, Member
 from tercet.evaluation.combining import Combiner
 from tercet.models.build import build
@@ -30,7 +31,7 @@ COMBINERS = {
     "weighted": Combiner("weighted", NAMES, weights=(0.2, 0.7, 0.1)),
     "greedy": Combiner("greedy", NAMES, weights=(0.5, 0.0, 0.5)),
 }
-KINDS = ("single", *COMBINERS, "e2e", "equation-19")
+KINDS = ("single", *COMBINERS, "e2e", "equation-19", "fold-mean")
 
 
 def make_member(name: str) -> Member:
@@ -49,6 +50,9 @@ def make_bundle(kind: str) -> Bundle:
     if kind in COMBINERS:
         return Bundle(CLASSES, members, COMBINERS[kind])
     torch.manual_seed(7)
+    if kind == "fold-mean":
+        head = FusionHead(2, len(CLASSES), width=8, slope=0.3)
+        return Bundle(CLASSES, members, FoldMean((Part(1), Part(2, head))))
     width = 16 if kind == "e2e" else 0
     return Bundle(CLASSES, members, FusionHead(3, len(CLASSES), width=width, slope=0.3), {"data": {"source": "drawn"}})
 

@@ -324,6 +324,34 @@ def test_a_full_disk_loses_nothing(start: Start, data: Path, tmp_path: Path, und
     finish(start, run, undisturbed)
 
 
+# ------------------------------------------------------------------------------------------ cross-validation
+
+
+def test_a_cross_validation_stopped_twice_can_be_finished(start: Start, data: Path, tmp_path: Path) -> None:
+    """Killed while the second fold trains, and asked to stop while it goes on: nothing is lost and nothing differs."""
+    options = ["--members", "row-gru", *OPTIONS[2:], "--epochs", str(EPOCHS), "--folds", "2"]
+    expected, run = tmp_path / "undisturbed", tmp_path / "cv"
+    with one_core():
+        assert main(["crossval", str(data), *options, "--output", str(expected)]) == 0
+    second = run / "folds" / "2"
+    process = start("crossval", data, *options, "--output", run)
+    process.until(lambda: epochs(second) >= 2)
+    process.kill(signal.SIGKILL)
+    assert process.wait() == -9
+    first = RunFolder(run / "folds" / "1").member("row-gru").done.stat().st_mtime_ns
+    process = start("crossval", "--resume", run)
+    process.until(lambda: epochs(second) >= 5)
+    process.kill(signal.SIGTERM)
+    assert process.wait() == 143, process.said()
+    assert "crossval" not in process.output.read_text() and "--resume" in process.said()
+    process = start("crossval", "--resume", run)
+    assert process.wait() == 0, process.said()
+    assert RunFolder(run / "folds" / "1").member("row-gru").done.stat().st_mtime_ns == first  # trained once
+    for path in [*expected.glob("bundle/*.safetensors"), *expected.glob("folds/*/bundle/*.safetensors")]:
+        assert (run / path.relative_to(expected)).read_bytes() == path.read_bytes()
+    assert not debris(run) and not list(run.rglob(".lock"))
+
+
 # ------------------------------------------------------------------------------------------ members side by side
 
 

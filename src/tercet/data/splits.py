@@ -28,13 +28,18 @@ _GROUP_DRAWS = 64  # random ways to hold groups out, of which the best balanced 
 _NAMED = 5  # classes named in a message
 
 
-def assign_splits(table: SampleTable, config: DataConfig) -> SampleTable:
+def assign_splits(table: SampleTable, config: DataConfig, *, all_classes_learned: bool = True) -> SampleTable:
     """Give every row its split; the same seed gives the same splits.
 
     What the data says about its splits is kept. A missing test split is held out of the training rows first
     (a share of all labelled rows), then a missing validation split (a share of the remaining training rows).
     Unlabelled rows never train or validate: outside a given test split they are left out (an empty split), as are
     training rows beyond `limit`. Every class keeps a training row; classes too small to be held out are warned of.
+
+    Args:
+        table: The samples.
+        config: Fractions, seed and limit.
+        all_classes_learned: Refuse a given split with classes that have no training images.
 
     Raises:
         DataError: Nothing is left to train on or to choose with, classes without training images, or rows, ids or
@@ -56,7 +61,8 @@ def assign_splits(table: SampleTable, config: DataConfig) -> SampleTable:
         rows = np.flatnonzero(splits == "train")
         splits[_beyond_limit(table, rows, config.limit, _seed(config.split_seed, 2))] = LEFT_OUT
     divided = table.with_splits(splits.tolist())
-    _check_classes(divided)
+    if all_classes_learned:
+        check_classes(divided)
     check_disjoint(divided)
     return divided
 
@@ -80,6 +86,20 @@ def check_disjoint(table: SampleTable) -> None:
                     f"{table.name}: {len(shared)} {kind}s lie in both {one} and {other}, such as "
                     f"'{min(shared, key=str)}': change the given splits or the grouping"
                 )
+
+
+def check_classes(table: SampleTable) -> None:
+    """Refuse classes that are asked about but never shown.
+
+    Raises:
+        DataError: A class has images to validate or to test, and none to train on.
+    """
+    learned = table.shown(table.rows_of("train"))
+    for split in ("val", "test"):
+        asked = table.shown(table.rows_of(split)) - learned
+        if asked:
+            names = ", ".join(table.classes[label] for label in sorted(asked)[:_NAMED])
+            raise DataError(f"{table.name}: {len(asked)} classes lie in {split} but not in train: {names}")
 
 
 def stratified_folds(
@@ -220,13 +240,3 @@ def _beyond_limit(table: SampleTable, rows: Ints, limit: int, seed: int) -> Ints
         shares[shares.argmin()] = 0.0  # one of each class always stays
         rank[mine] = shares
     return rows[np.argsort(rank, kind="stable")[limit:]]
-
-
-def _check_classes(table: SampleTable) -> None:
-    """Refuse classes that are asked about but never shown."""
-    learned = table.shown(table.rows_of("train"))
-    for split in ("val", "test"):
-        asked = table.shown(table.rows_of(split)) - learned
-        if asked:
-            names = ", ".join(table.classes[label] for label in sorted(asked)[:_NAMED])
-            raise DataError(f"{table.name}: {len(asked)} classes lie in {split} but not in train: {names}")

@@ -3,7 +3,7 @@
     bundle/
       manifest.json        classes, members (network, options, input), combiner, data, SHA-256 of all files and itself
       NAME.safetensors     one a member
-      head.safetensors     the fusion head, where the combiner is e2e
+      head.safetensors     the fusion head, where the combiner is e2e (head-NUMBER.safetensors, one a fold)
 
 Loading runs no code from these files and notices a changed byte. Shapes: B images, M members, K classes.
 """
@@ -19,17 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tercet.deploy.answers import AnyCombiner, combine, heads_of, load_combiner, name_of, save_combiner
 from tercet.deploy.images import ImageLike, LooseImages
 from tercet.deploy.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.deploy.member import Member as Member
-from tercet.deploy.member import describe, load_finite, load_member
-from tercet.evaluation.combining import Combiner
+from tercet.deploy.member import describe, load_member
 from tercet.evaluation.predict import predict_logits
 from tercet.evaluation.set_combining import SetRule
 from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import slug
-from tercet.models.fusion import FusionHead
 from tercet.models.summary import count_parameters
 from tercet.records.contracts import BatchSource, InputSpec
 from tercet.records.label_sets import SetPredictions
@@ -39,7 +38,6 @@ from tercet.training.checkpoint import save_weights
 
 UNFINISHED = ".bundle-"
 """Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
-_HEAD = "head.safetensors"
 
 
 class _Members(nn.Module):
@@ -55,20 +53,6 @@ class _Members(nn.Module):
         return torch.cat([classifier(view) for classifier, view in zip(self.classifiers, views, strict=True)], dim=1)
 
 
-def stack_probabilities(members: Sequence[Predictions]) -> Tensor:
-    """Return the members' probabilities N M K in 32 bits, in the order of the first one's samples and classes."""
-    columns = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
-    return torch.stack(columns, dim=1).float()
-
-
-@torch.inference_mode()
-def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
-    """Return what a trained fusion head makes of the members' predictions."""
-    first = members[0]
-    logits = head.cpu().eval()(stack_probabilities(members))  # N K
-    return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
-
-
 @dataclass(frozen=True)
 class Bundle:
     """Members, how they are combined, and the names of the classes: everything that turns images into an answer."""
@@ -77,8 +61,8 @@ class Bundle:
     """K class names, in the order of the outputs."""
     members: tuple[Member, ...]
     """M networks."""
-    combiner: Combiner | FusionHead | None = None
-    """How their probabilities become one: a rule, a trained fusion head, or nothing for a single member."""
+    combiner: AnyCombiner | None = None
+    """How their probabilities become one: a rule, a head, the mean of folds; nothing for a single member."""
     card: dict[str, Any] = field(default_factory=dict)
     """What the manifest says beside: data, metrics, versions."""
     sets: SetRule | None = None
@@ -87,8 +71,8 @@ class Bundle:
     def __post_init__(self) -> None:
         for member in self.members:
             member.classifier.eval()
-        if isinstance(self.combiner, FusionHead):
-            self.combiner.eval()
+        for head in heads_of(self.combiner):
+            head.eval()
         if self.combiner is None and self.sets is None and len(self.members) != 1:
             raise ModelError(f"{len(self.members)} members need a combiner")
 
@@ -97,7 +81,7 @@ class Bundle:
         """Return the member's name, or the way the members are combined."""
         if self.combiner is None:
             return self.sets.method if self.sets and self.sets.method != "single" else self.members[0].name
-        return "e2e" if isinstance(self.combiner, FusionHead) else self.combiner.method
+        return name_of(self.combiner)
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
@@ -174,17 +158,13 @@ class Bundle:
         return replace(self, members=tuple(changed))
 
     def parameter_count(self) -> int:
-        """Return the learnable numbers of all members and of the fusion head."""
-        head = [self.combiner] if isinstance(self.combiner, FusionHead) else []
-        return sum(map(count_parameters, [*(member.classifier for member in self.members), *head]))
+        """Return the learnable numbers of all members and of the fusion heads."""
+        modules = [*(member.classifier for member in self.members), *heads_of(self.combiner)]
+        return sum(map(count_parameters, modules))
 
     def combine(self, members: Sequence[Predictions]) -> Predictions:
         """Fuse the members' predictions."""
-        if self.combiner is None:
-            return members[0]
-        if isinstance(self.combiner, Combiner):
-            return self.combiner.apply(members)
-        return apply_head(self.combiner, members)
+        return combine(self.combiner, members)
 
     # ------------------------------------------------------------------------------------------ on disk
 
@@ -219,12 +199,7 @@ class Bundle:
             file = f"{index + 1}-{slug(member.name)}.safetensors"
             files[file] = save_weights(folder / file, member.classifier)
             members.append(describe(member, file))
-        combiner: dict[str, Any] | None = None
-        if isinstance(self.combiner, FusionHead):
-            files[_HEAD] = save_weights(folder / _HEAD, self.combiner)
-            combiner = {"method": "e2e", "options": self.combiner.options(), "weights": _HEAD}
-        elif self.combiner is not None:
-            combiner = self.combiner.to_dict()
+        combiner, heads = save_combiner(folder, self.combiner)
         manifest = {
             "classes": list(self.classes),
             "members": members,
@@ -232,7 +207,7 @@ class Bundle:
             **({"sets": self.sets.to_dict()} if self.sets is not None else {}),
             "temperature": 1.0,
             **self.card,
-            "files": files,
+            "files": files | heads,
         }
         write_manifest(folder, manifest)
 
@@ -263,22 +238,7 @@ def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
         raise ModelError("its classes are not different names")
     weights = {file: folder / file for file in manifest["files"]}  # no other file is read
     members = tuple(load_member(weights, entry, len(classes), device) for entry in manifest["members"])
-    combiner = _load_combiner(weights, manifest["combiner"], len(members), len(classes))
+    combiner = load_combiner(weights, manifest["combiner"], len(members), len(classes))
     card: dict[str, Any] = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
     sets = SetRule.from_dict(manifest["sets"], len(members)) if "sets" in manifest else None
     return Bundle(classes, members, combiner, card, sets)
-
-
-def _load_combiner(
-    weights: dict[str, Path], entry: dict[str, Any] | None, num_members: int, num_classes: int
-) -> Combiner | FusionHead | None:
-    if entry is None:
-        return None
-    if entry["method"] != "e2e":
-        combiner = Combiner.from_dict(entry)
-        if len(combiner.names) != num_members:
-            raise ModelError(f"its combiner is for {len(combiner.names)} members, not {num_members}")
-        return combiner
-    head = FusionHead(num_members, num_classes, **entry["options"])
-    load_finite(weights[entry["weights"]], head)
-    return head

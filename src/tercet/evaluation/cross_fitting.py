@@ -17,7 +17,7 @@ from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import Scores
 from tercet.ground.errors import DataError
 from tercet.records.config import METHODS
-from tercet.records.predictions import Ints, Predictions
+from tercet.records.predictions import Ints, Predictions, join
 from tercet.records.training_config import Criterion
 
 FitPredict = Callable[[Ints, Ints], Predictions]
@@ -43,7 +43,7 @@ def cross_fit(fit_predict: FitPredict, labels: ArrayLike, *, folds: int = 5, see
             raise DataError(f"{len(held_out)} rows were held out, but {len(part)} were predicted")
         parts.append(part)
         rows.append(held_out)
-    return _joined(parts).take(np.argsort(np.concatenate(rows)))
+    return join(parts).take(np.argsort(np.concatenate(rows)))
 
 
 def split_folds(labels: ArrayLike, *, folds: int = 5, seed: int = 0) -> list[tuple[Ints, Ints]]:
@@ -124,12 +124,3 @@ def choose(scores: Mapping[str, Scores], criterion: Criterion) -> str:
     if not scores:
         raise DataError("there is nothing to choose from")
     return rank(scores, criterion)[0]
-
-
-def _joined(parts: Sequence[Predictions]) -> Predictions:
-    first = parts[0]
-    if any(part.classes != first.classes for part in parts):
-        raise DataError("folds were predicted with different classes, or in another order")
-    ids = tuple(name for part in parts for name in part.ids)
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    return Predictions(ids, first.classes, probabilities, np.concatenate([part.labels for part in parts]))

@@ -172,3 +172,20 @@ class Predictions:
                 return cls(ids, classes, stored["probabilities"], stored["labels"])
         except DAMAGED as error:
             raise DataError(f"{path} is not a predictions file: {error}") from error
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Return predictions of different samples as one, in the order of the parts.
+
+    Raises:
+        DataError: The classes or their order differ, or a sample is in two parts.
+    """
+    first = parts[0]
+    if any(part.classes != first.classes for part in parts):
+        raise DataError("folds were predicted with different classes, or in another order")
+    return Predictions(
+        tuple(name for part in parts for name in part.ids),
+        first.classes,
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )

@@ -41,7 +41,8 @@ CHOSEN_ON_TEST = (
     "optimistic and must not be compared with scores on images that chose nothing.\n"
 )
 """What a report begins with where the test split chose."""
-_CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
+CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
+"""The scores that a bundle's manifest tells."""
 _DATA_OPTIONS = (
     "image_column",
     "label_columns",
@@ -132,7 +133,7 @@ def conclude(
 
 def _bundle(conclusion: Conclusion, selected: Sequence[TrainedMember]) -> Bundle:
     scores = {
-        split: {key: values[key] for key in _CARD_SCORES}
+        split: {key: values[key] for key in CARD_SCORES}
         for split, values in _scores(conclusion.winner.predictions).items()
     }
     card = {"data": conclusion.metrics["data"], "metrics": scores, "versions": conclusion.metrics["versions"]}

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tercet.deploy.bundle import Bundle, Member, apply_head, stack_probabilities
+from tercet.deploy.answers import apply_head, stack_probabilities
+from tercet.deploy.bundle import Bundle, Member
 from tercet.evaluation.cross_fitting import cross_fit
 from tercet.ground.errors import ConfigError
 from tercet.ground.runtime import seed_everything

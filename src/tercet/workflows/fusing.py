@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from tercet.deploy.bundle import Bundle, Member, load_bundle
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.cross_fitting import choose, cross_fitted, rank
@@ -22,7 +20,7 @@ from tercet.ground.errors import ConfigError
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
 from tercet.records.config import Method
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Predictions, join
 from tercet.records.training_config import Criterion
 from tercet.workflows.end_to_end import EndToEndFitter
 from tercet.workflows.plan import Plan
@@ -82,18 +80,9 @@ def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) ->
         folder = run.member(name)
         stored = {split: Predictions.load(path) for split in splits if (path := run.predictions(name, split)).is_file()}
         if parts := [Predictions.load(fold.predictions) for fold in folder.folds() if fold.predictions.is_file()]:
-            stored["out-of-fold"] = _concatenate(parts)
+            stored["out-of-fold"] = join(parts)
         members.append(TrainedMember(name, folder, stored, folder.summary()))
     return members
-
-
-def _concatenate(parts: Sequence[Predictions]) -> Predictions:
-    return Predictions(
-        tuple(name for part in parts for name in part.ids),
-        parts[0].classes,
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-    )
 
 
 def select_members(members: Sequence[TrainedMember], top: int, criterion: Criterion) -> list[TrainedMember]:

@@ -36,7 +36,11 @@ def rows_to_score(
     if held_out_digest(table) != trained_on["held_out"]:
         raise DataError(
             f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
-            "more (read by another version?): evaluate it on other images"
+            "more (a fold of a cross-validation, or read by another version): evaluate it on other images"
+        )
+    if not len(held_out):
+        raise DataError(
+            f"the bundle was trained on all of {data}, and nothing was held out: evaluate it on other images"
         )
     scored = np.full(len(table), UNKNOWN)
     scored[held_out] = table.labels[held_out]

@@ -32,6 +32,28 @@ class ResumeConfig:
 
 
 @dataclass(frozen=True)
+class FoldsConfig:
+    """How the data are divided into folds, and which members are trained in which."""
+
+    folds: int | None = None
+    """Number of folds, stratified, groups whole (default: those of the table's own fold column, else 5)."""
+    leave_one_group_out: bool = False
+    """One fold a group, named after it; data.group_column or data.group_from tell the group."""
+    fold_members: tuple[str, ...] = ()
+    """Train a member in some folds only, such as xception=3+4+5: its name, then the names of folds."""
+
+    def __post_init__(self) -> None:
+        odd = [text for text in self.fold_members if not all(text.rpartition("="))]
+        require(
+            [
+                self.folds is not None and self.folds < 2 and f"folds {self.folds} must be at least 2",
+                self.folds is not None and self.leave_one_group_out and "give either folds or leave_one_group_out",
+                bool(odd) and f"fold_members '{', '.join(odd)}' is not of the form MEMBER=FOLD+FOLD",
+            ]
+        )
+
+
+@dataclass(frozen=True)
 class DeviceConfig:
     """Where and in what portions networks compute."""
 
@@ -172,6 +194,24 @@ TRAIN = Options(
     "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
     "with everything that was measured and, in RUN/bundle, the fused model.",
     groups=[
+        ("", RunConfig),
+        ("", ResumeConfig),
+        ("data", DataConfig),
+        ("", ModelConfig),
+        ("", TrainingConfig),
+        ("fusion", FusionConfig),
+        ("", OutputConfig),
+    ],
+    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
+    config_file=True,
+    aliases=ALIASES,
+)
+CROSSVAL = Options(
+    "crossval",
+    "Train and measure as train does, once for every fold of the data, each held out in turn. Leaves a run for each "
+    "fold, the predictions of all held-out images together, and one bundle: the mean of the folds' answers.",
+    groups=[
+        ("", FoldsConfig),
         ("", RunConfig),
         ("", ResumeConfig),
         ("data", DataConfig),

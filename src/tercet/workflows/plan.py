@@ -37,6 +37,8 @@ class Plan:
     classes: tuple[str, ...]
     held_out: str
     """SHA-256 over the ids of the test split."""
+    images: str = "images"
+    """Where the decoded images are, relative to the run: the folds of a cross-validation share them."""
     notes: tuple[str, ...] = ()
     """What was left out while reading the data, one sentence each."""
     compared: bool = False
@@ -125,6 +127,7 @@ class Plan:
             "fingerprint": self.fingerprint,
             "classes": list(self.classes),
             "held_out": self.held_out,
+            "images": self.images,
             "notes": list(self.notes),
             "compared": self.compared,
             "sets": self.sets,
@@ -149,6 +152,7 @@ class Plan:
             fingerprint=values["fingerprint"],
             classes=tuple(values["classes"]),
             held_out=values["held_out"],
+            images=values.get("images", "images"),  # absent from plans of version 0.1.0
             notes=tuple(values["notes"]),
             compared=values.get("compared", False),
             sets=values.get("sets", False),  # absent in runs from before there were label sets
@@ -157,7 +161,7 @@ class Plan:
     def open_data(self, run: RunFolder) -> PreparedData:
         """Return the samples and decoded images that the run keeps."""
         table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, sets=self.sets)
-        return PreparedData(table, ImageStore.open(run.images), fingerprint=self.fingerprint)
+        return PreparedData(table, ImageStore.open(run.path / self.images), fingerprint=self.fingerprint)
 
 
 _GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("", RunConfig)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,26 @@ def without(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:
     return table.take(np.array([name not in unreadable for name in table.ids], dtype=np.bool_)) if bad else table
 
 
+def read_data(data: str | Path, config: DataConfig, *, sets: bool = False) -> PreparedData:
+    """Read the table and decode every image once; the samples are divided as they came, or not at all.
+
+    Args:
+        data: Folder, table, zip or name of a data set.
+        config: How to read it.
+        sets: Whether images may have sets of labels.
+
+    Raises:
+        ConfigError: Images have sets of labels where they may not.
+        DataError: Nothing to read, or too many unreadable images.
+    """
+    if config.says_sets and not sets:
+        raise ConfigError("sets of labels are learned with tercet train: give one data.label_columns, no separator")
+    table = load_table(data, config)
+    fingerprint = table.fingerprint()
+    store, bad = ImageStore.decode(table, config)
+    return PreparedData(without(table, bad), store, tuple(bad), fingerprint)
+
+
 def prepare_data(data: str | Path, config: DataConfig, *, sets: bool = False) -> PreparedData:
     """Read the table, decode every image once, and divide the samples.
 
@@ -109,15 +129,19 @@ def prepare_data(data: str | Path, config: DataConfig, *, sets: bool = False) ->
         ConfigError: Images have sets of labels where they may not.
         DataError: Nothing to train on, too many unreadable images, or splits that overlap.
     """
-    if config.says_sets and not sets:
-        raise ConfigError("sets of labels are learned with tercet train: give one data.label_columns, no separator")
-    table = load_table(data, config)
-    fingerprint = table.fingerprint()
-    store, bad = ImageStore.decode(table, config)
-    table = assign_splits(without(table, bad), config)
-    check_disjoint(table)
-    prepared = PreparedData(table, store, tuple(bad), fingerprint)
+    read = read_data(data, config, sets=sets)
+    prepared = replace(read, table=assign_splits(read.table, config))
+    check_disjoint(prepared.table)
+    require_splits(prepared)
+    return prepared
+
+
+def require_splits(prepared: PreparedData) -> None:
+    """Refuse data without rows to train on or to choose with.
+
+    Raises:
+        DataError: There are none.
+    """
     for split in ("train", "validation"):
         if not len(prepared.rows(split)):
             raise DataError(f"no images are left for {split}: give more images, or change --data.val-fraction")
-    return prepared

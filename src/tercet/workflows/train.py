@@ -31,7 +31,8 @@ from tercet.workflows.prepared import PreparedData, held_out_digest, prepare_dat
 from tercet.workflows.progress import say
 from tercet.workflows.run_folder import RunFolder
 
-_DATA = "data_source"  # how config.yaml names what was trained on, beside the options
+DATA_SOURCE = "data_source"
+"""How config.yaml names what was trained on, beside the options."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ def train(
 def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path | None, console: Console) -> Run:
     """Begin or continue a run and see it to its end."""
     if resume is not None:
-        ignored = sorted(parsed.given - {"resume", "json", "debug"}) + ([str(data)] if data is not None else [])
-        if ignored:
-            raise ConfigError(f"--resume goes on as the run was begun; it takes no {', '.join(ignored)}")
+        refuse_changes(data, parsed)
         run = RunFolder.open(resume)
         with run.lock():
             run.remove_unfinished()
@@ -87,11 +86,11 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
             return _work(run, plan, prepared, console)
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume RUN")
-    _check(parsed)
+    check_members(parsed)
     run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
     with run.lock():
         options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
-        write_text(run.config, dump_yaml({_DATA: str(data), **options}))
+        write_text(run.config, dump_yaml({DATA_SOURCE: str(data), **options}))
         try:
             plan, prepared = _begin(run, str(data), parsed)
         except (ConfigError, DataError):
@@ -100,17 +99,34 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
         return _work(run, plan, prepared, console)
 
 
-def _check(parsed: Parsed) -> None:
-    """Find wrong members before any data is touched."""
+def refuse_changes(data: str | Path | None, parsed: Parsed) -> None:
+    """Refuse new data and options beside `resume`.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    ignored = sorted(parsed.given - {"resume", "json", "debug"}) + ([str(data)] if data is not None else [])
+    if ignored:
+        raise ConfigError(f"--resume goes on as the run was begun; it takes no {', '.join(ignored)}")
+
+
+def check_members(parsed: Parsed) -> None:
+    """Find wrong members before any data is touched.
+
+    Raises:
+        ConfigError: A device, network or option cannot be.
+        ModelError: Weights cannot be used.
+    """
     config = parsed.of(RunConfig)
     choose_device(config.device)
     if config.members:
-        for member in _resolve(config.members, parsed):
+        for member in resolve(config.members, parsed):
             check_weights(member.network, member.model)
             check_build(member.network, member.model)
 
 
-def _resolve(members: Sequence[Any], parsed: Parsed) -> tuple[MemberConfig, ...]:
+def resolve(members: Sequence[Any], parsed: Parsed) -> tuple[MemberConfig, ...]:
+    """Resolve members with the options of a run; see `resolve_members`."""
     return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig))
 
 
@@ -118,7 +134,7 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
     config = parsed.of(RunConfig)
     write_json(run.path / "environment.json", describe_environment())
     prepared = prepare_data(data, parsed.of(DataConfig), sets=True)
-    members = _resolve(config.members or default_members(prepared.image_size), parsed)
+    members = resolve(config.members or default_members(prepared.image_size), parsed)
     plan = make_plan(data, prepared, parsed.of(DataConfig), parsed.of(FusionConfig), config, members)
     lay_out(run, plan, prepared)
     return plan, prepared
@@ -131,8 +147,19 @@ def make_plan(
     fusion: FusionConfig,
     config: RunConfig,
     members: tuple[MemberConfig, ...],
+    *,
+    trainings: int | None = None,
 ) -> Plan:
     """Return the plan of a run on prepared data.
+
+    Args:
+        data: What the user named.
+        prepared: The data, divided.
+        data_config: How they were divided.
+        fusion: How the members are fused.
+        config: What the run does beside.
+        members: The members, resolved.
+        trainings: How many trainings share the cores (default: one a member).
 
     Raises:
         ConfigError: The device is not there, or the members are chosen by different rules.
@@ -145,7 +172,7 @@ def make_plan(
         run=config,
         members=members,
         device=device,
-        threads=plan_threads(len(members), threads=config.threads, device=device).threads,
+        threads=plan_threads(trainings or len(members), threads=config.threads, device=device).threads,
         channels=prepared.channels,
         image_size=prepared.image_size,
         fingerprint=prepared.fingerprint,
@@ -169,10 +196,13 @@ def lay_out(run: RunFolder, plan: Plan, prepared: PreparedData) -> None:
 
 def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:
     stored = read_mapping(run.config)
-    if _DATA not in stored:
-        raise StorageError(f"{run.path} holds fused or compared members, not a training that `train` could continue")
+    if DATA_SOURCE not in stored:
+        raise StorageError(
+            f"{run.path} holds fused or compared members, or folds, not a training that `train` could continue "
+            "(folds go on with tercet crossval --resume)"
+        )
     if not run.plan.is_file():
-        data = stored.pop(_DATA)
+        data = stored.pop(DATA_SOURCE)
         return _begin(run, data, TRAIN.parse_object(stored, source=str(run.config)))
     plan = Plan.load(run)
     return plan, plan.open_data(run)
