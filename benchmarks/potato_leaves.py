@@ -4,7 +4,8 @@
 
 FOLDER holds potato-leaves/potato-leaf-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. The 500 pictures
 of healthy leaves are 125 originals, turned and mirrored. The archive's own test split keeps originals whole and stays
-out of both; there the two fold ensembles meet. Report and figures go to benchmarks/results/.
+out of both; there the two fold ensembles meet. Mirrored views are used in a fold only where they are better on its
+validation images. Report and figures go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ OPTIONS = [
     *("--folds", "5", "--members", "mobilenetv2_035", "--backbone.args", "{pad_type: same, bn_eps: 0.001}"),
     *("--input.size", "96", "--input.mean", "0.5", "--input.std", "0.5"),
     *("--epochs", "8", "--lr", "1e-3", "--schedule", "cosine", "--batch-size", "32"),
+    *("--augment", "light-flip", "--tta", "flip+vflip"),
 ]
 
 
