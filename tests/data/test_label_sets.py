@@ -126,10 +126,18 @@ def test_a_folder_with_a_table_becomes_a_table_of_sets(photos: Path) -> None:
     assert table.fingerprint() != load_table(photos, DataConfig(label_columns=("colour",))).fingerprint()
 
 
-def test_sets_that_are_all_empty_are_an_error(photos: Path) -> None:
-    (photos / "labels.csv").write_text("image,a,b\n0.png,0,0\n1.png,0,0\n")
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("image,a,b\n0.png,0,0\n1.png,0,0\n", {"label_columns": ("a", "b")}),
+        ("image,a,b\n0.png,,\n1.png,,\n", {"label_columns": ("a", "b")}),
+        ("image,label\n0.png,\n1.png, \n", {"label_separator": " "}),
+    ],
+)
+def test_sets_that_are_all_empty_are_an_error(content: str, options: dict, photos: Path) -> None:
+    (photos / "labels.csv").write_text(content)
     with pytest.raises(DataError, match="all label sets are empty") as caught:
-        load_table(photos, DataConfig(label_columns=("a", "b")))
+        load_table(photos, DataConfig(**options))
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
 
 

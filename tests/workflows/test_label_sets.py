@@ -32,6 +32,7 @@ from tercet.training.loop import Training
 from tercet.workflows.ensemble import ensemble
 from tercet.workflows.infer import evaluate, predict_files
 from tercet.workflows.label_sets import set_objective
+from tercet.workflows.prepared import prepare_data
 from tercet.workflows.train import Run, train
 from tests.workflows.conftest import draw, one_core
 
@@ -167,6 +168,7 @@ def test_a_changed_rule_is_noticed(run: Run, tmp_path: Path) -> None:
         ({"label_smoothing": 0.1}, "label_smoothing of each"),
         ({"class_weights": "balanced"}, "class_weights of each"),
         ({"mixup": 0.2}, "mixup and cutmix of chain"),
+        ({"tta": "flip"}, "tta flip averages"),
     ],
 )
 def test_what_is_for_one_class_is_refused(options: dict, message: str, pictures: Path, tmp_path: Path) -> None:
@@ -180,6 +182,18 @@ def test_what_is_for_sets_is_refused(options: dict, pictures: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="needs sets of labels"):
         data = {"label_columns": ["shape"]}
         train(pictures, members=["small-cnn"], data=data, output=str(tmp_path / "run"), **{**OPTIONS, **options})
+
+
+def test_other_work_than_training_refuses_sets(pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="learned with tercet train"):
+        prepare_data(pictures, DataConfig(label_columns=("shape", "form")))
+
+
+def test_what_needs_one_class_is_refused_by_the_bundle(run: Run, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="test-time augmentation"):
+        predict_files(run.path, [pictures / "0.png"], tta="flip")
+    with pytest.raises(ConfigError, match="submission names one class"):
+        predict_files(run.path, [pictures / "0.png"], csv=str(tmp_path / "out.csv"), submission="sample.csv")
 
 
 def test_members_are_fused_where_they_are_trained(run: Run, tmp_path: Path) -> None:

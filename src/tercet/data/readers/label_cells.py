@@ -87,7 +87,8 @@ def label_cells(
     """
     if separator is not None and not single_labels:
         mark = separator.strip() or " "
-        if not any(mark in fields[position].strip() for fields in records for position in positions):
+        cells = [fields[position].strip() for fields in records for position in positions]
+        if any(cells) and not any(mark in cell for cell in cells):
             searched = ", ".join(header[position] for position in positions)
             raise DataError(
                 f"{name}: no cell of {searched} holds the separator '{separator}': give another --data.label-separator "
