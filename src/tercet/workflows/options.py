@@ -188,21 +188,23 @@ class DemoConfig:
 
 ALIASES = {"data_dir": "data.data_dir"}
 """Other names of options."""
+_SOURCE = Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)
+_TRAINED: list[tuple[str, type]] = [
+    ("", RunConfig),
+    ("", ResumeConfig),
+    ("data", DataConfig),
+    ("", ModelConfig),
+    ("", TrainingConfig),
+    ("fusion", FusionConfig),
+    ("", OutputConfig),
+]
 
 TRAIN = Options(
     "train",
     "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
     "with everything that was measured and, in RUN/bundle, the fused model.",
-    groups=[
-        ("", RunConfig),
-        ("", ResumeConfig),
-        ("data", DataConfig),
-        ("", ModelConfig),
-        ("", TrainingConfig),
-        ("fusion", FusionConfig),
-        ("", OutputConfig),
-    ],
-    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
+    groups=_TRAINED,
+    positionals=[_SOURCE],
     config_file=True,
     aliases=ALIASES,
 )
@@ -210,17 +212,8 @@ CROSSVAL = Options(
     "crossval",
     "Train and measure as train does, once for every fold of the data, each held out in turn. Leaves a run for each "
     "fold, the predictions of all held-out images together, and one bundle: the mean of the folds' answers.",
-    groups=[
-        ("", FoldsConfig),
-        ("", RunConfig),
-        ("", ResumeConfig),
-        ("data", DataConfig),
-        ("", ModelConfig),
-        ("", TrainingConfig),
-        ("fusion", FusionConfig),
-        ("", OutputConfig),
-    ],
-    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
+    groups=[("", FoldsConfig), *_TRAINED],
+    positionals=[_SOURCE],
     config_file=True,
     aliases=ALIASES,
 )
@@ -228,17 +221,8 @@ TUNE = Options(
     "tune",
     "Search for better options of one network: trials with options drawn from a space, measured on validation. Leaves "
     "a table of all trials and, in FOLDER/best.yaml, the configuration of the best, which train --config takes.",
-    groups=[
-        ("", TuneConfig),
-        ("", RunConfig),
-        ("", ResumeConfig),
-        ("data", DataConfig),
-        ("", ModelConfig),
-        ("", TrainingConfig),
-        ("fusion", FusionConfig),
-        ("", OutputConfig),
-    ],
-    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)],
+    groups=[("", TuneConfig), *_TRAINED],
+    positionals=[_SOURCE],
     config_file=True,
     aliases=ALIASES,
 )

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tercet.ground.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.ground.files import write_json, write_text
-from tercet.ground.runtime import ThreadPlan, choose_device, describe_environment, plan_threads
+from tercet.ground.runtime import choose_device, describe_environment, plan_threads
 from tercet.records.config import FusionConfig, RunConfig
 from tercet.records.documents import dump_yaml
 from tercet.records.history import History
@@ -20,11 +20,12 @@ from tercet.workflows.journal import Journal, draw, require_optuna
 from tercet.workflows.options import TUNE, TuneConfig
 from tercet.workflows.plan import Plan
 from tercet.workflows.pool import JobFailure, do_all
-from tercet.workflows.prepared import PreparedData, held_out_digest, prepare_data
+from tercet.workflows.prepared import PreparedData, prepare_data
 from tercet.workflows.progress import Bars, say
 from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.search import Search
 from tercet.workflows.study_folder import Outcome, StudyFolder
+from tercet.workflows.train import lay_out, make_plan
 from tercet.workflows.trial import TrialWork
 from tercet.workflows.trial_table import TrialRow, as_csv, best_row, train_command, trials_report
 
@@ -126,31 +127,17 @@ def _prepare(study: StudyFolder, search: Search) -> tuple[Plan, PreparedData]:
     member, data_config = search.configuration({})
     write_json(study.path / "environment.json", describe_environment())
     prepared = prepare_data(search.data, data_config)
-    device = choose_device(search.run.device)
-    plan = Plan(
-        data=search.data,
-        data_config=data_config,
-        fusion=search.given[FusionConfig],
-        run=search.run,
-        members=(member,),
-        device=device,
-        threads=_share(search.trials, search.run.threads, device).threads,
-        channels=prepared.channels,
-        image_size=prepared.image_size,
-        fingerprint=prepared.fingerprint,
-        classes=prepared.table.classes,
-        held_out=held_out_digest(prepared.table),
-        notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
+    trainings = at_once(search.trials)
+    plan = make_plan(
+        search.data, prepared, data_config, search.given[FusionConfig], search.run, (member,), trainings=trainings
     )
-    prepared.table.save(study.run.samples)
-    prepared.store.save(study.run.images)
-    write_json(study.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
-    plan.save(study.run)  # last: a search with a plan has all it needs
+    lay_out(study.run, plan, prepared)
     return plan, prepared
 
 
-def _share(trials: int, threads: int | None, device: str) -> ThreadPlan:
-    return plan_threads(max(1, trials // _GENERATIONS), threads=threads, device=device)
+def at_once(trials: int) -> int:
+    """Return how many trials may run side by side, which know nothing of each other."""
+    return max(1, trials // _GENERATIONS)
 
 
 @dataclass
@@ -180,7 +167,7 @@ class _Tuner:
         self.search.save(self.study.search)  # with a new number of trials, if there is one
         missing = self.search.trials - done + len(self.journal.running())
         if missing:
-            threads = _share(self.search.trials, self.plan.threads, self.plan.device)
+            threads = plan_threads(at_once(self.search.trials), threads=self.plan.threads, device=self.plan.device)
             counts = ", ".join(f"{len(self.prepared.rows(split))} {split}" for split in ("train", "validation"))
             say(self.console, f"{self.plan.data}: {len(self.plan.classes)} classes; {counts} images")
             say(self.console, f"{missing} of {self.search.trials} trials on {self.plan.device}: {threads}")
