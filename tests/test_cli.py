@@ -284,12 +284,16 @@ def test_signals_are_130_and_143(run: Run, monkeypatch: pytest.MonkeyPatch, numb
         except Exception as error:  # what a decoder does that takes every error for damage
             raise AssertionError("the signal was taken for an error") from error
 
-    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], stopped))  # type: ignore[arg-type]
-    said, out, err = run("datasets")
-    assert (said, out) == (code, "")
-    assert "stopped by" in err and "Traceback" not in err
-    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    try:
+        handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+        monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], stopped))  # type: ignore[arg-type]
+        said, out, err = run("datasets")
+        assert (said, out) == (code, "")
+        assert "stopped by" in err and "Traceback" not in err
+        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------------------------ one JSON document a verb

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tercet.data.readers.pickled import read_pickled_mapping
@@ -95,6 +95,7 @@ def test_lies_about_sizes_cost_nothing() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, len(BATCH) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+@example(flips=[(82, 92)])  # a backslash that escapes nothing
 def test_a_damaged_batch_is_one_clear_error(flips: list[tuple[int, int]]) -> None:
     content = bytearray(BATCH)
     for position, value in flips:

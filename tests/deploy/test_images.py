@@ -108,10 +108,10 @@ def test_neither_the_batch_size_nor_the_company_changes_an_answer(sizes: list[tu
     images = [colour(index, size) if index % 2 else grey(index, size) for index, size in enumerate(sizes)]
     together = SHARED.predict(images, batch_size=batch)
     alone = np.concatenate([SHARED.predict(image, batch_size=1).probabilities for image in images])
-    assert np.abs(together.probabilities - alone).max() < 1e-5
+    assert np.abs(together.probabilities - alone).max() < 1e-4  # kernels differ with the batch: 32-bit rounding
     assert np.allclose(together.probabilities.sum(1), 1)
     backwards = SHARED.predict(images[::-1], batch_size=batch).probabilities[::-1]
-    assert np.abs(backwards - alone).max() < 1e-5
+    assert np.abs(backwards - alone).max() < 1e-4
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3000, 3)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,9 @@ def read_pickled_mapping(content: bytes, *, name: str) -> dict[str, Any]:
         DataError: It is no such pickle, is damaged, or would run code.
     """
     try:
-        value = _value(_Machine(name).run(content), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # odd escapes in a damaged file's texts
+            value = _value(_Machine(name).run(content), name)
     except DataError:
         raise
     except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError, EOFError) as error:
