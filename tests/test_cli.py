@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,13 @@ def test_help_tells_every_option_and_argument(run: Run, verb: str) -> None:
     assert out.startswith(f"Usage: tercet {verb}")
     assert "--json" in out and "--debug" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_of_the_help_can_be_given(verb: str) -> None:
+    options, _ = VERBS[verb]
+    for example in options.examples:
+        options.parse_args(shlex.split(example))
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import textwrap
 import threading
 import traceback
 import warnings
@@ -66,7 +65,7 @@ def _crossval(parsed: Parsed) -> Answer:
 def _tune(parsed: Parsed) -> Answer:
     from tercet.workflows.tune import run_tuning
 
-    resume, space = parsed.of(verbs.ResumeConfig).resume, parsed.of(verbs.TuneConfig).space
+    resume, space = parsed.of(verbs.ResumeConfig).resume, parsed.of(studies.TuneConfig).space
     tuning = run_tuning(parsed.positional["data"], parsed, space=space, resume=resume, console=_console())
     return Answer(f"{tuning.report}\nfolder: {tuning.path}\nbest:   {tuning.best}\n", dict(tuning.metrics))
 
@@ -173,36 +172,37 @@ def _demo(parsed: Parsed) -> Answer:
 
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "train": (verbs.TRAIN, _train),
-    "crossval": (verbs.CROSSVAL, _crossval),
-    "tune": (verbs.TUNE, _tune),
-    "ensemble": (verbs.ENSEMBLE, _ensemble),
-    "evaluate": (verbs.EVALUATE, _evaluate),
     "predict": (verbs.PREDICT, _predict),
+    "evaluate": (verbs.EVALUATE, _evaluate),
+    "ensemble": (verbs.ENSEMBLE, _ensemble),
     "blend": (verbs.BLEND, _blend),
+    "crossval": (studies.CROSSVAL, _crossval),
     "compare": (studies.COMPARE, _compare),
+    "tune": (studies.TUNE, _tune),
     "runs": (studies.RUNS, _runs),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
+}
+_PURPOSES = {
+    "From images to answers": ("train", "predict", "evaluate"),
+    "Fuse what exists": ("ensemble", "blend"),
+    "Many trainings, measured alike": ("crossval", "compare", "tune", "runs"),
+    "Look around": ("models", "datasets", "demo"),
 }
 
 
 def usage() -> str:
     """Return what `tercet --help` prints."""
     width = max(map(len, VERBS))
-    lines = [
-        textwrap.fill(
-            options.description.split(". ")[0].rstrip(".") + ".",
-            80,
-            initial_indent=f"  {name:<{width}}  ",
-            subsequent_indent=" " * (width + 4),
-        )
-        for name, (options, _) in VERBS.items()
-    ]
+    lines: list[str] = []
+    for purpose, names in _PURPOSES.items():
+        lines += ["", f"{purpose}:", *(f"  {name:<{width}}  {VERBS[name][0].summary()}" for name in names)]
     return (
         f"tercet {__version__}: from a folder of images to one fused classifier.\n\n"
-        "Usage: tercet VERB [words] [options]\n\n" + "\n".join(lines) + "\n\n"
+        "Usage: tercet VERB [words] [options]\n" + "\n".join(lines) + "\n\n"
         "tercet VERB --help tells a verb's options. Every verb takes --json for programs.\n"
+        "Exit codes: 0 done, 2 options, 3 data, 4 model, 5 disk, 6 diverged, 7 memory.\n"
         "A first run, two minutes, no download: tercet demo\n"
     )
 

@@ -17,9 +17,9 @@ from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.history import History
 from tercet.workflows import journal as journals
 from tercet.workflows.journal import Journal, draw
-from tercet.workflows.options import TUNE
 from tercet.workflows.search import Search
 from tercet.workflows.study_folder import StudyFolder
+from tercet.workflows.study_options import TUNE
 from tercet.workflows.train import train
 from tercet.workflows.tune import Tuning, tune
 from tests.workflows import test_interruption as stopping

@@ -17,7 +17,7 @@ from tercet.records.views import Views
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images are, what they are called, and how they are divided and augmented."""
+    """Where the images are, what they are called, and how they are read and divided."""
 
     image_column: str | None = None
     """Column of a table with the image's file name (default: image, file, path, filename or id)."""

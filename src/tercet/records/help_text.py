@@ -54,12 +54,15 @@ def format_help(
     *,
     config_file: bool,
     width: int,
+    examples: Sequence[str] = (),
 ) -> str:
     """Return the help of a verb as plain text of `width` columns."""
     usage = " ".join(["Usage: tercet", *filter(None, [verb]), *(item.usage() for item in positionals), "[options]"])
     lines = [usage, ""]
     if description:
-        lines += [*textwrap.wrap(description, width), ""]
+        lines += [*textwrap.wrap(description, width, break_on_hyphens=False), ""]
+    if examples:
+        lines += ["Examples:", *(f"  tercet {verb} {words}" for words in examples), ""]
     if positionals:
         lines.append("Arguments:")
         for item in positionals:

@@ -62,13 +62,14 @@ class Options:
 
     Args:
         verb: The verb's name, as in `tercet VERB`.
-        description: What the verb does, in one or two sentences.
+        description: What the verb does, in a few sentences; the first one, short, stands for it in `tercet --help`.
         groups: Pairs of a key prefix and a frozen dataclass whose fields all have defaults; '' puts the fields at the
             top. Nested dataclasses become groups of their own.
         positionals: The words that are no options, in order; at most one may take several.
         config_file: Whether `--config FILE` reads options from a YAML file.
         aliases: Other names of options, such as `data_dir` for `data.data_dir`.
         without: Fields of a class that are no options of this verb and keep their defaults.
+        examples: Command lines, without `tercet VERB`, that the help begins with.
 
     Raises:
         TypeError: Two classes name the same option, or a field has no default.
@@ -84,12 +85,18 @@ class Options:
         config_file: bool = False,
         aliases: Mapping[str, str] | None = None,
         without: Mapping[type, frozenset[str]] | None = None,
+        examples: Sequence[str] = (),
     ) -> None:
         self.verb = verb
         self.description = description
         self.positionals = tuple(positionals)
         self.config_file = config_file
+        self.examples = tuple(examples)
         self.schema = Schema(groups, aliases, without)
+
+    def summary(self) -> str:
+        """Return the first sentence of the description."""
+        return self.description.partition(". ")[0].rstrip(".") + "."
 
     def parse_args(self, argv: Sequence[str]) -> Parsed:
         """Read a command line; `--help` prints the help and leaves with exit code 0.
@@ -142,7 +149,13 @@ class Options:
             width: Columns.
         """
         return format_help(
-            self.verb, self.description, self.schema, self.positionals, config_file=self.config_file, width=width
+            self.verb,
+            self.description,
+            self.schema,
+            self.positionals,
+            config_file=self.config_file,
+            width=width,
+            examples=self.examples,
         )
 
     def _read_file(self, path: str, problems: Problems) -> list[Entry]:

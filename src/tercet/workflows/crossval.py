@@ -27,11 +27,11 @@ from tercet.workflows.conclude_folds import conclude_folds
 from tercet.workflows.fold_runs import CHOSEN, FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
 from tercet.workflows.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.workflows.members import default_members
-from tercet.workflows.options import CROSSVAL, FoldsConfig
 from tercet.workflows.pool import JobFailure
 from tercet.workflows.prepared import read_data
 from tercet.workflows.progress import say
 from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.study_options import CROSSVAL, FoldsConfig
 from tercet.workflows.train import check_members, refuse_changes, resolve
 
 _DATA = "crossval_source"  # how config.yaml names what was divided, beside the options
@@ -75,7 +75,7 @@ def crossval(
             `members=["small-cnn"]`, `data={"group_column": "subject"}`.
 
     Raises:
-        TercetError: See `tercet.errors`; what was begun can be continued with `resume`.
+        TercetError: See `tercet.ground.errors`; what was begun can be continued with `resume`.
     """
     parsed = CROSSVAL.parse_object(options)
     return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))

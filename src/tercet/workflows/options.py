@@ -1,4 +1,4 @@
-"""The options of every verb: what may follow `tercet VERB`, without the weight of the work itself."""
+"""The options of the verbs around one run: what may follow `tercet VERB`, without the weight of the work itself."""
 
 from __future__ import annotations
 
@@ -29,28 +29,6 @@ class ResumeConfig:
 
     resume: str | None = None
     """Run folder to go on with; takes no other options."""
-
-
-@dataclass(frozen=True)
-class FoldsConfig:
-    """How the data are divided into folds, and which members are trained in which."""
-
-    folds: int | None = None
-    """Number of folds, stratified, groups whole (default: those of the table's own fold column, else 5)."""
-    leave_one_group_out: bool = False
-    """One fold a group, named after it; data.group_column or data.group_from tell the group."""
-    fold_members: tuple[str, ...] = ()
-    """Train a member in some folds only, such as xception=3+4+5: its name, then the names of folds."""
-
-    def __post_init__(self) -> None:
-        odd = [text for text in self.fold_members if not all(text.rpartition("="))]
-        require(
-            [
-                self.folds is not None and self.folds < 2 and f"folds {self.folds} must be at least 2",
-                self.folds is not None and self.leave_one_group_out and "give either folds or leave_one_group_out",
-                bool(odd) and f"fold_members '{', '.join(odd)}' is not of the form MEMBER=FOLD+FOLD",
-            ]
-        )
 
 
 @dataclass(frozen=True)
@@ -164,21 +142,6 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class TuneConfig:
-    """What is searched, for how long, and which trainings are given up early."""
-
-    space: str | None = None
-    """YAML file with the options to vary, each with a list of choices or a range {low, high, step, log}."""
-    trials: int = 20
-    """Trainings in all, the first with the options as they are; with --resume the new number."""
-    pruner: Literal["median", "hyperband", "none"] = "median"
-    """Ends trials early: those worse than the median of the others at the same epoch, by Hyperband, or none."""
-
-    def __post_init__(self) -> None:
-        require([self.trials < 2 and "trials must be at least 2: the options as they are, and one other"])
-
-
-@dataclass(frozen=True)
 class DemoConfig:
     """Where the demonstration leaves its run."""
 
@@ -188,8 +151,9 @@ class DemoConfig:
 
 ALIASES = {"data_dir": "data.data_dir"}
 """Other names of options."""
-_SOURCE = Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)
-_TRAINED: list[tuple[str, type]] = [
+SOURCE = Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)
+"""The images that a verb trains on; none where it resumes."""
+TRAINED: list[tuple[str, type]] = [
     ("", RunConfig),
     ("", ResumeConfig),
     ("data", DataConfig),
@@ -198,44 +162,34 @@ _TRAINED: list[tuple[str, type]] = [
     ("fusion", FusionConfig),
     ("", OutputConfig),
 ]
+"""The options of `train`, and of what trains as it does."""
 
 TRAIN = Options(
     "train",
-    "Train several classifiers on a folder of images, fuse them, and report how good they are. Leaves a run folder "
-    "with everything that was measured and, in RUN/bundle, the fused model.",
-    groups=_TRAINED,
-    positionals=[_SOURCE],
+    "Train networks on a folder of images, fuse them, and measure them. Leaves a run folder with everything that was "
+    "measured and, in RUN/bundle, the fused model.",
+    groups=TRAINED,
+    positionals=[SOURCE],
     config_file=True,
     aliases=ALIASES,
-)
-CROSSVAL = Options(
-    "crossval",
-    "Train and measure as train does, once for every fold of the data, each held out in turn. Leaves a run for each "
-    "fold, the predictions of all held-out images together, and one bundle: the mean of the folds' answers.",
-    groups=[("", FoldsConfig), *_TRAINED],
-    positionals=[_SOURCE],
-    config_file=True,
-    aliases=ALIASES,
-)
-TUNE = Options(
-    "tune",
-    "Search for better options of one network: trials with options drawn from a space, measured on validation. Leaves "
-    "a table of all trials and, in FOLDER/best.yaml, the configuration of the best, which train --config takes.",
-    groups=[("", TuneConfig), *_TRAINED],
-    positionals=[_SOURCE],
-    config_file=True,
-    aliases=ALIASES,
+    examples=[
+        "photos/",
+        "photos/ --members resnet18,mobilenetv2_100 --epochs 10 --lr 1e-4",
+        "--resume runs/photos-1",
+    ],
 )
 ENSEMBLE = Options(
     "ensemble",
-    "Fuse members that exist, of one run or of several runs on the same data and splits, in every way asked for.",
+    "Fuse the trained members of one run or of several. The runs hold the same data and splits; what comes out is a "
+    "run folder with a bundle.",
     groups=[("", EnsembleConfig), ("fusion", FusionConfig), ("", OutputConfig)],
     positionals=[Positional("runs", "run folders", many=True)],
     config_file=True,
+    examples=["runs/photos-1 runs/photos-2 --methods average,weighted"],
 )
 EVALUATE = Options(
     "evaluate",
-    "Measure a bundle on labelled images; classes are matched by name. Scored are the data's own test split where it "
+    "Measure a bundle on labelled images. Classes are matched by name. Scored are the data's own test split where it "
     "has one, else the test split that was held out if the bundle was trained on this very data, else all images.",
     groups=[("", ViewsConfig), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
@@ -243,6 +197,7 @@ EVALUATE = Options(
         Positional("data", "folder of images by class, table, zip, or name of a data set"),
     ],
     aliases=ALIASES,
+    examples=["runs/photos-1 another-test-set/"],
 )
 PREDICT = Options(
     "predict",
@@ -252,30 +207,38 @@ PREDICT = Options(
         Positional("bundle", "a bundle's folder, or a run's"),
         Positional("images", "image files, or folders of them", many=True),
     ],
+    examples=[
+        "runs/photos-1 new-photos/ --csv answers.csv",
+        "runs/photos-1 test/ --submission sample.csv --csv answers.csv",
+    ],
 )
 BLEND = Options(
     "blend",
-    "Fuse prediction files from anywhere (.npy N x K, .npz, or CSV with ids) and score them where labels are known.",
+    "Fuse and score prediction files from anywhere. A file is .npy (N x K), .npz, or CSV with ids. Scores and fitted "
+    "weights need labels.",
     groups=[("", BlendConfig), ("", OutputConfig)],
     positionals=[Positional("files", "prediction files; one alone is only scored", many=True)],
+    examples=["a.npy b.npy c.npy --labels truth.csv"],
 )
 MODELS = Options(
     "models",
-    "List the networks; or build one, without weights, and tell its size, cost, input and parts. Operations are those "
-    "of one image; a multiply-add counts as two.",
+    "List the networks, or tell the size and cost of one. It is built without weights; operations are those of one "
+    "image, and a multiply-add counts as two.",
     groups=[("", NetworkConfig), ("", ModelConfig), ("fusion", FusionConfig), ("", OutputConfig)],
     positionals=[
         Positional("name", "a network, part of a name to search for, or e2e: the fusion head", required=False)
     ],
+    examples=["efficientnet", "resnet18 --classes 10 --recurrent lstm --scan rows"],
 )
 DATASETS = Options(
     "datasets",
-    "List the data sets known by name; or tell where one comes from and how to place it by hand.",
+    "List the data sets known by name, or tell about one. Told are where it comes from, its licence, files, sizes and "
+    "checksums, and how to place it by hand.",
     groups=[("", OutputConfig)],
     positionals=[Positional("name", "a data set", required=False)],
 )
 DEMO = Options(
     "demo",
-    "Train three members on the handwritten digits that come with scikit-learn, and fuse them in every way.",
+    "Train and fuse three members on scikit-learn's digits. Two minutes, no download.",
     groups=[("", DemoConfig), ("", OutputConfig)],
 )

@@ -16,6 +16,7 @@ from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import natural_key, read_json
 from tercet.ground.registry import nearest
 from tercet.ground.streams import printable
+from tercet.workflows.study_options import SORTS
 
 _METRICS, _BEGUN, _PLAN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml"), "plan.json"
 _UNSUITABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
@@ -52,7 +53,6 @@ class RunRow:
         return asdict(self)
 
 
-SORTS = ("name", "data", "chosen", "validation", "test", "macro_f1", "kappa", "seconds", "date")
 _DOWN = ("validation", "test", "macro_f1", "kappa", "date")
 
 

@@ -69,7 +69,7 @@ def train(
             `data={"val_fraction": 0.2}`; dots may also be written as keys, as in `**{"data.val_fraction": 0.2}`.
 
     Raises:
-        TercetError: See `tercet.errors`; a run that was begun can be continued with `resume`.
+        TercetError: See `tercet.ground.errors`; a run that was begun can be continued with `resume`.
     """
     parsed = TRAIN.parse_object(options)
     return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))

@@ -17,7 +17,6 @@ from tercet.records.documents import dump_yaml
 from tercet.records.history import History
 from tercet.records.options import Parsed
 from tercet.workflows.journal import Journal, draw, require_optuna
-from tercet.workflows.options import TUNE, TuneConfig
 from tercet.workflows.plan import Plan
 from tercet.workflows.pool import JobFailure, do_all
 from tercet.workflows.prepared import PreparedData, prepare_data
@@ -25,6 +24,7 @@ from tercet.workflows.progress import Bars, say
 from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.search import Search
 from tercet.workflows.study_folder import Outcome, StudyFolder
+from tercet.workflows.study_options import TUNE, TuneConfig
 from tercet.workflows.train import lay_out, make_plan
 from tercet.workflows.trial import TrialWork
 from tercet.workflows.trial_table import TrialRow, as_csv, best_row, train_command, trials_report
@@ -71,7 +71,7 @@ def tune(
         **options: Any option of `tercet tune`, such as `members=["row-lstm"]`, `trials=30`, `epochs=5`.
 
     Raises:
-        TercetError: See `tercet.errors`; a search that was begun can be continued with `resume`.
+        TercetError: See `tercet.ground.errors`; a search that was begun can be continued with `resume`.
     """
     parsed = TUNE.parse_object(options)
     return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
