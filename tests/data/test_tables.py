@@ -40,7 +40,7 @@ def test_labels_are_exact_strings_and_blank_is_unlabelled() -> None:
     found = rows("id,label\n" + "".join(f"00{index},{label}\n" for index, label in enumerate(names)))
     assert found.labels == ["1", "01", "1.0", "NaN", "None", "True", "", ""]
     assert found.ids[7] == "007"
-    assert found.notes == ["2 rows have no label"]
+    assert found.notes == ["2 rows have no label and do not train"]
 
 
 def test_names_with_newlines_commas_and_unicode_survive() -> None:

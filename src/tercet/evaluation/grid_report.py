@@ -5,7 +5,6 @@ A row is what `metrics.json` holds of a network; a score over seeds is a mapping
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,6 @@ from tercet.ground.streams import printable
 
 Row = Mapping[str, Any]
 _ABSENT = "-"
-
-
-def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """Return the `mean`, the sample standard deviation `sd` (None for one value) and the number `n`; None for none."""
-    if not values:
-        return None
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}
 
 
 def scores_table(rows: Sequence[Row], *, baseline: str, title: str = "") -> Table:

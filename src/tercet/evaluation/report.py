@@ -7,9 +7,9 @@ shown escaped. Every table fits 80 columns.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,18 +21,33 @@ from tercet.evaluation.significance import Comparison
 from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
 
-_HEADERS = ("accu-\nracy", "95 %\ninterval", "macro\nF1", "kappa", "log\nloss", "ECE", "time\n/ s", "para-\nmeters")
+_HEADERS = ("accu-\nracy", "95 %\ninterval", "macro\nF1", "kappa", "log\nloss", "ECE")
+
+
+class Measured(Protocol):
+    """Scores of one class an image, or of sets of labels."""
+
+    @property
+    def n(self) -> int:
+        """Samples they are over."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+
+
+Kind = Literal["member", "ensemble"]
+S = TypeVar("S", bound=Measured)
 
 
 @dataclass(frozen=True)
-class ResultRow:
-    """One line of the table of results."""
+class Row(Generic[S]):
+    """One line of a table of results."""
 
     name: str
     """Name of the member, or of the way to combine."""
-    kind: Literal["member", "ensemble"]
+    kind: Kind
     """What the name stands for."""
-    scores: Scores
+    scores: S
     """How good it is, and over how many samples."""
     seconds: float | None = None
     """What it cost to train."""
@@ -43,14 +58,17 @@ class ResultRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: the scores stand beside the name."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "chosen": self.chosen,
-            **self.scores.to_dict(),
-            "seconds": self.seconds,
-            "parameters": self.parameters,
-        }
+        head = {"name": self.name, "kind": self.kind, "chosen": self.chosen}
+        return {**head, **self.scores.to_dict(), "seconds": self.seconds, "parameters": self.parameters}
+
+    def costs(self) -> list[str]:
+        """Return the cells of time and size."""
+        seconds = "-" if self.seconds is None else f"{self.seconds:.{0 if self.seconds >= 10 else 1}f}"
+        return [seconds, "-" if self.parameters is None else short_count(self.parameters)]
+
+
+ResultRow = Row[Scores]
+"""A line of scores of one class an image."""
 
 
 def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "chosen on validation") -> Table:
@@ -61,15 +79,31 @@ def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "ch
         title: Line above the table, such as the data and split.
         note: What the mark means.
     """
+    return rows_table(rows, _HEADERS, _cells, title=title, note=note)
+
+
+def rows_table(
+    rows: Sequence[Row[S]], headers: Sequence[str], cells: Callable[[S], list[str]], *, title: str, note: str
+) -> Table:
+    """Return a table of results as `results_table` does.
+
+    Args:
+        rows: Lines in the order to show.
+        headers: Headers of the scores.
+        cells: What stands below them.
+        title: Line above the table.
+        note: What the mark means.
+    """
     table = plain_table(title)
     sizes = sorted({row.scores.n for row in rows})
     table.add_column("name", overflow="fold", min_width=8)
-    for header in (*(["n"] if len(sizes) > 1 else []), *_HEADERS):
+    for header in (*(["n"] if len(sizes) > 1 else []), *headers, "time\n/ s", "para-\nmeters"):
         table.add_column(header, justify="right", no_wrap=True)
     for kind in ("member", "ensemble"):
         for row in (one for one in rows if one.kind == kind):
+            name = Text(("* " if row.chosen else "") + printable(row.name))
             size = [f"{row.scores.n}"] if len(sizes) > 1 else []
-            table.add_row(_name(row), *size, *_cells(row), style="bold" if row.chosen else "")
+            table.add_row(name, *size, *cells(row.scores), *row.costs(), style="bold" if row.chosen else "")
         table.add_section()
     notes = [f"n = {sizes[0]} samples"] if len(sizes) == 1 else []
     notes += [f"* {note}"] if any(row.chosen for row in rows) else []
@@ -157,12 +191,7 @@ def plain_table(title: str) -> Table:
     return Table(title=heading, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
 
 
-def _name(row: ResultRow) -> Text:
-    return Text(("* " if row.chosen else "") + printable(row.name))
-
-
-def _cells(row: ResultRow) -> list[str]:
-    scores = row.scores
+def _cells(scores: Scores) -> list[str]:
     return [
         f"{scores.accuracy:.4f}",
         f"{scores.accuracy_low:.3f}-{scores.accuracy_high:.3f}",
@@ -170,8 +199,6 @@ def _cells(row: ResultRow) -> list[str]:
         f"{scores.kappa:.3f}",
         f"{scores.log_loss:.3f}",
         f"{scores.ece:.3f}",
-        "-" if row.seconds is None else f"{row.seconds:.0f}" if row.seconds >= 10 else f"{row.seconds:.1f}",
-        "-" if row.parameters is None else short_count(row.parameters),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Scores of several folds or repeats: their means and how far they scatter."""
+"""Scores of several folds, seeds or repeats: their means and how far they scatter."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ SPREAD = (
 _SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
 
 
+def spread_of(values: Sequence[float]) -> dict[str, Any] | None:
+    """Return the `mean`, the sample standard deviation `sd` (None for one value) and the number `n`; None for none."""
+    if not values:
+        return None
+    return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
 def spread(scores: Sequence[Scores]) -> dict[str, Any]:
     """Return `mean` and `sd` of each score over folds (n - 1 in the denominator; None where there is one fold)."""
-    columns = {key: [float(getattr(one, key)) for one in scores] for key in SPREAD}
-    return {
-        "mean": {key: mean(values) for key, values in columns.items()},
-        "sd": {key: stdev(values) if len(values) > 1 else None for key, values in columns.items()},
-    }
+    found = {key: spread_of([float(getattr(one, key)) for one in scores]) or {} for key in SPREAD}
+    return {what: {key: values[what] for key, values in found.items()} for what in ("mean", "sd")}
 
 
 def spread_table(rows: Mapping[str, Sequence[Scores]], *, title: str = "", unit: str = "folds") -> Table:

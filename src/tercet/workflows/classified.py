@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tercet.data.store import BadImage
 from tercet.ground.streams import printable
+from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
 
 
@@ -40,7 +42,7 @@ class Classified:
                 }
                 for row, name in enumerate(self.predictions.ids)
             ],
-            "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
+            "unreadable": _told(self.bad),
         }
 
     def to_text(self) -> str:
@@ -49,5 +51,44 @@ class Classified:
         for row, name in enumerate(self.predictions.ids):
             said = "  ".join(f"{printable(label)} {share:.3f}" for label, share in self.best(row))
             lines.append(f"{printable(name)}: {said}\n")
-        lines += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
-        return "".join(lines)
+        return "".join([*lines, *_lines(self.bad)])
+
+
+@dataclass(frozen=True)
+class ClassifiedSets:
+    """What a bundle said of some files."""
+
+    predictions: SetPredictions
+    """The files that could be read."""
+    bad: tuple[BadImage, ...]
+    """Those that could not."""
+    top: int
+    """Labels told for each image beside the chosen ones."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        names = self.predictions.predicted_names
+        return {
+            "images": [
+                {"id": name, "predicted": list(names[row]), "scores": self.predictions.best(row, self.top)}
+                for row, name in enumerate(self.predictions.ids)
+            ],
+            "unreadable": _told(self.bad),
+        }
+
+    def to_text(self) -> str:
+        """Return one line an image: its labels with their scores."""
+        lines = []
+        for row, (name, labels) in enumerate(zip(self.predictions.ids, self.predictions.predicted_names, strict=True)):
+            scores = self.predictions.best(row, 0)
+            said = "  ".join(f"{printable(label)} {scores[label]:.3f}" for label in labels) or "no label"
+            lines.append(f"{printable(name)}: {said}\n")
+        return "".join([*lines, *_lines(self.bad)])
+
+
+def _told(bad: Sequence[BadImage]) -> list[dict[str, str]]:
+    return [{"id": image.id, "reason": image.reason} for image in bad]
+
+
+def _lines(bad: Sequence[BadImage]) -> list[str]:
+    return [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in bad]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tercet.evaluation.significance import Comparison
 from tercet.evaluation.significance import compare as compare_predictions
-from tercet.ground.errors import ConfigError, DataError, StorageError
+from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import read_json, write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment
 from tercet.models.build import check_weights
@@ -126,11 +126,8 @@ def run_comparison(
     run = RunFolder.create(parsed.of(CompareConfig).output, f"{Path(str(data)).stem}-compare")
     with run.lock():
         write_text(run.config, dump_yaml({_DATA: str(data), **parsed.to_dict(*_CONFIGS)}))
-        try:
+        with run.beginning():
             plan, prepared = _begin(run, str(data), parsed)
-        except (ConfigError, DataError):
-            run.discard()  # nothing was reached, and the corrected command may name the same folder
-            raise
         return _work(run, plan, prepared, parsed, console)
 
 

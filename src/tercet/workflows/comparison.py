@@ -12,10 +12,10 @@ from itertools import combinations
 from typing import Any
 
 from tercet.evaluation.diversity import Difficulty, difficulty, diversity
-from tercet.evaluation.grid_report import spread
 from tercet.evaluation.metrics import is_better, score
 from tercet.evaluation.repeated import compare_seeds, rightness
 from tercet.evaluation.significance import holm
+from tercet.evaluation.spread import spread_of
 from tercet.records.history import History
 from tercet.records.predictions import Predictions
 from tercet.records.training_config import Criterion
@@ -118,10 +118,10 @@ def _results(contender: Contender, split: str) -> dict[str, Any]:
     trainings = [_training(seed, member) for seed, member in contender.trainings.items()]
     summary = next(iter(contender.trainings.values())).summary
     found: dict[str, Any] = {key: summary[key] for key in _OF_THE_NETWORK}
-    found |= {key: spread([one[key] for one in trainings]) for key in _SPREAD}
+    found |= {key: spread_of([one[key] for one in trainings]) for key in _SPREAD}
     for part in ("validation", "test"):
         if contender.scored(part):
-            found[part] = {key: spread([one[part][key] for one in trainings]) for key in _SCORES}
+            found[part] = {key: spread_of([one[part][key] for one in trainings]) for key in _SCORES}
     own = list(combinations(contender.said(split), 2))
     return {**found, "own_agreement": diversity(own).agreement if own else None, "trainings": trainings}
 

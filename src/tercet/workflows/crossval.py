@@ -13,7 +13,7 @@ from rich.console import Console
 from tercet.data.folds import make_folds
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.evaluation.metrics import score
-from tercet.ground.errors import ConfigError, DataError, StorageError
+from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment, plan_threads
 from tercet.records.config import DataConfig, FusionConfig, RunConfig
@@ -32,7 +32,7 @@ from tercet.workflows.prepared import read_data
 from tercet.workflows.progress import say
 from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.study_options import CROSSVAL, FoldsConfig
-from tercet.workflows.train import check_members, refuse_changes, resolve
+from tercet.workflows.train import check_members, lay_out_data, refuse_changes, resolve
 
 _DATA = "crossval_source"  # how config.yaml names what was divided, beside the options
 
@@ -101,11 +101,8 @@ def run_crossval(
     with whole.lock():
         options = parsed.to_dict(FoldsConfig, RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
         write_text(whole.config, dump_yaml({_DATA: str(data), **options}))
-        try:
+        with whole.beginning():
             runs = _begin(whole, str(data), parsed)
-        except (ConfigError, DataError):
-            whole.discard()  # nothing was reached, and the corrected command may name the same folder
-            raise
         return _work(runs, console)
 
 
@@ -121,9 +118,7 @@ def _begin(whole: RunFolder, data: str, parsed: Parsed) -> FoldRuns:
     members = resolve(config.members or default_members(prepared.image_size), parsed)
     by_fold = members_by_fold(members, [fold.name for fold in division.folds], folds.fold_members)
     planned = plan_folds(whole, data, parsed, prepared, division, by_fold)
-    division.table.save(whole.samples)
-    prepared.store.save(whole.images)
-    write_json(whole.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
+    lay_out_data(whole, prepared)
     for fold, plan, divided in planned:
         write_fold(fold, plan, divided, parsed)
     runs = FoldRuns(whole, division.how, tuple(fold for fold, _, _ in planned))

@@ -28,9 +28,9 @@ from tercet.records.prediction_files import write_csv
 from tercet.records.predictions import Ints, Predictions
 from tercet.records.submissions import Sample
 from tercet.records.views import Views
-from tercet.workflows.classified import Classified
+from tercet.workflows.classified import Classified, ClassifiedSets
 from tercet.workflows.held_out import rows_to_score
-from tercet.workflows.infer_sets import ClassifiedSets, SetEvaluation, evaluate_sets
+from tercet.workflows.infer_sets import SetEvaluation, evaluate_sets
 
 
 def predict(

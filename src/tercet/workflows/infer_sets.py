@@ -1,4 +1,4 @@
-"""What a bundle says of images as sets of labels, and how good that is."""
+"""How good a bundle is that answers with sets of labels."""
 
 from __future__ import annotations
 
@@ -20,39 +20,6 @@ from tercet.ground.streams import printable
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
-
-
-@dataclass(frozen=True)
-class ClassifiedSets:
-    """What a bundle said of some files."""
-
-    predictions: SetPredictions
-    """The files that could be read."""
-    bad: tuple[BadImage, ...]
-    """Those that could not."""
-    top: int
-    """Labels told for each image beside the chosen ones."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        names = self.predictions.predicted_names
-        return {
-            "images": [
-                {"id": name, "predicted": list(names[row]), "scores": self.predictions.best(row, self.top)}
-                for row, name in enumerate(self.predictions.ids)
-            ],
-            "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
-        }
-
-    def to_text(self) -> str:
-        """Return one line an image: its labels with their scores."""
-        lines = []
-        for row, (name, labels) in enumerate(zip(self.predictions.ids, self.predictions.predicted_names, strict=True)):
-            scores = self.predictions.best(row, 0)
-            said = "  ".join(f"{printable(label)} {scores[label]:.3f}" for label in labels) or "no label"
-            lines.append(f"{printable(name)}: {said}\n")
-        lines += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
-        return "".join(lines)
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tercet.data.samples import load_samples
 from tercet.data.store import ImageStore
 from tercet.deploy.answers import FOLD_MEAN, FoldMean, Part
 from tercet.deploy.bundle import Bundle, Member, load_bundle
 from tercet.evaluation.metrics import Scores, score
+from tercet.evaluation.report import Kind
 from tercet.evaluation.spread import spread
 from tercet.ground.files import read_json
 from tercet.records.predictions import Predictions, join
 from tercet.workflows.fold_runs import CHOSEN, FoldRun, FoldRuns
 from tercet.workflows.prepared import PreparedData
-
-Kind = Literal["member", "ensemble"]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tercet.deploy.bundle import UNFINISHED
-from tercet.ground.errors import StorageError
+from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import new_folder, read_json, slug, write_json
 from tercet.ground.locks import FileLock
 
@@ -116,9 +118,14 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def discard(self) -> None:
-        """Delete a run that could not begin."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Delete the run where options or data are refused: the corrected command may name the same folder."""
+        try:
+            yield
+        except (ConfigError, DataError):
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
 
 @dataclass(frozen=True)

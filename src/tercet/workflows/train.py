@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.ground.errors import ConfigError, DataError, StorageError
+from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment, plan_threads
 from tercet.models.build import check_build, check_weights
@@ -91,11 +91,8 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
     with run.lock():
         options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
         write_text(run.config, dump_yaml({DATA_SOURCE: str(data), **options}))
-        try:
+        with run.beginning():
             plan, prepared = _begin(run, str(data), parsed)
-        except (ConfigError, DataError):
-            run.discard()  # nothing was reached, and the corrected command may name the same folder
-            raise
         return _work(run, plan, prepared, console)
 
 
@@ -188,10 +185,15 @@ def make_plan(
 
 def lay_out(run: RunFolder, plan: Plan, prepared: PreparedData) -> None:
     """Write the data and the plan into the run folder, for every process that works on it and for a resume."""
+    lay_out_data(run, prepared)
+    plan.save(run)  # last: a run with a plan has all it needs
+
+
+def lay_out_data(run: RunFolder, prepared: PreparedData) -> None:
+    """Write the data into a run's folder, or into one that several runs share."""
     prepared.table.save(run.samples)
     prepared.store.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
-    plan.save(run)  # last: a run with a plan has all it needs
 
 
 def _reopen(run: RunFolder) -> tuple[Plan, PreparedData]:

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from tercet.evaluation.metrics import is_better
-from tercet.evaluation.report import as_text, short_count
+from tercet.evaluation.report import as_text, plain_table, short_count
 from tercet.ground.streams import printable
 from tercet.records.entries import shown
 from tercet.records.training_config import Criterion
@@ -114,8 +113,7 @@ def train_command(data: str, best_file: str) -> str:
 
 
 def _table(rows: Sequence[TrialRow], best: TrialRow, *, title: str) -> Table:
-    heading = Text(printable(title), style="bold")
-    table = Table(title=heading, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
+    table = plain_table(title)
     for header in ("trial", best.criterion, "epochs", "time\n/ s", "para-\nmeters"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("options", overflow="fold")

@@ -111,11 +111,8 @@ def run_tuning(
     study = StudyFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
     with study.run.lock():
         search.save(study.search)
-        try:
+        with study.run.beginning():
             tuner = _Tuner.begin(study, search, console)
-        except (ConfigError, DataError):
-            study.run.discard()  # nothing was reached, and the corrected command may name the same folder
-            raise
         return tuner.finish()
 
 

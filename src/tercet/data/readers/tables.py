@@ -224,7 +224,7 @@ class _Collector:
             self.rows.notes.append(f"{len(self.doubles)} rows repeat another one: {_few(self.doubles)}")
         unlabelled = sum(not label for label in self.rows.labels)
         if unlabelled:
-            self.rows.notes.append(f"{unlabelled} rows have no label")
+            self.rows.notes.append(f"{unlabelled} rows have no label and do not train")
 
 
 def _few(items: Sequence[str], separator: str = ", ") -> str:
