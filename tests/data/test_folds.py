@@ -127,7 +127,7 @@ def test_a_class_that_one_group_alone_shows_is_named() -> None:
     [
         ([0] * 9 + [1] * 3, None, {"count": 5}, "class '1' has 3 .*fewer than the 5 folds: use --folds 3"),
         ([0] * 9 + [1], None, {"count": 5}, "class '1' has 1 .*cannot be held out and learned"),
-        ([0, 1] * 6, ["a"] * 12, {"count": 3}, r"one group \('a'\)"),
+        ([0, 1] * 6, ["a"] * 12, {"count": 3}, r"one group \('a'\), fewer than the 3 folds: check the grouping"),
         ([0, 1] * 6, list("aabbcc") * 2, {"count": 5}, "3 groups, fewer than the 5 folds: use --folds 3"),
         ([0] * 6 + [1] * 6, list("abcdef") + list("ababab"), {"count": 3}, "class '1' has 2 group"),
         ([0, 1] * 6, None, {"leave_one_group_out": True}, "no groups to leave out.*--data.group-column"),

@@ -139,8 +139,8 @@ def _stratified(table: SampleTable, pool: Ints, count: int, seed: int) -> list[F
     if groups is not None and len(set(groups)) < count:
         number = len(set(groups))
         alone = f"all images are of one group ('{groups[0]}')" if number == 1 else f"there are {number} groups"
-        hint = f"use --folds {number}, or" if number > 1 else ""
-        raise DataError(f"{table.name}: {alone}, fewer than the {count} folds: {hint} check the grouping")
+        hint = f"use --folds {number}, or " if number > 1 else ""
+        raise DataError(f"{table.name}: {alone}, fewer than the {count} folds: {hint}check the grouping")
     small, units = _smallest_class(labels, groups)
     if units < count:
         what = "image(s)" if groups is None else "group(s) of images"
