@@ -2,7 +2,9 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,6 +181,17 @@ def test_one_class_is_enough_for_an_outside_test(finished: Run, outside: Path, t
     assert evaluation.missing == ("square", "stroke")
     json.dumps(evaluation.to_dict(), allow_nan=False)
     assert evaluation.to_text()
+
+
+@pytest.mark.parametrize("options", [{"of_a_later_version": 1}, {"val_fraction": "half"}, "none", None])
+def test_a_bundle_that_divides_data_in_an_unknown_way(
+    finished: Run, shapes: Path, tmp_path: Path, options: Any
+) -> None:
+    bundle = finished.bundle()
+    data = {**bundle.card["data"], "options": options}
+    replace(bundle, card={**bundle.card, "data": data}).save(tmp_path / "later")
+    with pytest.raises(ModelError, match="evaluate it on other images"):
+        evaluate(tmp_path / "later", shapes)
 
 
 def test_labels_that_the_bundle_does_not_know_at_all(finished: Run, outside: Path, tmp_path: Path) -> None:

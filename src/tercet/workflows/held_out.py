@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,13 @@ from tercet.data.catalog import load_table
 from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage, ImageStore, Store
 from tercet.deploy.bundle import Bundle
-from tercet.ground.errors import DataError
+from tercet.ground.errors import ConfigError, DataError, ModelError
 from tercet.records.config import DataConfig
+from tercet.records.options import Options
 from tercet.records.predictions import UNKNOWN
 from tercet.workflows.prepared import held_out_digest, prepare_data, without
+
+_DIVISION = Options("data", groups=[("", DataConfig)])
 
 
 def rows_to_score(
@@ -30,10 +35,10 @@ def rows_to_score(
     if trained_on.get("fingerprint") != table.fingerprint():
         store, bad = ImageStore.decode(table, config)
         return without(table, bad), store, bad, "all images"
-    config = replace(config, **trained_on["options"])  # groups and fractions as they were when the split was made
+    config = _as_divided(config, trained_on)
     prepared = prepare_data(data, config, sets=True)
     table, held_out = prepared.table, prepared.rows("test")
-    if held_out_digest(table) != trained_on["held_out"]:
+    if held_out_digest(table) != trained_on.get("held_out"):
         raise DataError(
             f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
             "more (a fold of a cross-validation, or read by another version): evaluate it on other images"
@@ -46,3 +51,18 @@ def rows_to_score(
     scored[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
     return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
+
+
+def _as_divided(config: DataConfig, trained_on: Mapping[str, Any]) -> DataConfig:
+    """Return `config` with groups and fractions as they were when a bundle's data were divided.
+
+    Raises:
+        ModelError: The bundle tells of options that there are not, as one of a later version may.
+    """
+    try:
+        return _DIVISION.parse_object(trained_on["options"], base=[config]).of(DataConfig)
+    except (ConfigError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"the bundle does not tell how its data were divided in a way that this version understands ({error}): "
+            "evaluate it on other images, or with the version that made it"
+        ) from error
