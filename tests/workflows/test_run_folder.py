@@ -191,7 +191,11 @@ def test_what_a_crash_left_is_taken_away_by_the_next_resume(finished: Run) -> No
 
 @pytest.mark.parametrize(
     ("data", "options", "kind"),
-    [("no-such-data", {}, DataError), ("digits", {"data": {"image_column": "file"}}, ConfigError)],
+    [
+        ("no-such-data", {}, DataError),
+        ("digits", {"data": {"image_column": "file"}}, ConfigError),
+        ("digits", {"members": ["small-cnn", "leaf-cnn"]}, ConfigError),
+    ],
 )
 def test_a_run_that_could_not_begin_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, options: dict, kind: type[Exception]
@@ -199,5 +203,5 @@ def test_a_run_that_could_not_begin_leaves_no_folder(
     monkeypatch.chdir(tmp_path)
     for output in (None, "run"):  # so that the corrected command may name the same folder
         with pytest.raises(kind):
-            train(data, members=["small-cnn"], output=output, **options)
+            train(data, **{"members": ["small-cnn"], "output": output, **options})
     assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import timm
+import torch
 from timm.layers import PatchEmbed
 from timm.models import (
     PretrainedCfg,
@@ -119,6 +120,19 @@ def check_build(network: str, config: ModelConfig) -> None:
     told = {"backbone", "freeze", "input"} & changed_options(config)
     if told and own_network(network) is None:
         build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=False)
+
+
+def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:
+    """Build a network of our own, without its numbers, to see whether it can read the data's images.
+
+    Networks without a past take the data's size, so that only the data show whether it is large enough.
+
+    Raises:
+        ConfigError: The images are too small, or have many sizes and `input.size` is not given.
+    """
+    if own_network(network) is not None:
+        with torch.device("meta"):
+            build(network, num_classes=2, config=config, channels=channels, image_size=image_size, load_weights=False)
 
 
 def network_names() -> list[str]:

@@ -29,7 +29,9 @@ def build_small_cnn(request: Request) -> Classifier:
     config, spec = request.config, plain_spec(request)
     height, width = (spec.size[0] - 2) // 2, (spec.size[1] - 2) // 2
     if min(height, width) < 1:
-        raise ConfigError(f"small-cnn needs images of at least 4 x 4 pixels, got {spec.size[0]} x {spec.size[1]}")
+        raise ConfigError(
+            f"small-cnn needs images of at least 4 x 4 pixels, got {spec.size[0]} x {spec.size[1]}: set --input.size"
+        )
     convolution = nn.Conv2d(spec.channels, _FILTERS, 3)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
@@ -85,7 +87,10 @@ def build_leaf_cnn(request: Request) -> Classifier:
             layers[f"pooling{number}"] = nn.MaxPool2d(3, 2)
             sides = _valid(sides, 3, 2)
     if min(sides) < 1:
-        raise ConfigError(f"leaf-cnn needs images of at least 107 x 107 pixels, got {spec.size[0]} x {spec.size[1]}")
+        raise ConfigError(
+            f"leaf-cnn needs images of at least 107 x 107 pixels, got {spec.size[0]} x {spec.size[1]}: "
+            "set --input.size, such as 224"
+        )
     layers |= {"pooling": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}  # B 256 h w to B 256
     head = {
         "dense": nn.Linear(channels, width),

@@ -13,7 +13,7 @@ from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment, plan_threads
-from tercet.models.build import check_build, check_weights
+from tercet.models.build import check_build, check_images, check_weights
 from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.model_config import ModelConfig
@@ -159,9 +159,12 @@ def make_plan(
         trainings: How many trainings share the cores (default: one a member).
 
     Raises:
-        ConfigError: The device is not there, or the members are chosen by different rules.
+        ConfigError: The device is not there, a member cannot read the images, or the members are chosen by different
+            rules.
     """
     device = choose_device(config.device)
+    for member in members:
+        check_images(member.network, member.model, channels=prepared.channels, image_size=prepared.image_size)
     plan = Plan(
         data=data,
         data_config=data_config,
