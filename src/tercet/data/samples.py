@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.data.label_sets import known_sets, membership_of, read_sets, write_sets
 from tercet.data.sources import Elsewhere, ImageSource
 from tercet.ground.errors import DataError
-from tercet.ground.files import write_text
+from tercet.ground.files import csv_text, write_text
 
 Ints = NDArray[np.int64]
 Split = Literal["train", "val", "test"]
@@ -174,24 +173,19 @@ class SampleTable:
 
     def save(self, path: Path) -> None:
         """Write one CSV row a sample, atomically: with it `load_splits` restores ids and splits."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
         blank = [""] * len(self)
-        writer.writerows(
-            zip(
-                self.ids,
-                self.locations,
-                self.label_names(),
-                self.splits or blank,
-                self.groups or blank,
-                blank if self.folds is None else self.folds.tolist(),
-                blank if self.weights is None else map(repr, self.weights.tolist()),
-                (f"{checksum:08x}" for checksum in self.checksums()),
-                strict=True,
-            )
+        rows = zip(
+            self.ids,
+            self.locations,
+            self.label_names(),
+            self.splits or blank,
+            self.groups or blank,
+            blank if self.folds is None else self.folds.tolist(),
+            blank if self.weights is None else map(repr, self.weights.tolist()),
+            (f"{checksum:08x}" for checksum in self.checksums()),
+            strict=True,
         )
-        write_text(path, text.getvalue())
+        write_text(path, csv_text([_COLUMNS, *rows]))
 
 
 def _first_double(names: Iterable[str]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tercet.evaluation.grid_report import tables_text
-from tercet.ground.files import write_text
+from tercet.ground.files import csv_text, write_text
 from tercet.ground.streams import printable
 from tercet.records.foreign_files import guarded
 from tercet.workflows.comparison import Contender, hardness_of, right_by_network
@@ -116,8 +114,4 @@ def _network_row(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _write(run: RunFolder, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(run.path / name, text.getvalue())
+    write_text(run.path / name, csv_text([header, *rows]))

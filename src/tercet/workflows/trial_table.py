@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 import textwrap
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from tercet.evaluation.metrics import is_better
 from tercet.evaluation.report import as_text, plain_table, short_count
+from tercet.ground.files import csv_text
 from tercet.ground.streams import printable
 from tercet.records.entries import shown
 from tercet.records.training_config import Criterion
@@ -73,14 +72,11 @@ def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
 def as_csv(rows: Sequence[TrialRow]) -> str:
     """Return one line a trial, and a column an option."""
     keys = list(rows[0].options)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *keys])
+    lines: list[list[Any]] = [[*_COLUMNS, *keys]]
     for row in rows:
         values = row.to_dict()
-        cells = [values[name] for name in _COLUMNS] + [row.options[key] for key in keys]
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    return stream.getvalue()
+        lines.append([values[name] for name in _COLUMNS] + [row.options[key] for key in keys])
+    return csv_text(lines)
 
 
 def trials_report(
