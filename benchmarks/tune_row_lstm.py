@@ -1,0 +1,95 @@
+"""The row-LSTM of the notebook before and after a search, on 6,000 Fashion-MNIST images.
+
+    python benchmarks/tune_row_lstm.py --data-dir FOLDER [--output FOLDER]
+
+A search of 24 trials over examples/row_lstm_space.yaml (validation only, seed 0), then the options as they were and the
+best ones, each trained with three seeds that the search has not seen; the 10,000 test images are looked at once a
+training. What a stopped call left in the output folder is gone on with. Figures go to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Console
+
+import tercet
+from tercet.ground.runtime import describe_environment
+from tercet.records.documents import read_mapping
+
+HERE = Path(__file__).parent
+SPACE = HERE.parent / "examples" / "row_lstm_space.yaml"
+SEEDS = (1, 2, 3)
+DATA = {"limit": 6_000, "val_fraction": 0.05}
+BEFORE: dict[str, Any] = {
+    "members": ["row-lstm"],
+    "epochs": 5,
+    "lr": 1e-3,
+    "batch_size": 32,
+    "units": 128,
+    "layers": 2,
+    "dense": 32,
+}
+SCORES = ("accuracy", "macro_f1", "kappa")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
+    parser.add_argument("--output", default="runs/row-lstm-tuning")
+    arguments = parser.parse_args()
+    output, console = Path(arguments.output), Console(stderr=True)
+    data = {**DATA, "data_dir": arguments.data_dir}
+    search = output / "search"
+    if search.exists():
+        tuning = tercet.tune(resume=search, console=console)
+    else:
+        tuning = tercet.tune(
+            "fashion-mnist", space=SPACE, trials=24, output=str(search), data=data, console=console, **BEFORE
+        )
+    found: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
+    for seed in SEEDS:
+        for name, options in (("before", {**BEFORE, "data": data}), ("after", read_mapping(tuning.best))):
+            place = output / f"{name}-{seed}"
+            if place.exists():
+                run = tercet.train(resume=place, console=console)
+            else:
+                run = tercet.train("fashion-mnist", console=console, **{**options, "output": str(place), "seed": seed})
+            found[name].append(run.metrics["members"][0])
+    lines = [f"{name}: {told(members)}" for name, members in found.items()]
+    text = f"{tuning.report}\ntest split, seeds {', '.join(map(str, SEEDS))}\n" + "\n".join(lines) + "\n"
+    kept = {name: [row(member) for member in members] for name, members in found.items()}
+    trials = [
+        {key: trial[key] for key in ("number", "state", "score", "epochs", "options")}
+        for trial in tuning.metrics["trials"]
+    ]
+    document = {"environment": describe_environment(), **kept, "trials": trials}
+    (HERE / "results" / "tune_row_lstm.json").write_text(json.dumps(document, indent=1) + "\n")
+    (HERE / "results" / "tune_row_lstm.txt").write_text(text)
+    print(text)
+    return 0
+
+
+def row(member: dict[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a training."""
+    scores = {split: {key: member[split][key] for key in SCORES} for split in ("validation", "test")}
+    return {"parameters": member["parameters"], "seconds": member["seconds"], **scores}
+
+
+def told(members: list[dict[str, Any]]) -> str:
+    """Return mean and standard deviation over the seeds."""
+    parts = []
+    for key in SCORES:
+        values = [member["test"][key] for member in members]
+        parts.append(f"{key} {mean(values):.4f} ± {stdev(values):.4f}")
+    seconds = mean(member["seconds"] for member in members)
+    return f"{', '.join(parts)}, {members[0]['parameters']:,} parameters, {seconds:.1f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
