@@ -172,7 +172,7 @@ class SampleTable:
         return write_sets(self.membership, self.labels != UNLABELLED, self.classes)
 
     def save(self, path: Path) -> None:
-        """Write one CSV row a sample, atomically: with it `load_splits` restores ids and splits."""
+        """Write one CSV row a sample, atomically: with it `load_samples` restores ids, labels and splits."""
         blank = [""] * len(self)
         rows = zip(
             self.ids,
@@ -191,45 +191,6 @@ class SampleTable:
 def _first_double(names: Iterable[str]) -> str:
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-
-
-def load_splits(path: Path, table: SampleTable) -> SampleTable:
-    """Give a freshly read table the order and the splits that `SampleTable.save` wrote at `path`.
-
-    Args:
-        path: The CSV file of the run that is resumed.
-        table: The same data, read again; without its unreadable images if those had been dropped before saving.
-
-    Raises:
-        DataError: The file cannot be read, or the data is not what it was: images missing, added, changed,
-            or with another label or group.
-    """
-    saved = _read_saved(path)
-    row_of = {name: row for row, name in enumerate(table.ids)}
-    missing = [name for name in saved if name not in row_of]
-    added = [name for name in table.ids if name not in saved]
-    common = [name for name in saved if name in row_of]
-    names, groups = table.label_names(), table.groups or ("",) * len(table)
-    relabelled = [name for name in common if saved[name]["label"] != names[row_of[name]]]
-    regrouped = [name for name in common if saved[name]["group"] != groups[row_of[name]]]
-    changed = [
-        name
-        for name in common
-        if saved[name]["checksum"] != f"{table.source.checksum(table.locations[row_of[name]]):08x}"
-    ]
-    kinds = (
-        ("missing", missing),
-        ("new", added),
-        ("with another label", relabelled),
-        ("in another group", regrouped),
-        ("with other contents", changed),
-    )
-    problems = [f"{len(found)} {kind} (such as '{found[0]}')" for kind, found in kinds if found]
-    if problems:
-        raise DataError(
-            f"the data is not what {path} recorded: {', '.join(problems)}; restore the images or start a new run"
-        )
-    return table.take([row_of[name] for name in saved]).with_splits([row["split"] for row in saved.values()])
 
 
 def load_samples(path: Path, *, name: str, classes: Sequence[str], sets: bool = False) -> SampleTable:

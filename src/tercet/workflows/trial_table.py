@@ -17,6 +17,7 @@ from tercet.evaluation.report import as_text, plain_table, short_count
 from tercet.ground.files import csv_text
 from tercet.ground.streams import printable
 from tercet.records.entries import shown
+from tercet.records.foreign_files import guarded
 from tercet.records.training_config import Criterion
 from tercet.workflows.study_folder import Outcome
 
@@ -75,7 +76,8 @@ def as_csv(rows: Sequence[TrialRow]) -> str:
     lines: list[list[Any]] = [[*_COLUMNS, *keys]]
     for row in rows:
         values = row.to_dict()
-        lines.append([values[name] for name in _COLUMNS] + [row.options[key] for key in keys])
+        cells = [values[name] for name in _COLUMNS] + [row.options[key] for key in keys]
+        lines.append([guarded(cell) if isinstance(cell, str) else cell for cell in cells])
     return csv_text(lines)
 
 
