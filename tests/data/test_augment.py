@@ -44,6 +44,14 @@ def test_nothing_is_nothing() -> None:
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
 
 
+def test_a_flip_alone_moves_no_pixel_otherwise() -> None:
+    images = torch.rand(64, 1, 5, 6)
+    flipped = augment(images, "flip", seeded())
+    mirrored = (flipped == images.flip(3)).all(3).all(2).all(1)
+    assert 16 < int(mirrored.sum()) < 48
+    assert torch.equal(flipped[~mirrored], images[~mirrored])
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("shape", [(4, 1, 8, 8), (3, 3, 20, 11), (1, 3, 1, 9)])
 def test_shape_range_and_repeatability(preset: str, shape: tuple[int, ...]) -> None:

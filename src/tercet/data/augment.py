@@ -36,6 +36,12 @@ class Preset:
     """Mirror half of the images left to right."""
     vertical_flip: bool = False
     """Mirror half of the images top to bottom."""
+
+    @property
+    def moves(self) -> bool:
+        """Tell whether the affine map is anything but the identity."""
+        return bool(self.rotation or self.shift or self.shear) or self.zoom_range != (1.0, 1.0)
+
     same_zoom: bool = False
     """Zoom height and width by one factor."""
     contrast: float = 0.0
@@ -49,6 +55,7 @@ _PAPER = {"rotation": 30.0, "shift": 0.3, "shear": 0.3, "zoom_range": (0.7, 1.3)
 
 PRESETS: dict[str, Preset] = {
     "none": Preset(),
+    "flip": Preset(horizontal_flip=True),
     "light": Preset(**_LIGHT),  # type: ignore[arg-type]
     "light-flip": Preset(**_LIGHT, horizontal_flip=True),  # type: ignore[arg-type]
     "paper": Preset(**_PAPER, horizontal_flip=True, vertical_flip=True),  # type: ignore[arg-type]
@@ -91,7 +98,7 @@ def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) ->
     if preset == PRESETS["none"]:
         return images
     draws = torch.rand(len(images), _NUM_DRAWS, generator=generator)  # B 9
-    moved = _move(images, preset, draws)
+    moved = _move(images, preset, draws) if preset.moves else images
     if preset.channel_shift:
         shift = _symmetric(draws[:, 6], preset.channel_shift).to(images.device).view(-1, 1, 1, 1)
         low, high = moved.amin((1, 2, 3), keepdim=True), moved.amax((1, 2, 3), keepdim=True)

@@ -79,9 +79,9 @@ class TrainingConfig:
     """Share of the label's weight spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weigh classes in the loss by the inverse of their frequency."""
-    augment: Literal["none", "light", "light-flip", "paper", "paper-noflip", "leaves"] = "none"
-    """Augmentation: small moves, the same with mirror images, the paper's strong ones with or without flips, or
-    brightness, contrast, turns and flips for leaves."""
+    augment: Literal["none", "flip", "light", "light-flip", "paper", "paper-noflip", "leaves"] = "none"
+    """Augmentation: mirror images, small moves, both, the paper's strong ones with or without flips, or brightness,
+    contrast, turns and flips for leaves."""
     erase: float = 0.0
     """Random erasing: probability that a box of an image becomes noise, 0 is off."""
     mixup: float = 0.0
