@@ -174,7 +174,8 @@ def test_the_same_network_is_rebuilt_without_weights_from_its_own_spec():
         ("inception_v3", {**SCRATCH, "input": InputConfig(size=(20,))}, "cannot read images of 20 x 20"),
         ("deit_tiny_patch16_224", {**SCRATCH, "input": InputConfig(size=(8,))}, "patches of 16 x 16.*such as 16,16"),
         ("deit_tiny_patch16_224", {**SCRATCH, "input": InputConfig(size=(100, 240))}, "such as 96,240"),
-        ("sequencer2d_s", {**SCRATCH, "input": InputConfig(size=(5,))}, "cannot read images of 5 x 5"),
+        ("sequencer2d_s", {**SCRATCH, "input": InputConfig(size=(7,))}, "cannot read images of 7 x 7"),
+        ("sequencer2d_s", {**SCRATCH, "input": InputConfig(size=(100,))}, "patches of 7 x 7.*such as 98,98"),
         ("coat_tiny", {**SCRATCH, "recurrent": "gru", "scan": "rows"}, "use --scan pooled"),
     ],
 )

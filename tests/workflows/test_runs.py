@@ -141,3 +141,13 @@ def test_the_command_line(several: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert document == runs(several, sort="test").to_dict()
     assert main(["runs", str(several)]) == 0
     assert "photos-10" in capsys.readouterr().out
+
+
+def test_runs_that_were_chosen_on_the_test_split_are_marked(tmp_path: Path) -> None:
+    write(tmp_path / "honest", trained(0.7))
+    assert "optimistic" not in runs(tmp_path).to_text()
+    write(tmp_path / "bold", {**trained(0.9), "protocol": {"selection": "test"}})
+    found = runs(tmp_path)
+    assert {row.name: row.selection for row in found.rows} == {"honest": "validation", "bold": "test"}
+    text = found.to_text()
+    assert "a !" in text and "optimistic" in text

@@ -264,7 +264,7 @@ def _create(request: Request, channels: int, overlay: dict[str, Any] | None) -> 
 
 def _require_whole_patches(name: str, network: nn.Module, size: tuple[int, int], *, native: tuple[int, ...]) -> None:
     """Refuse a size that patches do not tile, where timm would leave out the last rows and columns of every image."""
-    patches = getattr(network, "patch_embed", None)
+    patches = getattr(network, "patch_embed", getattr(network, "stem", None))  # Sequencers have theirs in the stem
     if size == native or not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
         return
     height, width = patches.patch_size
