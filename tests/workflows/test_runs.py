@@ -76,6 +76,7 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
         "kappa": 0.3,
         "seconds": 5.0,
         "date": rows["photos-2"].date,
+        "selection": "validation",
     }
     compared = rows["older/compared"]
     assert (compared.kind, compared.chosen) == ("compare", "cnn")
