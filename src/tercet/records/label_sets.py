@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.ground.errors import DataError
 from tercet.ground.files import atomic_path
 from tercet.records.foreign_files import guarded
-from tercet.records.predictions import DAMAGED, UNKNOWN, Floats
+from tercet.records.predictions import DAMAGED, UNKNOWN, Floats, load_arrays, save_arrays
 
 Sets = NDArray[np.bool_]
 """N K: which labels each sample has."""
@@ -133,15 +133,7 @@ class SetPredictions:
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file that runs no code when read."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(
-                stream,
-                ids=np.array(self.ids, dtype=np.str_),
-                classes=np.array(self.classes, dtype=np.str_),
-                scores=self.scores,
-                chosen=self.chosen,
-                truth=self.truth,
-            )
+        save_arrays(path, self.ids, self.classes, scores=self.scores, chosen=self.chosen, truth=self.truth)
 
     @classmethod
     def load(cls, path: Path) -> SetPredictions:
@@ -151,9 +143,7 @@ class SetPredictions:
             DataError: The file is absent, damaged, or of another kind.
         """
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
-                return cls(ids, classes, stored["scores"], stored["chosen"], stored["truth"])
+            return cls(*load_arrays(path, "scores", "chosen", "truth"))
         except DAMAGED as error:
             raise DataError(f"{path} holds no predictions of label sets: {error}") from error
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,6 +25,20 @@ UNKNOWN = -1
 TOLERANCE = 1e-3  # rows of float16 files still sum to one within this
 DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error)
 """What NumPy raises on array files that are cut short, changed, or of another kind."""
+
+
+def save_arrays(path: Path, ids: Sequence[str], classes: Sequence[str], **arrays: NDArray[Any]) -> None:
+    """Write names and arrays as an `.npz` file, atomically, that `load_arrays` reads."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        names = {"ids": np.array(ids, dtype=np.str_), "classes": np.array(classes, dtype=np.str_)}
+        np.savez_compressed(stream, **names, **arrays)  # type: ignore[arg-type]  # the stub means allow_pickle
+
+
+def load_arrays(path: Path, *keys: str) -> tuple[Any, ...]:
+    """Return ids, classes, and the arrays of `keys`; no code of the file is run. A bad file raises one of `DAMAGED`."""
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
+        return ids, classes, *(stored[key] for key in keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +165,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file that runs no code when read."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(
-                stream,
-                ids=np.array(self.ids, dtype=np.str_),
-                classes=np.array(self.classes, dtype=np.str_),
-                probabilities=self.probabilities,
-                labels=self.labels,
-            )
+        save_arrays(path, self.ids, self.classes, probabilities=self.probabilities, labels=self.labels)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -167,9 +175,7 @@ class Predictions:
             DataError: The file is absent, damaged, or of another kind.
         """
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
-                return cls(ids, classes, stored["probabilities"], stored["labels"])
+            return cls(*load_arrays(path, "probabilities", "labels"))
         except DAMAGED as error:
             raise DataError(f"{path} is not a predictions file: {error}") from error
 
