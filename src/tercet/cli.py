@@ -1,4 +1,4 @@
-"""The command line: words to workflows. A workflow is imported only when its verb runs."""
+"""The command line: words to verbs, answers to standard output, errors to exit codes."""
 
 from __future__ import annotations
 
@@ -9,194 +9,25 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TextIO, cast
+from typing import TextIO
 
 from tercet import __version__
 from tercet.ground.errors import ConfigError, explain
 from tercet.ground.registry import nearest
 from tercet.ground.streams import PatientStream, printable, write
-from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.entries import shown
-from tercet.records.model_config import ModelConfig
-from tercet.records.options import Options, Parsed
-from tercet.workflows import options as verbs
-from tercet.workflows import study_options as studies
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb has to say: once for people, once for programs."""
-
-    text: str
-    document: Any
-    exit_code: int = 0
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(file=cast("IO[str]", PatientStream(sys.stderr)))
-
-
-def _told(run: Any) -> Answer:
-    """Return the answer of a verb that leaves a run."""
-    return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
-
-
-def _train(parsed: Parsed) -> Answer:
-    from tercet.workflows.train import run_training
-
-    resume = parsed.of(verbs.ResumeConfig).resume
-    return _told(run_training(parsed.positional["data"], parsed, resume=resume, console=_console()))
-
-
-def _crossval(parsed: Parsed) -> Answer:
-    from tercet.workflows.crossval import run_crossval
-
-    resume = parsed.of(verbs.ResumeConfig).resume
-    return _told(run_crossval(parsed.positional["data"], parsed, resume=resume, console=_console()))
-
-
-def _tune(parsed: Parsed) -> Answer:
-    from tercet.workflows.tune import run_tuning
-
-    resume, space = parsed.of(verbs.ResumeConfig).resume, parsed.of(studies.TuneConfig).space
-    tuning = run_tuning(parsed.positional["data"], parsed, space=space, resume=resume, console=_console())
-    return Answer(f"{tuning.report}\nfolder: {tuning.path}\nbest:   {tuning.best}\n", dict(tuning.metrics))
-
-
-def _ensemble(parsed: Parsed) -> Answer:
-    from tercet.workflows.ensemble import run_ensemble
-
-    run = run_ensemble(parsed.positional["runs"], parsed, console=_console())
-    return Answer(f"{run.report}\nbundle: {run.path / 'bundle'}\n", dict(run.metrics))
-
-
-def _evaluate(parsed: Parsed) -> Answer:
-    from tercet.workflows.infer import evaluate
-
-    place = parsed.of(verbs.DeviceConfig)
-    evaluation = evaluate(
-        parsed.positional["bundle"],
-        parsed.positional["data"],
-        config=parsed.of(DataConfig),
-        tta=parsed.of(verbs.ViewsConfig).tta,
-        batch_size=place.batch_size,
-        device=place.device,
-    )
-    return Answer(evaluation.to_text(), evaluation.to_dict())
-
-
-def _predict(parsed: Parsed) -> Answer:
-    from tercet.workflows.infer import predict_files
-
-    config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
-    result = predict_files(
-        parsed.positional["bundle"],
-        parsed.positional["images"],
-        csv=config.csv,
-        submission=config.submission,
-        top=config.top,
-        tta=parsed.of(verbs.ViewsConfig).tta,
-        batch_size=place.batch_size,
-        device=place.device,
-    )
-    return Answer(result.to_text(), result.to_dict(), exit_code=3 if result.bad else 0)
-
-
-def _blend(parsed: Parsed) -> Answer:
-    from tercet.workflows.blend import blend
-
-    config = parsed.of(verbs.BlendConfig)
-    result = blend(
-        parsed.positional["files"], method=config.method, labels=config.labels, ties=config.ties, keep=config.keep
-    )
-    if config.output is not None:
-        result.save(Path(config.output))
-    return Answer(result.to_text(), result.to_dict())
-
-
-def _compare(parsed: Parsed) -> Answer:
-    from tercet.workflows.compare import run_comparison
-
-    resume = parsed.of(verbs.ResumeConfig).resume
-    found = run_comparison(parsed.positional["data"], parsed, resume=resume, console=_console())
-    return Answer(f"{found.report}\nfolder: {found.path}\n", dict(found.metrics), found.exit_code)
-
-
-def _runs(parsed: Parsed) -> Answer:
-    from tercet.workflows.runs import runs
-
-    found = runs(parsed.positional["folder"] or "runs", sort=parsed.of(studies.RunsConfig).sort)
-    return Answer(found.to_text(), found.to_dict())
-
-
-def _models(parsed: Parsed) -> Answer:
-    from tercet.workflows.inspect import describe_model, list_models
-
-    name, network = parsed.positional["name"], parsed.of(verbs.NetworkConfig)
-    if name is None:
-        answer = list_models()
-    else:
-        size = (network.image_size[0], network.image_size[-1])
-        answer = describe_model(
-            name,
-            num_classes=network.classes,
-            config=parsed.of(ModelConfig),
-            channels=network.channels,
-            image_size=size,
-            num_members=network.members,
-            fusion=parsed.of(FusionConfig),
-        )
-    return Answer(answer.text, answer.document)
-
-
-def _datasets(parsed: Parsed) -> Answer:
-    from tercet.workflows.inspect import describe_dataset, list_datasets
-
-    name = parsed.positional["name"]
-    answer = list_datasets() if name is None else describe_dataset(name)
-    return Answer(answer.text, answer.document)
-
-
-def _demo(parsed: Parsed) -> Answer:
-    from tercet.workflows.demo import demo
-
-    return _told(demo(output=parsed.of(verbs.DemoConfig).output, console=_console()))
-
-
-VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
-    "train": (verbs.TRAIN, _train),
-    "predict": (verbs.PREDICT, _predict),
-    "evaluate": (verbs.EVALUATE, _evaluate),
-    "ensemble": (verbs.ENSEMBLE, _ensemble),
-    "blend": (verbs.BLEND, _blend),
-    "crossval": (studies.CROSSVAL, _crossval),
-    "compare": (studies.COMPARE, _compare),
-    "tune": (studies.TUNE, _tune),
-    "runs": (studies.RUNS, _runs),
-    "models": (verbs.MODELS, _models),
-    "datasets": (verbs.DATASETS, _datasets),
-    "demo": (verbs.DEMO, _demo),
-}
-_PURPOSES = {
-    "From images to answers": ("train", "predict", "evaluate"),
-    "Fuse what exists": ("ensemble", "blend"),
-    "Many trainings, measured alike": ("crossval", "compare", "tune", "runs"),
-    "Look around": ("models", "datasets", "demo"),
-}
+from tercet.verbs import PURPOSES, VERBS
+from tercet.workflows.options import OutputConfig
 
 
 def usage() -> str:
     """Return what `tercet --help` prints."""
     width = max(map(len, VERBS))
     lines: list[str] = []
-    for purpose, names in _PURPOSES.items():
+    for purpose, names in PURPOSES.items():
         lines += ["", f"{purpose}:", *(f"  {name:<{width}}  {VERBS[name][0].summary()}" for name in names)]
     return (
         f"tercet {__version__}: from a folder of images to one fused classifier.\n\n"
@@ -250,7 +81,7 @@ def _run(words: Sequence[str]) -> int:
         write(sys.stdout, "")
         return 0
     answer = work(parsed)
-    as_json = parsed.of(verbs.OutputConfig).json
+    as_json = parsed.of(OutputConfig).json
     write(sys.stdout, json.dumps(answer.document, allow_nan=False) + "\n" if as_json else answer.text)
     return answer.exit_code
 

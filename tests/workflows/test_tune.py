@@ -18,7 +18,7 @@ from tercet.records.history import History
 from tercet.workflows import journal as journals
 from tercet.workflows.journal import Journal, draw
 from tercet.workflows.search import Search
-from tercet.workflows.study_folder import StudyFolder
+from tercet.workflows.search_folder import SearchFolder
 from tercet.workflows.study_options import TUNE
 from tercet.workflows.train import train
 from tercet.workflows.tune import Tuning, tune
@@ -103,7 +103,7 @@ def test_the_best_configuration_trains_to_the_very_score(finished: Tuning, data:
 def test_a_trial_is_measured_on_validation_and_leaves_no_weights(finished: Tuning) -> None:
     files = {path.name for path in (finished.path / "trials").rglob("*") if path.is_file()}
     assert files == {"plan.json", "trial.json", "train.log", "history.jsonl", "member.json"}
-    trial = StudyFolder(finished.path).trial(0)
+    trial = SearchFolder(finished.path).trial(0)
     assert len(History.load(trial.run.member("row-lstm").path / "history.jsonl")) == 3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tercet.ground.errors import require
 from tercet.records.compare_config import CompareConfig
@@ -63,6 +63,28 @@ class RunsConfig:
     """Column to sort by: scores from the best down, dates from the newest back, all else upwards."""
 
 
+@dataclass(frozen=True)
+class StudyConfig:
+    """Which setting of a recipe is run, and what is done otherwise than it says."""
+
+    scale: Literal["small", "paper"] = "small"
+    """small finishes on two cores; paper is the published setting."""
+    show: bool = False
+    """Print the recipe instead of running it."""
+    parts: tuple[str, ...] = ()
+    """Do these parts only; --resume does the others later."""
+    replace: tuple[Any, ...] = ()
+    """Put other networks in place of the recipe's: NETWORK=OTHER, or NETWORK=FILE.yaml with a model and its options."""
+    rehearse: bool = False
+    """Train everything for one update, a tiny network for each backbone: shows that data and options go through."""
+    output: str | None = None
+    """Folder (default: runs/ and the recipe's name with a number)."""
+    device: str | None = None
+    """auto, cpu, cuda, cuda:N or mps, for every part."""
+    threads: int | None = None
+    """Threads a process, for every part."""
+
+
 CROSSVAL = Options(
     "crossval",
     "Train and measure once a fold, each held out in turn. Every fold does what train does, and is a run of its own; "
@@ -114,4 +136,21 @@ RUNS = Options(
     groups=[("", RunsConfig), ("", OutputConfig)],
     positionals=[Positional("folder", "where to look (default: runs)", required=False)],
     examples=["runs --sort test"],
+)
+STUDY = Options(
+    "study",
+    "Repeat a published experiment, and set its numbers beside the measured ones. Without a name, list the recipes. A "
+    "study is a folder of ordinary runs; what is missing in it is done when it is resumed.",
+    groups=[("", StudyConfig), ("", ResumeConfig), ("data", DataConfig), ("", OutputConfig)],
+    positionals=[
+        Positional("recipe", "a recipe's name, or a YAML file", required=False),
+        Positional("data", "other images than the recipe's: folder, table, zip, or name of a data set", required=False),
+    ],
+    aliases=ALIASES,
+    examples=[
+        "rows-vs-cnn --data-dir ~/data",
+        "leaves photos/ --replace resnet18=efficientnet_b0",
+        "fingerspelling --data-dir ~/data --scale paper",
+        "--resume runs/fingerspelling-1",
+    ],
 )

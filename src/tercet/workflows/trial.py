@@ -20,7 +20,7 @@ from tercet.workflows.plan import Plan
 from tercet.workflows.pool import JobFailure
 from tercet.workflows.prepared import PreparedData
 from tercet.workflows.search import Search
-from tercet.workflows.study_folder import Outcome, StudyFolder, TrialFolder
+from tercet.workflows.search_folder import Outcome, SearchFolder, TrialFolder
 
 
 class Pruned(Exception):
@@ -75,7 +75,7 @@ class Judge:
 
 
 def run_trial(
-    study: StudyFolder,
+    study: SearchFolder,
     journal: Journal,
     number: int,
     *,
@@ -111,7 +111,7 @@ def run_trial(
 class TrialWork:
     """A trial as a piece of work for the pool."""
 
-    study: StudyFolder
+    study: SearchFolder
     journal: Journal
     number: int
     settle: Callable[[int, JobFailure | None], None]
@@ -149,7 +149,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work(events: EventStream) -> None:
-        study = StudyFolder.open(arguments.study)
+        study = SearchFolder.open(arguments.study)
         torch.set_num_threads(Plan.load(study.run).threads)
         journal = Journal(study.journal, Search.load(study.search))
         run_trial(study, journal, arguments.number, observers=[events])

@@ -19,7 +19,7 @@ from tercet.ground.streams import printable
 from tercet.records.entries import shown
 from tercet.records.foreign_files import guarded
 from tercet.records.training_config import Criterion
-from tercet.workflows.study_folder import Outcome
+from tercet.workflows.search_folder import Outcome
 
 _COLUMNS = ("number", "state", "score", "epochs", "seconds", "parameters", "reason")
 

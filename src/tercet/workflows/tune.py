@@ -23,7 +23,7 @@ from tercet.workflows.prepared import PreparedData, prepare_data
 from tercet.workflows.progress import Bars, say
 from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.search import Search
-from tercet.workflows.study_folder import Outcome, StudyFolder
+from tercet.workflows.search_folder import Outcome, SearchFolder
 from tercet.workflows.study_options import TUNE, TuneConfig
 from tercet.workflows.train import lay_out, make_plan
 from tercet.workflows.trial import TrialWork
@@ -48,7 +48,7 @@ class Tuning:
     @property
     def best(self) -> Path:
         """The configuration of the best trial, which `tercet train --config` takes."""
-        return StudyFolder(self.path).best
+        return SearchFolder(self.path).best
 
 
 def tune(
@@ -93,7 +93,7 @@ def run_tuning(
         ignored = sorted(parsed.given - {"resume", "trials", "json", "debug", "space"}) + words
         if ignored:
             raise ConfigError(f"--resume goes on as the search was begun, save for --trials; it takes no {ignored[0]}")
-        study = StudyFolder.open(resume)
+        study = SearchFolder.open(resume)
         with study.run.lock():
             study.run.remove_unfinished()
             Journal.repair(study.journal)
@@ -108,7 +108,7 @@ def run_tuning(
     search = Search.make(str(data), parsed, space, trials=config.trials, pruner=config.pruner)
     choose_device(search.run.device)
     search.check(draw(search.space, _DRAWN))
-    study = StudyFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
+    study = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
     with study.run.lock():
         search.save(study.search)
         with study.run.beginning():
@@ -116,7 +116,7 @@ def run_tuning(
         return tuner.finish()
 
 
-def _prepare(study: StudyFolder, search: Search) -> tuple[Plan, PreparedData]:
+def _prepare(study: SearchFolder, search: Search) -> tuple[Plan, PreparedData]:
     """Return the data that all trials share, prepared once, and the plan of the options as they are."""
     if study.run.plan.is_file():
         plan = Plan.load(study.run)
@@ -141,7 +141,7 @@ def at_once(trials: int) -> int:
 class _Tuner:
     """A search at work."""
 
-    study: StudyFolder
+    study: SearchFolder
     search: Search
     plan: Plan
     prepared: PreparedData
@@ -151,7 +151,7 @@ class _Tuner:
     """Failures after which no further trial would fare better."""
 
     @classmethod
-    def begin(cls, study: StudyFolder, search: Search, console: Console) -> _Tuner:
+    def begin(cls, study: SearchFolder, search: Search, console: Console) -> _Tuner:
         """Make the data ready, or take them up again."""
         plan, prepared = _prepare(study, search)
         return cls(study, search, plan, prepared, Journal(study.journal, search), console)

@@ -97,13 +97,13 @@ class TrialFolder:
 
 
 @dataclass(frozen=True)
-class StudyFolder:
+class SearchFolder:
     """Paths of a search."""
 
     path: Path
 
     @classmethod
-    def open(cls, path: str | Path) -> StudyFolder:
+    def open(cls, path: str | Path) -> SearchFolder:
         """Return an existing search.
 
         Raises:

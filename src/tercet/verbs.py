@@ -1,0 +1,198 @@
+"""Every verb: its options, and what its answer is made of. A workflow is imported only when its verb runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from tercet.ground.streams import PatientStream
+from tercet.records.config import DataConfig, FusionConfig
+from tercet.records.model_config import ModelConfig
+from tercet.records.options import Options, Parsed
+from tercet.workflows import options as verbs
+from tercet.workflows import study_options as studies
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb has to say: once for people, once for programs."""
+
+    text: str
+    document: Any
+    exit_code: int = 0
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=cast("IO[str]", PatientStream(sys.stderr)))
+
+
+def _told(run: Any) -> Answer:
+    """Return the answer of a verb that leaves a run."""
+    return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
+
+
+def _train(parsed: Parsed) -> Answer:
+    from tercet.workflows.train import run_training
+
+    resume = parsed.of(verbs.ResumeConfig).resume
+    return _told(run_training(parsed.positional["data"], parsed, resume=resume, console=_console()))
+
+
+def _crossval(parsed: Parsed) -> Answer:
+    from tercet.workflows.crossval import run_crossval
+
+    resume = parsed.of(verbs.ResumeConfig).resume
+    return _told(run_crossval(parsed.positional["data"], parsed, resume=resume, console=_console()))
+
+
+def _tune(parsed: Parsed) -> Answer:
+    from tercet.workflows.tune import run_tuning
+
+    resume, space = parsed.of(verbs.ResumeConfig).resume, parsed.of(studies.TuneConfig).space
+    tuning = run_tuning(parsed.positional["data"], parsed, space=space, resume=resume, console=_console())
+    return Answer(f"{tuning.report}\nfolder: {tuning.path}\nbest:   {tuning.best}\n", dict(tuning.metrics))
+
+
+def _ensemble(parsed: Parsed) -> Answer:
+    from tercet.workflows.ensemble import run_ensemble
+
+    run = run_ensemble(parsed.positional["runs"], parsed, console=_console())
+    return Answer(f"{run.report}\nbundle: {run.path / 'bundle'}\n", dict(run.metrics))
+
+
+def _evaluate(parsed: Parsed) -> Answer:
+    from tercet.workflows.infer import evaluate
+
+    place = parsed.of(verbs.DeviceConfig)
+    evaluation = evaluate(
+        parsed.positional["bundle"],
+        parsed.positional["data"],
+        config=parsed.of(DataConfig),
+        tta=parsed.of(verbs.ViewsConfig).tta,
+        batch_size=place.batch_size,
+        device=place.device,
+    )
+    return Answer(evaluation.to_text(), evaluation.to_dict())
+
+
+def _predict(parsed: Parsed) -> Answer:
+    from tercet.workflows.infer import predict_files
+
+    config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
+    result = predict_files(
+        parsed.positional["bundle"],
+        parsed.positional["images"],
+        csv=config.csv,
+        submission=config.submission,
+        top=config.top,
+        tta=parsed.of(verbs.ViewsConfig).tta,
+        batch_size=place.batch_size,
+        device=place.device,
+    )
+    return Answer(result.to_text(), result.to_dict(), exit_code=3 if result.bad else 0)
+
+
+def _blend(parsed: Parsed) -> Answer:
+    from tercet.workflows.blend import blend
+
+    config = parsed.of(verbs.BlendConfig)
+    result = blend(
+        parsed.positional["files"], method=config.method, labels=config.labels, ties=config.ties, keep=config.keep
+    )
+    if config.output is not None:
+        result.save(Path(config.output))
+    return Answer(result.to_text(), result.to_dict())
+
+
+def _compare(parsed: Parsed) -> Answer:
+    from tercet.workflows.compare import run_comparison
+
+    resume = parsed.of(verbs.ResumeConfig).resume
+    found = run_comparison(parsed.positional["data"], parsed, resume=resume, console=_console())
+    return Answer(f"{found.report}\nfolder: {found.path}\n", dict(found.metrics), found.exit_code)
+
+
+def _runs(parsed: Parsed) -> Answer:
+    from tercet.workflows.runs import runs
+
+    found = runs(parsed.positional["folder"] or "runs", sort=parsed.of(studies.RunsConfig).sort)
+    return Answer(found.to_text(), found.to_dict())
+
+
+def _models(parsed: Parsed) -> Answer:
+    from tercet.workflows.inspect import describe_model, list_models
+
+    name, network = parsed.positional["name"], parsed.of(verbs.NetworkConfig)
+    if name is None:
+        answer = list_models()
+    else:
+        size = (network.image_size[0], network.image_size[-1])
+        answer = describe_model(
+            name,
+            num_classes=network.classes,
+            config=parsed.of(ModelConfig),
+            channels=network.channels,
+            image_size=size,
+            num_members=network.members,
+            fusion=parsed.of(FusionConfig),
+        )
+    return Answer(answer.text, answer.document)
+
+
+def _datasets(parsed: Parsed) -> Answer:
+    from tercet.workflows.inspect import describe_dataset, list_datasets
+
+    name = parsed.positional["name"]
+    answer = list_datasets() if name is None else describe_dataset(name)
+    return Answer(answer.text, answer.document)
+
+
+def _demo(parsed: Parsed) -> Answer:
+    from tercet.workflows.demo import demo
+
+    return _told(demo(output=parsed.of(verbs.DemoConfig).output, console=_console()))
+
+
+def _study(parsed: Parsed) -> Answer:
+    from tercet.workflows.study.listing import list_recipes, show_recipe
+    from tercet.workflows.study.run import run_study
+
+    recipe, resume = parsed.positional["recipe"], parsed.of(verbs.ResumeConfig).resume
+    if recipe is None and resume is None:
+        answer = list_recipes()
+        return Answer(answer.text, answer.document)
+    if parsed.of(studies.StudyConfig).show:
+        answer = show_recipe(recipe)
+        return Answer(answer.text, answer.document)
+    done = run_study(recipe, parsed.positional["data"], parsed, resume=resume, console=_console())
+    return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics))
+
+
+VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
+    "train": (verbs.TRAIN, _train),
+    "predict": (verbs.PREDICT, _predict),
+    "evaluate": (verbs.EVALUATE, _evaluate),
+    "ensemble": (verbs.ENSEMBLE, _ensemble),
+    "blend": (verbs.BLEND, _blend),
+    "crossval": (studies.CROSSVAL, _crossval),
+    "compare": (studies.COMPARE, _compare),
+    "tune": (studies.TUNE, _tune),
+    "study": (studies.STUDY, _study),
+    "runs": (studies.RUNS, _runs),
+    "models": (verbs.MODELS, _models),
+    "datasets": (verbs.DATASETS, _datasets),
+    "demo": (verbs.DEMO, _demo),
+}
+"""By name: a verb's options, and the function that answers it."""
+PURPOSES: Mapping[str, tuple[str, ...]] = {
+    "From images to answers": ("train", "predict", "evaluate"),
+    "Fuse what exists": ("ensemble", "blend"),
+    "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
+    "Look around": ("models", "datasets", "demo"),
+}
+"""The verbs by what they are for, as `tercet --help` groups them."""

@@ -1,0 +1,141 @@
+"""What the parts of a study measured, by part and name: scores of every repetition, and where its predictions are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tercet.evaluation.repeated import SeededComparison, compare_seeds
+from tercet.evaluation.spread import spread_of
+from tercet.ground.errors import ConfigError
+from tercet.ground.registry import nearest
+from tercet.records.predictions import Predictions
+from tercet.records.recipe import METRICS, Pair, Reading
+from tercet.workflows.fold_runs import CHOSEN
+from tercet.workflows.grid import member_name
+from tercet.workflows.study.parts import Work
+
+FOLD = "fold "
+"""What the name of a fold's reading begins with."""
+FOLD_MEAN = "mean of the folds"
+"""The reading of all folds' networks together on a test split that no fold held."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One repetition of one thing that was measured."""
+
+    scores: Mapping[str, Any]
+    """By metric, those that there are; `n` images; `accuracy_low` and `accuracy_high`."""
+    split: str
+    """What it was measured on: test, validation, or held-out folds."""
+    predictions: Path
+    """Where they are stored."""
+
+
+Measurements = Mapping[Reading, Sequence[Measured]]
+"""By part and name, every repetition."""
+
+
+def read_measurements(works: Sequence[Work]) -> dict[Reading, list[Measured]]:
+    """Read what finished works measured; repetitions of a part stand together."""
+    found: dict[Reading, list[Measured]] = {}
+    for work in works:
+        for name, measured in _READERS[work.part.verb](work, work.metrics()):
+            found.setdefault(Reading(work.name, name), []).append(measured)
+    return found
+
+
+def _of_run(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+    for one in (*metrics["members"], *metrics["ensembles"]):
+        split = "test" if "test" in one else "validation"
+        costs = {key: one.get(key) for key in METRICS if one.get(key) is not None}
+        measured = Measured({**costs, **one[split]}, split, work.run.predictions(one["name"], split))
+        yield one["name"], measured
+        if one["name"] == metrics.get("chosen"):
+            yield CHOSEN, measured
+
+
+def _of_comparison(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+    split = metrics["tested_on"]
+    for network in metrics["networks"]:
+        fixed = {key: network[key] for key in ("parameters", "flops") if network.get(key) is not None}
+        for training in network.get("trainings", ()):
+            costs = {key: training[key] for key in ("seconds", "seconds_per_epoch")}
+            path = work.run.predictions(member_name(network["name"], training["seed"]), split)
+            yield network["name"], Measured({**fixed, **costs, **training[split]}, split, path)
+
+
+def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+    chosen = {"name": CHOSEN, "pooled": metrics["pooled"]}
+    for one in (*metrics["members"], *metrics["ensembles"], chosen):
+        costs = {key: one.get(key) for key in ("parameters", "seconds") if one.get(key) is not None}
+        yield (
+            one["name"],
+            Measured({**costs, **one["pooled"]}, "held-out folds", work.run.predictions(one["name"], "pooled")),
+        )
+        for fold, scores in one.get("folds", {}).items():
+            path = work.run.path / "folds" / fold / "predictions" / f"{one['name']}-test.npz"
+            yield f"{FOLD}{fold}: {one['name']}", Measured(scores, "held-out fold", path)
+    for fold in metrics["folds"]:
+        path = work.run.path / "folds" / fold["name"] / "predictions" / f"{fold['chosen']}-test.npz"
+        yield f"{FOLD}{fold['name']}", Measured(fold, "held-out fold", path)
+    if metrics["test"]:
+        yield FOLD_MEAN, Measured(metrics["test"], "test", work.run.predictions("fold-mean", "test"))
+
+
+_READERS = {
+    "train": _of_run,
+    "ensemble": _of_run,
+    "blend": _of_run,
+    "compare": _of_comparison,
+    "crossval": _of_folds,
+}
+
+
+def find(reading: Reading, measurements: Measurements) -> Sequence[Measured]:
+    """Return the repetitions of a reading; none where its part has not been run.
+
+    Raises:
+        ConfigError: The part was run, and measured nothing of that name.
+    """
+    found = measurements.get(reading)
+    names = [other.name for other in measurements if other.part == reading.part]
+    if found is None and names:
+        raise ConfigError(
+            f"part {reading.part} measured nothing called '{reading.name}'{nearest(reading.name, names)} "
+            f"({', '.join(names)})"
+        )
+    return found or ()
+
+
+def summary(repetitions: Sequence[Measured], metric: str) -> dict[str, Any] | None:
+    """Return `mean`, `sd` and `n` of a metric, the interval of a single accuracy, and the images; None for none."""
+    values = [float(one.scores[metric]) for one in repetitions if one.scores.get(metric) is not None]
+    found = spread_of(values)
+    if found is None:
+        return None
+    single = repetitions[0].scores if len(values) == 1 and metric == "accuracy" else {}
+    return {
+        **found,
+        "low": single.get("accuracy_low"),
+        "high": single.get("accuracy_high"),
+        "images": repetitions[0].scores.get("n"),
+        "split": repetitions[0].split,
+    }
+
+
+def compare_readings(pair: Pair, measurements: Measurements) -> SeededComparison | None:
+    """Compare two readings on the images of both; None where one of them has not been measured.
+
+    A reading that was measured once stands beside every repetition of the other.
+    """
+    a, b = (find(reading, measurements) for reading in (pair.a, pair.b))
+    if not a or not b:
+        return None
+    count = max(len(a), len(b))
+    said = [[Predictions.load(one.predictions) for one in side] for side in (a, b)]
+    first, second = (side * count if len(side) == 1 else side for side in said)
+    return compare_seeds(first[:count], second[:count])

@@ -1,0 +1,197 @@
+"""Run a recipe: its parts in order, each resumable, then published and measured numbers side by side.
+
+STUDY/
+  config.yaml  recipe.yaml  environment.json    what was asked, as the recipe was then, and where
+  parts/NAME/                                   a part, as its verb leaves it (NAME-seed-S where it is repeated)
+  metrics.json  table.csv  report.txt           the table, the tests, and all that was measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.ground.errors import ConfigError, StorageError
+from tercet.ground.files import write_json, write_text
+from tercet.ground.runtime import describe_environment
+from tercet.records.documents import dump_yaml, read_mapping
+from tercet.records.options import Parsed
+from tercet.records.recipe import Recipe, Scale, Setting
+from tercet.workflows.progress import say
+from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.study.changes import Changes
+from tercet.workflows.study.parts import Work, works
+from tercet.workflows.study.readings import read_measurements
+from tercet.workflows.study.recipes import load_recipe, recipe_names, recipe_text
+from tercet.workflows.study.table import everything, pair_rows, pairs_text, table_csv, table_rows, table_text
+from tercet.workflows.study_options import STUDY, StudyConfig
+
+_RESUMED = {"resume", "parts", "json", "debug", "device", "threads"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, as far as it has been done."""
+
+    path: Path
+    """Its folder."""
+    metrics: Mapping[str, Any]
+    """What `metrics.json` holds: the table, the tests, all that was measured, which parts are missing."""
+    report: str
+    """The table and the tests as text, and where the parts' own reports are."""
+
+
+def study(
+    recipe: str | Path | None = None,
+    source: str | Path | None = None,
+    /,
+    *,
+    resume: str | Path | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> Study:
+    """Repeat a published experiment, and set its numbers beside the measured ones.
+
+    Args:
+        recipe: Name of a recipe (`list_recipes` tells them), or a YAML file.
+        source: Other images than the recipe's: folder, table, zip, or the name of a data set.
+        resume: Folder of a study to go on with, instead of a recipe.
+        console: Where to report progress; silent by default.
+        **options: Any option of `tercet study`, such as `scale="paper"`, `replace=[{"resnet18": "resnet50"}]`,
+            `data={"data_dir": "..."}`.
+
+    Raises:
+        TercetError: See `tercet.ground.errors`; what was begun can be continued with `resume`.
+    """
+    parsed = STUDY.parse_object(options)
+    return run_study(recipe, source, parsed, resume=resume, console=console or Console(quiet=True))
+
+
+def run_study(
+    recipe: str | Path | None,
+    source: str | Path | None,
+    parsed: Parsed,
+    *,
+    resume: str | Path | None,
+    console: Console,
+) -> Study:
+    """Begin or continue a study and see it to its end, or to the end of the parts that were asked for."""
+    config = parsed.of(StudyConfig)
+    if resume is not None:
+        other = sorted(parsed.given - _RESUMED) + [str(word) for word in (recipe, source) if word is not None]
+        if other:
+            raise ConfigError(f"--resume goes on as the study was begun; it takes no {', '.join(other)}")
+        return _resume(Path(resume), config, console)
+    if recipe is None:
+        raise ConfigError(f"name a recipe ({', '.join(recipe_names())}), or --resume FOLDER")
+    asked = load_recipe(str(recipe))
+    if config.scale not in asked.scales:
+        raise ConfigError(f"recipe {asked.name} has no scale {config.scale} ({', '.join(asked.scales)})")
+    given = {key: value for key, value in parsed.to_dict().items() if key in parsed.given}
+    data_options = {key.removeprefix("data."): value for key, value in given.items() if key.startswith("data.")}
+    changes = Changes.parse(source, data_options, config.replace, rehearse=config.rehearse)
+    begun = _Begun(asked, config.scale, changes)
+    begun.works(Path("."), config)  # finds what is wrong before anything is written
+    run = RunFolder.create(config.output, asked.name)
+    with run.lock():
+        write_text(run.path / "recipe.yaml", recipe_text(str(recipe)))
+        write_json(run.path / "environment.json", describe_environment())
+        write_text(run.config, dump_yaml({"study_of": asked.name, "scale": config.scale, **changes.to_dict()}))
+        return begun.work(run, config, console)
+
+
+def _resume(folder: Path, config: StudyConfig, console: Console) -> Study:
+    run = RunFolder.open(folder)
+    stored = read_mapping(run.config)
+    name = stored.pop("study_of", None)
+    if name is None:
+        raise StorageError(f"{folder} holds no study: it was not begun by `tercet study`")
+    recipe = Recipe.from_mapping(str(name), read_mapping(run.path / "recipe.yaml"))
+    scale = stored.pop("scale")
+    with run.lock():
+        return _Begun(recipe, scale, Changes(**stored)).work(run, config, console)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A recipe at a scale, with what is done otherwise."""
+
+    recipe: Recipe
+    scale: Scale
+    changes: Changes
+
+    @property
+    def setting(self) -> Setting:
+        return self.changes.apply(self.recipe.scales[self.scale])
+
+    def works(self, folder: Path, config: StudyConfig, only: tuple[str, ...] = ()) -> list[Work]:
+        shared = {"device": config.device, "threads": config.threads}
+        return works(self.setting, folder, shared, only)
+
+    def work(self, run: RunFolder, config: StudyConfig, console: Console) -> Study:
+        """Do what is asked for and not finished, and report all that is."""
+        asked = self.works(run.path, config, config.parts)
+        waiting = [work for work in asked if not work.finished()]
+        for number, work in enumerate(waiting):
+            say(console, f"{self.recipe.name}: {work.title} ({work.part.verb}; {number + 1} of {len(waiting)})")
+            work.do(console)
+            self.report(run, config)  # what is there can be read while the rest goes on
+        return self.report(run, config)
+
+    def report(self, run: RunFolder, config: StudyConfig) -> Study:
+        """Write and return what the finished parts say."""
+        everyone = self.works(run.path, config)
+        done = [work for work in everyone if work.run.metrics.is_file()]
+        measurements = read_measurements(done)
+        setting = self.recipe.scales[self.scale]
+        metrics = {
+            "recipe": self.recipe.name,
+            "title": self.recipe.title,
+            "source": self.recipe.source,
+            "scale": self.scale,
+            "differs": [*self.recipe.differs, *setting.differs, *self._changed()],
+            "table": table_rows(self.recipe, self.scale, measurements),
+            "tests": pair_rows(self.recipe, self.scale, measurements),
+            "measured": everything(measurements),
+            "parts": {work.title: str(work.run.path) for work in done},
+            "missing": [work.title for work in everyone if work not in done],
+            "versions": describe_environment()["packages"],
+        }
+        text = _text(metrics)
+        write_text(run.path / "table.csv", table_csv(metrics["table"]))
+        write_json(run.metrics, metrics)
+        write_text(run.report, text)
+        return Study(run.path, metrics, text)
+
+    def _changed(self) -> list[str]:
+        """Return what the user changed, in sentences."""
+        changes = self.changes
+        said = [f"Images: {changes.data}."] if changes.data else []
+        said += [f"Option data.{key} is {value}." for key, value in changes.data_options.items() if key != "data_dir"]
+        said += [
+            f"In place of {old}: {new if isinstance(new, str) else new.get('model')}."
+            for old, new in changes.replaced.items()
+        ]
+        if changes.rehearse:
+            said.insert(0, "A REHEARSAL: every training is one update of a tiny network; no number means anything.")
+        return said
+
+
+def _text(metrics: Mapping[str, Any]) -> str:
+    parts = [f"{metrics['title']} ({metrics['recipe']}, scale {metrics['scale']})\nsource: {metrics['source']}\n"]
+    parts.append(
+        table_text("published and measured; ± over seeds, an interval where there is one run", metrics["table"])
+    )
+    if metrics["tests"]:
+        parts.append(pairs_text(metrics["tests"]) + "\n")
+    if metrics["differs"]:
+        parts.append("differs from the source:\n" + "".join(f"- {line}\n" for line in metrics["differs"]))
+    if metrics["parts"]:
+        parts.append("parts:\n" + "".join(f"- {name}: {path}/report.txt\n" for name, path in metrics["parts"].items()))
+    if metrics["missing"]:
+        parts.append(f"not done yet: {', '.join(metrics['missing'])}\n")
+    return "\n".join(parts)
