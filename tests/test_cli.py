@@ -444,7 +444,7 @@ def test_errors_about_any_name_are_one_readable_line(run: Run, tmp_path: Path, n
 
 def test_warnings_are_one_line_and_go_to_standard_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def odd(parsed: object) -> Any:
-        from tercet.cli import Answer
+        from tercet.verbs import Answer
 
         warnings.warn("classes 'Cat' and 'cat\n' look alike", UserWarning, stacklevel=2)
         return Answer("done\n", None)

@@ -170,7 +170,7 @@ def _study(parsed: Parsed) -> Answer:
         answer = show_recipe(recipe)
         return Answer(answer.text, answer.document)
     done = run_study(recipe, parsed.positional["data"], parsed, resume=resume, console=_console())
-    return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics))
+    return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics), done.exit_code)
 
 
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {

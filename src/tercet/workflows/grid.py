@@ -129,7 +129,10 @@ def is_open(training: TrainingConfig) -> bool:
 
 
 def _length(training: TrainingConfig) -> tuple[Any, ...]:
-    return training.batch_size, *((stage.epochs, stage.steps) for stage in training.stages())
+    """Return what decides the number of updates; stages count together, so that strategies can be compared."""
+    stages = training.stages()
+    epochs = round(sum(stage.epochs or 0 for stage in stages), 6)
+    return training.batch_size, epochs, sum(stage.steps or 0 for stage in stages)
 
 
 def member_name(cell: str, seed: int) -> str:

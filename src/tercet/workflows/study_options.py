@@ -139,7 +139,8 @@ RUNS = Options(
 )
 STUDY = Options(
     "study",
-    "Repeat a published experiment, and set its numbers beside the measured ones. Without a name, list the recipes. A "
+    "Repeat a published experiment by its recipe. Published numbers stand beside the measured ones. Without a name, the "
+    "recipes are listed. A "
     "study is a folder of ordinary runs; what is missing in it is done when it is resumed.",
     groups=[("", StudyConfig), ("", ResumeConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[

@@ -15,7 +15,7 @@ from tercet.records.recipe import Part, Setting
 from tercet.workflows.members import member_mapping
 
 _LENGTH = ("strategy", "epochs", "lr", "schedule", "patience", "max_time")
-_REHEARSED = {"model": "test_resnet", "pretrained": False, "input": {"size": [32]}, "backbone": {}, "weights": None}
+_REHEARSED = {"model": "test_resnet", "pretrained": False, "input": {"size": [64]}, "backbone": {}, "weights": None}
 _REHEARSED_LIMIT = 2000  # training images; a class more than that has none
 
 

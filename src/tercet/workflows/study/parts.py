@@ -53,7 +53,11 @@ class Work:
 
     def finished(self) -> bool:
         """Tell whether it is complete; a comparison in which a training failed is not."""
-        return self.run.metrics.is_file() and not self.metrics().get("failed")
+        return self.run.metrics.is_file() and not self.failures()
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the trainings of a comparison that failed beside others."""
+        return list(self.metrics().get("failed") or ())
 
     def metrics(self) -> dict[str, Any]:
         """Return what the run's `metrics.json` holds."""

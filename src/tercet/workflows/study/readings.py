@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ FOLD = "fold "
 """What the name of a fold's reading begins with."""
 FOLD_MEAN = "mean of the folds"
 """The reading of all folds' networks together on a test split that no fold held."""
+_TITLES = {CHOSEN: "chosen", "best": "best_member"}  # readings of what validation found best, all told and alone
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,24 @@ def read_measurements(works: Sequence[Work]) -> dict[Reading, list[Measured]]:
     found: dict[Reading, list[Measured]] = {}
     for work in works:
         for name, measured in _READERS[work.part.verb](work, work.metrics()):
-            found.setdefault(Reading(work.name, name), []).append(measured)
+            found.setdefault(Reading(work.name, name), []).extend([] if measured is None else [measured])
     return found
 
 
-def _of_run(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+def _of_run(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured | None]]:
     for one in (*metrics["members"], *metrics["ensembles"]):
         split = "test" if "test" in one else "validation"
         costs = {key: one.get(key) for key in METRICS if one.get(key) is not None}
         measured = Measured({**costs, **one[split]}, split, work.run.predictions(one["name"], split))
         yield one["name"], measured
-        if one["name"] == metrics.get("chosen"):
-            yield CHOSEN, measured
+        for title in (title for title, key in _TITLES.items() if one["name"] == metrics.get(key)):
+            yield title, measured
 
 
-def _of_comparison(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+def _of_comparison(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured | None]]:
     split = metrics["tested_on"]
     for network in metrics["networks"]:
+        yield network["name"], None  # known, also where no training of it succeeded
         fixed = {key: network[key] for key in ("parameters", "flops") if network.get(key) is not None}
         for training in network.get("trainings", ()):
             costs = {key: training[key] for key in ("seconds", "seconds_per_epoch")}
@@ -68,7 +70,7 @@ def _of_comparison(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str
             yield network["name"], Measured({**fixed, **costs, **training[split]}, split, path)
 
 
-def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured | None]]:
     chosen = {"name": CHOSEN, "pooled": metrics["pooled"]}
     for one in (*metrics["members"], *metrics["ensembles"], chosen):
         costs = {key: one.get(key) for key in ("parameters", "seconds") if one.get(key) is not None}
@@ -86,7 +88,7 @@ def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mea
         yield FOLD_MEAN, Measured(metrics["test"], "test", work.run.predictions("fold-mean", "test"))
 
 
-_READERS = {
+_READERS: Mapping[str, Callable[[Work, Mapping[str, Any]], Iterator[tuple[str, Measured | None]]]] = {
     "train": _of_run,
     "ensemble": _of_run,
     "blend": _of_run,
@@ -96,7 +98,7 @@ _READERS = {
 
 
 def find(reading: Reading, measurements: Measurements) -> Sequence[Measured]:
-    """Return the repetitions of a reading; none where its part has not been run.
+    """Return the repetitions of a reading; none where its part has not been run, or failed.
 
     Raises:
         ConfigError: The part was run, and measured nothing of that name.

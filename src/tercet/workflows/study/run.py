@@ -18,6 +18,7 @@ from rich.console import Console
 from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment
+from tercet.ground.streams import printable
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.options import Parsed
 from tercet.records.recipe import Recipe, Scale, Setting
@@ -43,6 +44,11 @@ class Study:
     """What `metrics.json` holds: the table, the tests, all that was measured, which parts are missing."""
     report: str
     """The table and the tests as text, and where the parts' own reports are."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the first training that failed beside others."""
+        return self.metrics["failed"][0]["exit_code"] if self.metrics["failed"] else 0
 
 
 def study(
@@ -159,6 +165,7 @@ class _Begun:
             "measured": everything(measurements),
             "parts": {work.title: str(work.run.path) for work in done},
             "missing": [work.title for work in everyone if work not in done],
+            "failed": [{"part": work.title, **failure} for work in done for failure in work.failures()],
             "versions": describe_environment()["packages"],
         }
         text = _text(metrics)
@@ -192,6 +199,10 @@ def _text(metrics: Mapping[str, Any]) -> str:
         parts.append("differs from the source:\n" + "".join(f"- {line}\n" for line in metrics["differs"]))
     if metrics["parts"]:
         parts.append("parts:\n" + "".join(f"- {name}: {path}/report.txt\n" for name, path in metrics["parts"].items()))
+    parts += [
+        f"FAILED: {printable(one['part'])}, {printable(one['network'])} seed {one['seed']}: {printable(one['message'])}\n"
+        for one in metrics["failed"]
+    ]
     if metrics["missing"]:
         parts.append(f"not done yet: {', '.join(metrics['missing'])}\n")
     return "\n".join(parts)

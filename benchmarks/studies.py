@@ -1,0 +1,115 @@
+"""The recipes at scale small, on the images and pretrained networks at hand; results go to benchmarks/results/.
+
+    python benchmarks/studies.py NAME --data-dir FOLDER [--output STUDY] [--parts PART,...]
+    python benchmarks/studies.py NAME --resume STUDY [--parts PART,...]
+
+This is `tercet study`, told which networks and images stand in for the recipe's. FOLDER holds mnist/, fashion-mnist/,
+hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/ and weights/ with three pretrained
+networks: MobileNetV2, MobileNetV1 at width 0.75, and MobileNetV2 at width 0.35. NAME is a recipe, or one of these on
+other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato, pruning-published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.workflows.study.changes import networks_of
+from tercet.workflows.study.recipes import load_recipe
+from tercet.workflows.study.run import Study, run_study
+from tercet.workflows.study_options import STUDY
+
+HERE = Path(__file__).parent
+HALF = {"mean": [0.5], "std": [0.5]}  # how the TensorFlow networks were trained
+SIGNS = {"image_column": "file", "group_column": "hand"}
+POTATO = {"group_from": r"healthy-(\d+)-"}
+OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "e2e-3m-hand-signs": ("e2e-3m", "hand-signs/asl-massey-160.zip", SIGNS),
+    "fingerspelling-hand-signs": ("fingerspelling", "hand-signs/asl-massey-160.zip", SIGNS),
+    "cassava-potato": ("cassava", "potato-leaves/potato-leaf-160.zip", POTATO),
+    "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
+    "pruning-published": ("pruning", "e2e3m-predictions/fashion-mnist", {}),
+}
+SIZES = {"e2e-3m": 48, "rnn-heads": 48, "training-strategy": 48}  # pixels; 96 where images are photographs
+
+
+def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]:
+    """Return what stands in for each network that a recipe names."""
+    keras = {"pad_type": "same", "bn_eps": 0.001}
+    stride = {"output_stride": 16} if recipe == "rnn-heads" else {}
+    shown = {"size": [size]}
+    return {
+        "mobilenetv2_100": {
+            "weights": str(weights / "mobilenetv2_100_onnxzoo_backbone.safetensors"),
+            "model": "mobilenetv2_100",
+            "input": shown,
+        },
+        "mobilenetv1_100": {
+            "weights": str(weights / "mobilenetv1_075_tf_full_in1k.safetensors"),
+            "model": "mobilenetv1_075",
+            "backbone": {"args": keras},
+            "input": {**shown, **HALF},
+        },
+        "mobilenetv2_050": {
+            "weights": str(weights / "mobilenetv2_035_keras_backbone.safetensors"),
+            "model": "mobilenetv2_035",
+            "backbone": {"args": {**keras, **stride}},
+            "input": {**shown, **HALF},
+        },
+    }
+
+
+def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> Study:
+    """Begin a study with the stand-ins of the networks that its recipe names."""
+    recipe, place, options = OTHER_IMAGES.get(name, (name, None, {}))
+    size = SIZES.get(recipe, 96) if place is None else 96
+    used = set(networks_of(load_recipe(recipe).scales["small"]))
+    replaced = {old: new for old, new in networks(folder / "weights", recipe, size).items() if old in used}
+    asked = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
+    source = None if place is None else str(folder / place)
+    return run_study(recipe, source, STUDY.parse_object(asked), resume=None, console=console)
+
+
+def keep(name: str, study: Study) -> None:
+    """Keep table and figures, without the places of this machine."""
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    document = {key: value for key, value in study.metrics.items() if key != "parts"}
+    document |= {"environment": json.loads((study.path / "environment.json").read_text())}
+    (results / f"study-{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    reports = [path.read_text() for path in sorted(study.path.glob("parts/*/report.txt"))]
+    text = study.report.partition("parts:\n")[0] + "\n" + "\n".join(reports)
+    (results / f"study-{name}.txt").write_text(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
+    parser.add_argument("--output")
+    parser.add_argument("--resume")
+    parser.add_argument("--parts", default="")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    console = Console(stderr=True)
+    more: dict[str, Any] = {
+        "threads": arguments.threads,
+        "parts": [part for part in arguments.parts.split(",") if part],
+    }
+    if arguments.resume:
+        study = run_study(None, None, STUDY.parse_object(more), resume=arguments.resume, console=console)
+    else:
+        given = {**more, **({"output": arguments.output} if arguments.output else {})}
+        study = begin(arguments.name, Path(arguments.data_dir), given, console)
+    keep(arguments.name, study)
+    print(study.report)
+    return study.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
