@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tercet.workflows.inspect import list_datasets as list_datasets
     from tercet.workflows.inspect import list_models as list_models
     from tercet.workflows.runs import runs as runs
+    from tercet.workflows.study.run import study as study
     from tercet.workflows.train import train as train
     from tercet.workflows.tune import tune as tune
 
@@ -63,6 +64,7 @@ _HOMES = {
     "runs": "workflows.runs",
     "score": "evaluation.metrics",
     "score_sets": "evaluation.set_metrics",
+    "study": "workflows.study.run",
     "train": "workflows.train",
     "tune": "workflows.tune",
     "vote": "evaluation.combining",

@@ -139,9 +139,8 @@ RUNS = Options(
 )
 STUDY = Options(
     "study",
-    "Repeat a published experiment by its recipe. Published numbers stand beside the measured ones. Without a name, the "
-    "recipes are listed. A "
-    "study is a folder of ordinary runs; what is missing in it is done when it is resumed.",
+    "Repeat a published experiment by its recipe. Published numbers stand beside the measured ones; without a name, "
+    "recipes are listed. A study is a folder of ordinary runs; what is missing in it is done when it is resumed.",
     groups=[("", StudyConfig), ("", ResumeConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
         Positional("recipe", "a recipe's name, or a YAML file", required=False),

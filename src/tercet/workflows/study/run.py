@@ -28,7 +28,7 @@ from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.parts import Work, works
 from tercet.workflows.study.readings import read_measurements
 from tercet.workflows.study.recipes import load_recipe, recipe_names, recipe_text
-from tercet.workflows.study.table import everything, pair_rows, pairs_text, table_csv, table_rows, table_text
+from tercet.workflows.study.table import everything, filled, pair_rows, pairs_text, table_csv, table_rows, table_text
 from tercet.workflows.study_options import STUDY, StudyConfig
 
 _RESUMED = {"resume", "parts", "json", "debug", "device", "threads"}
@@ -190,19 +190,16 @@ class _Begun:
 
 def _text(metrics: Mapping[str, Any]) -> str:
     parts = [f"{metrics['title']} ({metrics['recipe']}, scale {metrics['scale']})\nsource: {metrics['source']}\n"]
-    parts.append(
-        table_text("published and measured; ± over seeds, an interval where there is one run", metrics["table"])
-    )
+    parts.append(table_text("published and measured (± over seeds; of one run, the interval)", metrics["table"]))
     if metrics["tests"]:
         parts.append(pairs_text(metrics["tests"]) + "\n")
     if metrics["differs"]:
-        parts.append("differs from the source:\n" + "".join(f"- {line}\n" for line in metrics["differs"]))
+        parts.append("differs from the source:\n" + "".join(f"{filled(f'- {line}')}\n" for line in metrics["differs"]))
     if metrics["parts"]:
         parts.append("parts:\n" + "".join(f"- {name}: {path}/report.txt\n" for name, path in metrics["parts"].items()))
-    parts += [
-        f"FAILED: {printable(one['part'])}, {printable(one['network'])} seed {one['seed']}: {printable(one['message'])}\n"
-        for one in metrics["failed"]
-    ]
+    for one in metrics["failed"]:
+        training = f"{one['part']}, {one['network']} seed {one['seed']}"
+        parts.append(f"FAILED: {printable(training)}: {printable(one['message'])}\n")
     if metrics["missing"]:
         parts.append(f"not done yet: {', '.join(metrics['missing'])}\n")
     return "\n".join(parts)

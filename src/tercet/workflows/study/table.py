@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,13 +101,20 @@ def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def pairs_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the tests as lines; none where there are none."""
+    """Return the tests as paragraphs; none where there are none."""
     return "\n".join(
-        f"{printable(row['what'])}: {100 * row['difference']:+.2f} points "
-        f"({100 * row['low']:+.2f} to {100 * row['high']:+.2f}), p = {row['p_value']:.2g} "
-        f"({row['test']}; {row['n']} images, {row['seeds']} seed(s))"
+        filled(
+            f"{row['what']}: {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
+            f"{100 * row['high']:+.2f}), p = {row['p_value']:.2g} ({row['test']}; {row['n']} images, "
+            f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
+        )
         for row in rows
     )
+
+
+def filled(line: str) -> str:
+    """Return a line as a paragraph of 80 columns, its later lines indented."""
+    return textwrap.fill(printable(line), 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def table_csv(rows: Sequence[Mapping[str, Any]]) -> str:
