@@ -6,7 +6,7 @@
 This is `tercet study`, told which networks and images stand in for the recipe's. FOLDER holds mnist/, fashion-mnist/,
 hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/ and weights/ with three pretrained
 networks: MobileNetV2, MobileNetV1 at width 0.75, and MobileNetV2 at width 0.35. NAME is a recipe, or one of these on
-other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato, pruning-published.
+other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "fingerspelling-hand-signs": ("fingerspelling", "hand-signs/asl-massey-160.zip", SIGNS),
     "cassava-potato": ("cassava", "potato-leaves/potato-leaf-160.zip", POTATO),
     "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
-    "pruning-published": ("pruning", "e2e3m-predictions/fashion-mnist", {}),
 }
 SIZES = {"e2e-3m": 48, "rnn-heads": 48, "training-strategy": 48}  # pixels; 96 where images are photographs
 

@@ -61,7 +61,7 @@ class Part:
     of: tuple[str, ...] = ()
     """ensemble: the parts whose members are fused."""
     files: tuple[str, ...] = ()
-    """blend: prediction files, relative to the data."""
+    """blend: prediction files, in the data; those are a folder, in `data.data_dir` where that is given."""
     runs_of_classes: tuple[int, ...] = ()
     """blend: rows of each class, where the files are sorted by class and nothing else tells the labels."""
     seeds: tuple[int, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class Changes:
     def _part(self, part: Part, setting: Setting) -> Part:
         data = self.data or part.data or setting.data
         if part.verb == "blend":
-            return replace(part, data=data)
+            return replace(part, data=os.path.join(self.data_options.get("data_dir") or "", data or ""))
         options = _with_networks(part.options, self._network)
         if part.verb != "ensemble":
             options |= {"data": {**_nested(options.get("data")), **self.data_options}}
