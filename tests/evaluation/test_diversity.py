@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tercet.evaluation.diversity import difficulty, diversity
+from tercet.evaluation.diversity import difficulty, diversity, hard_pairs
 from tercet.ground.errors import DataError
 from tercet.records.predictions import Predictions
 
@@ -30,6 +30,13 @@ def test_pairs_by_construction() -> None:
 
 def test_several_trainings_are_averaged() -> None:
     assert diversity([(A, B), (A, A)]).agreement == (4 / 8 + 1) / 2
+
+
+def test_hard_pairs_count_both_directions_and_average_over_trainings() -> None:
+    # A takes dog and owl for each other three times, B twice
+    assert hard_pairs([A]) == [{"a": "dog", "b": "owl", "mistakes": 3.0}, {"a": "cat", "b": "dog", "mistakes": 1.0}]
+    assert hard_pairs([A, B], most=1) == [{"a": "dog", "b": "owl", "mistakes": 2.5}]
+    assert hard_pairs([said(list(LABELS))]) == []
 
 
 def test_easy_and_hard_by_construction() -> None:

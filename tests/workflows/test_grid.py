@@ -125,6 +125,13 @@ def test_unequal_efforts_are_refused() -> None:
         fair(("small-cnn", {"model": "row-rnn", "batch_size": 7}))
 
 
+def test_stages_of_different_shape_and_equal_length_are_fair() -> None:
+    stages = [{"lr": 1e-3, "epochs": 1.5}, {"lr": 1e-4, "epochs": 0.5}]
+    fair(("small-cnn", {"name": "staged", "model": "small-cnn", "strategy": stages}))
+    with pytest.raises(ConfigError, match="same number of updates"):
+        fair(("small-cnn", {"name": "staged", "model": "small-cnn", "strategy": stages[:1]}))
+
+
 def test_a_budget_of_seconds_needs_a_schedule_that_has_no_end() -> None:
     fair(("small-cnn",), TrainingConfig(lr=1e-3), budget="seconds:5")
     fair(("small-cnn",), TrainingConfig(lr=1e-3, epochs=5, schedule="cosine"), budget="seconds:5")

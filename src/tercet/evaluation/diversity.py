@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tercet.evaluation.combining import aligned
+from tercet.evaluation.metrics import confusion
 from tercet.evaluation.repeated import rightness
 from tercet.ground.errors import DataError
 from tercet.records.predictions import Predictions
@@ -95,3 +96,21 @@ def difficulty(models: Sequence[Predictions]) -> Difficulty:
     first = rows[0].take(rows[0].known)
     labels = tuple(first.classes[label] for label in first.labels)
     return Difficulty(first.ids, labels, tuple(int(count) for count in right), len(models))
+
+
+def hard_pairs(trainings: Sequence[Predictions], most: int = 5) -> list[dict[str, Any]]:
+    """Return the two classes that are taken for each other most often: `a`, `b`, and the `mistakes` of a training.
+
+    Args:
+        trainings: Predictions of the same classes; mistakes are the mean over them, either way round.
+        most: Pairs to return at most, the commonest first; those without mistakes are left out.
+    """
+    mean = np.mean([confusion(one) for one in trainings], axis=0)  # K K
+    either = np.triu(mean + mean.T, k=1)
+    first, second = np.nonzero(either)
+    order = np.argsort(-either[first, second], kind="stable")[:most]
+    classes = trainings[0].classes
+    return [
+        {"a": classes[a], "b": classes[b], "mistakes": float(either[a, b])}
+        for a, b in zip(first[order], second[order], strict=True)
+    ]

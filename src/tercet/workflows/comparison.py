@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from tercet.evaluation.diversity import Difficulty, difficulty, diversity
+from tercet.evaluation.diversity import Difficulty, difficulty, diversity, hard_pairs
 from tercet.evaluation.metrics import is_better, score
 from tercet.evaluation.repeated import compare_seeds, rightness
 from tercet.evaluation.significance import holm
@@ -123,7 +123,12 @@ def _results(contender: Contender, split: str) -> dict[str, Any]:
         if contender.scored(part):
             found[part] = {key: spread_of([one[part][key] for one in trainings]) for key in _SCORES}
     own = list(combinations(contender.said(split), 2))
-    return {**found, "own_agreement": diversity(own).agreement if own else None, "trainings": trainings}
+    return {
+        **found,
+        "own_agreement": diversity(own).agreement if own else None,
+        "hard_pairs": hard_pairs(contender.said(split)) if contender.scored(split) else [],
+        "trainings": trainings,
+    }
 
 
 def _training(seed: int, member: TrainedMember) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def report_text(metrics: Mapping[str, Any]) -> str:
             f"Of the {metrics['easy']['n']} {split} images all {count} trainings get {metrics['easy']['count']} right "
             f"('easy') and {metrics['hard']['count']} wrong: images.csv names them, the hardest first."
         )
-        parts.append(f"best on validation: {printable(metrics['chosen'])}")
+        parts += ["", f"classes taken for each other most often ({split}, mistakes a training, either way round):"]
+        parts += _pair_lines(trained)
+        parts.append(f"\nbest on validation: {printable(metrics['chosen'])}")
     parts += [
         f"FAILED: {printable(one['network'])}, seed {one['seed']}: {printable(one['message'])}"
         for one in metrics["failed"]
@@ -69,6 +71,12 @@ def report_text(metrics: Mapping[str, Any]) -> str:
     if metrics["failed"]:
         parts.append(f"Try what failed again with --resume {printable(metrics['run'])}")
     return "\n".join(part if "\n" in part else textwrap.fill(part, 80) for part in parts) + "\n"
+
+
+def _pair_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for row in networks:
+        pairs = (f"{printable(pair['a'])}-{printable(pair['b'])} {pair['mistakes']:.1f}" for pair in row["hard_pairs"])
+        yield f"{printable(row['name'])}: {', '.join(pairs) or 'none'}"
 
 
 def _size_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

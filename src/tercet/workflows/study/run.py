@@ -163,7 +163,7 @@ class _Begun:
             "table": table_rows(self.recipe, self.scale, measurements),
             "tests": pair_rows(self.recipe, self.scale, measurements),
             "measured": everything(measurements),
-            "parts": {work.title: str(work.run.path) for work in done},
+            "parts": {work.title: str(work.run.path.relative_to(run.path)) for work in done},
             "missing": [work.title for work in everyone if work not in done],
             "failed": [{"part": work.title, **failure} for work in done for failure in work.failures()],
             "versions": describe_environment()["packages"],
