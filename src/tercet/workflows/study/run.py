@@ -163,7 +163,14 @@ class _Begun:
             "table": table_rows(self.recipe, self.scale, measurements),
             "tests": pair_rows(self.recipe, self.scale, measurements),
             "measured": everything(measurements),
-            "parts": {work.title: str(work.run.path.relative_to(run.path)) for work in done},
+            "parts": {
+                work.title: {
+                    "run": str(work.run.path.relative_to(run.path)),
+                    "verb": work.part.verb,
+                    "note": work.part.note,
+                }
+                for work in done
+            },
             "missing": [work.title for work in everyone if work not in done],
             "failed": [{"part": work.title, **failure} for work in done for failure in work.failures()],
             "versions": describe_environment()["packages"],
@@ -188,6 +195,11 @@ class _Begun:
         return said
 
 
+def _part_line(name: str, part: Mapping[str, str]) -> str:
+    note = f" ({part['note']})" if part["note"] else ""
+    return filled(f"- {name}: {part['run']}/report.txt{note}") + "\n"
+
+
 def _text(metrics: Mapping[str, Any]) -> str:
     parts = [f"{metrics['title']} ({metrics['recipe']}, scale {metrics['scale']})\nsource: {metrics['source']}\n"]
     parts.append(table_text("published and measured (± over seeds; of one run, the interval)", metrics["table"]))
@@ -196,7 +208,7 @@ def _text(metrics: Mapping[str, Any]) -> str:
     if metrics["differs"]:
         parts.append("differs from the source:\n" + "".join(f"{filled(f'- {line}')}\n" for line in metrics["differs"]))
     if metrics["parts"]:
-        parts.append("parts:\n" + "".join(f"- {name}: {path}/report.txt\n" for name, path in metrics["parts"].items()))
+        parts.append("parts:\n" + "".join(_part_line(name, one) for name, one in metrics["parts"].items()))
     for one in metrics["failed"]:
         training = f"{one['part']}, {one['network']} seed {one['seed']}"
         parts.append(f"FAILED: {printable(training)}: {printable(one['message'])}\n")
