@@ -34,8 +34,10 @@ DATASETS: Registry[DatasetCard] = Registry("data set")
 for _card in CARDS:
     DATASETS.register(_card.name)(_card)
 
+NAMED_OPTIONS = {"extra": False, "modality": "colour"}
+"""Options of one named data set each, and their defaults."""
+
 _TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
-_NAMED_OPTIONS = {"extra": False, "modality": "colour"}  # of one named data set each, and their defaults
 _PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
 
 
@@ -251,7 +253,7 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
 
 
 def _refuse_named_options(config: DataConfig, what: str, known: Sequence[str]) -> None:
-    for option, default in _NAMED_OPTIONS.items():
+    for option, default in NAMED_OPTIONS.items():
         if getattr(config, option) != default and option not in known:
             owner = next(name for name in DATASETS if option in DATASETS[name].options)
             raise ConfigError(f"data.{option} is for {owner}, not for {what}")

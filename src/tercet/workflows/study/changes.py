@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tercet.data.catalog import NAMED_OPTIONS
 from tercet.ground.errors import ConfigError, require
 from tercet.ground.registry import nearest
 from tercet.models.networks import own_network
@@ -16,7 +18,8 @@ from tercet.records.recipe import Part, Setting
 from tercet.workflows.members import member_mapping
 
 _LENGTH = ("strategy", "epochs", "lr", "schedule", "patience", "max_time")
-_REHEARSED = {"model": "test_resnet", "pretrained": False, "input": {"size": [64]}, "backbone": {}, "weights": None}
+_REHEARSED = {"model": "test_resnet", "pretrained": False, "weights": None}
+_REHEARSED_SIZE = 64  # pixels; less, and its feature map has nothing to scan
 _REHEARSED_LIMIT = 2000  # training images; a class more than that has none
 
 
@@ -81,16 +84,24 @@ class Changes:
         data = self.data or part.data or setting.data
         if part.verb == "blend":
             return replace(part, data=os.path.join(self.data_options.get("data_dir") or "", data or ""))
-        options = _with_networks(part.options, self._network)
+        options = _with_networks(part.options, partial(self._network, varied=bool(part.options.get("sizes"))))
         if part.verb != "ensemble":
-            options |= {"data": {**_nested(options.get("data")), **self.data_options}}
+            read = _nested(options.get("data"))
+            if data != (part.data or setting.data):
+                read = {key: value for key, value in read.items() if key not in NAMED_OPTIONS}
+            options |= {"data": {**read, **self.data_options}}
         seeds = part.seeds
         if self.rehearse:
             options, seeds = _rehearsed(part, options), part.seeds[:1]
         return replace(part, data=None if part.verb == "ensemble" else data, options=options, seeds=seeds)
 
-    def _network(self, member: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a member with another network in its place, under the same name."""
+    def _network(self, member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
+        """Return a member with another network in its place, under the same name.
+
+        Args:
+            member: Its mapping.
+            varied: Whether the part varies the size of the images.
+        """
         name = member["model"]
         changed = {"name": name, **member}
         if name in self.replaced:
@@ -99,10 +110,16 @@ class Changes:
         if self.rehearse:
             changed = {key: value for key, value in changed.items() if key not in _LENGTH}
             if own_network(changed["model"]) is None:
-                dotted = ("input.", "backbone.")
-                changed = {key: value for key, value in changed.items() if not key.startswith(dotted)}
-                changed |= _REHEARSED
+                changed = _tiny(changed, varied=varied)
         return changed
+
+
+def _tiny(member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
+    """Return a tiny network in a backbone's place; a size that the part varies is left to it."""
+    shown = {key for key in member if key.partition(".")[0] == "input"}
+    options = {key: value for key, value in member.items() if key.partition(".")[0] not in ("input", "backbone")}
+    size = {} if varied and not shown else {"input": {"size": [_REHEARSED_SIZE]}}
+    return {**options, **size, **_REHEARSED}
 
 
 def networks_of(setting: Setting) -> Iterator[str]:

@@ -13,7 +13,7 @@ from tercet.ground.errors import ConfigError
 from tercet.ground.registry import nearest
 from tercet.records.predictions import Predictions
 from tercet.records.recipe import METRICS, Pair, Reading
-from tercet.workflows.fold_runs import CHOSEN
+from tercet.workflows.fold_runs import CHOSEN, fold_folder
 from tercet.workflows.grid import member_name
 from tercet.workflows.study.parts import Work
 
@@ -71,6 +71,7 @@ def _of_comparison(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Measured | None]]:
+    folders = {fold["name"]: fold_folder(work.run, number) for number, fold in enumerate(metrics["folds"], 1)}
     chosen = {"name": CHOSEN, "pooled": metrics["pooled"]}
     for one in (*metrics["members"], *metrics["ensembles"], chosen):
         costs = {key: one.get(key) for key in ("parameters", "seconds") if one.get(key) is not None}
@@ -79,10 +80,10 @@ def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mea
             Measured({**costs, **one["pooled"]}, "held-out folds", work.run.predictions(one["name"], "pooled")),
         )
         for fold, scores in one.get("folds", {}).items():
-            path = work.run.path / "folds" / fold / "predictions" / f"{one['name']}-test.npz"
+            path = folders[fold].predictions(one["name"], "test")
             yield f"{FOLD}{fold}: {one['name']}", Measured(scores, "held-out fold", path)
     for fold in metrics["folds"]:
-        path = work.run.path / "folds" / fold["name"] / "predictions" / f"{fold['chosen']}-test.npz"
+        path = folders[fold["name"]].predictions(fold["chosen"], "test")
         yield f"{FOLD}{fold['name']}", Measured(fold, "held-out fold", path)
     if metrics["test"]:
         yield FOLD_MEAN, Measured(metrics["test"], "test", work.run.predictions("fold-mean", "test"))
@@ -100,17 +101,27 @@ _READERS: Mapping[str, Callable[[Work, Mapping[str, Any]], Iterator[tuple[str, M
 def find(reading: Reading, measurements: Measurements) -> Sequence[Measured]:
     """Return the repetitions of a reading; none where its part has not been run, or failed.
 
+    Folds are named after the data's groups, and their mean needs a test split with labels: there are none where other
+    images, or images without labels, take the place of the recipe's.
+
     Raises:
         ConfigError: The part was run, and measured nothing of that name.
     """
     found = measurements.get(reading)
     names = [other.name for other in measurements if other.part == reading.part]
-    if found is None and names:
+    if found is None and names and not _rests_with_data(reading.name, names):
         raise ConfigError(
             f"part {reading.part} measured nothing called '{reading.name}'{nearest(reading.name, names)} "
             f"({', '.join(names)})"
         )
     return found or ()
+
+
+def _rests_with_data(name: str, names: Sequence[str]) -> bool:
+    """Tell whether a reading that a cross-validation has not may be missing for its data alone."""
+    folds = {other for other in names if other.startswith(FOLD)}
+    title = name.partition(": ")[0]
+    return bool(folds) and (name == FOLD_MEAN or (title.startswith(FOLD) and title not in folds))
 
 
 def summary(repetitions: Sequence[Measured], metric: str) -> dict[str, Any] | None:

@@ -137,5 +137,6 @@ def _number(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
         return value
     if row["metric"] in ("parameters", "flops"):
         return f"{value:+,.0f}" if signed else short_count(int(value)) if value >= 1e6 else f"{value:,.0f}"
-    digits = 4 if abs(row["measured"] or row["published"] or 0) < 1.5 and "seconds" not in row["metric"] else 2
+    size = next((row[key] for key in ("measured", "published") if isinstance(row[key], int | float)), value)
+    digits = 4 if abs(size) < 1.5 and "seconds" not in row["metric"] else 2
     return f"{value:{'+' if signed else ''}.{digits}f}"
