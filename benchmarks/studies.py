@@ -34,7 +34,7 @@ OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cassava-potato": ("cassava", "potato-leaves/potato-leaf-160.zip", POTATO),
     "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
 }
-SIZES = {"e2e-3m": 48, "rnn-heads": 48, "training-strategy": 48}  # pixels; 96 where images are photographs
+SIZES = {"e2e-3m": 48, "rnn-heads": 48, "training-strategy": 48, "leaves-potato": 112}  # pixels; others: 96
 
 
 def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]:
@@ -66,7 +66,7 @@ def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]
 def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> Study:
     """Begin a study with the stand-ins of the networks that its recipe names."""
     recipe, place, options = OTHER_IMAGES.get(name, (name, None, {}))
-    size = SIZES.get(recipe, 96) if place is None else 96
+    size = SIZES.get(name, 96)
     used = set(networks_of(load_recipe(recipe).scales["small"]))
     replaced = {old: new for old, new in networks(folder / "weights", recipe, size).items() if old in used}
     asked = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
