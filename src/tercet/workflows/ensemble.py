@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.deploy.bundle import Bundle
+from tercet.deploy.bundle import load_bundle
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_text
 from tercet.ground.runtime import choose_device, plan_threads
@@ -74,7 +74,9 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
             _train_folds(folder, one, fusion, prepared, console)
         members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
     if "e2e" in config.methods and (fusion.regime, fusion.data) == ("cached", "train"):
-        members = [_with_train_predictions(member, prepared, device) for member in members]
+        for folder, one in zip(folders, plans, strict=True):
+            _predict_train(folder, one, prepared, device)
+        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
     run = RunFolder.create(config.output, "ensemble")
     with run.lock():
         write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
@@ -119,12 +121,15 @@ def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: 
             raise_failures(failures, folder)
 
 
-def _with_train_predictions(member: TrainedMember, prepared: PreparedData, device: str) -> TrainedMember:
-    if "train" in member.predictions:
-        return member
-    bundle = Bundle(prepared.table.classes, (member.load(),))
-    (said,) = bundle.predict_source(prepared.loader(prepared.rows("train"), bundle.specs), device=device)
-    return replace(member, predictions={**member.predictions, "train": said})
+def _predict_train(folder: RunFolder, plan: Plan, prepared: PreparedData, device: str) -> None:
+    """Store what the members say of the training rows, in their own run, where that has not been done."""
+    with folder.lock():
+        for member in plan.members:
+            target = folder.predictions(member.name, "train")
+            if not target.is_file():
+                bundle = load_bundle(folder.member(member.name).bundle)
+                source = prepared.loader(prepared.rows("train"), bundle.specs)
+                bundle.predict_source(source, device=device)[0].save(target)
 
 
 def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
