@@ -34,7 +34,7 @@ OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cassava-potato": ("cassava", "potato-leaves/potato-leaf-160.zip", POTATO),
     "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
 }
-SIZES = {"e2e-3m": 48, "rnn-heads": 48, "training-strategy": 48, "leaves-potato": 112}  # pixels; others: 96
+SIZES = {"e2e-3m": 48, "rnn-heads": 40, "training-strategy": 48, "leaves-potato": 112}  # pixels; others: 96
 
 
 def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]:
