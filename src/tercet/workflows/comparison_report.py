@@ -75,7 +75,9 @@ def report_text(metrics: Mapping[str, Any]) -> str:
 
 def _pair_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in networks:
-        pairs = (f"{printable(pair['a'])}-{printable(pair['b'])} {pair['mistakes']:.1f}" for pair in row["hard_pairs"])
+        pairs = (
+            f"{printable(pair['a'])} / {printable(pair['b'])} {pair['mistakes']:.1f}" for pair in row["hard_pairs"]
+        )
         yield f"{printable(row['name'])}: {', '.join(pairs) or 'none'}"
 
 
