@@ -34,7 +34,10 @@ OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cassava-potato": ("cassava", "potato-leaves/potato-leaf-160.zip", POTATO),
     "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
 }
-SIZES = {"e2e-3m": 48, "rnn-heads": 40, "training-strategy": 48, "leaves-potato": 112}  # pixels; others: 96
+SIZES = {"e2e-3m": 48, "e2e-3m-hand-signs": 64, "rnn-heads": 40, "training-strategy": 48, "leaves-potato": 112}
+"""Pixels; 96 elsewhere."""
+LONGER = [{"lr": 1e-3, "epochs": 8}, {"lr": 1e-4, "epochs": 2}, {"lr": 1e-5, "epochs": 1}]
+"""Stages for few images."""
 
 
 def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]:
@@ -69,6 +72,10 @@ def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> St
     size = SIZES.get(name, 96)
     used = set(networks_of(load_recipe(recipe).scales["small"]))
     replaced = {old: new for old, new in networks(folder / "weights", recipe, size).items() if old in used}
+    if name == "leaves-potato":  # 840 leaves need no larger network, and the recipe names one only
+        replaced["mobilenetv2_100"] = networks(folder / "weights", recipe, size)["mobilenetv2_050"]
+    if name == "e2e-3m-hand-signs":
+        replaced = {old: {**new, "strategy": LONGER, "batch_size": 32} for old, new in replaced.items()}
     asked = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
     source = None if place is None else str(folder / place)
     return run_study(recipe, source, STUDY.parse_object(asked), resume=None, console=console)
