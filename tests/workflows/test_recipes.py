@@ -1,7 +1,6 @@
-"""Every packaged recipe: its networks can be built at both scales, and a rehearsal of the small one fills its table."""
+"""Every packaged recipe: its networks can be built, its readings exist, and a rehearsal fills its table."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,32 +8,33 @@ import pytest
 import torch
 from timm.models import is_model_pretrained
 
+from tercet.ground.errors import ConfigError
 from tercet.models.build import check_build
 from tercet.models.networks import own_network
 from tercet.records.compare_config import CompareConfig
 from tercet.records.config import MemberConfig, RunConfig
 from tercet.records.model_config import ModelConfig
-from tercet.records.recipe import Part, Recipe, Scale
+from tercet.records.recipe import Part, Reading, Recipe, Row, Scale, Setting
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.grid import check_fairness, expand_grid
 from tercet.workflows.members import resolve_members
+from tercet.workflows.options import EnsembleConfig
 from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.parts import Work, works
+from tercet.workflows.study.readings import FOLD, FOLD_MEAN, find, read_measurements
 from tercet.workflows.study.recipes import load_recipe, recipe_names
 from tercet.workflows.study.run import study
+from tercet.workflows.study.table import table_rows, table_text
 from tests.workflows.conftest import draw
 
 SCALES = [(name, scale) for name in recipe_names() for scale in load_recipe(name).scales]
 SIGNERS = ("A", "B", "C", "D", "E")
 KINDS = ("disc", "square", "stroke")
-OF_EACH = 24  # images of a class by a signer: a twentieth of them all still validates five of every class
+OF_EACH = 20  # images of a class by a signer: a twentieth of them all still validates five of every class
 
 
-def parts_of(recipe: Recipe, scale: Scale) -> list[Work]:
-    return works(Changes().apply(recipe.scales[scale]), Path("."), {})
-
-
-def networks_of(work: Work) -> tuple[MemberConfig, ...]:
+def members_of(work: Work) -> tuple[MemberConfig, ...]:
+    """Return the networks that a part trains, as its verb resolves them."""
     if work.parsed is None or work.part.verb == "ensemble":
         return ()
     model, training = work.parsed.of(ModelConfig), work.parsed.of(TrainingConfig)
@@ -46,21 +46,48 @@ def networks_of(work: Work) -> tuple[MemberConfig, ...]:
     return resolve_members(work.parsed.of(RunConfig).members, model, training)
 
 
-def build_once(network: str, model: ModelConfig, seen: set[str] = set()) -> None:  # noqa: B006 - recipes share networks
-    """Build a network, widths of its head aside, unless another recipe has it too; that takes a second for large ones."""
-    if repr((network, model)) not in seen:
+def names_of(work: Work, trained: dict[str, list[str]]) -> set[str]:
+    """Return what a part will have measured, folds aside."""
+    verb = work.part.verb
+    if verb == "blend" or work.parsed is None:
+        return {Path(file).stem for file in work.part.files} | {"average", "pruned", "vote"}
+    if verb == "compare":
+        return set(trained[work.name])
+    names = [name for part in work.part.of or [work.name] for name in trained[part]]
+    fused = work.parsed.of(EnsembleConfig).methods if verb == "ensemble" else work.parsed.of(RunConfig).fuse
+    return {*names, *(fused if len(names) > 1 else ()), "chosen"} | ({FOLD_MEAN} if verb == "crossval" else {"best"})
+
+
+def build_once(member: MemberConfig, seen: set[str] = set()) -> None:  # noqa: B006 - recipes share networks
+    """Build a network, unless one was that differs in cell, widths or pixels alone: large ones take seconds."""
+    model = member.model
+    kind = repr((member.network, model.backbone, model.freeze, model.scan))
+    if kind not in seen:
         with torch.device("meta"):
-            check_build(network, model)
-        seen.add(repr((network, model)))
+            check_build(member.network, model)
+        seen.add(kind)
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALES)
-def test_all_options_are_known_and_all_networks_can_be_built(name: str, scale: Scale) -> None:
-    for work in parts_of(load_recipe(name), scale):
-        for member in networks_of(work):
-            build_once(member.network, replace(member.model, dense=None, units=None))
+def test_options_are_known_networks_can_be_built_and_readings_exist(name: str, scale: Scale) -> None:
+    recipe = load_recipe(name)
+    setting = recipe.scales[scale]
+    trained: dict[str, list[str]] = {}
+    measured: dict[str, set[str]] = {}
+    for work in works(Changes().apply(setting), Path("."), {}):
+        members = members_of(work)
+        trained[work.name] = [member.name for member in members]
+        measured[work.name] = names_of(work, trained)
+        for member in members:
+            build_once(member)
             if own_network(member.network) is None and member.model.pretrained:
                 assert is_model_pretrained(member.network), f"{work.name}: no weights are published of {member.network}"
+    readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
+    for reading in [*readings, *(row.reading(scale) for row in recipe.rows)]:
+        if reading is not None:
+            fold, _, network = reading.name.partition(": ")
+            name = (network or "chosen") if fold.startswith(FOLD) else reading.name
+            assert name in measured[reading.part], str(reading)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +128,36 @@ def test_a_rehearsal_measures_every_row_and_pair(name: str, pictures: Path, tmp_
     options = {"data": {"group_column": "signer"}} if grouped else {}
     done = study(name, pictures, rehearse=True, output=str(tmp_path / "study"), threads=1, **options)
     assert done.metrics["missing"] == []
-    readings = [row.reading("small") for row in recipe.rows]
-    measured = {row["reading"]: row["measured"] for row in done.metrics["table"] if row["reading"]}
-    assert set(measured) == {str(reading) for reading in readings if reading}
-    assert [reading for reading, value in measured.items() if value is None] == []
+    readings = [reading for row in recipe.rows if (reading := row.reading("small"))]
+    rows = [row for row in done.metrics["table"] if row["reading"]]
+    assert [row["reading"] for row in rows] == [str(reading) for reading in readings]
+    assert [row for row in rows if row["measured"] is None] == []
+    parts = works(Changes(str(pictures), options.get("data", {}), rehearse=True).apply(setting), done.path, {})
+    found = read_measurements(parts)
+    assert all(one.predictions.is_file() for reading in readings for one in found[reading])
     assert [row["what"] for row in done.metrics["tests"]] == [pair.what for pair in setting.pairs]
     assert "REHEARSAL" in done.report
+
+
+def test_other_images_are_not_read_as_the_named_ones_were() -> None:
+    setting = load_recipe("svhn").scales["paper"]
+    asked = {None: {"extra": True, "val_fraction": 0.05}, "photos": {"val_fraction": 0.05}}
+    for data, expected in asked.items():
+        assert Changes(data).apply(setting).parts["seven"].options["data"] == expected
+
+
+def test_only_folds_may_be_missing_where_other_images_make_them() -> None:
+    folds = {Reading("cv", name): [] for name in ("chosen", "large", "fold ann", "fold ann: large")}
+    for name in ("fold A", "fold A: large", FOLD_MEAN):
+        assert not find(Reading("cv", name), folds)
+    for name in ("lrage", "fold ann: lrage"):
+        with pytest.raises(ConfigError, match="nothing called"):
+            find(Reading("cv", name), folds)
+    with pytest.raises(ConfigError, match="nothing called"):
+        find(Reading("run", "fold A"), {Reading("run", "average"): []})
+
+
+def test_a_published_word_stands_without_a_measured_number() -> None:
+    setting = Setting({})
+    recipe = Recipe("leaves", "", "", {"small": setting}, rows=(Row("transformer", published="worst"),))
+    assert "worst" in table_text("", table_rows(recipe, "small", {}))

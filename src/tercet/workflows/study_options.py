@@ -149,7 +149,7 @@ STUDY = Options(
     aliases=ALIASES,
     examples=[
         "rows-vs-cnn --data-dir ~/data",
-        "leaves photos/ --replace resnet18=efficientnet_b0",
+        "leaves photos/ --replace mobilenetv2_100=resnet18",
         "fingerspelling --data-dir ~/data --scale paper",
         "--resume runs/fingerspelling-1",
     ],
