@@ -158,6 +158,25 @@ def test_folds_need_rows_and_labels(labels: list[int]) -> None:
         split_folds(np.array(labels, dtype=int))
 
 
+@given(st.integers(0, 10**6), st.integers(2, 7), st.integers(2, 6))
+def test_folds_keep_groups_whole(seed: int, groups: int, folds: int) -> None:
+    generator = np.random.default_rng(seed)
+    names = [f"hand {number}" for number in [*range(groups), *generator.integers(0, groups, 30)]]
+    labels = generator.integers(0, 3, len(names))
+    pairs = split_folds(labels, folds=folds, seed=seed, groups=names)
+    assert sorted(row for _, held_out in pairs for row in held_out) == list(range(len(names)))
+    assert 2 <= len(pairs) <= min(folds, groups)
+    for fitted, held_out in pairs:
+        assert len(fitted)
+        assert not {names[row] for row in fitted} & {names[row] for row in held_out}
+
+
+def test_a_single_group_is_divided_like_none() -> None:
+    labels = np.array([0, 1] * 10)
+    alone = split_folds(labels, groups=["a"] * 20)
+    assert [part[1].tolist() for part in alone] == [part[1].tolist() for part in split_folds(labels)]
+
+
 def test_cross_fitting_defeats_a_model_that_only_remembers() -> None:
     labels = np.arange(40) % 2
 

@@ -85,6 +85,14 @@ def folds_of(path: Path) -> list[Path]:
     return sorted((path / "folds").iterdir())
 
 
+def test_what_was_fitted_on_one_person_is_measured_and_not_chosen(left_out: CrossValidation) -> None:
+    for number in (1, 2, 3):  # two persons are left: one to learn from, one to choose with
+        fold = json.loads((left_out.path / f"folds/{number}/metrics.json").read_text())
+        assert [one["name"] for one in fold["ensembles"]] == ["average", "weighted", "e2e"]
+        assert (fold["not_chosen"], fold["chosen"]) == (["weighted", "e2e"], "average")
+        assert "are of one group" in (left_out.path / f"folds/{number}/report.txt").read_text()
+
+
 def test_every_image_is_held_out_once_by_networks_that_never_saw_its_person(
     left_out: CrossValidation, signs: Path
 ) -> None:

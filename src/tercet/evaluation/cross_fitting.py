@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from tercet.evaluation.combining import aligned
 from tercet.evaluation.fitting import fit_combiner, is_fitted
@@ -24,7 +24,14 @@ FitPredict = Callable[[Ints, Ints], Predictions]
 """Takes the row numbers to fit on and those held out, returns predictions of the latter, in their order."""
 
 
-def cross_fit(fit_predict: FitPredict, labels: ArrayLike, *, folds: int = 5, seed: int = 0) -> Predictions:
+def cross_fit(
+    fit_predict: FitPredict,
+    labels: ArrayLike,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Predictions:
     """Return predictions of all N rows, each made by something fitted without it.
 
     Args:
@@ -32,12 +39,13 @@ def cross_fit(fit_predict: FitPredict, labels: ArrayLike, *, folds: int = 5, see
         labels: N class indices, all known; the folds are stratified by them.
         folds: Parts; fewer where there are fewer rows.
         seed: Seed of the folds.
+        groups: N names; what is fitted never saw the group of the row it predicts, where there are two groups or more.
 
     Raises:
         DataError: A label is unknown, there are fewer than two rows, or `fit_predict` returns other rows.
     """
     parts, rows = [], []
-    for fitted, held_out in split_folds(labels, folds=folds, seed=seed):
+    for fitted, held_out in split_folds(labels, folds=folds, seed=seed, groups=groups):
         part = fit_predict(fitted, held_out)
         if len(part) != len(held_out):
             raise DataError(f"{len(held_out)} rows were held out, but {len(part)} were predicted")
@@ -46,10 +54,13 @@ def cross_fit(fit_predict: FitPredict, labels: ArrayLike, *, folds: int = 5, see
     return join(parts).take(np.argsort(np.concatenate(rows)))
 
 
-def split_folds(labels: ArrayLike, *, folds: int = 5, seed: int = 0) -> list[tuple[Ints, Ints]]:
+def split_folds(
+    labels: ArrayLike, *, folds: int = 5, seed: int = 0, groups: Sequence[str] | None = None
+) -> list[tuple[Ints, Ints]]:
     """Return (rows to fit on, rows held out), one pair a fold; every row is held out exactly once.
 
-    Folds are stratified; classes smaller than the number of folds are missing from some of them.
+    Folds are stratified; classes smaller than the number of folds are missing from some of them. Groups stay whole
+    where there are at least two; there are no more folds than groups then.
 
     Raises:
         DataError: A label is unknown, or there are fewer than two rows.
@@ -57,16 +68,26 @@ def split_folds(labels: ArrayLike, *, folds: int = 5, seed: int = 0) -> list[tup
     truth = np.asarray(labels, dtype=np.int64)
     if len(truth) < 2 or truth.min() < 0:
         raise DataError("cross-fitting needs at least two samples, and the label of every one")
-    parts = min(folds, len(truth))
-    # Stratification needs one class with a sample a fold; below that there is nothing to keep in proportion.
-    kind = StratifiedKFold if np.bincount(truth).max() >= parts else KFold
+    several = len(set(groups or ()))
+    parts = min(folds, len(truth), several if several > 1 else folds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        if several > 1:
+            whole = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+            return [pair for pair in whole.split(truth, truth, groups) if len(pair[1])]
+        # Stratification needs one class with a sample a fold; below that there is nothing to keep in proportion.
+        kind = StratifiedKFold if np.bincount(truth).max() >= parts else KFold
         return list(kind(parts, shuffle=True, random_state=seed).split(truth, truth))
 
 
 def cross_fitted(
-    method: str, members: Sequence[Predictions], *, folds: int = 5, seed: int = 0, criterion: Criterion = "accuracy"
+    method: str,
+    members: Sequence[Predictions],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    criterion: Criterion = "accuracy",
+    groups: Sequence[str] | None = None,
 ) -> Predictions:
     """Return what the members give under `method` on the labelled rows, fit to be scored there.
 
@@ -78,6 +99,7 @@ def cross_fitted(
         folds: Parts of the labelled rows.
         seed: Seed of the folds.
         criterion: What greedy selection improves.
+        groups: N names, in the order of the first member's rows; see `cross_fit`.
 
     Raises:
         ConfigError: The method is unknown.
@@ -96,7 +118,8 @@ def cross_fitted(
 
     if not is_fitted(method):
         return fit_combiner(method, labelled, names=names).apply(labelled)
-    return cross_fit(fit_predict, labelled[0].labels, folds=folds, seed=seed)
+    of_rows = None if groups is None else [groups[row] for row in known.tolist()]
+    return cross_fit(fit_predict, labelled[0].labels, folds=folds, seed=seed, groups=of_rows)
 
 
 def rank(scores: Mapping[str, Scores], criterion: Criterion) -> list[str]:

@@ -20,9 +20,11 @@ from tercet.workflows.fusing import (
     TrainedMember,
     bundle_of,
     choose_ensemble,
+    fitted_within_one_group,
     fuse,
     read_members,
     select_members,
+    validation_groups,
 )
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData
@@ -41,6 +43,10 @@ CHOSEN_ON_TEST = (
     "optimistic and must not be compared with scores on images that chose nothing.\n"
 )
 """What a report begins with where the test split chose."""
+_ONE_GROUP = (
+    "The validation images are of one group, so that nothing tells how what was fitted on them ({ways}) does on\n"
+    "another; these ways were measured and not chosen.\n"
+)
 CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
 """The scores that a bundle's manifest tells."""
 _DATA_OPTIONS = (
@@ -80,6 +86,8 @@ class Conclusion:
     """What `metrics.json` holds."""
     report: str
     """The report as text."""
+    unsound: tuple[str, ...] = ()
+    """Ways to fuse that were fitted and scored within a single group, and therefore not chosen."""
 
     @property
     def winner(self) -> Ensemble | TrainedMember:
@@ -109,6 +117,7 @@ def conclude(
     )
     selected = select_members(trained, plan.fusion.top, plan.criterion)
     ensembles = fuse(selected, plan.run.fuse, plan=plan, prepared=prepared) if len(selected) > 1 else []
+    groups = validation_groups(selected, prepared)
     for one in ensembles:
         for split, said in one.predictions.items():
             said.save(run.predictions(one.method, split))
@@ -118,10 +127,13 @@ def conclude(
         tuple(trained),
         tuple(ensembles),
         next(member for member in selected if member.name == best),
-        choose_ensemble(ensembles, plan.criterion, split=plan.selection) if ensembles else None,
+        choose_ensemble(ensembles, plan.criterion, split=plan.selection, groups=groups) if ensembles else None,
         tta,
         {},
         "",
+        tuple(
+            one.method for one in ensembles if plan.selection == "validation" and fitted_within_one_group(one, groups)
+        ),
     )
     conclusion = replace(conclusion, metrics=_metrics(run, conclusion))
     conclusion = replace(conclusion, report=_report(conclusion))
@@ -199,6 +211,7 @@ def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
         ],
         "best_member": conclusion.best.name,
         "chosen": conclusion.name,
+        "not_chosen": list(conclusion.unsound),
         "comparison": {"of": conclusion.name, "against": conclusion.best.name, **comparison.to_dict()}
         if comparison
         else None,
@@ -227,6 +240,8 @@ def _report(conclusion: Conclusion) -> str:
             title = f"{plan.data}: {TITLES[plan.selection, split]}"
             table = results_table(rows, title=title, note=f"chosen on {plan.selection}")
             parts.append(as_text(table))
+    if conclusion.unsound:
+        parts.append(_ONE_GROUP.format(ways=", ".join(conclusion.unsound)))
     comparison = conclusion.comparison()
     if chosen is not None and comparison is not None:
         parts.append(comparison_text(comparison, chosen.method, best.name) + "\n")

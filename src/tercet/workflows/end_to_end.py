@@ -75,6 +75,7 @@ class EndToEndFitter:
         members: The members, with their networks.
         predictions: By split, the members' stored predictions; `out-of-fold` where the folds were trained.
         fusion: The options.
+        groups: Of the validation rows; cross-fitting keeps them whole.
     """
 
     plan: Plan
@@ -82,6 +83,7 @@ class EndToEndFitter:
     members: tuple[Member, ...]
     predictions: dict[str, list[Predictions]]
     fusion: FusionConfig
+    groups: tuple[str, ...] | None = None
 
     def fit(self) -> FusedEndToEnd:
         """Train the fusion as configured.
@@ -99,6 +101,7 @@ class EndToEndFitter:
                 validation[0].labels,
                 folds=self.fusion.folds,
                 seed=self.plan.run.seed,
+                groups=self.groups,
             )
             head = fit_rows(np.arange(len(validation[0])))
         else:

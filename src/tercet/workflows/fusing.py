@@ -107,20 +107,32 @@ def fuse(
     Raises:
         ConfigError: A regime needs images that are not there.
     """
+    groups = validation_groups(members, prepared)
     return [
-        _fuse_end_to_end(members, plan, prepared) if method == "e2e" else _fuse_simply(members, method, plan)
+        _fuse_end_to_end(members, plan, prepared, groups)
+        if method == "e2e"
+        else _fuse_simply(members, method, plan, groups)
         for method in methods
     ]
 
 
-def _fuse_simply(members: Sequence[TrainedMember], method: str, plan: Plan) -> Ensemble:
+def validation_groups(members: Sequence[TrainedMember], prepared: PreparedData | None) -> tuple[str, ...] | None:
+    """Return the groups of the validation rows, in the order of the members' predictions; None where there are none."""
+    if prepared is None or prepared.table.groups is None:
+        return None
+    group_of = dict(zip(prepared.table.ids, prepared.table.groups, strict=True))
+    return tuple(group_of[name] for name in members[0].predictions["validation"].ids)
+
+
+def _fuse_simply(members: Sequence[TrainedMember], method: str, plan: Plan, groups: tuple[str, ...] | None) -> Ensemble:
     started = time.monotonic()
     names = tuple(member.name for member in members)
     criterion = plan.criterion
     validation = [member.predictions["validation"] for member in members]
     combiner = fit_combiner(method, validation, names=names, criterion=criterion)
     seed = plan.run.seed
-    said = {"validation": cross_fitted(method, validation, folds=plan.fusion.folds, seed=seed, criterion=criterion)}
+    scored = cross_fitted(method, validation, folds=plan.fusion.folds, seed=seed, criterion=criterion, groups=groups)
+    said = {"validation": scored}
     if all("test" in member.predictions for member in members):
         said["test"] = combiner.apply([member.predictions["test"] for member in members])
     return Ensemble(
@@ -134,7 +146,9 @@ def _fuse_simply(members: Sequence[TrainedMember], method: str, plan: Plan) -> E
     )
 
 
-def _fuse_end_to_end(members: Sequence[TrainedMember], plan: Plan, prepared: PreparedData | None) -> Ensemble:
+def _fuse_end_to_end(
+    members: Sequence[TrainedMember], plan: Plan, prepared: PreparedData | None, groups: tuple[str, ...] | None
+) -> Ensemble:
     started = time.monotonic()
     if prepared is None:
         raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the run's images, and they are gone")
@@ -145,6 +159,7 @@ def _fuse_end_to_end(members: Sequence[TrainedMember], plan: Plan, prepared: Pre
         tuple(member.load() for member in members),
         {split: [member.predictions[split] for member in members] for split in splits},
         plan.fusion,
+        groups,
     )
     fused = fitter.fit()
     said = {"validation": fused.validation} | ({"test": fused.test} if fused.test is not None else {})
@@ -161,9 +176,24 @@ def _fuse_end_to_end(members: Sequence[TrainedMember], plan: Plan, prepared: Pre
     )
 
 
-def choose_ensemble(ensembles: Sequence[Ensemble], criterion: Criterion, *, split: str) -> Ensemble:
-    """Return the ensemble that scores best on the split that chooses; at equal scores the simpler one."""
-    scores: dict[str, Scores] = {one.method: score(one.predictions[split]) for one in ensembles}
+def fitted_within_one_group(one: Ensemble, groups: tuple[str, ...] | None) -> bool:
+    """Tell whether an ensemble learned from validation rows of a single group, such as one hand or one plant.
+
+    Nothing then says how it does on another group, and its score on these rows is flattering.
+    """
+    return groups is not None and len(set(groups)) == 1 and one.fitted_on.startswith("validation")
+
+
+def choose_ensemble(
+    ensembles: Sequence[Ensemble], criterion: Criterion, *, split: str, groups: tuple[str, ...] | None = None
+) -> Ensemble:
+    """Return the ensemble that scores best on the split that chooses; at equal scores the simpler one.
+
+    On validation, what was fitted within one group is chosen only where there is nothing else.
+    """
+    flattered = {one.method for one in ensembles if split == "validation" and fitted_within_one_group(one, groups)}
+    sound = [one for one in ensembles if one.method not in flattered] or ensembles
+    scores: dict[str, Scores] = {one.method: score(one.predictions[split]) for one in sound}
     best = choose(scores, criterion)
     return next(one for one in ensembles if one.method == best)
 
