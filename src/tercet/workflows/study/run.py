@@ -186,10 +186,9 @@ class _Begun:
         changes = self.changes
         said = [f"Images: {changes.data}."] if changes.data else []
         said += [f"Option data.{key} is {value}." for key, value in changes.data_options.items() if key != "data_dir"]
-        said += [
-            f"In place of {old}: {new if isinstance(new, str) else new.get('model')}."
-            for old, new in changes.replaced.items()
-        ]
+        for old, new in changes.replaced.items():
+            name = new if isinstance(new, str) else new.get("model")
+            said.append(f"{old} has other options." if name == old else f"In place of {old}: {name}.")
         if changes.rehearse:
             said.insert(0, "A REHEARSAL: every training is one update of a tiny network; no number means anything.")
         return said
