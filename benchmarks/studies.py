@@ -34,7 +34,7 @@ OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cassava-potato": ("cassava", "potato-leaves/potato-leaf-160.zip", POTATO),
     "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
 }
-SIZES = {"e2e-3m": 48, "e2e-3m-hand-signs": 64, "rnn-heads": 40, "training-strategy": 48, "leaves-potato": 112}
+SIZES = {"e2e-3m": 48, "e2e-3m-hand-signs": 64, "rnn-heads": 40, "training-strategy": 40, "leaves-potato": 112}
 """Pixels; 96 elsewhere."""
 LONGER = [{"lr": 1e-3, "epochs": 8}, {"lr": 1e-4, "epochs": 2}, {"lr": 1e-5, "epochs": 1}]
 """Stages for few images."""
