@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tercet.records.label_sets import SetPredictions as SetPredictions
     from tercet.records.predictions import Predictions as Predictions
     from tercet.records.submissions import write_submission as write_submission
+    from tercet.workflows.audit import audit as audit
     from tercet.workflows.blend import blend as blend
     from tercet.workflows.compare import compare as compare
     from tercet.workflows.crossval import crossval as crossval
@@ -46,6 +47,7 @@ _HOMES = {
     "Predictions": "records.predictions",
     "SetPredictions": "records.label_sets",
     "TercetError": "ground.errors",
+    "audit": "workflows.audit",
     "average": "evaluation.combining",
     "blend": "workflows.blend",
     "build": "models.build",

@@ -12,6 +12,7 @@ from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
+from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
 from tercet.workflows import study_options as studies
 
@@ -152,6 +153,13 @@ def _datasets(parsed: Parsed) -> Answer:
     return Answer(answer.text, answer.document)
 
 
+def _audit(parsed: Parsed) -> Answer:
+    from tercet.workflows.audit import run_audit
+
+    done = run_audit(parsed.positional["data"], parsed, console=_console())
+    return Answer(done.to_text(), done.to_dict(), done.exit_code)
+
+
 def _demo(parsed: Parsed) -> Answer:
     from tercet.workflows.demo import demo
 
@@ -184,6 +192,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "tune": (studies.TUNE, _tune),
     "study": (studies.STUDY, _study),
     "runs": (studies.RUNS, _runs),
+    "audit": (looks.AUDIT, _audit),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -193,6 +202,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "From images to answers": ("train", "predict", "evaluate"),
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
+    "See it": ("audit",),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""
