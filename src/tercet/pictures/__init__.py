@@ -1,0 +1,1 @@
+"""What people look at: figures, grids of images, and the one page that holds them."""
