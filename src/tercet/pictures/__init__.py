@@ -1,1 +1,1 @@
-"""What people look at: figures, grids of images, and the one page that holds them."""
+"""Floor 4: figures, each drawn on axes that it is given, and the pages that show them; nothing is computed here."""
