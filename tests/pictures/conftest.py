@@ -89,9 +89,11 @@ def look(chromium: Browser) -> Iterator[Callable[..., Seen]]:
         seen.page.on("dialog", lambda dialog: (seen.complaints.append(dialog.message), dialog.dismiss()))
         seen.page.on(
             "request",
-            lambda asked: seen.requests.append(asked.url)
-            if not asked.url.startswith("data:") and asked.url.partition("#")[0] != address
-            else None,
+            lambda asked: (
+                seen.requests.append(asked.url)
+                if not asked.url.startswith("data:") and asked.url.partition("#")[0] != address
+                else None
+            ),
         )
         seen.page.goto(address)
         return seen
