@@ -231,7 +231,7 @@ def report(found: Mapping[str, Any]) -> str:
         parts += [*table_of({f"false pairs of {part['pictures']}": part["false_alone_and_confirmed"]}, "")[1:], ""]
     if part := found.get("speed"):
         parts += [
-            f"{part['files']:,} FILES: {part['seconds']:.0f} s, {part['processor_seconds']:.0f} s of them on a processor; "
+            f"{part['files']:,} FILES: {part['seconds']:.0f} s, {part['processor_seconds']:.0f} s of a processor; "
             f"{part['equal']} equal pictures, {part['near']} near pairs, {part['near_with_one_label']} of one class"
         ]
     return "\n".join(parts) + "\n"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tercet.workflows.inspect import describe_model as describe_model
     from tercet.workflows.inspect import list_datasets as list_datasets
     from tercet.workflows.inspect import list_models as list_models
+    from tercet.workflows.report.run import report as report
     from tercet.workflows.runs import runs as runs
     from tercet.workflows.study.run import study as study
     from tercet.workflows.train import train as train
@@ -63,6 +64,7 @@ _HOMES = {
     "load_bundle": "deploy.bundle",
     "predict": "workflows.infer",
     "pruned": "evaluation.combining",
+    "report": "workflows.report.run",
     "runs": "workflows.runs",
     "score": "evaluation.metrics",
     "score_sets": "evaluation.set_metrics",

@@ -125,6 +125,16 @@ def _runs(parsed: Parsed) -> Answer:
     return Answer(found.to_text(), found.to_dict())
 
 
+def _report(parsed: Parsed) -> Answer:
+    from tercet.workflows.report.run import report
+
+    config = parsed.of(looks.ReportConfig)
+    written = report(
+        parsed.positional["runs"], output=config.output, leaderboard=config.leaderboard, title=config.title
+    )
+    return Answer(written.to_text(), written.to_dict())
+
+
 def _models(parsed: Parsed) -> Answer:
     from tercet.workflows.inspect import describe_model, list_models
 
@@ -193,6 +203,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "study": (studies.STUDY, _study),
     "runs": (studies.RUNS, _runs),
     "audit": (looks.AUDIT, _audit),
+    "report": (looks.REPORT, _report),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -202,7 +213,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "From images to answers": ("train", "predict", "evaluate"),
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
-    "See it": ("audit",),
+    "See it": ("audit", "report"),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

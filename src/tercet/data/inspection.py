@@ -18,8 +18,8 @@ from tercet.data.perceptual import ORIENTATIONS, SIDE, Hashes, hashes, is_flat, 
 from tercet.data.samples import Ints, SampleTable
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 from tercet.data.store import BadImage
+from tercet.ground.cores import available_cores
 from tercet.ground.errors import DataError
-from tercet.ground.runtime import available_cores
 
 _AHEAD = 256  # images decoded before they are looked at
 

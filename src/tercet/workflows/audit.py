@@ -32,9 +32,7 @@ from tercet.workflows.unseen import unseen_predictions
 try:
     from tercet.pictures.page import write_page
     from tercet.workflows.audit_page import audit_page
-except ImportError as missing:  # matplotlib is an extra: `pip install tercet[pictures]`
-    if (missing.name or "").startswith("tercet"):
-        raise
+except ImportError:  # matplotlib is an extra: `pip install tercet[pictures]`
     write_page = audit_page = None  # type: ignore[assignment]
 
 DOCUMENT, PAGE = "audit.json", "audit.html"
