@@ -18,7 +18,7 @@ class AuditConfig:
     """What is looked for, where the result goes, and which findings count as failures."""
 
     output: str | None = None
-    """Folder for audit.json and audit.html (default: neither is written)."""
+    """Folder for audit.json, audit.html and figures/ (default: nothing is written)."""
     run: str | None = None
     """Run on this data, of crossval or train: its predictions of held-out images tell suspicious labels."""
     fail_on: tuple[FindingKind, ...] = ()

@@ -21,6 +21,7 @@ from tercet.data.samples import SampleTable
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_json
 from tercet.ground.streams import printable
+from tercet.pictures.page import write_page
 from tercet.records.audit_config import FINDING_KINDS, AuditConfig
 from tercet.records.config import DataConfig
 from tercet.records.options import Parsed
@@ -30,10 +31,12 @@ from tercet.workflows.progress import say
 from tercet.workflows.unseen import unseen_predictions
 
 try:
-    from tercet.pictures.page import write_page
     from tercet.workflows.audit_page import audit_page
-except ImportError:  # matplotlib is an extra: `pip install tercet[pictures]`
-    write_page = audit_page = None  # type: ignore[assignment]
+    from tercet.workflows.report.sketchbook import Sketchbook
+except ModuleNotFoundError as error:  # an extra: `pip install tercet[pictures]`
+    if (error.name or "").partition(".")[0] != "matplotlib":
+        raise
+    audit_page = None  # type: ignore[assignment]
 
 DOCUMENT, PAGE = "audit.json", "audit.html"
 _SHOWN_SIZES = 3  # sizes and modes named in the text
@@ -50,7 +53,7 @@ class DataAudit:
     failed: tuple[Finding, ...]
     """Findings of the kinds that were to count as failures."""
     path: Path | None
-    """Folder of audit.json and audit.html, where one was asked for."""
+    """Folder of audit.json, audit.html and figures/, where one was asked for."""
 
     @property
     def exit_code(self) -> int:
@@ -149,7 +152,9 @@ def run_audit(source: str | Path, parsed: Parsed, *, console: Console) -> DataAu
     if folder is not None:
         say(console, f"writing {folder}")
         write_json(folder / DOCUMENT, done.to_dict())
-        write_page(folder / PAGE, audit_page(found, table, seen, source=str(source), max_pixels=config.max_pixels))
+        book = Sketchbook(folder / "figures")
+        page = audit_page(found, table, seen, book, source=str(source), max_pixels=config.max_pixels)
+        write_page(folder / PAGE, page)
     return done
 
 
@@ -162,7 +167,7 @@ def _folder(output: str | None) -> Path | None:
     """
     if output is None:
         return None
-    if write_page is None:
+    if audit_page is None:
         raise ConfigError("the page of an audit needs matplotlib, which is not installed: pip install 'tercet[audit]'")
     folder = Path(output)
     for name in (DOCUMENT, PAGE):

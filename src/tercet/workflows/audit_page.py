@@ -16,8 +16,8 @@ from tercet.data.samples import SampleTable
 from tercet.ground.errors import DataError
 from tercet.pictures.distribution import class_counts, counts_height
 from tercet.pictures.grids import thumbnail
-from tercet.pictures.page import Block, Details, Figure, Images, Page, Paragraph, Section, Table, Warning
-from tercet.pictures.style import new_figure, svg_text
+from tercet.pictures.page import Block, Details, Images, Page, Paragraph, Section, Table, Warning
+from tercet.workflows.report.sketchbook import Sketchbook
 
 _CLASSES, _EACH = 40, 6  # of the sample grid
 _PAIRS, _LABELS, _LISTED = 24, 24, 200  # pictures of copies, of odd labels, and lines of a table
@@ -53,20 +53,23 @@ class _Gallery:
         return Images(shown, caption)
 
 
-def audit_page(found: Audit, table: SampleTable, seen: Inspection, *, source: str, max_pixels: int) -> Page:
+def audit_page(
+    found: Audit, table: SampleTable, seen: Inspection, book: Sketchbook, *, source: str, max_pixels: int
+) -> Page:
     """Return the page.
 
     Args:
         found: What the audit found.
         table: The samples.
         seen: What was seen of their images.
+        book: Where figures are drawn.
         source: What was audited.
         max_pixels: Largest image that is decoded.
     """
     gallery = _Gallery(table, max_pixels)
     sections = [
         Section("Findings", _findings(found)),
-        Section("Classes", _classes(found)),
+        Section("Classes", _classes(found, book)),
         Section("Images", _images(found)),
         Section("Copies", _copies(found, gallery)),
         Section("Labels", _labels(found, gallery)),
@@ -96,11 +99,15 @@ def _findings(found: Audit) -> list[Block]:
     return [*blocks, *(Paragraph(note, quiet=True) for note in found.notes)]
 
 
-def _classes(found: Audit) -> list[Block]:
-    figure, (axes, *_) = new_figure(7.0, counts_height(found.counts))
+def _classes(found: Audit, book: Sketchbook) -> list[Block]:
     splits = {TITLES[split]: counts for split, counts in found.by_split.items()}
-    class_counts(axes, found.counts, splits or None)
-    blocks: list[Block] = [Figure(svg_text(figure, "classes-"), "Readable labelled images of each class.", wide=True)]
+    drawn = book.draw(
+        "classes",
+        "Readable labelled images of each class.",
+        lambda axes: class_counts(axes, found.counts, splits or None),
+        height=counts_height(found.counts),
+    )
+    blocks: list[Block] = [drawn]
     header = ("class", "images", *(TITLES[split] for split in found.by_split))
     rows = [
         (name, f"{count:,}", *(f"{counts[name]:,}" for counts in found.by_split.values()))
