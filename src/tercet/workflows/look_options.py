@@ -36,7 +36,7 @@ REPORT = Options(
 )
 AUDIT = Options(
     "audit",
-    "Look at a data set before training: bad images, copies, leaks, labels. Told are unreadable images, equal and near "
+    "Look at data before training: bad images, copies, leaks, labels. Told are unreadable images, equal and near "
     "duplicates within and across splits, groups in several splits, small and missing classes and, with --run, "
     "suspicious labels. With --output a page shows them.",
     groups=[("", AuditConfig), ("data", DataConfig), ("", OutputConfig)],
