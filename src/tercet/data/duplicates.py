@@ -26,6 +26,7 @@ LEAST_CORRELATION = 0.97
 MOST_PAIRS = 200_000
 """Pairs at which the search stops: one picture 600 times over is not told better by more of them."""
 _PORTION = 1 << 21  # pairs of hashes compared at a time
+_GATHERING = 16  # times as long as comparing in order takes comparing what an index finds
 _CONFIRMED = 1 << 12  # pairs of small copies compared at a time
 _BLOCK = 1 << 11  # images whose features are compared with all others at a time
 
@@ -82,7 +83,7 @@ def near_pairs(
     """Return the pairs of images that are near duplicates in any of the eight orientations.
 
     Two hashes that differ in `distance` bits agree in at least one of `distance + 1` bands, so only images that share
-    a band are compared.
+    a band are compared, unless these are so many that comparing all is faster.
 
     Args:
         hashes: N 8, as `perceptual.hashes` makes them.
@@ -115,25 +116,45 @@ def _proposed(hashes: Hashes, distance: int) -> Iterator[tuple[Ints, Ints, Ints,
     """Yield pairs of near hashes: positions (the smaller first), orientation, distance; some of them several times."""
     upright = hashes[:, 0]
     queries = hashes.reshape(-1)  # Q: the eight orientations of every image
+    bands = list(_bands(queries, upright, distance))
+    cheap = _GATHERING * sum(int(count.sum()) for _, _, count in bands) < len(queries) * len(upright)
+    for query, target in _sharing(bands) if cheap else _all_near(queries, upright, distance):
+        bits = np.bitwise_count(queries[query] ^ upright[target]).astype(np.int64)
+        image, way = np.divmod(query, hashes.shape[1])
+        near = (bits <= distance) & (image != target)
+        image, target, way, bits = image[near], target[near], way[near], bits[near]
+        swapped = image > target  # turned back, the other image looks like this one
+        first, second = np.where(swapped, target, image), np.where(swapped, image, target)
+        yield first, second, np.where(swapped, _UNDONE[way], way), bits
+
+
+def _bands(queries: Hashes, upright: Hashes, distance: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Yield for each band images in its order and, of each query, where those that share it begin, and their number."""
     borders = np.linspace(0, BITS, distance + 2).round().astype(int)
     for low, high in pairwise(borders.tolist()):
         shift, mask = np.uint64(low), np.uint64((1 << (high - low)) - 1)
-        bands = (upright >> shift) & mask
-        order = np.argsort(bands, kind="stable")
-        asked = (queries >> shift) & mask
-        start = np.searchsorted(bands[order], asked, side="left")
-        count = np.searchsorted(bands[order], asked, side="right") - start
+        band, asked = (upright >> shift) & mask, (queries >> shift) & mask
+        order = np.argsort(band, kind="stable")
+        start = np.searchsorted(band[order], asked, side="left")
+        yield order, start, np.searchsorted(band[order], asked, side="right") - start
+
+
+def _sharing(bands: Sequence[tuple[Ints, Ints, Ints]]) -> Iterator[tuple[Ints, Ints]]:
+    """Yield queries and images that share a band."""
+    for order, start, count in bands:
         for some in _portions(count):
             query = np.repeat(some, count[some])
             behind = np.arange(len(query)) - np.repeat(np.cumsum(count[some]) - count[some], count[some])
-            target = order[np.repeat(start[some], count[some]) + behind]
-            bits = np.bitwise_count(queries[query] ^ upright[target]).astype(np.int64)
-            image, way = np.divmod(query, hashes.shape[1])
-            near = (bits <= distance) & (image != target)
-            image, target, way, bits = image[near], target[near], way[near], bits[near]
-            swapped = image > target  # turned back, the other image looks like this one
-            first, second = np.where(swapped, target, image), np.where(swapped, image, target)
-            yield first, second, np.where(swapped, _UNDONE[way], way), bits
+            yield query, order[np.repeat(start[some], count[some]) + behind]
+
+
+def _all_near(queries: Hashes, upright: Hashes, distance: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield near queries and images, comparing all with all: for pictures so alike that bands say little."""
+    step = max(1, (_PORTION >> 3) // max(1, len(upright)))  # small enough for the processor's cache
+    for start in range(0, len(queries), step):
+        near = np.bitwise_count(queries[start : start + step, None] ^ upright) <= distance
+        query, target = np.nonzero(near)
+        yield query + start, target
 
 
 def _portions(count: Ints) -> Iterator[Ints]:
