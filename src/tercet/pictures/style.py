@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ SEQUENTIAL = "Blues"
 LONGEST = 32
 """Characters of a name that are shown."""
 DPI = 150
+_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
+_LEFT_TO_RIGHT = "\u200e"
 _SCRIPTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans"),
     *("Microsoft YaHei", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Emoji", "Symbola"),
@@ -99,6 +102,8 @@ def label(text: str, most: int = LONGEST) -> str:
     if len(shown) > most:
         head = most // 2
         shown = f"{shown[:head]}…{shown[len(shown) - (most - head - 1) :]}"
+    if any(unicodedata.bidirectional(one) in _RIGHT_TO_LEFT for one in shown):
+        shown = f"{_LEFT_TO_RIGHT}{shown}{_LEFT_TO_RIGHT}"  # so that it does not turn what stands beside it around
     return shown.replace("$", r"\$")
 
 
