@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from tercet.evaluation.report import short_count
 from tercet.ground.errors import DataError
-from tercet.pictures.style import GREY, PALETTE, label, plain
+from tercet.pictures.style import GREY, PALETTE, drawing, label, plain
 
 _LARGEST = 700.0
 """Area of the largest dot, in square points."""
@@ -104,7 +104,8 @@ def _name_all(axes: Axes, points: Sequence[Cost], areas: Sequence[float]) -> Non
     """Put each name beside its dot, one after the other, at the first place that is free, else at the least covered."""
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # where things are is known after the layout only
+    with drawing():
+        figure.draw_without_rendering()  # where things are is known after the layout only
     unit = figure.dpi / 72  # pixels a point
     frame = axes.get_window_extent()
     centres = [axes.transData.transform((point.cost, point.accuracy)) for point in points]
@@ -119,7 +120,7 @@ def _name_all(axes: Axes, points: Sequence[Cost], areas: Sequence[float]) -> Non
             fontsize=7,
             zorder=5,
             bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.5},
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": "black", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
         )
         text.set_in_layout(False)
         size = text.get_window_extent()

@@ -98,7 +98,7 @@ def _finish(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, max(map(len, drawn.values())) + 0.5)
     axes.set_ylabel(_NAMES[quantity])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     plain(axes, grid="y")
 
 

@@ -119,5 +119,7 @@ def _curve(axes: Axes, ranked: Mapping[str, int], parts: Mapping[str, Mapping[st
         text = f"{what}: {label(names[rank], 20)} ({counts[rank]})"
         over = max(counts[rank], max(part.get(names[rank], 0) for part in parts.values()))
         place = (rank, over)
-        axes.annotate(text, place, (4 * (not rank), 6), textcoords="offset points", fontsize="x-small", ha=side)
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+        beside = (4 * (not rank), 7)
+        axes.annotate(text, place, beside, textcoords="offset points", fontsize="x-small", ha=side, bbox=box)
         axes.plot(*place, ".", color="black", markersize=4)

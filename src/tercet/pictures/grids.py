@@ -68,11 +68,21 @@ def thumbnail(image: Pixels, size: int = 96) -> bytes:
     Raises:
         DataError: An image of another shape.
     """
-    picture = Image.fromarray(np.ascontiguousarray(_plane(image)))
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    picture = Image.fromarray(small(image, size))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=85)
     return stream.getvalue()
+
+
+def small(image: Pixels, size: int = 96) -> Pixels:
+    """Return a copy, H W or H W 3, whose longer side has at most `size` pixels.
+
+    Raises:
+        DataError: An image of another shape.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(_plane(image)))
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    return np.array(picture)
 
 
 def _plane(image: Pixels) -> Pixels:

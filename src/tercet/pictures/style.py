@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from numpy.typing import NDArray
 
 from tercet.ground.files import write_bytes
 from tercet.ground.streams import printable
@@ -73,6 +75,15 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 def png_bytes(figure: Figure, *, dpi: int = DPI) -> bytes:
     """Return a figure as a PNG file."""
     return _render(figure, "png", dpi=dpi, metadata={"Software": None})
+
+
+def pixels(figure: Figure, *, dpi: int = DPI) -> NDArray[np.uint8]:
+    """Return a figure as H W 3."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    with drawing():
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def svg_text(figure: Figure, prefix: str = "") -> str:
@@ -143,13 +154,13 @@ def _svg(figure: Figure) -> str:
 
 def _render(figure: Figure, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    with _drawing():
+    with drawing():
         figure.savefig(stream, format=kind, **options)
     return stream.getvalue()
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Settings that are read while a figure is drawn, and put back afterwards."""
     settings = {
         "svg.fonttype": "path",
