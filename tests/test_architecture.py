@@ -214,6 +214,10 @@ def test_the_door_is_light(statement: str) -> None:
     assert heavy_after(statement) == []
 
 
+def test_the_road_of_training_draws_nothing() -> None:
+    assert "matplotlib" not in heavy_after("import tercet.workflows.train, tercet.workflows.infer")
+
+
 def test_a_loaded_heavy_package_would_be_seen() -> None:
     assert heavy_after("import torch") == ["torch"]
 

@@ -169,6 +169,7 @@ def drawing() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # no font has every script: a box is drawn
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # too small a figure is drawn all the same
         yield
 
 
