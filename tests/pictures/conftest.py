@@ -125,6 +125,7 @@ def look(chromium: Browser) -> Iterator[Callable[..., Seen]]:
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", offline=True
         )
         contexts.append(context)
+        context.set_default_timeout(240_000)  # a busy machine draws slowly
         seen = Seen(context.new_page())
         address = path.resolve().as_uri()
         seen.page.on("console", lambda said: seen.complaints.append(said.text))
