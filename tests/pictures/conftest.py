@@ -1,4 +1,4 @@
-"""A real browser for the pages: Debian's Chromium, without a network."""
+"""Names as data may hold them, values to draw, and a real browser without a network."""
 
 import re
 import shutil
@@ -6,10 +6,53 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from tercet.records.history import EpochRow, History
+from tercet.records.predictions import Predictions
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    r"$\frac{",
+    "$a$",
+    r"\$",
+    "n" * 40 + "m" * 40,
+    "🍅😀 tomato",
+    "مرحبا بالعالم",
+    "a\nb\x1b[31m",
+    "_hidden",
+    "中文",
+)
+
+
+def names(count: int) -> list[str]:
+    return [*HOSTILE, *(f"class {index}" for index in range(count))][:count]
+
+
+def history(*epochs: int, offset: float = 0.0) -> History:
+    rows: list[EpochRow] = []
+    for stage, count in enumerate(epochs):
+        for epoch in range(count):
+            loss = 1 / (len(rows) + 1) + offset
+            scores = {"loss": loss, "accuracy": 1 - loss / 2, "kappa": 0.5}
+            row = EpochRow(stage, epoch, 10 * len(rows), 10.0**-stage, loss / 2, 0.9, scores, 1.0, best=True)
+            rows.append(row)
+    return History(rows)
+
+
+def predictions(classes: int, count: int = 60) -> Predictions:
+    generator = np.random.default_rng(classes)
+    labels = np.arange(count) % classes
+    logits = generator.normal(0, 1, (count, classes))
+    logits[np.arange(count), labels] += 2
+    return Predictions.from_logits(
+        logits, ids=[f"{row}" for row in range(count)], classes=names(classes), labels=labels
+    )
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = 390, 1440
 
 
@@ -63,7 +106,7 @@ def _luminance(colour: str) -> float:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """Return a headless browser, or skip where there is none."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
     with sync_playwright() as driver:
@@ -82,6 +125,7 @@ def look(chromium: Browser) -> Iterator[Callable[..., Seen]]:
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", offline=True
         )
         contexts.append(context)
+        context.set_default_timeout(240_000)  # a busy machine draws slowly
         seen = Seen(context.new_page())
         address = path.resolve().as_uri()
         seen.page.on("console", lambda said: seen.complaints.append(said.text))

@@ -235,7 +235,7 @@ def _table(table: Table) -> str:
         first = f'<th scope="row"{kinds[0]}>{_text(row[0])}</th>' if row else ""
         mark = ' class="strong"' if number in table.strong else ""
         lines.append(f"<tr{mark}>{first}{''.join(cells)}</tr>")
-    caption = f"<caption>{_text(table.caption)}</caption>\n" if table.caption else ""
+    caption = f"<caption><span>{_text(table.caption)}</span></caption>\n" if table.caption else ""
     headed = f"<thead><tr>{head}</tr></thead>\n" if head else ""
     body = f"<tbody>\n{chr(10).join(lines)}\n</tbody>"
     kind = "" if table.header else ' class="facts"'

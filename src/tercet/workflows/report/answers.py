@@ -42,7 +42,7 @@ def answers(record: Record, book: Sketchbook) -> list[Section]:
         Section("Probabilities", [_reliability(said, book)]),
     ]
     beside = list(_agreement(record, book))
-    sections += [Section("Members beside each other", beside)] if beside else []
+    sections += [Section("Agreement", beside)] if beside else []
     return [*sections, Section("Hardest images", list(_hardest(record, said)))]
 
 

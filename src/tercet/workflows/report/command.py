@@ -16,7 +16,7 @@ from tercet.workflows.report.record import Record
 from tercet.workflows.study.recipes import recipe_names
 from tercet.workflows.study_options import COMPARE, CROSSVAL, STUDY, TUNE
 
-_SOURCE = "data_source"
+_SOURCES = ("data_source", "crossval_source", "comparison_of")  # how config.yaml names the data
 _LEFT_OUT = frozenset({"output", "json", "debug", "resume"})  # a run is never written over another
 SPACE = "space.yaml"
 
@@ -34,7 +34,7 @@ def command_of(record: Record) -> str | None:
             "tune": _of_space,
             "study": _of_recipe,
         }[record.kind](record)
-    except (ConfigError, KeyError, TypeError):
+    except (ConfigError, KeyError, TypeError, StopIteration):
         return None
     head, *options = words
     return " \\\n    ".join([f"tercet {record.kind} {head}", *options])
@@ -68,10 +68,14 @@ def space_of(record: Record) -> str | None:
 
 def _of_data(options: Options) -> Callable[[Record], list[str]]:
     def words(record: Record) -> list[str]:
-        values = {key: value for key, value in record.config.items() if key not in (_SOURCE, "fold")}
-        return [shlex.quote(str(record.config[_SOURCE])), *options_given(options, values)]
+        values = {key: value for key, value in record.config.items() if key not in (*_SOURCES, "fold")}
+        return [_data(record), *options_given(options, values)]
 
     return words
+
+
+def _data(record: Record) -> str:
+    return shlex.quote(str(next(record.config[key] for key in _SOURCES if key in record.config)))
 
 
 def _of_runs(record: Record) -> list[str]:
@@ -83,7 +87,7 @@ def _of_runs(record: Record) -> list[str]:
 def _of_space(record: Record) -> list[str]:
     config = record.config
     values = {**config["options"], "trials": config["trials"], "pruner": config["pruner"], "space": SPACE}
-    return [shlex.quote(str(config[_SOURCE])), *options_given(TUNE, values)]
+    return [_data(record), *options_given(TUNE, values)]
 
 
 def _of_recipe(record: Record) -> list[str]:

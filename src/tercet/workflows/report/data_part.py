@@ -36,7 +36,7 @@ def _facts(record: Record, table: SampleTable) -> Iterator[tuple[str, str]]:
     if (sizes := _sizes(record.home.path)) is not None:
         yield "image sizes", sizes
     counts = table.class_counts()
-    if len(counts) > 1 and counts.min() > 0:
+    if counts.min() not in (0, counts.max()):
         yield (
             "largest to smallest class",
             f"{counts.max():,} to {counts.min():,} ({counts.max() / counts.min():.1f} times)",
@@ -48,15 +48,17 @@ def _facts(record: Record, table: SampleTable) -> Iterator[tuple[str, str]]:
 def _counts(record: Record, table: SampleTable, book: Sketchbook) -> Iterator[Block]:
     rows_of = {shown: table.rows_of(name) for name, shown in _NAMES.items()}
     splits = {name: table.take(some).class_counts() for name, some in rows_of.items() if len(some)}
+    whole = table.class_counts()
     if record.kind == "crossval" and set(splits) <= {"train"}:
         splits = {}  # folds take turns: there is no division to show
-    whole = table.class_counts()
+    elif (rest := whole - sum(splits.values())).any():
+        splits["left out"] = rest
     header = ["label" if record.sets else "class", *splits, "all"]
     rows = [
         (name, *(f"{counts[index]:,}" for counts in splits.values()), f"{whole[index]:,}")
         for index, name in enumerate(table.classes)
     ]
-    caption = "Images that show each label, by split" if record.sets else "Images of each class, by split"
+    caption = ("Images that show each label" if record.sets else "Images of each class") + ", by split" * bool(splits)
     block = Table(header, rows, "l" + "r" * (len(splits) + 1), caption)
     shares = {name: dict(zip(table.classes, map(int, counts), strict=True)) for name, counts in splits.items()}
     counted = dict(zip(table.classes, map(int, whole), strict=True))

@@ -34,14 +34,14 @@ def headline(record: Record) -> tuple[str, Mapping[str, Any]] | None:
     """Return the name of what was chosen and its scores on the judged split; None where a run has no such thing."""
     document = record.document
     if record.kind == "crossval":
-        return f"the choice of each of {len(document['folds'])} folds", document["pooled"]
+        return "Each fold's own choice", document["pooled"]
     if record.kind == "compare":
         row = next((row for row in document["networks"] if row["name"] == document["chosen"]), None)
         means = (row or {}).get(record.judged)
         return (row["name"], {key: value["mean"] for key, value in means.items()}) if row and means else None
     if record.kind == "tune":
         best = document["best"]
-        return f"trial {best['number']}", best["scores"]
+        return f"Trial {best['number']}", best["scores"]
     if record.kind == "study":
         return None
     rows = [*document["members"], *document["ensembles"]]
@@ -92,7 +92,7 @@ def protocol(record: Record) -> Section:
     blocks: list[Block] = [Table((), facts)]
     if record.kind == "crossval":
         blocks.append(Paragraph("Every held-out image was predicted once, by networks that never saw it."))
-    elif record.kind != "tune":
+    elif record.document.get("ensembles"):
         blocks.append(Paragraph("Whatever was fitted on validation images is scored there by cross-fitting."))
     return Section("Protocol", [*blocks, *_views(record)])
 
@@ -174,11 +174,7 @@ def _reproduce(record: Record) -> Iterator[Block]:
         yield Paragraph("The configuration of the run is gone, or of another version of Tercet.", quiet=True)
     else:
         yield Code(command, "command")
-        yield Paragraph(
-            "Options at their defaults are left out, and so is the output folder. On a CPU with the same versions the "
-            "same command gives the same result.",
-            quiet=True,
-        )
+        yield Paragraph("Options at their defaults are left out, and so is the output folder.", quiet=True)
     if space := space_of(record):
         yield Paragraph(f"{SPACE}:")
         yield Code(space, SPACE)

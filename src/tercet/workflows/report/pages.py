@@ -34,7 +34,8 @@ def page_of_run(record: Record, book: Sketchbook, *, title: str | None, board: B
     sections = _sections(record, book)
     if board:
         sections.insert(-2, _leaderboard(board, own_scores([record]), book))
-    return Page(title or f"{record.name}: {record.source}", sections, f"tercet {record.kind}")
+    about = record.document["title"] if record.kind == "study" else record.source
+    return Page(title or f"{record.name}: {about}", sections, f"tercet {record.kind}")
 
 
 def page_of_runs(records: Sequence[Record], book: Sketchbook, *, title: str | None, board: Board) -> Page:

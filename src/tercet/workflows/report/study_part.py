@@ -23,8 +23,8 @@ def study(record: Record, book: Sketchbook) -> list[Section]:
     document = record.document
     sections = [Section("Published and measured", list(_table(record, book)))]
     if document.get("differs"):
-        rows = [(line,) for line in document["differs"]]
-        sections.append(Section("Differs from the source", [Table(("what is done otherwise",), rows)]))
+        rows = [(f"{number}", line) for number, line in enumerate(document["differs"], 1)]
+        sections.append(Section("Differs from the source", [Table((), rows)]))
     return [*sections, Section("Parts", list(_parts(record)))]
 
 

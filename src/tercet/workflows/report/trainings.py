@@ -52,54 +52,59 @@ def cost(record: Record, book: Sketchbook) -> Section:
     if not rows:
         return Section("Cost", [Paragraph("The run does not tell what its trainings cost.", quiet=True)])
     drawn = [
-        *_figures([point for row in rows if (point := _point(record, row, "flops"))], "flops", book),
-        *_figures([point for row in rows if (point := _point(record, row, "seconds"))], "seconds", book),
+        *_figures(record, rows, "flops", book),
+        *_figures(record, rows, "seconds", book),
     ]
     table = _networks(rows) if record.kind == "compare" else _members(rows)
     flops = any(row.get("flops") for row in rows)
-    note = "FLOPs: one image, forward; a multiply-add is two." if flops else "Operations were not counted."
-    return Section("Cost", [table, Paragraph(note, quiet=True), *drawn])
+    notes = [Paragraph("FLOPs: one image, forward; a multiply-add is two.", quiet=True)] if flops else []
+    return Section("Cost", [table, *notes, *drawn])
 
 
-def _figures(points: list[Cost], what: str, book: Sketchbook) -> Iterator[Block]:
+def _figures(record: Record, rows: list[dict[str, Any]], what: str, book: Sketchbook) -> Iterator[Block]:
+    points = [point for row in rows if (point := _point(record, row, what))]
     if not points:
         return
     words = {"flops": "operations an image (FLOPs)", "seconds": "seconds of training"}[what]
+    score = "O-F1" if record.sets else "accuracy"
     yield book.draw(
         f"accuracy-against-{what}",
-        f"Accuracy against {words}; the area of a dot is the number of parameters, the line its interval.",
-        lambda axes: accuracy_against_cost(axes, points, xlabel=words),
+        f"{score[0].upper()}{score[1:]} against {words}; the area of a dot is the number of parameters, the line its "
+        "interval.",
+        lambda axes: accuracy_against_cost(axes, points, xlabel=words).set_ylabel(score),
     )
 
 
 def _point(record: Record, row: Mapping[str, Any], what: str) -> Cost | None:
-    """Return a network's accuracy and cost; None where one of them is not known."""
+    """Return a network's score and cost; None where one of them is not known."""
     scores, cost = row.get(record.judged), row.get(what)
     if not scores or not cost:
         return None
     if record.kind == "compare":
         value, cost = scores["accuracy"], cost["mean"] if isinstance(cost, Mapping) else cost
-        spread = value["sd"] or 0.0
+        spread = value["sd"]
         low, high = (value["mean"] - spread, value["mean"] + spread) if spread else (None, None)
         return Cost(row["name"], value["mean"], low, high, float(cost), int(row["parameters"]))
-    low, high = scores["accuracy_low"], scores["accuracy_high"]
-    return Cost(row["name"], scores["accuracy"], low, high, float(cost), int(row["parameters"]))
+    key = "o_f1" if record.sets else "accuracy"
+    low, high = scores[f"{key}_low"], scores[f"{key}_high"]
+    return Cost(row["name"], scores[key], low, high, float(cost), int(row["parameters"]))
 
 
 def _members(rows: list[dict[str, Any]]) -> Table:
-    header = ("member", "parameters", "FLOPs an image", "training", "epochs", "updates", "precision")
-    cells = [
-        (
-            row["name"],
-            short_count(row["parameters"]) if row["parameters"] else ABSENT,
-            short_count(row["flops"]) if row.get("flops") else ABSENT,
-            duration(row.get("seconds")),
-            *(str(row.get(key, ABSENT)) for key in ("epochs", "steps", "precision")),
-        )
-        for row in rows
-    ]
+    columns: dict[str, list[str]] = {
+        "parameters": [short_count(row["parameters"]) if row["parameters"] else ABSENT for row in rows],
+        "FLOPs an image": [short_count(row["flops"]) if row.get("flops") else ABSENT for row in rows],
+        "training": [duration(row.get("seconds")) for row in rows],
+        **{
+            name: [str(row.get(key, ABSENT)) for row in rows]
+            for name, key in (("epochs", "epochs"), ("updates", "steps"), ("precision", "precision"))
+        },
+    }
+    told = {name: cells for name, cells in columns.items() if set(cells) != {ABSENT}}
+    cells = list(zip([row["name"] for row in rows], *told.values(), strict=True))
     seconds = sum(row.get("seconds") or 0 for row in rows)
-    return Table(header, cells, "lrrrrrr", f"What each member cost; {duration(seconds)} of training in all")
+    caption = f"What each member cost; {duration(seconds)} of training in all"
+    return Table(("member", *told), cells, "l" + "r" * len(told), caption)
 
 
 def _networks(rows: list[dict[str, Any]]) -> Table:
