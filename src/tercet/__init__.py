@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tercet.records.label_sets import SetPredictions as SetPredictions
     from tercet.records.predictions import Predictions as Predictions
     from tercet.records.submissions import write_submission as write_submission
+    from tercet.workflows.audit import audit as audit
     from tercet.workflows.blend import blend as blend
     from tercet.workflows.compare import compare as compare
     from tercet.workflows.crossval import crossval as crossval
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tercet.workflows.inspect import describe_model as describe_model
     from tercet.workflows.inspect import list_datasets as list_datasets
     from tercet.workflows.inspect import list_models as list_models
+    from tercet.workflows.report.run import report as report
     from tercet.workflows.runs import runs as runs
     from tercet.workflows.study.run import study as study
     from tercet.workflows.train import train as train
@@ -46,6 +48,7 @@ _HOMES = {
     "Predictions": "records.predictions",
     "SetPredictions": "records.label_sets",
     "TercetError": "ground.errors",
+    "audit": "workflows.audit",
     "average": "evaluation.combining",
     "blend": "workflows.blend",
     "build": "models.build",
@@ -61,6 +64,7 @@ _HOMES = {
     "load_bundle": "deploy.bundle",
     "predict": "workflows.infer",
     "pruned": "evaluation.combining",
+    "report": "workflows.report.run",
     "runs": "workflows.runs",
     "score": "evaluation.metrics",
     "score_sets": "evaluation.set_metrics",

@@ -12,6 +12,7 @@ from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
+from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
 from tercet.workflows import study_options as studies
 
@@ -124,6 +125,16 @@ def _runs(parsed: Parsed) -> Answer:
     return Answer(found.to_text(), found.to_dict())
 
 
+def _report(parsed: Parsed) -> Answer:
+    from tercet.workflows.report.run import report
+
+    config = parsed.of(looks.ReportConfig)
+    written = report(
+        parsed.positional["runs"], output=config.output, leaderboard=config.leaderboard, title=config.title
+    )
+    return Answer(written.to_text(), written.to_dict())
+
+
 def _models(parsed: Parsed) -> Answer:
     from tercet.workflows.inspect import describe_model, list_models
 
@@ -150,6 +161,13 @@ def _datasets(parsed: Parsed) -> Answer:
     name = parsed.positional["name"]
     answer = list_datasets() if name is None else describe_dataset(name)
     return Answer(answer.text, answer.document)
+
+
+def _audit(parsed: Parsed) -> Answer:
+    from tercet.workflows.audit import run_audit
+
+    done = run_audit(parsed.positional["data"], parsed, console=_console())
+    return Answer(done.to_text(), done.to_dict(), done.exit_code)
 
 
 def _demo(parsed: Parsed) -> Answer:
@@ -184,6 +202,8 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "tune": (studies.TUNE, _tune),
     "study": (studies.STUDY, _study),
     "runs": (studies.RUNS, _runs),
+    "audit": (looks.AUDIT, _audit),
+    "report": (looks.REPORT, _report),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -193,6 +213,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "From images to answers": ("train", "predict", "evaluate"),
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
+    "See it": ("audit", "report"),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

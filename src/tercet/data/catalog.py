@@ -209,7 +209,15 @@ def _from_tree(
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     labels = np.array([index_of[class_name] for class_name in found.names], dtype=np.int64)
     return SampleTable(
-        name, found.ids, found.locations, labels, classes, source, splits=found.splits, notes=tuple(notes)
+        name,
+        found.ids,
+        found.locations,
+        labels,
+        classes,
+        source,
+        splits=found.splits,
+        notes=tuple(notes),
+        empty=found.empty,
     )
 
 
@@ -249,6 +257,7 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
         weights=None if rows.weights is None else np.array(rows.weights, dtype=np.float64),
         notes=tuple(rows.notes),
         membership=None if rows.sets is None else membership_of(rows.sets, classes),
+        missing=tuple(rows.missing),
     )
 
 

@@ -61,6 +61,10 @@ class SampleTable:
     """What was skipped or dropped while reading, one sentence each, for the report."""
     membership: NDArray[np.bool_] | None = None
     """N K: the labels of each image, where images have sets; a row may be empty."""
+    missing: tuple[str, ...] = ()
+    """What a table names that is not there, with line numbers; no rows."""
+    empty: tuple[str, ...] = ()
+    """Class folders without an image."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tercet.data.images import Pixels, guard
 from tercet.data.samples import Ints, SampleTable
 from tercet.data.sources import ArraySource, ImageSource, source_of
+from tercet.ground.cores import available_cores
 from tercet.ground.errors import DataError
 from tercet.ground.files import atomic_path, write_text
-from tercet.ground.runtime import available_cores
 from tercet.records.config import DataConfig
 
 _AHEAD = 256  # images decoded before they are looked at

@@ -28,16 +28,13 @@ from tercet.evaluation.predict import predict_logits
 from tercet.evaluation.set_combining import SetRule
 from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ConfigError, ModelError, StorageError
-from tercet.ground.files import slug
+from tercet.ground.files import UNFINISHED, slug
 from tercet.models.summary import count_parameters
 from tercet.records.contracts import BatchSource, InputSpec
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
 from tercet.records.views import Views
 from tercet.training.checkpoint import save_weights
-
-UNFINISHED = ".bundle-"
-"""Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
 
 
 class _Members(nn.Module):

@@ -16,6 +16,9 @@ from typing import Any
 
 from tercet.ground.errors import ModelError, StorageError
 
+UNFINISHED = ".bundle-"
+"""Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import random
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tercet.ground.cores import available_cores
 from tercet.ground.errors import ConfigError
 
 
@@ -33,11 +33,6 @@ class ThreadPlan:
         """
         count = str(self.threads)
         return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE"}
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan_threads(num_members: int, *, threads: int | None = None, device: str = "cpu") -> ThreadPlan:

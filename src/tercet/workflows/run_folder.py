@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tercet.deploy.bundle import UNFINISHED
 from tercet.ground.errors import ConfigError, DataError, StorageError
-from tercet.ground.files import new_folder, read_json, slug, write_json
+from tercet.ground.files import UNFINISHED, new_folder, read_json, slug, write_json
 from tercet.ground.locks import FileLock
 
 

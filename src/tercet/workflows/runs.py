@@ -176,7 +176,7 @@ def _read(place: Path, name: str) -> RunRow:
     """
     path = next(place / name for name in _METRICS if (place / name).is_file())
     document = read_json(path)
-    kind = _kind(document, place)
+    kind = kind_of(document, place)
     chosen, *scores = _scores(document)
     validation, test = map(_of_classes, scores)
     judged = test or validation
@@ -195,7 +195,10 @@ def _read(place: Path, name: str) -> RunRow:
     )
 
 
-def _kind(document: Mapping[str, Any], place: Path) -> str:
+def kind_of(document: Mapping[str, Any], place: Path) -> str:
+    """Return the verb that left a folder with these metrics: train, ensemble, compare, crossval, tune or study."""
+    if "recipe" in document:
+        return "study"
     if "pooled" in document:
         return "crossval"
     if "trials" in document:

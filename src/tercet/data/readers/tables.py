@@ -36,9 +36,14 @@ class TableRows:
     splits: list[str] | None = None
     folds: list[int] | None = None
     weights: list[float] | None = None
-    num_missing: int = 0
-    """Rows whose image file does not exist; they are not among the rows."""
+    missing: list[str] = field(default_factory=list)
+    """Image files that do not exist, with their lines; they are not among the rows."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_missing(self) -> int:
+        """Rows whose image file does not exist."""
+        return len(self.missing)
 
 
 def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[[str], str | None]) -> TableRows:
@@ -141,7 +146,6 @@ class _Collector:
         self.first: dict[str, tuple[int, tuple[object, ...]]] = {}
         self.id_lines: dict[str, int] = {}
         self.doubles: list[str] = []
-        self.missing: list[str] = []
         self.problems: list[str] = []
 
     def add(
@@ -158,7 +162,7 @@ class _Collector:
             self.problems.append(f"line {line}: {error}")
             return
         if location is None:
-            self.missing.append(f"{file} (line {line})")
+            self.rows.missing.append(f"{file} (line {line})")
         elif location in self.first:
             self._double(line, location, values)
         elif sample_id in self.id_lines:
@@ -217,9 +221,8 @@ class _Collector:
         """Raise what contradicts, note what was dropped."""
         if self.problems:
             raise DataError(f"{self.name}: {len(self.problems)} rows cannot be used: {_few(self.problems, '; ')}")
-        self.rows.num_missing = len(self.missing)
-        if self.missing:
-            self.rows.notes.append(f"{len(self.missing)} of {num_records} rows name no image: {_few(self.missing)}")
+        if missing := self.rows.missing:
+            self.rows.notes.append(f"{len(missing)} of {num_records} rows name no image: {_few(missing)}")
         if self.doubles:
             self.rows.notes.append(f"{len(self.doubles)} rows repeat another one: {_few(self.doubles)}")
         unlabelled = sum(not label for label in self.rows.labels)

@@ -1,0 +1,268 @@
+"""How many copies an audit finds, at how many false pairs, and how long it takes over 20,000 files.
+
+    python benchmarks/audit_potato.py --data-dir FOLDER [--parts hash,made,network,speed]
+
+FOLDER holds potato-leaves/potato-leaf-160.zip, fashion-mnist/ and weights/mobilenetv2_100_onnxzoo_backbone.safetensors.
+The 500 pictures of healthy leaves are 125 originals, each turned, mirrored, shifted and sheared into four: 750 true
+pairs. The archive's split keeps originals whole, a random one tears them. `made` asks the same of copies made here
+(re-encoded, resized, brightened, turned, cropped), where every method has a chance. Results go to benchmarks/results/,
+part by part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from tercet.data.catalog import load_table
+from tercet.data.duplicates import LEAST_CORRELATION, Pairs, near_pairs, similar_pairs
+from tercet.data.inspection import inspect
+from tercet.data.perceptual import hashes, shrink
+from tercet.data.samples import SampleTable
+from tercet.data.splits import assign_splits
+from tercet.ground.runtime import describe_environment
+from tercet.records.config import DataConfig
+from tercet.workflows.audit import audit
+from tercet.workflows.embedding import build_embedder, embed_images
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "audit_potato.json"
+DISTANCES = (0, 2, 4, 6, 8, 10, 12)
+COSINES = (0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9)
+SIZE = 96  # pixels that the network sees: its weights know 224, but two cores have little time
+MANY = 10**8  # no limit on pairs
+Picture = Image.Image
+
+
+def reencoded(picture: Picture, quality: int = 60) -> Picture:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return Image.open(stream).copy()
+
+
+def scaled(picture: Picture, share: float) -> Picture:
+    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def cropped(picture: Picture, share: float) -> Picture:
+    across, down = round(picture.width * share), round(picture.height * share)
+    return picture.crop((across, down, picture.width - across, picture.height - down))
+
+
+CHANGES: dict[str, Callable[[Picture], Picture]] = {
+    "JPEG, quality 60": reencoded,
+    "resized to 90 %": lambda picture: scaled(picture, 0.9),
+    "both": lambda picture: reencoded(scaled(picture, 0.9)),
+    "resized to 50 %": lambda picture: scaled(picture, 0.5),
+    "20 % brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.2),
+    "mirrored, turned, JPEG": lambda picture: reencoded(picture.transpose(Image.Transpose.TRANSVERSE)),
+    "cropped by 4 %": lambda picture: cropped(picture, 0.04),
+    "rotated by 2 degrees": lambda picture: picture.rotate(2, Image.Resampling.BILINEAR),
+}
+
+
+def originals(table: SampleTable) -> NDArray[np.str_]:
+    """Return the original of each leaf that has copies; empty for others."""
+    found = [re.search(r"healthy-(\d+)-", name) for name in table.ids]
+    return np.array([match[1] if match else "" for match in found])
+
+
+def true_of(pairs: Pairs, original: NDArray[np.str_]) -> NDArray[np.bool_]:
+    return (original[pairs.first] == original[pairs.second]) & (original[pairs.first] != "")
+
+
+def torn_pairs(table: SampleTable, original: NDArray[np.str_]) -> tuple[int, int]:
+    """Return how many true pairs there are, and how many a random split of tercet train tears."""
+    split = np.array(assign_splits(replace(table, splits=None), DataConfig()).splits)
+    rows = [np.flatnonzero(original == name) for name in np.unique(original[original != ""])]
+    pairs = [(one, other) for group in rows for place, one in enumerate(group) for other in group[place + 1 :]]
+    return len(pairs), sum(split[one] != split[other] for one, other in pairs)
+
+
+def by_hash(table: SampleTable) -> dict[str, Any]:
+    """Return what hashes find among the leaves, alone and confirmed, at several distances."""
+    original = originals(table)
+    seen = inspect(table, max_pixels=10**8)
+    assert seen.hashes is not None
+    true, torn = torn_pairs(table, original)
+    lines = {}
+    for name, least in (("hash alone", -1.0), (f"hash and correlation {LEAST_CORRELATION}", LEAST_CORRELATION)):
+        found = near_pairs(seen.hashes, seen.grey, distance=DISTANCES[-1], least=least, most=MANY)
+        right = true_of(found, original)
+        lines[name] = {
+            str(limit): [
+                int((right & (found.distance <= limit)).sum()),
+                int((~right & (found.distance <= limit)).sum()),
+            ]
+            for limit in DISTANCES
+        }
+    return {"true_pairs": true, "torn_by_random_split": torn, "found_and_false_by_distance": lines}
+
+
+def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
+    """Return what a network's features find among the leaves, in one orientation and in eight, at several cosines."""
+    original = originals(table)
+    network = build_embedder(
+        {"model": "mobilenetv2_100", "weights": str(weights), "input.size": [SIZE]}, channels=3, image_size=None
+    )
+    started = time.monotonic()
+    features = embed_images(network, table, np.arange(len(table)), max_pixels=10**8, device="cpu")
+    seconds = time.monotonic() - started
+    lines = {}
+    for name, some in (("as they are", features[:, :1]), ("eight orientations", features)):
+        found = similar_pairs(some, least=COSINES[-1], most=MANY)
+        right = true_of(found, original)
+        lines[name] = {
+            str(limit): [
+                int((right & (found.similarity >= limit)).sum()),
+                int((~right & (found.similarity >= limit)).sum()),
+            ]
+            for limit in COSINES
+        }
+    return {"input_size": SIZE, "seconds": seconds, "found_and_false_by_cosine": lines}
+
+
+def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
+    """Return the share of made copies that are found, and the false pairs among the pictures, by distance."""
+    grey = np.stack([shrink(pixels_of(picture)) for picture in pictures])
+    codes = np.stack([hashes(one) for one in grey])
+    found = near_pairs(codes, grey, distance=DISTANCES[-1], least=-1, most=MANY)
+    sure = found.similarity >= LEAST_CORRELATION
+    false = {
+        str(limit): [int((found.distance <= limit).sum()), int((sure & (found.distance <= limit)).sum())]
+        for limit in DISTANCES
+    }
+    shares: dict[str, dict[str, list[float]]] = {}
+    for change, apply in CHANGES.items():
+        distance, likeness = np.full(sample, 99), np.full(sample, -1.0)
+        for place in range(sample):
+            copy = shrink(pixels_of(apply(pictures[place])))
+            both = near_pairs(
+                np.stack([codes[place], hashes(copy)]), np.stack([grey[place], copy]), distance=16, least=-1
+            )
+            if len(both):
+                distance[place], likeness[place] = both.distance[0], both.similarity[0]
+        shares[change] = {
+            str(limit): [
+                float((distance <= limit).mean()),
+                float(((distance <= limit) & (likeness >= LEAST_CORRELATION)).mean()),
+            ]
+            for limit in DISTANCES
+        }
+    return {"pictures": len(pictures), "copies": sample, "false_alone_and_confirmed": false, "share_found": shares}
+
+
+def pixels_of(picture: Picture) -> NDArray[np.uint8]:
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def garments(folder: Path, count: int) -> list[Picture]:
+    content = gzip.decompress((folder / "fashion-mnist" / "train-images-idx3-ubyte.gz").read_bytes())
+    return [Image.fromarray(one) for one in np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)[:count]]
+
+
+def speed(folder: Path, count: int = 20_000) -> dict[str, Any]:
+    """Return the seconds of an audit of PNG files in ten class folders, and what it found."""
+    labels = gzip.decompress((folder / "fashion-mnist" / "train-labels-idx1-ubyte.gz").read_bytes())[8:]
+    with tempfile.TemporaryDirectory() as place:
+        for index, picture in enumerate(garments(folder, count)):
+            target = Path(place) / "images" / str(labels[index])
+            target.mkdir(parents=True, exist_ok=True)
+            picture.save(target / f"{index}.png")
+        started, used = time.monotonic(), time.process_time()
+        done = audit(Path(place) / "images", output=str(Path(place) / "audit"))
+        seconds, processor = time.monotonic() - started, time.process_time() - used
+    copies = done.found.copies
+    return {
+        "files": count,
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "equal": len(done.found.copies_by("pixels")),
+        "near": len(done.found.copies_by("hash")),
+        "near_with_one_label": sum(not copy.disagrees for copy in copies if copy.how == "hash"),
+    }
+
+
+def table_of(lines: Mapping[str, Mapping[str, list[float]]], first: str) -> list[str]:
+    limits = list(next(iter(lines.values())))
+    head = f"{first:<32}" + "".join(f"{limit:>14}" for limit in limits)
+    rows = [
+        f"{name:<32}"
+        + "".join(f"{' / '.join(f'{value:g}' for value in map(_short, cell)):>14}" for cell in line.values())
+        for name, line in lines.items()
+    ]
+    return [head, *rows]
+
+
+def _short(value: float) -> float:
+    return round(value, 3)
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """Return the results as text."""
+    parts: list[str] = []
+    if part := found.get("hash"):
+        parts += [
+            f"POTATO LEAVES: {part['true_pairs']} true pairs, {part['torn_by_random_split']} torn by a random split"
+        ]
+        parts += ["", *table_of(part["found_and_false_by_distance"], "found / false pairs, by distance"), ""]
+    if part := found.get("network"):
+        parts += [f"features of mobilenetv2_100 at {part['input_size']} pixels, {part['seconds']:.0f} s"]
+        parts += ["", *table_of(part["found_and_false_by_cosine"], "found / false pairs, by cosine"), ""]
+    for name, part in found.get("made", {}).items():
+        parts += [f"COPIES MADE OF {name.upper()}: {part['copies']} a change, hash alone / confirmed", ""]
+        parts += table_of(part["share_found"], "share found, by distance")
+        parts += [*table_of({f"false pairs of {part['pictures']}": part["false_alone_and_confirmed"]}, "")[1:], ""]
+    if part := found.get("speed"):
+        parts += [
+            f"{part['files']:,} FILES: {part['seconds']:.0f} s, {part['processor_seconds']:.0f} s of a processor; "
+            f"{part['equal']} equal pictures, {part['near']} near pairs, {part['near_with_one_label']} of one class"
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
+    parser.add_argument("--parts", default="hash,made,network,speed")
+    arguments = parser.parse_args()
+    folder, parts = Path(arguments.data_dir), arguments.parts.split(",")
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    table = load_table(folder / "potato-leaves" / "potato-leaf-160.zip", DataConfig())
+    if "hash" in parts:
+        found["hash"] = by_hash(table)
+    if "made" in parts:
+        diseased = [row for row, name in enumerate(originals(table)) if not name]
+        leaves = [Image.fromarray(table.source.pixels(table.locations[row], max_pixels=10**8)) for row in diseased]
+        found["made"] = {"leaves": made(leaves, 200), "garments": made(garments(folder, 3000), 200)}
+    if "network" in parts:
+        found["network"] = by_network(table, folder / "weights" / "mobilenetv2_100_onnxzoo_backbone.safetensors")
+    if "speed" in parts:
+        found["speed"] = speed(folder)
+    found["environment"] = describe_environment()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    text = report(found)
+    RESULTS.with_suffix(".txt").write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

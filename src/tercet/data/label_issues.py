@@ -1,0 +1,83 @@
+"""Suspicious labels: confident learning (cleanlab) on predictions of images that nothing was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tercet.data.findings import LabelCheck, LabelIssue
+from tercet.data.samples import SampleTable
+from tercet.ground.errors import ConfigError, DataError
+from tercet.records.predictions import UNKNOWN, Floats, Ints, Predictions
+
+try:
+    from cleanlab.filter import find_label_issues
+except ImportError:  # an extra: `pip install tercet[audit]`
+    find_label_issues = None
+
+
+def require_cleanlab() -> None:
+    """Refuse to judge labels without cleanlab.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    if find_label_issues is None:
+        raise ConfigError("suspicious labels need cleanlab, which is not installed: pip install 'tercet[audit]'")
+
+
+def check_labels(table: SampleTable, said: Predictions, *, run: str, predictions: str) -> LabelCheck:
+    """Return the labels of a table that predictions contradict.
+
+    Args:
+        table: The samples, with the labels as they are now.
+        said: Predictions of some of them by networks that were not trained on them; matched by id and class name.
+        run: Where the predictions are from.
+        predictions: Which ones they are, in words.
+
+    Raises:
+        DataError: The predictions are of other images, or of other classes.
+    """
+    if table.membership is not None:
+        raise ConfigError("suspicious labels are told of one class an image, and here are label sets: leave --run out")
+    unknown = sorted(set(said.classes) ^ set(table.classes))
+    if unknown:
+        raise DataError(f"{run} was trained with other classes than {table.name} has, such as '{unknown[0]}'")
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    index_of = {name: index for index, name in enumerate(table.classes)}
+    places = np.array([row_of.get(name, -1) for name in said.ids], dtype=np.int64)
+    known = np.flatnonzero(places >= 0)
+    known = known[table.labels[places[known]] != UNKNOWN]
+    if not len(known):
+        raise DataError(f"{run} predicted no labelled image of {table.name}: name a run on this very data")
+    columns = np.argsort([index_of[name] for name in said.classes])
+    probabilities = said.probabilities[known][:, columns]
+    labels = table.labels[places[known]]
+    shown = np.unique(labels)  # what no image shows cannot be judged
+    shares = probabilities[:, shown]
+    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+    dense = np.searchsorted(shown, labels)
+    worst = _worst(dense, shares) if len(shown) > 1 else np.zeros(0, dtype=np.int64)
+    issues = []
+    for place in worst.tolist():
+        best = int(shares[place].argmax())
+        issues.append(
+            LabelIssue(
+                id=said.ids[int(known[place])],
+                label=table.classes[int(labels[place])],
+                suggested=table.classes[int(shown[best])],
+                own_probability=round(float(probabilities[place, labels[place]]), 4),
+                suggested_probability=round(float(probabilities[place, shown[best]]), 4),
+            )
+        )
+    return LabelCheck(run, predictions, len(known), tuple(issues))
+
+
+def _worst(labels: Ints, probabilities: Floats) -> Ints:
+    """Return the positions of suspicious labels, the least believed first; labels that are the answer are none."""
+    require_cleanlab()
+    found = find_label_issues(
+        labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1, verbose=False
+    )
+    positions = np.asarray(found, dtype=np.int64)
+    contradicted = probabilities[positions].argmax(axis=1) != labels[positions]
+    return np.asarray(positions[contradicted])

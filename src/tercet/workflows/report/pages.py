@@ -1,0 +1,150 @@
+"""A page about one run or several: which sections it has, and in what order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tercet.ground.errors import DataError
+from tercet.pictures.bars import Bar, bars, bars_height, leaderboard
+from tercet.pictures.page import Page, Paragraph, Section, Table
+from tercet.pictures.style import rows_height
+from tercet.records.foreign_files import decoded
+from tercet.workflows.report.answers import answers
+from tercet.workflows.report.data_part import data
+from tercet.workflows.report.opening import ending, headline, protocol, summary, warnings_of
+from tercet.workflows.report.record import Record
+from tercet.workflows.report.scores import results
+from tercet.workflows.report.sets_part import set_results
+from tercet.workflows.report.sketchbook import Sketchbook
+from tercet.workflows.report.study_part import study
+from tercet.workflows.report.trainings import cost, curves
+from tercet.workflows.report.trials_part import trials
+from tercet.workflows.report.wording import ABSENT, interval, number
+
+Board = Sequence[tuple[str, float]]
+
+
+def page_of_run(record: Record, book: Sketchbook, *, title: str | None, board: Board) -> Page:
+    """Return the page about one run."""
+    sections = _sections(record, book)
+    if board:
+        sections.insert(-2, _leaderboard(board, own_scores([record]), book))
+    about = record.document["title"] if record.kind == "study" else record.source
+    return Page(title or f"{record.name}: {about}", sections, f"tercet {record.kind}")
+
+
+def page_of_runs(records: Sequence[Record], book: Sketchbook, *, title: str | None, board: Board) -> Page:
+    """Return the page about several runs: first beside each other, then one by one."""
+    names = names_of(records)
+    sections = [Section("Runs beside each other", [*_table(records, names, book)])]
+    together = {
+        f"{name}/{training}": history
+        for name, record in zip(names, records, strict=True)
+        for training, history in record.histories.items()
+    }
+    sections.append(curves(together, book))
+    if board:
+        sections.append(_leaderboard(board, own_scores(records), book))
+    for number_of, (name, record) in enumerate(zip(names, records, strict=True), 1):
+        own = Sketchbook(book.folder, f"{number_of}-{record.name}-")
+        sections.append(Section(name, _sections(record, own)))
+        book.files += own.files
+    return Page(title or f"{len(records)} runs", sections, ", ".join(sorted({record.source for record in records})))
+
+
+def read_board(path: str | Path) -> Board:
+    """Read others' scores from a CSV file with the columns `name` and `score`.
+
+    Raises:
+        DataError: The file cannot be read, has other columns, or a score is no number.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(decoded(Path(path)), newline="")))
+    except csv.Error as error:
+        raise DataError(f"{path} is not a CSV file: {error}") from error
+    if not rows or not {"name", "score"} <= rows[0].keys():
+        raise DataError(f"{path} is not a leaderboard: it needs the columns name and score, and at least one row")
+    return [(str(row["name"]), _score(row["score"], f"{path}, row {index}")) for index, row in enumerate(rows, 1)]
+
+
+def names_of(records: Sequence[Record]) -> list[str]:
+    """Return a name for each run: that of its folder, or its path where folders share theirs."""
+    names = [record.name for record in records]
+    return [name if names.count(name) == 1 else str(one.run.path) for name, one in zip(names, records, strict=True)]
+
+
+def own_scores(records: Sequence[Record]) -> dict[str, float]:
+    """Return the accuracy of each run's choice by the run's name, as far as it has one."""
+    found = {name: headline(record) for name, record in zip(names_of(records), records, strict=True)}
+    scores = {name: _main(one[1]) for name, one in found.items() if one}
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def _sections(record: Record, book: Sketchbook) -> list[Section]:
+    opening, end = [summary(record)], ending(record)
+    if record.kind == "study":
+        return [*opening, *study(record, book), *end]
+    opening += [protocol(record), data(record, book)]
+    training = curves(record.histories, book, selection=record.selection)
+    if record.kind == "tune":
+        return [*opening, trials(record, book), training, *end]
+    if record.sets:
+        return [*opening, *set_results(record, book), training, cost(record, book), *end]
+    return [*opening, results(record, book), training, *answers(record, book), cost(record, book), *end]
+
+
+def _table(records: Sequence[Record], names: Sequence[str], book: Sketchbook) -> list[Any]:
+    rows, drawn = [], []
+    for name, record in zip(names, records, strict=True):
+        chosen, scores = headline(record) or (ABSENT, {})
+        value = _main(scores)
+        measure = "o_f1" if record.sets else "accuracy"
+        cells = (number(value), interval(scores, measure), number(scores.get("macro_f1")))
+        rows.append((name, record.kind, record.source, chosen, record.judged if scores else ABSENT, *cells))
+        if value is not None:
+            drawn.append(Bar(name, value, scores.get(f"{measure}_low"), scores.get(f"{measure}_high")))
+    header = ("run", "verb", "data", "chosen", "judged on", "accuracy", "95 % interval", "macro F1")
+    caption = "Of sets of labels accuracy is O-F1" if any(record.sets for record in records) else "What each run chose"
+    blocks: list[Any] = [block for record in records for block in warnings_of(record)]
+    blocks.append(Table(header, rows, "lllllrrr", caption))
+    if len({(record.source, record.judged) for record in records}) > 1:
+        blocks.append(
+            Paragraph("The runs are not judged on the same images: their scores cannot be compared.", quiet=True)
+        )
+    if drawn:
+        figure = book.draw(
+            "runs", "What each run chose, with its interval where it has one.",
+            lambda axes: bars(axes, drawn, xlabel="accuracy"), height=bars_height(drawn),
+        )  # fmt: skip
+        blocks.append(figure)
+    return blocks
+
+
+def _leaderboard(board: Board, own: Mapping[str, float], book: Sketchbook) -> Section:
+    figure = book.draw(
+        "leaderboard",
+        "Scores of others, as they were given, beside one's own; only they know whether the images were the same.",
+        lambda axes: leaderboard(axes, board, own),
+        height=rows_height(min(40, len(board) + len(own))),
+    )
+    return Section("Leaderboard", [figure])
+
+
+def _main(scores: Mapping[str, Any]) -> float | None:
+    value = scores.get("accuracy", scores.get("o_f1"))
+    return None if value is None else float(value)
+
+
+def _score(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{where}: the score '{text}' is no number")
+    return value

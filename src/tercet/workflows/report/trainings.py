@@ -1,0 +1,128 @@
+"""How the trainings of a run went, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tercet.evaluation.report import short_count
+from tercet.pictures.cost import Cost, accuracy_against_cost
+from tercet.pictures.curves import Quantity, training_curves
+from tercet.pictures.page import Block, Paragraph, Section, Table
+from tercet.records.history import History
+from tercet.workflows.report.record import Record
+from tercet.workflows.report.sketchbook import Sketchbook
+from tercet.workflows.report.wording import ABSENT, duration, mean_sd
+
+_CURVES: tuple[tuple[Quantity, str], ...] = (
+    ("loss", "Loss over the epochs"),
+    ("accuracy", "Accuracy over the epochs"),
+    ("macro_f1", "Macro F1 over the epochs"),
+    ("kappa", "Kappa over the epochs"),
+    ("rate", "Learning rate over the epochs"),
+)
+
+
+def curves(histories: Mapping[str, History], book: Sketchbook, *, selection: str = "validation") -> Section:
+    """Return the curves of all trainings overlaid, as far as their histories are there."""
+    some = {name: history for name, history in histories.items() if len(history)}
+    if not some:
+        return Section(
+            "Training", [Paragraph("No history of a training is there, so curves are left out.", quiet=True)]
+        )
+    blocks: list[Block] = []
+    for quantity, title in _CURVES:
+        known = {name: history for name, history in some.items() if quantity == "rate" or _has(history, quantity)}
+        if known:
+            where = "" if quantity == "rate" else f" on {selection} images; a dot marks the epoch that was kept"
+            blocks.append(
+                book.draw(
+                    f"training-{quantity.replace('_', '-')}",
+                    f"{title}{where}.",
+                    lambda axes, known=known, quantity=quantity: training_curves(axes, known, quantity),  # type: ignore[misc]
+                )
+            )
+    return Section("Training", blocks)
+
+
+def cost(record: Record, book: Sketchbook) -> Section:
+    """Return what trainings and answers cost, and accuracy against that."""
+    rows = list(record.document["networks"] if record.kind == "compare" else record.document["members"])
+    rows = [row for row in rows if "parameters" in row]
+    if not rows:
+        return Section("Cost", [Paragraph("The run does not tell what its trainings cost.", quiet=True)])
+    drawn = [
+        *_figures(record, rows, "flops", book),
+        *_figures(record, rows, "seconds", book),
+    ]
+    table = _networks(rows) if record.kind == "compare" else _members(rows)
+    flops = any(row.get("flops") for row in rows)
+    notes = [Paragraph("FLOPs: one image, forward; a multiply-add is two.", quiet=True)] if flops else []
+    return Section("Cost", [table, *notes, *drawn])
+
+
+def _figures(record: Record, rows: list[dict[str, Any]], what: str, book: Sketchbook) -> Iterator[Block]:
+    points = [point for row in rows if (point := _point(record, row, what))]
+    if not points:
+        return
+    words = {"flops": "operations an image (FLOPs)", "seconds": "seconds of training"}[what]
+    score = "O-F1" if record.sets else "accuracy"
+    yield book.draw(
+        f"accuracy-against-{what}",
+        f"{score[0].upper()}{score[1:]} against {words}; the area of a dot is the number of parameters, the line its "
+        "interval.",
+        lambda axes: accuracy_against_cost(axes, points, xlabel=words).set_ylabel(score),
+    )
+
+
+def _point(record: Record, row: Mapping[str, Any], what: str) -> Cost | None:
+    """Return a network's score and cost; None where one of them is not known."""
+    scores, cost = row.get(record.judged), row.get(what)
+    if not scores or not cost:
+        return None
+    if record.kind == "compare":
+        value, cost = scores["accuracy"], cost["mean"] if isinstance(cost, Mapping) else cost
+        spread = value["sd"]
+        low, high = (value["mean"] - spread, value["mean"] + spread) if spread else (None, None)
+        return Cost(row["name"], value["mean"], low, high, float(cost), int(row["parameters"]))
+    key = "o_f1" if record.sets else "accuracy"
+    low, high = scores[f"{key}_low"], scores[f"{key}_high"]
+    return Cost(row["name"], scores[key], low, high, float(cost), int(row["parameters"]))
+
+
+def _members(rows: list[dict[str, Any]]) -> Table:
+    columns: dict[str, list[str]] = {
+        "parameters": [short_count(row["parameters"]) if row["parameters"] else ABSENT for row in rows],
+        "FLOPs an image": [short_count(row["flops"]) if row.get("flops") else ABSENT for row in rows],
+        "training": [duration(row.get("seconds")) for row in rows],
+        **{
+            name: [str(row.get(key, ABSENT)) for row in rows]
+            for name, key in (("epochs", "epochs"), ("updates", "steps"), ("precision", "precision"))
+        },
+    }
+    told = {name: cells for name, cells in columns.items() if set(cells) != {ABSENT}}
+    cells = list(zip([row["name"] for row in rows], *told.values(), strict=True))
+    seconds = sum(row.get("seconds") or 0 for row in rows)
+    caption = f"What each member cost; {duration(seconds)} of training in all"
+    return Table(("member", *told), cells, "l" + "r" * len(told), caption)
+
+
+def _networks(rows: list[dict[str, Any]]) -> Table:
+    header = ("network", "parameters", "FLOPs an image", "a training", "an epoch / s", "images / s", "updates")
+    cells = [
+        (
+            row["name"],
+            short_count(row["parameters"]),
+            short_count(row["flops"]) if row.get("flops") else ABSENT,
+            duration(row["seconds"]["mean"]),
+            mean_sd(row["seconds_per_epoch"], 1),
+            mean_sd(row["images_per_second"], 0),
+            mean_sd(row["updates"], 0),
+        )
+        for row in rows
+    ]
+    return Table(header, cells, "lrrrrrr", "What each network cost: mean ± standard deviation over seeds")
+
+
+def _has(history: History, quantity: str) -> bool:
+    return any(quantity in row.validation for row in history)

@@ -1,0 +1,276 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tercet.data.audit import audit_table
+from tercet.data.catalog import load_table
+from tercet.data.duplicates import Pairs
+from tercet.data.findings import Audit
+from tercet.data.inspection import inspect
+from tercet.data.label_issues import check_labels
+from tercet.data.perceptual import oriented
+from tercet.data.samples import SampleTable
+from tercet.ground.errors import ConfigError, DataError
+from tercet.records.audit_config import FINDING_KINDS, AuditConfig
+from tercet.records.config import DataConfig
+from tercet.records.predictions import Predictions
+
+from .drawings import drawing, poorer, table_of
+
+NO_HOLD_OUT = DataConfig(val_fraction=0, test_fraction=0)
+
+
+def audited(table: SampleTable, config: DataConfig = NO_HOLD_OUT, **options: object) -> Audit:
+    chosen = AuditConfig(**{"folds": 2, **options})  # type: ignore[arg-type]
+    seen = inspect(table, max_pixels=config.max_pixels, hashed=chosen.near_distance is not None)
+    return audit_table(table, seen, config, chosen)
+
+
+def kinds(found: Audit) -> set[str]:
+    return {finding.kind for finding in found.findings}
+
+
+def turned(picture: Image.Image, way: int) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(oriented(np.asarray(picture), way)))
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """Two classes in train and test, with one equal and one poorer copy across the splits, saved as other files."""
+    for place, (split, label) in enumerate((split, label) for split in ("train", "test") for label in ("cat", "dog")):
+        folder = tmp_path / "pets" / split / label
+        folder.mkdir(parents=True)
+        for number in range(6):
+            drawing(100 * place + number).save(folder / f"{number}.png")
+    drawing(2).save(tmp_path / "pets" / "test" / "cat" / "equal.bmp")
+    poorer(drawing(103)).save(tmp_path / "pets" / "test" / "dog" / "poorer.png")
+    return tmp_path / "pets"
+
+
+def test_planted_copies_across_splits_are_named(planted: Path) -> None:
+    found = audited(load_table(planted, NO_HOLD_OUT))
+    equal, near = found.copies
+    assert (equal.how, set(equal.ids)) == ("pixels", {"train/cat/2.png", "test/cat/equal.bmp"})
+    assert (near.how, set(near.ids)) == ("hash", {"train/dog/3.png", "test/dog/poorer.png"})
+    assert equal.crosses and near.crosses and not equal.disagrees
+    assert near.similarity > 0.97 and near.distance is not None and near.distance <= 6
+    assert [(leak.split, leak.other, leak.images) for leak in found.leaks] == [("test", "train", 2)]
+    assert kinds(found) == {"duplicates", "leakage"}
+    assert "2 images of test have a copy in train (in the given splits)" in found.finding("leakage").text
+
+
+def test_the_document_is_json(planted: Path) -> None:
+    document = json.loads(json.dumps(audited(load_table(planted, NO_HOLD_OUT)).to_dict(), allow_nan=False))
+    assert document["num_copies"] == {"pixels": 1, "hash": 1, "network": 0}
+    assert [finding["kind"] for finding in document["findings"]] == ["duplicates", "leakage"]
+    assert document["copies"][0]["crosses_splits"] and document["split_sizes"] == {"train": 12, "test": 14}
+
+
+@pytest.mark.parametrize("way", range(1, 8))
+def test_a_turned_copy_is_found_and_how_it_lies(way: int) -> None:
+    square = [drawing(seed, (60, 60)) for seed in range(6)]
+    found = audited(table_of(*square, turned(square[3], way)))
+    (copy,) = found.copies
+    assert copy.ids == ("d", "g") and copy.how == "hash" and copy.orientation != "as it is"
+
+
+def test_clean_data_has_no_finding() -> None:
+    found = audited(table_of(*map(drawing, range(20))))
+    assert found.findings == () and found.copies == () and found.refusal is None
+    assert all(not found.finding(kind).count for kind in FINDING_KINDS)
+
+
+def test_near_duplicates_can_be_left_out() -> None:
+    table = table_of(drawing(0), drawing(1), turned(drawing(0), 1), drawing(1))
+    assert [copy.how for copy in audited(table, near_distance=None).copies] == ["pixels"]
+
+
+def test_grey_saved_as_colour_is_the_same_picture(tmp_path: Path) -> None:
+    for name, picture in (
+        ("cat/a.png", drawing(0).convert("L")),
+        ("dog/b.png", drawing(0).convert("L").convert("RGB")),
+    ):
+        (tmp_path / name).parent.mkdir()
+        picture.save(tmp_path / name)
+    found = audited(load_table(tmp_path, NO_HOLD_OUT))
+    (copy,) = found.copies
+    assert copy.how == "pixels" and copy.disagrees and "labels" in kinds(found)
+    assert dict(found.modes) == {"PNG L": 1, "PNG RGB": 1} and found.sizes == ((60, 72, 2),)
+
+
+def test_equal_pixels_of_another_shape_are_another_picture() -> None:
+    pixels = np.asarray(drawing(0, (60, 60)))
+    table = table_of(Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy()))
+    assert [copy.how for copy in audited(table).copies] == ["hash"]
+
+
+def test_pictures_of_one_colour_are_named_and_no_near_duplicates() -> None:
+    flat = [Image.new("RGB", (72, 60), (value, value, value)) for value in (10, 12)]
+    found = audited(table_of(drawing(0), *flat, drawing(1)))
+    assert found.flat == ("b", "c") and found.copies == ()
+
+
+def test_unreadable_files_are_told_and_not_counted(tmp_path: Path) -> None:
+    for place, label in enumerate(("cat", "dog")):
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            drawing(10 * place + number).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "cat" / "broken.png").write_bytes((tmp_path / "cat" / "0.png").read_bytes()[:200])
+    (tmp_path / "dog" / "text.jpg").write_text("no image")
+    found = audited(load_table(tmp_path, NO_HOLD_OUT))
+    assert {image.id for image in found.unreadable} == {"cat/broken.png", "dog/text.jpg"}
+    assert (found.images, found.readable, dict(found.counts)) == (12, 10, {"cat": 5, "dog": 5})
+    assert kinds(found) == {"unreadable"} and "cat/broken.png" in found.finding("unreadable").text
+
+
+def test_files_that_a_table_names_in_vain_are_unreadable_too(tmp_path: Path) -> None:
+    for number in range(6):
+        drawing(number).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(8)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    found = audited(load_table(tmp_path / "labels.csv", replace(NO_HOLD_OUT, max_bad_fraction=1)))
+    assert found.missing == ("6.png (line 8)", "7.png (line 9)")
+    assert found.finding("unreadable").count == 2
+
+
+def test_splits_are_those_that_a_training_would_make() -> None:
+    copies = [drawing(seed) for seed in range(20)] + [turned(drawing(seed), 4) for seed in range(20)]
+    found = audited(table_of(*copies), DataConfig())
+    assert "as tercet train would divide them" in found.division
+    assert found.split_sizes["test"] and {leak.split for leak in found.leaks} <= {"val", "test"}
+    crossing = {frozenset(copy.ids) for copy in found.copies if copy.crosses}
+    assert 0 < len(crossing) < 20
+    whole = audited(replace(table_of(*copies), groups=tuple(str(row % 20) for row in range(40))), DataConfig())
+    assert not whole.leaks and "leakage" not in kinds(whole)
+
+
+def test_a_given_test_split_is_kept_and_validation_held_out() -> None:
+    table = table_of(*map(drawing, range(30)), splits=["train"] * 24 + ["test"] * 6)
+    found = audited(table, DataConfig())
+    assert found.division == "in the given splits; val as tercet train would hold it out"
+    assert found.split_sizes["test"] == 6 and found.split_sizes["val"]
+
+
+def test_a_near_copy_of_an_equal_one_leaks_too() -> None:
+    picture = drawing(0)
+    pictures = [picture, turned(picture, 1), *map(drawing, range(1, 9)), picture]
+    splits = ["train", "train", *["train", "test"] * 4, "test"]  # the equal one lies in test, the near one in train
+    found = audited(table_of(*pictures, splits=splits))
+    assert [(leak.split, leak.other, leak.images) for leak in found.leaks] == [("test", "train", 1)]
+    assert all(copy.crosses for copy in found.copies) and len(found.copies) == 2
+
+
+def test_groups_in_two_given_splits_are_named_and_refused() -> None:
+    table = table_of(*map(drawing, range(8)), splits=["train", "test"] * 4, groups=["p1", "p1", *map(str, range(6))])
+    found = audited(replace(table, labels=np.array([0, 0, 1, 1] * 2)))
+    assert dict(found.torn) == {"p1": ("train", "test")}
+    assert found.refusal is not None and "'p1'" in found.refusal
+    assert kinds(found) == {"leakage"} and "p1" in found.finding("leakage").text
+
+
+def test_small_missing_and_imbalanced_classes() -> None:
+    labels, splits = [0] * 12 + [1] * 4, ["train"] * 11 + ["test"] + ["train"] * 4
+    table = table_of(*map(drawing, range(16)), labels=labels, splits=splits, classes=("cat", "dog", "eel"))
+    found = audited(replace(table, empty=("train/eel",)), folds=5, imbalance=2.5)
+    assert dict(found.small) == {"dog": 4, "eel": 0} and found.units == "images"
+    assert dict(found.absent) == {"train": ("eel",), "test": ("dog", "eel")}
+    assert "3.0 times" in found.finding("imbalance").text
+    assert kinds(found) == {"small-classes", "missing-classes", "imbalance"}
+    assert found.finding("missing-classes").count == 4
+    assert audited(table, imbalance=3).finding("imbalance").count == 0
+
+
+def test_small_classes_are_counted_in_groups_where_there_are_groups() -> None:
+    groups = [f"p{row // 4}" for row in range(16)]
+    table = table_of(*map(drawing, range(16)), labels=[0] * 12 + [1] * 4, groups=groups)
+    found = audited(table)
+    assert (dict(found.small), found.units) == ({"dog": 1}, "groups")
+
+
+def test_sets_of_labels_are_counted_by_label() -> None:
+    membership = np.zeros((12, 2), dtype=np.bool_)
+    membership[:, 0], membership[:3, 1] = True, True
+    table = replace(table_of(*map(drawing, range(12)), labels=[0] * 12), membership=membership)
+    assert dict(audited(table).counts) == {"cat": 12, "dog": 3}
+
+
+def test_what_the_network_adds_is_not_told_twice() -> None:
+    pictures = [drawing(0), drawing(1), drawing(0), turned(drawing(1), 2), drawing(4), drawing(5)]
+    table = table_of(*pictures)
+    seen = inspect(table, max_pixels=10**6)
+    ends = np.array([[0, 2], [1, 3], [4, 5]])  # equal, near, and new
+    zeros = np.zeros(3, dtype=np.int64)
+    said = Pairs(ends[:, 0], ends[:, 1], zeros, zeros - 1, np.full(3, 0.96, np.float32))
+    found = audit_table(table, seen, NO_HOLD_OUT, AuditConfig(folds=2), embedded=said)
+    assert [(copy.how, copy.ids) for copy in found.copies] == [
+        ("pixels", ("a", "c")),
+        ("hash", ("b", "d")),
+        ("network", ("e", "f")),
+    ]
+
+
+# ------------------------------------------------------------------------------------------ labels
+
+
+def said_of(table: SampleTable, sure: float = 0.97) -> Predictions:
+    """Predictions that believe the labels, in another order of rows and classes."""
+    probabilities = np.full((len(table), 2), 1 - sure)
+    probabilities[np.arange(len(table)), 1 - table.labels] = sure  # columns dog, cat
+    order = np.arange(len(table))[::-1]
+    ids = tuple(table.ids[row] for row in order)
+    return Predictions(ids, ("dog", "cat"), probabilities[order], 1 - table.labels[order])
+
+
+def test_a_swapped_label_is_suspicious() -> None:
+    table = table_of(*map(drawing, range(40)))
+    said = said_of(table)
+    labels = table.labels.copy()
+    labels[7] = 1 - labels[7]
+    check = check_labels(replace(table, labels=labels), said, run="runs/a", predictions="all")
+    (issue,) = check.issues
+    assert (issue.id, issue.label, issue.suggested) == (table.ids[7], "cat", "dog")
+    assert (issue.own_probability, issue.suggested_probability, check.checked) == (0.03, 0.97, 40)
+    found = replace(audited(table), labels=check)
+    assert found.finding("labels").text == f"1 labels are suspicious: {table.ids[7]} (cat, rather dog)"
+
+
+def test_right_labels_are_not_suspicious() -> None:
+    table = table_of(*map(drawing, range(40)))
+    assert check_labels(table, said_of(table), run="r", predictions="all").issues == ()
+
+
+def test_labels_of_one_class_cannot_be_judged() -> None:
+    table = table_of(*map(drawing, range(6)), labels=[0] * 6)
+    assert check_labels(table, said_of(table), run="r", predictions="all").issues == ()
+
+
+def test_predictions_of_other_data_are_refused() -> None:
+    table = table_of(*map(drawing, range(6)))
+    said = said_of(table)
+    with pytest.raises(DataError, match="other classes than drawn has, such as 'dog'"):
+        check_labels(replace(table, classes=("cat", "eel")), said, run="r", predictions="all")
+    with pytest.raises(DataError, match="predicted no labelled image of drawn"):
+        check_labels(replace(table, ids=tuple("uvwxyz")), said, run="r", predictions="all")
+    with pytest.raises(ConfigError, match="label sets"):
+        sets = replace(table, membership=np.zeros((6, 2), dtype=np.bool_))
+        check_labels(sets, said, run="r", predictions="all")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"near_distance": 17}, "near_distance 17"),
+        ({"folds": 1}, "folds 1"),
+        ({"imbalance": 0.5}, "imbalance 0.5"),
+        ({"similarity": 0.0}, "similarity 0.0"),
+        ({"fail_on": ("leakage", "leakage")}, "fail_on names leakage twice"),
+        ({"embed": ("a", "b")}, "one network"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AuditConfig(**options)  # type: ignore[arg-type]
