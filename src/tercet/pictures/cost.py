@@ -127,7 +127,12 @@ def _name_all(axes: Axes, points: Sequence[Cost], areas: Sequence[float]) -> Non
         best = min(
             _offsets(size.width, size.height, radius, unit), key=lambda at: _covered(at, x, y, size, taken, frame)
         )
-        text.set_position((best[0] / unit, best[1] / unit))
+        # Anchored on the dot's side: at another resolution the name has another width, and grows away from the dot.
+        share, side = (
+            (1.0, "right") if best[0] + size.width <= 0 else (0.0, "left") if best[0] >= 0 else (0.5, "center")
+        )
+        text.set_horizontalalignment(side)
+        text.set_position(((best[0] + share * size.width) / unit, best[1] / unit))
         text.set_anncoords("offset points")
         if best[2]:
             assert text.arrow_patch is not None
