@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
 
 from tercet.evaluation.metrics import calibration_error, confused_pairs, score
@@ -22,7 +23,7 @@ from tercet.pictures.grids import image_grid, thumbnail
 from tercet.pictures.matrices import agreement, confusion
 from tercet.pictures.matrices import confused_pairs as draw_pairs
 from tercet.pictures.reliability import reliability
-from tercet.pictures.style import PALETTE, new_figure, pixels
+from tercet.pictures.style import PALETTE, drawing, new_figure, pixels
 from tercet.records.history import History
 from tests.pictures.conftest import HOSTILE, history, names, predictions
 
@@ -53,7 +54,9 @@ def costs(count: int) -> list[Cost]:
 FIGURES: dict[str, Callable[[Axes], object]] = {
     "curves": lambda axes: training_curves(axes, {name: history(3, 2) for name in HOSTILE}, "loss"),
     "one epoch": lambda axes: training_curves(axes, {"a": history(1)}, "accuracy"),
-    "bars": lambda axes: bars(axes, [Bar(name, 0.5, 0.4, 0.6, name) for name in HOSTILE], xlabel="x", baseline=0.4),
+    "bars": lambda axes: bars(
+        axes, [Bar(name, 0.5, 0.4, 0.6, name[:3]) for name in HOSTILE[:6]], xlabel="x", baseline=0.4
+    ),
     "leaderboard": lambda axes: leaderboard(axes, [(name, 0.1) for name in HOSTILE], {HOSTILE[0]: 0.9}),
     "two classes": lambda axes: confusion(axes, confusion_of(predictions(2)), names(2), rates=False),
     "ten classes": lambda axes: confusion(axes, confusion_of(predictions(10)), names(10), rates=True),
@@ -83,7 +86,7 @@ class TestCurves:
     def test_curves_borders_and_the_kept_epoch(self, axes: Axes) -> None:
         run = history(3, 2)
         training_curves(axes, {"run": run}, "loss")
-        curve, dot, trained, border = axes.lines
+        curve, trained, dot, border = axes.lines
         assert list(curve.get_ydata()) == run.column("loss")
         assert list(trained.get_ydata()) == run.column("train_loss")
         assert list(dot.get_xdata()) == [5]
@@ -145,8 +148,8 @@ class TestBars:
 
     def test_a_leaderboard_ranks_and_skips(self, axes: Axes) -> None:
         leaderboard(axes, [(f"team {index}", 1 - index / 200) for index in range(100)], {"own": 0.7})
-        assert ticks(axes)[9:] == ["10. team 9", "… 49 others …", *ticks(axes)[11:16], "… 37 others …"]
-        assert ticks(axes)[13] == "62. team 60" or "own" in " ".join(ticks(axes)[11:16])
+        near = ["59. team 58", "60. team 59", "61. own", "62. team 60", "63. team 61"]
+        assert ticks(axes)[9:] == ["10. team 9", "… 48 others …", *near, "… 38 others …"]
 
 
 class TestMatrices:
@@ -212,8 +215,9 @@ class TestCost:
 
     def test_names_do_not_cover_one_another_and_stay_inside(self, axes: Axes) -> None:
         accuracy_against_cost(axes, costs(20), xlabel="operations")
-        axes.figure.draw_without_rendering()
-        boxes = [text.get_window_extent() for text in axes.texts]
+        with drawing():
+            axes.figure.draw_without_rendering()
+            boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that lead to the dots
         frame = axes.get_window_extent().padded(2)
         for place, box in enumerate(boxes):
             assert frame.x0 <= box.x0

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tercet.ground.errors import DataError
-from tercet.pictures.style import GREY, PALETTE, colour, label, plain, rows_height
+from tercet.pictures.style import GREY, PALETTE, colour, label, legend_above, plain, rows_height
 
 _MOST, _LOWEST, _HIGHEST = 60, 30, 10
 _BOARD = 40
@@ -71,7 +71,7 @@ def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None
     _names(axes, places, left_out)
     if baseline is not None:
         axes.axvline(baseline, color=GREY, linewidth=1, linestyle="--", zorder=1)
-    axes.set_xlabel(xlabel)
+    axes.set_xlabel(xlabel, loc="right")  # under long names there is room to the left
     if points:
         axes.margins(x=0.06)
     elif any(bar.value < 0 for bar in shown):
@@ -81,7 +81,7 @@ def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None
             Line2D([], [], color=colour(index), marker="o", linestyle="") if points else Patch(color=colour(index))
             for index in range(len(groups))
         ]
-        _legend_above(axes, handles, [label(group) for group in groups])
+        legend_above(axes, handles, [label(group) for group in groups])
     return plain(axes, grid="x")
 
 
@@ -123,13 +123,13 @@ def leaderboard(axes: Axes, rows: Sequence[tuple[str, float]], own: Mapping[str,
         place += 1
     axes.set_yticks(ticks, labels=names, fontsize="small")
     axes.set_ylim(place - 0.4, -0.6)
-    axes.set_xlabel("score")
+    axes.set_xlabel("score", loc="right")
     if own and rows:
         handles = [
             Line2D([], [], color=shade, marker="o", linestyle="") if points else Patch(color=shade)
             for shade in (PALETTE[3], PALETTE[5])
         ]
-        _legend_above(axes, handles, ["own", "others"])
+        legend_above(axes, handles, ["own", "others"])
     return plain(axes, grid="x")
 
 
@@ -209,19 +209,6 @@ def _value(axes: Axes, text: str, place: float, *, bold: bool = False) -> None:
         fontsize="x-small",
         fontweight="bold" if bold else "normal",
         annotation_clip=False,
-    )
-
-
-def _legend_above(axes: Axes, handles: Sequence[Line2D | Patch], labels: Sequence[str]) -> None:
-    axes.legend(
-        handles,
-        labels,
-        fontsize="small",
-        frameon=False,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=min(3, len(labels)),
-        borderaxespad=0.2,
     )
 
 

@@ -75,7 +75,8 @@ def accuracy_against_cost(axes: Axes, points: Sequence[Cost], *, xlabel: str) ->
         axes.xaxis.set_minor_formatter(NullFormatter())
     _sizes(axes, most)
     plain(axes, grid="y")
-    _name_all(axes, drawn, areas)
+    with drawing():
+        _name_all(axes, drawn, areas)
     return axes
 
 
@@ -104,8 +105,7 @@ def _name_all(axes: Axes, points: Sequence[Cost], areas: Sequence[float]) -> Non
     """Put each name beside its dot, one after the other, at the first place that is free, else at the least covered."""
     figure = axes.get_figure(root=True)
     assert figure is not None
-    with drawing():
-        figure.draw_without_rendering()  # where things are is known after the layout only
+    figure.draw_without_rendering()  # where things are is known after the layout only
     unit = figure.dpi / 72  # pixels a point
     frame = axes.get_window_extent()
     centres = [axes.transData.transform((point.cost, point.accuracy)) for point in points]
@@ -127,7 +127,12 @@ def _name_all(axes: Axes, points: Sequence[Cost], areas: Sequence[float]) -> Non
         best = min(
             _offsets(size.width, size.height, radius, unit), key=lambda at: _covered(at, x, y, size, taken, frame)
         )
-        text.set_position((best[0] / unit, best[1] / unit))
+        # Anchored on the dot's side: at another resolution the name has another width, and grows away from the dot.
+        share, side = (
+            (1.0, "right") if best[0] + size.width <= 0 else (0.0, "left") if best[0] >= 0 else (0.5, "center")
+        )
+        text.set_horizontalalignment(side)
+        text.set_position(((best[0] + share * size.width) / unit, best[1] / unit))
         text.set_anncoords("offset points")
         if best[2]:
             assert text.arrow_patch is not None

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 
 from tercet.ground.errors import DataError
-from tercet.pictures.style import PALETTE, colour, label, plain, rows_height
+from tercet.pictures.style import PALETTE, colour, label, legend_above, plain, rows_height
 
 _NAMED = 60
 _WIDE = 30
@@ -40,16 +40,8 @@ def class_counts(axes: Axes, counts: Mapping[str, int], splits: Mapping[str, Map
     many = len(ranked) > _NAMED
     (_curve if many else _counted)(axes, ranked, splits or {"": counts})
     if splits:
-        axes.legend(
-            [Patch(color=colour(index)) for index in range(len(splits))],
-            [label(name) for name in splits],
-            fontsize="small",
-            frameon=False,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=4,
-            borderaxespad=0.2,
-        )
+        handles = [Patch(color=colour(index)) for index in range(len(splits))]
+        legend_above(axes, handles, [label(name) for name in splits])
     return plain(axes, grid="y" if many else "x")
 
 

@@ -77,7 +77,7 @@ def confused_pairs(axes: Axes, pairs: Sequence[Mapping[str, Any]]) -> Axes:
         axes.annotate(text, (pair["n"], place), (3, 0), textcoords="offset points", va="center", fontsize="small")
     if not top:
         axes.text(0.5, 0.5, "no mistakes", transform=axes.transAxes, ha="center", va="center", color=GREY)
-    axes.set_xlabel("images (share of the true class)")
+    axes.set_xlabel("images (share of the true class)", loc="right")
     axes.invert_yaxis()
     axes.margins(x=0.18)
     return plain(axes)
@@ -164,6 +164,7 @@ def _sides(axes: Axes, names: Sequence[str], block: int) -> None:
     places = [number / block for number in numbers]
     axes.set_xticks(places, labels=[str(number) for number in numbers], fontsize=8)
     axes.set_yticks(places, labels=[str(number) for number in numbers], fontsize=8)
-    note = f"class number, 0 to {size - 1}" + (f"; a cell is {block} by {block} classes" if block > 1 else "")
-    axes.set_xlabel(f"predicted {note}")
-    axes.set_ylabel("true class number")
+    note = f"; a cell is {block} by {block} classes" if block > 1 else ""
+    axes.set_title(f"{size} classes{note}", fontsize="medium")
+    axes.set_xlabel("predicted class, by number")
+    axes.set_ylabel("true class, by number")

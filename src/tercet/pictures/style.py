@@ -67,23 +67,22 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         StorageError: They cannot be written.
     """
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    write_bytes(png, png_bytes(figure))
+    write_bytes(png, png_bytes(figure))  # first: it settles the layout
     write_bytes(svg, _svg(figure).encode("utf-8"))
     return [png, svg]
 
 
 def png_bytes(figure: Figure, *, dpi: int = DPI) -> bytes:
     """Return a figure as a PNG file."""
+    _settle(figure)
     return _render(figure, "png", dpi=dpi, metadata={"Software": None})
 
 
 def pixels(figure: Figure, *, dpi: int = DPI) -> NDArray[np.uint8]:
     """Return a figure as H W 3."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    with drawing():
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    _settle(figure)
+    raw = np.frombuffer(_render(figure, "raw", dpi=dpi), dtype=np.uint8)
+    return raw.reshape(int(figure.get_figheight() * dpi), int(figure.get_figwidth() * dpi), 4)[..., :3]
 
 
 def svg_text(figure: Figure, prefix: str = "") -> str:
@@ -93,6 +92,7 @@ def svg_text(figure: Figure, prefix: str = "") -> str:
         figure: What to draw; its text becomes paths.
         prefix: Stands before every id, so that several figures of a page do not share one.
     """
+    _settle(figure)
     text = _svg(figure)
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
@@ -142,9 +142,31 @@ def legend(
     )
 
 
+def legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Draw a legend over the axes, in as many columns as its labels leave room for."""
+    columns = max(1, min(len(labels), 60 // (6 + max(map(len, labels)))))
+    axes.legend(
+        handles,
+        labels,
+        fontsize="small",
+        frameon=False,
+        loc="lower right",  # it may reach over the names to the left, and is never cut at the right
+        bbox_to_anchor=(1, 1),
+        ncols=columns,
+        borderaxespad=0.2,
+    )
+
+
 def rows_height(count: int, *, each: float = 0.24, least: float = 2.2) -> float:
     """Return the inches that a figure needs for so many lines of text with a bar each."""
     return max(least, 1.1 + each * count)
+
+
+def _settle(figure: Figure) -> None:
+    """Lay out twice more than saving does: where names are long, the first results still cut some of them."""
+    with drawing():
+        for _ in range(2):
+            figure.draw_without_rendering()
 
 
 def _svg(figure: Figure) -> str:
