@@ -14,7 +14,7 @@ import numpy as np
 from tercet.evaluation.combining import aligned
 from tercet.evaluation.repeated import rightness
 from tercet.ground.errors import DataError
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Floats, Predictions
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ def diversity(pairs: Sequence[tuple[Predictions, Predictions]]) -> Diversity:
         cells = (right.all(axis=1), right[:, 0] & ~right[:, 1], ~right[:, 0] & right[:, 1], ~right.any(axis=1))
         rows.append([same.mean(), *(cell.mean() for cell in cells)])
     return Diversity(*(float(value) for value in np.mean(rows, axis=0)))
+
+
+def agreement_matrix(models: Sequence[Predictions]) -> Floats:
+    """Return how often each two models say the same class, right or wrong, as shares of all images (M M).
+
+    Raises:
+        DataError: There is no model, or the images, classes or labels of one differ.
+    """
+    said = np.stack([model.predicted for model in aligned(list(models))])
+    return np.stack([(said == one).mean(axis=1) for one in said])
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def score(predictions: Predictions) -> Scores:
         top5=_top(known, TOP),
         log_loss=float(log_loss(known.labels, proper, labels=classes)),
         brier=float(brier_score_loss(known.labels, proper, labels=classes, scale_by_half=False)),
-        ece=_calibration_error(known),
+        ece=calibration_error(known),
     )
 
 
@@ -167,6 +167,12 @@ def reliability(predictions: Predictions, *, bins: int = BINS) -> list[dict[str,
         row = {"low": index / bins, "high": (index + 1) / bins, "n": int(inside.sum())}
         rows.append({**row, "confidence": float(confidence[inside].mean()), "accuracy": float(right[inside].mean())})
     return rows
+
+
+def calibration_error(predictions: Predictions, *, bins: int = BINS) -> float:
+    """Return the expected calibration error of the top class: the mean gap between bins' accuracy and confidence."""
+    rows = reliability(predictions, bins=bins)
+    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / sum(row["n"] for row in rows)
 
 
 def validation_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -287,8 +293,3 @@ def _top(predictions: Predictions, count: int) -> float:
         return 1.0
     best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :count]
     return float((best == predictions.labels[:, None]).any(axis=1).mean())
-
-
-def _calibration_error(predictions: Predictions) -> float:
-    rows = reliability(predictions)
-    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(predictions)

@@ -1,0 +1,222 @@
+"""Bars: one setting against another, subjects, classes, an ensemble against its members, and leaderboards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from tercet.ground.errors import DataError
+from tercet.pictures.style import GREY, PALETTE, colour, label, plain, rows_height
+
+_MOST, _LOWEST, _HIGHEST = 60, 30, 10
+_BOARD = 40
+_SPREAD = 0.15
+"""Where values differ by less than this share of the largest, bars from zero would all look alike."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One value with a name."""
+
+    name: str
+    """What was measured; bars of one name stand together."""
+    value: float
+    """How much."""
+    low: float | None = None
+    """Lower end of its interval, if it has one."""
+    high: float | None = None
+    """Upper end of it."""
+    group: str = ""
+    """Setting or kind: bars of one group have one colour."""
+
+
+def bars_height(bars: Sequence[Bar]) -> float:
+    """Return the inches that a figure of these bars needs."""
+    return rows_height(min(len(bars), _LOWEST + _HIGHEST + 1) if len(bars) > _MOST else len(bars))
+
+
+def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None = None) -> Axes:
+    """Draw horizontal bars with their intervals, in the order given, coloured by group.
+
+    Where the values lie close together, points on a shorter axis take the place of bars: a bar that does not begin at
+    zero misleads. Of more than 60 bars, the 30 lowest and the 10 highest are shown, and how many are between.
+
+    Args:
+        axes: Where to draw; `bars_height` says how high.
+        bars: What to draw.
+        xlabel: What the values are.
+        baseline: A value to compare with, drawn as a line.
+
+    Raises:
+        DataError: There is no bar.
+    """
+    if not bars:
+        raise DataError("there is no bar to draw")
+    shown, left_out = _few(bars)
+    groups = list(dict.fromkeys(bar.group for bar in bars))
+    places = _places(shown, left_out)
+    points = _close(shown, baseline)
+    for bar, place, height in places:
+        shade = colour(groups.index(bar.group))
+        if points:
+            axes.plot(bar.value, place, "o", color=shade, markersize=5, zorder=3)
+        else:
+            axes.barh(place, bar.value, height=0.86 * height, color=shade, zorder=2)
+        if bar.low is not None and bar.high is not None:
+            line = shade if points else "black"
+            axes.plot([bar.low, bar.high], [place, place], color=line, linewidth=1.4, solid_capstyle="butt", zorder=4)
+        _value(axes, bar.value, place)
+    _names(axes, places, left_out)
+    if baseline is not None:
+        axes.axvline(baseline, color=GREY, linewidth=1, linestyle="--", zorder=1)
+    axes.set_xlabel(xlabel)
+    if points:
+        axes.margins(x=0.06)
+    if len(groups) > 1:
+        handles = [
+            Line2D([], [], color=colour(index), marker="o", linestyle="") if points else Patch(color=colour(index))
+            for index in range(len(groups))
+        ]
+        _legend_above(axes, handles, [label(group) for group in groups])
+    return plain(axes, grid="x")
+
+
+def leaderboard(axes: Axes, rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> Axes:
+    """Draw scores of others and one's own in one ranking, best first, one's own in another colour.
+
+    Of very many, the best ten and those around one's own are shown.
+
+    Args:
+        axes: Where to draw; `rows_height` of the number of rows says how high.
+        rows: Names and scores of others, higher is better.
+        own: One's own scores by name.
+
+    Raises:
+        DataError: There is no score.
+    """
+    ranked = sorted([(name, score, False) for name, score in rows] + [(*item, True) for item in own.items()], key=_rank)
+    if not ranked:
+        raise DataError("the leaderboard has no score")
+    kept = _around_own([mine for *_, mine in ranked])
+    values = [ranked[index][1] for index in kept]
+    points = _close([Bar("", value) for value in values], None)
+    ticks, names, place = [], [], 0
+    previous = -1
+    for index in [*kept, len(ranked)]:
+        if index > previous + 1:
+            ticks.append(place)
+            names.append(f"… {index - previous - 1} others …")
+            place += 1
+        previous = index
+        if index == len(ranked):
+            break
+        name, score, mine = ranked[index]
+        shade = PALETTE[3] if mine else PALETTE[5]
+        if points:
+            axes.plot(score, place, "o", color=shade, markersize=6, zorder=3)
+        else:
+            axes.barh(place, score, height=0.75, color=shade, zorder=2)
+        _value(axes, score, place, bold=mine)
+        ticks.append(place)
+        names.append(f"{index + 1}. {label(name)}")
+        place += 1
+    axes.set_yticks(ticks, labels=names, fontsize="small")
+    axes.set_ylim(place - 0.4, -0.6)
+    axes.set_xlabel("score")
+    if own and rows:
+        handles = [
+            Line2D([], [], color=shade, marker="o", linestyle="") if points else Patch(color=shade)
+            for shade in (PALETTE[3], PALETTE[5])
+        ]
+        _legend_above(axes, handles, ["own", "others"])
+    return plain(axes, grid="x")
+
+
+def _few(bars: Sequence[Bar]) -> tuple[list[Bar], int]:
+    """Return the bars to draw, and how many are left out after the lowest of them."""
+    if len(bars) <= _MOST:
+        return list(bars), 0
+    order = sorted(bars, key=lambda bar: bar.value)
+    return order[:_LOWEST] + order[-_HIGHEST:], len(bars) - _LOWEST - _HIGHEST
+
+
+def _places(bars: Sequence[Bar], left_out: int) -> list[tuple[Bar, float, float]]:
+    """Return each bar with its place and height; one unit a name, and the bars of a name share it."""
+    if left_out:
+        return [(bar, index + (index >= _LOWEST), 1.0) for index, bar in enumerate(bars)]
+    members: dict[str, list[Bar]] = {}
+    for bar in bars:
+        members.setdefault(bar.name, []).append(bar)
+    found = []
+    for index, together in enumerate(members.values()):
+        height = 0.9 / len(together)
+        found += [(bar, index - 0.45 + (rank + 0.5) * height, height) for rank, bar in enumerate(together)]
+    return found
+
+
+def _names(axes: Axes, places: Sequence[tuple[Bar, float, float]], left_out: int) -> None:
+    middles: dict[str, list[float]] = {}
+    if left_out:
+        ticks = [place for _, place, _ in places]
+        names = [label(bar.name) for bar, *_ in places]
+        ticks.insert(_LOWEST, _LOWEST)
+        names.insert(_LOWEST, f"… {left_out} between them …")
+    else:
+        for bar, place, _ in places:
+            middles.setdefault(bar.name, []).append(place)
+        ticks = [float(np.mean(together)) for together in middles.values()]
+        names = [label(name) for name in middles]
+    axes.set_yticks(ticks, labels=names, fontsize="small")
+    axes.set_ylim(max(place for _, place, _ in places) + 0.7, -0.7)
+
+
+def _close(bars: Sequence[Bar], baseline: float | None) -> bool:
+    """Return whether the values lie so close together that bars from zero would hide their differences."""
+    values = [value for bar in bars for value in (bar.value, bar.low, bar.high) if value is not None]
+    values += [] if baseline is None else [baseline]
+    return min(values) > 0 and max(values) - min(values) < _SPREAD * max(values)
+
+
+def _value(axes: Axes, value: float, place: float, *, bold: bool = False) -> None:
+    """Write a value at the right margin, where it covers nothing."""
+    axes.annotate(
+        f"{value:.4g}",
+        (1.0, place),
+        (4, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize="x-small",
+        fontweight="bold" if bold else "normal",
+        annotation_clip=False,
+    )
+
+
+def _legend_above(axes: Axes, handles: Sequence[Line2D | Patch], labels: Sequence[str]) -> None:
+    axes.legend(
+        handles,
+        labels,
+        fontsize="small",
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=min(3, len(labels)),
+        borderaxespad=0.2,
+    )
+
+
+def _rank(row: tuple[str, float, bool]) -> tuple[float, bool, str]:
+    name, score, mine = row
+    return -score, not mine, name
+
+
+def _around_own(mine: Sequence[bool]) -> list[int]:
+    if len(mine) <= _BOARD:
+        return list(range(len(mine)))
+    near = [place + step for place, own in enumerate(mine) if own for step in (-2, -1, 0, 1, 2)]
+    return sorted({place for place in (*range(10), *near) if 0 <= place < len(mine)})[:_BOARD]

@@ -1,0 +1,167 @@
+"""Square tables as pictures: which classes are taken for which, and how often members say the same.
+
+K classes, M members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, PowerNorm
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.ground.errors import DataError
+from tercet.pictures.style import GREY, PALETTE, SEQUENTIAL, label, plain
+
+_WITH_NUMBERS = 20
+_WITH_NAMES = 60
+_SIDE = 150
+"""Cells a side that a picture can show; more classes are drawn in blocks."""
+_PAIRS = 20
+
+
+def confusion(axes: Axes, matrix: ArrayLike, classes: Sequence[str], *, rates: bool) -> Axes:
+    """Draw a confusion matrix: a row is a true class, a column what was said.
+
+    Up to 20 classes have numbers in their cells, up to 60 their names beside them; more are numbered, and very many
+    are drawn in blocks of neighbours.
+
+    Args:
+        axes: Where to draw.
+        matrix: K K counts.
+        classes: K names.
+        rates: Show shares of the true class instead of counts.
+
+    Raises:
+        DataError: The matrix is not K K.
+    """
+    counts = np.asarray(matrix)
+    size = len(classes)
+    if counts.shape != (size, size) or not size:
+        raise DataError(f"the confusion matrix has shape {counts.shape}, expected ({size}, {size})")
+    block = -(-size // _SIDE)
+    shown = _in_blocks(counts, block).astype(np.float64)
+    if rates:
+        totals = shown.sum(axis=1, keepdims=True)
+        shown = np.divide(shown, totals, out=np.full_like(shown, np.nan), where=totals > 0)
+    norm = PowerNorm(0.5, 0, 1) if rates else _count_norm(shown)
+    image = axes.imshow(shown, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
+    axes.set_facecolor("#F2F2F2")  # rows without an image
+    if size <= _WITH_NUMBERS:
+        _numbers(axes, shown, norm, "rate" if rates else "count")
+    else:
+        what = "share of the true class" if rates else "images"
+        axes.figure.colorbar(image, ax=axes, label=what, shrink=0.8)
+    _sides(axes, classes, block)
+    return axes
+
+
+def confused_pairs(axes: Axes, pairs: Sequence[Mapping[str, Any]]) -> Axes:
+    """Draw the commonest mistakes as bars, at most 20: a true class, and what was said instead.
+
+    Args:
+        axes: Where to draw.
+        pairs: Rows with `truth`, `predicted`, `n` and `share` (of the true class), commonest first.
+    """
+    top = list(pairs[:_PAIRS])
+    places = np.arange(len(top))
+    axes.barh(places, [pair["n"] for pair in top], color=PALETTE[0], height=0.7)
+    names = [f"{label(pair['truth'], 24)} → {label(pair['predicted'], 24)}" for pair in top]
+    axes.set_yticks(places, labels=names, fontsize="small")
+    for place, pair in enumerate(top):
+        text = f"{pair['n']} ({100 * pair['share']:.0f} %)"
+        axes.annotate(text, (pair["n"], place), (3, 0), textcoords="offset points", va="center", fontsize="small")
+    if not top:
+        axes.text(0.5, 0.5, "no mistakes", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_xlabel("images (share of the true class)")
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    return plain(axes)
+
+
+def agreement(axes: Axes, matrix: ArrayLike, names: Sequence[str]) -> Axes:
+    """Draw how often each two members say the same.
+
+    Args:
+        axes: Where to draw.
+        matrix: M M shares of the images.
+        names: M members.
+
+    Raises:
+        DataError: The matrix is not M M.
+    """
+    shares = np.asarray(matrix, dtype=np.float64)
+    size = len(names)
+    if shares.shape != (size, size) or not size:
+        raise DataError(f"the agreement of {size} members has shape {shares.shape}, expected ({size}, {size})")
+    norm = Normalize(min(float(shares.min()), 0.999), 1.0)
+    image = axes.imshow(shares, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
+    if size <= _WITH_NUMBERS:
+        _numbers(axes, shares, norm, "agreement")
+    else:
+        axes.figure.colorbar(image, ax=axes, label="share of images with the same answer", shrink=0.8)
+    _sides(axes, names, 1)
+    axes.set_xlabel("")
+    axes.set_ylabel("")
+    return axes
+
+
+def _in_blocks(counts: NDArray[Any], block: int) -> NDArray[Any]:
+    if block == 1:
+        return counts
+    side = -(-len(counts) // block) * block
+    padded = np.zeros((side, side), dtype=counts.dtype)
+    padded[: len(counts), : len(counts)] = counts
+    sums: NDArray[Any] = padded.reshape(side // block, block, side // block, block).sum(axis=(1, 3))
+    return sums
+
+
+def _count_norm(shown: NDArray[np.float64]) -> Normalize:
+    most = float(shown.max(initial=1.0))
+    return PowerNorm(0.5, 0, most) if len(shown) <= _WITH_NUMBERS or most < 2 else LogNorm(0.5, most)
+
+
+def _numbers(axes: Axes, shown: NDArray[np.float64], norm: Normalize, kind: str) -> None:
+    size = len(shown)
+    font = 9 if size <= 6 else 7.5 if size <= 12 else 5.5
+    for row, column in np.ndindex(shown.shape):
+        value = float(shown[row, column])
+        if not np.isfinite(value):
+            continue
+        text = f"{value:.0f}" if kind == "count" else _share(value, short=size > 12)
+        shade = "white" if norm(value) > 0.55 else "black" if value else "#B0B0B0"
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=shade)
+
+
+def _share(value: float, *, short: bool) -> str:
+    text = f"{value:.2f}" if value < 0.995 or value == 1 else ".99+" if short else "0.99+"
+    if value == 0:
+        return "0"
+    if value == 1:
+        return "1"
+    return text.removeprefix("0") if short else text
+
+
+def _sides(axes: Axes, names: Sequence[str], block: int) -> None:
+    size = len(names)
+    axes.set_ylabel("true class")
+    axes.set_xlabel("predicted class")
+    if size <= _WITH_NAMES:
+        font = 8 if size <= 12 else 6.5 if size <= 30 else 4.5
+        shown = [label(name, 20) for name in names]
+        short = size <= 6 and max(map(len, shown)) * size <= 40
+        turned: dict[str, Any] = {} if short else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(size), labels=shown, fontsize=font, **turned)
+        axes.set_yticks(range(size), labels=shown, fontsize=font)
+        return
+    step = next(one for one in (10, 20, 25, 50, 100, 200, 250, 500, 1000, 5000, 10**9) if size / one <= 12)
+    numbers = range(0, size, step)
+    places = [number / block for number in numbers]
+    axes.set_xticks(places, labels=[str(number) for number in numbers], fontsize=8)
+    axes.set_yticks(places, labels=[str(number) for number in numbers], fontsize=8)
+    note = f"class number, 0 to {size - 1}" + (f"; a cell is {block} by {block} classes" if block > 1 else "")
+    axes.set_xlabel(f"predicted {note}")
+    axes.set_ylabel("true class number")
