@@ -12,6 +12,7 @@ from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
+from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
 from tercet.workflows import study_options as studies
 
@@ -158,6 +159,28 @@ def _demo(parsed: Parsed) -> Answer:
     return _told(demo(output=parsed.of(verbs.DemoConfig).output, console=_console()))
 
 
+def _explain(parsed: Parsed) -> Answer:
+    from tercet.workflows.explain import explain
+    from tercet.workflows.explain_layers import list_layers
+
+    config, images = parsed.of(looks.ExplainConfig), parsed.positional["images"]
+    if config.layers:
+        answer = list_layers(parsed.positional["bundle"], member=config.member)
+        return Answer(answer.text, answer.document)
+    found = explain(
+        parsed.positional["bundle"],
+        images,
+        output=config.output,
+        layer=config.layer,
+        filters=config.filters,
+        features=config.features,
+        member=config.member,
+        class_name=config.class_name,
+        device=config.device,
+    )
+    return Answer(found.to_text(), found.to_dict(), exit_code=3 if found.bad else 0)
+
+
 def _study(parsed: Parsed) -> Answer:
     from tercet.workflows.study.listing import list_recipes, show_recipe
     from tercet.workflows.study.run import run_study
@@ -184,6 +207,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "tune": (studies.TUNE, _tune),
     "study": (studies.STUDY, _study),
     "runs": (studies.RUNS, _runs),
+    "explain": (looks.EXPLAIN, _explain),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -193,6 +217,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "From images to answers": ("train", "predict", "evaluate"),
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
+    "See it": ("explain",),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

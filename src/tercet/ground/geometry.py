@@ -120,9 +120,10 @@ def lay_over(
     Returns:
         B *frame*; NaN where the network was shown nothing.
     """
-    options = {"dtype": maps.dtype, "device": maps.device}
-    down = (torch.arange(frame[0], **options) + 0.5) * (picture[0] / frame[0])  # centres, in pixels of the picture
-    right = (torch.arange(frame[1], **options) + 0.5) * (picture[1] / frame[1])
+    down, right = (
+        (torch.arange(side, dtype=maps.dtype, device=maps.device) + 0.5) * (pixels / side)  # centres, in its pixels
+        for side, pixels in zip(frame, picture, strict=True)
+    )
     down, right = 2 * (down - window.top) / window.height - 1, 2 * (right - window.left) / window.width - 1
     places = torch.stack([right.expand(frame), down.unsqueeze(1).expand(frame)], dim=2)  # x, y in [-1, 1]
     laid = functional.grid_sample(
