@@ -28,7 +28,7 @@ FLOORS = {
 BESIDE = {("training", "evaluation")}  # rooms of one floor that may see each other, in this direction
 NOT_BELOW = {(upper, lower) for upper in ("training", "evaluation") for lower in ("data", "models")}
 DOORS = ("tercet", "tercet.__main__")  # they lead to every floor
-LATE_IMPORTS = ("tercet", "tercet.cli", "tercet.verbs")
+LATE_IMPORTS = ("tercet", "tercet.cli", "tercet.verbs", "tercet.workflows.tensorboard_images")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")
@@ -212,6 +212,10 @@ HELP = "import runpy; sys.argv = ['tercet', '--help']; runpy.run_module('tercet'
 @pytest.mark.parametrize("statement", ["import tercet", HELP], ids=["import tercet", "python -m tercet --help"])
 def test_the_door_is_light(statement: str) -> None:
     assert heavy_after(statement) == []
+
+
+def test_the_road_of_training_draws_nothing() -> None:
+    assert "matplotlib" not in heavy_after("import tercet.workflows.train, tercet.workflows.infer")
 
 
 def test_a_loaded_heavy_package_would_be_seen() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tercet.evaluation.diversity import difficulty, diversity
+from tercet.evaluation.diversity import agreement_matrix, difficulty, diversity
 from tercet.ground.errors import DataError
 from tercet.records.predictions import Predictions
 
@@ -64,3 +64,11 @@ def test_shares_add_up(classes: np.ndarray) -> None:
     assert found.both <= found.agreement <= 1 - found.disagreement + 1e-12
     hardness = difficulty([a, b])
     assert (len(hardness.easy), len(hardness.hard)) == (round(8 * found.both), round(8 * found.neither))
+
+
+def test_agreement_of_each_two_by_construction() -> None:
+    c = Predictions.of(np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]][::-1], ids=IDS[::-1], classes=["cat", "dog", "owl"])
+    shares = agreement_matrix([A, B, c])
+    assert shares.tolist() == [[1, 4 / 8, 4 / 8], [4 / 8, 1, 3 / 8], [4 / 8, 3 / 8, 1]]
+    with pytest.raises(DataError, match="at least one"):
+        agreement_matrix([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,30 +54,28 @@ def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None
         baseline: A value to compare with, drawn as a line.
 
     Raises:
-        DataError: There is no bar.
+        DataError: There is no bar, or one without a finite value.
     """
-    if not bars:
-        raise DataError("there is no bar to draw")
+    if not bars or not all(math.isfinite(bar.value) for bar in bars):
+        raise DataError("bars need values, at least one, and all of them finite")
     shown, left_out = _few(bars)
     groups = list(dict.fromkeys(bar.group for bar in bars))
     places = _places(shown, left_out)
-    points = _close(shown, baseline)
+    points, digits = _close(shown, baseline), _digits([bar.value for bar in shown])
     for bar, place, height in places:
         shade = colour(groups.index(bar.group))
-        if points:
-            axes.plot(bar.value, place, "o", color=shade, markersize=5, zorder=3)
-        else:
-            axes.barh(place, bar.value, height=0.86 * height, color=shade, zorder=2)
+        _mark(axes, bar.value, place, shade, height=0.86 * height, points=points)
         if bar.low is not None and bar.high is not None:
-            line = shade if points else "black"
-            axes.plot([bar.low, bar.high], [place, place], color=line, linewidth=1.4, solid_capstyle="butt", zorder=4)
-        _value(axes, bar.value, place)
+            _interval(axes, (bar.low, bar.high), place, shade if points else "black", halo=not points)
+        _value(axes, f"{bar.value:.{digits}f}", place)
     _names(axes, places, left_out)
     if baseline is not None:
         axes.axvline(baseline, color=GREY, linewidth=1, linestyle="--", zorder=1)
     axes.set_xlabel(xlabel)
     if points:
         axes.margins(x=0.06)
+    elif any(bar.value < 0 for bar in shown):
+        axes.axvline(0, color="black", linewidth=0.8, zorder=6)
     if len(groups) > 1:
         handles = [
             Line2D([], [], color=colour(index), marker="o", linestyle="") if points else Patch(color=colour(index))
@@ -104,7 +103,7 @@ def leaderboard(axes: Axes, rows: Sequence[tuple[str, float]], own: Mapping[str,
         raise DataError("the leaderboard has no score")
     kept = _around_own([mine for *_, mine in ranked])
     values = [ranked[index][1] for index in kept]
-    points = _close([Bar("", value) for value in values], None)
+    points, digits = _close([Bar("", value) for value in values], None), _digits(values)
     ticks, names, place = [], [], 0
     previous = -1
     for index in [*kept, len(ranked)]:
@@ -117,11 +116,8 @@ def leaderboard(axes: Axes, rows: Sequence[tuple[str, float]], own: Mapping[str,
             break
         name, score, mine = ranked[index]
         shade = PALETTE[3] if mine else PALETTE[5]
-        if points:
-            axes.plot(score, place, "o", color=shade, markersize=6, zorder=3)
-        else:
-            axes.barh(place, score, height=0.75, color=shade, zorder=2)
-        _value(axes, score, place, bold=mine)
+        _mark(axes, score, place, shade, height=0.75, points=points)
+        _value(axes, f"{score:.{digits}f}", place, bold=mine)
         ticks.append(place)
         names.append(f"{index + 1}. {label(name)}")
         place += 1
@@ -182,10 +178,29 @@ def _close(bars: Sequence[Bar], baseline: float | None) -> bool:
     return min(values) > 0 and max(values) - min(values) < _SPREAD * max(values)
 
 
-def _value(axes: Axes, value: float, place: float, *, bold: bool = False) -> None:
+def _digits(values: Sequence[float]) -> int:
+    """Return the decimals with which the largest value has four digits."""
+    most = max(abs(value) for value in values)
+    return max(0, min(4, 3 - math.floor(math.log10(most)))) if most else 0
+
+
+def _mark(axes: Axes, value: float, place: float, shade: str, *, height: float, points: bool) -> None:
+    if points:
+        axes.plot(value, place, "o", color=shade, markersize=5, zorder=3)
+    else:
+        axes.barh(place, value, height=height, color=shade, zorder=2)
+
+
+def _interval(axes: Axes, ends: tuple[float, float], place: float, shade: str, *, halo: bool) -> None:
+    if halo:  # a black line must be seen on a dark bar too
+        axes.plot(ends, [place, place], color="white", linewidth=3, solid_capstyle="butt", zorder=4)
+    axes.plot(ends, [place, place], color=shade, linewidth=1.4, solid_capstyle="butt", zorder=5)
+
+
+def _value(axes: Axes, text: str, place: float, *, bold: bool = False) -> None:
     """Write a value at the right margin, where it covers nothing."""
     axes.annotate(
-        f"{value:.4g}",
+        text,
         (1.0, place),
         (4, 0),
         xycoords=("axes fraction", "data"),

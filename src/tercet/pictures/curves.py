@@ -59,10 +59,15 @@ def training_curves(axes: Axes, histories: Mapping[str, History], quantity: Quan
     if len(drawn) > len(named):
         handles.append(Line2D([], [], color=PALE))
         labels.append(f"{len(drawn) - len(named)} others")
+    if len(drawn) == 1:
+        handles, labels = [], []
     if len(drawn) <= _WITH_TRAINING and quantity in _TRAINED:
         handles += [Line2D([], [], color=GREY), Line2D([], [], color=GREY, linestyle=":")]
         labels += ["validation", "training"]
-    if len(handles) > 1:
+    if quantity != "rate" and any(row.best for name in named for row in drawn[name]):
+        handles.append(Line2D([], [], color=GREY, marker="o", linestyle="", markeredgecolor="white"))
+        labels.append("weights kept")
+    if handles:
         legend(axes, handles, labels, outside=len(handles) > 6)
     return axes
 
@@ -72,9 +77,11 @@ def _curve(axes: Axes, history: History, quantity: str, index: int, *, training:
     shade = colour(index)
     style = ("-", "--", "-.")[index // 8 % 3]
     step = {"drawstyle": "steps-mid"} if quantity == "rate" else {}
-    (line,) = axes.plot(epochs, values, color=shade, linestyle=style, linewidth=1.6, zorder=3, **step)  # type: ignore[arg-type]
+    alone = "_" if len(epochs) == 1 else ""  # one epoch makes no line
+    (line,) = axes.plot(epochs, values, color=shade, linestyle=style, marker=alone, linewidth=1.6, zorder=3, **step)  # type: ignore[arg-type]
     if training and quantity in _TRAINED:
-        axes.plot(epochs, history.column(_TRAINED[quantity]), color=shade, linestyle=":", linewidth=1.2, zorder=2)
+        trained = history.column(_TRAINED[quantity])
+        axes.plot(epochs, trained, color=shade, linestyle=":", marker=alone, linewidth=1.2, zorder=2)
     best = max((place for place, row in enumerate(history) if row.best), default=None)
     if best is not None and quantity != "rate":
         axes.plot(epochs[best], values[best], "o", color=shade, markeredgecolor="white", markersize=6, zorder=4)
@@ -89,8 +96,9 @@ def _finish(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
     if quantity == "rate" and rates and max(rates) > 10 * min(rates):
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
+    axes.set_xlim(0.5, max(map(len, drawn.values())) + 0.5)
     axes.set_ylabel(_NAMES[quantity])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     plain(axes, grid="y")
 
 
@@ -99,7 +107,7 @@ def _stage(axes: Axes, start: int, number: int) -> None:
         axes.axvline(start - 0.5, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
     axes.annotate(
         f"stage {number}",
-        (start - 0.5 if number > 1 else start, 1.0),
+        (start - 0.5, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(3, 2),
         textcoords="offset points",

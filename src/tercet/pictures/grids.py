@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 def image_grid(
     target: Figure | Sequence[Axes],
     images: Sequence[Pixels],
-    titles: Sequence[str],
+    titles: Sequence[str | Sequence[str]],
     *,
     columns: int,
     colours: Sequence[str] | None = None,
@@ -29,9 +29,9 @@ def image_grid(
     """Draw images in rows, a title over each, and return their axes.
 
     Args:
-        target: An empty figure, or an axes for each image; axes that are left over are cleared.
+        target: A figure, which is cleared, or an axes for each image; axes that are left over stay empty.
         images: H W, H W 1 or H W 3, uint8.
-        titles: One an image; names are shortened, and line breaks of ours are kept.
+        titles: One an image: a line, or several; each is shortened.
         columns: Images a row, where a figure is given.
         colours: Colours of the titles (default: black).
 
@@ -41,6 +41,7 @@ def image_grid(
     if not images or len(images) != len(titles):
         raise DataError(f"{len(images)} images and {len(titles)} titles: one each is needed, and at least one")
     if isinstance(target, Figure):
+        target.clear()
         rows = -(-len(images) // columns)
         places = list(target.subplots(rows, columns, squeeze=False).flat)
     else:
@@ -52,7 +53,8 @@ def image_grid(
         grey = _plane(image).ndim == 2
         options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if grey else {}
         axes.imshow(_plane(image), interpolation="nearest", **options)
-        axes.set_title("\n".join(label(line, 22) for line in title.split("\n")), fontsize=7, color=shade)
+        lines = [title] if isinstance(title, str) else title
+        axes.set_title("\n".join(label(line, 22) for line in lines), fontsize=7, color=shade)
     return places
 
 
@@ -66,11 +68,21 @@ def thumbnail(image: Pixels, size: int = 96) -> bytes:
     Raises:
         DataError: An image of another shape.
     """
-    picture = Image.fromarray(np.ascontiguousarray(_plane(image)))
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    picture = Image.fromarray(small(image, size))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=85)
     return stream.getvalue()
+
+
+def small(image: Pixels, size: int = 96) -> Pixels:
+    """Return a copy, H W or H W 3, whose longer side has at most `size` pixels.
+
+    Raises:
+        DataError: An image of another shape.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(_plane(image)))
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    return np.array(picture)
 
 
 def _plane(image: Pixels) -> Pixels:

@@ -18,7 +18,7 @@ from tercet.pictures.style import GREY, PALETTE, SEQUENTIAL, label, plain
 
 _WITH_NUMBERS = 20
 _WITH_NAMES = 60
-_SIDE = 150
+_SIDE = 250
 """Cells a side that a picture can show; more classes are drawn in blocks."""
 _PAIRS = 20
 
@@ -51,9 +51,10 @@ def confusion(axes: Axes, matrix: ArrayLike, classes: Sequence[str], *, rates: b
     image = axes.imshow(shown, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
     axes.set_facecolor("#F2F2F2")  # rows without an image
     if size <= _WITH_NUMBERS:
-        _numbers(axes, shown, norm, "rate" if rates else "count")
+        _numbers(axes, shown, norm, "percent" if rates else "count")
+        axes.set_title("% of the true class" if rates else "images", fontsize="medium")
     else:
-        what = "share of the true class" if rates else "images"
+        what = ("share of the true class" + ("es" if block > 1 else "")) if rates else "images"
         axes.figure.colorbar(image, ax=axes, label=what, shrink=0.8)
     _sides(axes, classes, block)
     return axes
@@ -72,7 +73,7 @@ def confused_pairs(axes: Axes, pairs: Sequence[Mapping[str, Any]]) -> Axes:
     names = [f"{label(pair['truth'], 24)} → {label(pair['predicted'], 24)}" for pair in top]
     axes.set_yticks(places, labels=names, fontsize="small")
     for place, pair in enumerate(top):
-        text = f"{pair['n']} ({100 * pair['share']:.0f} %)"
+        text = f"{pair['n']} ({_percent(100 * pair['share'])} %)"
         axes.annotate(text, (pair["n"], place), (3, 0), textcoords="offset points", va="center", fontsize="small")
     if not top:
         axes.text(0.5, 0.5, "no mistakes", transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -100,7 +101,8 @@ def agreement(axes: Axes, matrix: ArrayLike, names: Sequence[str]) -> Axes:
     norm = Normalize(min(float(shares.min()), 0.999), 1.0)
     image = axes.imshow(shares, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
     if size <= _WITH_NUMBERS:
-        _numbers(axes, shares, norm, "agreement")
+        _numbers(axes, shares, norm, "share")
+        axes.set_title("share of images with the same answer", fontsize="medium")
     else:
         axes.figure.colorbar(image, ax=axes, label="share of images with the same answer", shrink=0.8)
     _sides(axes, names, 1)
@@ -131,18 +133,18 @@ def _numbers(axes: Axes, shown: NDArray[np.float64], norm: Normalize, kind: str)
         value = float(shown[row, column])
         if not np.isfinite(value):
             continue
-        text = f"{value:.0f}" if kind == "count" else _share(value, short=size > 12)
+        text = f"{value:.0f}" if kind == "count" else f"{value:.2f}" if kind == "share" else _percent(100 * value)
         shade = "white" if norm(value) > 0.55 else "black" if value else "#B0B0B0"
         axes.text(column, row, text, ha="center", va="center", fontsize=font, color=shade)
 
 
-def _share(value: float, *, short: bool) -> str:
-    text = f"{value:.2f}" if value < 0.995 or value == 1 else ".99+" if short else "0.99+"
-    if value == 0:
-        return "0"
-    if value == 1:
-        return "1"
-    return text.removeprefix("0") if short else text
+def _percent(value: float) -> str:
+    """Return two or three digits; only what is nothing is shown as 0, and only what is all as 100."""
+    if value in (0, 100):
+        return f"{value:.0f}"
+    if value < 10:
+        return f"{max(value, 0.1):.1f}"
+    return f"{value:.0f}" if value < 99 else f"{min(value, 99.9):.1f}"
 
 
 def _sides(axes: Axes, names: Sequence[str], block: int) -> None:

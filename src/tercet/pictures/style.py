@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from numpy.typing import NDArray
 
 from tercet.ground.files import write_bytes
 from tercet.ground.streams import printable
@@ -34,6 +37,8 @@ SEQUENTIAL = "Blues"
 LONGEST = 32
 """Characters of a name that are shown."""
 DPI = 150
+_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
+_LEFT_TO_RIGHT = "\u200e"
 _SCRIPTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans"),
     *("Microsoft YaHei", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Emoji", "Symbola"),
@@ -72,6 +77,15 @@ def png_bytes(figure: Figure, *, dpi: int = DPI) -> bytes:
     return _render(figure, "png", dpi=dpi, metadata={"Software": None})
 
 
+def pixels(figure: Figure, *, dpi: int = DPI) -> NDArray[np.uint8]:
+    """Return a figure as H W 3."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    with drawing():
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def svg_text(figure: Figure, prefix: str = "") -> str:
     """Return a figure as one `<svg>` element for a page: no prolog, no comments, and nothing that acts outside it.
 
@@ -99,6 +113,8 @@ def label(text: str, most: int = LONGEST) -> str:
     if len(shown) > most:
         head = most // 2
         shown = f"{shown[:head]}…{shown[len(shown) - (most - head - 1) :]}"
+    if any(unicodedata.bidirectional(one) in _RIGHT_TO_LEFT for one in shown):
+        shown = f"{_LEFT_TO_RIGHT}{shown}{_LEFT_TO_RIGHT}"  # so that it does not turn what stands beside it around
     return shown.replace("$", r"\$")
 
 
@@ -138,13 +154,13 @@ def _svg(figure: Figure) -> str:
 
 def _render(figure: Figure, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    with _drawing():
+    with drawing():
         figure.savefig(stream, format=kind, **options)
     return stream.getvalue()
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Settings that are read while a figure is drawn, and put back afterwards."""
     settings = {
         "svg.fonttype": "path",
@@ -153,6 +169,7 @@ def _drawing() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # no font has every script: a box is drawn
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # too small a figure is drawn all the same
         yield
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tercet.records.history import EpochRow
 
 try:
@@ -108,7 +111,7 @@ class EventStream:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard: one point an epoch."""
+    """Scalars for TensorBoard, one point an epoch, and pictures that others draw."""
 
     def __init__(self, folder: Path) -> None:
         self.writer = _tensorboard.SummaryWriter(str(folder))
@@ -124,7 +127,12 @@ class TensorBoard:
             self.writer.add_scalar(name, value, row.step)
         self.writer.flush()
 
+    def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Add a picture, H W 3."""
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
+        self.writer.flush()
 
-def tensorboard(folder: Path, *, wanted: bool) -> Sequence[Observer]:
+
+def tensorboard(folder: Path, *, wanted: bool) -> Sequence[TensorBoard]:
     """Return the TensorBoard observer where it is wanted and installed, else nothing."""
     return [TensorBoard(folder)] if wanted and _tensorboard is not None else []

@@ -14,7 +14,7 @@ import torch
 
 from tercet.data.splits import stratified_folds
 from tercet.deploy.bundle import Bundle, Member
-from tercet.evaluation.metrics import validation_scores
+from tercet.evaluation.metrics import Scorer, validation_scores
 from tercet.evaluation.set_metrics import validation_set_scores
 from tercet.ground.errors import explain
 from tercet.ground.files import write_text
@@ -35,6 +35,7 @@ from tercet.workflows.measure import measure_member
 from tercet.workflows.plan import Plan
 from tercet.workflows.prepared import PreparedData, Rows
 from tercet.workflows.run_folder import MemberFolder, RunFolder
+from tercet.workflows.tensorboard_images import stage_images
 from tercet.workflows.tta import predict_rows, store
 
 _SUMMARISED = ("parameters", "trainable", "buffers", "flops", "input")
@@ -127,6 +128,7 @@ class _Work:
                 batch = next(iter(batches.epoch(0)))
                 write_text(chosen, choose_precision(classifier, batch, objective, device=plan.device))
             config = replace(config, precision=chosen.read_text("utf-8"))  # type: ignore[arg-type]
+        scorer, watching = self.watch(chooser, config)
         training = Training(
             classifier,
             batches,
@@ -135,21 +137,30 @@ class _Work:
             folder=self.folder.checkpoints,
             device=plan.device,
             objective=objective,
-            scorer=validation_set_scores if plan.sets else validation_scores,
-            observers=[*self.observers(), *observers],
+            scorer=scorer,
+            observers=[*watching, *observers],
         )
         training.resume()
         result = training.run()
         result.history.save(self.folder.path / "history.jsonl")
         return classifier, _describe(result, config)
 
-    def observers(self) -> list[Observer]:
-        """Return those who write the member's own records."""
-        wanted = self.plan.run.tensorboard and self.fold is None
-        return [
-            EpochLog(self.folder.path / "train.log", split=self.plan.selection),
-            *tensorboard(self.folder.path / "tensorboard", wanted=wanted),
-        ]
+    def watch(self, chooser: Rows, config: TrainingConfig) -> tuple[Scorer, list[Observer]]:
+        """Return what scores the rows that choose, and those who write the member's own records."""
+        plan, wanted = self.plan, self.plan.run.tensorboard and self.fold is None
+        log = EpochLog(self.folder.path / "train.log", split=plan.selection)
+        boards = tensorboard(self.folder.path / "tensorboard", wanted=wanted)
+        if plan.sets:
+            return validation_set_scores, [log, *boards]
+        scorer, observers = stage_images(
+            boards,
+            validation_scores,
+            classes=plan.classes,
+            store=self.prepared.store,
+            rows=chooser,
+            criterion=config.criterion,
+        )
+        return scorer, [log, *observers]
 
     def objective(self, config: TrainingConfig, rows: Rows) -> Objective:
         """Return what is minimised on the training rows."""
