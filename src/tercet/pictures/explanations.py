@@ -214,7 +214,7 @@ def tiles(axes: Axes, images: Floats, *, columns: int) -> Axes:
 
 
 def _show(axes: Axes, image: Pixels, size: tuple[int, int], *, grey: bool = False) -> None:
-    plane = image[..., 0] if image.shape[2] == 1 else image
+    plane: NDArray[Any] = image[..., 0] if image.shape[2] == 1 else image
     if grey and plane.ndim == 3:
         plane = plane @ np.array([0.299, 0.587, 0.114])
     if grey:

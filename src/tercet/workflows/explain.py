@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tercet.data.loading import prepare
@@ -21,9 +22,10 @@ from tercet.ground.files import new_folder, slug, write_json
 from tercet.ground.geometry import Resize, shown_window
 from tercet.ground.registry import nearest
 from tercet.ground.runtime import choose_device
+from tercet.models.classifier import Classifier
 from tercet.models.explaining.layers import find_layer
 from tercet.models.explaining.looking import NotOffered, require_captum
-from tercet.models.explaining.maps import activation_map
+from tercet.models.explaining.maps import activation_map, map_layout
 from tercet.models.explaining.rollout import attention_rollout
 from tercet.models.explaining.steps import step_contributions
 from tercet.records.label_sets import SEPARATOR, SetPredictions
@@ -90,6 +92,8 @@ def explain(
         ModelError: It is no bundle, or nothing of what it saw can be drawn.
         StorageError: The folder is not empty or cannot be written.
     """
+    if figures is None:
+        raise ConfigError("tercet explain needs matplotlib, which is not installed: pip install 'tercet[explain]'")
     require_captum()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     asked = _resolve(loaded, layer, features, member, class_name, choose_device(device))
@@ -126,6 +130,8 @@ def _resolve(
     for name in features:
         for place, full in _where(bundle, places, name).items():
             found.setdefault(place, []).append(full)
+    for one, full in [*layers.items(), *((one, full) for one, names in found.items() for full in names)]:
+        _require_map(bundle.members[one].classifier, full)
     return _Asked(bundle, places, layers, found, None if target is None else bundle.classes.index(target), device)
 
 
@@ -141,6 +147,12 @@ def _where(bundle: Bundle, places: Sequence[int], layer: str) -> dict[int, str]:
     if not found:
         raise missing[0]
     return found
+
+
+def _require_map(classifier: Classifier, layer: str) -> None:
+    """Refuse a layer without a map before anything is written."""
+    blank = torch.zeros(1, classifier.spec.channels, *classifier.spec.size)
+    map_layout(classifier, blank.to(next(classifier.parameters()).device), layer)
 
 
 def _folder(output: str | None) -> Path:
