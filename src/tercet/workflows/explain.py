@@ -100,10 +100,10 @@ def explain(
     empty = isinstance(images, (list, tuple)) and not images
     if empty and not filters:
         raise DataError("there are no images to explain: name some, or ask for --filters or --layers")
+    source = None if empty else LooseImages(images, loaded.specs, batch_size=1, skip_bad=True)
     folder = _folder(output)
     with _together(asked):
-        files = [file for index in asked.members for file in _draw_filters(asked, index, folder)] if filters else []
-        source = None if empty else LooseImages(images, loaded.specs, batch_size=1, skip_bad=True)
+        files = [file for place in asked.members for file in _draw_filters(asked, place, folder)] if filters else []
         found = [] if source is None else list(_explained(asked, source, folder))
     bad = () if source is None else tuple(source.bad)
     if source is not None and not found:

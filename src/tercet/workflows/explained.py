@@ -192,11 +192,14 @@ class Explanations:
         return "".join([*parts, f"folder: {self.path} ({count} figures, explain.json)\n"])
 
 
-def _rounded(values: Tensor) -> Any:
+def _rounded(values: Tensor) -> list[Any]:
     """Return nested lists of numbers with a few significant digits."""
-    if values.ndim:
-        return [_rounded(part) for part in values.cpu()]
-    return float(f"{float(values):.{_DIGITS}g}")
+
+    def short(part: Any) -> Any:
+        return [short(one) for one in part] if isinstance(part, list) else float(f"{part:.{_DIGITS}g}")
+
+    listed: list[Any] = short(values.tolist())
+    return listed
 
 
 def _grid(cells: Tensor) -> str:
