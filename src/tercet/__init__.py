@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tercet.workflows.crossval import crossval as crossval
     from tercet.workflows.demo import demo as demo
     from tercet.workflows.ensemble import ensemble as ensemble
+    from tercet.workflows.explain import explain as explain
     from tercet.workflows.infer import evaluate as evaluate
     from tercet.workflows.infer import predict as predict
     from tercet.workflows.inspect import describe_dataset as describe_dataset
@@ -59,6 +60,7 @@ _HOMES = {
     "describe_model": "workflows.inspect",
     "ensemble": "workflows.ensemble",
     "evaluate": "workflows.infer",
+    "explain": "workflows.explain",
     "list_datasets": "workflows.inspect",
     "list_models": "workflows.inspect",
     "load_bundle": "deploy.bundle",

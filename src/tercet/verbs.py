@@ -176,6 +176,28 @@ def _demo(parsed: Parsed) -> Answer:
     return _told(demo(output=parsed.of(verbs.DemoConfig).output, console=_console()))
 
 
+def _explain(parsed: Parsed) -> Answer:
+    from tercet.workflows.explain import explain
+    from tercet.workflows.explain_layers import list_layers
+
+    config, images = parsed.of(looks.ExplainConfig), parsed.positional["images"]
+    if config.layers:
+        answer = list_layers(parsed.positional["bundle"], member=config.member)
+        return Answer(answer.text, answer.document)
+    found = explain(
+        parsed.positional["bundle"],
+        images,
+        output=config.output,
+        layer=config.layer,
+        filters=config.filters,
+        features=config.features,
+        member=config.member,
+        class_name=config.class_name,
+        device=config.device,
+    )
+    return Answer(found.to_text(), found.to_dict(), exit_code=3 if found.bad else 0)
+
+
 def _study(parsed: Parsed) -> Answer:
     from tercet.workflows.study.listing import list_recipes, show_recipe
     from tercet.workflows.study.run import run_study
@@ -204,6 +226,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "runs": (studies.RUNS, _runs),
     "audit": (looks.AUDIT, _audit),
     "report": (looks.REPORT, _report),
+    "explain": (looks.EXPLAIN, _explain),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -213,7 +236,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "From images to answers": ("train", "predict", "evaluate"),
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
-    "See it": ("audit", "report"),
+    "See it": ("audit", "report", "explain"),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tercet.ground.geometry import Interpolation, Resize, fit, scale, to_channels
+from tercet.ground.geometry import Interpolation, Resize, Window, fit, lay_over, scale, shown_window, to_channels
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
@@ -96,3 +96,40 @@ def test_grey_is_repeated_and_colour_becomes_luma() -> None:
 def test_other_channels_are_refused(have: int, want: int) -> None:
     with pytest.raises(ValueError, match=f"{have} channels, the network reads {want}: set --input.channels"):
         to_channels(torch.rand(1, have, 2, 2), want)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.tuples(st.integers(20, 60), st.integers(20, 60)),
+    st.tuples(st.integers(20, 40), st.integers(20, 40)),
+    st.sampled_from(RESIZES),
+    st.sampled_from([1.0, 0.9, 0.5]),
+)
+def test_what_a_network_was_shown_is_laid_back_where_it_was(
+    picture: tuple[int, int], size: tuple[int, int], resize: Resize, crop: float
+) -> None:
+    down = torch.linspace(0, 1, picture[0]).unsqueeze(1).expand(picture)
+    right = torch.linspace(0, 1, picture[1]).expand(picture)
+    shown = fit(torch.stack([down, right])[None], size, resize=resize, crop_fraction=crop)[0]  # its place, as pixels
+    window = shown_window(picture, size, resize=resize, crop_fraction=crop)
+    back = lay_over(shown, window, picture, picture)
+    seen = ~back[0].isnan()
+    assert seen.any() and torch.equal(seen, ~back[1].isnan())
+    assert seen.all() == (resize == "pad" or (window.height, window.width) == picture)
+    inner = seen[2:-2, 2:-2] & ~_near_an_edge(seen)[2:-2, 2:-2]
+    for axis, values in enumerate((down, right)):
+        wrong = (back[axis] - values)[2:-2, 2:-2][inner].abs()
+        assert wrong.numel() == 0 or wrong.max() < 0.05
+
+
+def _near_an_edge(seen: torch.Tensor) -> torch.Tensor:
+    return functional.max_pool2d((~seen).float()[None], 5, 1, 2)[0] > 0
+
+
+def test_cells_are_laid_as_blocks_and_what_was_not_shown_stays_empty() -> None:
+    window = shown_window((4, 8), (6, 6), resize="shorter")
+    assert window == Window(0, 2, 4, 4)
+    laid = lay_over(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), window, (4, 8), (4, 8), interpolation="nearest")[0]
+    assert laid[:, :2].isnan().all() and laid[:, 6:].isnan().all()
+    assert laid[:, 2:6].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    assert shown_window((10, 40), (20, 20), resize="pad") == Window(-14, 0, 40, 40)  # 5 rows within 20, above them 7

@@ -70,6 +70,14 @@ class LooseImages:
                 views = tuple(torch.stack([prepare(pixels, spec) for _, pixels in read]) for spec in self.specs)
                 yield Batch(views, None, tuple(name for name, _ in read))
 
+    def pictures(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C as they are; `bad` then lists those that cannot be read."""
+        self.bad = []
+        for name, image in self.items:
+            pixels = self._read(name, image)
+            if pixels is not None:
+                yield name, pixels
+
     def _read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
         try:
             return _pixels(image)

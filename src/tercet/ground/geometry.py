@@ -1,10 +1,11 @@
-"""The one resize: used by loaders, by models and by exported files, so that they agree.
+"""The one resize: used by loaders, by models and by exported files, so that they agree; and the way back.
 
-Shapes: B images, C channels, H x W pixels. Pixels are floats in [0, 1].
+Shapes: B images, C channels, H x W pixels, h x w cells of a map. Pixels are floats in [0, 1].
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -43,18 +44,26 @@ def fit(
         crop_fraction: Share of that which is kept, centred (`squash` and `shorter`), in (0, 1].
         interpolation: Resampling filter.
     """
-    height, width = images.shape[-2:]
+    picture = (images.shape[-2], images.shape[-1])
     if resize == "pad":
-        ratio = min(size[0] / height, size[1] / width)
-        inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-        return _pad(scale(images, inner, interpolation), size)
-    kept = (float(height), float(width))
-    if resize == "shorter":
-        ratio = min(height / size[0], width / size[1])
-        kept = (size[0] * ratio, size[1] * ratio)
+        return _pad(scale(images, _inner(picture, size), interpolation), size)
     # cropping first costs nothing for a strip of 1 x 50,000 pixels, where scaling first would need gigabytes
-    window = (max(1, round(kept[0] * crop_fraction)), max(1, round(kept[1] * crop_fraction)))
-    return scale(_crop(images, window), size, interpolation)
+    return scale(_crop(images, _kept(picture, size, resize, crop_fraction)), size, interpolation)
+
+
+def _inner(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a picture scaled to lie within `size`."""
+    ratio = min(size[0] / picture[0], size[1] / picture[1])
+    return max(1, round(picture[0] * ratio)), max(1, round(picture[1] * ratio))
+
+
+def _kept(picture: tuple[int, int], size: tuple[int, int], resize: Resize, crop_fraction: float) -> tuple[int, int]:
+    """Return height and width of the centre of a picture that is scaled to `size`."""
+    kept = (float(picture[0]), float(picture[1]))
+    if resize == "shorter":
+        ratio = min(picture[0] / size[0], picture[1] / size[1])
+        kept = (size[0] * ratio, size[1] * ratio)
+    return max(1, round(kept[0] * crop_fraction)), max(1, round(kept[1] * crop_fraction))
 
 
 def _crop(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -66,6 +75,65 @@ def _pad(images: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = size[0] - images.shape[-2], size[1] - images.shape[-1]
     margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
     return functional.pad(images, margins, mode="replicate")
+
+
+@dataclass(frozen=True)
+class Window:
+    """What of a picture a network is shown, in the picture's pixels; beyond its borders where `fit` padded."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+def shown_window(
+    picture: tuple[int, int], size: tuple[int, int], *, resize: Resize = "squash", crop_fraction: float = 1.0
+) -> Window:
+    """Return the part of a picture of height and width `picture` that `fit` brings to `size` under the same options."""
+    if resize == "pad":
+        inner = _inner(picture, size)
+        pixel = (picture[0] / inner[0], picture[1] / inner[1])
+        margins = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
+        return Window(-margins[0] * pixel[0], -margins[1] * pixel[1], size[0] * pixel[0], size[1] * pixel[1])
+    height, width = _kept(picture, size, resize, crop_fraction)
+    return Window((picture[0] - height) // 2, (picture[1] - width) // 2, height, width)
+
+
+def lay_over(
+    maps: Tensor,
+    window: Window,
+    picture: tuple[int, int],
+    frame: tuple[int, int],
+    *,
+    interpolation: Literal["nearest", "bilinear"] = "bilinear",
+) -> Tensor:
+    """Lay maps B h w of what a network was shown over the whole picture.
+
+    Args:
+        maps: Values on a grid that covers the window evenly.
+        window: Where in the picture that is.
+        picture: Height and width of the picture.
+        frame: Height and width of the result, which shows the whole picture.
+        interpolation: Between the cells' centres, or each cell as a block.
+
+    Returns:
+        B *frame*; NaN where the network was shown nothing.
+    """
+    down, right = (
+        (torch.arange(side, dtype=maps.dtype, device=maps.device) + 0.5) * (pixels / side)  # centres, in its pixels
+        for side, pixels in zip(frame, picture, strict=True)
+    )
+    down, right = 2 * (down - window.top) / window.height - 1, 2 * (right - window.left) / window.width - 1
+    places = torch.stack([right.expand(frame), down.unsqueeze(1).expand(frame)], dim=2)  # x, y in [-1, 1]
+    laid = functional.grid_sample(
+        maps.unsqueeze(1),
+        places.expand(len(maps), -1, -1, -1),
+        mode=interpolation,
+        padding_mode="border",
+        align_corners=False,
+    )[:, 0]
+    return laid.masked_fill((places.abs() > 1).any(2), torch.nan)
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

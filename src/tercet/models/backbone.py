@@ -40,6 +40,8 @@ class Backbone(nn.Module):
     """D of what `forward` returns."""
     grid: tuple[int, int]
     """(h, w) of the feature map; (1, 1) for the pooled vector."""
+    num_prefix_tokens: int
+    """Tokens before those of the grid, where the network has tokens."""
 
     def __init__(
         self, network: nn.Module, input_shape: tuple[int, int, int], *, read: Literal["pooled", "map"] = "pooled"
@@ -47,7 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = network
         self.read = read
-        self._num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
+        self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # whatever the caller's mode is
             trial = abstract_copy(self)
@@ -78,8 +80,8 @@ class Backbone(nn.Module):
             raise ConfigError(f"{type(self.network).__name__} has no single feature map: use --scan pooled")
         if features.ndim == 4:
             return features if self._channels_last else features.permute(0, 2, 3, 1)  # B h w D
-        tokens = features[:, self._num_prefix_tokens :]  # B N D
-        grid = self._token_grid(tokens.shape[1], images.shape[-2], images.shape[-1])
+        tokens = features[:, self.num_prefix_tokens :]  # B N D
+        grid = self.token_grid(tokens.shape[1], images.shape[-2], images.shape[-1])
         return tokens.reshape(-1, *grid, tokens.shape[2])  # B h w D
 
     def tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -87,7 +89,12 @@ class Backbone(nn.Module):
         feature_map = self.feature_map(images)
         return feature_map.flatten(1, 2), (feature_map.shape[1], feature_map.shape[2])
 
-    def _token_grid(self, count: int, height: int, width: int) -> tuple[int, int]:
+    def token_grid(self, count: int, height: int, width: int) -> tuple[int, int]:
+        """Return the grid (h, w) that N tokens are of an image of H x W pixels.
+
+        Raises:
+            ConfigError: They are no grid.
+        """
         announced = getattr(getattr(self.network, "patch_embed", None), "grid_size", None)
         if announced is not None and math.prod(announced) == count:
             return (int(announced[0]), int(announced[1]))

@@ -22,6 +22,28 @@ class ReportConfig:
     """The page's title (default: the run's folder and data)."""
 
 
+@dataclass(frozen=True)
+class ExplainConfig:
+    """What is explained, and where the figures go."""
+
+    output: str | None = None
+    """Folder for figures and numbers (default: explanations, or the next free one with a number)."""
+    layer: str | None = None
+    """Layer of the class-activation map (default: the last whose map is fine enough)."""
+    filters: bool = False
+    """Draw the filters of the first convolution, and of every convolution that features names."""
+    features: tuple[str, ...] = ()
+    """Layers whose feature maps are drawn."""
+    member: str | None = None
+    """Explain this member only."""
+    class_name: str | None = None
+    """Class to explain, also --class (default: the most probable one of the whole bundle)."""
+    layers: bool = False
+    """List the layers by name with what they return, and explain nothing."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
 REPORT = Options(
     "report",
     "Write one HTML page about runs of any verb, and its figures as PNG and SVG files. The page holds everything, "
@@ -43,4 +65,22 @@ AUDIT = Options(
     positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set")],
     aliases=ALIASES,
     examples=["photos/ --output look/", "photos/ --fail-on leakage,unreadable"],
+)
+EXPLAIN = Options(
+    "explain",
+    "Show what a bundle's networks saw in images. Class-activation maps for convolutional networks, attention "
+    "roll-out for vision transformers, and for recurrent scans what each step contributed; a row a member, and the "
+    "fused answer. Leaves PNG and SVG files and explain.json.",
+    groups=[("", ExplainConfig), ("", OutputConfig)],
+    positionals=[
+        Positional("bundle", "a bundle's folder, or a run's"),
+        Positional("images", "image files, or folders of them", many=True, required=False),
+    ],
+    aliases={"class": "class_name"},
+    examples=[
+        "runs/photos-1 cat.jpg dog.jpg",
+        "runs/photos-1 cat.jpg --class dog --member resnet18 --layer layer3",
+        "runs/photos-1 cat.jpg --filters --features layer1,layer4.1.conv2",
+        "runs/photos-1 --layers",
+    ],
 )

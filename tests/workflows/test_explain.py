@@ -1,0 +1,223 @@
+"""tercet explain: from a bundle and pictures to figures and numbers, for every kind of member."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tercet.cli import main
+from tercet.deploy.bundle import Bundle, Member, load_bundle
+from tercet.evaluation.combining import Combiner
+from tercet.evaluation.set_combining import SetRule
+from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
+from tercet.models.build import build
+from tercet.records.model_config import InputConfig, LabelsConfig, ModelConfig
+from tercet.records.views import Views
+from tercet.workflows import explain as workflow
+from tercet.workflows.explain import explain
+from tercet.workflows.explain_layers import list_layers
+from tercet.workflows.explained import Explanations
+from tercet.workflows.train import Run
+from tests.workflows.conftest import draw
+
+CLASSES = ("$\\frac{", "<script>alert(1)</script>", "dog")
+
+
+def member(name: str, *, channels: int = 1, size: tuple[int, int] = (24, 16), tta: str = "none", **options) -> Member:
+    torch.manual_seed(5)
+    config = ModelConfig(pretrained=False, **options)
+    classifier = build(name, num_classes=len(CLASSES), config=config, channels=channels, image_size=size)
+    return Member(name, classifier, config, Views.parse(tta))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(3)
+    for kind in ("disc", "square"):
+        draw(kind, generator).save(folder / f"{kind}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explained(finished: Run, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Explanations:
+    folder = tmp_path_factory.mktemp("explained") / "figures"
+    (bad := pictures.parent / f"{pictures.name}-bad.png").write_bytes(b"no picture")
+    features = ["features.activation", "features.convolution"]
+    return explain(finished.path, [pictures, bad], output=str(folder), filters=True, features=features)
+
+
+def test_figures_and_numbers_are_left_for_every_image(explained: Explanations) -> None:
+    names = {path.name for path in explained.path.iterdir()}
+    stems = ["1-disc", "2-square", "1-disc-small-cnn-activation", "2-square-wide-convolution"]
+    stems += ["filters-small-cnn-convolution", "filters-wide-convolution"]
+    assert names >= {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")} | {"explain.json"}
+    told = [*explained.files, *(file for image in explained.images for file in image.files)]
+    assert names == {*told, "explain.json"}
+    for png in explained.path.glob("*.png"):
+        with Image.open(png) as picture:
+            assert min(picture.size) > 150
+    document = json.loads((explained.path / "explain.json").read_text())
+    assert document == explained.to_dict()
+    assert [len(document["unreadable"]), len(document["images"])] == [1, 2]
+
+
+def test_every_member_is_explained_for_the_class_of_the_whole(explained: Explanations, finished: Run) -> None:
+    for image in explained.images:
+        said = load_bundle(finished.path).predict(image.id)
+        assert image.predicted == image.target == said.predicted_names[0]
+        assert dict(image.best)[image.predicted] == pytest.approx(float(said.probabilities.max()))
+        cnn, rows, wide = image.members
+        assert cnn.activation is not None and cnn.activation.layer == wide.activation.layer == "features.pooling"
+        assert rows.activation is None and rows.steps is not None and rows.steps.scan == "pixel rows"
+        assert cnn.steps is None and "reads no sequence" in " ".join(cnn.reasons)
+        assert abs(rows.steps.error) <= max(0.001, 0.01 * abs(rows.steps.logit - rows.steps.baseline))
+
+
+def test_people_read_where_the_answer_came_from(explained: Explanations) -> None:
+    text = explained.to_text()
+    assert text.count("class-activation map at pooling (9 x 9): strongest around pixel (") >= 1
+    assert text.count("class-activation map at pooling (9 x 9): ") == 4
+    assert text.count("20 steps over pixel rows: logit") == 2
+    assert "-bad.png: UNREADABLE" in text
+    assert f"folder: {explained.path} (24 figures, explain.json)" in text
+
+
+def test_the_command_line_answers_and_tells_of_what_it_could_not_read(
+    finished: Run, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["explain", str(finished.path), str(pictures / "disc.png"), "--output", str(tmp_path / "one")]
+    assert main([*words, "--class", "stroke", "--member", "wide", "--layer", "convolution", "--json"]) == 0
+    (image,) = json.loads(capsys.readouterr().out)["images"]
+    assert image["explained"] == "stroke"
+    (saw,) = image["members"]
+    assert saw["activation"]["layer"] == "features.convolution"
+    assert np.array(saw["activation"]["cells"]).shape == (18, 18)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    assert main([*words[:3], str(bad), "--output", str(tmp_path / "two")]) == 3
+    assert "bad.png: UNREADABLE" in capsys.readouterr().out
+
+
+def test_layers_are_listed_without_images(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(finished.path), "--layers"]) == 0
+    said = capsys.readouterr().out
+    assert "row-gru (row-gru):" in said and "32 x 9 x 9" in said and "MaxPool2d" in said
+    document = list_layers(finished.path, member="wide").document
+    assert list(document) == ["wide"]
+    assert {"name": "features.pooling", "type": "MaxPool2d", "shape": [32, 9, 9]} in document["wide"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"member": "wid"}, ConfigError, "no member 'wid', did you mean 'wide'"),
+        ({"class_name": "squar"}, ConfigError, "no class 'squar', did you mean 'square'"),
+        ({"layer": "poling"}, ConfigError, "no layer 'poling', did you mean 'pooling'"),
+        ({"features": ["poling"]}, ConfigError, "no layer 'poling', did you mean 'pooling'"),
+        ({"layer": "head.classes"}, ConfigError, "'head.classes' of 'small-cnn' returns no map"),
+        ({"features": ["head.classes"]}, ConfigError, "'head.classes' of 'small-cnn' returns no map"),
+        ({"images": []}, DataError, "no images to explain"),
+        ({"images": ["bad.png"]}, DataError, r"none of the 1 image\(s\) can be read: .*bad.png"),
+        ({"output": "."}, StorageError, "exists already and is not empty: choose another --output"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    options: dict, error: type[Exception], told: str, finished: Run, pictures: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    with pytest.raises(error, match=told):
+        explain(finished.path, **{"images": str(pictures / "disc.png"), "output": "figures", **options})
+
+
+def test_without_an_output_the_next_free_folder_is_taken(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = Bundle(CLASSES, (member("row-gru", units=4, layers=1),))
+    picture = np.asarray(Image.open(pictures / "disc.png"))
+    assert [str(explain(bundle, picture).path) for _ in range(2)] == ["explanations", "explanations-2"]
+
+
+def test_a_bundle_is_left_as_it_was(pictures: Path, tmp_path: Path) -> None:
+    bundle = Bundle(
+        CLASSES, (member("small-cnn"), member("row-gru", units=4, layers=1)), Combiner("average", ("a", "b"))
+    )
+    bundle.members[1].classifier.train()
+    before = [(part.training, len(part._forward_hooks)) for one in bundle.members for part in one.classifier.modules()]
+    explain(bundle, [pictures], output=str(tmp_path / "out"))
+    after = [(part.training, len(part._forward_hooks)) for one in bundle.members for part in one.classifier.modules()]
+    assert after == before
+    assert all(weight.grad is None for one in bundle.members for weight in one.classifier.parameters())
+
+
+@pytest.mark.parametrize("resize", ["squash", "shorter", "pad"])
+def test_maps_lie_in_the_frame_of_the_picture_whatever_the_member_was_shown(resize: str, tmp_path: Path) -> None:
+    """A bright bar at the left of a wide picture is where the contributions of a row classifier are."""
+    picture = np.zeros((20, 60), np.uint8)
+    picture[8:12, 24:36] = 255
+    one = member("row-gru", units=4, layers=1, input=InputConfig(size=(20, 20), resize=resize))
+    (found,) = explain(Bundle(CLASSES, (one,)), picture, output=str(tmp_path / "out")).images
+    (saw,) = found.members
+    cells = saw.steps.cells.abs()
+    row, column = divmod(int(cells.argmax()), 20)
+    down = saw.window.top + (row + 0.5) * saw.window.height / 20
+    right = saw.window.left + (column + 0.5) * saw.window.width / 20
+    assert 6 <= down <= 14 and 22 <= right <= 38
+
+
+def test_networks_with_attention_and_scans_are_explained_side_by_side(pictures: Path, tmp_path: Path) -> None:
+    scan = {"recurrent": "lstm", "units": 4, "dense": 4}
+    members = (
+        member("test_vit", input=InputConfig(resize="pad")),
+        *(
+            member("test_resnet", scan=way, tta="flip", input=InputConfig(size=(96,)), **scan)
+            for way in ("rows", "columns", "snake")
+        ),
+    )
+    bundle = Bundle(CLASSES, members, Combiner("average", ("a", "b", "c", "d")))
+    found = explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / "out"), filters=True)
+    vit, *scans = found.images[0].members
+    assert vit.rollout is not None and vit.activation is not None and vit.steps is None
+    assert [saw.steps.scan for saw in scans] == ["rows", "columns", "snake"]
+    assert "attention roll-out of 6 blocks (10 x 10) to the class token: strongest" in found.to_text()
+    assert "answers are with test-time augmentation" in found.to_text()
+
+
+def test_sets_of_labels_are_explained_by_their_most_probable_label(pictures: Path, tmp_path: Path) -> None:
+    sigmoid = Bundle(CLASSES, (member("small-cnn"),), sets=SetRule("single", (0.4,)))
+    (image,) = explain(sigmoid, str(pictures / "disc.png"), output=str(tmp_path / "sigmoid")).images
+    said = sigmoid.predict(str(pictures / "disc.png"))
+    assert image.target == CLASSES[int(said.scores.argmax())]
+    assert image.members[0].activation is not None and image.predicted == " | ".join(said.predicted_names[0])
+    decoder = member("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", units=4, embedding=4))
+    named = Bundle(CLASSES, (decoder,), sets=SetRule("single", (0.5,)))
+    with pytest.raises(ModelError, match=r"no explanation can be drawn .*no gradient.*--features NAME and --filters"):
+        explain(named, str(pictures / "disc.png"), output=str(tmp_path / "none"))
+    found = explain(named, str(pictures / "disc.png"), output=str(tmp_path / "maps"), features=["convolution"])
+    assert "nothing to draw: labels that a CNN-RNN tells" in found.to_text()
+    assert "1-disc-small-cnn-convolution.png" in found.images[0].files
+
+
+def test_filters_alone_need_no_image_and_a_network_without_any_says_so(tmp_path: Path) -> None:
+    colours = Bundle(CLASSES, (member("small-cnn", channels=3),))
+    drawn = explain(colours, filters=True, output=str(tmp_path / "cnn"))
+    assert drawn.files == ("filters-small-cnn-convolution.png", "filters-small-cnn-convolution.svg")
+    rows = Bundle(CLASSES, (member("row-gru", units=4, layers=1),))
+    assert "no filters to draw" in explain(rows, filters=True, output=str(tmp_path / "rows")).to_text()
+
+
+def test_the_same_answer_leaves_the_same_files(pictures: Path, tmp_path: Path) -> None:
+    bundle = Bundle(CLASSES, (member("small-cnn"),))
+    for name in ("one", "two"):
+        explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / name))
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(workflow, "figures", None)
+    with pytest.raises(ConfigError, match=r"needs matplotlib.*pip install 'tercet\[explain\]'"):
+        explain(tmp_path, "a.png")
