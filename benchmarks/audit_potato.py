@@ -83,7 +83,7 @@ def originals(table: SampleTable) -> NDArray[np.str_]:
 
 
 def true_of(pairs: Pairs, original: NDArray[np.str_]) -> NDArray[np.bool_]:
-    return (original[pairs.first] == original[pairs.second]) & (original[pairs.first] != "")
+    return np.asarray((original[pairs.first] == original[pairs.second]) & (original[pairs.first] != ""))
 
 
 def torn_pairs(table: SampleTable, original: NDArray[np.str_]) -> tuple[int, int]:

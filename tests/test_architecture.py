@@ -215,7 +215,11 @@ def test_the_door_is_light(statement: str) -> None:
 
 
 def test_the_road_of_training_draws_nothing() -> None:
-    assert "matplotlib" not in heavy_after("import tercet.workflows.train, tercet.workflows.infer")
+    """Matplotlib itself may be loaded: torchmetrics, under Fabric, does so where it is installed."""
+    script = "import sys, tercet.workflows.train, tercet.workflows.infer\n"
+    script += "print([name for name in sys.modules if name.startswith(('tercet.pictures', 'captum', 'cleanlab'))])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "[]\n"
 
 
 def test_a_loaded_heavy_package_would_be_seen() -> None:

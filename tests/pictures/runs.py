@@ -1,5 +1,6 @@
 """Folders as `tercet train` leaves them, written without a training: any names, any number of classes."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,17 @@ def write_run(
     store.save(run.images)
     for index, name in enumerate(members):
         history(3, 2, offset=0.1 * index).save(run.member(name).path / "history.jsonl")
-    values = TRAIN.parse_object({"members": list(members), "epochs": 3, **(options or {})}).to_dict()
+    values = TRAIN.parse_object(asked(members, options or {})).to_dict()
     write_text(run.config, dump_yaml({"data_source": source, **values}))
     write_json(run.path / "environment.json", {"python": "3", "cores": 2, "packages": {"tercet": "0"}})
     write_json(run.plan, {"classes": classes, "members": [{"name": name} for name in members]})
     write_json(run.metrics, metrics_of(said, members, classes, source, selection=str(values["selection"])))
     return folder
+
+
+def asked(members: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a training of three epochs, or of the strategy that is asked for."""
+    return {"members": list(members), **({} if "strategy" in options else {"epochs": 3}), **options}
 
 
 def metrics_of(

@@ -32,7 +32,7 @@ from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.train import Run, train
 from tercet.workflows.tune import tune
 from tests.pictures.conftest import HOSTILE
-from tests.pictures.runs import write_run
+from tests.pictures.runs import asked, write_run
 
 SECTIONS = ["Summary", "Protocol", "Data", "Results", "Training", "Classes", "Probabilities", "Agreement"]
 SECTIONS += ["Hardest images", "Cost", "Environment", "Reproduce"]
@@ -223,7 +223,7 @@ def test_the_command_asks_for_the_same(tmp_path: Path, options: dict[str, Any]) 
     words = shlex.split(command.replace("\\\n", " "))
     parsed = TRAIN.parse_args(words[2:])
     assert (words[:2], parsed.positional["data"]) == (["tercet", "train"], "my photos/")
-    assert parsed.to_dict() == TRAIN.parse_object({"members": ["first", "second"], "epochs": 3, **options}).to_dict()
+    assert parsed.to_dict() == TRAIN.parse_object(asked(("first", "second"), options)).to_dict()
 
 
 def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,10 +269,11 @@ def test_runs_of_other_verbs_are_reported(shapes: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_sets_of_labels_have_thresholds_and_no_matrix(shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "images")
     rows = ["image,label"]
     for kind in ("disc", "square", "stroke"):
         more = {"disc": "disc|round", "square": "square|<b>"}.get(kind, "")
-        rows += [f"{path},{more}" for path in sorted((shapes / kind).glob("*.png"))]
+        rows += [f"images/{kind}/{path.name},{more}" for path in sorted((shapes / kind).glob("*.png"))]
     (tmp_path / "sets.csv").write_text("\n".join(rows))
     done = train(
         tmp_path / "sets.csv",

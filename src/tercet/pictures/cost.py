@@ -128,10 +128,15 @@ def _name_all(axes: Axes, points: Sequence[Cost], areas: Sequence[float]) -> Non
             _offsets(size.width, size.height, radius, unit), key=lambda at: _covered(at, x, y, size, taken, frame)
         )
         # Anchored on the dot's side: at another resolution the name has another width, and grows away from the dot.
-        share, side = (
-            (1.0, "right") if best[0] + size.width <= 0 else (0.0, "left") if best[0] >= 0 else (0.5, "center")
-        )
-        text.set_horizontalalignment(side)
+        if best[0] + size.width <= 0:
+            share = 1.0
+            text.set_horizontalalignment("right")
+        elif best[0] >= 0:
+            share = 0.0
+            text.set_horizontalalignment("left")
+        else:
+            share = 0.5
+            text.set_horizontalalignment("center")
         text.set_position(((best[0] + share * size.width) / unit, best[1] / unit))
         text.set_anncoords("offset points")
         if best[2]:

@@ -46,8 +46,8 @@ class ExplainConfig:
 
 REPORT = Options(
     "report",
-    "Write one HTML page about runs of any verb, and its figures as PNG and SVG files. The page holds everything, "
-    "needs no network, and reads well on a phone, on paper, in light and in dark.",
+    "Write one HTML page about runs, with figures. It takes the folders that any verb left; figures are also left as "
+    "PNG and SVG. The page needs no network, and reads well on a phone, on paper, in light and in dark.",
     groups=[("", ReportConfig), ("", OutputConfig)],
     positionals=[Positional("runs", "run folders", many=True)],
     examples=[

@@ -18,7 +18,7 @@ from tercet.ground.registry import nearest
 from tercet.ground.streams import printable
 from tercet.workflows.study_options import SORTS
 
-_METRICS, _BEGUN, _PLAN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml"), "plan.json"
+_METRICS, _BEGUN, _TRAINED = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml"), ("plan.json", "members")
 _UNSUITABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 """What another document than a run's raises when it is read as one."""
 
@@ -203,7 +203,7 @@ def kind_of(document: Mapping[str, Any], place: Path) -> str:
         return "crossval"
     if "trials" in document:
         return "tune"
-    return str(document.get("kind") or ("train" if (place / _PLAN).is_file() else "ensemble"))
+    return str(document.get("kind") or ("train" if any((place / left).exists() for left in _TRAINED) else "ensemble"))
 
 
 def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapping[str, float]]:
