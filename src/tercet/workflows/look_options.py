@@ -79,8 +79,8 @@ EXPLAIN = Options(
     aliases={"class": "class_name"},
     examples=[
         "runs/photos-1 cat.jpg dog.jpg",
-        "runs/photos-1 cat.jpg --class dog --member resnet18 --layer layer3",
-        "runs/photos-1 cat.jpg --filters --features layer1,layer4.1.conv2",
+        "runs/photos-1 cat.jpg --class dog --member resnet18",
+        "runs/photos-1 cat.jpg --layer layer3 --features conv1,layer1",
         "runs/photos-1 --layers",
     ],
 )
