@@ -258,7 +258,11 @@ def test_runs_of_other_verbs_are_reported(shapes: Path, tmp_path: Path) -> None:
     folds, grid, search = (report(tmp_path / name) for name in ("folds", "grid", "search"))
     assert list(folds.sections) == SECTIONS and list(grid.sections) == SECTIONS
     assert search.sections == ("Summary", "Protocol", "Data", "Trials", "Training", "Environment", "Reproduce")
-    for done, words in ((folds, ["folds"]), (grid, ["networks"]), (search, ["trials", "training-loss"])):
+    for done, words in (
+        (folds, ["folds"]),
+        (grid, ["networks", "accuracy-against-milliseconds"]),
+        (search, ["trials", "training-loss"]),
+    ):
         assert {path.stem for path in done.figures} >= set(words)
         assert f"tercet {read_kind(done.path.parent)}" in text_of(done.path)
         assert "the whole configuration" in text_of(done.path)

@@ -21,6 +21,11 @@ _CURVES: tuple[tuple[Quantity, str], ...] = (
     ("kappa", "Kappa over the epochs"),
     ("rate", "Learning rate over the epochs"),
 )
+_COSTS = {
+    "flops": "operations an image (FLOPs)",
+    "milliseconds": "milliseconds an image, in batches",
+    "seconds": "seconds of training",
+}
 
 
 def curves(histories: Mapping[str, History], book: Sketchbook, *, selection: str = "validation") -> Section:
@@ -51,10 +56,7 @@ def cost(record: Record, book: Sketchbook) -> Section:
     rows = [row for row in rows if "parameters" in row]
     if not rows:
         return Section("Cost", [Paragraph("The run does not tell what its trainings cost.", quiet=True)])
-    drawn = [
-        *_figures(record, rows, "flops", book),
-        *_figures(record, rows, "seconds", book),
-    ]
+    drawn = [block for what in _COSTS for block in _figures(record, rows, what, book)]
     table = _networks(rows) if record.kind == "compare" else _members(rows)
     flops = any(row.get("flops") for row in rows)
     notes = [Paragraph("FLOPs: one image, forward; a multiply-add is two.", quiet=True)] if flops else []
@@ -65,7 +67,7 @@ def _figures(record: Record, rows: list[dict[str, Any]], what: str, book: Sketch
     points = [point for row in rows if (point := _point(record, row, what))]
     if not points:
         return
-    words = {"flops": "operations an image (FLOPs)", "seconds": "seconds of training"}[what]
+    words = _COSTS[what]
     score = "O-F1" if record.sets else "accuracy"
     yield book.draw(
         f"accuracy-against-{what}",
@@ -78,6 +80,8 @@ def _figures(record: Record, rows: list[dict[str, Any]], what: str, book: Sketch
 def _point(record: Record, row: Mapping[str, Any], what: str) -> Cost | None:
     """Return a network's score and cost; None where one of them is not known."""
     scores, cost = row.get(record.judged), row.get(what)
+    if what == "milliseconds" and (speed := row.get("images_per_second")):  # only comparisons measure it
+        cost = 1000 / speed["mean"]
     if not scores or not cost:
         return None
     if record.kind == "compare":
