@@ -1,6 +1,7 @@
 """Folders as `tercet train` leaves them, written without a training: any names, any number of classes."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ def metrics_of(
     cost = {"seconds": 12.5, "parameters": 1200, "flops": 34_000, "epochs": 5, "steps": 50, "precision": "32"}
     last = list(said["average"])[-1]
     found = compare(said["average"][last], said[members[0]][last])
+    fingerprint = sha256("/".join(classes).encode()).hexdigest()
     return {
-        "data": {"source": source, "classes": classes, "fingerprint": "f" * 64, "notes": [f"unreadable: {classes[0]}"]},
+        "data": {
+            "source": source,
+            "classes": classes,
+            "fingerprint": fingerprint,
+            "notes": [f"unreadable: {classes[0]}"],
+        },
         "protocol": {"criterion": "accuracy", "selection": selection, "seed": 0},
         "tta": None,
         "members": [{"name": name, **cost, **scores[name]} for name in members],

@@ -10,7 +10,7 @@ from matplotlib.cbook import is_math_text
 
 import tercet.pictures
 from tercet.ground.streams import printable
-from tercet.pictures.style import LONGEST, label, new_figure, pixels, png_bytes, save, svg_text
+from tercet.pictures.style import LONGEST, label, labels, new_figure, pixels, png_bytes, save, svg_text
 from tests.pictures.conftest import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -86,3 +86,10 @@ def test_nothing_global_is_touched() -> None:
         ]
         assert not any("pyplot" in line for line in imported), path
         assert not {"matplotlib.rcParams", "rcParams", "matplotlib.use"} & used, path
+
+
+def test_names_that_differ_in_their_middle_stay_apart() -> None:
+    names = [f"a long beginning of every name {number} and an end as long as that" for number in (4, 17, 18)]
+    assert labels(names, 20) == ["…4…", "…17…", "…18…"]
+    assert labels(["cat", "dog"], 20) == ["cat", "dog"]
+    assert labels(["a" * 50, "a" * 51], 20) == [label("a" * 50, 20), label("a" * 51, 20)]

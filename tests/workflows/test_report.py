@@ -29,6 +29,7 @@ from tercet.workflows.report.pages import names_of
 from tercet.workflows.report.record import Record
 from tercet.workflows.report.run import report
 from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.study.run import study
 from tercet.workflows.train import Run, train
 from tercet.workflows.tune import tune
 from tests.pictures.conftest import HOSTILE
@@ -163,7 +164,7 @@ def test_others_scores_are_drawn_beside_ones_own(run: Path, tmp_path: Path) -> N
         ("name,score\n", "at least one row"),
         ("name,score\na,0.5\nb,high\n", "row 2: the score 'high' is no number"),
         ("name,score\na,nan\n", "'nan' is no number"),
-        ("name,score\na\n", "is no number"),
+        ("name,score\na\n", "row 1: the score is missing"),
     ],
 )
 def test_wrong_leaderboards_are_refused(run: Path, tmp_path: Path, content: str, message: str) -> None:
@@ -191,6 +192,50 @@ def test_what_is_no_finished_run_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "metrics.json").unlink()
     with pytest.raises(StorageError, match="is not finished: go on with"):
         report(run)
+
+
+def test_a_report_replaces_its_own_figures_and_no_other_file(run: Path, tmp_path: Path) -> None:
+    report(run)
+    shutil.rmtree(run / "members")
+    drawn = set(report(run).figures)
+    assert set((run / "figures").iterdir()) == drawn and run / "figures" / "training-loss.png" not in drawn
+    metrics = (run / "metrics.json").read_bytes()
+    with pytest.raises(StorageError, match="is there and is no report"):
+        report(run, output=run / "metrics.json")
+    assert (run / "metrics.json").read_bytes() == metrics
+
+
+def test_runs_on_other_images_are_told_apart_by_the_images(tmp_path: Path) -> None:
+    one, same = (write_run(tmp_path / name, classes=("a", "b"), source=name) for name in ("one", "same"))
+    other = write_run(tmp_path / "other", classes=("a", "b"), source="one", count=40)
+    third = write_run(tmp_path / "third", classes=("a", "c"), source="one")
+    told = "not judged on the same images"
+    assert told not in text_of(report([one, same], output=tmp_path / "1.html").path)
+    assert told in text_of(report([one, other], output=tmp_path / "2.html").path)
+    assert told in text_of(report([one, third], output=tmp_path / "3.html").path)
+
+
+def test_beside_others_a_run_that_chose_on_test_is_named(run: Path, tmp_path: Path) -> None:
+    chose = write_run(tmp_path / "chose", options={"selection": "test"})
+    text = text_of(report([run, chose], output=tmp_path / "both.html").path)
+    assert "chose: Chosen on the test images" in text
+    assert "Loss over the epochs on test or validation images" in text
+
+
+def test_a_leaderboard_of_percentages_shows_ones_own_as_such(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "board.csv").write_text("name,score\nAnn,97.1\nBen,12.5\n")
+    assert "They are percentages" in text_of(report(run, leaderboard=tmp_path / "board.csv").path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+def test_a_study_is_reported_with_its_parts(shapes: Path, tmp_path: Path) -> None:
+    done = study("leaves", shapes, rehearse=True, output=str(tmp_path / "study"), threads=1)
+    page = report(done.path)
+    text = text_of(page.path)
+    assert "Published and measured" in page.sections and "Parts" in page.sections
+    for title, part in done.metrics["parts"].items():
+        assert title in text and f"tercet report {done.path / part['run']}" in text
 
 
 def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tercet.ground.errors import DataError
-from tercet.pictures.style import GREY, PALETTE, colour, label, legend_above, plain, rows_height
+from tercet.pictures.style import GREY, PALETTE, colour, label, labels, legend_above, plain, rows_height
 
 _MOST, _LOWEST, _HIGHEST = 60, 30, 10
 _BOARD = 40
@@ -85,25 +86,31 @@ def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None
     return plain(axes, grid="x")
 
 
+def leaderboard_height(rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> float:
+    """Return the inches that a leaderboard of these scores needs."""
+    kept = _around_own([mine for *_, mine in _ranking(rows, own)])
+    return rows_height(len(kept) + sum(after > before + 1 for before, after in pairwise(kept)) + 1)
+
+
 def leaderboard(axes: Axes, rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> Axes:
     """Draw scores of others and one's own in one ranking, best first, one's own in another colour.
 
     Of very many, the best ten and those around one's own are shown.
 
     Args:
-        axes: Where to draw; `rows_height` of the number of rows says how high.
+        axes: Where to draw; `leaderboard_height` says how high.
         rows: Names and scores of others, higher is better.
         own: One's own scores by name.
 
     Raises:
         DataError: There is no score.
     """
-    ranked = sorted([(name, score, False) for name, score in rows] + [(*item, True) for item in own.items()], key=_rank)
+    ranked = _ranking(rows, own)
     if not ranked:
         raise DataError("the leaderboard has no score")
     kept = _around_own([mine for *_, mine in ranked])
     values = [ranked[index][1] for index in kept]
-    points, digits = _close([Bar("", value) for value in values], None), _digits(values)
+    points, digits = _close([Bar("", value) for value in values], None), max(_digits(values), _apart(values))
     ticks, names, place = [], [], 0
     previous = -1
     for index in [*kept, len(ranked)]:
@@ -159,14 +166,14 @@ def _names(axes: Axes, places: Sequence[tuple[Bar, float, float]], left_out: int
     middles: dict[str, list[float]] = {}
     if left_out:
         ticks = [place for _, place, _ in places]
-        names = [label(bar.name) for bar, *_ in places]
+        names = labels([bar.name for bar, *_ in places])
         ticks.insert(_LOWEST, _LOWEST)
         names.insert(_LOWEST, f"… {left_out} between them …")
     else:
         for bar, place, _ in places:
             middles.setdefault(bar.name, []).append(place)
         ticks = [float(np.mean(together)) for together in middles.values()]
-        names = [label(name) for name in middles]
+        names = labels(list(middles))
     axes.set_yticks(ticks, labels=names, fontsize="small")
     axes.set_ylim(max(place for _, place, _ in places) + 0.7, -0.7)
 
@@ -210,6 +217,16 @@ def _value(axes: Axes, text: str, place: float, *, bold: bool = False) -> None:
         fontweight="bold" if bold else "normal",
         annotation_clip=False,
     )
+
+
+def _apart(values: Sequence[float]) -> int:
+    """Return the decimals, six at most, that tell values which are not equal."""
+    gaps = [one - other for one, other in pairwise(sorted(values, reverse=True)) if one > other]
+    return min(6, max(0, math.ceil(-math.log10(min(gaps))))) if gaps else 0
+
+
+def _ranking(rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> list[tuple[str, float, bool]]:
+    return sorted([(name, score, False) for name, score in rows] + [(*item, True) for item in own.items()], key=_rank)
 
 
 def _rank(row: tuple[str, float, bool]) -> tuple[float, bool, str]:

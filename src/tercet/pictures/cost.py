@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from tercet.evaluation.report import short_count
@@ -71,13 +71,17 @@ def accuracy_against_cost(axes: Axes, points: Sequence[Cost], *, xlabel: str) ->
     axes.set_ylabel("accuracy")
     if max(costs) < 20 * min(costs):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(EngFormatter(sep="") if min(costs) >= 1e3 else FuncFormatter(_few_digits))
         axes.xaxis.set_minor_formatter(NullFormatter())
     _sizes(axes, most)
     plain(axes, grid="y")
     with drawing():
         _name_all(axes, drawn, areas)
     return axes
+
+
+def _few_digits(value: float, place: int | None = None) -> str:
+    return f"{value:.3g}"
 
 
 def _sizes(axes: Axes, most: int) -> None:

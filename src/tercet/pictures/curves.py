@@ -68,7 +68,7 @@ def training_curves(axes: Axes, histories: Mapping[str, History], quantity: Quan
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="", markeredgecolor="white"))
         labels.append("weights kept")
     if handles:
-        legend(axes, handles, labels, outside=len(handles) > 6)
+        legend(axes, handles, labels, outside=len(handles) > 1)
     return axes
 
 

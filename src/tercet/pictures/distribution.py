@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 
 from tercet.ground.errors import DataError
-from tercet.pictures.style import PALETTE, colour, label, legend_above, plain, rows_height
+from tercet.pictures.style import PALETTE, colour, label, labels, legend_above, plain, rows_height
 
 _NAMED = 60
 _WIDE = 30
@@ -85,7 +85,7 @@ def _counted(axes: Axes, ranked: Mapping[str, int], parts: Mapping[str, Mapping[
     for place, count in enumerate(ranked.values()):
         end = (float(before[place]), place)
         axes.annotate(f"{count}", end, (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(places, labels=[label(name) for name in ranked], fontsize="small")
+    axes.set_yticks(places, labels=labels(list(ranked)), fontsize="small")
     axes.set_ylim(len(ranked) - 0.4, -0.6)
     axes.set_xlabel("images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -105,13 +105,14 @@ def _curve(axes: Axes, ranked: Mapping[str, int], parts: Mapping[str, Mapping[st
     axes.set_xlabel(f"{len(ranked)} classes, the largest first")
     axes.set_ylabel("images")
     axes.set_xlim(-0.5, len(ranked) - 0.5)
-    axes.set_ylim(0, counts[0] * (2 if axes.get_yscale() == "symlog" else 1.1) or 1)
+    axes.set_ylim(0, counts[0] * (4 if axes.get_yscale() == "symlog" else 1.25) or 1)
     notes = ((0, "left", "largest"), (len(names) // 2, "center", "middle"), (len(names) - 1, "right", "smallest"))
-    for rank, side, what in notes:
-        text = f"{what}: {label(names[rank], 20)} ({counts[rank]})"
+    short = labels([names[rank] for rank, *_ in notes], 20)
+    for step, (name, (rank, side, what)) in enumerate(zip(short, notes, strict=True)):
+        text = f"{what}: {name} ({counts[rank]})"
         over = max(counts[rank], max(part.get(names[rank], 0) for part in parts.values()))
         place = (rank, over)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
-        beside = (4 * (not rank), 7)
+        beside = (4 * (not rank), 7 + 13 * step)  # each higher than the one before: all may be equally large
         axes.annotate(text, place, beside, textcoords="offset points", fontsize="x-small", ha=side, bbox=box)
         axes.plot(*place, ".", color="black", markersize=4)

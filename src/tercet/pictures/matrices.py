@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.ground.errors import DataError
-from tercet.pictures.style import GREY, PALETTE, SEQUENTIAL, label, plain
+from tercet.pictures.style import GREY, PALETTE, SEQUENTIAL, labels, plain
 
 _WITH_NUMBERS = 20
 _WITH_NAMES = 60
@@ -70,7 +70,8 @@ def confused_pairs(axes: Axes, pairs: Sequence[Mapping[str, Any]]) -> Axes:
     top = list(pairs[:_PAIRS])
     places = np.arange(len(top))
     axes.barh(places, [pair["n"] for pair in top], color=PALETTE[0], height=0.7)
-    names = [f"{label(pair['truth'], 24)} → {label(pair['predicted'], 24)}" for pair in top]
+    sides = labels([pair[side] for pair in top for side in ("truth", "predicted")], 24)
+    names = [f"{truth} → {said}" for truth, said in zip(sides[::2], sides[1::2], strict=True)]
     axes.set_yticks(places, labels=names, fontsize="small")
     for place, pair in enumerate(top):
         text = f"{pair['n']} ({_percent(100 * pair['share'])} %)"
@@ -159,7 +160,7 @@ def _sides(axes: Axes, names: Sequence[str], block: int) -> None:
     axes.set_xlabel("predicted class")
     if size <= _WITH_NAMES:
         font = 8 if size <= 12 else 6.5 if size <= 30 else 4.5
-        shown = [label(name, 20) for name in names]
+        shown = labels(names, 20)
         short = size <= 6 and max(map(len, shown)) * size <= 40
         turned: dict[str, Any] = {} if short else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(size), labels=shown, fontsize=font, **turned)

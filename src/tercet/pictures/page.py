@@ -21,6 +21,7 @@ from tercet.ground.streams import printable
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"<svg", "svg+xml"), (b"<?xml", "svg+xml"))
+_GENERATOR = '<meta name="generator" content="tercet">'
 _ALIGNED = {"l": "", "r": ' class="number"'}
 _DEEPEST = 6  # HTML has no smaller heading
 
@@ -137,6 +138,12 @@ def write_page(path: Path, page: Page) -> None:
     write_text(path, render(page))
 
 
+def is_page(path: Path) -> bool:
+    """Tell whether a file is a page that `write_page` wrote."""
+    with path.open("rb") as file:
+        return _GENERATOR.encode() in file.read(2000)
+
+
 def render(page: Page) -> str:
     """Return a page as one HTML document.
 
@@ -160,7 +167,7 @@ class _Renderer:
         parts += [self.section(*pair, level=2) for pair in zip(page.sections, anchors, strict=True)]
         style = files("tercet.pictures").joinpath("page.css").read_text("utf-8")
         return (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_GENERATOR}\n'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'

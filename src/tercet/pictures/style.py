@@ -118,6 +118,29 @@ def label(text: str, most: int = LONGEST) -> str:
     return shown.replace("$", r"\$")
 
 
+def labels(names: Sequence[str], most: int = LONGEST) -> list[str]:
+    """Return names as `label` shows them; where that makes some alike, without the beginning and end of all.
+
+    Args:
+        names: Any names.
+        most: Characters to show of each.
+    """
+    shown = [label(name, most) for name in names]
+    if len(set(shown)) == len(set(names)):
+        return shown
+    head, tail = _alike(names), _alike([name[::-1] for name in names])
+    inner = [name[head : len(name) - tail] if len(name) > head + tail else "" for name in names]
+    if len(set(inner)) < len(set(names)):  # beginning and end overlap in some
+        return shown
+    return [label(f"{'…' if head else ''}{name}{'…' if tail else ''}", most) for name in inner]
+
+
+def _alike(names: Sequence[str]) -> int:
+    """Return how many characters all names begin with alike."""
+    columns = zip(*names, strict=False)
+    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, names)))
+
+
 def colour(index: int) -> str:
     """Return a colour of the palette, over and over again."""
     return PALETTE[index % len(PALETTE)]

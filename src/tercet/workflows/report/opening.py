@@ -49,9 +49,9 @@ def headline(record: Record) -> tuple[str, Mapping[str, Any]] | None:
     return (row["name"], row[record.judged]) if row and row.get(record.judged) else None
 
 
-def warnings_of(record: Record) -> list[Block]:
+def warnings_of(record: Record) -> list[Warning]:
     """Return what cannot be overlooked: test images that chose, trainings that failed."""
-    found: list[Block] = []
+    found: list[Warning] = []
     if record.selection == "test":
         found.append(Warning(_OPTIMISTIC, "Chosen on the test images"))
     found += [

@@ -6,13 +6,13 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from tercet.ground.errors import DataError
-from tercet.pictures.bars import Bar, bars, bars_height, leaderboard
+from tercet.pictures.bars import Bar, bars, bars_height, leaderboard, leaderboard_height
 from tercet.pictures.page import Page, Paragraph, Section, Table
-from tercet.pictures.style import rows_height
 from tercet.records.foreign_files import decoded
 from tercet.workflows.report.answers import answers
 from tercet.workflows.report.data_part import data
@@ -47,7 +47,7 @@ def page_of_runs(records: Sequence[Record], book: Sketchbook, *, title: str | No
         for name, record in zip(names, records, strict=True)
         for training, history in record.histories.items()
     }
-    sections.append(curves(together, book))
+    sections.append(curves(together, book, selection=" or ".join(sorted({one.selection for one in records}))))
     if board:
         sections.append(_leaderboard(board, own_scores(records), book))
     for number_of, (name, record) in enumerate(zip(names, records, strict=True), 1):
@@ -110,9 +110,13 @@ def _table(records: Sequence[Record], names: Sequence[str], book: Sketchbook) ->
             drawn.append(Bar(name, value, scores.get(f"{measure}_low"), scores.get(f"{measure}_high")))
     header = ("run", "verb", "data", "chosen", "judged on", "accuracy", "95 % interval", "macro F1")
     caption = "Of sets of labels accuracy is O-F1" if any(record.sets for record in records) else "What each run chose"
-    blocks: list[Any] = [block for record in records for block in warnings_of(record)]
+    blocks: list[Any] = [
+        replace(block, title=f"{name}: {block.title}")
+        for name, record in zip(names, records, strict=True)
+        for block in warnings_of(record)
+    ]
     blocks.append(Table(header, rows, "lllllrrr", caption))
-    if len({(record.source, record.judged) for record in records}) > 1:
+    if len({record.judged_images for record in records}) > 1:
         blocks.append(
             Paragraph("The runs are not judged on the same images: their scores cannot be compared.", quiet=True)
         )
@@ -126,11 +130,15 @@ def _table(records: Sequence[Record], names: Sequence[str], book: Sketchbook) ->
 
 
 def _leaderboard(board: Board, own: Mapping[str, float], book: Sketchbook) -> Section:
+    percent = 1.5 < max(score for _, score in board) <= 100
+    own = {name: 100 * score for name, score in own.items()} if percent else own
+    told = " They are percentages, and so are one's own here." if percent else ""
     figure = book.draw(
         "leaderboard",
-        "Scores of others, as they were given, beside one's own; only they know whether the images were the same.",
+        "Scores of others, as they were given, beside one's own; only they know whether the images were the same."
+        + told,
         lambda axes: leaderboard(axes, board, own),
-        height=rows_height(min(40, len(board) + len(own))),
+        height=leaderboard_height(board, own),
     )
     return Section("Leaderboard", [figure])
 
@@ -141,8 +149,10 @@ def _main(scores: Mapping[str, Any]) -> float | None:
 
 
 def _score(text: str | None, where: str) -> float:
+    if not text:
+        raise DataError(f"{where}: the score is missing")
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

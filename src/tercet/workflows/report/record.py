@@ -94,10 +94,9 @@ class Record:
 
     @cached_property
     def parts(self) -> dict[str, Path]:
-        """The folders of a study's parts by title, as far as they are there; a study may have been moved."""
-        told = {title: Path(path) for title, path in self.document.get("parts", {}).items()}
-        places = {title: (path, self.run.path / "parts" / path.name) for title, path in told.items()}
-        return {title: path for title, both in places.items() for path in both[::-1] if path.is_dir()}
+        """The folders of a study's parts by title, as far as they are there."""
+        places = {title: self.run.path / part["run"] for title, part in self.document.get("parts", {}).items()}
+        return {title: path for title, path in places.items() if path.is_dir()}
 
     @cached_property
     def sets(self) -> bool:
@@ -203,6 +202,13 @@ class Record:
             return []
         owners = [(run, member["name"]) for run in runs for member in read_json(run.plan)["members"]]
         return [(row["name"], *owner) for row, owner in zip(self.document["members"], owners, strict=True)]
+
+    @cached_property
+    def judged_images(self) -> tuple[str, str, frozenset[str]]:
+        """What tells whether two runs were judged on the same images: the data, the split, and its ids if stored."""
+        data = str(self.document.get("data", {}).get("fingerprint") or self.source)
+        said = next(iter(self.answers.values()), None)
+        return data, self.judged, frozenset() if said is None else frozenset(said.ids)
 
     @cached_property
     def histories(self) -> dict[str, History]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.streams import printable
-from tercet.pictures.page import write_page
+from tercet.pictures.page import is_page, write_page
 from tercet.workflows.report.record import Record
 
 try:
@@ -86,14 +86,25 @@ def report(
     else:
         page = pages.page_of_runs(records, book, title=title, board=board)
     write_page(target, page)
+    _clear(folder, book.files)
     return Report(target, tuple(book.files), tuple(section.title for section in page.sections))
 
 
 def _places(records: Sequence[Record], output: str | Path | None) -> tuple[Path, Path]:
-    """Return the page's file and the folder of its figures."""
+    """Return the page's file and the folder of its figures; another report there is replaced, nothing else."""
     if output is None and len(records) == 1:
-        return records[0].run.path / _NAME, records[0].run.path / "figures"
-    target = Path(output or _NAME)
+        target, folder = records[0].run.path / _NAME, records[0].run.path / "figures"
+    else:
+        target = Path(output or _NAME)
+        folder = target.with_name(f"{target.stem}-figures")
     if target.is_dir():
         raise StorageError(f"{target} is a folder: name a file, such as --output {target / _NAME}")
-    return target, target.with_name(f"{target.stem}-figures")
+    if target.exists() and not is_page(target):
+        raise StorageError(f"{target} is there and is no report: give another name with --output")
+    return target, folder
+
+
+def _clear(folder: Path, written: Sequence[Path]) -> None:
+    """Remove the figures that an earlier report left there and this one does not have."""
+    for path in {*folder.glob("*.png"), *folder.glob("*.svg")} - set(written):
+        path.unlink(missing_ok=True)

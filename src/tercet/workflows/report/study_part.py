@@ -70,10 +70,11 @@ def _table(record: Record, book: Sketchbook) -> Iterator[Block]:
 
 def _parts(record: Record) -> Iterator[Block]:
     document = record.document
-    rows = [(title, path) for title, path in document["parts"].items()]
+    rows = [(title, part["verb"], part["note"] or "", part["run"]) for title, part in document["parts"].items()]
     if rows:
-        yield Table(("part", "folder"), rows, "ll", "Each part is a run with a report of its own")
-        yield Code("\n".join(f"tercet report {shlex.quote(path)}" for _, path in rows), "commands")
+        yield Table(("part", "verb", "note", "folder"), rows, "llll", "Each part is a run with a report of its own")
+        folders = [str(path) for path in record.parts.values()]
+        yield Code("\n".join(f"tercet report {shlex.quote(folder)}" for folder in folders), "commands")
     if document.get("missing"):
         yield Paragraph(f"Not done yet: {', '.join(document['missing'])}. Go on with --resume {record.run.path}.")
 
@@ -98,5 +99,6 @@ def _number(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
         return value or ABSENT
     if row["metric"] in ("parameters", "flops"):
         return f"{value:+,.0f}" if signed else short_count(int(value)) if value >= 1e6 else f"{value:,.0f}"
-    digits = 4 if abs(row["measured"] or row["published"] or 0) < 1.5 and "seconds" not in row["metric"] else 2
+    sizes = [abs(row[key]) for key in ("measured", "published") if isinstance(row[key], (int, float))]
+    digits = 4 if max(sizes, default=0) < 1.5 and "seconds" not in row["metric"] else 2
     return f"{value:{'+' if signed else ''}.{digits}f}"
