@@ -90,6 +90,6 @@ def test_nothing_global_is_touched() -> None:
 
 def test_names_that_differ_in_their_middle_stay_apart() -> None:
     names = [f"a long beginning of every name {number} and an end as long as that" for number in (4, 17, 18)]
-    assert labels(names, 20) == ["…4…", "…17…", "…18…"]
+    assert labels(names, 20) == ["…4…", "…17…", "…18…"]  # 17 and 18 keep their common digit
     assert labels(["cat", "dog"], 20) == ["cat", "dog"]
     assert labels(["a" * 50, "a" * 51], 20) == [label("a" * 50, 20), label("a" * 51, 20)]

@@ -136,9 +136,10 @@ def labels(names: Sequence[str], most: int = LONGEST) -> list[str]:
 
 
 def _alike(names: Sequence[str]) -> int:
-    """Return how many characters all names begin with alike."""
+    """Return how many characters all names begin with alike, in whole words and numbers."""
     columns = zip(*names, strict=False)
-    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, names)))
+    alike = next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, names)))
+    return max((place + 1 for place in range(alike) if not names[0][place].isalnum()), default=0)
 
 
 def colour(index: int) -> str:
