@@ -28,18 +28,21 @@ CONFIDENCE = 0.95
 def fit_temperature(predictions: Predictions) -> float:
     """Return the temperature with the least log loss on the labelled rows.
 
-    The loss is convex in 1 / T, so that a bounded search finds it. Where every row is right, or there is one class,
-    nothing tells how sure is too sure: 1 is returned.
+    The loss is convex in 1 / T, so that a bounded search finds it. One more row is imagined, the mean of all with the
+    runner-up as its class: where every row is right, T would else fall to nothing. With one class T is 1.
 
     Raises:
         DataError: No row has a label.
     """
     known = _labelled(predictions)
-    if len(known.classes) < 2 or (known.predicted == known.labels).all():
+    if len(known.classes) < 2:
         return 1.0
     logs = np.log(np.maximum(known.probabilities, SMALLEST))
     logs -= logs.max(axis=1, keepdims=True)
     true = logs[np.arange(len(known)), known.labels].mean()
+    runner_up = np.partition(logs, -2, axis=1)[:, -2].mean()
+    rows = len(known)
+    true = (rows * true + runner_up) / (rows + 1)
 
     def loss(exponent: float) -> float:
         share = math.exp(-exponent)  # 1 / T

@@ -205,7 +205,8 @@ def _marks(header: Sequence[str], rows: Sequence[tuple[int, list[str]]], said: i
     """Return the columns after `predicted` that tell of rejection and sets; one of numbers only is a class's."""
     if said is None:
         return []
-    found, names = [], {plain(name) for name in header}
+    found: list[int] = []
+    names = {plain(name) for name in header}
     for name in (REJECTED, SET):
         index = said + 1 + len(found)
         if index < len(header) and header[index].strip().casefold() == name:
@@ -221,9 +222,10 @@ def _is_mark(name: str) -> bool:
 
 def _reads_as_number(cell: str) -> bool:
     try:
-        return bool(np.isfinite(float(cell)))
+        float(cell)
     except ValueError:
         return False
+    return True
 
 
 def _number(cell: str, line: int, header: str, source: Path) -> float:
