@@ -163,6 +163,10 @@ def test_the_bundle_answers_as_its_card_and_the_metrics_say(promised: Run, shape
     told, bundle = promised.metrics["calibration"], load_bundle(promised.path)
     assert told["used"]
     measured = evaluate(bundle, shapes).to_dict()
+    for key, value in measured["promises"].items():
+        assert told["test"][key] == pytest.approx(value)
+    assert measured["promises"].keys() == {"answered", "errors_answered", "set_coverage", "set_size"}
+    assert "set coverage" in evaluate(bundle, shapes).to_text()
     assert measured["log_loss"] == pytest.approx(told["test"]["log_loss_after"], abs=1e-5)
     assert bundle.card["metrics"]["test"]["log_loss"] == pytest.approx(measured["log_loss"], abs=1e-5)
     plain = promised.metrics["ensembles"][0]["test"]

@@ -19,11 +19,12 @@ from tercet.evaluation.calibration import (
     conformal,
     cross_fitted_temperature,
     halves,
+    kept_promises,
     reject_threshold,
 )
 from tercet.evaluation.metrics import score
 from tercet.ground.errors import DataError
-from tercet.records.calibration import Calibration, prediction_sets
+from tercet.records.calibration import Calibration
 from tercet.records.config import CalibrationConfig
 from tercet.records.predictions import Ints, Predictions, join
 
@@ -171,18 +172,7 @@ def _on_test(test: Predictions, one: Calibration) -> dict[str, Any]:
     values: dict[str, Any] = {"n": len(known)}
     for when, scores in (("before", score(known)), ("after", score(after))):
         values |= {f"{key}_{when}": getattr(scores, key) for key in ("ece", "log_loss", "brier")}
-    right = after.predicted == after.labels
-    if one.reject is not None:
-        kept = ~one.reject.rejected(after.probabilities)
-        values |= {
-            "answered": float(kept.mean()),
-            "errors_answered": float(1 - right[kept].mean()) if kept.any() else None,
-        }
-    if one.conformal is not None:
-        sets = prediction_sets(after.probabilities, one.conformal.quantile)
-        inside = sets[np.arange(len(known)), known.labels]
-        values |= {"set_coverage": float(inside.mean()), "set_size": float(sets.sum(axis=1).mean())}
-    return values
+    return {**values, **kept_promises(after, one)}
 
 
 def _change(before: float | None, after: float | None) -> str:
