@@ -119,6 +119,13 @@ def test_nothing_to_calibrate() -> None:
     assert calibrate({"validation": one}, CalibrationConfig(), method="a", taken=False) is None
 
 
+def test_a_risk_above_the_error_rate_rejects_nothing() -> None:
+    found = calibrate({"validation": world(800)}, CalibrationConfig(reject_risk=0.6), method="average", taken=False)
+    assert found is not None and found.calibration.reject is not None
+    assert found.calibration.reject.threshold == 0
+    assert "nothing need be rejected: of what is answered at most 0.6 is wrong" in found.to_text("average")
+
+
 def test_tiny_data_does_not_fail() -> None:
     for count in (2, 3, 5, 9):
         for seed in range(5):
@@ -180,8 +187,12 @@ def test_answers_have_their_columns(promised: Run, shapes: Path, tmp_path: Path)
     assert bundle.calibration is not None
     reject, sets = bundle.calibration.reject, bundle.calibration.conformal
     assert reject is not None and sets is not None
-    done = predict_files(promised.path, [shapes], csv=str(tmp_path / "out.csv"))
+    tops = predict_files(promised.path, [shapes]).predictions.probabilities.max(axis=1)
+    reject = replace(reject, threshold=float(np.median(tops)))  # so that half is rejected
+    strict = replace(bundle, calibration=replace(bundle.calibration, reject=reject)).save(tmp_path / "strict")
+    done = predict_files(strict, [shapes], csv=str(tmp_path / "out.csv"))
     said = read_predictions(tmp_path / "out.csv")
+    assert {row["rejected"] for row in done.to_dict()["images"]} == {True, False}
     unsure, inside = reject.rejected(said.probabilities), prediction_sets(said.probabilities, sets.quantile)
     with open(tmp_path / "out.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -248,7 +259,8 @@ def test_the_page_shows_before_and_after(promised: Run) -> None:
     for key in ("ece_before", "ece_after", "log_loss_after"):
         assert f"{told[key]:.4f}" in page and f"{told['test'][key]:.4f}" in page
     assert f"temperature {told['temperature']:.3f}" in page
-    assert "An answer is rejected where" in page and "Prediction sets hold the true class of 80 %" in page
+    told_of = "An answer is rejected where" if told["reject"]["threshold"] else "No answer need be rejected"
+    assert told_of in page and "Prediction sets hold the true class of 80 %" in page
     assert {path.stem for path in done.figures} >= {"reliability", "reliability-calibrated"}
 
 

@@ -72,7 +72,8 @@ class Calibrated:
             lines.append(f"calibrated, on test: ECE {_change(test['ece_before'], test['ece_after'])}")
             lines[-1] += f", log loss {_change(test['log_loss_before'], test['log_loss_after'])}"
         if reject is not None:
-            lines.append(f"rejected below {reject.threshold:.4f}: of what is answered at most {reject.risk:g} is wrong")
+            where = f"rejected below {reject.threshold:.4f}" if reject.threshold else "nothing need be rejected"
+            lines.append(f"{where}: of what is answered at most {reject.risk:g} is wrong")
             lines[-1] += f", with {reject.confidence:.0%} confidence ({reject.rows} validation images of its own: "
             lines[-1] += f"{reject.answered:.1%} answered, {reject.errors:.2%} of them wrong)"
             if test is not None:
