@@ -14,6 +14,7 @@ from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.images import ImageLike, LooseImages
+from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
 from tercet.evaluation.significance import compare
@@ -24,7 +25,6 @@ from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
-from tercet.records.prediction_files import write_csv
 from tercet.records.predictions import Ints, Predictions
 from tercet.records.submissions import Sample
 from tercet.records.views import Views
@@ -116,13 +116,14 @@ def predict_files(
         if csv is not None:
             predictions.write_csv(Path(csv))
         return ClassifiedSets(predictions, tuple(source.bad), top)
+    classified = Classified(predictions, tuple(source.bad), top, loaded.calibration)
     if sample is not None and csv is not None:
         if source.bad:
             raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
         sample.write(predictions, Path(csv))
     elif csv is not None:
-        write_csv(predictions, Path(csv))
-    return Classified(predictions, tuple(source.bad), top)
+        classified.write_csv(Path(csv))
+    return classified
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ class Evaluation:
     """Images that could not be read and are left out."""
     subset: str
     """Which images were scored, and why these."""
+    promises: dict[str, float | None]
+    """What the bundle's reject threshold and prediction sets do on them; empty where it has none."""
 
     def to_text(self) -> str:
         """Return what people read."""
@@ -151,6 +154,11 @@ class Evaluation:
         if self.plain is not None:
             comparison = compare(self.predictions, self.plain)
             parts.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
+        if self.promises:
+            told = (
+                f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.promises.items() if value is not None
+            )
+            parts.append(f"reject threshold and prediction sets: {', '.join(told)}\n")
         if self.missing:
             parts.append(f"classes that the data does not show: {', '.join(map(printable, self.missing))}\n")
         for name, count in self.extra.items():
@@ -177,6 +185,7 @@ class Evaluation:
             "extra_classes": self.extra,
             "unreadable": [image.id for image in self.bad],
             "subset": self.subset,
+            "promises": self.promises,
         }
 
 
@@ -243,7 +252,8 @@ def evaluate(
         ]
     shown = {names[row] for row in known}
     missing = tuple(name for name in loaded.classes if name not in shown)
-    return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset)
+    promises = kept_promises(fused, loaded.calibration) if loaded.calibration is not None else {}
+    return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset, promises)
 
 
 def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
