@@ -4,8 +4,9 @@ What `ground.geometry.fit` does to floats of a known size is done here to bytes 
 antialiased filter, the same border, the same grey. Sizes are computed in 64 bits, as Python computes them, so that no
 picture is cut one pixel elsewhere.
 
-Resampling is done down the columns first, with the channels side by side as they are stored, and along the rows of what
-is left: a photograph is never turned around at its full size.
+Resampling is done on the pixels as they lie in memory: down the columns with a row's pixels side by side, then along
+the rows with a pixel's channels side by side. Nothing is transposed before, for onnxruntime moves transpositions over
+a Resize and then takes its sizes for those of other axes.
 
 Shapes: B images, H x W pixels of the image, h x w of the result, C channels.
 """
@@ -13,6 +14,7 @@ Shapes: B images, H x W pixels of the image, h x w of the result, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ _MODES = {"bilinear": "linear", "bicubic": "cubic"}
 
 @dataclass(frozen=True)
 class Sides:
-    """Height and width as values of the graph: whole numbers without axes."""
+    """Height and width as values of the graph: vectors of one whole number each."""
 
     height: str
     width: str
@@ -57,7 +59,7 @@ class Geometry:
 def prepare(graph: Graph, images: str, geometry: Geometry) -> str:
     """Add what brings images B H W 3, bytes of any size, to floats B C h w in [0, 1]; return their name."""
     sides = _sides(graph, images)
-    target = Sides(*(graph.constant(side, np.int64) for side in geometry.size))
+    target = Sides(*(graph.integers(side) for side in geometry.size))
     if geometry.resize == "pad":
         target = _inner(graph, sides, geometry.size)
     elif geometry.resize == "shorter" or geometry.crop_fraction != 1:
@@ -70,7 +72,7 @@ def prepare(graph: Graph, images: str, geometry: Geometry) -> str:
     if geometry.interpolation == "nearest":
         pixels = graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
     else:
-        pixels = _resample(graph, pixels, target, geometry)
+        pixels = _resample(graph, pixels, sides, target, geometry)
     pixels = graph.add("Div", pixels, graph.constant(255.0))
     if geometry.interpolation == "bicubic":
         pixels = graph.add("Clip", pixels, graph.constant(0.0), graph.constant(1.0))
@@ -79,13 +81,13 @@ def prepare(graph: Graph, images: str, geometry: Geometry) -> str:
 
 def _sides(graph: Graph, images: str) -> Sides:
     shape = graph.add("Shape", images)
-    return Sides(*(graph.add("Gather", shape, graph.constant(axis, np.int64)) for axis in (1, 2)))
+    return Sides(*(graph.add("Gather", shape, graph.integers(axis)) for axis in (1, 2)))
 
 
 def _rounded(graph: Graph, value: str) -> str:
     """Return max(1, round(value)) as a whole number; halves go to the even one, as in Python."""
     whole = graph.cast(graph.add("Round", value), INT64)
-    return graph.add("Max", whole, graph.constant(1, np.int64))
+    return graph.add("Max", whole, graph.integers(1))
 
 
 def _ratio(graph: Graph, above: tuple[str, str], below: tuple[str, str]) -> str:
@@ -95,7 +97,7 @@ def _ratio(graph: Graph, above: tuple[str, str], below: tuple[str, str]) -> str:
 
 def _doubles(graph: Graph, sides: Sides, size: tuple[int, int]) -> tuple[tuple[str, str], tuple[str, str]]:
     picture = graph.cast(sides.height, DOUBLE), graph.cast(sides.width, DOUBLE)
-    return picture, (graph.constant(size[0], np.float64), graph.constant(size[1], np.float64))
+    return picture, (graph.constant([size[0]], np.float64), graph.constant([size[1]], np.float64))
 
 
 def _inner(graph: Graph, sides: Sides, size: tuple[int, int]) -> Sides:
@@ -113,18 +115,13 @@ def _crop(graph: Graph, images: str, sides: Sides, geometry: Geometry) -> tuple[
         kept = graph.add("Mul", wanted[0], ratio), graph.add("Mul", wanted[1], ratio)
     share = graph.constant(geometry.crop_fraction, np.float64)
     inner = Sides(*(_rounded(graph, graph.add("Mul", side, share)) for side in kept))
-    two = graph.constant(2, np.int64)
+    two = graph.integers(2)
     pairs = ((sides.height, inner.height), (sides.width, inner.width))
     corner = [graph.add("Div", graph.add("Sub", whole, part), two) for whole, part in pairs]
     ends = [graph.add("Add", start, part) for start, (_, part) in zip(corner, pairs, strict=True)]
-    cut = graph.add("Slice", images, _vector(graph, *corner), _vector(graph, *ends), graph.integers(1, 2))
+    starts, stops = (graph.add("Concat", *parts, axis=0) for parts in (corner, ends))
+    cut = graph.add("Slice", images, starts, stops, graph.integers(1, 2))
     return cut, inner
-
-
-def _vector(graph: Graph, *values: str) -> str:
-    """Return whole numbers as a vector."""
-    axis = graph.integers(0)
-    return graph.add("Concat", *(graph.add("Unsqueeze", value, axis) for value in values), axis=0)
 
 
 def _pick(graph: Graph, images: str, sides: Sides, target: Sides) -> str:
@@ -132,35 +129,34 @@ def _pick(graph: Graph, images: str, sides: Sides, target: Sides) -> str:
     zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
     for axis, (whole, wanted) in enumerate(((sides.height, target.height), (sides.width, target.width)), 1):
         step = graph.add("Div", graph.cast(whole, FLOAT), graph.cast(wanted, FLOAT))
-        places = graph.cast(graph.add("Range", zero, wanted, one), FLOAT)
+        places = graph.cast(graph.add("Range", zero, graph.add("Squeeze", wanted), one), FLOAT)
         index = graph.cast(graph.add("Floor", graph.add("Mul", places, step)), INT64)
-        index = graph.add("Min", index, graph.add("Sub", whole, one))
+        index = graph.add("Min", index, graph.add("Sub", whole, graph.integers(1)))
         images = graph.add("Gather", images, index, axis=axis)
     return images
 
 
-def _resample(graph: Graph, pixels: str, target: Sides, geometry: Geometry) -> str:
+def _resample(graph: Graph, pixels: str, sides: Sides, target: Sides, geometry: Geometry) -> str:
     """Bring floats B H W C to B C h w with an antialiased filter."""
-    options = {"mode": _MODES[geometry.interpolation], "antialias": 1, "exclude_outside": 1}
+    options: dict[str, Any] = {"mode": _MODES[geometry.interpolation], "antialias": 1, "exclude_outside": 1}
     if geometry.interpolation == "bicubic":
         options["cubic_coeff_a"] = -0.5
-    channels = graph.integers(geometry.channels)
-    rows = graph.add("Reshape", pixels, graph.integers(0, 0, -1))  # B H (W C)
-    rows = graph.add("Unsqueeze", rows, graph.integers(1))
-    height, width = _vector(graph, target.height), _vector(graph, target.width)
-    rows = graph.add("Resize", rows, "", "", height, axes=[2], **options)  # B 1 h (W C)
-    shape = graph.add("Concat", graph.integers(0), height, graph.integers(-1), channels, axis=0)
-    columns = graph.add("Transpose", graph.add("Reshape", rows, shape), perm=[0, 3, 1, 2])  # B C h W
-    return graph.add("Resize", columns, "", "", width, axes=[3], **options)
+    channels, one = graph.integers(geometry.channels), graph.integers(1)
+    rows = graph.add("Unsqueeze", graph.add("Reshape", pixels, graph.integers(0, 0, -1)), one)  # B 1 H (W C)
+    rows = graph.add("Resize", rows, "", "", target.height, axes=[2], **options)
+    columns = graph.add("Reshape", rows, graph.add("Concat", graph.integers(-1, 1), sides.width, channels, axis=0))
+    columns = graph.add("Resize", columns, "", "", target.width, axes=[2], **options)  # (B h) 1 w C
+    shape = graph.add("Concat", graph.integers(-1), target.height, target.width, channels, axis=0)
+    return graph.add("Transpose", graph.add("Reshape", columns, shape), perm=[0, 3, 1, 2])
 
 
 def _pad(graph: Graph, pixels: str, inner: Sides, size: tuple[int, int]) -> str:
     """Repeat the border of B C h' w' until it is B C h w."""
-    two, none = graph.constant(2, np.int64), graph.constant(0, np.int64)
+    two, none = graph.integers(2), graph.integers(0)
     before, after = [], []
     for side, wanted in zip((inner.height, inner.width), size, strict=True):
-        missing = graph.add("Sub", graph.constant(wanted, np.int64), side)
+        missing = graph.add("Sub", graph.integers(wanted), side)
         before.append(graph.add("Div", missing, two))
         after.append(graph.add("Sub", missing, before[-1]))
-    margins = _vector(graph, none, none, *before, none, none, *after)
+    margins = graph.add("Concat", none, none, *before, none, none, *after, axis=0)
     return graph.add("Pad", pixels, margins, mode="edge")
