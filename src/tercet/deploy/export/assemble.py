@@ -81,6 +81,7 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
             "network": member.classifier.network,
             "input": member.classifier.spec.to_dict(),
             "views": str(member.views),
+            "seed": member.views.seed,
             "precision": "int8" if member.name in quantized else "fp32",
         }
         for member in bundle.members

@@ -21,29 +21,33 @@ class GreedyDecoder(nn.Module):
         decoder: Whose weights are read.
     """
 
+    kernel: Tensor
+    recurrent: Tensor
+    bias: Tensor
+
     def __init__(self, decoder: LabelDecoder) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.num_classes, self.units = decoder.num_classes, decoder.lstm.hidden_size
+        self.embedding, self.from_state, self.from_image = decoder.embedding, decoder.from_state, decoder.from_image
+        kernel, recurrent, *biases = (value.detach() for value in decoder.lstm.parameters())
+        for name, value in (("kernel", kernel.t()), ("recurrent", recurrent.t()), ("bias", sum(biases))):
+            self.register_buffer(name, cast("Tensor", value))
 
     def forward(self, features: Tensor, sequence: Tensor | None = None) -> Tensor:
         """Map B D to logits B K, positive for the labels that were named; no sequence can be followed."""
-        decoder = self.decoder
-        labels, lstm, table = decoder.num_classes, decoder.lstm, decoder.embedding.weight
-        weights = [cast("Tensor", getattr(lstm, name)) for name in ("weight_ih_l0", "weight_hh_l0")]
-        kernel, recurrent = weights[0].t(), weights[1].t()
-        bias = cast("Tensor", lstm.bias_ih_l0) + cast("Tensor", lstm.bias_hh_l0)
-        image = decoder.from_image(features)  # B E
-        state = cell = image.new_zeros(image.shape[0], lstm.hidden_size)
+        labels, table = self.num_classes, self.embedding.weight
+        image = self.from_image(features)  # B E
+        state = cell = image.new_zeros(image.shape[0], self.units)
         word = table[labels + 1].expand(image.shape[0], -1)  # START
         named = peaks = image.new_zeros(image.shape[0], labels)  # 1 where a label was named
         running = image.new_ones(image.shape[0], 1)
         stays = image.new_zeros(image.shape[0], 1)  # END can always follow
         for _ in range(labels + 1):  # after K labels only END is left
-            gates = word @ kernel + state @ recurrent + bias
+            gates = word @ self.kernel + state @ self.recurrent + self.bias
             i, f, g, o = gates.chunk(4, 1)  # B H each
             cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
             state = torch.sigmoid(o) * torch.tanh(cell)
-            joint = torch.relu(decoder.from_state(state) + image)
+            joint = torch.relu(self.from_state(state) + image)
             logits = joint @ table[: labels + 1].t()  # B K+1
             logits = logits.masked_fill(torch.cat([named, stays], dim=1) > 0, -torch.inf)
             peaks = torch.maximum(peaks, running * logits.softmax(dim=1)[:, :labels])
