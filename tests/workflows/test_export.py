@@ -13,6 +13,7 @@ from PIL import Image
 
 from tercet.cli import main
 from tercet.deploy.bundle import load_bundle
+from tercet.deploy.exported import ExportedModel
 from tercet.deploy.onnx_file import seal, unseal
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.workflows import export as export_module
@@ -163,6 +164,59 @@ def test_verify_tells_a_difference_by_its_exit_code(
     (tmp_path / "changed.onnx").write_bytes(seal(proto.SerializeToString(), document))
     assert main(["verify", str(tmp_path / "changed.onnx"), *words]) == 4
     capsys.readouterr()
+
+
+def test_8_bits_are_used_where_answers_bear_them(finished: Run, tmp_path: Path, others: Path, shapes: Path) -> None:
+    made = export(finished.path, tmp_path / "small.onnx", int8=True, data=str(others))
+    told = {entry["name"]: entry["precision"] for entry in ExportedModel.load(made.path).metadata["members"]}
+    assert "int8" in told.values()
+    assert {name for name, precision in told.items() if precision == "fp32"} == set(made.kept)
+    assert made.verification.passed and made.verification.loss <= 0.005
+    assert made.verification.limit is None and made.verification.member_gap > 1e-4
+    again = verify(made.path, finished.path, data=str(others))
+    assert again.limit is None and again.passed
+
+
+def test_a_member_that_does_not_bear_8_bits_is_named(
+    finished: Run, tmp_path: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.2, 0.0, 0.0])
+    monkeypatch.setattr(export_module, "loss_of", lambda *given: next(losses))
+    made = export(finished.path, tmp_path / "small.onnx", int8=True, images=[others])
+    first = made.members[0]
+    assert (
+        made.kept[first] == "in 8 it loses 20.00% agreement" and f"member '{first}' stays in 32 bits" in made.to_text()
+    )
+
+
+def test_8_bits_need_real_images(finished: Run, tmp_path: Path) -> None:
+    alone = shutil.copytree(finished.path / "bundle", tmp_path / "alone")
+    with pytest.raises(ConfigError, match="real images"):
+        export(alone, tmp_path / "small.onnx", int8=True)
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_speed_is_told_of_both_roads(done: Exported, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(done.path), str(finished.path), "--threads", "1", "--seconds", "0.05", "--batches", "1,3"]
+    assert main(["benchmark-model", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["size"] == [20, 20]
+    assert [(row["runtime"], row["batch"]) for row in found["rows"]] == [
+        ("onnxruntime", 1),
+        ("onnxruntime", 3),
+        ("PyTorch, eager", 1),
+        ("PyTorch, eager", 3),
+    ]
+    for row in found["rows"]:
+        assert 0 < row["p50"] <= row["p95"] and row["answers"] >= 5 and row["threads"] == 1
+        assert row["images_per_second"] == pytest.approx(1000 * row["batch"] / row["p50"])
+    assert main(["benchmark-model", str(done.path), "--seconds", "0.01", "--size", "16,24", "--batches", "1"]) == 0
+    assert "images of 16 x 24 pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--threads", "0"], ["--seconds", "0"], ["--batches", "0"], ["--size", "1,2,3"]])
+def test_speeds_that_cannot_be_measured(option: list[str], done: Exported) -> None:
+    assert main(["benchmark-model", str(done.path), *option]) == 2
 
 
 LIGHT = """

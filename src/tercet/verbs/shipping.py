@@ -35,8 +35,24 @@ def _verify(parsed: Parsed) -> Answer:
     return Answer(found.to_text(), found.to_dict(), exit_code=0 if found.passed else 4)
 
 
+def _benchmark(parsed: Parsed) -> Answer:
+    from tercet.workflows.benchmark_model import benchmark_model
+
+    config = parsed.of(ships.BenchmarkConfig)
+    size = (config.size[0], config.size[-1]) if config.size else None
+    found = benchmark_model(
+        parsed.positional["models"],
+        threads=config.threads,
+        seconds=config.seconds,
+        size=size,
+        batches=config.batches,
+    )
+    return Answer(found.to_text(), found.to_dict())
+
+
 SHIPPING: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "export": (ships.EXPORT, _export),
     "verify": (ships.VERIFY, _verify),
+    "benchmark-model": (ships.BENCHMARK, _benchmark),
 }
 """By name, as in `tercet.verbs.VERBS`."""
