@@ -9,7 +9,6 @@ from typing import Any
 
 from onnx import ModelProto
 
-from tercet import __version__
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.export.assemble import assemble
 from tercet.deploy.export.members import export_member
@@ -19,6 +18,7 @@ from tercet.deploy.export.verification import verify as ask_both
 from tercet.deploy.exported import SUFFIX, ExportedModel, is_exported
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import put_in_place, write_bytes, write_json
+from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
 from tercet.workflows.shown import choose_images
@@ -100,6 +100,7 @@ def export(
         raise ConfigError(
             "--int8 reads ranges from real images, and none of the run are there: give --data or --images"
         )
+    version = describe_environment()["packages"]["tercet"]
     failed = target.with_name(f"{target.name}.failed")
     graphs = [export_member(member) for member in loaded.members]
     quantized = _in_8_bits(loaded, graphs, shown) if int8 else _Quantized()
@@ -107,7 +108,7 @@ def export(
         chosen = [
             quantized.graphs.get(member.name, graph) for member, graph in zip(loaded.members, graphs, strict=True)
         ]
-        write_bytes(failed, assemble(loaded, chosen, version=__version__, quantized=[*quantized.graphs]))
+        write_bytes(failed, assemble(loaded, chosen, version=version, quantized=[*quantized.graphs]))
         found = ask_both(loaded, ExportedModel.load(failed), shown, exact=not quantized.graphs)
         if found.passed or not quantized.graphs:
             break
