@@ -113,8 +113,9 @@ def test_what_is_fixed_in_a_file_cannot_be_changed(
 
 def test_views_on_request(finished: Run, tmp_path: Path, others: Path) -> None:
     bundle = finished.path / "members" / "wide" / "bundle"
-    made = export(bundle, tmp_path / "flipped.onnx", tta="flip")
+    made = export(bundle, tmp_path / "flipped.onnx", tta="flip", maps=True)
     assert made.verification.passed
+    assert made.mapped == () and "no class-activation maps" in made.to_text()
     said = predict(made.path, others)
     np.testing.assert_allclose(said.probabilities, predict(bundle, others, tta="flip").probabilities, atol=1e-5)
     assert verify(made.path, bundle, images=[others]).passed
