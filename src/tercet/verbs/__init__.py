@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -12,18 +11,11 @@ from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
+from tercet.verbs.answer import Answer as Answer
+from tercet.verbs.shipping import SHIPPING
 from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
 from tercet.workflows import study_options as studies
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb has to say: once for people, once for programs."""
-
-    text: str
-    document: Any
-    exit_code: int = 0
 
 
 def _console() -> Any:
@@ -35,6 +27,11 @@ def _console() -> Any:
 def _told(run: Any) -> Answer:
     """Return the answer of a verb that leaves a run."""
     return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
+
+
+def _is_file(bundle: str) -> bool:
+    """Tell whether an exported file is meant."""
+    return bundle.lower().endswith(".onnx") and not Path(bundle).is_dir()
 
 
 def _train(parsed: Parsed) -> Answer:
@@ -67,11 +64,16 @@ def _ensemble(parsed: Parsed) -> Answer:
 
 
 def _evaluate(parsed: Parsed) -> Answer:
-    from tercet.workflows.infer import evaluate
+    bundle = parsed.positional["bundle"]
+    work: Callable[..., Any]
+    if _is_file(bundle):
+        from tercet.workflows.evaluated_file import evaluate_file as work
+    else:
+        from tercet.workflows.infer import evaluate as work
 
     place = parsed.of(verbs.DeviceConfig)
-    evaluation = evaluate(
-        parsed.positional["bundle"],
+    evaluation = work(
+        bundle,
         parsed.positional["data"],
         config=parsed.of(DataConfig),
         tta=parsed.of(verbs.ViewsConfig).tta,
@@ -82,11 +84,16 @@ def _evaluate(parsed: Parsed) -> Answer:
 
 
 def _predict(parsed: Parsed) -> Answer:
-    from tercet.workflows.infer import predict_files
+    bundle = parsed.positional["bundle"]
+    work: Callable[..., Any]
+    if _is_file(bundle):  # this road loads no PyTorch
+        from tercet.workflows.classifying import classify_with_file as work
+    else:
+        from tercet.workflows.infer import predict_files as work
 
     config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
-    result = predict_files(
-        parsed.positional["bundle"],
+    result = work(
+        bundle,
         parsed.positional["images"],
         csv=config.csv,
         submission=config.submission,
@@ -227,6 +234,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "audit": (looks.AUDIT, _audit),
     "report": (looks.REPORT, _report),
     "explain": (looks.EXPLAIN, _explain),
+    **SHIPPING,
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -237,6 +245,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
     "See it": ("audit", "report", "explain"),
+    "Ship it": tuple(SHIPPING),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""
