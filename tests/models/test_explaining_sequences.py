@@ -145,7 +145,7 @@ def test_rollout_of_even_attention_is_known() -> None:
 
 def test_rollout_does_not_follow_a_pool_that_attends_and_a_map_is_drawn_instead() -> None:
     classifier = network("test_vit", backbone=BackboneConfig(args={"global_pool": "map"}))
-    with pytest.raises(NotOffered, match="attention of its own .*class-activation maps are offered"):
+    with pytest.raises(NotOffered, match=r"attention of its own .*class-activation maps are offered"):
         attention_rollout(classifier, picture(classifier))
     assert activation_map(classifier, picture(classifier), 0).cells.shape == (10, 10)
 
