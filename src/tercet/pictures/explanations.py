@@ -139,7 +139,9 @@ def steps(
         axes.set_ylabel("contribution to the logit", fontsize="x-small")
         axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=_ROUND, integer=True))
     if not values.any():
-        axes.text(0.5, 0.5, "nothing contributed", ha="center", fontsize="small", color=GREY, transform=axes.transAxes)
+        ground = {"facecolor": "white", "edgecolor": "none"}  # the line at zero stays behind
+        told = axes.text(0.5, 0.5, "nothing contributed", fontsize="small", color=GREY, bbox=ground)
+        told.set(ha="center", transform=axes.transAxes)
     axes.tick_params(labelsize="x-small")
     return plain(axes)
 

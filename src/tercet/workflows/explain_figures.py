@@ -79,8 +79,9 @@ def _corners(saw: Saw) -> tuple[float, float, float, float]:
 
 
 def _over(cells: Tensor, saw: Saw, small: Pixels, found: Explained, *, blocks: bool = False) -> Floats:
-    """Return cells laid over the whole picture, at the reduced size."""
-    frame = (small.shape[0], small.shape[1])
+    """Return cells laid over the whole picture: at the reduced size, or as finely as the finest cells of all."""
+    sides = [each.shape for one in found.members for each in one.all_cells()]
+    frame = (max(small.shape[0], *(side[0] for side in sides)), max(small.shape[1], *(side[1] for side in sides)))
     laid = lay_over(
         cells[None].cpu().double(), saw.window, found.size, frame, interpolation="nearest" if blocks else "bilinear"
     )

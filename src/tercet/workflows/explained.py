@@ -58,6 +58,12 @@ class Saw:
             return self.rollout.patches
         return None if self.steps is None else self.steps.cells.clamp(min=0)
 
+    def all_cells(self) -> list[Tensor]:
+        """Return all that there is of map, roll-out and steps, h w each."""
+        activation = [] if self.activation is None else [self.activation.cells]
+        rollout = [] if self.rollout is None else [self.rollout.patches]
+        return [*activation, *rollout, *([] if self.steps is None else [self.steps.cells])]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         found: dict[str, Any] = {"name": self.name, "predicted": self.predicted, "share": self.share}
