@@ -151,8 +151,10 @@ def test_new_folders_are_new_or_empty(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "kept").write_text("precious")
     with pytest.raises(StorageError, match=r"exists already.*--resume"):
         new_folder(tmp_path / "a" / "b")
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match=r"kept exists already and is a file: choose another --output$"):
         new_folder(tmp_path / "a" / "b" / "kept")
+    with pytest.raises(StorageError, match=r"exists already and is not empty: choose another --output$"):
+        new_folder(tmp_path / "a" / "b", resumes=False)
     with pytest.raises(StorageError, match="cannot write"):
         new_folder(tmp_path / "a" / "b" / "kept" / "c")
     assert (tmp_path / "a" / "b" / "kept").read_text() == "precious"

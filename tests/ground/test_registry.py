@@ -47,4 +47,6 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 def test_nearest_takes_any_names() -> None:
     assert nearest("acuracy", iter(["loss", "accuracy"])) == ", did you mean 'accuracy'?"
+    assert nearest("A", ["a", "b"]) == ", did you mean 'a'?"
+    assert nearest("LOSSES", ["Loss", "accuracy"]) == ", did you mean 'Loss'?"
     assert nearest("zzz", ["loss"]) == "" == nearest("x", [])

@@ -7,6 +7,7 @@ from torch import Tensor
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.explaining.looking import NotOffered
+from tercet.models.explaining.maps import activation_map
 from tercet.models.explaining.rollout import attention_rollout
 from tercet.models.explaining.steps import step_contributions
 from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
@@ -140,6 +141,13 @@ def test_rollout_of_even_attention_is_known() -> None:
     assert found.blocks == len(blocks)
     torch.testing.assert_close(found.patches, torch.full((10, 10), (1 - kept) / count))
     assert found.rest == pytest.approx(kept + (1 - kept) / count, abs=1e-5)
+
+
+def test_rollout_does_not_follow_a_pool_that_attends_and_a_map_is_drawn_instead() -> None:
+    classifier = network("test_vit", backbone=BackboneConfig(args={"global_pool": "map"}))
+    with pytest.raises(NotOffered, match=r"attention of its own .*class-activation maps are offered"):
+        attention_rollout(classifier, picture(classifier))
+    assert activation_map(classifier, picture(classifier), 0).cells.shape == (10, 10)
 
 
 def test_attention_that_sees_a_part_only_is_not_rolled_out() -> None:

@@ -8,7 +8,7 @@ import torch
 from tercet.models.build import build
 from tercet.models.fusion import EndToEnd, FusionHead
 from tercet.models.summary import summarize
-from tercet.records.model_config import InputConfig, ModelConfig
+from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
@@ -59,6 +59,18 @@ def test_a_convolution_counts_two_operations_a_product():
     classifier = build("small-cnn", num_classes=10, channels=1, image_size=(28, 28))
     expected = 2 * (26 * 26 * 32 * 9 + 5408 * 128 + 128 * 32 + 32 * 10)
     assert summarize(classifier)["flops"] == expected
+
+
+def test_a_pool_that_attends_counts_its_products():
+    """As SigLIP's: one query of the network's own reads the patches, then come a projection and a perceptron."""
+    plain, pooled = (
+        build("test_vit", num_classes=3, config=ModelConfig(pretrained=False, backbone=BackboneConfig(args=args)))
+        for args in ({}, {"global_pool": "map"})
+    )
+    width, patches, hidden = 64, 10 * 10, 3 * 64
+    linear = width * width * (1 + 2 * patches + 1) + 2 * width * hidden
+    assert summarize(pooled)["flops"] - summarize(plain)["flops"] == 2 * (linear + 2 * patches * width)
+    assert all(parameter.requires_grad for parameter in pooled.parameters())
 
 
 def test_frozen_parameters_are_learnable_but_not_trainable():

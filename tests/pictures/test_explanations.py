@@ -1,11 +1,13 @@
 """Explanations are drawn where they belong in the picture, and every name stays text."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from tercet.pictures import explanations as drawn
-from tercet.pictures.style import new_figure, png_bytes
+from tercet.pictures.style import new_figure, pixels, png_bytes
 
 HOSTILE = ("<script>alert(1)</script>", "$\\frac{", "x" * 80, "émeu 🐦", "\u202eright to left\n\x1b[2J")
 
@@ -58,6 +60,42 @@ def test_steps_stand_beside_the_rows_or_under_the_columns_that_they_read() -> No
     order = drawn.steps(new_figure()[1][0], [1.0] * 4, along="order")
     assert [bar.get_x() + bar.get_width() / 2 for bar in order.patches] == [1, 2, 3, 4]
     assert rows.patches[0].get_facecolor() != rows.patches[1].get_facecolor()
+
+
+@pytest.mark.parametrize("scale", [0.03, -0.0024, 0.0009, 4.0, 12345.0])
+def test_numbers_under_a_chart_of_rows_do_not_run_together(scale: float) -> None:
+    figure, places = new_figure(2.3 * 4 + 0.4, 2.3, 1, 4)
+    axes = drawn.steps(places[-1], [scale, -scale / 20, 0.0], along="height", place=(0.0, 5000.0), side=5000)
+    png_bytes(figure)
+    boxes = [tick.label1.get_window_extent() for tick in axes.xaxis.get_major_ticks() if tick.label1.get_text()]
+    inside = [box for box in boxes if axes.bbox.x0 <= (box.x0 + box.x1) / 2 <= axes.bbox.x1 + 1]
+    assert len(inside) >= 2
+    assert all(right.x0 - left.x1 > 4 for left, right in itertools.pairwise(inside))
+
+
+def test_a_chart_of_nothing_says_so(axes: Axes) -> None:
+    drawn.steps(axes, [0.0, 0.0], along="order")
+    assert [text.get_text() for text in axes.texts] == ["nothing contributed"]
+
+
+@pytest.mark.parametrize(("size", "told"), [((1, 3000), "height drawn 250"), ((3000, 1), "width drawn 250")])
+def test_a_strip_of_a_picture_is_drawn_wide_enough_to_be_seen(size: tuple[int, int], told: str) -> None:
+    figure, places = new_figure(4.6, 2.3, 1, 2)
+    small = drawn.reduced(np.full((*size, 3), 40, np.uint8))
+    drawn.picture(places[0], small, size, (0.0, 0.0, *size))
+    drawn.heat(places[1], small, size, np.ones(small.shape[:2]))
+    assert (pixels(figure) < 128).any()
+    for axes in places:
+        assert min(axes.bbox.width, axes.bbox.height) > 8
+    assert places[0].get_xlabel() == f"{told} times as large" and not places[1].get_xlabel()
+
+
+def test_two_parts_of_a_title_that_are_too_long_for_a_line_stand_on_two(axes: Axes) -> None:
+    drawn.title(axes, ("class activation:", "dog"), ("class activation:", HOSTILE[0]), "layer4")
+    lines = axes.get_title().split("\n")
+    assert lines == ["class activation: dog", "class activation:", HOSTILE[0], "layer4"]
+    drawn.title(axes, ("class:", "x" * 80))
+    assert all(len(line) <= 34 for line in axes.get_title().split("\n"))
 
 
 def test_names_stay_text(axes: Axes) -> None:

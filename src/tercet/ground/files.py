@@ -116,15 +116,21 @@ def sha256(source: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def new_folder(path: Path) -> Path:
+def new_folder(path: Path, *, resumes: bool = True) -> Path:
     """Create an empty folder, or accept an empty one.
+
+    Args:
+        path: The folder.
+        resumes: Whether what is there could be continued with --resume.
 
     Raises:
         StorageError: Something is there already; nothing is ever overwritten silently.
     """
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StorageError(f"{path} exists already: choose another --output, or continue it with --resume {path}")
+            kind = "and is not empty" if path.is_dir() else "and is a file"
+            way = f", or continue it with --resume {path}" if resumes and path.is_dir() else ""
+            raise StorageError(f"{path} exists already {kind}: choose another --output{way}")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass  # a folder that cannot be written is found now, not after an epoch

@@ -12,8 +12,12 @@ Value = TypeVar("Value")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """Return `, did you mean 'x'?` for the known name closest to `name`, whatever its case, or an empty string."""
+    exact = list(known)
+    close = difflib.get_close_matches(name, exact, n=1, cutoff=0.6)
+    if not close:
+        folded = {each.casefold(): each for each in exact}
+        close = [folded[each] for each in difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)]
     return f", did you mean '{close[0]}'?" if close else ""
 
 

@@ -55,8 +55,9 @@ def count_parameters(module: nn.Module) -> int:
 
 def _count_flops(module: Classifier | FusionHead | EndToEnd) -> int:
     counter, products = FlopCounterMode(display=False), [0]
-    with torch.no_grad(), counter:
-        abstract_copy(module, products=products)(_one_image(module))
+    abstract = abstract_copy(module, products=products).requires_grad_(False)
+    with torch.no_grad(), counter:  # the counter fails on views of a parameter that wants gradients, as SigLIP's query
+        abstract(_one_image(module))
     return int(counter.get_total_flops()) + 2 * sum(products)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,8 +26,11 @@ FOR, AGAINST = PALETTE[0], PALETTE[3]
 """Colours of what speaks for a class and of what speaks against it."""
 _HEAT, _SIGNED = "viridis", "RdBu"
 _LONGEST = 480
+_SLIMMEST = 1 / 12
 _PALEST = 90
+_LINE = 34
 _TILE = 14
+_TICKS, _ROUND = 3, (1, 2, 5, 10)
 _GROUND = np.array([0.84, 0.91, 0.97])
 
 
@@ -52,6 +56,9 @@ def picture(axes: Axes, image: Pixels, size: tuple[int, int], window: tuple[floa
         window: Top, left, height and width of what was shown, in pixels of the picture.
     """
     _show(axes, image, size)
+    if (times := _stretch(size)) != 1:
+        which, times = ("height", times) if times > 1 else ("width", 1 / times)
+        axes.set_xlabel(f"{which} drawn {times:,.3g} times as large", fontsize="x-small", color=GREY)
     top, left = max(0.0, window[0]), max(0.0, window[1])
     bottom, right = min(size[0], window[0] + window[2]), min(size[1], window[1] + window[3])
     if (bottom - top) * (right - left) < 0.999 * size[0] * size[1]:
@@ -122,12 +129,19 @@ def steps(
         axes.set_ylim(side, 0)
         axes.set_ylabel("row of the picture / pixels", fontsize="x-small")
         axes.set_xlabel("contribution to the logit", fontsize="x-small")
+        axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=_ROUND))  # wide numbers under a narrow panel
+        axes.yaxis.set_major_locator(MaxNLocator("auto", steps=_ROUND, integer=True))
     else:
         axes.bar(centres, values, width=0.9 * thick, color=shades)
         axes.axhline(0, color=GREY, linewidth=0.6)
         axes.set_xlim(*((0, side) if along == "width" else (0.5, count + 0.5)))
         axes.set_xlabel("step" if along == "order" else "column of the picture / pixels", fontsize="x-small")
         axes.set_ylabel("contribution to the logit", fontsize="x-small")
+        axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=_ROUND, integer=True))
+    if not values.any():
+        ground = {"facecolor": "white", "edgecolor": "none"}  # the line at zero stays behind
+        told = axes.text(0.5, 0.5, "nothing contributed", fontsize="small", color=GREY, bbox=ground)
+        told.set(ha="center", transform=axes.transAxes)
     axes.tick_params(labelsize="x-small")
     return plain(axes)
 
@@ -145,7 +159,7 @@ def answers(axes: Axes, rows: Sequence[tuple[str, float]], *, explained: str, xl
     shades = [FOR if name == explained else "#BDBDBD" for name, _ in rows]
     axes.barh(places, [share for _, share in rows], color=shades, height=0.36)
     for place, (name, share) in zip(places, rows, strict=True):
-        axes.text(0, place - 0.25, f"{label(name, 24)}  {share:.3f}", fontsize="x-small", va="bottom")
+        axes.text(0, place - 0.25, f"{label(name, 30)}  {share:.3f}", fontsize="x-small", va="bottom")
     axes.set_ylim(len(rows) - 0.5, -0.8)
     axes.set_xlim(0, 1)
     axes.set_yticks([])
@@ -155,9 +169,19 @@ def answers(axes: Axes, rows: Sequence[tuple[str, float]], *, explained: str, xl
     return axes
 
 
-def title(axes: Axes, *lines: str) -> Axes:
-    """Write short lines over a panel; names in them are plain text."""
-    axes.set_title("\n".join(label(line, 34) for line in lines), fontsize="small")
+def title(axes: Axes, *lines: str | tuple[str, str]) -> Axes:
+    """Write short lines over a panel; names in them are plain text.
+
+    Args:
+        axes: The panel.
+        lines: Two parts that together are too long for one line are written on two.
+    """
+    parts: list[str] = []
+    for line in lines:
+        halves = (line,) if isinstance(line, str) else line
+        whole = " ".join(halves)
+        parts += [whole] if len(whole) <= _LINE else halves
+    axes.set_title("\n".join(label(part, _LINE) for part in parts), fontsize="small")
     return axes
 
 
@@ -220,7 +244,8 @@ def _show(axes: Axes, image: Pixels, size: tuple[int, int], *, grey: bool = Fals
     if grey:
         plane = _PALEST + (1 - _PALEST / 255) * plane  # light, so that colours show on dark pictures too
     options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if plane.ndim == 2 else {}
-    axes.imshow(plane, extent=_extent(size), interpolation="nearest" if max(size) < 100 else "antialiased", **options)
+    few = max(size) < 100
+    axes.imshow(plane, interpolation="nearest" if few else "antialiased", **_frame(size), **options)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -228,9 +253,8 @@ def _show(axes: Axes, image: Pixels, size: tuple[int, int], *, grey: bool = Fals
 
 
 def _cover(axes: Axes, share: Floats, size: tuple[int, int], *, cmap: str, low: float, alpha: Floats) -> None:
-    axes.imshow(
-        share, extent=_extent(size), cmap=cmap, vmin=low, vmax=1, alpha=np.clip(alpha, 0, 1), interpolation="nearest"
-    )
+    seen = np.clip(alpha, 0, 1)
+    axes.imshow(share, cmap=cmap, vmin=low, vmax=1, alpha=seen, interpolation="nearest", **_frame(size))
 
 
 def _veil(axes: Axes, values: Floats, size: tuple[int, int]) -> None:
@@ -239,8 +263,15 @@ def _veil(axes: Axes, values: Floats, size: tuple[int, int]) -> None:
     if hidden.any():
         veil = np.ones((*values.shape, 4))
         veil[..., 3] = 0.75 * hidden
-        axes.imshow(veil, extent=_extent(size), interpolation="nearest")
+        axes.imshow(veil, interpolation="nearest", **_frame(size))
 
 
-def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    return (0, size[1], size[0], 0)
+def _frame(size: tuple[int, int]) -> dict[str, Any]:
+    """Return where a picture lies in its panel, and how much taller than wide its pixels are drawn."""
+    return {"extent": (0, size[1], size[0], 0), "aspect": _stretch(size)}
+
+
+def _stretch(size: tuple[int, int]) -> float:
+    """Return 1, or what makes a strip of a picture wide enough to be seen: its height, or width, times so many."""
+    slim = size[0] / size[1]
+    return max(1.0, _SLIMMEST / slim) * min(1.0, 1 / (_SLIMMEST * slim))

@@ -185,10 +185,11 @@ def _demo(parsed: Parsed) -> Answer:
 
 def _explain(parsed: Parsed) -> Answer:
     from tercet.workflows.explain import explain
-    from tercet.workflows.explain_layers import list_layers
+    from tercet.workflows.explain_layers import list_layers, require_layers_alone
 
     config, images = parsed.of(looks.ExplainConfig), parsed.positional["images"]
     if config.layers:
+        require_layers_alone(config, images)
         answer = list_layers(parsed.positional["bundle"], member=config.member)
         return Answer(answer.text, answer.document)
     found = explain(

@@ -78,7 +78,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
         for folder, one in zip(folders, plans, strict=True):
             _predict_train(folder, one, prepared, device)
         members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
-    run = RunFolder.create(config.output, "ensemble")
+    run = RunFolder.create(config.output, "ensemble", resumes=False)
     with run.lock():
         write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
         conclusion = conclude(run, plan, prepared, _distinct(members))

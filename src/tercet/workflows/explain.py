@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +18,13 @@ from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
 from tercet.evaluation.predict import evaluating
-from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
+from tercet.ground.errors import ConfigError, DataError, ModelError
 from tercet.ground.files import new_folder, slug, write_json
 from tercet.ground.geometry import Resize, shown_window
 from tercet.ground.registry import nearest
 from tercet.ground.runtime import choose_device
 from tercet.models.classifier import Classifier
-from tercet.models.explaining.layers import find_layer
+from tercet.models.explaining.layers import find_layers
 from tercet.models.explaining.looking import NotOffered, require_captum
 from tercet.models.explaining.maps import activation_map, map_layout
 from tercet.models.explaining.rollout import attention_rollout
@@ -39,6 +39,7 @@ except ImportError:  # matplotlib is an extra, which captum brings: `pip install
     figures = None  # type: ignore[assignment]
 
 Found = TypeVar("Found")
+_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,13 @@ def explain(
     if empty and not filters:
         raise DataError("there are no images to explain: name some, or ask for --filters or --layers")
     source = None if empty else LooseImages(images, loaded.specs, batch_size=1, skip_bad=True)
-    folder = _folder(output)
-    with _together(asked):
+    with _output(output) as folder, _together(asked):
         files = [file for place in asked.members for file in _draw_filters(asked, place, folder)] if filters else []
         found = [] if source is None else list(_explained(asked, source, folder))
-    bad = () if source is None else tuple(source.bad)
-    if source is not None and not found:
-        named = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        raise DataError(f"none of the {len(bad)} image(s) can be read: {named}")
+        bad = () if source is None else tuple(source.bad)
+        if source is not None and not found:
+            named = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            raise DataError(f"none of the {len(bad)} image(s) can be read: {named}")
     explanations = Explanations(
         loaded.name, tuple(found), bad, folder, tuple(files), _notes(asked, found, filters, files)
     )
@@ -125,12 +125,15 @@ def _resolve(
 ) -> _Asked:
     places = member_places(bundle, member)
     if target is not None and target not in bundle.classes:
-        raise ConfigError(f"the bundle knows no class '{target}'{nearest(target, bundle.classes)}")
+        more = "" if len(bundle.classes) <= _LISTED else f", ... {len(bundle.classes):,} in all"
+        known = f"(classes: {', '.join(bundle.classes[:_LISTED])}{more})"
+        raise ConfigError(f"the bundle knows no class '{target}'{nearest(target, bundle.classes)} {known}")
     layers = {} if layer is None else _where(bundle, places, layer)
     found: dict[int, list[str]] = {}
     for name in features:
         for place, full in _where(bundle, places, name).items():
-            found.setdefault(place, []).append(full)
+            if full not in found.setdefault(place, []):  # a layer has two names, the short and the full one
+                found[place].append(full)
     for one, full in [*layers.items(), *((one, full) for one, names in found.items() for full in names)]:
         _require_map(bundle.members[one].classifier, full)
     return _Asked(bundle, places, layers, found, None if target is None else bundle.classes.index(target), device)
@@ -138,16 +141,8 @@ def _resolve(
 
 def _where(bundle: Bundle, places: Sequence[int], layer: str) -> dict[int, str]:
     """Return the members that have a layer, with its full name; at least one must."""
-    found: dict[int, str] = {}
-    missing: list[ConfigError] = []
-    for place in places:
-        try:
-            found[place] = find_layer(bundle.members[place].classifier, layer)
-        except ConfigError as error:
-            missing.append(error)
-    if not found:
-        raise missing[0]
-    return found
+    found = find_layers([bundle.members[place].classifier for place in places], layer)
+    return {places[number]: full for number, full in found.items()}
 
 
 def _require_map(classifier: Classifier, layer: str) -> None:
@@ -156,14 +151,22 @@ def _require_map(classifier: Classifier, layer: str) -> None:
     map_layout(classifier, blank.to(next(classifier.parameters()).device), layer)
 
 
-def _folder(output: str | None) -> Path:
+@contextmanager
+def _output(output: str | None) -> Iterator[Path]:
+    """Within the block there is a folder to write into; of work that failed no empty one stays."""
     path = Path(output or "explanations")
     number = 2
     while output is None and os.path.lexists(path):
         path, number = Path(f"explanations-{number}"), number + 1
-    if path.is_dir() and any(path.iterdir()):
-        raise StorageError(f"{path} exists already and is not empty: choose another --output")
-    return new_folder(path)
+    was_there = path.exists()
+    folder = new_folder(path, resumes=False)
+    try:
+        yield folder
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):  # it holds what was drawn before
+                folder.rmdir()
+        raise
 
 
 @contextmanager

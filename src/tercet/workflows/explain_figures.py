@@ -70,7 +70,7 @@ def draw_explained(found: Explained, pixels: Pixels, folder: Path, stem: str, *,
     axes = drawn.answers(
         last[-1 if alone else 2], found.best, explained=found.target, xlabel="score" if sets else "probability"
     )
-    drawn.title(axes, f"answer: {found.predicted}")
+    drawn.title(axes, ("answer:", found.predicted))
     return [path.name for path in save(figure, folder, stem)]
 
 
@@ -79,8 +79,9 @@ def _corners(saw: Saw) -> tuple[float, float, float, float]:
 
 
 def _over(cells: Tensor, saw: Saw, small: Pixels, found: Explained, *, blocks: bool = False) -> Floats:
-    """Return cells laid over the whole picture, at the reduced size."""
-    frame = (small.shape[0], small.shape[1])
+    """Return cells laid over the whole picture: at the reduced size, or as finely as the finest cells of all."""
+    sides = [each.shape for one in found.members for each in one.all_cells()]
+    frame = (max(small.shape[0], *(side[0] for side in sides)), max(small.shape[1], *(side[1] for side in sides)))
     laid = lay_over(
         cells[None].cpu().double(), saw.window, found.size, frame, interpolation="nearest" if blocks else "bilinear"
     )
@@ -93,19 +94,19 @@ def _activation(axes: Axes, saw: Saw, small: Pixels, found: Explained) -> Axes:
     cells = saw.activation.cells
     drawn.heat(axes, small, found.size, _over(cells, saw, small, found))
     where = f"{short_name(saw.activation.layer)}, {cells.shape[0]} x {cells.shape[1]}"
-    return drawn.title(axes, f"class activation: {found.target}", where)
+    return drawn.title(axes, ("class activation:", found.target), where)
 
 
 def _rollout(axes: Axes, saw: Saw, small: Pixels, found: Explained) -> Axes:
     assert saw.rollout is not None
     drawn.heat(axes, small, found.size, _over(saw.rollout.patches, saw, small, found))
-    return drawn.title(axes, "attention roll-out", f"{saw.rollout.blocks} blocks, {saw.rollout.reads}")
+    return drawn.title(axes, "attention roll-out", (f"{saw.rollout.blocks} blocks,", saw.rollout.reads))
 
 
 def _cells(axes: Axes, saw: Saw, small: Pixels, found: Explained) -> Axes:
     assert saw.steps is not None
     drawn.signed(axes, small, found.size, _over(saw.steps.cells, saw, small, found, blocks=True))
-    return drawn.title(axes, f"contributions: {found.target}", f"scan over {saw.steps.scan}")
+    return drawn.title(axes, ("contributions:", found.target), f"scan over {saw.steps.scan}")
 
 
 def _steps(axes: Axes, saw: Saw, found: Explained) -> Axes:
@@ -118,7 +119,7 @@ def _steps(axes: Axes, saw: Saw, found: Explained) -> Axes:
         drawn.steps(axes, values, along="width", place=(window.left, window.width), side=found.size[1])
     else:
         drawn.steps(axes, values, along="order")
-    return drawn.title(axes, f"{len(values)} steps", f"logit {scan.baseline:.2f} to {scan.logit:.2f}")
+    return drawn.title(axes, f"{len(values)} steps", f"logit {scan.baseline:z.2f} to {scan.logit:z.2f}")
 
 
 def _fused(line: Sequence[Axes], found: Explained, small: Pixels) -> None:
@@ -135,7 +136,8 @@ def _fused(line: Sequence[Axes], found: Explained, small: Pixels) -> None:
         return
     total = np.sum([np.nan_to_num(values) for values in scaled], axis=0)
     mean = np.where(known > 0, total / np.maximum(known, 1), np.nan)
-    drawn.title(drawn.heat(line[1], small, found.size, mean), "mean of the members' maps", f"class: {found.target}")
+    heat = drawn.heat(line[1], small, found.size, mean)
+    drawn.title(heat, "mean of the members' maps", ("class:", found.target))
 
 
 # ------------------------------------------------------------------------------------- filters and feature maps

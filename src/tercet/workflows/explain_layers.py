@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tercet.deploy.bundle import Bundle, load_bundle
@@ -10,6 +11,7 @@ from tercet.ground.registry import nearest
 from tercet.ground.streams import printable
 from tercet.models.explaining import layers
 from tercet.workflows.inspect import Description
+from tercet.workflows.look_options import ExplainConfig
 
 
 def list_layers(bundle: str | Path | Bundle, *, member: str | None = None) -> Description:
@@ -33,6 +35,19 @@ def list_layers(bundle: str | Path | Bundle, *, member: str | None = None) -> De
         lines += [f"{printable(one.name)} ({one.classifier.network}):", *(_line(layer, width) for layer in found), ""]
         listed[one.name] = [{**vars(layer), "shape": layer.shape and list(layer.shape)} for layer in found]
     return Description("\n".join(lines), listed)
+
+
+def require_layers_alone(config: ExplainConfig, images: Sequence[str]) -> None:
+    """Refuse to pass over what was asked for beside the list of layers.
+
+    Raises:
+        ConfigError: Images were named, or an option that only explanations have.
+    """
+    options = ("output", "layer", "filters", "features", "class_name")
+    beside = [f"--{name.removesuffix('_name')}" for name in options if getattr(config, name)]
+    beside = ["images"] * bool(images) + beside
+    if beside:
+        raise ConfigError(f"--layers only lists layers: it goes without {', '.join(beside)}")
 
 
 def member_places(bundle: Bundle, member: str | None) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Shapes: H x W pixels of a picture, h x w cells of a map, T steps, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from tercet.models.explaining.steps import Steps
 _DIGITS = 6
 _STRONGEST = 3
 _MISSED = 0.05
-_STEP_NAMES = {"pixel rows": "row", "rows": "row", "columns": "column", "cells": "cell", "snake": "step"}
+_LEAST = 0.0005
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Saw:
             return self.rollout.patches
         return None if self.steps is None else self.steps.cells.clamp(min=0)
 
+    def all_cells(self) -> list[Tensor]:
+        """Return all that there is of map, roll-out and steps, h w each."""
+        activation = [] if self.activation is None else [self.activation.cells]
+        rollout = [] if self.rollout is None else [self.rollout.patches]
+        return [*activation, *rollout, *([] if self.steps is None else [self.steps.cells])]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         found: dict[str, Any] = {"name": self.name, "predicted": self.predicted, "share": self.share}
@@ -74,44 +81,65 @@ class Saw:
             found["steps"] |= {"contributions": _rounded(scan.contributions), "cells": _rounded(scan.cells)}
         return found | {"not_offered": list(self.reasons)}
 
-    def to_lines(self) -> list[str]:
-        """Return what people read."""
+    def to_lines(self, size: tuple[int, int]) -> list[str]:
+        """Return what people read.
+
+        Args:
+            size: H and W of the picture.
+        """
         lines = []
         if self.activation is not None:
             grid = _grid(self.activation.cells)
-            where = self._strongest(self.activation.cells) or "nothing speaks for the class there"
+            where = self._strongest(self.activation.cells, size) or "nothing speaks for the class there"
             lines.append(f"class-activation map at {short_name(self.activation.layer)} ({grid}): {where}")
         if self.rollout is not None:
-            where = self._strongest(self.rollout.patches)
-            lines.append(
-                f"attention roll-out of {self.rollout.blocks} blocks ({_grid(self.rollout.patches)}) to the "
-                f"{self.rollout.reads}: {where}"
-            )
+            roll = self.rollout
+            where, who = self._strongest(roll.patches, size), f"{'the ' * ('token' in roll.reads)}{roll.reads}"
+            lines.append(f"attention roll-out of {roll.blocks} blocks ({_grid(roll.patches)}) to {who}: {where}")
         if self.steps is not None:
-            lines.append(_steps_line(self.steps))
+            lines.append(self._steps_line(self.steps, size))
         return lines or [f"nothing to draw: {'; '.join(self.reasons)}"]
 
-    def _strongest(self, cells: Tensor) -> str:
+    def _strongest(self, cells: Tensor, size: tuple[int, int]) -> str:
         if not bool((cells > 0).any()):
             return ""
         row, column = divmod(int(cells.argmax()), cells.shape[1])
-        down = self.window.top + self.window.height * (row + 0.5) / cells.shape[0]
-        right = self.window.left + self.window.width * (column + 0.5) / cells.shape[1]
-        return f"strongest around pixel ({right:.0f}, {down:.0f})"
+        return f"strongest around {self._row(row, cells, size)}, {self._column(column, cells, size)} of the picture"
 
+    def _row(self, row: int, cells: Tensor, size: tuple[int, int]) -> str:
+        """Return the picture's row in which the middle of a row of cells lies."""
+        middle = self.window.top + self.window.height * (row + 0.5) / cells.shape[0]
+        return f"row {_inside(middle, size[0])}"
 
-def _steps_line(scan: Steps) -> str:
-    values = scan.contributions.tolist()
-    order = sorted(range(len(values)), key=lambda step: -abs(values[step]))[:_STRONGEST]
-    word = _STEP_NAMES[scan.scan]
-    strongest = ", ".join(f"{word} {step + 1} ({values[step]:+.3f})" for step in order)
-    both = ", read both ways" if scan.directions == 2 else ""
-    missed = abs(scan.error) > _MISSED * abs(scan.logit - scan.baseline)
-    error = f"; steep: the contributions sum to {scan.error:+.3f} beside the difference" if missed else ""
-    return (
-        f"{len(values)} steps over {scan.scan}{both}: logit {scan.baseline:.3f} without them, {scan.logit:.3f} with; "
-        f"most by {strongest}{error}"
-    )
+    def _column(self, column: int, cells: Tensor, size: tuple[int, int]) -> str:
+        middle = self.window.left + self.window.width * (column + 0.5) / cells.shape[1]
+        return f"column {_inside(middle, size[1])}"
+
+    def _steps_line(self, scan: Steps, size: tuple[int, int]) -> str:
+        values = scan.contributions.tolist()
+        order = sorted(range(len(values)), key=lambda step: -abs(values[step]))[:_STRONGEST]
+        told = ", ".join(
+            f"step {step + 1} ({self._of_step(scan, step, size)}: {values[step]:+.3f})"
+            for step in order
+            if abs(values[step]) >= _LEAST
+        )
+        nothing = "no step contributed 0.001 or more" if any(values) else "no step contributed anything"
+        both = ", read both ways" if scan.directions == 2 else ""
+        missed = abs(scan.error) > _MISSED * abs(scan.logit - scan.baseline)
+        error = f"; steep: the contributions sum to {scan.error:+.3f} beside the difference" if missed else ""
+        return (
+            f"{len(values)} steps over {scan.scan}{both}: logit {scan.baseline:z.3f} without them, {scan.logit:z.3f} "
+            f"with; {f'most by {told}' if told else nothing}{error}"
+        )
+
+    def _of_step(self, scan: Steps, step: int, size: tuple[int, int]) -> str:
+        """Return where in the picture a step stands; its number counts what the network reads."""
+        if scan.scan in ("rows", "pixel rows"):
+            return f"picture {self._row(step, scan.cells, size)}"
+        if scan.scan == "columns":
+            return f"picture {self._column(step, scan.cells, size)}"
+        row, column = scan.place(step)
+        return f"picture {self._row(row, scan.cells, size)}, {self._column(column, scan.cells, size)}"
 
 
 @dataclass(frozen=True)
@@ -152,7 +180,7 @@ class Explained:
         lines = [f"{printable(self.id)}: {said}{other}"]
         for saw in self.members:
             lines.append(f"  {printable(saw.name)}: {printable(saw.predicted)}; explained class {saw.share:.3f}")
-            lines += [f"    {line}" for line in saw.to_lines()]
+            lines += [f"    {line}" for line in saw.to_lines(self.size)]
         return "\n".join(lines) + "\n"
 
 
@@ -200,6 +228,11 @@ def _rounded(values: Tensor) -> list[Any]:
 
     listed: list[Any] = short(values.tolist())
     return listed
+
+
+def _inside(middle: float, pixels: int) -> int:
+    """Return the number of the row or column, counted from 1; the nearest one where a network was shown padding."""
+    return min(max(math.floor(middle), 0), pixels - 1) + 1
 
 
 def _grid(cells: Tensor) -> str:

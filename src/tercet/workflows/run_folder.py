@@ -29,10 +29,16 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: str | None, name: str) -> RunFolder:
-        """Make an empty run folder: the one asked for, or the next free one under `runs/`."""
+    def create(cls, path: str | None, name: str, *, resumes: bool = True) -> RunFolder:
+        """Make an empty run folder: the one asked for, or the next free one under `runs/`.
+
+        Args:
+            path: Where, if it was said.
+            name: Beginning of the folder's name under `runs/`.
+            resumes: Whether the verb can continue what it began.
+        """
         if path is not None:
-            return cls(new_folder(Path(path)))
+            return cls(new_folder(Path(path), resumes=resumes))
         number = 1
         while True:
             candidate = Path("runs") / f"{slug(name)}-{number}"

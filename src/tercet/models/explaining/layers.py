@@ -7,6 +7,7 @@ all layers of a backbone share may be left out: `layer4` means `features.network
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from tercet.models.explaining.looking import listening
 from tercet.models.shapes import abstract_copy
 
 _BEGINNINGS = ("", "features.network.", "features.")
-_SUGGESTED = 3
+_SUGGESTED, _NEAR = 3, 0.5
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,30 @@ def find_layer(classifier: Classifier, name: str) -> str:
     Raises:
         ConfigError: There is none; the nearest names are suggested.
     """
-    known = set(layer_names(classifier))
-    found = next((begin + name for begin in _BEGINNINGS if begin + name in known), None)
-    if found is None:
-        raise ConfigError(f"'{classifier.network}' has no layer '{name}'{_suggestion(name, known)}: --layers lists all")
+    return find_layers([classifier], name)[0]
+
+
+def find_layers(classifiers: Sequence[Classifier], name: str) -> dict[int, str]:
+    """Return the dotted name of a layer in those classifiers that have it, by their places.
+
+    Args:
+        classifiers: Networks, at least one of which should have it.
+        name: In full or without a backbone's common beginning.
+
+    Raises:
+        ConfigError: None has it; the nearest names in any of them are suggested.
+    """
+    known = [dict.fromkeys(layer_names(each)) for each in classifiers]
+    found = {
+        place: full
+        for place, names in enumerate(known)
+        if (full := next((begin + name for begin in _BEGINNINGS if begin + name in names), None)) is not None
+    }
+    if not found:
+        networks = list(dict.fromkeys(f"'{each.network}'" for each in classifiers))
+        who = f"{networks[0]} has" if len(networks) == 1 else f"{', '.join(networks[:-1])} and {networks[-1]} have"
+        near = _suggestion(name, dict.fromkeys(each for names in known for each in names))
+        raise ConfigError(f"{who} no layer '{name}'{near}: --layers lists all")
     return found
 
 
@@ -57,12 +78,18 @@ def short_name(name: str) -> str:
     return name.removeprefix(_BEGINNINGS[1]).removeprefix(_BEGINNINGS[2])
 
 
-def _suggestion(name: str, known: set[str]) -> str:
-    """Return the nearest names, by their ends too: `conv9` is nearer to `features.network.conv1` than its letters."""
-    short = {each: short_name(each) for each in sorted(known)}
-    spelled = {spelling: each for each, spelling in short.items()} | {each: each for each in short}
-    close = difflib.get_close_matches(name, list(spelled), n=2 * _SUGGESTED, cutoff=0.5)
-    names = list(dict.fromkeys(short[spelled[each]] for each in close))[:_SUGGESTED]
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the nearest names, by their ends too: `kernl` is nearer to `recurrent.kernel` than its letters."""
+    matcher = difflib.SequenceMatcher(b=name)
+    score: dict[str, float] = {}
+    for full in known:
+        short = short_name(full)
+        for spelling in {full, short, short.rpartition(".")[2]}:
+            matcher.set_seq1(spelling)
+            if matcher.real_quick_ratio() >= _NEAR and matcher.quick_ratio() >= _NEAR:
+                score[short] = max(score.get(short, 0.0), matcher.ratio())
+    best = sorted((-value, short.count("."), short) for short, value in score.items() if value >= _NEAR)
+    names = [short for _, _, short in best[:_SUGGESTED]]
     return f", did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 

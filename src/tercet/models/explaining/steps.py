@@ -46,6 +46,12 @@ class Steps:
     points: int
     """Points of the numerical integral."""
 
+    def place(self, step: int) -> tuple[int, int]:
+        """Return the row and column of the cell that a step of `cells` or `snake` reads, all counted from 0."""
+        rows, columns = self.cells.shape
+        places = torch.arange(rows * columns).reshape(1, rows, columns, 1)
+        return divmod(int(scan_sequence(places, "snake" if self.scan == "snake" else "cells")[0, step, 0]), columns)
+
     @property
     def error(self) -> float:
         """Return by how much the contributions miss the difference."""
