@@ -42,7 +42,7 @@ def verify(
         DataError: The images cannot be read.
     """
     model = ExportedModel.load(file)
-    place = "." if isinstance(bundle, Bundle) else bundle
+    place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     names = tuple(member.name for member in loaded.members)
     if (model.classes, model.member_names) != (loaded.classes, names):
