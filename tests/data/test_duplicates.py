@@ -136,7 +136,7 @@ def test_the_search_stops_where_too_many_hashes_are_alike(monkeypatch: pytest.Mo
     for splits, all_crossing in ((np.ones(40, dtype=np.int64), True), (1 << np.arange(40) % 2, False)):
         assert near_pairs(codes, small, distance=0, splits=splits).complete
         with monkeypatch.context() as patch:
-            patch.setattr(linked, "MOST_COMPARED", {True: 100, False: 100})
+            patch.setattr(linked, "MOST_COMPARED", 100)
             pairs = near_pairs(codes, small, distance=0, splits=splits)
         assert (len(pairs), pairs.complete, pairs.all_crossing) == (0, False, all_crossing)
 

@@ -65,6 +65,8 @@ def near_pairs(
     search = Search(_somewhere(len(hashes), splits), most=most, least=least)
     for first, second, way, bits in _proposed(hashes, distance):
         search.add(first, second, way, bits, partial(_correlated, grey, first, second, way))
+        if search.stopped:
+            break
     return search.pairs()
 
 

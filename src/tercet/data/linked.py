@@ -16,9 +16,9 @@ from scipy.sparse.csgraph import connected_components
 from tercet.data.samples import Ints
 
 Floats = NDArray[np.float32]
-MOST_COMPARED = {False: 5_000_000, True: 20_000_000}
-"""Pairs within a split, and between two, after whose confirming the search stops: a minute, where pictures have like
-hashes and are different."""
+MOST_COMPARED = 5_000_000
+"""Pairs of one kind, within a split or between two, after whose confirming the search stops: half a minute, and only
+where pictures have like hashes and are different."""
 _EVERYWHERE = -1  # all bits: nothing more to know
 _AT_ONCE = 1 << 12  # pairs confirmed at a time, as long as all of them are listed
 
@@ -101,7 +101,7 @@ class Search:
         crossing = (both & (both - 1) != 0) & (mine != 0) & (theirs != 0)
 
         def confirm(some: Ints, kind: bool) -> None:
-            if self._compared[kind] + len(some) > MOST_COMPARED[kind]:
+            if self._compared[kind] + len(some) > MOST_COMPARED:
                 self._stopped[kind] = True
                 return
             self._compared[kind] += len(some)
@@ -125,6 +125,11 @@ class Search:
                 chosen = _some_of_each(asking, each)
                 confirm(rest[chosen], kind)
                 rest, each = rest[~chosen], 2 * each  # most images need one pair; those that need many, few rounds
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more will be confirmed."""
+        return all(self._stopped.values())
 
     def pairs(self) -> Pairs:
         """Return what was found, the surest first."""
