@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from tercet.data.catalog import load_table
-from tercet.data.duplicates import LEAST_CORRELATION, Pairs, near_pairs, similar_pairs
+from tercet.data.duplicates import LEAST_CORRELATION, near_pairs, similar_pairs
 from tercet.data.inspection import inspect
+from tercet.data.linked import Pairs
 from tercet.data.perceptual import hashes, shrink
 from tercet.data.samples import SampleTable
 from tercet.data.splits import assign_splits

@@ -1,14 +1,16 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tercet.data import linked
 from tercet.data.audit import audit_table
 from tercet.data.catalog import load_table
-from tercet.data.duplicates import Pairs
+from tercet.data.duplicates import near_pairs
 from tercet.data.findings import Audit
 from tercet.data.inspection import inspect
 from tercet.data.label_issues import check_labels
@@ -60,7 +62,10 @@ def test_planted_copies_across_splits_are_named(planted: Path) -> None:
     assert near.similarity > 0.97 and near.distance is not None and near.distance <= 6
     assert [(leak.split, leak.other, leak.images) for leak in found.leaks] == [("test", "train", 2)]
     assert kinds(found) == {"duplicates", "leakage"}
-    assert "2 images of test have a copy in train (in the given splits)" in found.finding("leakage").text
+    assert found.finding("leakage").text == (
+        "2 images of test have a copy in train: test/cat/equal.bmp = train/cat/2.png, "
+        "test/dog/poorer.png = train/dog/3.png (in the given splits)"
+    )
 
 
 def test_the_document_is_json(planted: Path) -> None:
@@ -79,8 +84,8 @@ def test_a_turned_copy_is_found_and_how_it_lies(way: int) -> None:
 
 
 def test_clean_data_has_no_finding() -> None:
-    found = audited(table_of(*map(drawing, range(20))))
-    assert found.findings == () and found.copies == () and found.refusal is None
+    found = audited(table_of(*map(drawing, range(20))), DataConfig())
+    assert found.findings == () and found.copies == () and found.refusals == ()
     assert all(not found.finding(kind).count for kind in FINDING_KINDS)
 
 
@@ -165,11 +170,79 @@ def test_a_near_copy_of_an_equal_one_leaks_too() -> None:
 
 
 def test_groups_in_two_given_splits_are_named_and_refused() -> None:
-    table = table_of(*map(drawing, range(8)), splits=["train", "test"] * 4, groups=["p1", "p1", *map(str, range(6))])
-    found = audited(replace(table, labels=np.array([0, 0, 1, 1] * 2)))
+    groups = ["p1", "p1", *map(str, range(6))]
+    table = table_of(*map(drawing, range(8)), splits=["train", "test"] * 4, groups=groups, labels=[0, 0, 1, 1] * 2)
+    found = audited(table)
     assert dict(found.torn) == {"p1": ("train", "test")}
-    assert found.refusal is not None and "'p1'" in found.refusal
-    assert kinds(found) == {"leakage"} and "p1" in found.finding("leakage").text
+    assert kinds(found) == {"leakage"}
+    assert found.finding("leakage").text == "1 groups lie in several splits: p1 (train, test) (in the given splits)"
+    (refusal,) = found.refusals
+    assert "1 groups lie in both train and test, such as 'p1'" in refusal
+
+
+def test_the_refusal_counts_the_groups_that_the_finding_counts() -> None:
+    groups = [f"p{row // 4}" for row in range(24)]  # each of six in train and test; held out, one would be in val
+    table = table_of(*map(drawing, range(24)), splits=["train", "train", "test", "test"] * 6, groups=groups)
+    found = audited(table, DataConfig())
+    assert len(found.torn) == 6 and "6 groups lie in both train and test" in found.refusals[0]
+
+
+def test_groups_of_rows_that_are_left_out_are_not_torn() -> None:
+    table = table_of(*map(drawing, range(8)), splits=["train", "test"] * 4, groups=["p1", "p1", *map(str, range(6))])
+    labels = np.array([-1, 0, 1, 1, 0, 0, 1, 1])
+    found = audited(replace(table, labels=labels))
+    assert not found.torn and not any("groups" in refusal for refusal in found.refusals)
+
+
+def test_every_reason_to_refuse_is_told(tmp_path: Path) -> None:
+    for number in range(6):
+        drawing(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    rows = [f"{name}.png,cat" for name in (*range(6), "bad", "gone")]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    wide = replace(NO_HOLD_OUT, max_bad_fraction=1)
+    table = load_table(tmp_path / "labels.csv", wide, min_classes=1)
+    missing, classes, bad, rest = audited(table).refusals
+    assert "1 of 8 rows name no image" in missing and "has one class ('cat')" in classes
+    assert "1 of 7 images cannot be read, more than data.max_bad_fraction 0.01 allows" in bad
+    assert "no images are left for validation" in rest
+
+
+def test_look_alikes_in_one_split_hide_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    pixels = np.asarray(drawing(0)).astype(int)
+    alike = [
+        Image.fromarray((pixels + generator.integers(-1, 2, pixels.shape)).clip(0, 255).astype(np.uint8))
+        for _ in range(40)
+    ]
+    pictures = [*alike, drawing(1), poorer(drawing(1)).resize((72, 60))]
+    monkeypatch.setattr("tercet.data.copies.near_pairs", partial(near_pairs, most=20))
+    found = audited(table_of(*pictures, splits=["train"] * 41 + ["test"], labels=[0, 1] * 21))
+    assert [(leak.split, leak.other, leak.images) for leak in found.leaks] == [("test", "train", 1)]
+    assert found.copies[0].crosses and len(found.copies) < 100 and not found.complete and found.leaks_complete
+    assert "or more near-duplicate pairs: o1 = p1, " in found.finding("duplicates").text
+
+
+def test_a_search_that_stopped_is_told_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [poorer(drawing(seed // 2)).resize((72, 60)) if seed % 2 else drawing(seed // 2) for seed in range(8)]
+    table = table_of(*pictures, splits=["train", "test"] * 4, labels=[0, 0, 1, 1] * 2)
+    monkeypatch.setattr(linked, "MOST_COMPARED", 0)
+    found = audited(table)
+    assert not found.leaks_complete and not found.complete and found.to_dict()["leaks_complete"] is False
+    leakage = found.finding("leakage")
+    assert leakage.count == 1 and "the search stopped" in leakage.text
+
+
+def test_crossing_copies_are_listed_first_and_named_by_split() -> None:
+    same = drawing(0)
+    pictures = [drawing(1), drawing(1), same, same, same, drawing(2), drawing(3), drawing(4)]
+    splits = ["train", "train", "test", "test", "train", "train", "test", "train"]
+    found = audited(table_of(*pictures, splits=splits, labels=[0, 0, 0, 1, 1, 1, 1, 0]))
+    assert [copy.ids for copy in found.copies] == [("c", "d", "e"), ("a", "b")]
+    assert found.to_dict()["copies"][0]["crosses_splits"]
+    assert found.copies[0].equation() == "c = e" and found.copies[0].apart() == (0, 2, 1)
+    assert "2 images of test have a copy in train: c = e (" in found.finding("leakage").text
+    assert found.finding("labels").text == "1 pictures have several labels: c = d"
 
 
 def test_small_missing_and_imbalanced_classes() -> None:
@@ -200,12 +273,10 @@ def test_sets_of_labels_are_counted_by_label() -> None:
 
 def test_what_the_network_adds_is_not_told_twice() -> None:
     pictures = [drawing(0), drawing(1), drawing(0), turned(drawing(1), 2), drawing(4), drawing(5)]
-    table = table_of(*pictures)
+    table = table_of(*pictures, labels=[0] * 6)
     seen = inspect(table, max_pixels=10**6)
-    ends = np.array([[0, 2], [1, 3], [4, 5]])  # equal, near, and new
-    zeros = np.zeros(3, dtype=np.int64)
-    said = Pairs(ends[:, 0], ends[:, 1], zeros, zeros - 1, np.full(3, 0.96, np.float32))
-    found = audit_table(table, seen, NO_HOLD_OUT, AuditConfig(folds=2), embedded=said)
+    features = np.repeat(np.eye(6)[[0, 1, 0, 1, 4, 4]][:, None], 8, axis=1)  # equal, near, and new
+    found = audit_table(table, seen, NO_HOLD_OUT, AuditConfig(folds=2), features=features)
     assert [(copy.how, copy.ids) for copy in found.copies] == [
         ("pixels", ("a", "c")),
         ("hash", ("b", "d")),

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tercet.data import duplicates
-from tercet.data.duplicates import exact_groups, near_pairs, similar_pairs
+from tercet.data import duplicates, linked
+from tercet.data.duplicates import correlations, exact_groups, near_pairs, similar_pairs
+from tercet.data.linked import Pairs
 from tercet.data.perceptual import ORIENTATIONS, hashes, is_flat, oriented, shrink, turned
 
 from .drawings import drawing, poorer
@@ -100,10 +101,55 @@ def test_the_index_finds_what_comparing_all_with_all_finds(seed: int, distance: 
     assert (pairs.first < pairs.second).all() and (np.diff(pairs.distance) >= 0).all()
 
 
-def test_the_search_stops_where_there_are_too_many() -> None:
-    small = np.repeat(grey(drawing(0)), 20, axis=0)
-    pairs = near_pairs(np.stack([hashes(one) for one in small]), small, distance=0, most=50)
-    assert len(pairs) == 50 and not pairs.complete
+@pytest.mark.parametrize("most", [0, 7, 60])
+def test_beyond_the_listed_pairs_those_are_found_that_tell_something_new(most: int) -> None:
+    generator = np.random.default_rng(0)
+    picture = np.asarray(drawing(0)).astype(int)
+    alike = [
+        Image.fromarray((picture + generator.integers(-1, 2, picture.shape)).clip(0, 255).astype(np.uint8))
+        for _ in range(40)
+    ]
+    pictures = [*alike, *(poorer(drawing(seed)) for seed in range(1, 7)), *(drawing(seed) for seed in range(1, 7))]
+    splits = np.array([1 << int(split) for split in generator.integers(0, 3, 40)] + [1] * 6 + [4] * 6)
+    small = grey(*pictures)
+    codes = np.stack([hashes(one) for one in small])
+    pairs = near_pairs(codes, small, distance=6, splits=splits, most=most)
+    everything = near_pairs(codes, small, distance=6, splits=splits)
+    assert everything.complete and not pairs.complete and pairs.all_crossing
+    assert len(pairs) <= 2 * most + 3 * len(pictures) < len(everything)
+
+    def told(some: Pairs) -> tuple[list[int], list[set[int]]]:
+        known, groups = splits.tolist(), [{row} for row in range(len(splits))]
+        for one, other in zip(some.first.tolist(), some.second.tolist(), strict=True):
+            known[one], known[other] = known[one] | splits[other], known[other] | splits[one]
+            joined = groups[one] | groups[other]
+            for row in joined:
+                groups[row] = joined
+        return known, groups
+
+    assert told(pairs) == told(everything)
+
+
+def test_the_search_stops_where_too_many_hashes_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = grey(*map(drawing, range(40)))
+    codes = np.repeat(hashes(small[0])[None], 40, axis=0)  # alike, and the pictures are not
+    for splits, all_crossing in ((np.ones(40, dtype=np.int64), True), (1 << np.arange(40) % 2, False)):
+        assert near_pairs(codes, small, distance=0, splits=splits).complete
+        with monkeypatch.context() as patch:
+            patch.setattr(linked, "MOST_COMPARED", 100)
+            pairs = near_pairs(codes, small, distance=0, splits=splits)
+        assert (len(pairs), pairs.complete, pairs.all_crossing) == (0, False, all_crossing)
+
+
+def test_many_and_few_pairs_correlate_alike() -> None:
+    small = grey(*map(drawing, range(12)))
+    first, second = (places.reshape(-1) for places in np.indices((12, 12)))
+    ways = np.tile(np.arange(8), 18)
+    together = correlations(small, first, second, ways)
+    alone = [
+        correlations(small, *(column[place : place + 1] for column in (first, second, ways))) for place in range(144)
+    ]
+    assert together == pytest.approx(np.concatenate(alone), abs=1e-5)
 
 
 def test_pictures_of_one_colour_are_known_as_such() -> None:
@@ -125,4 +171,12 @@ def test_features_that_point_the_same_way_are_pairs(ways: int) -> None:
     assert (pairs.first.tolist(), pairs.second.tolist()) == ([2], [7])
     assert pairs.orientation.tolist() == [ways - 1] and pairs.similarity[0] > 0.99 and pairs.distance.tolist() == [-1]
     assert not len(similar_pairs(features[:5], least=0.95))
-    assert not similar_pairs(np.ones((9, ways, 4)), least=0.5, most=10).complete
+    assert not len(similar_pairs(features[:5] * np.float16(1e4), least=0.95))  # whose squares no half holds
+
+
+def test_features_that_are_all_alike_hide_no_leak() -> None:
+    features = np.concatenate([np.tile(np.eye(4)[:1], (30, 1)), np.tile(np.eye(4)[1:2], (2, 1))])[:, None]
+    splits = np.array([1] * 31 + [4])
+    pairs = similar_pairs(features, least=0.9, splits=splits, most=10)
+    assert (30, 31) in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+    assert not pairs.complete and pairs.all_crossing and len(pairs) < 60

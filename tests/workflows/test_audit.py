@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
@@ -54,7 +56,7 @@ def test_findings_are_told_and_end_with_the_code_asked_for(
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "! leakage" in said and "! unreadable" in said and "train/cat/broken.png" in said
-    assert "1 images of test have a copy in train (in the given splits; val as tercet train would" in said
+    assert "1 images of test have a copy in train: test/cat/copy.png = train/cat/1.png (in the given splits; " in said
     assert main([*words, "--fail-on", "leakage,unreadable"]) == 3
     assert "failed on unreadable, leakage" in capsys.readouterr().out
     assert main([*words, "--fail-on", "imbalance,missing-classes"]) == 0
@@ -90,6 +92,35 @@ def test_python_returns_values(leaking: Path) -> None:
 def test_one_class_is_no_reason_to_refuse(tmp_path: Path) -> None:
     done = audit(draw_classes(tmp_path / "one", kinds=("disc",)))
     assert done.found.classes == ("disc",) and done.found.images == 8
+
+
+def test_what_a_training_would_refuse_is_told(tmp_path: Path) -> None:
+    root = draw_classes(tmp_path / "one", kinds=("disc",))
+    (root / "disc" / "bad.png").write_bytes(b"no image")
+    said = audit(root).to_text()
+    assert "! tercet train would refuse this data: one has one class ('disc'): need at least 2 classes" in said
+    assert "! tercet train would refuse this data: 1 of 9 images cannot be read, more than" in said
+
+
+def test_an_output_that_cannot_be_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = draw_classes(tmp_path / "shapes", count=2)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(root)
+    for output, code, message in (
+        (root, 2, "lies in the data"),
+        (root / "look" / "deep", 2, "lies in the data"),
+        (tmp_path / "link" / "look", 2, "lies in the data"),
+        (tmp_path / "file", 5, "cannot write to"),
+        (tmp_path / "file" / "deep", 5, "cannot write to"),
+        ("/proc/no/folder", 5, "cannot write to"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        assert main(["audit", str(root), "--output", str(output)]) == code
+        said = capsys.readouterr().err
+        assert message in said and "looking at" not in said
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_data_that_cannot_be_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,11 +180,24 @@ def test_groups_keep_copies_whole(tmp_path: Path) -> None:
 def test_a_networks_features_tell_copies_too(tmp_path: Path) -> None:
     files = [noise(tmp_path / "data" / "ab"[seed % 2] / f"{seed}.png", seed) for seed in range(6)]
     Image.open(files[3]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(files[3].with_name("mirrored.png"))
-    done = audit(
-        tmp_path / "data", near_distance=None, embed=[{"model": "small-cnn"}], similarity=0.9999, device="cpu", folds=2
-    )
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    network = {"model": "test_resnet", "weights": str(tmp_path / "weights.safetensors"), "input.size": [32]}
+    done = audit(tmp_path / "data", near_distance=None, embed=[network], similarity=0.9999, device="cpu", folds=2)
     (copy,) = done.found.copies
     assert copy.how == "network" and copy.ids == ("b/3.png", "b/mirrored.png") and copy.orientation == "mirrored"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "small-cnn",
+        {"model": "test_resnet", "pretrained": False},
+        {"model": "test_resnet", "weights": "w.safetensors", "recurrent": "lstm"},
+    ],
+)
+def test_features_of_random_weights_are_refused_before_any_work(network: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--embed .* would compare .* random"):
+        audit(tmp_path / "nowhere", embed=[network])
 
 
 # ------------------------------------------------------------------------------------------ suspicious labels
@@ -180,12 +224,22 @@ def some_predictions(ids: tuple[str, ...], sure: float) -> Predictions:
     return Predictions(ids, ("a", "b"), np.tile([sure, 1 - sure], (len(ids), 1)), np.zeros(len(ids), dtype=np.int64))
 
 
+METRICS = {
+    "kind": "train",
+    "data": {},
+    "protocol": {},
+    "members": [{"name": "one"}, {"name": "two"}],
+    "ensembles": [],
+    "chosen": "average",
+}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.config.write_text("{}")
-    folder.metrics.write_text(json.dumps({"chosen": "average", "members": [{"name": "one"}, {"name": "two"}]}))
+    folder.metrics.write_text(json.dumps(METRICS))
     some_predictions(("v",), 0.9).save(folder.predictions("average", "validation"))
     return folder
 
@@ -216,9 +270,31 @@ def test_runs_that_cannot_judge_labels(run: RunFolder, tmp_path: Path) -> None:
     run.predictions("average", "validation").unlink()
     with pytest.raises(ModelError, match="no predictions of images that it held out"):
         unseen_predictions(run.path)
-    run.metrics.write_text("{}")
-    with pytest.raises(ModelError, match="tells of no members"):
+    run.metrics.write_text(json.dumps(METRICS | {"members": [{"name": "one", "rule": "threshold"}]}))
+    with pytest.raises(DataError, match="predicts sets of labels, which are not judged"):
         unseen_predictions(run.path)
+    run.metrics.write_text(json.dumps({"data": {}, "criterion": "accuracy", "best": {}, "trials": []}))
+    with pytest.raises(ModelError, match="is a run of tercet tune: name a run of tercet train or tercet crossval"):
+        unseen_predictions(run.path)
+    run.metrics.unlink()
+    with pytest.raises(StorageError, match=r"is not finished: go on .* --resume"):
+        unseen_predictions(run.path)
+
+
+def test_sets_of_labels_are_not_judged(tmp_path: Path) -> None:
+    names = [noise(tmp_path / f"{seed}.png", seed).name for seed in range(12)]
+    lines = [f'{name},"{("a", "a,b", "b")[place % 3]}"' for place, name in enumerate(names)]
+    (tmp_path / "sets.csv").write_text("\n".join(["image,labels", *lines]))
+    options = {"data": {"label_columns": ["labels"], "label_separator": ","}, "folds": 2}
+    done = audit(tmp_path / "sets.csv", **options)
+    assert "labels           no equal pictures have different sets; sets are not judged otherwise" in done.to_text()
+    with pytest.raises(ConfigError, match="here are label sets: leave --run out"):
+        audit(tmp_path / "sets.csv", run=str(tmp_path / "no-run"), **options)
+    shutil.copy(tmp_path / names[0], tmp_path / names[1])
+    assert (
+        "! labels           1 pictures have different sets of labels: "
+        in audit(tmp_path / "sets.csv", **options).to_text()
+    )
 
 
 def test_a_run_on_other_data_is_refused(finished: Run, tmp_path: Path) -> None:

@@ -5,75 +5,20 @@ N rows of the table, M readable images, K classes.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tercet.data.duplicates import Pairs, exact_groups, near_pairs, no_pairs
-from tercet.data.findings import Audit, Copy, How, LabelCheck, Leak
+from tercet.data.copies import find_copies
+from tercet.data.division import divide, refusals_to_read
+from tercet.data.findings import Audit, LabelCheck
 from tercet.data.inspection import Inspection
-from tercet.data.perceptual import ORIENTATIONS
-from tercet.data.samples import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
-from tercet.data.splits import assign_splits
-from tercet.ground.errors import ConfigError, DataError
+from tercet.data.samples import LEFT_OUT, SPLITS, UNLABELLED, SampleTable
+from tercet.data.splits import kept_splits
 from tercet.records.audit_config import AuditConfig
 from tercet.records.config import DataConfig
-
-
-@dataclass(frozen=True)
-class Division:
-    """A table divided as a training would divide it."""
-
-    table: SampleTable
-    """With splits, as far as there are any."""
-    how: str
-    """Where they are from, in words."""
-    refusal: str | None
-    """Why a training would refuse, if it would."""
-    notes: tuple[str, ...]
-    """What dividing had to say."""
-
-
-def divide(table: SampleTable, config: DataConfig) -> Division:
-    """Divide a table as a training would; where that would be refused, the given splits stay as they are."""
-    given = table.splits is not None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            divided = assign_splits(table, config, all_classes_learned=True)
-        except (DataError, ConfigError) as error:
-            how = "in the given splits" if given else "there are no splits"
-            return Division(table, how, str(error), ())
-    notes = tuple(str(warning.message) for warning in caught)
-    made = {split for split in SPLITS if len(divided.rows_of(split))} - set(table.splits or ())
-    if not given:
-        how = f"as tercet train would divide them, with seed {config.split_seed}"
-    elif made:
-        how = f"in the given splits; {' and '.join(sorted(made))} as tercet train would hold it out"
-    else:
-        how = "in the given splits"
-    return Division(divided, how, None, notes)
-
-
-def copies_of(inspection: Inspection, *, near_distance: int | None) -> tuple[tuple[Ints, ...], Pairs]:
-    """Return groups of equal images, and near duplicates among their first ones; positions among the M readable.
-
-    Args:
-        inspection: What was seen of the images.
-        near_distance: Bits up to which hashes propose near duplicates; None for none.
-    """
-    same = exact_groups(inspection.digests)
-    if near_distance is None or inspection.hashes is None:
-        return same, no_pairs()
-    alone = np.array([not flat for flat in inspection.flat], dtype=np.bool_)
-    for group in same:
-        alone[group[1:]] = False
-    chosen = np.flatnonzero(alone)
-    found = near_pairs(inspection.hashes[chosen], inspection.grey[chosen], distance=near_distance)
-    return same, replace(found, first=chosen[found.first], second=chosen[found.second])
 
 
 def audit_table(
@@ -82,7 +27,7 @@ def audit_table(
     config: DataConfig,
     options: AuditConfig,
     *,
-    embedded: Pairs | None = None,
+    features: NDArray[np.floating[Any]] | None = None,
     labels: LabelCheck | None = None,
 ) -> Audit:
     """Return everything that can be told of a data set.
@@ -92,41 +37,37 @@ def audit_table(
         inspection: What was seen of their images.
         config: How they are to be divided.
         options: What is looked for.
-        embedded: Further copies by a network's features; positions among the M readable images.
+        features: M 8 D, what a network makes of the readable images in each orientation: they tell further copies.
         labels: What a run's predictions say about labels.
     """
     readable = table.take(inspection.rows)
     division = divide(readable, config)
     divided = division.table
-    same, near = copies_of(inspection, near_distance=options.near_distance)
-    further = _without(embedded or no_pairs(), same, near)
-    owner = np.arange(len(readable))
-    for group in same:
-        owner[group] = group[0]
-    named = _Copies(divided, divided.label_names(), {int(group[0]): group for group in same})
-    copies = (*map(named.group, same), *named.pairs(near, "hash"), *named.pairs(further, "network"))
+    copies = find_copies(divided, inspection, options, features)
     small, units = _small_classes(readable, options.folds)
     shapes = Counter((int(height), int(width)) for height, width in inspection.sizes)
     return Audit(
         name=table.name,
         classes=table.classes,
+        sets=table.membership is not None,
         images=len(table),
         unlabelled=int((readable.labels == UNLABELLED).sum()),
         counts=_counts(readable),
         by_split={} if divided.splits is None else {split: _counts(_part(divided, split)) for split in _used(divided)},
         split_sizes={} if divided.splits is None else {split: len(_part(divided, split)) for split in _used(divided)},
         division=division.how,
-        refusal=division.refusal,
+        refusals=(*refusals_to_read(table, inspection.bad, config), *division.refusals),
         unreadable=inspection.bad,
         missing=table.missing,
         empty=table.empty,
         sizes=tuple((height, width, count) for (height, width), count in shapes.most_common()),
         modes=tuple(Counter(inspection.modes).most_common()),
         flat=tuple(readable.ids[row] for row in np.flatnonzero(inspection.flat)),
-        copies=copies,
-        complete=near.complete and (embedded is None or embedded.complete),
+        copies=copies.told,
+        complete=copies.complete,
+        leaks_complete=copies.leaks_complete,
         near_distance=options.near_distance,
-        leaks=_leaks(divided, owner, [near, further]),
+        leaks=copies.leaks,
         torn=_torn(readable),
         folds=options.folds,
         small=small,
@@ -152,85 +93,12 @@ def _part(table: SampleTable, split: str) -> SampleTable:
     return table.take(np.array(table.splits, dtype=np.str_) == split)
 
 
-@dataclass(frozen=True)
-class _Copies:
-    """Makes `Copy` values of positions in a table."""
-
-    table: SampleTable
-    labels: Sequence[str]
-    members: Mapping[int, Ints]
-    """By the first of equal images: all of them."""
-
-    def group(self, rows: Ints) -> Copy:
-        return Copy("pixels", *self._names(rows.tolist()))
-
-    def pairs(self, pairs: Pairs, how: How) -> Iterator[Copy]:
-        """Yield each pair; of equal images those are named that lie in two splits, where there are such."""
-        ends = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
-        for place, (first, second) in enumerate(ends):
-            distance = int(pairs.distance[place])
-            yield Copy(
-                how,
-                *self._names(self._torn(first, second)),
-                similarity=round(float(pairs.similarity[place]), 4),
-                distance=None if distance < 0 else distance,
-                orientation=ORIENTATIONS[int(pairs.orientation[place])],
-            )
-
-    def _torn(self, first: int, second: int) -> tuple[int, int]:
-        splits, members = self.table.splits, self.members
-        if splits is None or splits[first] != splits[second] or not {first, second} & members.keys():
-            return first, second
-        ours, theirs = (members[row].tolist() if row in members else [row] for row in (first, second))
-        crossing = ((one, other) for one in ours for other in theirs if splits[one] != splits[other])
-        return next(crossing, (first, second))
-
-    def _names(self, rows: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        table = self.table
-        splits = tuple(table.splits[row] for row in rows) if table.splits else ("",) * len(rows)
-        return tuple(table.ids[row] for row in rows), splits, tuple(self.labels[row] for row in rows)
-
-
-def _without(pairs: Pairs, same: Sequence[Ints], known: Pairs) -> Pairs:
-    """Return the pairs that are not known by their pixels or hashes already."""
-    if not len(pairs):
-        return pairs
-    owner = {int(row): int(group[0]) for group in same for row in group}
-    told = set(zip(known.first.tolist(), known.second.tolist(), strict=True))
-    fresh: list[int] = []
-    for place, ends in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
-        pair = tuple(sorted(owner.get(row, row) for row in ends))
-        if pair[0] != pair[1] and pair not in told:
-            told.add((pair[0], pair[1]))
-            fresh.append(place)
-    return pairs.take(np.array(fresh, dtype=np.int64))
-
-
-def _leaks(table: SampleTable, owner: Ints, pairs: Sequence[Pairs]) -> tuple[Leak, ...]:
-    """Count the images of each split that have a direct copy in another; `owner` is the first of equal images (M)."""
-    if table.splits is None:
-        return ()
-    splits = np.array(table.splits, dtype=np.str_)
-    leaks = []
-    for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
-        there = np.zeros(len(table), dtype=np.bool_)  # by first of equal images: one of them lies in `other`
-        there[owner[splits == other]] = True
-        linked = there.copy()
-        for some in pairs:
-            first, second = owner[some.first], owner[some.second]
-            np.logical_or.at(linked, first, there[second])
-            np.logical_or.at(linked, second, there[first])
-        if count := int(linked[owner[splits == split]].sum()):
-            leaks.append(Leak(split, other, count))
-    return tuple(leaks)
-
-
 def _torn(table: SampleTable) -> dict[str, tuple[str, ...]]:
-    """Return the groups that lie in several given splits."""
+    """Return the groups that lie in several given splits; what a training leaves out is in none."""
     if table.groups is None or table.splits is None:
         return {}
     places: dict[str, set[str]] = {}
-    for group, split in zip(table.groups, table.splits, strict=True):
+    for group, split in zip(table.groups, kept_splits(table).tolist(), strict=True):
         places.setdefault(group, set()).add(split)
     ordered = {group: tuple(split for split in SPLITS if split in found) for group, found in places.items()}
     return {group: found for group, found in ordered.items() if len(found) > 1}

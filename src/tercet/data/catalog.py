@@ -20,7 +20,7 @@ from tercet.data.label_sets import known_sets, membership_of
 from tercet.data.named import CARDS
 from tercet.data.readers.folders import scan_folder
 from tercet.data.readers.layout import Listing, arrange, is_image, summarise, wrapper_of
-from tercet.data.readers.tables import SUFFIXES, TableRows, read_table
+from tercet.data.readers.tables import SUFFIXES, TableRows, read_table, require_files
 from tercet.data.readers.zips import scan_zip
 from tercet.data.samples import UNLABELLED, SampleTable
 from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
@@ -75,9 +75,14 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
         raise DataError(f"{path} is no folder, .csv, .tsv or .zip")
     else:
         raise DataError(f"no data at '{data}'{nearest(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
-    if table.num_classes < min_classes:
-        raise DataError(f"{data} has one class ('{table.classes[0]}'): need at least 2 classes")
+    require_classes(table, text, min_classes)
     return _with_groups_from_names(table, config.group_from)
+
+
+def require_classes(table: SampleTable, what: str, least: int = 2) -> None:
+    """Refuse a table of one class, with a `DataError`, where more are needed."""
+    if table.num_classes < least:
+        raise DataError(f"{what} has one class ('{table.classes[0]}'): need at least 2 classes")
 
 
 def table_from_arrays(
@@ -205,12 +210,7 @@ def _choose_table(tables: Sequence[str], what: str) -> str:
 
 
 def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, config: DataConfig) -> SampleTable:
-    total = len(rows.ids) + rows.num_missing
-    if rows.num_missing > config.max_bad_fraction * total or not rows.ids:
-        raise DataError(
-            f"{what}: {'; '.join(rows.notes)}; paths are relative to the table; does the image column need "
-            "--data.image-pattern '{id}.jpg'?"
-        )
+    require_files(rows.num_missing, len(rows.ids), what, rows.notes, config)
     classes = sort_classes(rows.labels if rows.sets is None else [label for one in rows.sets for label in one or ()])
     if not classes:
         raise DataError(f"{what}: no row has a label{'' if rows.sets is None else ': all label sets are empty'}")

@@ -1,14 +1,14 @@
 """Which images are copies of one another: pixel by pixel, by perceptual hashes, or by what a network makes of them.
 
 Hashes only propose: pictures of one kind of thing often have like hashes. What they propose is confirmed by the
-correlation of the small grey copies. N images, Q of their orientations, P pairs, D features.
+correlation of the small grey copies (`linked` says of which). N images, Q of their orientations, P pairs, D features.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,57 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.data.images import Pixels
+from tercet.data.linked import Floats, Pairs, Search
 from tercet.data.perceptual import SIDE, Hashes, turned
 from tercet.data.samples import Ints
 
-Floats = NDArray[np.float32]
 BITS = 64
 LEAST_CORRELATION = 0.97
 """Correlation of two small grey copies from which on they count as one picture (see docs/pictures.md)."""
-MOST_PAIRS = 200_000
-"""Pairs at which the search stops: one picture 600 times over is not told better by more of them."""
+MOST_PAIRS = 20_000
+"""Pairs that are listed whatever they tell: one picture 200 times over is not told better by more of them."""
 _PORTION = 1 << 21  # pairs of hashes compared at a time
 _GATHERING = 16  # times as long as comparing in order takes comparing what an index finds
-_CONFIRMED = 1 << 12  # pairs of small copies compared at a time
-_BLOCK = 1 << 11  # images whose features are compared with all others at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Pairs of images that are taken for copies, the surest first."""
-
-    first: Ints
-    """P positions, each smaller than that of the second image."""
-    second: Ints
-    """P positions."""
-    orientation: Ints
-    """P indices of `ORIENTATIONS`: how the first image lies to look like the second."""
-    distance: Ints
-    """P different bits of the hashes; -1 where no hash was asked."""
-    similarity: Floats
-    """P: correlation of the small grey copies, or cosine of the features."""
-    complete: bool = True
-    """False where there were more than `MOST_PAIRS`."""
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def take(self, places: Ints) -> Pairs:
-        """Return some of the pairs, in this order."""
-        return Pairs(
-            self.first[places],
-            self.second[places],
-            self.orientation[places],
-            self.distance[places],
-            self.similarity[places],
-            self.complete,
-        )
-
-
-def no_pairs() -> Pairs:
-    """Return no pair at all."""
-    nothing = np.zeros(0, dtype=np.int64)
-    return Pairs(nothing, nothing, nothing, nothing, np.zeros(0, dtype=np.float32))
+_CONFIRMED, _FEW = 1 << 16, 1 << 12  # pairs of small copies compared at a time, and of scattered ones
+_DENSE = 4  # times as many pairs, in one product of matrices, take no longer than pair by pair
+_BLOCK = 1 << 23  # pairs of features compared at a time
 
 
 def exact_groups(digests: Sequence[bytes]) -> tuple[Ints, ...]:
@@ -78,7 +41,13 @@ def exact_groups(digests: Sequence[bytes]) -> tuple[Ints, ...]:
 
 
 def near_pairs(
-    hashes: Hashes, grey: Pixels, *, distance: int, least: float = LEAST_CORRELATION, most: int = MOST_PAIRS
+    hashes: Hashes,
+    grey: Pixels,
+    *,
+    distance: int,
+    splits: Ints | None = None,
+    least: float = LEAST_CORRELATION,
+    most: int = MOST_PAIRS,
 ) -> Pairs:
     """Return the pairs of images that are near duplicates in any of the eight orientations.
 
@@ -89,27 +58,24 @@ def near_pairs(
         hashes: N 8, as `perceptual.hashes` makes them.
         grey: N SIDE SIDE.
         distance: Different bits up to which a pair is proposed.
+        splits: N sets of splits in which an image lies, a bit each; None where there are none.
         least: Correlation of the small grey copies from which on it is confirmed; -1 confirms all.
-        most: Pairs at which the search stops.
+        most: Pairs within splits, and between splits, that are listed even where they tell nothing new (see `Search`).
     """
-    found: dict[tuple[int, int], tuple[int, int, float]] = {}
-    complete = True
+    search = Search(_somewhere(len(hashes), splits), most=most, least=least)
     for first, second, way, bits in _proposed(hashes, distance):
-        likeness = correlations(grey, first, second, way)
-        for place in np.flatnonzero(likeness >= least).tolist():
-            pair, value = (int(first[place]), int(second[place])), float(likeness[place])
-            if pair not in found or value > found[pair][2]:
-                found[pair] = (int(way[place]), int(bits[place]), value)
-        if len(found) >= most:
-            complete = False
+        search.add(first, second, way, bits, partial(_correlated, grey, first, second, way))
+        if search.stopped:
             break
-    if not found:
-        return no_pairs()
-    order = sorted(found, key=lambda pair: (found[pair][1], -found[pair][2], pair))[:most]
-    first, second = np.array(order, dtype=np.int64).T
-    ways, bits = np.array([found[pair][:2] for pair in order], dtype=np.int64).T
-    similar = np.array([found[pair][2] for pair in order], dtype=np.float32)
-    return Pairs(first, second, ways, bits, similar, complete)
+    return search.pairs()
+
+
+def _somewhere(count: int, splits: Ints | None) -> Ints:
+    return np.zeros(count, dtype=np.int64) if splits is None else splits
+
+
+def _correlated(grey: Pixels, first: Ints, second: Ints, way: Ints, some: Ints) -> Floats:
+    return correlations(grey, first[some], second[some], way[some])
 
 
 def _proposed(hashes: Hashes, distance: int) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
@@ -121,7 +87,7 @@ def _proposed(hashes: Hashes, distance: int) -> Iterator[tuple[Ints, Ints, Ints,
     for query, target in _sharing(bands) if cheap else _all_near(queries, upright, distance):
         bits = np.bitwise_count(queries[query] ^ upright[target]).astype(np.int64)
         image, way = np.divmod(query, hashes.shape[1])
-        near = (bits <= distance) & (image != target)
+        near = (bits <= distance) & (image != target) & ((way > 0) | (image < target))  # upright, one way tells both
         image, target, way, bits = image[near], target[near], way[near], bits[near]
         swapped = image > target  # turned back, the other image looks like this one
         first, second = np.where(swapped, target, image), np.where(swapped, image, target)
@@ -171,12 +137,22 @@ def correlations(grey: Pixels, first: Ints, second: Ints, orientation: Ints) -> 
     """Return the correlations (P) of small grey copies, the first of each pair turned."""
     likeness = np.empty(len(first), dtype=np.float32)
     for start in range(0, len(first), _CONFIRMED):
-        part = slice(start, start + _CONFIRMED)
-        pixels = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
-        places = _PLACES[orientation[part]]
-        left = np.take_along_axis(grey[first[part]].reshape(-1, pixels.size), places, axis=1)
-        likeness[part] = (_standard(left) * _standard(grey[second[part]].reshape(-1, pixels.size))).sum(axis=1)
+        ways = orientation[start : start + _CONFIRMED]
+        for way in np.unique(ways):
+            some = start + np.flatnonzero(ways == way)
+            (left, ones), (right, others) = (np.unique(ends[some], return_inverse=True) for ends in (first, second))
+            if len(left) * len(right) <= _DENSE * len(some):  # many look alike: nearly each of some with each of others
+                likeness[some] = (_seen(grey, left, way) @ _seen(grey, right, 0).T)[ones, others]
+                continue
+            for part in np.split(some, range(_FEW, len(some), _FEW)):
+                ours, theirs = _seen(grey, first[part], way), _seen(grey, second[part], 0)
+                likeness[part] = np.einsum("pd,pd->p", ours, theirs)
     return likeness
+
+
+def _seen(grey: Pixels, rows: Ints, way: int) -> Floats:
+    """Return small grey copies as they lie in an orientation, with a mean of 0 and a length of 1 (rows, SIDE²)."""
+    return _standard(np.take(grey[rows].reshape(len(rows), -1), _PLACES[way], axis=1))
 
 
 def _standard(values: Pixels) -> Floats:
@@ -195,32 +171,35 @@ def _turned_places() -> Ints:
 _PLACES = _turned_places()
 
 
-def similar_pairs(features: NDArray[np.floating[Any]], *, least: float, most: int = MOST_PAIRS) -> Pairs:
+def similar_pairs(
+    features: NDArray[np.floating[Any]], *, least: float, splits: Ints | None = None, most: int = MOST_PAIRS
+) -> Pairs:
     """Return the pairs of images whose features point the same way.
 
     Args:
         features: N 8 D, of the eight orientations; or N 1 D where images are compared as they are.
         least: Cosine from which on two images are a pair.
-        most: Pairs at which the search stops.
+        splits: N sets of splits in which an image lies, a bit each; None where there are none.
+        most: Pairs within splits, and between splits, that are listed even where they tell nothing new (see `Search`).
     """
-    unit = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
-    upright = unit[:, 0].astype(np.float32)
-    parts: list[tuple[Ints, Ints, Ints, Floats]] = []
-    total = 0
-    for start in range(0, len(unit), _BLOCK):
-        block = unit[start : start + _BLOCK].astype(np.float32)
-        cosines = np.stack([block[:, way] @ upright.T for way in range(block.shape[1])])  # ways, block, N
-        best, way = cosines.max(axis=0), cosines.argmax(axis=0)
+    search = Search(_somewhere(len(features), splits), most=most, least=least)
+    upright = _unit(features[:, 0])
+    step = max(1, _BLOCK // max(1, len(features)))
+    for start in range(0, len(features), step):
+        block = features[start : start + step]
+        best, way = np.full((len(block), len(features)), -np.inf, dtype=np.float32), np.zeros((), dtype=np.int64)
+        for lies in range(features.shape[1]):
+            cosines = _unit(block[:, lies]) @ upright.T
+            way = np.where(cosines > best, lies, way)
+            np.maximum(best, cosines, out=best)
         first, second = np.nonzero(best >= least)
         later = second > first + start
         first, second = first[later], second[later]
-        parts.append((first + start, second, way[first, second], best[first, second]))
-        total += len(first)
-        if total >= most:
-            break
-    if not total:
-        return no_pairs()
-    one, other, ways, similar = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((other, one, -similar))[:most]
-    unasked = np.full(len(order), -1)
-    return Pairs(one[order], other[order], ways[order], unasked, similar[order], complete=total < most)
+        similar = best[first, second]
+        search.add(first + start, second, way[first, second], np.full(len(first), -1), similar.__getitem__)
+    return search.pairs()
+
+
+def _unit(features: NDArray[np.floating[Any]]) -> Floats:
+    wide = features.astype(np.float32)  # the squares of halves overflow
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12), dtype=np.float32)

@@ -13,7 +13,7 @@ from tercet.data.store import BadImage
 from tercet.records.audit_config import FINDING_KINDS, FindingKind
 
 MOST_LISTED = 1000
-"""Copies, and suspicious labels, that a document lists; the numbers count all."""
+"""Copies, and suspicious labels, that a document lists, the gravest first; the numbers count all."""
 How = Literal["pixels", "hash", "network"]
 TITLES = {"train": "train", "val": "validation", "test": "test", "": "left out"}
 """Splits as people read them."""
@@ -38,6 +38,22 @@ class Copy:
     """hash: bits that differ."""
     orientation: str = "as it is"
     """How the first image lies to look like the second."""
+
+    def apart(self, values: Sequence[str] | None = None) -> tuple[int, ...]:
+        """Return the places of all images, one of each value first: of each split, or label where it lies in one."""
+        told = values or (self.splits if self.crosses else self.labels)
+        ahead = sorted({value: place for place, value in reversed([*enumerate(told)]) if value}.values())
+        return (*ahead, *(place for place in range(len(self.ids)) if place not in ahead))
+
+    def equation(self, values: Sequence[str] | None = None) -> str:
+        """Return the names of two images, of different values where there are such (see `apart`)."""
+        return " = ".join(self.ids[place] for place in self.apart(values)[:2])
+
+    def between(self, split: str, other: str) -> str | None:
+        """Return the names of an image of each split, where it lies in both."""
+        if not {split, other} <= {*self.splits}:
+            return None
+        return " = ".join(self.ids[self.splits.index(name)] for name in (split, other))
 
     @property
     def crosses(self) -> bool:
@@ -116,6 +132,8 @@ class Audit:
     """Name of the data."""
     classes: tuple[str, ...]
     """K class names."""
+    sets: bool
+    """Whether images have sets of labels."""
     images: int
     """Images in all, unreadable ones included."""
     unlabelled: int
@@ -128,8 +146,8 @@ class Audit:
     """Images in each split."""
     division: str
     """Where the splits are from, in words."""
-    refusal: str | None
-    """Why training would refuse to divide the data, if it would."""
+    refusals: tuple[str, ...]
+    """Why training would refuse the data, if it would."""
     unreadable: tuple[BadImage, ...]
     """Images that cannot be decoded."""
     missing: tuple[str, ...]
@@ -143,9 +161,12 @@ class Audit:
     flat: tuple[str, ...]
     """Images of one colour, which have no near duplicates."""
     copies: tuple[Copy, ...]
-    """Pictures that are there more than once: equal pixels first, then the surest pairs."""
+    """Pictures that are there more than once: those in two splits first, then those with two labels; of each kind
+    equal pixels first, then the surest pairs."""
     complete: bool
-    """Whether these are all."""
+    """Whether these are all; left out are pairs that join no further images and tell of no further split."""
+    leaks_complete: bool
+    """Whether all images that lie in two splits were compared: the search stops where look-alikes are too many."""
     near_distance: int | None
     """Bits up to which hashes proposed near duplicates; None where they were not looked for."""
     leaks: tuple[Leak, ...]
@@ -206,15 +227,24 @@ class Audit:
         parts = [f"{len(same)} pictures are there more than once, pixel by pixel"] if same else []
         more = "" if self.complete else " or more"
         parts += [f"{len(near)}{more} near-duplicate pair{'s' if len(near) > 1 else ''}"] if near else []
-        return len(self.copies), f"{'; '.join(parts)}: {few([' = '.join(copy.ids[:2]) for copy in self.copies])}"
+        return len(self.copies), f"{'; '.join(parts)}: {few([copy.equation() for copy in self.copies])}"
 
     def _leakage(self) -> tuple[int, str]:
         crossing = [copy for copy in self.copies if copy.crosses]
-        parts = [
-            f"{leak.images} images of {TITLES[leak.split]} have a copy in {TITLES[leak.other]}" for leak in self.leaks
-        ]
-        parts += [f"{len(self.torn)} groups lie in several splits: {few(list(self.torn))}"] if self.torn else []
-        return len(crossing) + len(self.torn), f"{'; '.join(parts)} ({self.division})"
+        least = "" if self.leaks_complete else "at least "
+        parts = []
+        for leak in self.leaks:
+            named = [both for copy in crossing if (both := copy.between(leak.split, leak.other))]
+            told = f"{least}{leak.images} images of {TITLES[leak.split]} have a copy in {TITLES[leak.other]}"
+            parts.append(f"{told}: {few(named)}" if named else told)
+        torn = [f"{group} ({', '.join(TITLES[split] for split in found)})" for group, found in self.torn.items()]
+        parts += [f"{len(torn)} groups lie in several splits: {few(torn)}"] if torn else []
+        if not self.leaks_complete:
+            parts.append(
+                "the search stopped, so that copies between splits may be missing: too many images look alike; a "
+                "smaller --near-distance compares fewer"
+            )
+        return len(crossing) + len(torn) + (not self.leaks_complete), f"{'; '.join(parts)} ({self.division})"
 
     def _imbalance(self) -> tuple[int, str]:
         present = {name: count for name, count in self.counts.items() if count}
@@ -241,7 +271,8 @@ class Audit:
     def _labels(self) -> tuple[int, str]:
         torn = [copy for copy in self.copies_by("pixels") if copy.disagrees]
         issues = self.labels.issues if self.labels else ()
-        parts = [f"{len(torn)} pictures have several labels: {few([' = '.join(one.ids[:2]) for one in torn])}"]
+        several = "different sets of labels" if self.sets else "several labels"
+        parts = [f"{len(torn)} pictures have {several}: {few([one.equation(one.labels) for one in torn])}"]
         suspicious = few([f"{one.id} ({one.label}, rather {one.suggested})" for one in issues])
         parts += [f"{len(issues)} labels are suspicious: {suspicious}"]
         return len(torn) + len(issues), "; ".join(parts[not torn : 1 + bool(issues)])

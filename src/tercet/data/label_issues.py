@@ -25,6 +25,16 @@ def require_cleanlab() -> None:
         raise ConfigError("suspicious labels need cleanlab, which is not installed: pip install 'tercet[audit]'")
 
 
+def require_one_label(table: SampleTable) -> None:
+    """Refuse to judge sets of labels.
+
+    Raises:
+        ConfigError: Images have sets.
+    """
+    if table.membership is not None:
+        raise ConfigError("suspicious labels are told of one class an image, and here are label sets: leave --run out")
+
+
 def check_labels(table: SampleTable, said: Predictions, *, run: str, predictions: str) -> LabelCheck:
     """Return the labels of a table that predictions contradict.
 
@@ -36,9 +46,9 @@ def check_labels(table: SampleTable, said: Predictions, *, run: str, predictions
 
     Raises:
         DataError: The predictions are of other images, or of other classes.
+        ConfigError: Images have sets of labels.
     """
-    if table.membership is not None:
-        raise ConfigError("suspicious labels are told of one class an image, and here are label sets: leave --run out")
+    require_one_label(table)
     unknown = sorted(set(said.classes) ^ set(table.classes))
     if unknown:
         raise DataError(f"{run} was trained with other classes than {table.name} has, such as '{unknown[0]}'")

@@ -46,8 +46,9 @@ def assign_splits(table: SampleTable, config: DataConfig, *, all_classes_learned
             groups that would lie in two splits.
         ConfigError: `limit` is smaller than the number of classes.
     """
-    splits = np.array(table.splits or ("train",) * len(table), dtype="<U5")
-    splits[(table.labels == UNLABELLED) & (splits != "test")] = LEFT_OUT
+    splits = kept_splits(table)
+    if table.splits is not None:
+        check_disjoint(table.with_splits(splits.tolist()))  # before rows are held out: told of what was given
     given = set(splits.tolist())
     if "train" not in given:
         raise DataError(f"{table.name} has no labelled training images: give a train split, or no splits at all")
@@ -67,25 +68,41 @@ def assign_splits(table: SampleTable, config: DataConfig, *, all_classes_learned
     return divided
 
 
+def kept_splits(table: SampleTable) -> NDArray[np.str_]:
+    """Return the given split of each row, or train; unlabelled rows outside a given test split are left out."""
+    splits = np.array(table.splits or ("train",) * len(table), dtype="<U5")
+    splits[(table.labels == UNLABELLED) & (splits != "test")] = LEFT_OUT
+    return splits
+
+
+def require_rows(table: SampleTable) -> None:
+    """Refuse a divided table without rows to train on or to choose with.
+
+    Raises:
+        DataError: There are none.
+    """
+    counts = {"train": len(table.rows_of("train")), "validation": len(table.rows_of("val"))}
+    for name, count in counts.items():
+        if not count:
+            raise DataError(f"no images are left for {name}: give more images, or change --data.val-fraction")
+
+
 def check_disjoint(table: SampleTable) -> None:
     """Prove that no id, no row and no group lies in two splits.
 
     Raises:
         DataError: One does; the message names it.
     """
-    for one, other in itertools.combinations(SPLITS, 2):
-        mine, theirs = table.rows_of(one), table.rows_of(other)
-        kinds = [("row", set(mine.tolist()), set(theirs.tolist()))]
-        kinds.append(("id", {table.ids[row] for row in mine}, {table.ids[row] for row in theirs}))
-        kinds.append(("image", {table.locations[row] for row in mine}, {table.locations[row] for row in theirs}))
-        if table.groups is not None:
-            kinds.append(("group", {table.groups[row] for row in mine}, {table.groups[row] for row in theirs}))
-        for kind, left, right in kinds:
-            if shared := left & right:
-                raise DataError(
-                    f"{table.name}: {len(shared)} {kind}s lie in both {one} and {other}, such as "
-                    f"'{min(shared, key=str)}': change the given splits or the grouping"
-                )
+    kinds: dict[str, Sequence[int | str]] = {"row": range(len(table)), "id": table.ids, "image": table.locations}
+    for kind, named in (kinds | ({} if table.groups is None else {"group": table.groups})).items():
+        parts = {split: {named[row] for row in table.rows_of(split).tolist()} for split in SPLITS}
+        torn = [
+            f"{len(shared)} {kind}s lie in both {one} and {other}, such as '{min(shared, key=str)}'"
+            for one, other in itertools.combinations(SPLITS, 2)
+            if (shared := parts[one] & parts[other])
+        ]
+        if torn:
+            raise DataError(f"{table.name}: {'; '.join(torn)}: change the given splits or the grouping")
 
 
 def check_classes(table: SampleTable) -> None:

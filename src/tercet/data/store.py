@@ -125,7 +125,7 @@ class ImageStore:
                 kept = None  # the rest is only checked
             if kept is not None:
                 kept.append(image)
-        _check_bad(bad, len(table), config.max_bad_fraction)
+        require_readable(bad, len(table), config.max_bad_fraction)
         sizes = np.array(shapes, dtype=np.int64).reshape(-1, 3)
         sizes[:, 2] = channels
         if kept is None:
@@ -266,7 +266,12 @@ def _decoded(table: SampleTable, max_pixels: int) -> Iterator[Pixels | str]:
             yield from pool.map(attempt, table.locations[start : start + _AHEAD])
 
 
-def _check_bad(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
+def require_readable(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
+    """Refuse data of which too many images cannot be read.
+
+    Raises:
+        DataError: More than this share are bad, or all.
+    """
     if bad and (len(bad) > max_bad_fraction * total or len(bad) == total):
         named = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise DataError(

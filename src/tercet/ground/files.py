@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,25 @@ def new_folder(path: Path, *, resumes: bool = True) -> Path:
     except OSError as error:
         raise StorageError(f"cannot write to {path}: {error.strerror or error}; choose another --output") from error
     return path
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written or made, and leave nothing behind.
+
+    Raises:
+        StorageError: It is a file, or the disk is read-only, or permission is missing.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def slug(name: str) -> str:

@@ -8,24 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from tercet.data.audit import audit_table
 from tercet.data.catalog import load_table
-from tercet.data.duplicates import Pairs, similar_pairs
 from tercet.data.findings import TITLES, Audit, Finding, LabelCheck
 from tercet.data.inspection import Inspection, inspect
-from tercet.data.label_issues import check_labels, require_cleanlab
+from tercet.data.label_issues import check_labels, require_cleanlab, require_one_label
 from tercet.data.perceptual import require_imagehash
 from tercet.data.samples import SampleTable
 from tercet.ground.errors import ConfigError, DataError, StorageError
-from tercet.ground.files import write_json
+from tercet.ground.files import require_writable, write_json
 from tercet.ground.streams import printable
 from tercet.pictures.page import write_page
 from tercet.records.audit_config import FINDING_KINDS, AuditConfig
 from tercet.records.config import DataConfig
 from tercet.records.options import Parsed
-from tercet.workflows.embedding import build_embedder, embed_images
+from tercet.workflows.embedding import build_embedder, check_embedder, embed_images
 from tercet.workflows.look_options import AUDIT
 from tercet.workflows.progress import say
 from tercet.workflows.unseen import unseen_predictions
@@ -76,8 +77,7 @@ class DataAudit:
             finding = self.found.finding(kind)
             mark, said = ("!", finding.text) if finding.count else (" ", _all_well(self.found, kind))
             lines.append(f"{mark} {kind:<{width}}  {said}")
-        if self.found.refusal is not None:
-            lines.append(f"! tercet train would refuse this data: {self.found.refusal}")
+        lines += [f"! tercet train would refuse this data: {refusal}" for refusal in self.found.refusals]
         lines += [f"  note: {note}" for note in self.found.notes]
         if self.failed:
             lines.append(f"failed on {', '.join(finding.kind for finding in self.failed)}")
@@ -107,6 +107,8 @@ def _about(found: Audit) -> list[str]:
 
 def _all_well(found: Audit, kind: str) -> str:
     """Return what stands beside a kind of which nothing was found."""
+    if kind == "labels" and found.sets:
+        return "no equal pictures have different sets; sets are not judged otherwise"
     if kind == "labels" and found.labels is None:
         return "no picture has two labels; --run tells suspicious ones"
     if kind == "labels":
@@ -136,7 +138,9 @@ def audit(source: str | Path, /, *, console: Console | None = None, **options: A
 def run_audit(source: str | Path, parsed: Parsed, *, console: Console) -> DataAudit:
     """Audit a data set as the options ask."""
     options, config = parsed.of(AuditConfig), parsed.of(DataConfig)
-    folder = _folder(options.output)
+    folder = _folder(options.output, source)
+    if options.embed:
+        check_embedder(options.embed[0])
     if options.near_distance is not None:
         require_imagehash()
     table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)  # what is bad is told, not fatal
@@ -145,8 +149,8 @@ def run_audit(source: str | Path, parsed: Parsed, *, console: Console) -> DataAu
     seen = inspect(table, max_pixels=config.max_pixels, hashed=options.near_distance is not None)
     if not len(seen.rows):
         raise DataError(f"{source}: none of {len(table)} images can be read, such as {seen.bad[0]}")
-    embedded = _embed(table, seen, config, options, console)
-    found = audit_table(table, seen, config, options, embedded=embedded, labels=labels)
+    features = _embed(table, seen, config, options, console)
+    found = audit_table(table, seen, config, options, features=features, labels=labels)
     failed = tuple(finding for finding in found.findings if finding.kind in options.fail_on)
     done = DataAudit(str(source), found, failed, folder)
     if folder is not None:
@@ -158,21 +162,24 @@ def run_audit(source: str | Path, parsed: Parsed, *, console: Console) -> DataAu
     return done
 
 
-def _folder(output: str | None) -> Path | None:
+def _folder(output: str | None, source: str | Path) -> Path | None:
     """Return the folder for the result, refused before any work where it cannot be filled.
 
     Raises:
-        ConfigError: What draws the page is not installed.
-        StorageError: An audit is there already.
+        ConfigError: What draws the page is not installed, or the folder would become part of the data.
+        StorageError: An audit is there already, or nothing can be written there.
     """
     if output is None:
         return None
     if audit_page is None:
         raise ConfigError("the page of an audit needs matplotlib, which is not installed: pip install 'tercet[audit]'")
-    folder = Path(output)
+    folder, data = Path(output), Path(source).expanduser()
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(f"--output {output} lies in the data, and its figures would be a class: take another folder")
     for name in (DOCUMENT, PAGE):
         if os.path.lexists(folder / name):
             raise StorageError(f"{folder / name} exists already: choose another --output, or delete it")
+    require_writable(folder)
     return folder
 
 
@@ -180,21 +187,21 @@ def _check_labels(table: SampleTable, run: str | None) -> LabelCheck | None:
     if run is None:
         return None
     require_cleanlab()
+    require_one_label(table)
     said, what = unseen_predictions(run)
     return check_labels(table, said, run=str(run), predictions=what)
 
 
 def _embed(
     table: SampleTable, seen: Inspection, config: DataConfig, options: AuditConfig, console: Console
-) -> Pairs | None:
+) -> NDArray[np.float16] | None:
     if not options.embed:
         return None
     channels = 1 if all(mode.split()[-1] in ("1", "L", "I;16") for mode in seen.modes) else 3
     size = _one_size(seen.sizes.tolist())
     network = build_embedder(options.embed[0], channels=channels, image_size=size)
     say(console, f"comparing {len(seen.rows)} images by the features of {network.network}")
-    features = embed_images(network, table, seen.rows, max_pixels=config.max_pixels, device=options.device)
-    return similar_pairs(features, least=options.similarity)
+    return embed_images(network, table, seen.rows, max_pixels=config.max_pixels, device=options.device)
 
 
 def _one_size(sizes: Sequence[Sequence[int]]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from tercet.data.duplicates import LEAST_CORRELATION
-from tercet.data.findings import TITLES, Audit, Copy
+from tercet.data.findings import MOST_LISTED, TITLES, Audit, Copy
 from tercet.data.inspection import Inspection
 from tercet.data.samples import SampleTable
 from tercet.ground.errors import DataError
@@ -81,8 +81,7 @@ def audit_page(
 def _findings(found: Audit) -> list[Block]:
     leak = found.finding("leakage")
     blocks: list[Block] = [Warning(leak.text, "Leakage between splits")] if leak.count else []
-    if found.refusal is not None:
-        blocks.append(Warning(found.refusal, "Training would refuse this data"))
+    blocks += [Warning(refusal, "Training would refuse this data") for refusal in found.refusals]
     splits = ", ".join(f"{TITLES[split]} {count}" for split, count in found.split_sizes.items())
     facts = [
         ("images", f"{found.images:,}, {found.readable:,} of them readable"),
@@ -152,24 +151,24 @@ def _copies(found: Audit, gallery: _Gallery) -> list[Block]:
     if found.leaks:
         rows = [(TITLES[leak.split], TITLES[leak.other], f"{leak.images:,}") for leak in found.leaks]
         blocks.append(Table(("images of", "with a copy in", "number"), rows, "llr", "Copies between splits"))
-    ordered = sorted(found.copies, key=lambda copy: (not copy.crosses, not copy.disagrees))
     named = [
-        (name, f"{number}: {_place(copy, place)}; {_how(copy)}")
-        for number, copy in enumerate(ordered[:_PAIRS], 1)
-        for place, name in enumerate(copy.ids[:2])
+        (copy.ids[place], f"{number}: {_place(copy, place)}; {_how(copy)}")
+        for number, copy in enumerate(found.copies[:_PAIRS], 1)
+        for place in copy.apart()[:2]
     ]
     which = "Copies between splits first; each number is one picture."
     blocks.append(gallery.show(named, which))
     lines = [
-        (str(number), " = ".join(_place(copy, place) for place in range(min(len(copy.ids), 6))), _how(copy))
-        for number, copy in enumerate(ordered[:_LISTED], 1)
+        (str(number), " = ".join(_place(copy, place) for place in copy.apart()[:6]), _how(copy))
+        for number, copy in enumerate(found.copies[:_LISTED], 1)
     ]
-    left = f"; {len(ordered) - _LISTED:,} more are in audit.json" if len(ordered) > _LISTED else ""
+    more = len(found.copies) - _LISTED
+    left = f"; {more:,} more, the first {MOST_LISTED:,} in audit.json" if more > 0 else ""
     blocks.append(
         _long(Table(("", "images", "told by"), lines, "rll", f"Pictures that are there more than once{left}"))
     )
     if not found.complete:
-        blocks.append(Paragraph("There are more: the search stopped. A smaller --near-distance finds the surest ones."))
+        blocks.append(Paragraph("There are more pairs of them: left out are those that join no further images."))
     return [*blocks, Paragraph(method, quiet=True)]
 
 
@@ -193,9 +192,17 @@ def _labels(found: Audit, gallery: _Gallery) -> list[Block]:
     blocks: list[Block] = []
     torn = [copy for copy in found.copies_by("pixels") if copy.disagrees]
     if torn:
-        lines = [(" = ".join(copy.ids[:6]), ", ".join(dict.fromkeys(copy.labels))) for copy in torn[:_LISTED]]
+        lines = [
+            (
+                " = ".join(copy.ids[place] for place in copy.apart(copy.labels)[:6]),
+                ", ".join(dict.fromkeys(copy.labels)),
+            )
+            for copy in torn[:_LISTED]
+        ]
         blocks.append(_long(Table(("equal images", "labels"), lines, caption="Pictures that have several labels")))
     check = found.labels
+    if found.sets:
+        return [*blocks, Paragraph("Sets of labels are not judged by predictions.", quiet=True)]
     if check is None:
         note = "Suspicious labels are told by predictions of held-out images: give --run with a run on this data."
         return [*blocks, Paragraph(note, quiet=True)]

@@ -10,20 +10,43 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from tercet.data.images import Pixels
 from tercet.data.loading import prepare
 from tercet.data.perceptual import ORIENTATIONS, oriented
 from tercet.data.samples import Ints, SampleTable
 from tercet.evaluation.predict import evaluating
+from tercet.ground.errors import ConfigError
 from tercet.ground.runtime import choose_device
-from tercet.models.build import build
+from tercet.models.build import build, check_network, check_weights
 from tercet.models.classifier import Classifier
+from tercet.models.networks import own_network
 from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.members import resolve_member
 
 _BATCH = 8  # images at a time, eight orientations each
+
+
+def check_embedder(network: object) -> None:
+    """Refuse a network whose features would tell nothing, before any work.
+
+    Raises:
+        ConfigError: There is no such network, or not all of what makes its features has learnt.
+        ModelError: Its weights are not there.
+    """
+    member = resolve_member(network, ModelConfig(), TrainingConfig())
+    name, config = member.network, member.model
+    check_network(name, config)
+    if config.weights is None and (not config.pretrained or own_network(name) is not None):
+        raise ConfigError(
+            f"--embed {name} would compare features of random weights: take a timm backbone with its published "
+            "weights, or give `weights`, a file with the backbone's"
+        )
+    if config.recurrent != "none":
+        raise ConfigError(f"--embed {name} would compare what random recurrent weights say: leave `recurrent` out")
+    check_weights(name, config)
 
 
 def build_embedder(network: object, *, channels: int, image_size: tuple[int, int] | None) -> Classifier:
@@ -51,7 +74,7 @@ def embed_images(
     device: str = "auto",
     ways: Sequence[int] = range(len(ORIENTATIONS)),
 ) -> NDArray[np.float16]:
-    """Return the features of some images in some orientations (N ways D).
+    """Return the features of some images in some orientations, of length 1 (N ways D).
 
     Args:
         network: Maps images to features.
@@ -69,7 +92,8 @@ def embed_images(
             views = [prepare(np.ascontiguousarray(oriented(one, way)), network.spec) for one in some for way in ways]
             with torch.inference_mode():
                 features = network.embed(torch.stack(views).to(place)).float().cpu()
-            parts.append(features.reshape(len(some), len(ways), -1).numpy().astype(np.float16))
+            unit = functional.normalize(features, dim=1)  # the largest features would overflow halves
+            parts.append(unit.reshape(len(some), len(ways), -1).numpy().astype(np.float16))
     return np.concatenate(parts)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tercet.data.catalog import load_table
 from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable, Split
-from tercet.data.splits import assign_splits, check_disjoint
+from tercet.data.splits import assign_splits, check_disjoint, require_rows
 from tercet.data.store import BadImage, ImageStore, Store
-from tercet.ground.errors import ConfigError, DataError
+from tercet.ground.errors import ConfigError
 from tercet.records.config import DataConfig
 from tercet.records.contracts import InputSpec
 from tercet.records.training_config import TrainingConfig
@@ -142,6 +142,4 @@ def require_splits(prepared: PreparedData) -> None:
     Raises:
         DataError: There are none.
     """
-    for split in ("train", "validation"):
-        if not len(prepared.rows(split)):
-            raise DataError(f"no images are left for {split}: give more images, or change --data.val-fraction")
+    require_rows(prepared.table)

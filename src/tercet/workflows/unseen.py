@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tercet.evaluation.combining import average
-from tercet.ground.errors import ModelError
-from tercet.ground.files import read_json
+from tercet.ground.errors import DataError, ModelError
 from tercet.records.predictions import Predictions, join
 from tercet.workflows.fold_runs import CHOSEN
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.report.record import Record
+
+_JUDGES = ("train", "crossval", "ensemble")
 
 
 def unseen_predictions(path: str | Path) -> tuple[Predictions, str]:
@@ -19,19 +20,20 @@ def unseen_predictions(path: str | Path) -> tuple[Predictions, str]:
     asked for them, else those of its validation images. The test split is never used.
 
     Raises:
-        StorageError: The folder is no run.
-        ModelError: The run is not finished.
+        StorageError: The folder is no run, or that of a run which is not finished.
+        ModelError: It is not of a verb that leaves such predictions.
         DataError: It predicts sets of labels, or a file is damaged.
     """
-    run = RunFolder.open(path)
+    record = Record.open(path)
+    run = record.run
+    if record.kind not in _JUDGES:
+        raise ModelError(f"{path} is a run of tercet {record.kind}: name a run of tercet train or tercet crossval")
+    if record.sets:
+        raise DataError(f"{path} predicts sets of labels, which are not judged: leave --run out")
     pooled = run.predictions(CHOSEN, "pooled")
     if pooled.is_file():
         return Predictions.load(pooled), "all images that a fold held out, by that fold's choice"
-    document = read_json(run.metrics)
-    try:
-        names, chosen = [str(member["name"]) for member in document["members"]], str(document["chosen"])
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path} tells of no members: name a run of tercet train or tercet crossval") from error
+    names, chosen = [str(member["name"]) for member in record.document["members"]], str(record.document.get("chosen"))
     parts = [[fold.predictions for fold in run.member(name).folds()] for name in names]
     if all(files and all(file.is_file() for file in files) for files in parts):
         said = [join([Predictions.load(file) for file in files]) for files in parts]

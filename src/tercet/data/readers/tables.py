@@ -46,6 +46,19 @@ class TableRows:
         return len(self.missing)
 
 
+def require_files(missing: int, found: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
+    """Refuse a table that names too many files in vain, or no other ones.
+
+    Raises:
+        DataError: More than `max_bad_fraction` are missing.
+    """
+    if missing > config.max_bad_fraction * (missing + found) or not found:
+        raise DataError(
+            f"{what}: {'; '.join(notes)}; paths are relative to the table; does the image column need "
+            "--data.image-pattern '{id}.jpg'?"
+        )
+
+
 def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[[str], str | None]) -> TableRows:
     """Read a table of images.
 
