@@ -1,0 +1,65 @@
+"""One line of JSON an event on standard error, written by a thread so that a slow reader never holds up an answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from tercet.ground.streams import PatientStream
+
+_WAITING_LINES = 10_000
+_LONGEST = 300
+
+
+class Journal:
+    """Writes events; what a client sent is in them only escaped and cut short. Lines that find no room are dropped.
+
+    Args:
+        stream: Where to write.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = PatientStream(stream)
+        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
+        self._thread = threading.Thread(target=self._write, name="tercet-journal", daemon=True)
+        self._thread.start()
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Write an event; texts are escaped by JSON down to ASCII."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        short = {key: value[:_LONGEST] if isinstance(value, str) else value for key, value in values.items()}
+        with suppress(queue.Full):
+            self._lines.put_nowait(json.dumps({"time": now, "event": event, **short}, default=str) + "\n")
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        with suppress(queue.Full):
+            self._lines.put(None, timeout=1)
+        self._thread.join(timeout=1)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._stream.write(line)
+
+
+class JournalHandler(logging.Handler):
+    """Sends what libraries log to a journal, as the event `library`.
+
+    Args:
+        journal: Where to.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, with the last line of its traceback where it has one."""
+        error = record.exc_info[1] if record.exc_info else None
+        values = {} if error is None else {"error": repr(error)}
+        self._journal.tell("library", level=record.levelname, logger=record.name, message=record.getMessage(), **values)
