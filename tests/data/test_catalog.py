@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tercet.data import cards, catalog
-from tercet.data.catalog import DATASETS, load_table, table_from_arrays, table_of_files
+from tercet.data.catalog import DATASETS, load_table, table_from_arrays
 from tercet.data.remote import RemoteFile
+from tercet.data.unlabelled import table_of_files
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
 

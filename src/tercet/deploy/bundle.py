@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from tercet.deploy.answers import AnyCombiner, combine, heads_of, load_combiner, name_of, save_combiner
-from tercet.deploy.images import ImageLike, LooseImages
+from tercet.deploy.images import LooseImages
+from tercet.deploy.loose import ImageLike
 from tercet.deploy.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.deploy.member import Member as Member
 from tercet.deploy.member import describe, load_member

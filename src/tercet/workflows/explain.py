@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tercet.data.loading import prepare
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.deploy.images import ImageLike, LooseImages
+from tercet.deploy.images import LooseImages
+from tercet.deploy.loose import ImageLike
 from tercet.evaluation.predict import evaluating
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.ground.files import new_folder, slug, write_json

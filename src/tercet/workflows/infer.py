@@ -13,7 +13,8 @@ from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.deploy.images import ImageLike, LooseImages
+from tercet.deploy.images import LooseImages
+from tercet.deploy.loose import ImageLike
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
 from tercet.evaluation.significance import compare

@@ -1,0 +1,101 @@
+"""Images as people hand them over: paths, folders, arrays, PIL images, in any sizes. Reading them needs no network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tercet.data.images import decode, to_pixels
+from tercet.data.store import BadImage
+from tercet.data.unlabelled import table_of_files
+from tercet.ground.errors import DataError, require
+
+ImageLike = str | Path | NDArray[np.uint8] | Image.Image
+_MAX_PIXELS = 100_000_000
+
+
+class LoosePictures:
+    """Images of any kind and size, decoded when they are asked for.
+
+    Args:
+        images: Paths, folders, uint8 arrays or PIL images; one or many.
+        batch_size: Images a batch.
+        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
+
+    Raises:
+        ConfigError: The batch size is not positive.
+        DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
+    """
+
+    def __init__(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 1, skip_bad: bool = False) -> None:
+        require([batch_size < 1 and f"batch_size {batch_size} must be positive"])
+        self.items = list(_named(images))
+        self.bad: list[BadImage] = []
+        self.skip_bad = skip_bad
+        self.batch_size = batch_size
+        names = [name for name, _ in self.items]
+        if not names:
+            raise DataError("there are no images to classify")
+        if len(set(names)) != len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise DataError(f"the image {twice} was given twice")
+
+    def pictures(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C as they are; `bad` then lists those that cannot be read."""
+        self.bad = []
+        for name, image in self.items:
+            pixels = self._read(name, image)
+            if pixels is not None:
+                yield name, pixels
+
+    def _read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
+        try:
+            return _pixels(image)
+        except DataError as error:
+            if not self.skip_bad:
+                raise DataError(f"image {name}: {error}") from error
+            self.bad.append(BadImage(name, name, str(error)))
+            return None
+
+
+def _named(images: ImageLike | Sequence[ImageLike]) -> Iterator[tuple[str, Any]]:
+    if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        images = [images]
+    for index, image in enumerate(images):
+        if isinstance(image, (str, Path)):
+            for name in table_of_files([image]).ids:
+                yield name, Path(name)
+        else:
+            yield str(index), image
+
+
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    if isinstance(image, Path):
+        return decode(image, max_pixels=_MAX_PIXELS)
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
+        pixels = image[..., None] if image.ndim == 2 else image
+        if pixels.shape[2] in (1, 3):
+            return np.ascontiguousarray(pixels)  # torch takes no negative strides, which mirrored views have
+    shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise DataError(f"a {shape} is no image: expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")
+
+
+def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels; Pillow reads a file only now, and meets damage with every kind of exception."""
+    try:
+        pixels = to_pixels(image)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"truncated or damaged: {error}") from error
+    if not pixels.size:
+        raise DataError(f"it has {image.width} x {image.height} pixels")
+    return pixels
