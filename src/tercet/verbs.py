@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from tercet.deploy.serving.settings import Limits
 from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
 from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
+from tercet.workflows import serve_options as serving
 from tercet.workflows import study_options as studies
 
 
@@ -198,6 +200,23 @@ def _explain(parsed: Parsed) -> Answer:
     return Answer(found.to_text(), found.to_dict(), exit_code=3 if found.bad else 0)
 
 
+def _serve(parsed: Parsed) -> Answer:
+    from tercet.workflows.serve import serve_model
+
+    config = parsed.of(serving.ServeConfig)
+    done = serve_model(
+        parsed.positional["model"],
+        host=config.host,
+        port=config.port,
+        allow_host=config.allow_host,
+        threads=config.threads,
+        name=config.name,
+        limits=parsed.of(Limits),
+    )
+    told = {"url": done.url, "requests": done.requests, "seconds": round(done.seconds, 1)}
+    return Answer(f"answered {done.requests} request(s) in {done.seconds:.0f} s\n", told)
+
+
 def _study(parsed: Parsed) -> Answer:
     from tercet.workflows.study.listing import list_recipes, show_recipe
     from tercet.workflows.study.run import run_study
@@ -227,6 +246,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "audit": (looks.AUDIT, _audit),
     "report": (looks.REPORT, _report),
     "explain": (looks.EXPLAIN, _explain),
+    "serve": (serving.SERVE, _serve),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -237,6 +257,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
     "See it": ("audit", "report", "explain"),
+    "Ship it": ("serve",),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

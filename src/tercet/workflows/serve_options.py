@@ -36,8 +36,8 @@ class ServeConfig:
 
 SERVE = Options(
     "serve",
-    "Answer over HTTP with an exported model, and on a page for people. A bundle is exported first, to a temporary file. "
-    "POST /v1/predict takes images; /v1/model, /health/live, /health/ready, /metrics and /docs tell the rest.",
+    "Answer over HTTP with an exported model, and on a page for people. A bundle is exported first, to a temporary "
+    "file. POST /v1/predict takes images; /v1/model, /health/live, /health/ready, /metrics and /docs tell the rest.",
     groups=[("", ServeConfig), ("limits", Limits), ("", OutputConfig)],
     positionals=[Positional("model", "a file of tercet export, a bundle's folder, or a run's")],
     examples=["model.onnx", "runs/photos-1 --port 8080", "model.onnx --host 0.0.0.0 --allow-host classify.example.org"],

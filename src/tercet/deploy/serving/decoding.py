@@ -1,4 +1,4 @@
-"""From an upload to pixels, as every other part of Tercet decodes them; what cannot be read is refused in general words."""
+"""From an upload to pixels, decoded as everywhere in Tercet; what cannot be read is refused in general words."""
 
 from __future__ import annotations
 

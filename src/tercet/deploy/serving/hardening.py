@@ -84,6 +84,11 @@ class Guard:
             self.open -= 1
             self._tell(scope, status, time.perf_counter() - start, notes)
 
+    def turned_away(self, status: int, message: str) -> None:
+        """Count and write down what was no request, or did not become one."""
+        self._metrics.request("none", status, 0.0)
+        self._journal.tell("turned away", status=status, reason=message)
+
     def _tell(self, scope: Scope, status: int, seconds: float, notes: dict[str, Any]) -> None:
         path = scope["path"] if scope["path"] in self._paths else "other"
         self._metrics.request(path, status, seconds)

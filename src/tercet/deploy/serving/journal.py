@@ -6,7 +6,6 @@ import json
 import logging
 import queue
 import threading
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -25,7 +24,7 @@ class Journal:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = PatientStream(stream)
-        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # its `put` may interrupt itself
         self._thread = threading.Thread(target=self._write, name="tercet-journal", daemon=True)
         self._thread.start()
 
@@ -33,13 +32,12 @@ class Journal:
         """Write an event; texts are escaped by JSON down to ASCII."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         short = {key: value[:_LONGEST] if isinstance(value, str) else value for key, value in values.items()}
-        with suppress(queue.Full):
-            self._lines.put_nowait(json.dumps({"time": now, "event": event, **short}, default=str) + "\n")
+        if self._lines.qsize() < _WAITING_LINES:
+            self._lines.put(json.dumps({"time": now, "event": event, **short}, default=str) + "\n")
 
     def close(self) -> None:
         """Write what waits, and end."""
-        with suppress(queue.Full):
-            self._lines.put(None, timeout=1)
+        self._lines.put(None)
         self._thread.join(timeout=1)
 
     def _write(self) -> None:

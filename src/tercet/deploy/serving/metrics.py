@@ -22,7 +22,11 @@ class Metrics:
         ProcessCollector(registry=made)
         self._requests = Counter("tercet_requests", "Answered requests.", ["path", "status"], registry=made)
         self._seconds = Histogram(
-            "tercet_request_seconds", "From a request's headers to its answer.", ["path"], buckets=_SECONDS, registry=made
+            "tercet_request_seconds",
+            "From a request's headers to its answer.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=made,
         )
         self._images = Counter("tercet_images", "Images by what became of them.", ["outcome"], registry=made)
         self._batches = Histogram("tercet_batch_size", "Images computed at once.", buckets=_SIZES, registry=made)

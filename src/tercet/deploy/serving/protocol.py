@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn import Config
@@ -30,6 +31,8 @@ class PatientConfig(Config):
     """uvicorn's configuration with our limits, which every connection reads."""
 
     limits: Limits
+    turned_away: Callable[[int, str], None]
+    """Is told of clients that are answered here, and not by the application."""
 
 
 class _LingeringTransport:
@@ -65,7 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits = cast("PatientConfig", config).limits
+        patient = cast("PatientConfig", config)
+        self._limits, self._turned_away = patient.limits, patient.turned_away
         self._due: asyncio.TimerHandle | None = None  # until when the client must have sent, or taken, something
         self._stalled: asyncio.TimerHandle | None = None
         self._in_head, self._whole, self._parted = False, True, False
@@ -197,6 +201,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer in place of the application, unless it has begun to, and close."""
         if self.transport.is_closing():
             return
+        self._turned_away(status, message)
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = json.dumps({"error": message}).encode()
             lines = [STATUS_LINE[status]]

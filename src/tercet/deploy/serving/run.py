@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import resource
-import signal
 import socket
 import sys
 import time
@@ -30,7 +29,12 @@ from tercet.deploy.serving.settings import Limits
 from tercet.ground.errors import ConfigError
 
 _BACKLOG = 4096
-_LIBRARIES = ("uvicorn", "fastapi", "asyncio", "python_multipart")
+_LIBRARIES = {  # what of theirs is worth a line; that a client sent nonsense is told by ourselves
+    "uvicorn": logging.ERROR,
+    "fastapi": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "python_multipart": logging.CRITICAL,
+}
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,13 @@ def serve(
     metrics = Metrics()
     service = Service(model, limits, metrics)
     app = make_app(model, name, service, limits, metrics)
-    guard = Guard(
-        app, hosts=Hosts(host, allow_host), paths=paths_of(app), metrics=metrics, journal=journal
-    )
+    guard = Guard(app, hosts=Hosts(host, allow_host), paths=paths_of(app), metrics=metrics, journal=journal)
     config = _configuration(guard, limits)
-    server = _Server(config, service, guard, journal)
+    config.turned_away = guard.turned_away
+    opening = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
+    server = _Server(config, service, guard, journal, opening)
     began = time.monotonic()
     service.start()
-    journal.tell("listening", url=url, model=name, classes=len(model.classes), members=len(model.member_names))
     try:
         asyncio.run(server.serve(sockets=[listener]))
     finally:
@@ -118,24 +121,36 @@ def _configuration(guard: Guard, limits: Limits) -> PatientConfig:
 class _Server(uvicorn.Server):
     """uvicorn's server, which on a signal first finishes what is under way while it says that it is not ready."""
 
-    def __init__(self, config: PatientConfig, service: Service, guard: Guard, journal: Journal) -> None:
+    def __init__(
+        self, config: PatientConfig, service: Service, guard: Guard, journal: Journal, opening: dict[str, Any]
+    ) -> None:
         super().__init__(config)
-        self._service, self._guard, self._journal = service, guard, journal
-        self._latest = float("inf")
+        self._service, self._guard, self._journal, self._opening = service, guard, journal, opening
+        self._latest, self._told = float("inf"), False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self._journal.tell("listening", **self._opening)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take no new work; a second signal ends at once. The process ends with 0, not by the signal."""
+        """Take no new work; a second signal ends at once. The process ends with 0, not by the signal.
+
+        It comes between any two instructions, so that nothing here may wait for a lock.
+        """
         if self._service.stopping:
             self.should_exit = self.force_exit = True
-            return
         self._service.stopping = True
-        self._latest = time.monotonic() + cast("PatientConfig", self.config).limits.grace
-        self._journal.tell("stopping", signal=signal.Signals(sig).name, open=self._guard.open)
+        self._latest = min(self._latest, time.monotonic() + cast("PatientConfig", self.config).limits.grace)
 
     async def on_tick(self, counter: int) -> bool:
         """Tell whether it is time to go."""
-        if self._service.stopping and (not self._guard.open or time.monotonic() > self._latest):
-            self.should_exit = True
+        if self._service.stopping:
+            if not self._told:
+                self._told = True
+                self._journal.tell("stopping", open=self._guard.open)
+            if not self._guard.open or time.monotonic() > self._latest:
+                self.should_exit = True
         return await super().on_tick(counter)
 
 
@@ -170,5 +185,5 @@ def _redirect_logs(journal: Journal) -> JournalHandler:
     for library in _LIBRARIES:
         logger = logging.getLogger(library)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING if library != "python_multipart" else logging.CRITICAL)
+        logger.setLevel(_LIBRARIES[library])
     return handler

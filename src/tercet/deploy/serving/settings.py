@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tercet.ground.errors import require
 
 MEBIBYTE = 2**20
-DECODING_BYTES = 20
-"""Bytes a pixel that decoding may take at its worst (a palette or transparency, turned upright)."""
+DECODING_BYTES = 24
+"""Bytes a pixel that decoding may take at its worst (WebP; the others stay below 17)."""
 DECODED_BYTES = 3
 """Bytes a pixel of an image that waits for the model."""
 
@@ -23,7 +23,7 @@ class Limits:
     """Images in one request."""
     max_pixels: int = 25_000_000
     """Largest image, in pixels; told from its header before anything is decoded."""
-    memory: int = 600
+    memory: int = 640
     """MiB that uploads and decoded images may take together; beyond it requests are sent away."""
     queue: int = 64
     """Images that may wait, be decoded or be computed at once; beyond it requests are sent away."""
