@@ -12,7 +12,7 @@ from tests.deploy.tiny import CLASSES, DOCUMENT
 
 MEMBERS = ("warm", "cold")
 MAP = (2, 3)
-_WIDTH = 512
+_WIDTH = 256
 
 
 def coloured(*, maps: bool = False, sets: bool = False, work: int = 0, spoilt: bool = False) -> ModelProto:
@@ -21,7 +21,7 @@ def coloured(*, maps: bool = False, sets: bool = False, work: int = 0, spoilt: b
     Args:
         maps: Give a map that falls from left to right.
         sets: Tell the labels above 0.4 too.
-        work: Matrix products an image, to take time: each about 0.3 ms on one core.
+        work: Matrix products an image, to take time: each about a millisecond on one core.
         spoilt: Answer NaN for images whose red is 255 everywhere.
     """
     node, tensor = helper.make_node, helper.make_tensor
@@ -38,7 +38,7 @@ def coloured(*, maps: bool = False, sets: bool = False, work: int = 0, spoilt: b
     ]
     colour = "means"
     if work:
-        weights = np.random.default_rng(0).normal(0, 0.04, (_WIDTH, _WIDTH)).astype(np.float32)
+        weights = np.random.default_rng(0).normal(0, 0.06, (_WIDTH, _WIDTH)).astype(np.float32)
         constants += [
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(np.ones((3, _WIDTH * _WIDTH), np.float32), "widen"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from tercet.deploy.serving.hosts import Hosts
 from tercet.deploy.serving.journal import Journal
 from tercet.deploy.serving.metrics import Metrics
-from tercet.deploy.serving.replies import reply
+from tercet.deploy.serving.refusals import Busy
+from tercet.deploy.serving.replies import refuse, reply
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -80,6 +83,11 @@ class Guard:
             else:
                 message = "this server does not answer to that host: see tercet serve --allow-host"
                 await reply(421, {"error": message}, close=True)(scope, receive, sending)
+        except asyncio.CancelledError:  # the server ends, and the grace is over
+            notes["cut off"] = True
+            if not status:
+                with suppress(Exception):
+                    await refuse(Busy("the server is stopping", reason="stopping", close=True))(scope, receive, sending)
         finally:
             self.open -= 1
             self._tell(scope, status, time.perf_counter() - start, notes)

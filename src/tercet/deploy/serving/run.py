@@ -29,6 +29,7 @@ from tercet.deploy.serving.settings import Limits
 from tercet.ground.errors import ConfigError
 
 _BACKLOG = 4096
+_LAST_SECONDS = 2  # after the grace, for answers that are on their way
 _LIBRARIES = {  # what of theirs is worth a line; that a client sent nonsense is told by ourselves
     "uvicorn": logging.ERROR,
     "fastapi": logging.WARNING,
@@ -112,7 +113,7 @@ def _configuration(guard: Guard, limits: Limits) -> PatientConfig:
         proxy_headers=False,  # a client could claim any address
         backlog=_BACKLOG,
         timeout_keep_alive=max(1, round(limits.keep_alive)),
-        timeout_graceful_shutdown=max(1, round(limits.grace)),
+        timeout_graceful_shutdown=_LAST_SECONDS,
     )
     config.limits = limits
     return config
