@@ -36,13 +36,15 @@ class PatientConfig(Config):
 
 
 class _LingeringTransport:
-    """A connection's transport whose `close` is the protocol's to decide."""
+    """A connection's transport whose `close` is the protocol's to decide, and which sends head and body as one."""
 
     def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
         self.real, self._protocol, self._closing = transport, protocol, False
+        self._waiting: list[bytes] = []
 
     def close(self) -> None:
         if not self._closing:
+            self._flush()
             self._closing = True
             self._protocol.part(self.real)
 
@@ -50,7 +52,15 @@ class _LingeringTransport:
         return self._closing or self.real.is_closing()
 
     def write(self, content: bytes) -> None:
-        if not self._closing:
+        if self._closing:
+            return
+        if not self._waiting:
+            self._protocol.loop.call_soon(self._flush)
+        self._waiting.append(content)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            content, self._waiting = b"".join(self._waiting), []
             self.real.write(content)
 
     def __getattr__(self, name: str) -> Any:

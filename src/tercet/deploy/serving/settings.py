@@ -27,7 +27,7 @@ class Limits:
     """MiB that uploads and decoded images may take together; beyond it requests are sent away."""
     queue: int = 64
     """Images that may wait, be decoded or be computed at once; beyond it requests are sent away."""
-    max_batch: int = 32
+    max_batch: int = 8
     """Images that the model sees at once, all of one height and width."""
     batch_wait: float = 2.0
     """Milliseconds that an image waits for others that are on their way; alone it never waits."""
