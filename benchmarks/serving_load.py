@@ -85,7 +85,9 @@ def served(model: str, image: str, threads: int, seconds: float, clients: int) -
         port = int(json.loads(process.stderr.readline())["url"].rpartition(":")[2])
         drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
         content = Path(image).read_bytes()
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/x\r\nContent-Length: {len(content)}"
+        head = (
+            f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/x\r\nContent-Length: {len(content)}"
+        )
         wire = head.encode() + b"\r\n\r\n" + content
         asyncio.run(load(port, wire, clients, seconds / 4))
         rate, many, away = asyncio.run(load(port, wire, clients, seconds))
@@ -123,7 +125,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # the child that measures without a server
+    parser.add_argument(
+        "--bare", action="store_true", help=argparse.SUPPRESS
+    )  # the child that measures without a server
     given = parser.parse_args()
     if given.bare:
         print(json.dumps(bare(given.model, given.image, given.threads, given.seconds)))
@@ -131,7 +135,9 @@ def main() -> None:
     image = given.image or _image(Path(given.model).resolve().parent)
     for turn in range(given.rounds):
         words = ["--image", image, "--threads", str(given.threads), "--seconds", str(given.seconds / 2), "--bare"]
-        said = subprocess.run([sys.executable, __file__, given.model, *words], stdout=subprocess.PIPE, check=True).stdout
+        said = subprocess.run(
+            [sys.executable, __file__, given.model, *words], stdout=subprocess.PIPE, check=True
+        ).stdout
         alone = json.loads(said)
         server = served(given.model, image, given.threads, given.seconds, given.clients)
         best = max(alone[f"batch {size}, images/s"] for size in BATCHES)

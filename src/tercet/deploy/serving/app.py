@@ -42,7 +42,13 @@ def make_app(model: Model, name: str, service: Service, limits: Limits, metrics:
     )
     card = {**describe(model, name), "limits": vars(limits)}
 
-    @app.post("/v1/predict", response_model=Answers, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post(
+        "/v1/predict",
+        response_model=Answers,
+        response_description="Answers in the order of the images.",
+        responses=PROBLEMS,
+        openapi_extra=BODY,
+    )
     async def predict(request: Request) -> Response:
         """Classify images: one as the body itself, or several as files of a form."""
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.scope["headers"]}
@@ -56,12 +62,12 @@ def make_app(model: Model, name: str, service: Service, limits: Limits, metrics:
             return refuse(told.failed[0])
         return reply(200, {"model": name, "answers": told.answers})
 
-    @app.get("/v1/model", response_model=ModelCard, responses=_ELSEWHERE)
+    @app.get("/v1/model", response_model=ModelCard, response_description="The card.", responses=_ELSEWHERE)
     async def model_card() -> Response:
         """Tell the classes, the members, what was measured and calibrated, and the limits."""
         return reply(200, card)
 
-    @app.get("/health/live", response_model=Health, responses=_ELSEWHERE)
+    @app.get("/health/live", response_model=Health, response_description="It answers.", responses=_ELSEWHERE)
     async def live() -> Response:
         """Tell that the process answers."""
         return reply(200, {"status": "live"})
@@ -69,13 +75,19 @@ def make_app(model: Model, name: str, service: Service, limits: Limits, metrics:
     @app.get(
         "/health/ready",
         response_model=Health,
-        responses={503: {"model": Problem, "description": "Stopping."}, **_ELSEWHERE},
+        response_description="They are.",
+        responses={503: {"model": Problem, "description": "They are not: the server is stopping."}, **_ELSEWHERE},
     )
     async def ready() -> Response:
         """Tell whether images are answered."""
         return reply(200, {"status": "ready"}) if service.ready else reply(503, {"error": "stopping"}, later=True)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_ELSEWHERE})
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        response_description="The numbers.",
+        responses={200: {"content": {"text/plain": {}}}, **_ELSEWHERE},
+    )
     async def numbers() -> Response:
         """Tell counts and times in Prometheus' form."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

@@ -1,9 +1,14 @@
 // Draws answers. Names come from data and from files: they are only ever set as text.
 
+const SMALLEST = 200; // pixels: what is smaller is shown larger
+
 function element(kind, className, text) {
   const made = document.createElement(kind);
   if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
+  if (text !== undefined) {
+    made.textContent = text;
+    made.dir = "auto"; // a name from right to left turns nothing else around
+  }
   return made;
 }
 
@@ -39,7 +44,7 @@ function overlay(map) {
   const canvas = element("canvas");
   canvas.width = map.width;
   canvas.height = map.height;
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // a few cells: not worth a graphics card
   const pixels = context.createImageData(map.width, map.height);
   values.forEach((value, index) => pixels.data.set(heat(value / 255), 4 * index));
   context.putImageData(pixels, 0, 0);
@@ -53,7 +58,11 @@ function picture(file, answer) {
   const image = element("img");
   image.alt = answer.label ? `The image, taken for ${answer.label}` : "The image";
   const address = URL.createObjectURL(file);
-  image.addEventListener("load", () => URL.revokeObjectURL(address));
+  image.addEventListener("load", () => {
+    URL.revokeObjectURL(address);
+    const larger = Math.floor(SMALLEST / Math.max(image.naturalWidth, image.naturalHeight));
+    if (larger > 1) image.width = larger * image.naturalWidth;
+  });
   image.addEventListener("error", () => {
     URL.revokeObjectURL(address);
     shown.replaceChildren(element("p", "", "This browser cannot show the image."));
@@ -63,11 +72,11 @@ function picture(file, answer) {
   figure.append(shown, element("figcaption", "", file.name));
   if (answer.map) {
     const canvas = overlay(answer.map);
-    const button = element("button", "plain", "Hide what decided");
+    const button = element("button", "plain", "Hide the heat map");
     button.type = "button";
     button.addEventListener("click", () => {
       canvas.hidden = !canvas.hidden;
-      button.textContent = canvas.hidden ? "Show what decided" : "Hide what decided";
+      button.textContent = canvas.hidden ? "Show the heat map" : "Hide the heat map";
     });
     shown.append(canvas);
     figure.append(button);

@@ -99,8 +99,11 @@ async function openCamera() {
     tell("There is no camera that this page may use.");
     return at("photo").click();
   }
-  at("video").srcObject = stream;
   at("viewfinder").hidden = false;
+  at("video").srcObject = stream;
+  at("shoot").disabled = true;
+  await new Promise((ready) => at("video").addEventListener("loadeddata", ready, { once: true }));
+  at("shoot").disabled = false;
   at("shoot").focus();
 }
 
