@@ -16,6 +16,7 @@ from tercet.records.options import Options, Parsed
 from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
 from tercet.workflows import serve_options as serving
+from tercet.workflows import ship_options as ships
 from tercet.workflows import study_options as studies
 
 
@@ -232,6 +233,39 @@ def _study(parsed: Parsed) -> Answer:
     return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics), done.exit_code)
 
 
+def _export(parsed: Parsed) -> Answer:
+    from tercet.workflows.export import DEFAULT, export
+
+    config, shown = parsed.of(ships.ExportConfig), parsed.of(ships.ShownConfig)
+    done = export(
+        parsed.positional["bundle"],
+        parsed.positional["file"] or DEFAULT,
+        int8=config.int8,
+        tta=parsed.of(verbs.ViewsConfig).tta,
+        data=shown.data_set,
+        images=shown.images,
+        most=shown.most,
+        config=parsed.of(DataConfig),
+        force=config.force,
+    )
+    return Answer(done.to_text(), done.to_dict())
+
+
+def _verify(parsed: Parsed) -> Answer:
+    from tercet.workflows.export import verify
+
+    shown = parsed.of(ships.ShownConfig)
+    found = verify(
+        parsed.positional["file"],
+        cast("str", parsed.of(ships.VerifyConfig).bundle),
+        data=shown.data_set,
+        images=shown.images,
+        most=shown.most,
+        config=parsed.of(DataConfig),
+    )
+    return Answer(found.to_text(), found.to_dict(), exit_code=0 if found.passed else 4)
+
+
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "train": (verbs.TRAIN, _train),
     "predict": (verbs.PREDICT, _predict),
@@ -246,6 +280,8 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "audit": (looks.AUDIT, _audit),
     "report": (looks.REPORT, _report),
     "explain": (looks.EXPLAIN, _explain),
+    "export": (ships.EXPORT, _export),
+    "verify": (ships.VERIFY, _verify),
     "serve": (serving.SERVE, _serve),
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
@@ -257,7 +293,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
     "See it": ("audit", "report", "explain"),
-    "Ship it": ("serve",),
+    "Ship it": ("export", "verify", "serve"),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

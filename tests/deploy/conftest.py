@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx import ModelProto
 
 from tercet.deploy.answers import FoldMean, Part
 from tercet.deploy.bundle import Bundle, Member
+from tercet.deploy.export.members import member_graphs
 from tercet.evaluation.combining import Combiner
 from tercet.models.build import build
 from tercet.models.fusion import FusionHead
@@ -66,3 +68,9 @@ def bundles() -> dict[str, Bundle]:
 def saved(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a saved end-to-end bundle; copy it before changing anything."""
     return bundles["e2e"].save(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def graphs(bundles: dict[str, Bundle]) -> list[ModelProto]:
+    """Return the graphs of the members of every bundle; exporting takes seconds."""
+    return member_graphs(bundles["average"])

@@ -59,6 +59,13 @@ def gradient() -> torch.Tensor:
     return torch.linspace(0, 1, 40).expand(1, 1, 10, 40)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_result_of_one_column_is_resampled_like_any_other(interpolation: Interpolation) -> None:
+    images = torch.rand(2, 3, 50, 1)
+    wider = scale(images.expand(-1, -1, -1, 2).contiguous(), (16, 2), interpolation)
+    torch.testing.assert_close(scale(images, (16, 1), interpolation), wider[..., :1])
+
+
 def test_squash_keeps_all_shorter_keeps_the_centre_pad_repeats_the_border() -> None:
     squashed, cropped, padded = (fit(gradient(), (10, 10), resize=resize) for resize in RESIZES)
     assert squashed[0, 0, 0, -1] - squashed[0, 0, 0, 0] > 0.85

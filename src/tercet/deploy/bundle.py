@@ -31,6 +31,7 @@ from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import UNFINISHED, slug
 from tercet.models.summary import count_parameters
+from tercet.records.calibration import Calibration
 from tercet.records.contracts import BatchSource, InputSpec
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
@@ -65,12 +66,16 @@ class Bundle:
     """What the manifest says beside: data, metrics, versions."""
     sets: SetRule | None = None
     """How their scores become a set of labels; None where an image has one class."""
+    calibration: Calibration | None = None
+    """What is done to the combined probabilities; None where nothing is."""
 
     def __post_init__(self) -> None:
         for member in self.members:
             member.classifier.eval()
         for head in heads_of(self.combiner):
             head.eval()
+        if self.sets is not None and self.calibration is not None:
+            raise ModelError("sets of labels are not calibrated")
         if self.combiner is None and self.sets is None and len(self.members) != 1:
             raise ModelError(f"{len(self.members)} members need a combiner")
 
@@ -161,8 +166,9 @@ class Bundle:
         return sum(map(count_parameters, modules))
 
     def combine(self, members: Sequence[Predictions]) -> Predictions:
-        """Fuse the members' predictions."""
-        return combine(self.combiner, members)
+        """Fuse the members' predictions, and calibrate the result."""
+        fused = combine(self.combiner, members)
+        return fused if self.calibration is None else self.calibration.apply(fused)
 
     # ------------------------------------------------------------------------------------------ on disk
 
@@ -203,7 +209,7 @@ class Bundle:
             "members": members,
             "combiner": combiner,
             **({"sets": self.sets.to_dict()} if self.sets is not None else {}),
-            "temperature": 1.0,
+            **({"calibration": self.calibration.to_dict()} if self.calibration is not None else {}),
             **self.card,
             "files": files | heads,
         }
@@ -239,4 +245,5 @@ def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
     combiner = load_combiner(weights, manifest["combiner"], len(members), len(classes))
     card: dict[str, Any] = {key: manifest[key] for key in ("data", "metrics", "versions") if key in manifest}
     sets = SetRule.from_dict(manifest["sets"], len(members)) if "sets" in manifest else None
-    return Bundle(classes, members, combiner, card, sets)
+    calibration = Calibration.from_dict(manifest["calibration"]) if "calibration" in manifest else None
+    return Bundle(classes, members, combiner, card, sets, calibration)

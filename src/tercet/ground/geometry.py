@@ -22,6 +22,8 @@ def scale(images: Tensor, size: tuple[int, int], interpolation: Interpolation) -
         return images
     if interpolation == "nearest":
         return functional.interpolate(images, size, mode="nearest")
+    if size[1] == 1 < size[0]:  # torch repeats the first row in a result of one column
+        return scale(images.transpose(-2, -1), (1, size[0]), interpolation).transpose(-2, -1)
     resampled = functional.interpolate(images, size, mode=interpolation, align_corners=False, antialias=True)
     return resampled.clamp(0.0, 1.0) if interpolation == "bicubic" else resampled
 

@@ -21,7 +21,8 @@ from tercet.models.classifier import Classifier
 from tercet.models.heads import dense
 from tercet.records.model_config import LabelsConfig
 
-_EDGE = 1e-6  # keeps decoded scores off 0 and 1, so that their logits are finite
+EDGE = 1e-6
+"""Keeps decoded scores off 0 and 1, so that their logits are finite."""
 
 
 class Decoded(NamedTuple):
@@ -70,7 +71,7 @@ class LabelDecoder(nn.Module):
             return self._follow(features, sequence)
         found = self.search(features, beam=self.beam)
         scores = 0.5 * (found.peaks + found.chosen.to(found.peaks.dtype))
-        return torch.logit(scores.clamp(_EDGE, 1 - _EDGE))
+        return torch.logit(scores.clamp(EDGE, 1 - EDGE))
 
     def _follow(self, features: Tensor, sequence: Tensor) -> Tensor:
         start = sequence.new_full((len(sequence), 1), self.num_classes + 1)

@@ -1,7 +1,8 @@
 """The configuration of a run: frozen values, one sentence under each field, which also is the command line's help.
 
 A file, the command line and Python keywords share one flat vocabulary: the fields of `ModelConfig`,
-`TrainingConfig` and `RunConfig` by their own names, the others under `data.`, `input.`, `backbone.` and `fusion.`.
+`TrainingConfig` and `RunConfig` by their own names, the others under `data.`, `input.`, `backbone.`, `fusion.` and
+`calibration.`.
 """
 
 from __future__ import annotations
@@ -140,6 +141,34 @@ class FusionConfig:
             ]
         )
 
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How the fused probabilities are calibrated; sets of labels are not."""
+
+    temperature: Literal["auto", "none"] = "auto"
+    """auto: fitted on validation after fusing, and used where it lowers the cross-fitted log loss; or none."""
+    reject_risk: float | None = None
+    """Find the probability below which nothing is answered, so that at most this share of the answers is wrong."""
+    coverage: float | None = None
+    """Also answer with sets of classes that hold the true one for this share of the images, such as 0.95."""
+
+    def __post_init__(self) -> None:
+        require(
+            [
+                not 0 < (0.5 if value is None else value) < 1 and f"calibration.{name} {value} must lie between 0 and 1"
+                for name, value in (("reject_risk", self.reject_risk), ("coverage", self.coverage))
+            ]
+        )
+
+    @property
+    def promises(self) -> bool:
+        """Whether something is asked for that must be fitted on rows of its own."""
+        return self.reject_risk is not None or self.coverage is not None
+
+
+UNCALIBRATED = CalibrationConfig(temperature="none")
+"""Probabilities stay as they are fused."""
 
 Method = Literal["average", "pruned", "weighted", "vote", "greedy", "e2e"]
 METHODS: tuple[Method, ...] = ("average", "pruned", "weighted", "vote", "greedy", "e2e")

@@ -31,6 +31,8 @@ from tercet.records.predictions import DAMAGED, TOLERANCE, UNKNOWN, Floats, Pred
 
 __all__ = ["Labels", "attach_labels", "read_labels", "read_predictions", "write_csv"]
 
+REJECTED, SET = "rejected", "set"
+"""Columns that may stand between `predicted` and the classes: what a calibrated bundle tells of each image."""
 _OURS = {"ids", "classes", "probabilities", "labels"}
 _MAX_UNPACKED = 8_000_000_000  # bytes; a small archive may claim anything
 
@@ -44,7 +46,8 @@ def read_predictions(
     """Read predictions: `.npz` (ours, or with a single table of floats), `.npy`, or a table of text.
 
     A table (CSV, TSV, semicolons) needs a header with an id column (id, image, file, path or filename) and one column
-    a class; a `label` column with class names is optional and a `predicted` column is ignored. Arrays without names
+    a class; a `label` column with class names is optional; a `predicted` column is ignored, and so are the columns
+    `rejected` and `set` right after it, unless they hold the numbers of a class of that name. Arrays without names
     get the numbers 0, 1, ... as ids and, unless `classes` names them, as classes. A `'` before `= + - @`, tab or line
     end at the start of a text cell is taken off, as `write_csv` puts it on.
 
@@ -70,7 +73,13 @@ def read_predictions(
     return predictions if labels is None else attach_labels(predictions, labels)
 
 
-def write_csv(predictions: Predictions, path: str | Path, *, top: int | None = None) -> None:
+def write_csv(
+    predictions: Predictions,
+    path: str | Path,
+    *,
+    top: int | None = None,
+    marks: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Write a table for people, atomically: id, label (where any is known), predicted class, probabilities.
 
     Spreadsheets run cells that look like formulas, so a text cell that begins with `=`, `+`, `-`, `@`, a tab or a
@@ -81,6 +90,7 @@ def write_csv(predictions: Predictions, path: str | Path, *, top: int | None = N
         predictions: What to write.
         path: Where to; a file there is replaced.
         top: Write only this many most probable classes, as pairs of name and probability.
+        marks: Texts a row in columns after the predicted class: `rejected`, `set`, or both.
 
     Raises:
         DataError: `top` is not positive.
@@ -94,16 +104,20 @@ def write_csv(predictions: Predictions, path: str | Path, *, top: int | None = N
         columns = [f"{what}_{place}" for place in shown for what in ("class", "probability")]
     # A class called "label" must not be taken for the label column: the first one of that name is.
     labelled = bool(predictions.known.any()) or column(predictions.classes, ("label",)) is not None
+    marks = dict(marks or {})
+    if predictions.classes and _is_mark(predictions.classes[0]):  # likewise a first class called "set"
+        marks = {name: marks.get(name, [""] * len(predictions)) for name in (REJECTED, SET)}
     names = [*predictions.classes, ""]  # the last one stands for an unknown label, -1
     with (
         atomic_path(Path(path)) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         writer = csv.writer(stream)
-        writer.writerow(["id", *(["label"] if labelled else []), "predicted", *map(guarded, columns)])
+        writer.writerow(["id", *(["label"] if labelled else []), "predicted", *marks, *map(guarded, columns)])
         truth, said = predictions.labels.tolist(), predictions.predicted.tolist()
         for row, name in enumerate(predictions.ids):
             texts = [name, *([names[truth[row]]] if labelled else []), names[said[row]]]
+            texts += [cells[row] for cells in marks.values()]
             values = predictions.probabilities[row]
             writer.writerow([*map(guarded, texts), *(values.tolist() if top is None else _best(values, names, top))])
 
@@ -167,7 +181,8 @@ def _read_table(source: Path) -> Predictions:
     if place is None:
         raise DataError(f"{source} is no predictions file: its first line names no id column ({', '.join(ID_COLUMNS)})")
     label, said = column(header, ("label",)), column(header, ("predicted",))
-    columns = [index for index in range(len(header)) if index not in (place, label, said)]
+    ignored = {place, label, said, *_marks(header, rows, said)}
+    columns = [index for index in range(len(header)) if index not in ignored]
     if not rows or not columns:
         raise DataError(f"{source} holds no {'sample' if columns else 'column of a class'}")
     values = np.empty((len(rows), len(columns)))
@@ -184,6 +199,33 @@ def _read_table(source: Path) -> Predictions:
         return Predictions(tuple(plain(row[place]) for _, row in rows), names, proper, truth)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
+
+
+def _marks(header: Sequence[str], rows: Sequence[tuple[int, list[str]]], said: int | None) -> list[int]:
+    """Return the columns after `predicted` that tell of rejection and sets; one of numbers only is a class's."""
+    if said is None:
+        return []
+    found: list[int] = []
+    names = {plain(name) for name in header}
+    for name in (REJECTED, SET):
+        index = said + 1 + len(found)
+        if index < len(header) and header[index].strip().casefold() == name:
+            cells = [plain(row[index]) for _, row in rows if index < len(row)]
+            if not all(_reads_as_number(cell) and cell not in names for cell in cells):
+                found.append(index)
+    return found
+
+
+def _is_mark(name: str) -> bool:
+    return name.strip().casefold() in (REJECTED, SET)
+
+
+def _reads_as_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(cell: str, line: int, header: str, source: Path) -> float:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tercet.data.store import BadImage
 from tercet.ground.streams import printable
-from tercet.records.label_sets import SetPredictions
+from tercet.records.calibration import Calibration, prediction_sets
+from tercet.records.label_sets import SEPARATOR, SetPredictions
+from tercet.records.prediction_files import REJECTED, SET, write_csv
 from tercet.records.predictions import Predictions
 
 
@@ -24,6 +27,36 @@ class Classified:
     """Those that could not."""
     top: int
     """Classes told for each image."""
+    calibration: Calibration | None = None
+    """The bundle's: it may have a threshold below which an answer is rejected, and make prediction sets."""
+
+    @property
+    def rejected(self) -> list[bool] | None:
+        """Whether each answer is too unsure to be given; None where the bundle has no threshold."""
+        reject = self.calibration.reject if self.calibration else None
+        return None if reject is None else reject.rejected(self.predictions.probabilities).tolist()
+
+    @property
+    def sets(self) -> list[list[str]] | None:
+        """The prediction set of each image, the most probable class first; None where the bundle makes none."""
+        rule = self.calibration.conformal if self.calibration else None
+        if rule is None:
+            return None
+        probabilities = self.predictions.probabilities
+        inside = prediction_sets(probabilities, rule.quantile)
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        return [
+            [self.predictions.classes[index] for index in row if chosen[index]]
+            for row, chosen in zip(order.tolist(), inside, strict=True)
+        ]
+
+    def write_csv(self, path: Path) -> None:
+        """Write the predictions, with `rejected` and `set` where the bundle tells them."""
+        rejected, sets = self.rejected, self.sets
+        marks = {} if rejected is None else {REJECTED: ["yes" if one else "no" for one in rejected]}
+        if sets is not None:
+            marks[SET] = [SEPARATOR.join(names) for names in sets]
+        write_csv(self.predictions, path, marks=marks)
 
     def best(self, row: int) -> list[tuple[str, float]]:
         """Return the most probable classes of an image with their probabilities."""
@@ -33,11 +66,14 @@ class Classified:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
+        names, rejected, sets = self.predictions.predicted_names, self.rejected, self.sets
         return {
             "images": [
                 {
                     "id": name,
-                    "predicted": self.predictions.predicted_names[row],
+                    "predicted": names[row],
+                    **({} if rejected is None else {"rejected": rejected[row]}),
+                    **({} if sets is None else {"set": sets[row]}),
                     "probabilities": dict(self.best(row)),
                 }
                 for row, name in enumerate(self.predictions.ids)
@@ -47,9 +83,11 @@ class Classified:
 
     def to_text(self) -> str:
         """Return one line an image."""
-        lines = []
+        lines, rejected, sets = [], self.rejected, self.sets
         for row, name in enumerate(self.predictions.ids):
             said = "  ".join(f"{printable(label)} {share:.3f}" for label, share in self.best(row))
+            said += "  REJECTED" if rejected is not None and rejected[row] else ""
+            said += "" if sets is None else "  set: " + SEPARATOR.join(map(printable, sets[row]))
             lines.append(f"{printable(name)}: {said}\n")
         return "".join([*lines, *_lines(self.bad)])
 

@@ -15,6 +15,7 @@ from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment
 from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
+from tercet.workflows.calibrating import Calibrated, calibrate
 from tercet.workflows.fusing import (
     Ensemble,
     TrainedMember,
@@ -22,6 +23,8 @@ from tercet.workflows.fusing import (
     choose_ensemble,
     fitted_within_one_group,
     fuse,
+    groups_of,
+    learned_from_validation,
     read_members,
     select_members,
     validation_groups,
@@ -88,6 +91,8 @@ class Conclusion:
     """The report as text."""
     unsound: tuple[str, ...] = ()
     """Ways to fuse that were fitted and scored within a single group, and therefore not chosen."""
+    calibrated: Calibrated | None = None
+    """What was fitted to the probabilities of what is shipped; all scores but its own are from before."""
 
     @property
     def winner(self) -> Ensemble | TrainedMember:
@@ -135,6 +140,7 @@ def conclude(
             one.method for one in ensembles if plan.selection == "validation" and fitted_within_one_group(one, groups)
         ),
     )
+    conclusion = replace(conclusion, calibrated=_calibrate(conclusion, prepared))
     conclusion = replace(conclusion, metrics=_metrics(run, conclusion))
     conclusion = replace(conclusion, report=_report(conclusion))
     _bundle(conclusion, selected).save(run.bundle)
@@ -143,15 +149,30 @@ def conclude(
     return conclusion
 
 
+def _calibrate(conclusion: Conclusion, prepared: PreparedData | None) -> Calibrated | None:
+    plan, chosen = conclusion.plan, conclusion.chosen
+    said = conclusion.winner.predictions
+    return calibrate(
+        said,
+        plan.calibration,
+        method=conclusion.name,
+        taken=chosen is not None and learned_from_validation(chosen),
+        folds=plan.fusion.folds,
+        seed=plan.run.seed,
+        groups=groups_of(said["validation"], prepared),
+    )
+
+
 def _bundle(conclusion: Conclusion, selected: Sequence[TrainedMember]) -> Bundle:
-    scores = {
-        split: {key: values[key] for key in CARD_SCORES}
-        for split, values in _scores(conclusion.winner.predictions).items()
-    }
+    said, found = conclusion.winner.predictions, conclusion.calibrated
+    if found is not None:  # the card tells what the bundle answers
+        said = {split: found.calibration.apply(one) for split, one in said.items()} | {"validation": found.validation}
+    scores = {split: {key: values[key] for key in CARD_SCORES} for split, values in _scores(said).items()}
     card = {"data": conclusion.metrics["data"], "metrics": scores, "versions": conclusion.metrics["versions"]}
+    calibration = None if found is None else found.calibration
     if conclusion.chosen is None:
-        return Bundle(conclusion.plan.classes, (conclusion.best.load(),), card=card)
-    return replace(bundle_of(conclusion.chosen, selected), card=card)
+        return Bundle(conclusion.plan.classes, (conclusion.best.load(),), card=card, calibration=calibration)
+    return replace(bundle_of(conclusion.chosen, selected), card=card, calibration=calibration)
 
 
 def _last_labelled(predictions: Mapping[str, Predictions]) -> str:
@@ -212,6 +233,7 @@ def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
         "best_member": conclusion.best.name,
         "chosen": conclusion.name,
         "not_chosen": list(conclusion.unsound),
+        "calibration": conclusion.calibrated.to_dict() if conclusion.calibrated else None,
         "comparison": {"of": conclusion.name, "against": conclusion.best.name, **comparison.to_dict()}
         if comparison
         else None,
@@ -251,6 +273,8 @@ def _report(conclusion: Conclusion) -> str:
             parts.append(
                 f"On {plan.selection} {better} alone is better than every ensemble; its own bundle is beside.\n"
             )
+    if conclusion.calibrated is not None:
+        parts.append(conclusion.calibrated.to_text(printable(conclusion.name)))
     said = conclusion.winner.predictions
     split = _last_labelled(said)
     mistakes = as_text(pairs_table(said[split], most=5))

@@ -150,6 +150,7 @@ def _metrics(
         "ensembles": [one.to_dict() for one in fused],
         "best_member": best,
         "chosen": chosen,
+        "calibration": None,
         "comparison": None,
         "versions": describe_environment()["packages"],
     }
@@ -180,6 +181,7 @@ def _report(
         if is_better(plan.criterion, alone, together):
             name = printable(best.name)
             parts.append(f"On {plan.selection} {name} alone is better than every ensemble; its own bundle is beside.\n")
+    parts.append("Scores of sets of labels are not calibrated.\n")
     parts += left_out(plan)
     split = "test" if "test" in winner.scores else "validation"
     title = f"{winner.name} by label on {split}"

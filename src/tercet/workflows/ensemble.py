@@ -13,7 +13,7 @@ from tercet.deploy.bundle import load_bundle
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_text
 from tercet.ground.runtime import choose_device, plan_threads
-from tercet.records.config import FusionConfig, RunConfig
+from tercet.records.config import CalibrationConfig, FusionConfig, RunConfig
 from tercet.records.documents import dump_yaml
 from tercet.records.options import Parsed
 from tercet.workflows.conclude import conclude
@@ -61,6 +61,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
         first,
         run=run_config,
         fusion=fusion,
+        calibration=parsed.of(CalibrationConfig),
         device=device,
         members=tuple(member for one in plans for member in one.members),
     )

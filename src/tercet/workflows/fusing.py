@@ -118,10 +118,15 @@ def fuse(
 
 def validation_groups(members: Sequence[TrainedMember], prepared: PreparedData | None) -> tuple[str, ...] | None:
     """Return the groups of the validation rows, in the order of the members' predictions; None where there are none."""
+    return groups_of(members[0].predictions["validation"], prepared)
+
+
+def groups_of(predictions: Predictions, prepared: PreparedData | None) -> tuple[str, ...] | None:
+    """Return the group of each row; None where there are none."""
     if prepared is None or prepared.table.groups is None:
         return None
     group_of = dict(zip(prepared.table.ids, prepared.table.groups, strict=True))
-    return tuple(group_of[name] for name in members[0].predictions["validation"].ids)
+    return tuple(group_of[name] for name in predictions.ids)
 
 
 def _fuse_simply(members: Sequence[TrainedMember], method: str, plan: Plan, groups: tuple[str, ...] | None) -> Ensemble:
@@ -181,7 +186,12 @@ def fitted_within_one_group(one: Ensemble, groups: tuple[str, ...] | None) -> bo
 
     Nothing then says how it does on another group, and its score on these rows is flattering.
     """
-    return groups is not None and len(set(groups)) == 1 and one.fitted_on.startswith("validation")
+    return groups is not None and len(set(groups)) == 1 and learned_from_validation(one)
+
+
+def learned_from_validation(one: Ensemble) -> bool:
+    """Tell whether an ensemble was fitted on the validation rows."""
+    return one.fitted_on.startswith("validation")
 
 
 def choose_ensemble(

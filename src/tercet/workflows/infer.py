@@ -25,7 +25,6 @@ from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
-from tercet.records.prediction_files import write_csv
 from tercet.records.predictions import Ints, Predictions
 from tercet.records.submissions import Sample
 from tercet.records.views import Views
@@ -117,13 +116,14 @@ def predict_files(
         if csv is not None:
             predictions.write_csv(Path(csv))
         return ClassifiedSets(predictions, tuple(source.bad), top)
+    classified = Classified(predictions, tuple(source.bad), top, loaded.calibration)
     if sample is not None and csv is not None:
         if source.bad:
             raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
         sample.write(predictions, Path(csv))
     elif csv is not None:
-        write_csv(predictions, Path(csv))
-    return Classified(predictions, tuple(source.bad), top)
+        classified.write_csv(Path(csv))
+    return classified
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tercet.data.samples import Ints
 from tercet.deploy.bundle import Bundle, Member
 from tercet.evaluation.set_combining import DECIDED, SET_METHODS, SetMethod, SetRule, cross_fitted_sets, threshold_of
 from tercet.ground.errors import ConfigError, require
-from tercet.records.config import METHODS, MemberConfig, Method
+from tercet.records.config import METHODS, UNCALIBRATED, MemberConfig, Method
 from tercet.records.label_sets import SetPredictions
 from tercet.records.model_config import LabelsConfig
 from tercet.records.training_config import Criterion
@@ -38,7 +38,9 @@ def for_sets(plan: Plan) -> Plan:
         for member in plan.members
     )
     views = not plan.run.views.plain and f"tta {plan.run.views} averages probabilities of {_UNFIT}"
-    require([views, *(problem for member in members for problem in _problems(member))])
+    promised = plan.calibration.promises and f"calibration.reject_risk and coverage are for {_UNFIT}"
+    require([views, promised, *(problem for member in members for problem in _problems(member))])
+    plan = replace(plan, calibration=UNCALIBRATED)
     return replace(plan, members=members, run=replace(plan.run, fuse=cast("tuple[Method, ...]", _fuse(plan.run.fuse))))
 
 

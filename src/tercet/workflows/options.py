@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tercet.ground.errors import require
-from tercet.records.config import METHODS, DataConfig, FusionConfig, Method, RunConfig
+from tercet.records.config import METHODS, CalibrationConfig, DataConfig, FusionConfig, Method, RunConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Positional
 from tercet.records.training_config import TrainingConfig
@@ -162,13 +162,13 @@ TRAINED: list[tuple[str, type]] = [
     ("fusion", FusionConfig),
     ("", OutputConfig),
 ]
-"""The options of `train`, and of what trains as it does."""
+"""The options of `train`, and of what trains as it does; only `train` calibrates."""
 
 TRAIN = Options(
     "train",
     "Train networks on a folder of images, fuse them, and measure them. Leaves a run folder with everything that was "
     "measured and, in RUN/bundle, the fused model.",
-    groups=TRAINED,
+    groups=[*TRAINED[:-1], ("calibration", CalibrationConfig), TRAINED[-1]],
     positionals=[SOURCE],
     config_file=True,
     aliases=ALIASES,
@@ -182,7 +182,12 @@ ENSEMBLE = Options(
     "ensemble",
     "Fuse the trained members of one run or of several. The runs hold the same data and splits; what comes out is a "
     "run folder with a bundle.",
-    groups=[("", EnsembleConfig), ("fusion", FusionConfig), ("", OutputConfig)],
+    groups=[
+        ("", EnsembleConfig),
+        ("fusion", FusionConfig),
+        ("calibration", CalibrationConfig),
+        ("", OutputConfig),
+    ],
     positionals=[Positional("runs", "run folders", many=True)],
     config_file=True,
     examples=["runs/photos-1 runs/photos-2 --methods average,weighted"],

@@ -8,10 +8,19 @@ from typing import Any
 
 from tercet.data.samples import load_samples
 from tercet.data.store import ImageStore
+from tercet.evaluation.fitting import is_fitted
 from tercet.ground.errors import ConfigError, require
 from tercet.ground.files import read_json, write_json
 from tercet.models.build import build
-from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
+from tercet.records.config import (
+    UNCALIBRATED,
+    CalibrationConfig,
+    DataConfig,
+    FusionConfig,
+    MemberConfig,
+    Method,
+    RunConfig,
+)
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
 from tercet.records.training_config import Criterion, TrainingConfig
@@ -45,6 +54,8 @@ class Plan:
     """Whether every member also tells its training accuracy and how fast it predicts."""
     sets: bool = False
     """Whether an image has a set of labels, not one class."""
+    calibration: CalibrationConfig = UNCALIBRATED
+    """What is done to the probabilities of what is chosen."""
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
@@ -69,10 +80,12 @@ class Plan:
         return self.members[0].training.selection
 
     def check(self) -> None:
-        """Refuse members chosen by different rules, crops that do not fit, and what is for label sets where none are.
+        """Refuse members chosen by different rules, crops that do not fit, promises that cannot be kept, and
+        what is for label sets where none are.
 
         Raises:
-            ConfigError: Criterion or selection differ between members or are for label sets, or a crop is too large.
+            ConfigError: Criterion or selection differ between members or are for label sets, a crop is too large, or no
+                validation rows would be left to calibrate with.
         """
         if not self.sets:
             decoders = [member.name for member in self.members if member.model.labels.decoder != "sigmoid"]
@@ -83,6 +96,13 @@ class Plan:
                     bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
                     only_sets and f"criterion {self.criterion} {needs}",
                 ]
+            )
+        fused = len(self.members) > 1 and self.fusion.top != 1
+        if self.calibration.promises and fused and all(map(self.learns_from_validation, self.run.fuse)):
+            raise ConfigError(
+                "calibration.reject_risk and coverage need validation rows that nothing was fitted on, and "
+                f"{', '.join(self.run.fuse)} learn from all of them: add average, pruned or vote, or give "
+                "fusion.data out-of-fold with e2e"
             )
         for what in ("criterion", "selection"):
             kinds = sorted({getattr(member.training, what) for member in self.members})
@@ -104,6 +124,10 @@ class Plan:
         )
         return network.spec.size
 
+    def learns_from_validation(self, method: Method) -> bool:
+        """Tell whether a way to fuse is fitted on the validation rows."""
+        return self.fusion.data == "validation" if method == "e2e" else is_fitted(method)
+
     def needs_folds(self) -> bool:
         """Tell whether the fusion learns from out-of-fold predictions."""
         return "e2e" in self.run.fuse and len(self.members) > 1 and self.fusion.data == "out-of-fold"
@@ -118,7 +142,7 @@ class Plan:
         options = Options("plan", groups=_GROUPS)
         values = {
             "data": self.data,
-            "options": options.to_dict(self.data_config, self.fusion, replace(self.run, members=())),
+            "options": options.to_dict(self.data_config, self.fusion, self.calibration, replace(self.run, members=())),
             "members": [describe_member(member) for member in self.members],
             "device": self.device,
             "threads": self.threads,
@@ -156,6 +180,7 @@ class Plan:
             notes=tuple(values["notes"]),
             compared=values.get("compared", False),
             sets=values.get("sets", False),  # absent in runs from before there were label sets
+            calibration=parsed.of(CalibrationConfig),
         )
 
     def open_data(self, run: RunFolder) -> PreparedData:
@@ -164,7 +189,7 @@ class Plan:
         return PreparedData(table, ImageStore.open(run.path / self.images), fingerprint=self.fingerprint)
 
 
-_GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("", RunConfig)]
+_GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("calibration", CalibrationConfig), ("", RunConfig)]
 
 
 def describe_member(member: MemberConfig) -> dict[str, Any]:

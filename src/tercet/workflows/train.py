@@ -14,7 +14,7 @@ from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import choose_device, describe_environment, plan_threads
 from tercet.models.build import check_build, check_images, check_weights
-from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
+from tercet.records.config import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
@@ -89,7 +89,7 @@ def run_training(data: str | Path | None, parsed: Parsed, *, resume: str | Path 
     check_members(parsed)
     run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
     with run.lock():
-        options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+        options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig)
         write_text(run.config, dump_yaml({DATA_SOURCE: str(data), **options}))
         with run.beginning():
             plan, prepared = _begin(run, str(data), parsed)
@@ -132,7 +132,15 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
     write_json(run.path / "environment.json", describe_environment())
     prepared = prepare_data(data, parsed.of(DataConfig), sets=True)
     members = resolve(config.members or default_members(prepared.image_size), parsed)
-    plan = make_plan(data, prepared, parsed.of(DataConfig), parsed.of(FusionConfig), config, members)
+    plan = make_plan(
+        data,
+        prepared,
+        parsed.of(DataConfig),
+        parsed.of(FusionConfig),
+        config,
+        members,
+        calibration=parsed.of(CalibrationConfig),
+    )
     lay_out(run, plan, prepared)
     return plan, prepared
 
@@ -146,6 +154,7 @@ def make_plan(
     members: tuple[MemberConfig, ...],
     *,
     trainings: int | None = None,
+    calibration: CalibrationConfig = UNCALIBRATED,
 ) -> Plan:
     """Return the plan of a run on prepared data.
 
@@ -157,6 +166,7 @@ def make_plan(
         config: What the run does beside.
         members: The members, resolved.
         trainings: How many trainings share the cores (default: one a member).
+        calibration: How what is chosen is calibrated (default: not at all).
 
     Raises:
         ConfigError: The device is not there, a member cannot read the images, or the members are chosen by different
@@ -180,6 +190,7 @@ def make_plan(
         held_out=held_out_digest(prepared.table),
         notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
         sets=prepared.table.membership is not None,
+        calibration=calibration,
     )
     plan = for_sets(plan) if plan.sets else plan
     plan.check()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, expect, sync_playwright
 
 from tests.deploy.serving.models import BLUE, GREEN, RED, write_coloured
 from tests.deploy.serving.server import Server
@@ -135,18 +135,21 @@ def test_the_map_lies_over_the_image_and_can_be_hidden(server: Server, visit: Vi
 
 def test_it_works_with_the_keyboard_alone(server: Server, visit: Visit) -> None:
     seen = visit(server)
+    choosers: list[FileChooser] = []
+    seen.page.on("filechooser", choosers.append)
+    seen.page.wait_for_timeout(200)  # the browser is told to hand them over
     seen.page.keyboard.press("Tab")
     assert seen.page.evaluate("document.activeElement.id") == "choose"
     outline = seen.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
-    with seen.page.expect_file_chooser() as waiting:
-        seen.page.keyboard.press("Enter")
+    seen.page.keyboard.press("Enter")
+    server.wait_for(lambda: seen.page.wait_for_timeout(20) or choosers)
     files = [
         {"name": name, "mimeType": "image/png", "buffer": content}
         for name, content in (("one.png", RED), ("two.txt", b"no image"), ("three.png", BLUE))
     ]
-    assert waiting.value.is_multiple()
-    waiting.value.set_files(files)  # type: ignore[arg-type]
+    assert choosers[0].is_multiple()
+    choosers[0].set_files(files)  # type: ignore[arg-type]
     seen.page.locator("article").nth(2).wait_for()
     assert seen.page.locator("article figcaption").all_inner_texts() == ["one.png", "two.txt", "three.png"]
     assert seen.page.locator("article h2").all_inner_texts() == ["red", "blue"]

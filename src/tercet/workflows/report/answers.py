@@ -19,6 +19,7 @@ from tercet.pictures.matrices import confusion as draw_confusion
 from tercet.pictures.page import Block, Details, Images, Paragraph, Section, Table
 from tercet.pictures.reliability import reliability
 from tercet.records.predictions import Predictions
+from tercet.workflows.report.calibration_part import calibration
 from tercet.workflows.report.record import Record
 from tercet.workflows.report.sketchbook import Sketchbook
 from tercet.workflows.report.wording import number
@@ -39,7 +40,7 @@ def answers(record: Record, book: Sketchbook) -> list[Section]:
         return [Section("Classes", [Paragraph(f"Left out, as {why}.", quiet=True)])]
     sections = [
         Section("Classes", [*_matrices(said, book), *_classes(said, book)]),
-        Section("Probabilities", [_reliability(said, book)]),
+        Section("Probabilities", [_reliability(said, book), *calibration(record, said, book)]),
     ]
     beside = list(_agreement(record, book))
     sections += [Section("Agreement", beside)] if beside else []

@@ -1,0 +1,1 @@
+"""From a bundle to one ONNX file: preprocessing, members, combiner and calibration as one graph."""

@@ -1,0 +1,102 @@
+"""One file of everything: preprocessing, members, combiner, calibration, and what the file says of itself.
+
+Shapes: B images, H x W pixels, M members, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from tercet.deploy.answers import heads_of, name_of
+from tercet.deploy.bundle import Bundle
+from tercet.deploy.export.combining import calibrate, choose, fuse
+from tercet.deploy.export.graph import Graph
+from tercet.deploy.export.members import is_searched
+from tercet.deploy.export.preprocessing import Geometry, prepare
+from tercet.deploy.exported import INPUT
+from tercet.deploy.onnx_file import LARGEST, seal
+from tercet.evaluation.tta import picture_spec
+from tercet.ground.errors import ModelError
+
+
+def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, quantized: Sequence[str] = ()) -> bytes:
+    """Return the content of the exported file.
+
+    Args:
+        bundle: What is exported.
+        members: The graph of each member, from pictures to logits.
+        version: Of this package, as the file tells it.
+        quantized: Names of the members whose graphs compute in 8 bits.
+
+    Raises:
+        ModelError: The file would be larger than one such file can be.
+    """
+    graph = Graph()
+    shown: dict[Geometry, str] = {}
+    said = []
+    for index, (member, network) in enumerate(zip(bundle.members, members, strict=True)):
+        geometry = Geometry.of(picture_spec(member.classifier.spec, member.views))
+        if geometry not in shown:
+            shown[geometry] = prepare(graph, INPUT, geometry)
+        (logits,) = graph.join(network, f"member-{index + 1}/", [shown[geometry]])
+        said.append(graph.add("Unsqueeze", logits, graph.integers(1)))
+    stack = graph.add("Concat", *said, axis=1) if len(said) > 1 else said[0]  # B M K
+    count, classes = len(bundle.members), len(bundle.classes)
+    outputs = [
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["B", classes]),
+        helper.make_tensor_value_info("members", TensorProto.FLOAT, ["B", count, classes]),
+    ]
+    if bundle.sets is not None:
+        own = graph.add("Sigmoid", stack)
+        fused, chosen = choose(graph, own, bundle.sets)
+        graph.copy_to(chosen, "chosen")
+        outputs.append(helper.make_tensor_value_info("chosen", TensorProto.BOOL, ["B", classes]))
+    else:
+        own = graph.add("Softmax", stack, axis=2)
+        fused = fuse(graph, stack, own, bundle.combiner, num_classes=classes)
+        fused = calibrate(graph, fused, bundle.calibration)
+    graph.copy_to(fused, "probabilities")
+    graph.copy_to(own, "members")
+    taken = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", "H", "W", 3])]
+    model = graph.model(bundle.name, taken, outputs)
+    size = model.ByteSize()
+    if size > LARGEST - 10_000_000:
+        raise ModelError(
+            f"the exported file would have {size / 1e9:.1f} GB, and one ONNX file holds 2: export fewer members "
+            "(tercet ensemble), or use the bundle itself"
+        )
+    onnx.checker.check_model(model, full_check=True)
+    return seal(model.SerializeToString(), describe(bundle, version=version, quantized=quantized))
+
+
+def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what an exported file says of itself."""
+    members = [
+        {
+            "name": member.name,
+            "network": member.classifier.network,
+            "input": member.classifier.spec.to_dict(),
+            "views": str(member.views),
+            "seed": member.views.seed,
+            "precision": "int8" if member.name in quantized else "fp32",
+        }
+        for member in bundle.members
+    ]
+    sets = None
+    if bundle.sets is not None:
+        sets = {**bundle.sets.to_dict(), "search": "greedy" if is_searched(bundle) else None}
+    return {
+        "tercet": version,
+        "name": bundle.name,
+        "classes": list(bundle.classes),
+        "members": members,
+        "combiner": None if bundle.combiner is None else name_of(bundle.combiner),
+        "heads": len(heads_of(bundle.combiner)),
+        "sets": sets,
+        "calibration": None if bundle.calibration is None else bundle.calibration.to_dict(),
+        "card": bundle.card,
+    }

@@ -1,0 +1,133 @@
+"""Recurrent layers as ONNX's own nodes: one a layer, whatever the activations, instead of every step spelled out.
+
+Gates lie in another order there: LSTM i o f g, GRU z r n. Shapes: T steps, B sequences, D input features, H units,
+G gates (1 simple RNN, 3 GRU, 4 LSTM), F = H or, in both directions, 2 H.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tercet.ground.errors import ModelError
+from tercet.models.recurrent import RecurrentStack
+
+_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # which of torch's gates comes first, second, ...
+_VERSION = 14  # of these operators
+_PARTS = ("kernel", "recurrent", "bias")
+_NAMES = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "logistic": "Sigmoid", "hard_sigmoid": "HardSigmoid"}
+
+
+class RecurrentNodes(nn.Module):
+    """The layers of a kernel; maps B T D to all states of the last layer, B T F, and its final state, B F.
+
+    Args:
+        kernel: Whose weights are read.
+        activation: Of the state.
+        gates: Of the gates.
+        reset: Where a GRU resets.
+    """
+
+    def __init__(
+        self, kernel: nn.RNNBase, *, activation: str = "tanh", gates: str = "logistic", reset: str = "after"
+    ) -> None:
+        super().__init__()
+        if kernel.proj_size:
+            raise ModelError("a recurrent layer with projected states (proj_size) cannot be exported")
+        self.operator = kernel.mode.partition("_")[0]
+        self.layers, self.units, self.directions = kernel.num_layers, kernel.hidden_size, 1 + kernel.bidirectional
+        self.attributes = _attributes(self.operator, activation, gates, reset, self.directions)
+        self.attributes["hidden_size"] = self.units
+        self.batch_first = kernel.batch_first
+        for layer in range(self.layers):
+            for name, values in zip(
+                ("kernel", "recurrent", "bias"), _weights(kernel, self.operator, layer), strict=True
+            ):
+                self.register_buffer(f"{name}{layer}", values)
+
+    def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
+        """Map B T D (T B D where the kernel reads that) to all states and the final one."""
+        steps = sequence.transpose(0, 1) if self.batch_first else sequence
+        final = steps[0]
+        for layer in range(self.layers):
+            length, count = steps.shape[0], steps.shape[1]
+            shape = (self.directions, count, self.units)
+            shapes = [(length, *shape), *[shape] * (2 if self.operator == "LSTM" else 1)]
+            weights = [cast("Tensor", getattr(self, f"{name}{layer}")) for name in _PARTS]
+            outputs = torch.onnx.ops.symbolic_multi_out(
+                self.operator,
+                (steps, *weights),
+                self.attributes,
+                dtypes=[steps.dtype] * len(shapes),
+                shapes=shapes,
+                version=_VERSION,
+            )
+            steps = outputs[0].transpose(1, 2).flatten(2)  # T B F
+            final = outputs[1].transpose(0, 1).flatten(1)  # B F
+        return (steps.transpose(0, 1) if self.batch_first else steps), final
+
+
+class StackNodes(nn.Module):
+    """A `RecurrentStack` for export.
+
+    Args:
+        stack: Whose options and weights are read.
+    """
+
+    def __init__(self, stack: RecurrentStack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.nodes = RecurrentNodes(stack.kernel, activation=stack.activation, gates=stack.gates, reset=stack.reset)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """Map B T D to B F."""
+        final: Tensor = self.nodes(sequence)[1]
+        return final
+
+    def single_step(self, vector: Tensor) -> Tensor:
+        """Map B D to B F; without a state before it, a step is a few products."""
+        return self.stack.single_step(vector)
+
+
+def with_nodes(module: nn.Module) -> nn.Module:
+    """Replace the recurrent layers within a module by nodes; return it, or its replacement."""
+    if isinstance(module, RecurrentStack):
+        return StackNodes(module)
+    if isinstance(module, nn.RNNBase):
+        return RecurrentNodes(module)
+    for name, child in list(module.named_children()):
+        setattr(module, name, with_nodes(child))
+    return module
+
+
+def _attributes(operator: str, activation: str, gates: str, reset: str, directions: int) -> dict[str, Any]:
+    state, gate = _NAMES[activation], _NAMES[gates]
+    functions = {"LSTM": [gate, state, state], "GRU": [gate, state], "RNN": [state]}[operator] * directions
+    attributes: dict[str, Any] = {
+        "direction": "bidirectional" if directions == 2 else "forward",
+        "activations": functions,
+    }
+    hard = functions.count("HardSigmoid")
+    if hard:  # Keras 2.2's
+        attributes |= {"activation_alpha": [0.2] * hard, "activation_beta": [0.5] * hard}
+    if operator == "GRU":
+        attributes["linear_before_reset"] = int(reset == "after")
+    return attributes
+
+
+@torch.no_grad()
+def _weights(kernel: nn.RNNBase, operator: str, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a layer's weights, each direction's behind the other's: (GH D), (GH H) and both biases (2 GH)."""
+    units, found = kernel.hidden_size, []
+    for suffix in ("", "_reverse")[: 1 + kernel.bidirectional]:
+        read = [getattr(kernel, f"{name}_l{layer}{suffix}") for name in ("weight_ih", "weight_hh")]
+        if kernel.bias:
+            read += [getattr(kernel, f"{name}_l{layer}{suffix}") for name in ("bias_ih", "bias_hh")]
+        else:
+            read += [torch.zeros(len(read[0]))] * 2
+        rows = [value.detach().split(units) for value in read]
+        found.append([torch.cat([parts[gate] for gate in _ORDER[operator]]) for parts in rows])
+    inputs, states, *biases = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return inputs, states, torch.cat(biases, dim=1)

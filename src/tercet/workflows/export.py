@@ -1,0 +1,168 @@
+"""A whole ensemble as one file, which is asked about images before it is called an export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tercet import __version__
+from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.deploy.export.assemble import assemble
+from tercet.deploy.export.members import export_member
+from tercet.deploy.export.verification import LIMIT, Verification
+from tercet.deploy.export.verification import verify as ask_both
+from tercet.deploy.exported import SUFFIX, ExportedModel, is_exported
+from tercet.ground.errors import ConfigError, ModelError, StorageError
+from tercet.ground.files import put_in_place, write_bytes, write_json
+from tercet.records.config import DataConfig
+from tercet.records.views import Views
+from tercet.workflows.shown import choose_images
+
+DEFAULT = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that says what its bundle says."""
+
+    path: Path
+    """The file."""
+    verification: Verification
+    """The proof."""
+    members: tuple[str, ...]
+    """What it holds."""
+    kept: dict[str, float]
+    """Members that stay in 32 bits though 8 were asked for, and the accuracy that 8 bits would have cost."""
+
+    def to_text(self) -> str:
+        """Return what people read."""
+        size = self.path.stat().st_size / 1e6
+        lines = [f"{self.path}: {size:.1f} MB, members: {', '.join(self.members)}\n", self.verification.to_text()]
+        lines += [f"member '{name}' stays in 32 bits: in 8 it loses {loss:.2%}\n" for name, loss in self.kept.items()]
+        return "".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "file": str(self.path),
+            "bytes": self.path.stat().st_size,
+            "members": list(self.members),
+            "kept_fp32": self.kept,
+            "verification": self.verification.to_dict(),
+        }
+
+
+def export(
+    bundle: str | Path | Bundle,
+    file: str | Path = DEFAULT,
+    *,
+    int8: bool = False,
+    tta: str | Views | None = None,
+    data: str | None = None,
+    images: Sequence[str | Path] = (),
+    most: int = 256,
+    config: DataConfig | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write a bundle as one ONNX file, and prove that it says the same; the proof lies beside it.
+
+    Args:
+        bundle: A bundle's folder, a run's folder, or a loaded bundle.
+        file: Where to; it ends in .onnx.
+        int8: Let members compute in 8 bits where that costs at most half a point of accuracy.
+        tta: Test-time augmentation in the file, such as none or flip; None: what the bundle was chosen with.
+        data: Labelled images to ask about (default: the run's validation images).
+        images: Files and folders to ask about instead.
+        most: Most images to ask about.
+        config: How to read the data.
+        force: Replace an exported file of that name.
+
+    Raises:
+        ConfigError: Options that cannot be.
+        ModelError: A member cannot be exported, or the file says something else; it is left as FILE.failed.
+        StorageError: Something is there already, or nothing can be written.
+        DataError: The images cannot be read.
+    """
+    target = Path(file)
+    _require_free(target, force=force)
+    if isinstance(tta, str):
+        Views.parse(tta)
+    place = "." if isinstance(bundle, Bundle) else bundle
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = loaded if tta is None else loaded.with_views(tta)
+    shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
+    graphs = [export_member(member) for member in loaded.members]
+    failed = target.with_name(f"{target.name}.failed")
+    write_bytes(failed, assemble(loaded, graphs, version=__version__))
+    found = ask_both(loaded, ExportedModel.load(failed), shown)
+    if not found.passed:
+        raise ModelError(
+            f"the exported file differs from the bundle by {max(found.largest_gap, found.member_gap):.1e} (allowed: "
+            f"{LIMIT:g}; same answer: {found.agreement:.2%}) on {found.source}: it is left as {failed} for a look and "
+            "is not fit for use"
+        )
+    put_in_place(failed, target)
+    write_json(proof_of(target), found.to_dict())
+    return Exported(target, found, tuple(member.name for member in loaded.members), {})
+
+
+def proof_of(file: Path) -> Path:
+    """Return where the verification of a file lies."""
+    return file.with_suffix(".verify.json")
+
+
+def _require_free(target: Path, *, force: bool) -> None:
+    """Refuse a name that would lose something.
+
+    Raises:
+        ConfigError: The name has another ending.
+        StorageError: Something is there already.
+    """
+    if not is_exported(target):
+        raise ConfigError(f"the file {target} must end in {SUFFIX}")
+    if target.exists() and not force:
+        raise StorageError(f"{target} exists already: choose another name, or replace it with --force")
+
+
+def verify(
+    file: str | Path,
+    bundle: str | Path | Bundle,
+    *,
+    data: str | None = None,
+    images: Sequence[str | Path] = (),
+    most: int = 256,
+    config: DataConfig | None = None,
+) -> Verification:
+    """Compare an exported file with its bundle; what is found also lies beside the file, as FILE.verify.json.
+
+    Args:
+        file: What `export` wrote.
+        bundle: A bundle's folder, a run's folder, or a loaded bundle.
+        data: Labelled images to ask about (default: the run's validation images).
+        images: Files and folders to ask about instead.
+        most: Most images to ask about.
+        config: How to read the data.
+
+    Raises:
+        ModelError: One of the two cannot be used, or the file is of another bundle.
+        DataError: The images cannot be read.
+    """
+    model = ExportedModel.load(file)
+    place = "." if isinstance(bundle, Bundle) else bundle
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    names = tuple(member.name for member in loaded.members)
+    if (model.classes, model.member_names) != (loaded.classes, names):
+        raise ModelError(
+            f"{file} has members {', '.join(model.member_names)} and {len(model.classes)} classes, the bundle has "
+            f"{', '.join(names)} and {len(loaded.classes)}: name the bundle that it was exported from"
+        )
+    views = [Views.parse(entry["views"], seed=entry["seed"]) for entry in model.metadata["members"]]
+    members = (replace(member, views=seen) for member, seen in zip(loaded.members, views, strict=True))
+    loaded = replace(loaded, members=tuple(members))
+    shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
+    exact = all(entry.get("precision") == "fp32" for entry in model.metadata["members"])
+    found = ask_both(loaded, model, shown, exact=exact)
+    write_json(proof_of(Path(file)), found.to_dict())
+    return found
