@@ -136,7 +136,7 @@ def test_the_map_lies_over_the_image_and_can_be_hidden(server: Server, visit: Vi
 def test_it_works_with_the_keyboard_alone(server: Server, visit: Visit) -> None:
     seen = visit(server)
     choosers: list[FileChooser] = []
-    seen.page.on("filechooser", choosers.append)
+    seen.page.on("filechooser", lambda one: choosers.append(one))
     seen.page.wait_for_timeout(200)  # the browser is told to hand them over
     seen.page.keyboard.press("Tab")
     assert seen.page.evaluate("document.activeElement.id") == "choose"
