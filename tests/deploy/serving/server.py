@@ -57,7 +57,10 @@ class Server:
         self.process.stderr.close()
         if kind is None:
             assert code == 0, self.plain
-            assert self.faults or (not self.events("library") and not self.plain), (self.plain, self.events("library"))
+            assert self.faults or (not self.events("library") and not self.plain), (
+                self.plain,
+                self.events("library")[:5],
+            )
 
     def _read(self) -> None:
         assert self.process.stderr is not None

@@ -1,21 +1,30 @@
 """The queue before the model, the budget of memory, the hosts, the limits: each alone."""
 
 import asyncio
+import io
+import json
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from tercet.deploy.serving.app import make_app, paths_of
 from tercet.deploy.serving.batching import Batcher, Row
+from tercet.deploy.serving.hardening import Guard
 from tercet.deploy.serving.hosts import Hosts, loopback
+from tercet.deploy.serving.journal import Journal
 from tercet.deploy.serving.memory import Lease, Memory
+from tercet.deploy.serving.metrics import Metrics
 from tercet.deploy.serving.refusals import Busy
+from tercet.deploy.serving.service import Service
 from tercet.deploy.serving.settings import Limits
 from tercet.ground.errors import ConfigError, ModelError
+from tests.deploy.serving.models import picture as png_of
 
 
 @dataclass
@@ -47,6 +56,18 @@ class Watched:
 
     def batch(self, size: int, seconds: float) -> None:
         self.sizes.append(size)
+
+
+class Faulty:
+    """A model that is broken."""
+
+    classes, member_names, metadata, has_maps, sets = ("a", "b"), ("m",), {}, False, False  # type: ignore[var-annotated]
+
+    def run(self, images: np.ndarray) -> Said:
+        raise RuntimeError("/secret/place")
+
+
+GREY = png_of((14, 14, 14))
 
 
 def picture(value: int, height: int = 2) -> np.ndarray:
@@ -102,14 +123,14 @@ def test_a_batch_has_a_largest_size_in_images_and_in_pixels() -> None:
 
 def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
-        batcher.admit(1)
         start = time.perf_counter()
         await batcher.answer(picture(1))
         assert time.perf_counter() - start < 1
-        batcher.admit(1)  # another is on its way
+        batcher.coming = 1  # another is being decoded
         first = asyncio.create_task(batcher.answer(picture(2)))
         await asyncio.sleep(0.05)
         assert not first.done()
+        batcher.coming = 0
         await batcher.answer(picture(3))
         await first
 
@@ -154,7 +175,7 @@ def test_places_are_given_and_taken_back() -> None:
     batcher.admit(30)
     with pytest.raises(Busy):
         batcher.admit(3)
-    batcher.leave()
+    batcher.leave(1)
     batcher.admit(3)
     assert batcher.admitted == 32
 
@@ -170,6 +191,31 @@ def test_a_lease_never_holds_more_than_there_is() -> None:
         other.resize(90)
         assert memory.held == 100
     assert memory.held == 0
+    with pytest.raises(Busy):  # a thread that is still at work for a client that has left
+        one.resize(1)
+    assert memory.held == 0
+
+
+def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() -> None:
+    async def work() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(guard, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.post("/v1/predict", content=GREY), await client.get("/health/ready")
+
+    model, limits, metrics, said = Faulty(), Limits(), Metrics(), io.StringIO()
+    journal = Journal(said)
+    service = Service(model, limits, metrics)
+    app = make_app(model, "faulty", service, limits, metrics)
+    guard = Guard(app, hosts=Hosts("127.0.0.1"), paths=paths_of(app), metrics=metrics, journal=journal)
+    service.start()
+    try:
+        answered, ready = asyncio.run(work())
+    finally:
+        service.close()
+        journal.close()
+    assert (answered.status_code, ready.status_code) == (500, 200)
+    assert answered.json() == {"error": "a fault of the server: its log tells more"}
+    assert json.loads(said.getvalue().splitlines()[0])["status"] == 500
 
 
 @pytest.mark.parametrize(

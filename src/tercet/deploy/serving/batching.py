@@ -64,7 +64,9 @@ class Batcher:
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="tercet-model", daemon=True)
         self.admitted = 0
-        """Images that have a place: on their way, waiting or being computed; changed by the event loop only."""
+        """Images that have a place; changed by the event loop only, as is `coming`."""
+        self.coming = 0
+        """Images that are being decoded, and will wait here soon."""
 
     @property
     def alive(self) -> bool:
@@ -88,7 +90,7 @@ class Batcher:
         self._thread.join(timeout=self._limits.grace)
 
     def admit(self, count: int) -> None:
-        """Give `count` images a place; `leave` must follow for each.
+        """Give `count` images a place; `leave` must follow.
 
         Raises:
             Busy: There is none.
@@ -97,9 +99,9 @@ class Batcher:
             raise Busy("the server is busy: try again", reason="queue")
         self.admitted += count
 
-    def leave(self) -> None:
-        """Give the place of one image back."""
-        self.admitted -= 1
+    def leave(self, count: int) -> None:
+        """Give the places of images back."""
+        self.admitted -= count
 
     async def answer(self, pixels: NDArray[np.uint8]) -> Row:
         """Return what the model says of one admitted image, H W 3; cancelling takes it out of the queue.
@@ -133,7 +135,7 @@ class Batcher:
             return self._take()
 
     def _more_to_come(self) -> bool:
-        return not self._stopping and len(self._queue) < min(self.admitted, self._limits.max_batch)
+        return not self._stopping and self.coming > 0 and len(self._queue) < self._limits.max_batch
 
     def _take(self) -> list[Job]:
         """Take the oldest job and those of its shape out of the queue; forget those nobody waits for."""

@@ -13,6 +13,7 @@ from tercet.ground.streams import PatientStream
 
 _WAITING_LINES = 10_000
 _LONGEST = 300
+_A_SECOND = 20  # lines of libraries
 
 
 class Journal:
@@ -55,9 +56,15 @@ class JournalHandler(logging.Handler):
     def __init__(self, journal: Journal) -> None:
         super().__init__(logging.WARNING)
         self._journal = journal
+        self._second, self._told = 0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record, with the last line of its traceback where it has one."""
+        """Write one record, with the last line of its traceback where it has one; only so many a second."""
+        if self._second != int(record.created):
+            self._second, self._told = int(record.created), 0
+        self._told += 1
+        if self._told > _A_SECOND:
+            return
         error = record.exc_info[1] if record.exc_info else None
         values = {} if error is None else {"error": repr(error)}
         self._journal.tell("library", level=record.levelname, logger=record.name, message=record.getMessage(), **values)

@@ -18,18 +18,7 @@ class Memory:
 
     def __init__(self, total: int) -> None:
         self.total, self.held = total, 0
-        self._lock = threading.Lock()
-
-    def change(self, count: int) -> None:
-        """Take bytes, or give them back where `count` is negative.
-
-        Raises:
-            Busy: They are not there at the moment.
-        """
-        with self._lock:
-            if count > 0 and self.held + count > self.total:
-                raise Busy("the server is busy: try again", reason="memory", close=True)
-            self.held += count
+        self.lock = threading.Lock()
 
 
 class Lease:
@@ -40,20 +29,27 @@ class Lease:
     """
 
     def __init__(self, memory: Memory) -> None:
-        self._memory, self.held = memory, 0
+        self._memory, self.held, self._closed = memory, 0, False
 
     def resize(self, count: int) -> None:
         """Hold `count` bytes from now on.
 
         Raises:
-            Busy: They are not there at the moment.
+            Busy: They are not there at the moment, or the lease has ended: a thread may still be at work for a client
+                that has left.
         """
-        self._memory.change(count - self.held)
-        self.held = count
+        with self._memory.lock:
+            more = count - self.held
+            if self._closed or (more > 0 and self._memory.held + more > self._memory.total):
+                raise Busy("the server is busy: try again", reason="memory", close=True)
+            self._memory.held += more
+            self.held = count
 
     def close(self) -> None:
-        """Give everything back; twice does no harm."""
-        self.resize(0)
+        """Give everything back, for good."""
+        with self._memory.lock:
+            self._memory.held -= self.held
+            self.held, self._closed = 0, True
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, cast
 
@@ -28,7 +28,9 @@ from tercet.deploy.serving.service import Service
 from tercet.deploy.serving.settings import Limits
 from tercet.ground.errors import ConfigError
 
-_BACKLOG = 4096
+_BACKLOG = 4096  # connections that the system lets wait
+_ACCEPTED_AT_ONCE = 32  # asyncio takes as many in one turn, before any of them can be sent away
+_OWN_DESCRIPTORS = 192  # open files that are no connection yet, or none at all
 _LAST_SECONDS = 2  # after the grace, for answers that are on their way
 _LIBRARIES = {  # what of theirs is worth a line; that a client sent nonsense is told by ourselves
     "uvicorn": logging.ERROR,
@@ -73,7 +75,7 @@ def serve(
     limits = limits or Limits()
     model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
     listener = _listen(host, port)
-    _raise_descriptor_limit()
+    limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
     address, used = listener.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{used}"
     journal = Journal(sys.stderr)
@@ -111,7 +113,7 @@ def _configuration(guard: Guard, limits: Limits) -> PatientConfig:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # a client could claim any address
-        backlog=_BACKLOG,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=max(1, round(limits.keep_alive)),
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
@@ -132,6 +134,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(_BACKLOG)
         self._journal.tell("listening", **self._opening)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -173,11 +177,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _raise_descriptor_limit() -> None:
-    """Let the process hold as many connections as the system allows it."""
+def _raise_descriptor_limit() -> int:
+    """Let the process hold as many connections as the system allows it, and return how many; more would stall all."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _OWN_DESCRIPTORS)
 
 
 def _redirect_logs(journal: Journal) -> JournalHandler:

@@ -80,7 +80,10 @@ class Service:
         with Lease(self._memory) as lease:
             uploads = await read_uploads(receive, headers, self._limits, lease)
             self.batcher.admit(len(uploads))
-            return await self._in_time(uploads, receive)
+            try:
+                return await self._in_time(uploads, receive)
+            finally:
+                self.batcher.leave(len(uploads))
 
     async def _in_time(self, uploads: Sequence[Upload], receive: Receive) -> Told:
         """Do the work unless time runs out or the client leaves first."""
@@ -120,11 +123,15 @@ class Service:
         told.notes = {"images": len(uploads), **({"refused": refused} if refused else {})}
 
     async def _one(self, upload: Upload) -> Row:
-        """Return what the model says of one admitted image, and give its place back."""
+        """Return what the model says of one admitted image."""
         try:
             with Lease(self._memory) as lease:
                 loop = asyncio.get_running_loop()
-                pixels = await loop.run_in_executor(self._decoders, decode_upload, upload, self._limits, lease)
+                self.batcher.coming += 1
+                try:
+                    pixels = await loop.run_in_executor(self._decoders, decode_upload, upload, self._limits, lease)
+                finally:
+                    self.batcher.coming -= 1
                 return await self.batcher.answer(pixels)
         except Refusal:
             raise
@@ -132,5 +139,3 @@ class Service:
             raise Busy("the server is busy: try again", reason=str(error)) from error
         except TercetError as error:
             raise Refusal(422, "the model has no finite answer for this image", reason=str(error)) from error
-        finally:
-            self.batcher.leave()
