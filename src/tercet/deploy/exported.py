@@ -87,6 +87,7 @@ class ExportedModel:
         options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised, and told by us
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine has other work
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception of its own for each of its states

@@ -12,7 +12,6 @@ import numpy as np
 from tercet.data.catalog import load_table
 from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage, ImageStore, Store
-from tercet.deploy.bundle import Bundle
 from tercet.ground.errors import ConfigError, DataError, ModelError
 from tercet.records.config import DataConfig
 from tercet.records.options import Options
@@ -23,15 +22,21 @@ _DIVISION = Options("data", groups=[("", DataConfig)])
 
 
 def rows_to_score(
-    data: str | Path, bundle: Bundle, config: DataConfig
+    data: str | Path, card: Mapping[str, Any], config: DataConfig
 ) -> tuple[SampleTable, Store, list[BadImage], str]:
-    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored."""
+    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored.
+
+    Args:
+        data: Folder, table, zip or name of a data set.
+        card: The bundle's, or that of a file exported from it, which tells what it was trained on.
+        config: How to read the data.
+    """
     table = load_table(data, config, min_classes=1)
     if table.splits is not None and "test" in table.splits:
         table = table.take(table.rows_of("test"))
         store, bad = ImageStore.decode(table, config)
         return without(table, bad), store, bad, "the data's own test split"
-    trained_on = bundle.card.get("data", {})
+    trained_on = card.get("data", {})
     if trained_on.get("fingerprint") != table.fingerprint():
         store, bad = ImageStore.decode(table, config)
         return without(table, bad), store, bad, "all images"

@@ -13,12 +13,13 @@ from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.deploy.exported import ExportedModel, is_exported
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
 from tercet.evaluation.significance import compare
-from tercet.ground.errors import ConfigError, DataError
+from tercet.ground.errors import DataError
 from tercet.ground.runtime import choose_device
 from tercet.ground.streams import printable
 from tercet.models.classifier import Classifier
@@ -26,9 +27,9 @@ from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Ints, Predictions
-from tercet.records.submissions import Sample
 from tercet.records.views import Views
 from tercet.workflows.classified import Classified, ClassifiedSets
+from tercet.workflows.classifying import classify, refuse_options, require_target
 from tercet.workflows.held_out import rows_to_score
 from tercet.workflows.infer_sets import SetEvaluation, evaluate_sets
 
@@ -44,7 +45,7 @@ def predict(
     """Classify images with a bundle; one that answers with sets of labels returns `SetPredictions`.
 
     Args:
-        bundle: A bundle's folder, a run's folder, or a loaded bundle.
+        bundle: A bundle's folder, a run's folder, an exported file, or a loaded bundle.
         images: Paths, folders, uint8 arrays (H W, H W 1 or H W 3) or PIL images; one or many, of any sizes.
         tta: Test-time augmentation, such as none or flip; None: what the bundle was chosen with.
         batch_size: Images a forward pass.
@@ -55,6 +56,9 @@ def predict(
         ModelError: It is no bundle, or was changed.
         DataError: An image cannot be read.
     """
+    if not isinstance(bundle, Bundle) and is_exported(bundle):
+        refuse_options(tta, device)
+        return ExportedModel.load(bundle, check=False).predict(images, batch_size=batch_size)
     device = choose_device(device)
     loaded = _load(bundle, tta)
     return loaded.predict(images, batch_size=batch_size, device=device)
@@ -95,35 +99,20 @@ def predict_files(
         DataError: There is no image, or none could be read; a sample file that names other images or classes.
         ModelError: It is no bundle, or was changed.
     """
-    if submission is not None and csv is None:
-        raise ConfigError("--submission needs --csv: where to write the submission")
+    require_target(submission, csv)
     device = choose_device(device)
     loaded = _load(bundle, tta)
     source = LooseImages(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
-    if submission is not None and loaded.sets is not None:
-        raise ConfigError("a submission names one class an image, and this bundle answers with sets of labels")
-    sample = None if submission is None else Sample.read(submission, loaded.classes)
-    if sample is not None:
-        sample.match([name for name, _ in source.items])  # before the work is done
-    try:
-        predictions = loaded.answer(source, device=device)
-    except DataError as error:
-        if len(source.bad) < len(source.items):
-            raise
-        named = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
-        raise DataError(f"none of the {len(source.bad)} image(s) can be read: {named}") from error
-    if isinstance(predictions, SetPredictions):
-        if csv is not None:
-            predictions.write_csv(Path(csv))
-        return ClassifiedSets(predictions, tuple(source.bad), top)
-    classified = Classified(predictions, tuple(source.bad), top, loaded.calibration)
-    if sample is not None and csv is not None:
-        if source.bad:
-            raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
-        sample.write(predictions, Path(csv))
-    elif csv is not None:
-        classified.write_csv(Path(csv))
-    return classified
+    return classify(
+        source,
+        lambda: loaded.answer(source, device=device),
+        classes=loaded.classes,
+        sets=loaded.sets is not None,
+        calibration=loaded.calibration,
+        csv=csv,
+        submission=submission,
+        top=top,
+    )
 
 
 @dataclass(frozen=True)
@@ -211,13 +200,13 @@ def evaluate(
     """
     device, config = choose_device(device), config or DataConfig()
     loaded = _load(bundle, tta)
-    table, store, bad, subset = rows_to_score(data, loaded, config)
+    table, store, bad, subset = rows_to_score(data, loaded.card, config)
     if (table.membership is None) == (loaded.sets is not None):
         told = "one class an image" if table.membership is None else "sets of labels"
         raise DataError(f"{data} holds {told}, the bundle does not: see --data.label-columns, --data.label-separator")
     if loaded.sets is not None:
         return evaluate_sets(loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device)
-    known, extra = _known_rows(table, loaded.classes)
+    known, extra = known_rows(table, loaded.classes)
     index = {name: position for position, name in enumerate(loaded.classes)}
     names = table.label_names()
 
@@ -247,7 +236,7 @@ def evaluate(
     return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset)
 
 
-def _known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
+def known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
     """Return the rows whose class the bundle knows, and the images of each class it does not."""
     names = table.label_names()
     extra: dict[str, int] = {}

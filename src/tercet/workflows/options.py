@@ -194,11 +194,12 @@ ENSEMBLE = Options(
 )
 EVALUATE = Options(
     "evaluate",
-    "Measure a bundle on labelled images. Classes are matched by name. Scored are the data's own test split where it "
-    "has one, else the test split that was held out if the bundle was trained on this very data, else all images.",
+    "Measure a bundle or an exported file on labelled images. Classes are matched by name. Scored are the data's own "
+    "test split where it has one, else the test split that was held out if the bundle was trained on this very data, "
+    "else all images.",
     groups=[("", ViewsConfig), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
-        Positional("bundle", "a bundle's folder, or a run's"),
+        Positional("bundle", "a bundle's folder, a run's, or an exported file"),
         Positional("data", "folder of images by class, table, zip, or name of a data set"),
     ],
     aliases=ALIASES,
@@ -206,15 +207,16 @@ EVALUATE = Options(
 )
 PREDICT = Options(
     "predict",
-    "Classify images with a bundle.",
+    "Classify images with a bundle or an exported file.",
     groups=[("", PredictConfig), ("", ViewsConfig), ("", DeviceConfig), ("", OutputConfig)],
     positionals=[
-        Positional("bundle", "a bundle's folder, or a run's"),
+        Positional("bundle", "a bundle's folder, a run's, or an exported file"),
         Positional("images", "image files, or folders of them", many=True),
     ],
     examples=[
         "runs/photos-1 new-photos/ --csv answers.csv",
         "runs/photos-1 test/ --submission sample.csv --csv answers.csv",
+        "photos.onnx new-photo.jpg",
     ],
 )
 BLEND = Options(

@@ -36,7 +36,7 @@ class ServeConfig:
 
 SERVE = Options(
     "serve",
-    "Answer over HTTP with an exported model, and on a page for people. A bundle is exported first, to a temporary "
+    "Answer over HTTP, and on a page for people. A bundle is exported first, by another process, to a temporary "
     "file. POST /v1/predict takes images; /v1/model, /health/live, /health/ready, /metrics and /docs tell the rest.",
     groups=[("", ServeConfig), ("limits", Limits), ("", OutputConfig)],
     positionals=[Positional("model", "a file of tercet export, a bundle's folder, or a run's")],

@@ -56,6 +56,31 @@ class VerifyConfig:
         require([self.bundle is None and "bundle is missing: the bundle's folder that the file was exported from"])
 
 
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """How speed is measured."""
+
+    threads: int | None = None
+    """Threads an answer (default: one a core)."""
+    seconds: float = 3.0
+    """Time for each model and number of images."""
+    size: tuple[int, ...] = ()
+    """Height and width of the images, or one number for a square (default: what the first member wants)."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    """Numbers of images an answer."""
+
+    def __post_init__(self) -> None:
+        require(
+            [
+                self.seconds <= 0 and "seconds must be positive",
+                min([self.threads or 1, *self.size, *self.batches]) < 1 and "threads, size, batches must be positive",
+                self.threads == 0 and "threads must be positive",
+                len(self.size) > 2 and "size takes one number, or height and width",
+                not self.batches and "batches names no number of images",
+            ]
+        )
+
+
 EXPORT = Options(
     "export",
     "Write a whole ensemble as one ONNX file, and prove it. The file takes images of any size and holds preprocessing, "
@@ -77,4 +102,12 @@ VERIFY = Options(
     positionals=[Positional("file", "a file that tercet export wrote")],
     aliases=_ALIASES,
     examples=["photos.onnx --bundle runs/photos-1 --data test-set/", "photos.onnx --bundle bundle/ --images more/"],
+)
+BENCHMARK = Options(
+    "benchmark-model",
+    "Measure how fast exported files and bundles answer. Told are median and 95th percentile of the latency, and "
+    "images a second, from decoded images to probabilities; several models take turns.",
+    groups=[("", BenchmarkConfig), ("", OutputConfig)],
+    positionals=[Positional("models", "exported files, bundles' folders, or runs'", many=True)],
+    examples=["photos.onnx", "photos.onnx runs/photos-1 --threads 1"],
 )

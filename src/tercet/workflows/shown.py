@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def choose_images(
     if data is not None and images:
         raise ConfigError("give data or images, not both")
     if data is not None:
-        table, store, _, subset = rows_to_score(data, bundle, config or DataConfig())
+        table, store, _, subset = rows_to_score(data, bundle.card, config or DataConfig())
         rows = np.flatnonzero(table.labels != UNLABELLED)
         return _of_table(bundle, table, store, rows, f"{data}, {subset}", most)
     if images:
@@ -103,7 +104,7 @@ def _with_edges(pictures: Sequence[Picture], truth: Ints | None, told: str) -> S
     edges = [np.zeros_like(pictures[0]), np.full_like(pictures[0], 255), *noise, noise[0, :1, :1], noise[1, :, ::2]]
     if truth is not None:
         truth = np.concatenate([truth, np.full((len(edges), *truth.shape[1:]), UNKNOWN, dtype=np.int64)])
-    return Shown((*pictures, *edges), truth, f"{told}; {len(edges)} drawn")
+    return Shown((*pictures, *edges), truth, f"{told}; {len(edges)} drawn", len(pictures))
 
 
 def _drawn(bundle: Bundle) -> Shown:
@@ -119,4 +120,4 @@ def _drawn(bundle: Bundle) -> Shown:
         right = np.linspace(0, coarse.shape[1] - 1, width + more).astype(np.int64)
         noisy = coarse[down][:, right] + generator.normal(0, 20, (height + more, width + more, 3))
         pictures.append(noisy.clip(0, 255).astype(np.uint8))
-    return _with_edges(pictures, None, "no image of the run is there, so drawn ones")
+    return replace(_with_edges(pictures, None, "no image of the run is there, so drawn ones"), real=0)

@@ -41,6 +41,8 @@ class Shown:
     """N class indices, or N K sets of 0 and 1; -1 where unknown. None: nothing is known."""
     source: str
     """Which ones they are, in words."""
+    real: int = 0
+    """How many of them, the first, are no drawn ones."""
 
 
 @dataclass(frozen=True)

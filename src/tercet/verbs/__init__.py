@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from tercet.deploy.serving.settings import Limits
 from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
+from tercet.verbs.answer import Answer as Answer
+from tercet.verbs.serving import SERVING
+from tercet.verbs.shipping import SHIPPING
 from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
-from tercet.workflows import serve_options as serving
-from tercet.workflows import ship_options as ships
 from tercet.workflows import study_options as studies
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb has to say: once for people, once for programs."""
-
-    text: str
-    document: Any
-    exit_code: int = 0
 
 
 def _console() -> Any:
@@ -38,6 +28,11 @@ def _console() -> Any:
 def _told(run: Any) -> Answer:
     """Return the answer of a verb that leaves a run."""
     return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
+
+
+def _is_file(bundle: str) -> bool:
+    """Tell whether an exported file is meant."""
+    return bundle.lower().endswith(".onnx") and not Path(bundle).is_dir()
 
 
 def _train(parsed: Parsed) -> Answer:
@@ -70,11 +65,16 @@ def _ensemble(parsed: Parsed) -> Answer:
 
 
 def _evaluate(parsed: Parsed) -> Answer:
-    from tercet.workflows.infer import evaluate
+    bundle = parsed.positional["bundle"]
+    work: Callable[..., Any]
+    if _is_file(bundle):
+        from tercet.workflows.evaluated_file import evaluate_file as work
+    else:
+        from tercet.workflows.infer import evaluate as work
 
     place = parsed.of(verbs.DeviceConfig)
-    evaluation = evaluate(
-        parsed.positional["bundle"],
+    evaluation = work(
+        bundle,
         parsed.positional["data"],
         config=parsed.of(DataConfig),
         tta=parsed.of(verbs.ViewsConfig).tta,
@@ -85,11 +85,16 @@ def _evaluate(parsed: Parsed) -> Answer:
 
 
 def _predict(parsed: Parsed) -> Answer:
-    from tercet.workflows.infer import predict_files
+    bundle = parsed.positional["bundle"]
+    work: Callable[..., Any]
+    if _is_file(bundle):  # this road loads no PyTorch
+        from tercet.workflows.classifying import classify_with_file as work
+    else:
+        from tercet.workflows.infer import predict_files as work
 
     config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
-    result = predict_files(
-        parsed.positional["bundle"],
+    result = work(
+        bundle,
         parsed.positional["images"],
         csv=config.csv,
         submission=config.submission,
@@ -201,23 +206,6 @@ def _explain(parsed: Parsed) -> Answer:
     return Answer(found.to_text(), found.to_dict(), exit_code=3 if found.bad else 0)
 
 
-def _serve(parsed: Parsed) -> Answer:
-    from tercet.workflows.serve import serve_model
-
-    config = parsed.of(serving.ServeConfig)
-    done = serve_model(
-        parsed.positional["model"],
-        host=config.host,
-        port=config.port,
-        allow_host=config.allow_host,
-        threads=config.threads,
-        name=config.name,
-        limits=parsed.of(Limits),
-    )
-    told = {"url": done.url, "requests": done.requests, "seconds": round(done.seconds, 1)}
-    return Answer(f"answered {done.requests} request(s) in {done.seconds:.0f} s\n", told)
-
-
 def _study(parsed: Parsed) -> Answer:
     from tercet.workflows.study.listing import list_recipes, show_recipe
     from tercet.workflows.study.run import run_study
@@ -231,39 +219,6 @@ def _study(parsed: Parsed) -> Answer:
         return Answer(answer.text, answer.document)
     done = run_study(recipe, parsed.positional["data"], parsed, resume=resume, console=_console())
     return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics), done.exit_code)
-
-
-def _export(parsed: Parsed) -> Answer:
-    from tercet.workflows.export import DEFAULT, export
-
-    config, shown = parsed.of(ships.ExportConfig), parsed.of(ships.ShownConfig)
-    done = export(
-        parsed.positional["bundle"],
-        parsed.positional["file"] or DEFAULT,
-        int8=config.int8,
-        tta=parsed.of(verbs.ViewsConfig).tta,
-        data=shown.data_set,
-        images=shown.images,
-        most=shown.most,
-        config=parsed.of(DataConfig),
-        force=config.force,
-    )
-    return Answer(done.to_text(), done.to_dict())
-
-
-def _verify(parsed: Parsed) -> Answer:
-    from tercet.workflows.export import verify
-
-    shown = parsed.of(ships.ShownConfig)
-    found = verify(
-        parsed.positional["file"],
-        cast("str", parsed.of(ships.VerifyConfig).bundle),
-        data=shown.data_set,
-        images=shown.images,
-        most=shown.most,
-        config=parsed.of(DataConfig),
-    )
-    return Answer(found.to_text(), found.to_dict(), exit_code=0 if found.passed else 4)
 
 
 VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
@@ -280,9 +235,8 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "audit": (looks.AUDIT, _audit),
     "report": (looks.REPORT, _report),
     "explain": (looks.EXPLAIN, _explain),
-    "export": (ships.EXPORT, _export),
-    "verify": (ships.VERIFY, _verify),
-    "serve": (serving.SERVE, _serve),
+    **SHIPPING,
+    **SERVING,
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -293,7 +247,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
     "See it": ("audit", "report", "explain"),
-    "Ship it": ("export", "verify", "serve"),
+    "Ship it": (*SHIPPING, *SERVING),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

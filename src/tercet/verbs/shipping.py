@@ -1,0 +1,58 @@
+"""The verbs that turn a bundle into one file, prove it, and measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from tercet.records.config import DataConfig
+from tercet.records.options import Options, Parsed
+from tercet.verbs.answer import Answer
+from tercet.workflows import options as verbs
+from tercet.workflows import ship_options as ships
+
+
+def _shown(parsed: Parsed) -> dict[str, Any]:
+    """Return which images are asked about."""
+    config = parsed.of(ships.ShownConfig)
+    return {"data": config.data_set, "images": config.images, "most": config.most, "config": parsed.of(DataConfig)}
+
+
+def _export(parsed: Parsed) -> Answer:
+    from tercet.workflows.export import DEFAULT, export
+
+    config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
+    tta = parsed.of(verbs.ViewsConfig).tta
+    done = export(bundle, file or DEFAULT, int8=config.int8, tta=tta, force=config.force, **_shown(parsed))
+    return Answer(done.to_text(), done.to_dict())
+
+
+def _verify(parsed: Parsed) -> Answer:
+    from tercet.workflows.verify import verify
+
+    bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
+    found = verify(parsed.positional["file"], bundle, **_shown(parsed))
+    return Answer(found.to_text(), found.to_dict(), exit_code=0 if found.passed else 4)
+
+
+def _benchmark(parsed: Parsed) -> Answer:
+    from tercet.workflows.benchmark_model import benchmark_model
+
+    config = parsed.of(ships.BenchmarkConfig)
+    size = (config.size[0], config.size[-1]) if config.size else None
+    found = benchmark_model(
+        parsed.positional["models"],
+        threads=config.threads,
+        seconds=config.seconds,
+        size=size,
+        batches=config.batches,
+    )
+    return Answer(found.to_text(), found.to_dict())
+
+
+SHIPPING: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
+    "export": (ships.EXPORT, _export),
+    "verify": (ships.VERIFY, _verify),
+    "benchmark-model": (ships.BENCHMARK, _benchmark),
+}
+"""By name, as in `tercet.verbs.VERBS`."""

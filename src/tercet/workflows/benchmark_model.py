@@ -1,0 +1,156 @@
+"""How fast a model answers: from decoded images to probabilities, by every road that there is.
+
+A bundle computes its members one after the other in eager PyTorch; an exported file runs in onnxruntime. Both begin
+with the same bytes and prepare them themselves. Where both are measured they take turns, so that a busy machine slows
+both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.deploy.export.verification import Picture
+from tercet.deploy.exported import ExportedModel, is_exported
+from tercet.deploy.images import LooseImages
+from tercet.evaluation.report import as_text
+from tercet.ground.cores import available_cores
+from tercet.ground.errors import require
+
+BATCHES = (1, 8, 32)
+_WARM_UP, _FEWEST = 2, 5
+
+Ask = Callable[[Sequence[Picture]], object]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One road with one number of images."""
+
+    runtime: str
+    """onnxruntime, or eager PyTorch with the members one after the other."""
+    model: str
+    """What was measured."""
+    batch: int
+    """Images an answer."""
+    threads: int
+    """Threads an answer."""
+    p50: float
+    """Median latency of an answer, in milliseconds."""
+    p95: float
+    """95 of 100 answers take no longer."""
+    images_per_second: float
+    """At the median."""
+    answers: int
+    """How many were timed."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured."""
+
+    size: tuple[int, int]
+    """Height and width of the images."""
+    rows: tuple[Speed, ...]
+    """The measurements."""
+
+    def to_text(self) -> str:
+        """Return what people read."""
+        table = Table(title=f"images of {self.size[0]} x {self.size[1]} pixels, from bytes to probabilities")
+        for column in ("runtime", "model", "threads", "images", "p50 ms", "p95 ms", "images/s"):
+            table.add_column(column, justify="left" if column in ("runtime", "model") else "right")
+        for row in self.rows:
+            numbers = f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.images_per_second:.1f}"
+            table.add_row(row.runtime, row.model, str(row.threads), str(row.batch), *numbers)
+        return as_text(table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"size": list(self.size), "rows": [asdict(row) for row in self.rows]}
+
+
+def benchmark_model(
+    models: Sequence[str | Path],
+    *,
+    threads: int | None = None,
+    seconds: float = 3.0,
+    size: tuple[int, int] | None = None,
+    batches: Sequence[int] = BATCHES,
+) -> Speeds:
+    """Measure how fast models answer; several are measured in turns.
+
+    Args:
+        models: Exported files, bundles' folders, runs' folders.
+        threads: Threads an answer (default: one a core).
+        seconds: Time for each model and number of images.
+        size: Height and width of the images (default: what the first member of the first model wants).
+        batches: Numbers of images an answer.
+
+    Raises:
+        ConfigError: Numbers that cannot be.
+        ModelError: One of them is neither an exported file nor a bundle.
+    """
+    require(
+        [
+            not seconds > 0 and f"seconds {seconds} must be positive",
+            min([threads or 1, *batches, *(size or (1, 1))]) < 1 and "threads, batches and size must be positive",
+        ]
+    )
+    used = threads or available_cores()
+    loaded = [_load(model, used) for model in models]
+    shape = size or loaded[0][3]
+    before = torch.get_num_threads()
+    torch.set_num_threads(used)
+    try:
+        found = [speed for batch in batches for speed in _measure(loaded, batch, used, seconds, shape)]
+    finally:
+        torch.set_num_threads(before)
+    order = {model: place for place, (_, model, _, _) in enumerate(loaded)}
+    return Speeds(shape, tuple(sorted(found, key=lambda row: (order[row.model], row.batch))))
+
+
+def _load(model: str | Path, threads: int) -> tuple[str, str, Ask, tuple[int, int]]:
+    """Return a model's runtime, its name, what asks it, and the size of images that it was made for."""
+    if is_exported(model):
+        file = ExportedModel.load(model, threads=threads)
+        height, width = file.metadata["members"][0]["input"]["size"]
+        return "onnxruntime", str(model), lambda pictures: file.run(np.stack(pictures)), (height, width)
+    bundle = load_bundle(model)
+    return "PyTorch, eager", str(model), lambda pictures: _eager(bundle, pictures), bundle.specs[0].size
+
+
+def _eager(bundle: Bundle, pictures: Sequence[Picture]) -> object:
+    return bundle.answer(LooseImages(list(pictures), bundle.specs, batch_size=len(pictures)))
+
+
+def _measure(
+    loaded: Sequence[tuple[str, str, Ask, tuple[int, int]]],
+    batch: int,
+    threads: int,
+    seconds: float,
+    size: tuple[int, int],
+) -> list[Speed]:
+    pictures = list(np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8))
+    taken: list[list[float]] = [[] for _ in loaded]
+    for _, _, ask, _ in loaded:
+        for _ in range(_WARM_UP):
+            ask(pictures)
+    end = time.perf_counter() + seconds * len(loaded)
+    while len(taken[0]) < _FEWEST or time.perf_counter() < end:
+        for (_, _, ask, _), times in zip(loaded, taken, strict=True):
+            started = time.perf_counter()
+            ask(pictures)
+            times.append(1000 * (time.perf_counter() - started))
+    speeds = []
+    for (runtime, model, _, _), times in zip(loaded, taken, strict=True):
+        p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
+        speeds.append(Speed(runtime, model, batch, threads, p50, p95, 1000 * batch / p50, len(times)))
+    return speeds

@@ -1,0 +1,241 @@
+"""From a finished run to a file that is proved, predicts and is measured as its bundle is."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from tercet.cli import main
+from tercet.deploy.bundle import load_bundle
+from tercet.deploy.exported import ExportedModel
+from tercet.deploy.onnx_file import seal, unseal
+from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
+from tercet.workflows import export as export_module
+from tercet.workflows.classifying import classify_with_file
+from tercet.workflows.evaluated_file import evaluate_file
+from tercet.workflows.export import Exported, export
+from tercet.workflows.infer import evaluate, predict, predict_files
+from tercet.workflows.train import Run
+from tercet.workflows.verify import verify
+from tests.workflows.conftest import draw_folder
+
+
+@pytest.fixture(scope="module")
+def done(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("others") / "shapes", count=6, seed=9)
+
+
+def test_validation_images_of_the_run_are_the_proof(done: Exported, finished: Run) -> None:
+    found = json.loads(done.path.with_suffix(".verify.json").read_text())
+    assert found == done.verification.to_dict() | {"batches": [1, 2, 7]}
+    assert found["passed"] and found["largest_gap"] < 1e-5 and found["agreement"] == 1
+    assert found["source"].startswith("15 of 15: validation images of") and found["images"] == 21
+    assert found["accuracy_bundle"] == found["accuracy_file"] > 0.5
+    assert not list(done.path.parent.glob("*.failed"))
+    assert "21 images" in done.to_text() and "same answer: 100.00%" in done.to_text()
+
+
+def test_a_users_own_images(done: Exported, finished: Run, others: Path) -> None:
+    labelled = verify(done.path, finished.path / "bundle", data=str(others))
+    assert labelled.passed and labelled.images == 18 + 6 and labelled.accuracy_file is not None
+    loose = verify(done.path, load_bundle(finished.path), images=[others / "disc"], most=4)
+    assert loose.passed and loose.images == 4 + 6 and loose.accuracy_file is None
+    assert json.loads(done.path.with_suffix(".verify.json").read_text())["images"] == 10
+
+
+def test_without_any_images_drawn_ones_are_asked_about(done: Exported, finished: Run, tmp_path: Path) -> None:
+    alone = shutil.copytree(finished.path / "bundle", tmp_path / "alone")
+    found = verify(done.path, alone)
+    assert found.passed and found.source.startswith("no image of the run is there")
+
+
+def test_another_bundle_is_not_the_one(done: Exported, finished: Run) -> None:
+    member = next((finished.path / "members").iterdir()) / "bundle"
+    with pytest.raises(ModelError, match="name the bundle that it was exported from"):
+        verify(done.path, member)
+
+
+def test_predicting_is_the_same_by_every_road(
+    done: Exported, finished: Run, others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = predict(finished.path, others)
+    said = predict(done.path, others)
+    assert (said.ids, said.classes) == (expected.ids, expected.classes)
+    np.testing.assert_allclose(said.probabilities, expected.probabilities, atol=1e-5)
+    table = tmp_path / "answers.csv"
+    assert main(["predict", str(done.path), str(others), "--csv", str(table), "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)["images"]
+    assert [one["predicted"] for one in answers] == expected.predicted_names
+    assert len(table.read_text().splitlines()) == 19
+
+
+def test_a_bad_file_among_images_is_named(done: Exported, others: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("none")
+    words = ["predict", str(done.path), str(others / "disc" / "disc-0.png"), str(tmp_path / "bad.png")]
+    assert main(words) == 3
+    with pytest.raises(DataError, match="none of the 1 image"):
+        classify_with_file(done.path, [tmp_path / "bad.png"])
+
+
+def test_evaluating_gives_the_same_scores(done: Exported, finished: Run, others: Path) -> None:
+    by_bundle, by_file = evaluate(finished.path, others), evaluate_file(done.path, others)
+    theirs, ours = by_bundle.to_dict(), by_file.to_dict()
+    assert ours["subset"] == theirs["subset"] and len(ours["members"]) == len(theirs["members"])
+    for mine, other in zip([ours, *ours["members"]], [theirs, *theirs["members"]], strict=True):
+        assert (mine["name"], mine["accuracy"]) == (other["name"], other["accuracy"])
+        assert mine["log_loss"] == pytest.approx(other["log_loss"], abs=1e-4)
+    assert main(["evaluate", str(done.path), str(others)]) == 0
+
+
+def test_the_images_it_was_trained_on_stay_unscored(done: Exported, finished: Run, shapes: Path) -> None:
+    assert evaluate_file(done.path, shapes).subset == evaluate(finished.path, shapes).subset
+
+
+@pytest.mark.parametrize("option", [["--tta", "flip"], ["--device", "cuda"]])
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_what_is_fixed_in_a_file_cannot_be_changed(
+    verb: str, option: list[str], done: Exported, others: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, str(done.path), str(others), *option]) == 2
+    assert "an exported file" in capsys.readouterr().err
+
+
+def test_views_on_request(finished: Run, tmp_path: Path, others: Path) -> None:
+    bundle = finished.path / "members" / "wide" / "bundle"
+    made = export(bundle, tmp_path / "flipped.onnx", tta="flip")
+    assert made.verification.passed
+    said = predict(made.path, others)
+    np.testing.assert_allclose(said.probabilities, predict(bundle, others, tta="flip").probabilities, atol=1e-5)
+    assert verify(made.path, bundle, images=[others]).passed
+
+
+def test_nothing_is_lost(done: Exported, finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="exists already"):
+        export(finished.path, done.path)
+    with pytest.raises(ConfigError, match=r"must end in \.onnx"):
+        export(finished.path, tmp_path / "model.bin")
+    with pytest.raises(ConfigError, match="not both"):
+        export(finished.path, tmp_path / "a.onnx", data="x", images=["y"])
+    with pytest.raises(ConfigError, match="unknown view"):
+        export(finished.path, tmp_path / "a.onnx", tta="sideways")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_says_something_else_is_no_success(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The members' order is turned around while the file is made, as an exporter's fault would."""
+    assemble = export_module.assemble
+    monkeypatch.setattr(
+        export_module, "assemble", lambda bundle, graphs, **more: assemble(bundle, graphs[::-1], **more)
+    )
+    bundle = finished.path / "bundle"
+    if len(load_bundle(bundle).members) == 1:
+        pytest.skip("the run chose a single member")
+    assert main(["export", str(bundle), str(tmp_path / "wrong.onnx")]) == 4
+    told = capsys.readouterr().err
+    assert "differs from the bundle" in told and "wrong.onnx.failed" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.onnx.failed"]
+
+
+def test_verify_tells_a_difference_by_its_exit_code(
+    done: Exported, finished: Run, tmp_path: Path, others: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--bundle", str(finished.path), "--images", str(others), "--most", "3"]
+    assert main(["verify", str(done.path), *words]) == 0
+    proto = onnx.load(done.path)
+    document = {key: value for key, value in unseal(done.path.read_bytes(), "x").items() if key != "model_sha256"}
+    del proto.metadata_props[:]
+    (weights,) = [one for one in proto.graph.initializer if one.name.endswith("member-1/" + one.name.split("/")[-1])][
+        :1
+    ]
+    weights.raw_data = (np.frombuffer(weights.raw_data, np.float32) * 1.5).tobytes()
+    (tmp_path / "changed.onnx").write_bytes(seal(proto.SerializeToString(), document))
+    assert main(["verify", str(tmp_path / "changed.onnx"), *words]) == 4
+    capsys.readouterr()
+
+
+def test_8_bits_are_used_where_answers_bear_them(finished: Run, tmp_path: Path, others: Path, shapes: Path) -> None:
+    made = export(finished.path, tmp_path / "small.onnx", int8=True, data=str(others))
+    told = {entry["name"]: entry["precision"] for entry in ExportedModel.load(made.path).metadata["members"]}
+    assert "int8" in told.values()
+    assert {name for name, precision in told.items() if precision == "fp32"} == set(made.kept)
+    assert made.verification.passed and made.verification.loss <= 0.005
+    assert made.verification.limit is None and made.verification.member_gap > 1e-4
+    again = verify(made.path, finished.path, data=str(others))
+    assert again.limit is None and again.passed
+
+
+def test_a_member_that_does_not_bear_8_bits_is_named(
+    finished: Run, tmp_path: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.2, 0.0, 0.0])
+    monkeypatch.setattr(export_module, "loss_of", lambda *given: next(losses))
+    made = export(finished.path, tmp_path / "small.onnx", int8=True, images=[others])
+    first = made.members[0]
+    assert (
+        made.kept[first] == "in 8 it loses 20.00% agreement" and f"member '{first}' stays in 32 bits" in made.to_text()
+    )
+
+
+def test_8_bits_need_real_images(finished: Run, tmp_path: Path) -> None:
+    alone = shutil.copytree(finished.path / "bundle", tmp_path / "alone")
+    with pytest.raises(ConfigError, match="real images"):
+        export(alone, tmp_path / "small.onnx", int8=True)
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_speed_is_told_of_both_roads(done: Exported, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(done.path), str(finished.path), "--threads", "1", "--seconds", "0.05", "--batches", "1,3"]
+    assert main(["benchmark-model", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["size"] == [20, 20]
+    assert [(row["runtime"], row["batch"]) for row in found["rows"]] == [
+        ("onnxruntime", 1),
+        ("onnxruntime", 3),
+        ("PyTorch, eager", 1),
+        ("PyTorch, eager", 3),
+    ]
+    for row in found["rows"]:
+        assert 0 < row["p50"] <= row["p95"] and row["answers"] >= 5 and row["threads"] == 1
+        assert row["images_per_second"] == pytest.approx(1000 * row["batch"] / row["p50"])
+    assert main(["benchmark-model", str(done.path), "--seconds", "0.01", "--size", "16,24", "--batches", "1"]) == 0
+    assert "images of 16 x 24 pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--threads", "0"], ["--seconds", "0"], ["--batches", "0"], ["--size", "1,2,3"]])
+def test_speeds_that_cannot_be_measured(option: list[str], done: Exported) -> None:
+    assert main(["benchmark-model", str(done.path), *option]) == 2
+
+
+LIGHT = """
+import sys
+from tercet.cli import main
+assert main(["predict", sys.argv[1], sys.argv[2]]) == 0
+heavy = ("torch", "timm", "sklearn", "lightning", "scipy", "matplotlib", "onnx")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_predicting_with_a_file_loads_no_training_library(done: Exported, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.jpg")
+    words = [sys.executable, "-c", LIGHT, str(done.path), str(tmp_path / "one.jpg")]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_submission_needs_a_place(done: Exported, finished: Run, tmp_path: Path) -> None:
+    for work, bundle in ((predict_files, finished.path), (classify_with_file, done.path)):
+        with pytest.raises(ConfigError, match="--submission needs --csv"):
+            work(bundle, [tmp_path], submission="sample.csv")
