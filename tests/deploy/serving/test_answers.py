@@ -14,6 +14,7 @@ from PIL import Image
 
 from tercet.deploy.exported import ExportedModel
 from tercet.deploy.serving.documents import Answers, Health, ModelCard, Problem
+from tercet.records.calibration import Calibration, Conformal, Rejection
 from tests.deploy.serving.models import BLUE, GREEN, MAP, MEMBERS, RED, expected, picture, write_coloured
 from tests.deploy.serving.server import Server
 from tests.deploy.tiny import CLASSES
@@ -33,6 +34,7 @@ def test_one_image_as_the_body(server: Server) -> None:
     assert (answer.members or [])[1].probability == pytest.approx(expected((0, 200, 0), 3)[1], abs=1e-5)
     assert answer.map is not None and (answer.map.height, answer.map.width) == MAP
     assert list(base64.b64decode(answer.map.values)) == [255, 128, 0] * 2
+    assert answer.map.frame == [0, 0.125, 1, 0.75]  # 6 of 8 columns
     assert (answer.rejected, answer.set, answer.labels) == (None, None, None)
 
 
@@ -179,8 +181,9 @@ def test_the_interface_is_described_without_a_network(server: Server) -> None:
 
 
 def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
-    calibration = {"temperature": 1.0, "reject": {"threshold": 0.9}, "conformal": {"quantile": 0.9}}
-    single = write_coloured(folder / "calibrated.onnx", calibration=calibration)
+    reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, answered=0.5, errors=0.01, rows=99)
+    calibration = Calibration(reject=reject, conformal=Conformal(quantile=0.9, coverage=0.9, rows=99))
+    single = write_coloured(folder / "calibrated.onnx", calibration=calibration.to_dict())
     with Server(single, "--name", "own name") as running, running.client() as client:
         sure, unsure = (client.post("/v1/predict", content=one).json() for one in (RED, picture((99, 60, 9))))
         assert sure["model"] == "own name"

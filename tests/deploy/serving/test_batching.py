@@ -7,14 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tercet.deploy.serving.app import make_app, paths_of
 from tercet.deploy.serving.batching import Batcher, Row
+from tercet.deploy.serving.frames import Frames
 from tercet.deploy.serving.hardening import Guard
 from tercet.deploy.serving.hosts import Hosts, loopback
 from tercet.deploy.serving.journal import Journal
@@ -24,6 +27,7 @@ from tercet.deploy.serving.refusals import Busy
 from tercet.deploy.serving.service import Service
 from tercet.deploy.serving.settings import Limits
 from tercet.ground.errors import ConfigError, ModelError
+from tercet.ground.geometry import shown_window
 from tests.deploy.serving.models import picture as png_of
 
 
@@ -216,6 +220,26 @@ def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() 
     assert (answered.status_code, ready.status_code) == (500, 200)
     assert answered.json() == {"error": "a fault of the server: its log tells more"}
     assert json.loads(said.getvalue().splitlines()[0])["status"] == 500
+
+
+@given(
+    st.integers(1, 900),
+    st.integers(1, 900),
+    st.sampled_from([(8, 8), (30, 20), (224, 224)]),
+    st.sampled_from(["squash", "shorter", "pad"]),
+    st.sampled_from([1.0, 0.875]),
+)
+def test_a_map_lies_where_the_network_looked(
+    height: int, width: int, size: tuple[int, int], resize: Literal["squash", "shorter", "pad"], crop: float
+) -> None:
+    model = Faulty()
+    shown = {"size": list(size), "resize": resize, "crop_fraction": crop}
+    model.metadata = {"members": [{"input": shown}, {"input": {**shown, "mean": [0.1]}}]}  # type: ignore[misc]
+    window = shown_window((height, width), size, resize=resize, crop_fraction=crop)
+    expected = (window.top / height, window.left / width, window.height / height, window.width / width)
+    assert Frames(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]
+    model.metadata["members"].append({"input": {**shown, "crop_fraction": 0.5}})
+    assert Frames(model).of(height, width) == (0, 0, 1, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,14 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-@pytest.mark.parametrize("what", ["absent", "empty", "cut short", "changed", "no bundle"])
+@pytest.mark.parametrize("what", ["absent", "empty", "cut short", "changed", "no bundle", "calibration"])
 def test_what_is_no_model_is_told_before_anything_listens(folder: Path, tmp_path: Path, what: str) -> None:
     content = write_coloured(tmp_path / "whole.onnx").read_bytes()
     path = tmp_path / "model.onnx"
     changed = {"empty": b"", "cut short": content[:-100], "changed": content.replace(b"warm", b"worm")}
-    if what == "no bundle":
+    if what == "calibration":
+        write_coloured(path, calibration={"temperature": "hot"})
+    elif what == "no bundle":
         path.mkdir()
     elif what != "absent":
         path.write_bytes(changed[what])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 
 from tercet.deploy.serving.batching import Row
 from tercet.deploy.serving.contract import Model
+from tercet.deploy.serving.frames import Frame, Frames
+from tercet.records.calibration import Calibration, prediction_sets
 
 TOP = 5
 """Classes told of each image."""
@@ -21,14 +22,18 @@ class Teller:
     """Turns rows of the model's output into documents.
 
     Args:
-        model: Gives the names, and what was calibrated.
+        model: Gives the names, and what was calibrated; its probabilities have the temperature already.
+
+    Raises:
+        ModelError: What it says of its calibration is damaged.
     """
 
     def __init__(self, model: Model) -> None:
         self._classes, self._members, self._sets = model.classes, model.member_names, model.sets
-        calibration = _mapping(model.metadata.get("calibration"))
-        self._threshold = _number(_mapping(calibration.get("reject")).get("threshold"))
-        self._quantile = _number(_mapping(calibration.get("conformal")).get("quantile"))
+        self._frames = Frames(model)
+        said = model.metadata.get("calibration")
+        calibration = Calibration() if said is None else Calibration.from_dict(said)
+        self._reject, self._conformal = calibration.reject, calibration.conformal
 
     def tell(self, name: str | None, row: Row) -> dict[str, Any]:
         """Return the answer for the file `name`."""
@@ -40,17 +45,16 @@ class Teller:
             answer["labels"] = [self._classes[label] for label in np.flatnonzero(chosen)]
         else:
             answer |= self._best(scores)
-            if self._threshold is not None:
-                answer["rejected"] = bool(scores.max() < self._threshold)
-            if self._quantile is not None:
-                inside = 1 - scores <= self._quantile
-                inside[scores.argmax()] = True  # a set is never empty
+            if self._reject is not None:
+                answer["rejected"] = bool(self._reject.rejected(scores[None])[0])
+            if self._conformal is not None:
+                inside = prediction_sets(scores[None], self._conformal.quantile)[0]
                 answer["set"] = [self._classes[one] for one in np.flatnonzero(inside)]
         answer["top"] = [self._entry(scores, label) for label in np.argsort(-scores, kind="stable")[:TOP]]
         answer["members"] = [
             {"name": name, **self._best(one)} for name, one in zip(self._members, members, strict=True)
         ]
-        answer["map"] = None if output.maps is None else _map(output.maps[index])
+        answer["map"] = None if output.maps is None else _map(output.maps[index], self._frames.of(*row.size))
         return answer
 
     def _best(self, scores: NDArray[Any]) -> dict[str, Any]:
@@ -60,19 +64,12 @@ class Teller:
         return {"label": self._classes[label], "probability": round(float(scores[label]), _DIGITS)}
 
 
-def _map(values: NDArray[Any]) -> dict[str, Any]:
-    """Return a map as bytes, one a cell, row by row."""
+def _map(values: NDArray[Any], frame: Frame) -> dict[str, Any]:
+    """Return a map as bytes, one a cell, row by row, and where it lies in the image."""
     cells = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     height, width = cells.shape
-    return {"height": height, "width": width, "values": base64.b64encode(cells.tobytes()).decode("ascii")}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    encoded = base64.b64encode(cells.tobytes()).decode("ascii")
+    return {"height": height, "width": width, "values": encoded, "frame": [round(part, _DIGITS) for part in frame]}
 
 
 def describe(model: Model, name: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Row:
 
     output: Output
     index: int
+    size: tuple[int, int]
+    """Height and width of the image."""
 
 
 class Watcher(Protocol):
@@ -163,7 +165,8 @@ class Batcher:
             self._fail(batch, error)
             return
         self._watcher.batch(len(batch), time.perf_counter() - start)
-        self._tell(batch[0], [(job, Row(output, index)) for index, job in enumerate(batch)])
+        height, width = batch[0].pixels.shape[:2]
+        self._tell(batch[0], [(job, Row(output, index, (height, width))) for index, job in enumerate(batch)])
 
     def _fail(self, batch: Sequence[Job], error: Exception) -> None:
         """Tell who asked; where several images were computed at once, find the one that is at fault."""

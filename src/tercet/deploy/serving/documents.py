@@ -31,6 +31,11 @@ class HeatMap(BaseModel):
     height: int
     width: int
     values: str
+    frame: list[float] = Field(
+        min_length=4,
+        max_length=4,
+        description="Top, left, height and width of where it lies, as shares of the image's.",
+    )
 
 
 class Answer(BaseModel):

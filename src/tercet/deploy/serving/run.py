@@ -73,16 +73,16 @@ def serve(
         TercetError: The model does not work.
     """
     limits = limits or Limits()
+    limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
+    metrics = Metrics()
+    service = Service(model, limits, metrics)
+    app = make_app(model, name, service, limits, metrics)
     model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
     listener = _listen(host, port)
-    limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
     address, used = listener.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{used}"
     journal = Journal(sys.stderr)
     handler = _redirect_logs(journal)
-    metrics = Metrics()
-    service = Service(model, limits, metrics)
-    app = make_app(model, name, service, limits, metrics)
     guard = Guard(app, hosts=Hosts(host, allow_host), paths=paths_of(app), metrics=metrics, journal=journal)
     config = _configuration(guard, limits)
     config.turned_away = guard.turned_away

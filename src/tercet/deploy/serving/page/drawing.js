@@ -48,6 +48,9 @@ function overlay(map) {
   const pixels = context.createImageData(map.width, map.height);
   values.forEach((value, index) => pixels.data.set(heat(value / 255), 4 * index));
   context.putImageData(pixels, 0, 0);
+  ["top", "left", "height", "width"].forEach((side, index) => {
+    canvas.style[side] = `${100 * map.frame[index]}%`;
+  });
   canvas.setAttribute("aria-hidden", "true");
   return canvas;
 }
