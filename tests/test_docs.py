@@ -152,7 +152,7 @@ def known_options() -> frozenset[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_prose_exist(page: Path) -> None:
     spans = re.findall(r"`([^`\n]+)`", prose(page))
-    options = {word for span in spans for word in re.findall(r"(?:^|\s)(--[a-z][a-z._-]*)", span)}
+    options = {word for span in spans for word in re.findall(r"(?:^|\s)(--[a-z][a-z0-9._-]*)", span)}
     patterns = {option for option in options if option.endswith(".")}  # such as --data.*
     unknown = {option for option in options - patterns if option.replace("_", "-") not in known_options()}
     unknown |= {stem for stem in patterns if not any(known.startswith(stem) for known in known_options())}

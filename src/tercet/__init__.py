@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tercet.deploy.bundle import Bundle as Bundle
     from tercet.deploy.bundle import load_bundle as load_bundle
+    from tercet.deploy.exported import ExportedModel as ExportedModel
     from tercet.evaluation.combining import average as average
     from tercet.evaluation.combining import pruned as pruned
     from tercet.evaluation.combining import vote as vote
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from tercet.records.predictions import Predictions as Predictions
     from tercet.records.submissions import write_submission as write_submission
     from tercet.workflows.audit import audit as audit
+    from tercet.workflows.benchmark_model import benchmark_model as benchmark_model
     from tercet.workflows.blend import blend as blend
     from tercet.workflows.compare import compare as compare
     from tercet.workflows.crossval import crossval as crossval
     from tercet.workflows.demo import demo as demo
     from tercet.workflows.ensemble import ensemble as ensemble
     from tercet.workflows.explain import explain as explain
+    from tercet.workflows.export import export as export
     from tercet.workflows.infer import evaluate as evaluate
     from tercet.workflows.infer import predict as predict
     from tercet.workflows.inspect import describe_dataset as describe_dataset
@@ -41,16 +44,19 @@ if TYPE_CHECKING:
     from tercet.workflows.study.run import study as study
     from tercet.workflows.train import train as train
     from tercet.workflows.tune import tune as tune
+    from tercet.workflows.verify import verify as verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "deploy.bundle",
+    "ExportedModel": "deploy.exported",
     "Predictions": "records.predictions",
     "SetPredictions": "records.label_sets",
     "TercetError": "ground.errors",
     "audit": "workflows.audit",
     "average": "evaluation.combining",
+    "benchmark_model": "workflows.benchmark_model",
     "blend": "workflows.blend",
     "build": "models.build",
     "compare": "workflows.compare",
@@ -61,6 +67,7 @@ _HOMES = {
     "ensemble": "workflows.ensemble",
     "evaluate": "workflows.infer",
     "explain": "workflows.explain",
+    "export": "workflows.export",
     "list_datasets": "workflows.inspect",
     "list_models": "workflows.inspect",
     "load_bundle": "deploy.bundle",
@@ -73,6 +80,7 @@ _HOMES = {
     "study": "workflows.study.run",
     "train": "workflows.train",
     "tune": "workflows.tune",
+    "verify": "workflows.verify",
     "vote": "evaluation.combining",
     "weighted": "evaluation.combining",
     "write_submission": "records.submissions",

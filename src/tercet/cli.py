@@ -25,7 +25,7 @@ from tercet.workflows.options import OutputConfig
 
 def usage() -> str:
     """Return what `tercet --help` prints."""
-    width = max(map(len, VERBS))
+    width = max(len(name) for name in VERBS if "-" not in name)  # a longer name pushes its own line only
     lines: list[str] = []
     for purpose, names in PURPOSES.items():
         lines += ["", f"{purpose}:", *(f"  {name:<{width}}  {VERBS[name][0].summary()}" for name in names)]

@@ -113,8 +113,9 @@ def test_what_is_fixed_in_a_file_cannot_be_changed(
 
 def test_views_on_request(finished: Run, tmp_path: Path, others: Path) -> None:
     bundle = finished.path / "members" / "wide" / "bundle"
-    made = export(bundle, tmp_path / "flipped.onnx", tta="flip")
+    made = export(bundle, tmp_path / "flipped.onnx", tta="flip", maps=True)
     assert made.verification.passed
+    assert made.mapped == () and "no class-activation maps" in made.to_text()
     said = predict(made.path, others)
     np.testing.assert_allclose(said.probabilities, predict(bundle, others, tta="flip").probabilities, atol=1e-5)
     assert verify(made.path, bundle, images=[others]).passed
@@ -239,3 +240,24 @@ def test_a_submission_needs_a_place(done: Exported, finished: Run, tmp_path: Pat
     for work, bundle in ((predict_files, finished.path), (classify_with_file, done.path)):
         with pytest.raises(ConfigError, match="--submission needs --csv"):
             work(bundle, [tmp_path], submission="sample.csv")
+
+
+ALONE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tercet", "torch", "onnx"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_file_answers_without_tercet(done: Exported, others: Path) -> None:
+    example = Path(__file__).resolve().parents[2] / "examples" / "run_onnx.py"
+    image = others / "disc" / "disc-1.png"
+    words = [sys.executable, "-c", ALONE, str(example), str(done.path), str(image)]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    said = predict(done.path, image)
+    assert answer.stdout == f"{image}: {said.predicted_names[0]} {said.probabilities.max():.3f}\n"

@@ -23,7 +23,8 @@ def _export(parsed: Parsed) -> Answer:
 
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
     tta = parsed.of(verbs.ViewsConfig).tta
-    done = export(bundle, file or DEFAULT, int8=config.int8, tta=tta, force=config.force, **_shown(parsed))
+    wanted: dict[str, Any] = {"int8": config.int8, "maps": config.maps, "tta": tta, "force": config.force}
+    done = export(bundle, file or DEFAULT, **wanted, **_shown(parsed))
     return Answer(done.to_text(), done.to_dict())
 
 

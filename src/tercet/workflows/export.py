@@ -9,9 +9,9 @@ from typing import Any
 
 from onnx import ModelProto
 
-from tercet import __version__
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.export.assemble import assemble
+from tercet.deploy.export.maps import mappable
 from tercet.deploy.export.members import export_member
 from tercet.deploy.export.quantizing import loss_of, quantize, shown_to
 from tercet.deploy.export.verification import LIMIT, WORST_LOSS, Shown, Verification
@@ -19,6 +19,7 @@ from tercet.deploy.export.verification import verify as ask_both
 from tercet.deploy.exported import SUFFIX, ExportedModel, is_exported
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import put_in_place, write_bytes, write_json
+from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
 from tercet.workflows.shown import choose_images
@@ -38,12 +39,18 @@ class Exported:
     """What it holds."""
     kept: dict[str, str]
     """Members that stay in 32 bits though 8 were asked for, and why."""
+    mapped: tuple[str, ...] | None = None
+    """Members that maps are drawn from; None where none were asked for."""
 
     def to_text(self) -> str:
         """Return what people read."""
         size = self.path.stat().st_size / 1e6
         lines = [f"{self.path}: {size:.1f} MB, members: {', '.join(self.members)}\n", self.verification.to_text()]
         lines += [f"member '{name}' stays in 32 bits: {reason}\n" for name, reason in self.kept.items()]
+        if self.mapped:
+            lines.append(f"class-activation maps: of {', '.join(self.mapped)}\n")
+        elif self.mapped is not None:
+            lines.append("no class-activation maps: no member averages a feature map and has a dense head behind it\n")
         return "".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,6 +60,7 @@ class Exported:
             "bytes": self.path.stat().st_size,
             "members": list(self.members),
             "kept_fp32": self.kept,
+            "maps": None if self.mapped is None else list(self.mapped),
             "verification": self.verification.to_dict(),
         }
 
@@ -62,6 +70,7 @@ def export(
     file: str | Path = DEFAULT,
     *,
     int8: bool = False,
+    maps: bool = False,
     tta: str | Views | None = None,
     data: str | None = None,
     images: Sequence[str | Path] = (),
@@ -75,6 +84,7 @@ def export(
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
         file: Where to; it ends in .onnx.
         int8: Let members compute in 8 bits where that costs at most half a point of accuracy.
+        maps: Let the file tell where its networks saw the class, as far as they can.
         tta: Test-time augmentation in the file, such as none or flip; None: what the bundle was chosen with.
         data: Labelled images to ask about (default: the run's validation images).
         images: Files and folders to ask about instead.
@@ -100,14 +110,16 @@ def export(
         raise ConfigError(
             "--int8 reads ranges from real images, and none of the run are there: give --data or --images"
         )
+    version = describe_environment()["packages"]["tercet"]
     failed = target.with_name(f"{target.name}.failed")
-    graphs = [export_member(member) for member in loaded.members]
+    seeing = mappable(loaded) if maps else []
+    graphs = [export_member(member, mapped=member in seeing) for member in loaded.members]
     quantized = _in_8_bits(loaded, graphs, shown) if int8 else _Quantized()
     while True:
         chosen = [
             quantized.graphs.get(member.name, graph) for member, graph in zip(loaded.members, graphs, strict=True)
         ]
-        write_bytes(failed, assemble(loaded, chosen, version=__version__, quantized=[*quantized.graphs]))
+        write_bytes(failed, assemble(loaded, chosen, version=version, quantized=[*quantized.graphs]))
         found = ask_both(loaded, ExportedModel.load(failed), shown, exact=not quantized.graphs)
         if found.passed or not quantized.graphs:
             break
@@ -122,7 +134,8 @@ def export(
         )
     put_in_place(failed, target)
     write_json(proof_of(target), found.to_dict())
-    return Exported(target, found, tuple(member.name for member in loaded.members), quantized.kept)
+    told = None if not maps else tuple(member.name for member in seeing)
+    return Exported(target, found, tuple(member.name for member in loaded.members), quantized.kept, told)
 
 
 @dataclass

@@ -71,7 +71,7 @@ def _exported(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
         file = Path(folder) / "model.onnx"
-        command = [sys.executable, "-m", "tercet", "export", str(path), str(file)]
+        command = [sys.executable, "-m", "tercet", "export", str(path), str(file), "--maps"]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode or not file.is_file():
             raise ModelError(f"{path} cannot be served: it could not be exported, see above")
         yield file

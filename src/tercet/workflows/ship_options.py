@@ -41,6 +41,8 @@ class ExportConfig:
     """Kind of file."""
     int8: bool = False
     """Let convolutions and dense layers compute in 8 bits, member by member, where accuracy holds."""
+    maps: bool = False
+    """Let the file tell where its networks saw the class, as far as they can."""
     force: bool = False
     """Replace an exported file of the same name."""
 

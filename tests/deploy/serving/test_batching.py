@@ -234,12 +234,15 @@ def test_a_map_lies_where_the_network_looked(
 ) -> None:
     model = Faulty()
     shown = {"size": list(size), "resize": resize, "crop_fraction": crop}
-    model.metadata = {"members": [{"input": shown}, {"input": {**shown, "mean": [0.1]}}]}  # type: ignore[misc]
+    members = [{"name": "a", "input": shown}, {"name": "b", "input": {**shown, "mean": [0.1]}}]
+    model.metadata = {"members": members}  # type: ignore[misc]
     window = shown_window((height, width), size, resize=resize, crop_fraction=crop)
     expected = (window.top / height, window.left / width, window.height / height, window.width / width)
     assert Frames(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]
-    model.metadata["members"].append({"input": {**shown, "crop_fraction": 0.5}})
+    members.append({"name": "c", "input": {**shown, "crop_fraction": 0.5}})
     assert Frames(model).of(height, width) == (0, 0, 1, 1)  # type: ignore[arg-type]
+    model.metadata["maps"] = ["a", "b"]
+    assert Frames(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

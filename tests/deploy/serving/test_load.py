@@ -185,6 +185,7 @@ def test_a_long_soak(plain: Server) -> None:
     while time.monotonic() < end:
         outcome = asyncio.run(crowd(plain.address, wire(RED), clients=32, times=25))
         assert set(outcome.statuses) == {200}
+        time.sleep(0.1)  # for the connections to be closed on the other side too
         seen.append((time.monotonic(), plain.memory(), plain.descriptors()))
     late = seen[len(seen) // 5 :]
     times = [at for at, _, _ in late]
@@ -193,4 +194,4 @@ def test_a_long_soak(plain: Server) -> None:
     slope = sum((at - middle) * (memory - mean) for at, memory, _ in late) / sum((at - middle) ** 2 for at in times)
     print(f"soak: {len(seen) * 800} requests, memory {late[0][1]} to {late[-1][1]} bytes, {slope:.0f} bytes/s")
     assert slope * 3600 < 64 * MEBIBYTE
-    assert late[-1][2] <= late[0][2] + 2
+    assert min(opened for _, _, opened in late[-5:]) <= min(opened for _, _, opened in late[:5])

@@ -15,6 +15,7 @@ from tercet.deploy.answers import heads_of, name_of
 from tercet.deploy.bundle import Bundle
 from tercet.deploy.export.combining import calibrate, choose, fuse
 from tercet.deploy.export.graph import Graph
+from tercet.deploy.export.maps import Mapped, draw
 from tercet.deploy.export.members import is_searched
 from tercet.deploy.export.preprocessing import Geometry, prepare
 from tercet.deploy.exported import INPUT
@@ -28,7 +29,7 @@ def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, qua
 
     Args:
         bundle: What is exported.
-        members: The graph of each member, from pictures to logits.
+        members: The graph of each member, from pictures to logits and to what maps are drawn from.
         version: Of this package, as the file tells it.
         quantized: Names of the members whose graphs compute in 8 bits.
 
@@ -37,13 +38,17 @@ def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, qua
     """
     graph = Graph()
     shown: dict[Geometry, str] = {}
-    said = []
+    said, mapped, grids = [], [], []
     for index, (member, network) in enumerate(zip(bundle.members, members, strict=True)):
         geometry = Geometry.of(picture_spec(member.classifier.spec, member.views))
         if geometry not in shown:
             shown[geometry] = prepare(graph, INPUT, geometry)
-        (logits,) = graph.join(network, f"member-{index + 1}/", [shown[geometry]])
+        logits, *seen = graph.join(network, f"member-{index + 1}/", [shown[geometry]])
         said.append(graph.add("Unsqueeze", logits, graph.integers(1)))
+        if seen:
+            mapped.append(Mapped(member, seen[0], tuple(seen[1:])))
+            cells = network.graph.output[1].type.tensor_type.shape.dim
+            grids.append((cells[2].dim_value, cells[3].dim_value))
     stack = graph.add("Concat", *said, axis=1) if len(said) > 1 else said[0]  # B M K
     count, classes = len(bundle.members), len(bundle.classes)
     outputs = [
@@ -59,6 +64,9 @@ def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, qua
         own = graph.add("Softmax", stack, axis=2)
         fused = fuse(graph, stack, own, bundle.combiner, num_classes=classes)
         fused = calibrate(graph, fused, bundle.calibration)
+    if mapped:
+        graph.copy_to(draw(graph, fused, mapped, grids, classes), "maps")
+        outputs.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["B", "h", "w"]))
     graph.copy_to(fused, "probabilities")
     graph.copy_to(own, "members")
     taken = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", "H", "W", 3])]
@@ -70,7 +78,8 @@ def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, qua
             "(tercet ensemble), or use the bundle itself"
         )
     onnx.checker.check_model(model, full_check=True)
-    return seal(model.SerializeToString(), describe(bundle, version=version, quantized=quantized))
+    document = describe(bundle, version=version, quantized=quantized)
+    return seal(model.SerializeToString(), {**document, "maps": [one.member.name for one in mapped] or None})
 
 
 def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> dict[str, Any]:

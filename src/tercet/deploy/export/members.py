@@ -16,6 +16,7 @@ from torch import nn
 from tercet.deploy.bundle import Bundle
 from tercet.deploy.export.graph import IR_VERSION, OPSET
 from tercet.deploy.export.greedy import GreedyDecoder
+from tercet.deploy.export.maps import MappedMember
 from tercet.deploy.export.recurrences import with_nodes
 from tercet.deploy.member import Member
 from tercet.evaluation.tta import Viewed, picture_spec
@@ -38,14 +39,19 @@ def member_graphs(bundle: Bundle) -> list[ModelProto]:
     return [export_member(member) for member in bundle.members]
 
 
-def export_member(member: Member) -> ModelProto:
+def export_member(member: Member, *, mapped: bool = False) -> ModelProto:
     """Return a member's graph.
+
+    Args:
+        member: The member.
+        mapped: Whether it gives what a class-activation map is drawn from, too; see `maps.MappedMember`.
 
     Raises:
         ModelError: It has a layer that ONNX cannot express.
     """
     spec = picture_spec(member.classifier.spec, member.views)
-    network = Viewed(_exportable(member.classifier), member.views, member.classifier.spec).cpu().eval()
+    network: nn.Module = Viewed(_exportable(member.classifier), member.views, member.classifier.spec)
+    network = (MappedMember(member) if mapped else network).cpu().eval()
     pictures = torch.rand(2, spec.channels, *spec.size)
     inside: list[str] = []
     with _quiet(), _watched(network, inside):

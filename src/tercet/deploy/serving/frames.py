@@ -20,12 +20,14 @@ class Frames:
     """Tells the frames of a model's maps.
 
     Args:
-        model: Its members say how they are shown an image; where they differ the whole image stands for all.
+        model: It says how its members are shown an image, and which of them the maps are drawn from; where these
+            differ the whole image stands for all.
     """
 
     def __init__(self, model: Model) -> None:
-        members = model.metadata.get("members")
-        inputs = [one.get("input") for one in members if isinstance(one, Mapping)] if isinstance(members, list) else []
+        members, drawn = model.metadata.get("members"), model.metadata.get("maps")
+        listed = [one for one in members if isinstance(one, Mapping)] if isinstance(members, list) else []
+        inputs = [one.get("input") for one in listed if not isinstance(drawn, list) or one.get("name") in drawn]
         same = bool(inputs) and all(_way(one) == _way(inputs[0]) for one in inputs)
         self._input: Mapping[str, Any] | None = inputs[0] if same and _way(inputs[0]) is not None else None
 

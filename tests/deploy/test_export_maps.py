@@ -1,0 +1,108 @@
+"""Maps in the file are the gradients that autograd finds, laid over each other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tercet.data.loading import prepare
+from tercet.deploy.bundle import Bundle, Member
+from tercet.deploy.export.assemble import assemble
+from tercet.deploy.export.maps import can_map, mappable
+from tercet.deploy.export.members import export_member
+from tercet.deploy.export.quantizing import quantize, shown_to
+from tercet.deploy.export.verification import Shown, verify
+from tercet.deploy.exported import ExportedModel
+from tercet.evaluation.combining import Combiner
+from tercet.models.build import build
+from tercet.records.model_config import InputConfig, ModelConfig
+from tercet.records.views import Views
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def member(network: str, size: int = 64, **options: object) -> Member:
+    timm = {"pretrained": False} if network.startswith("test") else {}
+    config = ModelConfig(input=InputConfig(size=(size,)), **timm, **options)  # type: ignore[arg-type]
+    torch.manual_seed(len(network))
+    classifier = build(network, num_classes=3, config=config, channels=3, image_size=(20, 20)).eval()
+    for parameter in classifier.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return Member(f"{network}-{options.get('head', '')}", classifier, config)
+
+
+MEMBERS = [member("test_resnet", head="paper", dense=7), member("wrn-10-1", size=32), member("test_resnet", head="mlp")]
+
+
+def seen_by_autograd(one: Member, image: np.ndarray, label: int) -> torch.Tensor:
+    """Return the map h w of a member by Grad-CAM's own definition."""
+    kept: list[torch.Tensor] = []
+    classifier = one.classifier
+    network = classifier.features
+    part = network.network.layer4 if hasattr(network, "network") else network.activation
+    handle = part.register_forward_hook(lambda _, given, made: kept.append(made))
+    logits = classifier(prepare(image, classifier.spec)[None])
+    handle.remove()
+    (slopes,) = torch.autograd.grad(logits[0, label], kept[0])
+    seen = (kept[0] * slopes.mean((2, 3), keepdim=True)).sum(1).relu()[0]
+    return seen / seen.max().clamp(min=1e-12)
+
+
+def test_the_mean_of_the_members_maps(tmp_path: Path) -> None:
+    bundle = Bundle(CLASSES, tuple(MEMBERS), Combiner("average", tuple(one.name for one in MEMBERS)))
+    graphs = [export_member(one, mapped=True) for one in MEMBERS]
+    (tmp_path / "seen.onnx").write_bytes(assemble(bundle, graphs, version="1"))
+    model = ExportedModel.load(tmp_path / "seen.onnx", threads=1)
+    assert model.has_maps and model.metadata["maps"] == [one.name for one in MEMBERS]
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    output = model.run(images)
+    assert output.maps is not None and output.maps.shape == (3, 8, 8)
+    for image, told, probabilities in zip(images, output.maps, output.probabilities, strict=True):
+        parts = [seen_by_autograd(one, image, int(probabilities.argmax())) for one in MEMBERS]
+        laid = [functional.interpolate(one[None, None], (8, 8), mode="bilinear")[0, 0] for one in parts]
+        mean = torch.stack(laid).mean(0)
+        np.testing.assert_allclose(told, (mean / mean.max().clamp(min=1e-12)).detach().numpy(), atol=1e-4)
+    assert output.maps.min() >= 0 and output.maps.max() <= 1
+    assert verify(bundle, model, Shown(tuple(images), None, "drawn")).passed
+
+
+def test_maps_beside_8_bits(tmp_path: Path) -> None:
+    one = MEMBERS[1]
+    bundle = Bundle(CLASSES, (one,))
+    images = np.random.default_rng(0).integers(0, 256, (16, 40, 40, 3), dtype=np.uint8)
+    changed = quantize(export_member(one, mapped=True), shown_to(bundle, 0, list(images)), name=one.name)
+    assert changed is not None
+    (tmp_path / "seen.onnx").write_bytes(assemble(bundle, [changed], version="1", quantized=[one.name]))
+    output = ExportedModel.load(tmp_path / "seen.onnx", threads=1).run(images)
+    assert output.maps is not None and output.maps.shape == (16, 8, 8)
+    expected = bundle.predict(list(images)).probabilities
+    np.testing.assert_allclose(output.probabilities, expected, atol=0.1)
+    exact = seen_by_autograd(one, images[0], int(output.probabilities[0].argmax()))
+    assert np.corrcoef(output.maps[0].ravel(), exact.detach().numpy().ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        replace(MEMBERS[0], views=Views.parse("flip")),
+        member("test_resnet", head="linear", recurrent="lstm", units=4),
+        member("small-cnn", size=16),
+        member("row-rnn", size=16),
+        member("test_vit", head="linear"),
+    ],
+    ids=["views", "recurrent", "no average", "rows", "tokens"],
+)
+def test_others_have_no_map(one: Member) -> None:
+    assert not can_map(one)
+
+
+def test_maps_are_laid_over_each_other_only_where_the_same_is_shown() -> None:
+    spec = replace(MEMBERS[1].classifier.spec, crop_fraction=0.5)
+    closer = member("wrn-10-1", size=32)
+    closer.classifier.spec = spec
+    names = tuple(one.name for one in MEMBERS)
+    bundle = Bundle(CLASSES, (MEMBERS[0], closer, MEMBERS[2]), Combiner("average", names))
+    assert mappable(bundle) == [MEMBERS[0], MEMBERS[2]]
