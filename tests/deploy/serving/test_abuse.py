@@ -7,6 +7,7 @@ import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.deploy.serving.models import GREEN, RED, write_coloured
@@ -305,3 +306,39 @@ def test_pipelined_requests_are_answered_in_order_and_not_without_end(server: Se
     assert received.count(b"HTTP/1.1") < 2000
     with server.client() as client:
         assert client.get("/health/live").status_code == 200
+
+
+def spoiled(generator: np.random.Generator, wire: bytes) -> bytes:
+    """Return a request with bytes changed, cut out, or said twice."""
+    changed = bytearray(wire)
+    for _ in range(int(generator.integers(1, 5))):
+        first = int(generator.integers(0, len(changed)))
+        last = min(len(changed), first + int(generator.integers(1, 30)))
+        match int(generator.integers(0, 4)):
+            case 0:
+                changed[first] = int(generator.integers(0, 256))
+            case 1:
+                del changed[first:last]
+            case 2:
+                changed[first:first] = changed[first:last]
+            case _:
+                changed[first:last] = generator.bytes(last - first)
+        if not changed:
+            changed += b"\r\n"
+    return bytes(changed)
+
+
+def test_spoiled_requests_meet_no_fault(server: Server) -> None:
+    """Whatever comes, the answer is no 500, and the journal knows of no fault (see the end of the fixture)."""
+    kind, body = form([("a.png", RED), ("b.png", GREEN)])
+    whole = request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body)
+    raw = request(headers=["Transfer-Encoding: chunked", "Expect: 100-continue", CLOSE], body=chunked(RED))
+    generator = np.random.default_rng(4)
+    seen = set()
+    for turn in range(400):
+        status, _ = server.talk(spoiled(generator, (whole, raw)[turn % 2]), end=True)
+        seen.add(status)
+    assert seen <= {0, 100, 200, 400, 404, 405, 408, 413, 415, 421, 422, 431, 505}
+    assert {200, 400} <= seen
+    with server.client() as client:
+        assert client.post("/v1/predict", content=RED).json()["answers"][0]["label"] == "red"

@@ -45,12 +45,14 @@ class Watched:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
         self.sizes: list[int] = []
+        self.seconds = 0.0
         self.go = threading.Event()
         self.go.set()
 
     def run(self, images: np.ndarray) -> Said:
         self.shapes.append(images.shape)
         self.go.wait(20)
+        time.sleep(self.seconds * len(images))
         if (images == 13).any():
             raise ModelError("thirteen")
         if (images == 14).any():
@@ -123,6 +125,18 @@ def test_a_batch_has_a_largest_size_in_images_and_in_pixels() -> None:
 
     assert max(working(work, limits=Limits(max_batch=3, batch_wait=0)).sizes) == 3
     assert max(working(work, limits=Limits(max_pixels=12, batch_wait=0)).sizes) == 2
+
+
+def test_a_slow_model_sees_fewer_images_at_once() -> None:
+    """20 ms an image and 50 ms at once: two, after the first batch has told how slow it is."""
+
+    async def work(batcher: Batcher, watched: Watched) -> None:
+        watched.seconds = 0.02
+        await batcher.answer(picture(1))
+        await asyncio.gather(*(batcher.answer(picture(1)) for _ in range(9)))
+
+    sizes = working(work, limits=Limits(batch_time=50, batch_wait=0)).sizes
+    assert sum(sizes) == 10 and max(sizes) <= 2
 
 
 def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> None:

@@ -64,6 +64,7 @@ class Batcher:
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._each = 0.0  # seconds an image, lately
         self._thread = threading.Thread(target=self._work, name="tercet-model", daemon=True)
         self.admitted = 0
         """Images that have a place; changed by the event loop only, as is `coming`."""
@@ -137,13 +138,13 @@ class Batcher:
             return self._take()
 
     def _more_to_come(self) -> bool:
-        return not self._stopping and self.coming > 0 and len(self._queue) < self._limits.max_batch
+        return not self._stopping and self.coming > 0 and len(self._queue) < self._room()
 
     def _take(self) -> list[Job]:
         """Take the oldest job and those of its shape out of the queue; forget those nobody waits for."""
         batch: list[Job] = []
         rest: deque[Job] = deque()
-        room = self._limits.max_batch
+        room = self._room()
         for job in self._queue:
             if job.future.cancelled():
                 continue
@@ -157,6 +158,11 @@ class Batcher:
         self._queue = rest
         return batch
 
+    def _room(self) -> int:
+        """Return how many images the model may see at once; who comes next should not wait too long for them."""
+        allowed = self._limits.max_batch
+        return min(allowed, max(1, int(self._limits.batch_time / 1000 / self._each))) if self._each else allowed
+
     def _compute(self, batch: Sequence[Job]) -> None:
         start = time.perf_counter()
         try:
@@ -164,7 +170,10 @@ class Batcher:
         except Exception as error:
             self._fail(batch, error)
             return
-        self._watcher.batch(len(batch), time.perf_counter() - start)
+        taken = time.perf_counter() - start
+        latest = taken / len(batch)
+        self._each = latest if not self._each else 0.8 * self._each + 0.2 * latest
+        self._watcher.batch(len(batch), taken)
         height, width = batch[0].pixels.shape[:2]
         self._tell(batch[0], [(job, Row(output, index, (height, width))) for index, job in enumerate(batch)])
 

@@ -27,8 +27,10 @@ class Limits:
     """MiB that uploads and decoded images may take together; beyond it requests are sent away."""
     queue: int = 64
     """Images that may wait, be decoded or be computed at once; beyond it requests are sent away."""
-    max_batch: int = 8
+    max_batch: int = 32
     """Images that the model sees at once, all of one height and width."""
+    batch_time: float = 100.0
+    """Milliseconds that the model should take at once; slower models see fewer images at once."""
     batch_wait: float = 2.0
     """Milliseconds that an image waits for others that are on their way; alone it never waits."""
     deadline: float = 10.0
