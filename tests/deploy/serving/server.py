@@ -94,14 +94,12 @@ class Server:
         connection.settimeout(PATIENCE)
         return connection
 
-    def talk(self, *pieces: bytes, end: bool = False) -> tuple[int, bytes]:
+    def talk(self, *pieces: bytes) -> tuple[int, bytes]:
         """Send bytes as they are; return status and what was answered until the server closed (0: nothing)."""
         with self.connect() as connection:
             try:
                 for piece in pieces:
                     connection.sendall(piece)
-                if end:
-                    connection.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the server has had enough
             return answer(connection)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from uvicorn import Config
@@ -184,7 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
             patience = self._limits.receive_timeout  # for what is still to be sent
         else:
             transport.resume_reading()
-            if transport.can_write_eof():
+            with suppress(OSError):  # the client may have gone meanwhile
                 transport.write_eof()
             patience = _LINGER_SECONDS
         self._due = self.loop.call_later(patience, transport.abort)
