@@ -159,7 +159,7 @@ class TestMatrices:
         assert texts(axes) == ["999", "1", "0", "0", "3", "1", "0", "0", "0"]
         second = new_figure()[1][0]
         confusion(second, matrix, ["a", "b", "c"], rates=True)
-        assert texts(second) == ["99.9", "0.1", "0", "0", "75", "25"]  # no image of the third class: no share
+        assert texts(second) == ["99.9", "0.1", "0", "0", "75.0", "25.0"]  # no image of the third class: no share
 
     @pytest.mark.parametrize("classes", [250, 1010])
     def test_many_classes_are_drawn_in_blocks_that_lose_nothing(self, axes: Axes, classes: int) -> None:

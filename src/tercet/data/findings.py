@@ -204,7 +204,8 @@ class Audit:
     def _duplicates(self) -> tuple[int, str]:
         same, near = self.copies_by("pixels"), self.copies_by("hash", "network")
         parts = [f"{len(same)} pictures are there more than once, pixel by pixel"] if same else []
-        parts += [f"{len(near)}{'' if self.complete else ' or more'} pairs are near duplicates"] if near else []
+        more = "" if self.complete else " or more"
+        parts += [f"{len(near)}{more} near-duplicate pair{'s' if len(near) > 1 else ''}"] if near else []
         return len(self.copies), f"{'; '.join(parts)}: {few([' = '.join(copy.ids[:2]) for copy in self.copies])}"
 
     def _leakage(self) -> tuple[int, str]:

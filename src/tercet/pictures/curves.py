@@ -95,6 +95,8 @@ def _finish(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
     rates = [value for history in drawn.values() for value in _values(history, quantity) if value > 0]
     if quantity == "rate" and rates and max(rates) > 10 * min(rates):
         axes.set_yscale("log")
+    elif quantity == "rate":
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, max(map(len, drawn.values())) + 0.5)
     axes.set_ylabel(_NAMES[quantity])

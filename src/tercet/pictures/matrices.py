@@ -133,18 +133,24 @@ def _numbers(axes: Axes, shown: NDArray[np.float64], norm: Normalize, kind: str)
         value = float(shown[row, column])
         if not np.isfinite(value):
             continue
-        text = f"{value:.0f}" if kind == "count" else f"{value:.2f}" if kind == "share" else _percent(100 * value)
+        text = (
+            f"{value:.0f}"
+            if kind == "count"
+            else f"{value:.2f}"
+            if kind == "share"
+            else _percent(100 * value, fine=size <= 12)
+        )
         shade = "white" if norm(value) > 0.55 else "black" if value else "#B0B0B0"
         axes.text(column, row, text, ha="center", va="center", fontsize=font, color=shade)
 
 
-def _percent(value: float) -> str:
-    """Return two or three digits; only what is nothing is shown as 0, and only what is all as 100."""
+def _percent(value: float, *, fine: bool = False) -> str:
+    """Return a percentage, `fine` to a tenth; only what is nothing is shown as 0, and only what is all as 100."""
     if value in (0, 100):
         return f"{value:.0f}"
-    if value < 10:
-        return f"{max(value, 0.1):.1f}"
-    return f"{value:.0f}" if value < 99 else f"{min(value, 99.9):.1f}"
+    if fine or not 10 <= value < 99:
+        return f"{min(max(value, 0.1), 99.9):.1f}"
+    return f"{value:.0f}"
 
 
 def _sides(axes: Axes, names: Sequence[str], block: int) -> None:

@@ -33,12 +33,12 @@ def reliability(axes: Axes, predictions: Predictions, bins: int = 15) -> Axes:
     for middle, row in zip(middles, rows, strict=True):
         ends = (middle - 0.46 * width, middle + 0.46 * width)
         axes.plot(ends, [row["confidence"]] * 2, color=PALETTE[3], linewidth=2)
-        place = max(row["accuracy"], row["confidence"])
+        place = max(row["accuracy"], row["confidence"]) + 0.005  # half a stroke
         turned = 90 if bins > 8 else 0
         axes.annotate(
             f"{row['n']:.0f}",
             (middle, place),
-            (0, 3),
+            (0, 4),
             textcoords="offset points",
             ha="center",
             va="bottom",

@@ -115,6 +115,8 @@ def _value(value: Any) -> str:
         return value
     if isinstance(value, (list, tuple)) and value and all(map(_simple, value)):
         return ",".join(_value(item) for item in value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
+        return f"{value:.0f}"
     return json.dumps(value, ensure_ascii=False)
 
 

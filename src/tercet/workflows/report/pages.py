@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tercet.ground.errors import DataError
@@ -34,7 +34,7 @@ def page_of_run(record: Record, book: Sketchbook, *, title: str | None, board: B
     sections = _sections(record, book)
     if board:
         sections.insert(-2, _leaderboard(board, own_scores([record]), book))
-    about = record.document["title"] if record.kind == "study" else record.source
+    about = record.document["title"] if record.kind == "study" else PurePath(record.source).name or record.source
     return Page(title or f"{record.name}: {about}", sections, f"tercet {record.kind}")
 
 

@@ -176,7 +176,9 @@ def _table(
 ) -> Table:
     sizes = {scores["n"] for *_, scores in rows}
     caption = title + (f" (n = {sizes.pop():,})" if len(sizes) == 1 else "")
-    header = ["name", kind, *(["n"] if sizes else []), *_SCORES]
+    many = any(scores.get("top5", 1) < 1 for *_, scores in rows)  # of up to five classes the top 5 says nothing
+    header = ["name", kind, *(["n"] if sizes else []), *(name for name in _SCORES if many or name != "top 5")]
+    keys = [key for key in ("macro_f1", "kappa", "top5", "log_loss", "ece") if many or key != "top5"]
     cells = [
         [
             name,
@@ -184,7 +186,7 @@ def _table(
             *([f"{scores['n']:,}"] if sizes else []),
             number(scores["accuracy"]),
             interval(scores),
-            *(number(scores.get(key)) for key in ("macro_f1", "kappa", "top5", "log_loss", "ece")),
+            *(number(scores.get(key)) for key in keys),
         ]
         for name, what, scores in rows
     ]

@@ -1,0 +1,50 @@
+"""How long a report takes, from the command line: a run with 10,000 test predictions.
+
+    python benchmarks/report_speed.py --data-dir FOLDER
+
+FOLDER holds fashion-mnist/. Two networks are trained on a tenth of an epoch, as it is the report that is timed. It is
+written three times. Results go to benchmarks/results/report_speed.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+HERE = Path(__file__).parent
+TRAIN = ["--members", "small-cnn,row-gru", "--epochs", "0.1", "--fuse", "average,vote"]
+
+
+def tercet(*words: str) -> float:
+    """Run a command and return the seconds it took, start of the program included."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "tercet", *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def line(what: str, seconds: Sequence[float], page: Path) -> str:
+    return f"{what:<44}{mean(seconds):>6.1f} ± {stdev(seconds):.1f} s, page {page.stat().st_size / 1e6:.1f} MB\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        run = Path(made) / "run"
+        tercet("train", "fashion-mnist", "--data-dir", arguments.data_dir, "--output", str(run), *TRAIN)
+        seconds = [tercet("report", str(run)) for _ in range(3)]
+        text = line("Fashion-MNIST, 10,000 test predictions", seconds, run / "report.html")
+    (HERE / "results" / "report_speed.txt").write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
