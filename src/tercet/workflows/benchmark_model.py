@@ -32,6 +32,20 @@ Ask = Callable[[Sequence[Picture]], object]
 
 
 @dataclass(frozen=True)
+class Road:
+    """One way to an answer."""
+
+    runtime: str
+    """onnxruntime, or eager PyTorch with the members one after the other."""
+    model: str
+    """What answers."""
+    ask: Ask
+    """Answers pictures of one size."""
+    size: tuple[int, int]
+    """Height and width of the images that it was made for."""
+
+
+@dataclass(frozen=True)
 class Speed:
     """One road with one number of images."""
 
@@ -105,52 +119,59 @@ def benchmark_model(
         ]
     )
     used = threads or available_cores()
-    loaded = [_load(model, used) for model in models]
-    shape = size or loaded[0][3]
-    before = torch.get_num_threads()
-    torch.set_num_threads(used)
-    try:
-        found = [speed for batch in batches for speed in _measure(loaded, batch, used, seconds, shape)]
-    finally:
-        torch.set_num_threads(before)
-    order = {model: place for place, (_, model, _, _) in enumerate(loaded)}
+    roads = [road_of(model, used) for model in models]
+    shape = size or roads[0].size
+    found = [speed for batch in batches for speed in measure(roads, batch, threads=used, seconds=seconds, size=shape)]
+    order = {road.model: place for place, road in enumerate(roads)}
     return Speeds(shape, tuple(sorted(found, key=lambda row: (order[row.model], row.batch))))
 
 
-def _load(model: str | Path, threads: int) -> tuple[str, str, Ask, tuple[int, int]]:
-    """Return a model's runtime, its name, what asks it, and the size of images that it was made for."""
+def road_of(model: str | Path, threads: int) -> Road:
+    """Load a model.
+
+    Raises:
+        ModelError: It is neither an exported file nor a bundle.
+    """
     if is_exported(model):
         file = ExportedModel.load(model, threads=threads)
         height, width = file.metadata["members"][0]["input"]["size"]
-        return "onnxruntime", str(model), lambda pictures: file.run(np.stack(pictures)), (height, width)
+        return Road("onnxruntime", str(model), lambda pictures: file.run(np.stack(pictures)), (height, width))
     bundle = load_bundle(model)
-    return "PyTorch, eager", str(model), lambda pictures: _eager(bundle, pictures), bundle.specs[0].size
+    return Road("PyTorch, eager", str(model), lambda pictures: _eager(bundle, pictures), bundle.specs[0].size)
 
 
 def _eager(bundle: Bundle, pictures: Sequence[Picture]) -> object:
     return bundle.answer(LooseImages(list(pictures), bundle.specs, batch_size=len(pictures)))
 
 
-def _measure(
-    loaded: Sequence[tuple[str, str, Ask, tuple[int, int]]],
-    batch: int,
-    threads: int,
-    seconds: float,
-    size: tuple[int, int],
-) -> list[Speed]:
+def measure(roads: Sequence[Road], batch: int, *, threads: int, seconds: float, size: tuple[int, int]) -> list[Speed]:
+    """Let every road answer in turns.
+
+    Args:
+        roads: What is measured.
+        batch: Images an answer.
+        threads: Of PyTorch; a file has its own since it was loaded.
+        seconds: Time for each road.
+        size: Height and width of the images.
+    """
     pictures = list(np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8))
-    taken: list[list[float]] = [[] for _ in loaded]
-    for _, _, ask, _ in loaded:
-        for _ in range(_WARM_UP):
-            ask(pictures)
-    end = time.perf_counter() + seconds * len(loaded)
-    while len(taken[0]) < _FEWEST or time.perf_counter() < end:
-        for (_, _, ask, _), times in zip(loaded, taken, strict=True):
-            started = time.perf_counter()
-            ask(pictures)
-            times.append(1000 * (time.perf_counter() - started))
+    taken: list[list[float]] = [[] for _ in roads]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for road in roads:
+            for _ in range(_WARM_UP):
+                road.ask(pictures)
+        end = time.perf_counter() + seconds * len(roads)
+        while len(taken[0]) < _FEWEST or time.perf_counter() < end:
+            for road, times in zip(roads, taken, strict=True):
+                started = time.perf_counter()
+                road.ask(pictures)
+                times.append(1000 * (time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(before)
     speeds = []
-    for (runtime, model, _, _), times in zip(loaded, taken, strict=True):
+    for road, times in zip(roads, taken, strict=True):
         p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
-        speeds.append(Speed(runtime, model, batch, threads, p50, p95, 1000 * batch / p50, len(times)))
+        speeds.append(Speed(road.runtime, road.model, batch, threads, p50, p95, 1000 * batch / p50, len(times)))
     return speeds
