@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tercet.deploy.exported import ExportedModel
+from tercet.deploy.manifest import is_bundle, read_manifest
 from tercet.deploy.serving.hosts import loopback
 from tercet.deploy.serving.run import Served, serve
 from tercet.deploy.serving.settings import Limits
@@ -69,6 +70,8 @@ def _exported(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
+    inner = path / "bundle"
+    read_manifest(inner if is_bundle(inner) else path)  # what is no bundle is told at once
     with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
         file = Path(folder) / "model.onnx"
         command = [sys.executable, "-m", "tercet", "export", str(path), str(file), "--maps"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tercet.deploy.manifest import write_manifest
 from tests.deploy.serving.crowd import Outcome, crowd, wire
 from tests.deploy.serving.models import GREEN, RED, write_coloured
 from tests.deploy.serving.server import PATIENCE, Server, answer, request
@@ -56,6 +57,14 @@ def test_what_serves_is_small(server: Server) -> None:
     maps = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "onnxruntime" in maps
     assert not any(name in maps for name in ("libtorch", "torchvision", "sklearn", "matplotlib"))
+
+
+def test_a_bundle_that_cannot_be_exported_is_told(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    write_manifest(tmp_path / "bundle", {"classes": ["a", "b"], "members": [], "files": {}})
+    done = run(str(tmp_path), "--port", "0")
+    assert done.returncode == 4 and "could not be exported" in done.stderr.splitlines()[-1]
+    assert len(done.stderr.splitlines()) == 2 and "listening" not in done.stderr  # the other process has said why
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
