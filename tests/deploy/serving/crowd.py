@@ -1,13 +1,21 @@
 """Many clients at once, on plain sockets in one event loop."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import pytest
+
 from tests.deploy.serving.server import PATIENCE, request
+
+SOAK = float(os.environ.get("TERCET_SOAK", "0"))
+"""Seconds that the long soak may take; without it the longest tests are skipped."""
+LONG = (pytest.mark.slow, pytest.mark.skipif(not SOAK, reason="set TERCET_SOAK to seconds, such as 300"))
+"""Marks of the longest tests."""
 
 
 @dataclass

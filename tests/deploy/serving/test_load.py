@@ -1,7 +1,6 @@
 """Many at once: what is sent away, what is computed together, what memory and health do meanwhile."""
 
 import asyncio
-import os
 import resource
 import time
 from collections.abc import Iterator
@@ -9,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.serving.crowd import Outcome, crowd, read_answer, wire
+from tests.deploy.serving.crowd import LONG, SOAK, Outcome, crowd, read_answer, wire
 from tests.deploy.serving.models import GREEN, RED, picture, write_coloured
 from tests.deploy.serving.server import Server, request
 
 MEBIBYTE = 2**20
 LIVE = request("GET", "/health/live")
-SOAK = float(os.environ.get("TERCET_SOAK", "0"))  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def quiet(server: Server) -> bool:
     return number(server, "tercet_queue_images") == 0 and number(server, "tercet_held_bytes") == 0
 
 
-@pytest.mark.parametrize("clients", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("clients", [1000, pytest.param(10_000, marks=LONG)])
 def test_thousands_at_once(plain: Server, clients: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2 * clients:
@@ -176,8 +174,8 @@ def test_memory_stays_flat(plain: Server) -> None:
     plain.wait_for(lambda: plain.descriptors() <= descriptors)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not SOAK, reason="set TERCET_SOAK to the seconds that it may take, such as 300")
+@LONG[0]
+@LONG[1]
 @pytest.mark.timeout(SOAK + 300)
 def test_a_long_soak(plain: Server) -> None:
     """Memory and descriptors over minutes, by a line through what was seen after the first fifth."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.deploy.serving.crowd import LONG
 from tests.deploy.serving.models import RED
 from tests.deploy.serving.server import Server, answer, request
 
@@ -69,7 +70,7 @@ def test_idle_connections_are_closed_and_used_ones_are_not(server: Server) -> No
         assert time.monotonic() - start < 2 + SLACK
 
 
-@pytest.mark.parametrize("clients", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("clients", [300, pytest.param(2000, marks=LONG)])
 def test_many_stuck_clients_hold_up_nobody(server: Server, clients: int) -> None:
     before, descriptors = server.memory(), server.descriptors()
 

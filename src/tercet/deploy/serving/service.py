@@ -116,7 +116,7 @@ class Service:
                 raise outcome
             told.answers.append({"file": upload.name, "error": str(outcome)})
             told.failed.append(outcome)
-            digest = hashlib.sha256(upload.content).hexdigest()
+            digest = await asyncio.get_running_loop().run_in_executor(self._decoders, _digest, upload)
             refused.append({"sha256": digest, "bytes": len(upload.content), "reason": outcome.reason or str(outcome)})
         self._metrics.images("answered", len(uploads) - len(refused))
         self._metrics.images("refused", len(refused))
@@ -139,3 +139,7 @@ class Service:
             raise Busy("the server is busy: try again", reason=str(error)) from error
         except TercetError as error:
             raise Refusal(422, "the model has no finite answer for this image", reason=str(error)) from error
+
+
+def _digest(upload: Upload) -> str:
+    return hashlib.sha256(upload.content).hexdigest()
