@@ -28,7 +28,8 @@ FLOORS = {
 BESIDE = {("training", "evaluation")}  # rooms of one floor that may see each other, in this direction
 NOT_BELOW = {(upper, lower) for upper in ("training", "evaluation") for lower in ("data", "models")}
 DOORS = ("tercet", "tercet.__main__")  # they lead to every floor
-LATE_IMPORTS = ("tercet", "tercet.cli", "tercet.verbs", "tercet.verbs.shipping", "tercet.workflows.tensorboard_images")
+LATE_IMPORTS = ("tercet", "tercet.cli", "tercet.verbs", "tercet.verbs.serving", "tercet.verbs.shipping")
+LATE_IMPORTS += ("tercet.workflows.tensorboard_images",)
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")

@@ -96,6 +96,14 @@ def test_transparent_pixels_become_white_whatever_they_hide(mode: str) -> None:
     assert pixels[0, 0].max() < 60
 
 
+def test_strips_of_a_large_transparent_picture_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(11, 5)
+    image.putalpha(noise(11, 5).convert("L"))
+    whole = decode(encoded(image), max_pixels=LIMIT)
+    monkeypatch.setattr("tercet.data.images._STRIP", 17)  # three rows, so that the last strip is shorter
+    assert (decode(encoded(image), max_pixels=LIMIT) == whole).all() and len(np.unique(whole)) > 50
+
+
 def test_half_transparent_is_half_white() -> None:
     pixels = decode(encoded(Image.new("RGBA", (2, 2), (0, 100, 255, 128))), max_pixels=LIMIT)
     np.testing.assert_allclose(pixels[0, 0], [127, 177, 255], atol=1)

@@ -39,6 +39,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp
 
 _ORIENTATION = 0x0112  # EXIF tag
 _WHITE = 255
+_STRIP = 2**18  # pixels that are composited at once
 
 
 class _Guard:
@@ -215,6 +216,12 @@ def _from_16_bits(image: Image.Image) -> Pixels:
 
 def _on_white(image: Image.Image) -> Pixels:
     """Composite LA or RGBA on white, so that hidden colours under full transparency stay hidden."""
-    values = np.asarray(image).astype(np.uint32)
-    colours, alpha = values[..., :-1], values[..., -1:]
-    return ((colours * alpha + _WHITE * (_WHITE - alpha) + 127) // 255).astype(np.uint8)
+    stored = np.asarray(image)
+    height, width, channels = stored.shape
+    pixels = np.empty((height, width, channels - 1), np.uint8)
+    step = max(1, _STRIP // width)  # the wide numbers of a whole picture would take 50 bytes a pixel
+    for top in range(0, height, step):
+        values = stored[top : top + step].astype(np.uint32)
+        colours, alpha = values[..., :-1], values[..., -1:]
+        pixels[top : top + step] = (colours * alpha + _WHITE * (_WHITE - alpha) + 127) // 255
+    return pixels

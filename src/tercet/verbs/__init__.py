@@ -12,6 +12,7 @@ from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer as Answer
+from tercet.verbs.serving import SERVING
 from tercet.verbs.shipping import SHIPPING
 from tercet.workflows import look_options as looks
 from tercet.workflows import options as verbs
@@ -236,6 +237,7 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "report": (looks.REPORT, _report),
     "explain": (looks.EXPLAIN, _explain),
     **SHIPPING,
+    **SERVING,
     "models": (verbs.MODELS, _models),
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
@@ -246,7 +248,7 @@ PURPOSES: Mapping[str, tuple[str, ...]] = {
     "Fuse what exists": ("ensemble", "blend"),
     "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
     "See it": ("audit", "report", "explain"),
-    "Ship it": tuple(SHIPPING),
+    "Ship it": (*SHIPPING, *SERVING),
     "Look around": ("models", "datasets", "demo"),
 }
 """The verbs by what they are for, as `tercet --help` groups them."""

@@ -1,0 +1,203 @@
+"""Batches on the fly: images that arrive together go through the model together, in one thread beside the event loop.
+
+The thread takes what waits as soon as it is free, the oldest image first and with it those of the same height and
+width. An image that is alone is computed at once; one that knows of others on their way (still being decoded) waits
+for them a little. Nothing waits in secret: who asks is told at once when there is no room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercet.deploy.serving.contract import Output
+from tercet.deploy.serving.refusals import Busy
+from tercet.deploy.serving.settings import Limits
+from tercet.ground.errors import TercetError
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the model said of one image: row `index` of a batch."""
+
+    output: Output
+    index: int
+    size: tuple[int, int]
+    """Height and width of the image."""
+
+
+class Watcher(Protocol):
+    """Who is told of the batches, for the metrics."""
+
+    def batch(self, size: int, seconds: float) -> None:
+        """A batch was computed."""
+
+
+@dataclass(eq=False)
+class Job:
+    """An image that waits for the model."""
+
+    pixels: NDArray[np.uint8]
+    future: asyncio.Future[Row]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """One thread that runs the model, and the queue before it.
+
+    Args:
+        run: The model: B H W 3 to its output.
+        limits: How many images may wait, and be computed at once.
+        watcher: Is told of every batch.
+    """
+
+    def __init__(self, run: Callable[[NDArray[np.uint8]], Output], limits: Limits, watcher: Watcher) -> None:
+        self._run, self._limits, self._watcher = run, limits, watcher
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._each = 0.0  # seconds an image, lately
+        self._thread = threading.Thread(target=self._work, name="tercet-model", daemon=True)
+        self.admitted = 0
+        """Images that have a place; changed by the event loop only, as is `coming`."""
+        self.coming = 0
+        """Images that are being decoded, and will wait here soon."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread works."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """How many images wait."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the batch that it is at."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout=self._limits.grace)
+
+    def admit(self, count: int) -> None:
+        """Give `count` images a place; `leave` must follow.
+
+        Raises:
+            Busy: There is none.
+        """
+        if self.admitted + count > self._limits.queue:
+            raise Busy("the server is busy: try again", reason="queue")
+        self.admitted += count
+
+    def leave(self, count: int) -> None:
+        """Give the places of images back."""
+        self.admitted -= count
+
+    async def answer(self, pixels: NDArray[np.uint8]) -> Row:
+        """Return what the model says of one admitted image, H W 3; cancelling takes it out of the queue.
+
+        Raises:
+            TercetError: The model has no answer for it.
+        """
+        job = Job(pixels, asyncio.get_running_loop().create_future())
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+        return await job.future
+
+    # ------------------------------------------------------------------------------------------ in the thread
+
+    def _work(self) -> None:
+        while (batch := self._next()) is not None:
+            if batch:
+                self._compute(batch)
+
+    def _next(self) -> list[Job] | None:
+        """Wait for work and return it; None when it is over."""
+        with self._changed:
+            while not self._queue and not self._stopping:
+                self._changed.wait()
+            if self._stopping:
+                return None
+            latest = self._queue[0].since + self._limits.batch_wait / 1000
+            while self._more_to_come() and (left := latest - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self._take()
+
+    def _more_to_come(self) -> bool:
+        return not self._stopping and self.coming > 0 and len(self._queue) < self._room()
+
+    def _take(self) -> list[Job]:
+        """Take the oldest job and those of its shape out of the queue; forget those nobody waits for."""
+        batch: list[Job] = []
+        rest: deque[Job] = deque()
+        room = self._room()
+        for job in self._queue:
+            if job.future.cancelled():
+                continue
+            if not batch:
+                height, width = job.pixels.shape[:2]
+                room = max(1, min(room, self._limits.max_pixels // (height * width)))
+            if len(batch) < room and (not batch or job.pixels.shape == batch[0].pixels.shape):
+                batch.append(job)
+            else:
+                rest.append(job)
+        self._queue = rest
+        return batch
+
+    def _room(self) -> int:
+        """Return how many images the model may see at once; who comes next should not wait too long for them."""
+        allowed = self._limits.max_batch
+        return min(allowed, max(1, int(self._limits.batch_time / 1000 / self._each))) if self._each else allowed
+
+    def _compute(self, batch: Sequence[Job]) -> None:
+        start = time.perf_counter()
+        try:
+            output = self._run(np.stack([job.pixels for job in batch]))
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        taken = time.perf_counter() - start
+        latest = taken / len(batch)
+        self._each = latest if not self._each else 0.8 * self._each + 0.2 * latest
+        self._watcher.batch(len(batch), taken)
+        height, width = batch[0].pixels.shape[:2]
+        self._tell(batch[0], [(job, Row(output, index, (height, width))) for index, job in enumerate(batch)])
+
+    def _fail(self, batch: Sequence[Job], error: Exception) -> None:
+        """Tell who asked; where several images were computed at once, find the one that is at fault."""
+        if isinstance(error, TercetError) and len(batch) > 1:
+            for job in batch:
+                self._compute([job])
+        else:
+            self._tell(batch[0], [(job, error) for job in batch])
+
+    @staticmethod
+    def _tell(first: Job, results: Sequence[tuple[Job, Row | Exception]]) -> None:
+        try:
+            first.future.get_loop().call_soon_threadsafe(_deliver, results)
+        except RuntimeError:  # the event loop has ended: nobody is left to be told
+            return
+
+
+def _deliver(results: Sequence[tuple[Job, Row | Exception]]) -> None:
+    for job, result in results:
+        if job.future.done():
+            continue
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)

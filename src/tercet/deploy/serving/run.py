@@ -1,0 +1,195 @@
+"""Running the server: from a model to answered requests, until a signal ends it in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any, cast
+
+import numpy as np
+import uvicorn
+
+from tercet.deploy.serving.app import make_app, paths_of
+from tercet.deploy.serving.contract import Model
+from tercet.deploy.serving.hardening import Guard
+from tercet.deploy.serving.hosts import Hosts
+from tercet.deploy.serving.journal import Journal, JournalHandler
+from tercet.deploy.serving.metrics import Metrics
+from tercet.deploy.serving.protocol import BoundedProtocol, PatientConfig
+from tercet.deploy.serving.service import Service
+from tercet.deploy.serving.settings import Limits
+from tercet.ground.errors import ConfigError
+
+_BACKLOG = 4096  # connections that the system lets wait
+_ACCEPTED_AT_ONCE = 32  # asyncio takes as many in one turn, before any of them can be sent away
+_OWN_DESCRIPTORS = 192  # open files that are no connection yet, or none at all
+_LAST_SECONDS = 2  # after the grace, for answers that are on their way
+_LIBRARIES = {  # what of theirs is worth a line; that a client sent nonsense is told by ourselves
+    "uvicorn": logging.ERROR,
+    "fastapi": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "python_multipart": logging.CRITICAL,
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server has done when it ends."""
+
+    url: str
+    requests: int
+    seconds: float
+
+
+def serve(
+    model: Model,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allow_host: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> Served:
+    """Answer requests until SIGTERM or SIGINT; what is under way then is finished first.
+
+    Args:
+        model: Answers; it has been loaded, and is tried here once.
+        name: What it is called.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        allow_host: Other names by which clients may call the server.
+        limits: What is too much.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
+        TercetError: The model does not work.
+    """
+    limits = limits or Limits()
+    limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
+    metrics = Metrics()
+    service = Service(model, limits, metrics)
+    app = make_app(model, name, service, limits, metrics)
+    model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
+    listener = _listen(host, port)
+    address, used = listener.getsockname()[:2]
+    url = f"http://{f'[{address}]' if ':' in address else address}:{used}"
+    journal = Journal(sys.stderr)
+    handler = _redirect_logs(journal)
+    guard = Guard(app, hosts=Hosts(host, allow_host), paths=paths_of(app), metrics=metrics, journal=journal)
+    config = _configuration(guard, limits)
+    config.turned_away = guard.turned_away
+    opening = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
+    server = _Server(config, service, guard, journal, opening)
+    began = time.monotonic()
+    service.start()
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        service.close()
+        done = Served(url, server.server_state.total_requests, time.monotonic() - began)
+        journal.tell("stopped", requests=done.requests, seconds=round(done.seconds, 1))
+        for library in _LIBRARIES:
+            logging.getLogger(library).removeHandler(handler)
+        journal.close()
+        listener.close()
+    return done
+
+
+def _configuration(guard: Guard, limits: Limits) -> PatientConfig:
+    config = PatientConfig(
+        cast("Any", guard),
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # a client could claim any address
+        backlog=_ACCEPTED_AT_ONCE,
+        timeout_keep_alive=max(1, round(limits.keep_alive)),
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+    config.limits = limits
+    return config
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which on a signal first finishes what is under way while it says that it is not ready."""
+
+    def __init__(
+        self, config: PatientConfig, service: Service, guard: Guard, journal: Journal, opening: dict[str, Any]
+    ) -> None:
+        super().__init__(config)
+        self._service, self._guard, self._journal, self._opening = service, guard, journal, opening
+        self._latest, self._told = float("inf"), False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(_BACKLOG)
+        self._journal.tell("listening", **self._opening)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take no new work; a second signal ends at once. The process ends with 0, not by the signal.
+
+        It comes between any two instructions, so that nothing here may wait for a lock.
+        """
+        if self._service.stopping:
+            self.should_exit = self.force_exit = True
+        self._service.stopping = True
+        self._latest = min(self._latest, time.monotonic() + cast("PatientConfig", self.config).limits.grace)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell whether it is time to go."""
+        if self._service.stopping:
+            if not self._told:
+                self._told = True
+                self._journal.tell("stopping", open=self._guard.open)
+            if not self._guard.open or time.monotonic() > self._latest:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound; the event loop lets it listen."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} of {host} is in use: choose another --port, or 0 for a free one") from error
+        raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error.strerror or error}") from error
+    return listener
+
+
+def _raise_descriptor_limit() -> int:
+    """Let the process hold as many connections as the system allows it, and return how many; more would stall all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _OWN_DESCRIPTORS)
+
+
+def _redirect_logs(journal: Journal) -> JournalHandler:
+    """Send what libraries complain about to the journal, and nowhere else."""
+    handler = JournalHandler(journal)
+    for library in _LIBRARIES:
+        logger = logging.getLogger(library)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(_LIBRARIES[library])
+    return handler

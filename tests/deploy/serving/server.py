@@ -1,0 +1,155 @@
+"""A real server in a process of its own, and clients that know no manners."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+PATIENCE = 60.0  # seconds, for a busy machine
+
+
+class Server:
+    """`tercet serve` on a free port of this machine; leaving the block stops it, and it must stop in good order.
+
+    Args:
+        model: The file to serve.
+        options: Words of the command line.
+        faults: Whether the journal may tell of faults.
+    """
+
+    def __init__(self, model: Path, *options: str, faults: bool = False) -> None:
+        self.command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", "0", "--threads", "1", *options]
+        self.faults = faults
+        self.journal: list[dict[str, Any]] = []
+        self.lines: list[str] = []
+        self.plain: list[str] = []
+        self.address: tuple[str, int] = ("", 0)
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._listening = threading.Event()
+        self._reader.start()
+        assert self._listening.wait(PATIENCE), self.plain
+        assert self.address[1], self.plain
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self.said = self.process.stdout.read()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        if kind is None:
+            assert code == 0, self.plain
+            assert self.faults or (not self.events("library") and not self.plain), (
+                self.plain,
+                self.events("library")[:5],
+            )
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                self.plain.append(line)
+                continue
+            self.journal.append(entry)
+            if entry["event"] == "listening":
+                host, _, port = entry["url"].removeprefix("http://").rpartition(":")
+                self.address = (host.strip("[]"), int(port))
+                self._listening.set()
+        self._listening.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address[0]}:{self.address[1]}"
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return what the journal tells of one kind."""
+        return [entry for entry in self.journal if entry["event"] == kind]
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, **options)
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(self.address, PATIENCE)
+        connection.settimeout(PATIENCE)
+        return connection
+
+    def talk(self, *pieces: bytes) -> tuple[int, bytes]:
+        """Send bytes as they are; return status and what was answered until the server closed (0: nothing)."""
+        with self.connect() as connection:
+            try:
+                for piece in pieces:
+                    connection.sendall(piece)
+            except OSError:
+                pass  # the server has had enough
+            return answer(connection)
+
+    def memory(self) -> int:
+        """Return the resident bytes of the server."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def wait_for(self, condition: Any, seconds: float = PATIENCE) -> None:
+        """Wait until a condition holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not come"
+            time.sleep(0.02)
+
+
+def answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Return status and bytes that a server sent until it closed the connection."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    words = received.split(b" ", 2)
+    return (int(words[1]) if len(words) > 2 else 0), received
+
+
+def request(
+    method: str = "POST",
+    path: str = "/v1/predict",
+    headers: Sequence[str] = (),
+    body: bytes = b"",
+    host: str = "127.0.0.1",
+) -> bytes:
+    """Return a request as it goes over the wire; nothing is added but `Host`."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def form(files: Sequence[tuple[str, bytes]], boundary: str = "xxBOUNDARYxx") -> tuple[str, bytes]:
+    """Return the header and the body of a form; names go out as they are."""
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+        + content
+        + b"\r\n"
+        for name, content in files
+    ]
+    return f"Content-Type: multipart/form-data; boundary={boundary}", b"".join([*parts, f"--{boundary}--\r\n".encode()])
