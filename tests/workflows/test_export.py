@@ -23,12 +23,15 @@ from tercet.workflows.export import Exported, export
 from tercet.workflows.infer import evaluate, predict, predict_files
 from tercet.workflows.train import Run
 from tercet.workflows.verify import verify
-from tests.workflows.conftest import draw_folder
+from tests.workflows.conftest import draw_folder, one_core
+
+pytestmark = pytest.mark.usefixtures("alone")  # threads that wait for each other on a busy machine take minutes
 
 
 @pytest.fixture(scope="module")
 def done(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx")
+    with one_core():
+        return export(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx")
 
 
 @pytest.fixture(scope="module")
