@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -231,6 +233,43 @@ def test_answers_that_are_not_finite_are_no_answers(tmp_path: Path) -> None:
     loaded = ExportedModel.load(sealed(tmp_path, proto), threads=1, check=False)
     with pytest.raises(ModelError, match="not finite"):
         loaded.predict(flat("red"))
+
+
+def test_a_second_graph_is_not_merged_into_the_first(path: Path, tmp_path: Path) -> None:
+    other = onnx.ModelProto()
+    other.graph.CopyFrom(tiny_model(scale=-9.0).graph)
+    (tmp_path / "two.onnx").write_bytes(path.read_bytes() + other.SerializeToString())
+    refused(tmp_path / "two.onnx", "no ONNX file")
+
+
+def test_two_descriptions(tmp_path: Path) -> None:
+    once = seal(tiny_model().SerializeToString(), DOCUMENT)
+    (tmp_path / "twice.onnx").write_bytes(seal(once, {**DOCUMENT, "classes": ["x", "y", "z"]}))
+    refused(tmp_path / "twice.onnx", "describes itself twice")
+
+
+def test_a_description_of_another_model(tmp_path: Path) -> None:
+    ours = seal(tiny_model().SerializeToString(), DOCUMENT)[len(tiny_model().SerializeToString()) :]
+    (tmp_path / "other.onnx").write_bytes(tiny_model(scale=-9.0).SerializeToString() + ours)
+    refused(tmp_path / "other.onnx", "model does not match")
+
+
+def test_reading_a_file_has_an_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tercet.deploy.onnx_file._MOST_FIELDS", 20)
+    refused(path, "more fields than any model")
+
+
+def test_sparse_tensors(tmp_path: Path) -> None:
+    proto = tiny_model()
+    proto.graph.sparse_initializer.add().values.name = "hidden"
+    refused(sealed(tmp_path, proto), "sparse tensors")
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_refusal(content: bytes) -> None:
+    with pytest.raises(ModelError):
+        unseal(content, "any.onnx")
 
 
 def test_a_document_that_is_no_object() -> None:

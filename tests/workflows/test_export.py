@@ -242,6 +242,32 @@ def test_a_submission_needs_a_place(done: Exported, finished: Run, tmp_path: Pat
             work(bundle, [tmp_path], submission="sample.csv")
 
 
+BARE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("onnx", "onnxruntime", "onnxscript"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Refuse())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.startswith("onnx") else find(name, package)
+from tercet.cli import main
+bundle, file, image = sys.argv[1:]
+print([main(words) for words in (["predict", bundle, image], ["predict", file, image], ["export", bundle])])
+"""
+
+
+def test_without_the_extra_bundles_predict_and_files_say_what_is_missing(
+    done: Exported, finished: Run, others: Path
+) -> None:
+    image = str(others / "disc" / "disc-1.png")
+    words = [sys.executable, "-c", BARE, str(finished.path), str(done.path), image]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
+    assert answer.stdout.splitlines()[-1] == "[0, 2, 2]", answer.stderr
+    assert answer.stderr.count("pip install 'tercet[export]'") == 2
+
+
 ALONE = """
 import runpy, sys
 class Refuse:

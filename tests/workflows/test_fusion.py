@@ -69,7 +69,8 @@ def test_the_shipped_end_to_end_bundle_repeats_its_predictions(finished: Run, tm
     for regime, data in (("cached", "validation"), ("joint", "train")):
         out = tmp_path / regime
         fusion = {**HEAD, "regime": regime, "data": data}
-        result = ensemble([finished.path], methods=["e2e"], output=str(out), fusion=fusion)
+        plain = {"temperature": "none"}
+        result = ensemble([finished.path], methods=["e2e"], output=str(out), fusion=fusion, calibration=plain)
         stored = Predictions.load(out / "predictions" / "e2e-test.npz")
         said = result.bundle().predict([shapes / name for name in stored.ids])
         assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5

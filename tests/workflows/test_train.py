@@ -70,8 +70,10 @@ def test_splits_are_disjoint_and_cover_everything(finished: Run) -> None:
 
 def test_the_bundle_repeats_the_runs_test_predictions(finished: Run, shapes: Path) -> None:
     chosen = Predictions.load(finished.path / "predictions" / f"{finished.metrics['chosen']}-test.npz")
-    said = finished.bundle().predict([shapes / name for name in chosen.ids])
-    assert np.abs(said.probabilities - chosen.probabilities).max() < 1e-5
+    bundle = finished.bundle()
+    assert bundle.calibration is not None
+    said = bundle.predict([shapes / name for name in chosen.ids])
+    assert np.abs(said.probabilities - bundle.calibration.apply(chosen).probabilities).max() < 1e-5
     assert said.classes == ("disc", "square", "stroke")
 
 

@@ -94,7 +94,8 @@ def test_what_is_shipped_and_stored_is_of_the_level_that_was_chosen(decided: tup
         assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
     stored = Predictions.load(run.predictions(done.metrics["chosen"], "test"))
     said = bundle.predict([shapes / name for name in stored.ids])
-    assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
+    assert bundle.calibration is not None
+    assert np.abs(said.probabilities - bundle.calibration.apply(stored).probabilities).max() < 1e-5
 
 
 def test_settling_again_changes_nothing(decided: tuple[Run, str]) -> None:
@@ -129,7 +130,8 @@ def test_fusion_learns_from_and_is_shipped_with_the_level(
     for name in NAMES:
         run.predictions(name, "validation").unlink()  # as in a run that was stopped before it settled
     fusion = {**HEAD, "regime": regime, "data": data}
-    result = ensemble([run.path], methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion)
+    plain = {"temperature": "none"}
+    result = ensemble([run.path], methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion, calibration=plain)
     assert {str(member.views) for member in result.bundle().members} == {LEVELS[2]}
     stored = Predictions.load(tmp_path / "out" / "predictions" / "e2e-test.npz")
     said = result.bundle().predict([shapes / name for name in stored.ids])

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from tercet.data.store import BadImage
 from tercet.deploy.loose import ImageLike, LoosePictures
 from tercet.deploy.onnx_file import read_content, unseal
 from tercet.ground.cores import available_cores
-from tercet.ground.errors import DataError, MemoryExhausted, ModelError, require
+from tercet.ground.errors import ConfigError, DataError, MemoryExhausted, ModelError, require
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import UNKNOWN, Predictions
+
+try:
+    import onnxruntime
+except ImportError:  # an extra: `pip install tercet[export]`
+    onnxruntime = None
 
 SUFFIX = ".onnx"
 INPUT = "images"
@@ -77,9 +81,12 @@ class ExportedModel:
             check: Answer for one black image too, so that what cannot run is known now.
 
         Raises:
+            ConfigError: onnxruntime is not installed.
             ModelError: It is another kind of file, was cut short or changed, needs other files or operators from
                 elsewhere, or does not run.
         """
+        if onnxruntime is None:
+            raise ConfigError("exported files need onnxruntime, which is not installed: pip install 'tercet[export]'")
         content = read_content(path)
         document = unseal(content, path)
         _require_fields(document, path)

@@ -94,7 +94,7 @@ def unseal(content: bytes, name: str | Path) -> dict[str, Any]:
         raise ModelError(f"{name} was changed: its classes and inputs do not match their SHA-256")
     digest = hashlib.sha256(memoryview(content)[:first])
     digest.update(memoryview(content)[end:])
-    if found["model_sha256"] != digest.hexdigest():
+    if found.get("model_sha256") != digest.hexdigest():
         raise ModelError(f"{name} was changed: its model does not match its SHA-256")
     return found
 

@@ -18,7 +18,16 @@ from scipy.stats import binom
 from tercet.evaluation.cross_fitting import cross_fit, split_folds
 from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, DataError
-from tercet.records.calibration import COOLEST, SMALLEST, WARMEST, Calibration, Conformal, Rejection, tempered
+from tercet.records.calibration import (
+    COOLEST,
+    SMALLEST,
+    WARMEST,
+    Calibration,
+    Conformal,
+    Rejection,
+    prediction_sets,
+    tempered,
+)
 from tercet.records.predictions import Floats, Ints, Predictions
 
 CONFIDENCE = 0.95
@@ -193,6 +202,29 @@ def conformal(predictions: Predictions, coverage: float) -> Conformal | None:
         return None
     scores = np.sort(1 - known.probabilities[np.arange(len(known)), known.labels])
     return Conformal(float(np.clip(scores[place - 1], 0, 1)), coverage, len(known))
+
+
+def kept_promises(predictions: Predictions, calibration: Calibration) -> dict[str, float | None]:
+    """Return what threshold and sets do on labelled rows whose probabilities are calibrated already.
+
+    Returns:
+        `answered` and `errors_answered` (None where nothing is answered) if there is a threshold; `set_coverage` and
+        `set_size` if there are sets.
+
+    Raises:
+        DataError: No row has a label.
+    """
+    known = _labelled(predictions)
+    found: dict[str, float | None] = {}
+    if calibration.reject is not None:
+        kept = ~calibration.reject.rejected(known.probabilities)
+        wrong = (known.predicted != known.labels)[kept]
+        found |= {"answered": float(kept.mean()), "errors_answered": float(wrong.mean()) if len(wrong) else None}
+    if calibration.conformal is not None:
+        sets = prediction_sets(known.probabilities, calibration.conformal.quantile)
+        inside = sets[np.arange(len(known)), known.labels]
+        found |= {"set_coverage": float(inside.mean()), "set_size": float(sets.sum(axis=1).mean())}
+    return found
 
 
 def needed_place(rows: int, coverage: float) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, cast
 
+from tercet.ground.errors import ConfigError
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
@@ -18,7 +20,20 @@ def _shown(parsed: Parsed) -> dict[str, Any]:
     return {"data": config.data_set, "images": config.images, "most": config.most, "config": parsed.of(DataConfig)}
 
 
+def _require_libraries() -> None:
+    """Refuse what the libraries of an extra are missing for.
+
+    Raises:
+        ConfigError: One is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        needed = f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        raise ConfigError(f"exported files need {needed}: pip install 'tercet[export]'")
+
+
 def _export(parsed: Parsed) -> Answer:
+    _require_libraries()
     from tercet.workflows.export import DEFAULT, export
 
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
@@ -29,6 +44,7 @@ def _export(parsed: Parsed) -> Answer:
 
 
 def _verify(parsed: Parsed) -> Answer:
+    _require_libraries()
     from tercet.workflows.verify import verify
 
     bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
@@ -37,6 +53,7 @@ def _verify(parsed: Parsed) -> Answer:
 
 
 def _benchmark(parsed: Parsed) -> Answer:
+    _require_libraries()
     from tercet.workflows.benchmark_model import benchmark_model
 
     config = parsed.of(ships.BenchmarkConfig)

@@ -134,7 +134,7 @@ def road_of(model: str | Path, threads: int) -> Road:
     """
     if is_exported(model):
         file = ExportedModel.load(model, threads=threads)
-        height, width = file.metadata["members"][0]["input"]["size"]
+        height, width = file.metadata["members"][0].get("input", {}).get("size", (224, 224))
         return Road("onnxruntime", str(model), lambda pictures: file.run(np.stack(pictures)), (height, width))
     bundle = load_bundle(model)
     return Road("PyTorch, eager", str(model), lambda pictures: _eager(bundle, pictures), bundle.specs[0].size)

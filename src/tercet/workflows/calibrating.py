@@ -19,11 +19,12 @@ from tercet.evaluation.calibration import (
     conformal,
     cross_fitted_temperature,
     halves,
+    kept_promises,
     reject_threshold,
 )
 from tercet.evaluation.metrics import score
 from tercet.ground.errors import DataError
-from tercet.records.calibration import Calibration, prediction_sets
+from tercet.records.calibration import Calibration
 from tercet.records.config import CalibrationConfig
 from tercet.records.predictions import Ints, Predictions, join
 
@@ -71,7 +72,8 @@ class Calibrated:
             lines.append(f"calibrated, on test: ECE {_change(test['ece_before'], test['ece_after'])}")
             lines[-1] += f", log loss {_change(test['log_loss_before'], test['log_loss_after'])}"
         if reject is not None:
-            lines.append(f"rejected below {reject.threshold:.4f}: of what is answered at most {reject.risk:g} is wrong")
+            where = f"rejected below {reject.threshold:.4f}" if reject.threshold else "nothing need be rejected"
+            lines.append(f"{where}: of what is answered at most {reject.risk:g} is wrong")
             lines[-1] += f", with {reject.confidence:.0%} confidence ({reject.rows} validation images of its own: "
             lines[-1] += f"{reject.answered:.1%} answered, {reject.errors:.2%} of them wrong)"
             if test is not None:
@@ -171,18 +173,7 @@ def _on_test(test: Predictions, one: Calibration) -> dict[str, Any]:
     values: dict[str, Any] = {"n": len(known)}
     for when, scores in (("before", score(known)), ("after", score(after))):
         values |= {f"{key}_{when}": getattr(scores, key) for key in ("ece", "log_loss", "brier")}
-    right = after.predicted == after.labels
-    if one.reject is not None:
-        kept = ~one.reject.rejected(after.probabilities)
-        values |= {
-            "answered": float(kept.mean()),
-            "errors_answered": float(1 - right[kept].mean()) if kept.any() else None,
-        }
-    if one.conformal is not None:
-        sets = prediction_sets(after.probabilities, one.conformal.quantile)
-        inside = sets[np.arange(len(known)), known.labels]
-        values |= {"set_coverage": float(inside.mean()), "set_size": float(sets.sum(axis=1).mean())}
-    return values
+    return {**values, **kept_promises(after, one)}
 
 
 def _change(before: float | None, after: float | None) -> str:

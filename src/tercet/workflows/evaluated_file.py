@@ -8,12 +8,13 @@ import numpy as np
 
 from tercet.data.store import Store
 from tercet.deploy.exported import ExportedModel, as_colour
+from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
 from tercet.records.predictions import Floats, Ints, Predictions
-from tercet.workflows.classifying import refuse_options
+from tercet.workflows.classifying import calibration_of, refuse_options
 from tercet.workflows.held_out import rows_to_score
 from tercet.workflows.infer import Evaluation, known_rows
 
@@ -59,7 +60,9 @@ def evaluate_file(
             ResultRow(name, "member", score(said(stack[:, place]))) for place, name in enumerate(model.member_names)
         ]
     missing = tuple(name for name in model.classes if name not in {names[row] for row in known})
-    return Evaluation(tuple(rows), answers, None, missing, extra, tuple(bad), subset)
+    calibration = calibration_of(model)
+    promises = kept_promises(answers, calibration) if calibration is not None else {}
+    return Evaluation(tuple(rows), answers, None, missing, extra, tuple(bad), subset, promises)
 
 
 def _asked(model: ExportedModel, store: Store, rows: Ints, size: int) -> tuple[Floats, Floats]:

@@ -102,7 +102,7 @@ def export(
     _require_free(target, force=force)
     if isinstance(tta, str):
         Views.parse(tta)
-    place = "." if isinstance(bundle, Bundle) else bundle
+    place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     loaded = loaded if tta is None else loaded.with_views(tta)
     shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)

@@ -16,6 +16,7 @@ from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.exported import ExportedModel, is_exported
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
+from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
 from tercet.evaluation.significance import compare
@@ -133,6 +134,8 @@ class Evaluation:
     """Images that could not be read and are left out."""
     subset: str
     """Which images were scored, and why these."""
+    promises: dict[str, float | None]
+    """What the bundle's reject threshold and prediction sets do on them; empty where it has none."""
 
     def to_text(self) -> str:
         """Return what people read."""
@@ -141,6 +144,11 @@ class Evaluation:
         if self.plain is not None:
             comparison = compare(self.predictions, self.plain)
             parts.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
+        if self.promises:
+            told = (
+                f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.promises.items() if value is not None
+            )
+            parts.append(f"reject threshold and prediction sets: {', '.join(told)}\n")
         if self.missing:
             parts.append(f"classes that the data does not show: {', '.join(map(printable, self.missing))}\n")
         for name, count in self.extra.items():
@@ -167,6 +175,7 @@ class Evaluation:
             "extra_classes": self.extra,
             "unreadable": [image.id for image in self.bad],
             "subset": self.subset,
+            "promises": self.promises,
         }
 
 
@@ -233,7 +242,8 @@ def evaluate(
         ]
     shown = {names[row] for row in known}
     missing = tuple(name for name in loaded.classes if name not in shown)
-    return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset)
+    promises = kept_promises(fused, loaded.calibration) if loaded.calibration is not None else {}
+    return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset, promises)
 
 
 def known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:

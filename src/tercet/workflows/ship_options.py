@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from tercet.ground.errors import require
 from tercet.records.config import DataConfig
@@ -37,8 +36,6 @@ class ShownConfig:
 class ExportConfig:
     """What the file holds."""
 
-    format: Literal["onnx"] = "onnx"
-    """Kind of file."""
     int8: bool = False
     """Let convolutions and dense layers compute in 8 bits, member by member, where accuracy holds."""
     maps: bool = False

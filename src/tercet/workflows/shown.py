@@ -25,7 +25,7 @@ _DRAWN = 48
 
 def choose_images(
     bundle: Bundle,
-    path: str | Path,
+    path: str | Path | None,
     *,
     data: str | None = None,
     images: Sequence[str | Path] = (),
@@ -36,7 +36,7 @@ def choose_images(
 
     Args:
         bundle: Whose they are to be.
-        path: Where it lies; a run's folder holds its validation images.
+        path: Where it lies; a run's folder holds its validation images. None for a bundle that lies nowhere.
         data: Labelled images instead.
         images: Files and folders instead.
         most: Most images, spread evenly over all there are.
@@ -56,7 +56,7 @@ def choose_images(
         pictures = [pixels for _, pixels in LoosePictures([*images]).pictures()]
         kept = [pictures[row] for row in _spread(np.arange(len(pictures)), most)]
         return _with_edges(kept, None, f"{len(kept)} of {len(pictures)} images given")
-    return _of_run(bundle, Path(path), most) or _drawn(bundle)
+    return (_of_run(bundle, Path(path), most) if path is not None else None) or _drawn(bundle)
 
 
 def _spread(rows: Ints, most: int) -> Ints:

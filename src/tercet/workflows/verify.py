@@ -42,7 +42,7 @@ def verify(
         DataError: The images cannot be read.
     """
     model = ExportedModel.load(file)
-    place = "." if isinstance(bundle, Bundle) else bundle
+    place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     names = tuple(member.name for member in loaded.members)
     if (model.classes, model.member_names) != (loaded.classes, names):
@@ -50,11 +50,12 @@ def verify(
             f"{file} has members {', '.join(model.member_names)} and {len(model.classes)} classes, the bundle has "
             f"{', '.join(names)} and {len(loaded.classes)}: name the bundle that it was exported from"
         )
-    views = [Views.parse(entry["views"], seed=entry["seed"]) for entry in model.metadata["members"]]
+    told = model.metadata["members"]
+    views = [Views.parse(entry.get("views", "none"), seed=entry.get("seed", 0)) for entry in told]
     members = (replace(member, views=seen) for member, seen in zip(loaded.members, views, strict=True))
     loaded = replace(loaded, members=tuple(members))
     shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
-    exact = all(entry.get("precision") == "fp32" for entry in model.metadata["members"])
+    exact = all(entry.get("precision") == "fp32" for entry in told)
     found = ask_both(loaded, model, shown, exact=exact)
     write_json(proof_of(Path(file)), found.to_dict())
     return found

@@ -25,7 +25,9 @@ from tercet.deploy.images import LooseImages
 from tercet.ground.cores import available_cores
 from tercet.ground.errors import ModelError
 
-_OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool"]
+_PRODUCTS = ["Conv", "Gemm", "MatMul"]
+_BETWEEN = ["Add", "Mul", "Relu", "Clip", "Sigmoid", "HardSigmoid", "ReduceMean", "MaxPool", "AveragePool"]
+"""What stands between convolutions: left out, every one of them would be a way back to 32 bits and forth."""
 _BATCH = 8
 _MOST = 64  # images that ranges are read from
 
@@ -60,7 +62,7 @@ def quantize(graph: ModelProto, batches: Batches, *, name: str) -> ModelProto | 
                 made,
                 _Reader(graph.graph.input[0].name, batches[::step]),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=_OPERATORS,
+                op_types_to_quantize=[*_PRODUCTS, *_BETWEEN],
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,

@@ -64,8 +64,9 @@ def _row(name: str, count: int, values: Mapping[str, Any]) -> tuple[str, ...]:
 def _promises(one: Calibration, test: Mapping[str, Any]) -> Iterator[str]:
     rule, sets = one.reject, one.conformal
     if rule is not None:
+        below = f"where its probability is below {rule.threshold:.4f}. Of the others"
         told = (
-            f"An answer is rejected where its probability is below {rule.threshold:.4f}. Of the others at most "
+            f"{f'An answer is rejected {below}' if rule.threshold else 'No answer need be rejected: of all'} at most "
             f"{_percent(rule.risk)} are wrong, with {_percent(rule.confidence)} confidence: of {rule.rows:,} "
             f"validation images of its own {_percent(rule.answered)} are answered, and {_percent(rule.errors)} of "
             "those are wrong"
