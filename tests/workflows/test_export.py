@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 
 from tercet.cli import main
@@ -19,7 +21,7 @@ from tercet.ground.errors import ConfigError, DataError, ModelError, StorageErro
 from tercet.workflows import export as export_module
 from tercet.workflows.classifying import classify_with_file
 from tercet.workflows.evaluated_file import evaluate_file
-from tercet.workflows.export import Exported, export
+from tercet.workflows.export import Exported, export, proof_of
 from tercet.workflows.infer import evaluate, predict, predict_files
 from tercet.workflows.train import Run
 from tercet.workflows.verify import verify
@@ -67,6 +69,16 @@ def test_another_bundle_is_not_the_one(done: Exported, finished: Run) -> None:
     member = next((finished.path / "members").iterdir()) / "bundle"
     with pytest.raises(ModelError, match="name the bundle that it was exported from"):
         verify(done.path, member)
+    proof = proof_of(done.path).read_text()
+    other = load_bundle(finished.path)
+    with torch.no_grad():
+        next(other.members[0].classifier.parameters()).add_(0.5)
+    with pytest.raises(ModelError, match="other weights than the bundle"):
+        verify(done.path, other)
+    renamed = replace(other, classes=(*other.classes[:-1], "another"))
+    with pytest.raises(ModelError, match=f"'another' for '{other.classes[-1]}'"):
+        verify(done.path, renamed)
+    assert proof_of(done.path).read_text() == proof  # what was proved before still stands
 
 
 def test_predicting_is_the_same_by_every_road(
@@ -283,10 +295,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_file_answers_without_tercet(done: Exported, others: Path) -> None:
+def test_the_file_answers_without_tercet(done: Exported, others: Path, tmp_path: Path) -> None:
     example = Path(__file__).resolve().parents[2] / "examples" / "run_onnx.py"
-    image = others / "disc" / "disc-1.png"
-    words = [sys.executable, "-c", ALONE, str(example), str(done.path), str(image)]
+    images = [others / "disc" / "disc-1.png", tmp_path / "deep.png", tmp_path / "clear.png"]
+    grey = np.asarray(Image.open(images[0]).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(images[1])
+    clear = Image.open(images[0]).convert("RGB").quantize(8)
+    clear.save(images[2], transparency=0)
+    words = [sys.executable, "-c", ALONE, str(example), str(done.path), *map(str, images)]
     answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    said = predict(done.path, image)
-    assert answer.stdout == f"{image}: {said.predicted_names[0]} {said.probabilities.max():.3f}\n"
+    said = predict(done.path, images)
+    assert answer.stdout.splitlines() == [
+        f"{image}: {name} {shares.max():.3f}"
+        for image, name, shares in zip(images, said.predicted_names, said.probabilities, strict=True)
+    ]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.deploy.export.assemble import weights_sha256
 from tercet.deploy.export.verification import Verification
 from tercet.deploy.export.verification import verify as ask_both
 from tercet.deploy.exported import ExportedModel
@@ -46,10 +47,14 @@ def verify(
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     names = tuple(member.name for member in loaded.members)
     if (model.classes, model.member_names) != (loaded.classes, names):
+        both = zip(model.classes, loaded.classes, strict=False)
+        other = next((f" ('{ours}' for '{theirs}')" for theirs, ours in both if theirs != ours), "")
         raise ModelError(
             f"{file} has members {', '.join(model.member_names)} and {len(model.classes)} classes, the bundle has "
-            f"{', '.join(names)} and {len(loaded.classes)}: name the bundle that it was exported from"
+            f"{', '.join(names)} and {len(loaded.classes)}{other}: name the bundle that it was exported from"
         )
+    if model.metadata.get("weights_sha256") != weights_sha256(loaded):
+        raise ModelError(f"{file} has other weights than the bundle: name the bundle that it was exported from")
     told = model.metadata["members"]
     views = [Views.parse(entry.get("views", "none"), seed=entry.get("seed", 0)) for entry in told]
     members = (replace(member, views=seen) for member, seen in zip(loaded.members, views, strict=True))

@@ -5,6 +5,7 @@ Shapes: B images, H x W pixels, M members, K classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,5 +108,16 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
         "heads": len(heads_of(bundle.combiner)),
         "sets": sets,
         "calibration": None if bundle.calibration is None else bundle.calibration.to_dict(),
+        "weights_sha256": weights_sha256(bundle),
         "card": bundle.card,
     }
+
+
+def weights_sha256(bundle: Bundle) -> str:
+    """Return the SHA-256 of all numbers that the members and the fusion heads learned: which bundle a file is of."""
+    digest = hashlib.sha256()
+    for module in (*(member.classifier for member in bundle.members), *heads_of(bundle.combiner)):
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

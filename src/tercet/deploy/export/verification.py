@@ -95,7 +95,7 @@ class Verification:
         lines = [
             f"asked about: {self.images} images ({self.source}), {', '.join(map(str, self.batches))} at a time",
             f"largest difference of a probability: {self.largest_gap:.1e} fused, {self.member_gap:.1e} of a member",
-            f"same answer: {self.agreement:.2%}" + (f" ({self.close_calls} close calls)" if self.close_calls else ""),
+            f"same answer: {self.agreement:.2%}{_close(self.close_calls)}",
         ]
         if self.accuracy_bundle is not None and self.accuracy_file is not None:
             lines.append(f"accuracy: {self.accuracy_bundle:.2%} by the bundle, {self.accuracy_file:.2%} by the file")
@@ -104,6 +104,10 @@ class Verification:
                 f"the file names labels greedily; the bundle's beam search names others for {self.beam_differs} images"
             )
         return "".join(f"{line}\n" for line in lines)
+
+
+def _close(calls: int) -> str:
+    return f" ({calls} close call{'s' if calls > 1 else ''})" if calls else ""
 
 
 def verify(bundle: Bundle, model: ExportedModel, shown: Shown, *, exact: bool = True) -> Verification:
