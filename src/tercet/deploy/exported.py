@@ -26,7 +26,6 @@ try:
 except ImportError:  # an extra: `pip install tercet[export]`
     onnxruntime = None
 
-SUFFIX = ".onnx"
 INPUT = "images"
 OUTPUTS = ("probabilities", "members", "chosen", "maps")
 _KINDS = {
@@ -186,11 +185,6 @@ class ExportedModel:
         parts = (output.probabilities, output.members, *([] if output.maps is None else [output.maps]))
         if not all(np.isfinite(part).all() for part in parts):
             raise ModelError(f"{self.path} gave an answer that is not finite: its weights are damaged, export it again")
-
-
-def is_exported(path: object) -> bool:
-    """Tell by its name whether a user means an exported file."""
-    return isinstance(path, (str, Path)) and Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
 
 
 def as_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ Shapes: H x W pixels of the picture, h x w of what is drawn of it, T steps, N ti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -75,12 +75,7 @@ def heat(axes: Axes, image: Pixels, size: tuple[int, int], values: Floats) -> Ax
         size: H and W.
         values: h w; NaN where the network was shown nothing.
     """
-    _show(axes, image, size, grey=True)
-    known = np.nan_to_num(values)
-    share = known / max(float(known.max()), 1e-12)
-    _cover(axes, share, size, cmap=_HEAT, low=0.0, alpha=np.where(np.isnan(values), 0.0, 0.15 + 0.6 * share))
-    _veil(axes, values, size)
-    return axes
+    return _over_grey(axes, image, size, values, cmap=_HEAT, low=0.0, alpha=lambda share: 0.15 + 0.6 * share)
 
 
 def signed(axes: Axes, image: Pixels, size: tuple[int, int], values: Floats) -> Axes:
@@ -92,12 +87,9 @@ def signed(axes: Axes, image: Pixels, size: tuple[int, int], values: Floats) -> 
         size: H and W.
         values: h w; NaN where the network was shown nothing.
     """
-    _show(axes, image, size, grey=True)
-    known = np.nan_to_num(values)
-    share = known / max(float(np.abs(known).max()), 1e-12)
-    _cover(axes, share, size, cmap=_SIGNED, low=-1.0, alpha=0.85 * np.sqrt(np.abs(share)))
-    _veil(axes, values, size)
-    return axes
+    return _over_grey(
+        axes, image, size, values, cmap=_SIGNED, low=-1.0, alpha=lambda share: 0.85 * np.sqrt(np.abs(share))
+    )
 
 
 def steps(
@@ -252,18 +244,28 @@ def _show(axes: Axes, image: Pixels, size: tuple[int, int], *, grey: bool = Fals
         spine.set_visible(False)
 
 
-def _cover(axes: Axes, share: Floats, size: tuple[int, int], *, cmap: str, low: float, alpha: Floats) -> None:
-    seen = np.clip(alpha, 0, 1)
-    axes.imshow(share, cmap=cmap, vmin=low, vmax=1, alpha=seen, interpolation="nearest", **_frame(size))
-
-
-def _veil(axes: Axes, values: Floats, size: tuple[int, int]) -> None:
-    """Whiten what the network was not shown."""
+def _over_grey(
+    axes: Axes,
+    image: Pixels,
+    size: tuple[int, int],
+    values: Floats,
+    *,
+    cmap: str,
+    low: float,
+    alpha: Callable[[Floats], Floats],
+) -> Axes:
+    """Draw values, as shares of the largest, over a grey picture; what the network was not shown is whitened."""
+    _show(axes, image, size, grey=True)
     hidden = np.isnan(values)
+    known = np.nan_to_num(values)
+    share = known / max(float(np.abs(known).max()), 1e-12)
+    seen = np.where(hidden, 0.0, np.clip(alpha(share), 0, 1))
+    axes.imshow(share, cmap=cmap, vmin=low, vmax=1, alpha=seen, interpolation="nearest", **_frame(size))
     if hidden.any():
         veil = np.ones((*values.shape, 4))
         veil[..., 3] = 0.75 * hidden
         axes.imshow(veil, interpolation="nearest", **_frame(size))
+    return axes
 
 
 def _frame(size: tuple[int, int]) -> dict[str, Any]:

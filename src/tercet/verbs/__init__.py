@@ -30,11 +30,6 @@ def _told(run: Any) -> Answer:
     return Answer(f"{run.report}\nrun folder: {run.path}\nbundle:     {run.path / 'bundle'}\n", dict(run.metrics))
 
 
-def _is_file(bundle: str) -> bool:
-    """Tell whether an exported file is meant."""
-    return bundle.lower().endswith(".onnx") and not Path(bundle).is_dir()
-
-
 def _train(parsed: Parsed) -> Answer:
     from tercet.workflows.train import run_training
 
@@ -65,9 +60,11 @@ def _ensemble(parsed: Parsed) -> Answer:
 
 
 def _evaluate(parsed: Parsed) -> Answer:
+    from tercet.deploy.onnx_file import is_exported
+
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]
-    if _is_file(bundle):
+    if is_exported(bundle):
         from tercet.workflows.evaluated_file import evaluate_file as work
     else:
         from tercet.workflows.infer import evaluate as work
@@ -85,9 +82,11 @@ def _evaluate(parsed: Parsed) -> Answer:
 
 
 def _predict(parsed: Parsed) -> Answer:
+    from tercet.deploy.onnx_file import is_exported
+
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]
-    if _is_file(bundle):  # this road loads no PyTorch
+    if is_exported(bundle):  # this road loads no PyTorch
         from tercet.workflows.classifying import classify_with_file as work
     else:
         from tercet.workflows.infer import predict_files as work

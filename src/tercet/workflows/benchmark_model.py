@@ -19,8 +19,9 @@ from rich.table import Table
 
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.export.verification import Picture
-from tercet.deploy.exported import ExportedModel, is_exported
+from tercet.deploy.exported import ExportedModel
 from tercet.deploy.images import LooseImages
+from tercet.deploy.onnx_file import is_exported
 from tercet.evaluation.report import as_text
 from tercet.ground.cores import available_cores
 from tercet.ground.errors import require

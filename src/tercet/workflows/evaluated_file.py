@@ -42,16 +42,12 @@ def evaluate_file(
     table, store, bad, subset = rows_to_score(data, model.metadata.get("card", {}), config or DataConfig())
     if table.membership is not None:
         raise DataError(f"{data} holds sets of labels, {file} tells one class an image")
-    known, extra = known_rows(table, model.classes)
-    index = {name: place for place, name in enumerate(model.classes)}
-    names = table.label_names()
-    labels = np.array([index[names[row]] for row in known], dtype=np.int64)
-    ids = tuple(table.ids[row] for row in known)
-    fused, stack = _asked(model, store, known, batch_size)
+    known = known_rows(table, model.classes)
+    fused, stack = _asked(model, store, known.rows, batch_size)
 
     def said(values: Floats) -> Predictions:
         shares = values / values.sum(axis=1, keepdims=True)
-        return Predictions.of(shares, ids=ids, classes=model.classes, labels=labels)
+        return Predictions.of(shares, ids=known.ids, classes=model.classes, labels=known.labels)
 
     answers = said(fused)
     rows = [ResultRow(model.name, "ensemble" if stack.shape[1] > 1 else "member", score(answers))]
@@ -59,10 +55,9 @@ def evaluate_file(
         rows += [
             ResultRow(name, "member", score(said(stack[:, place]))) for place, name in enumerate(model.member_names)
         ]
-    missing = tuple(name for name in model.classes if name not in {names[row] for row in known})
     calibration = calibration_of(model)
     promises = {} if calibration is None else kept_promises(answers, calibration)
-    return Evaluation(tuple(rows), answers, None, missing, extra, tuple(bad), subset, promises)
+    return Evaluation(tuple(rows), answers, None, known.missing, known.extra, tuple(bad), subset, promises)
 
 
 def _asked(model: ExportedModel, store: Store, rows: Ints, size: int) -> tuple[Floats, Floats]:

@@ -16,7 +16,8 @@ from tercet.deploy.export.members import export_member
 from tercet.deploy.export.quantizing import loss_of, quantize, shown_to
 from tercet.deploy.export.verification import LIMIT, WORST_LOSS, Shown, Verification
 from tercet.deploy.export.verification import verify as ask_both
-from tercet.deploy.exported import SUFFIX, ExportedModel, is_exported
+from tercet.deploy.exported import ExportedModel
+from tercet.deploy.onnx_file import SUFFIX, is_exported
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import put_in_place, write_bytes, write_json
 from tercet.ground.runtime import describe_environment

@@ -13,9 +13,10 @@ from tercet.data.loading import ImageLoader
 from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.deploy.exported import ExportedModel, is_exported
+from tercet.deploy.exported import ExportedModel
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
+from tercet.deploy.onnx_file import is_exported
 from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
@@ -215,16 +216,14 @@ def evaluate(
         raise DataError(f"{data} holds {told}, the bundle does not: see --data.label-columns, --data.label-separator")
     if loaded.sets is not None:
         return evaluate_sets(loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device)
-    known, extra = known_rows(table, loaded.classes)
-    index = {name: position for position, name in enumerate(loaded.classes)}
-    names = table.label_names()
+    known = known_rows(table, loaded.classes)
 
     def members_of(shown: Bundle) -> list[Predictions]:
         source = ImageLoader(
             store,
-            known,
-            ids=[table.ids[row] for row in known],
-            labels=np.array([index[names[row]] for row in known], dtype=np.int64),
+            known.rows,
+            ids=known.ids,
+            labels=known.labels,
             num_classes=len(loaded.classes),
             specs=shown.specs,
             batch_size=batch_size,
@@ -240,27 +239,47 @@ def evaluate(
         rows += [
             _row(member.name, member.classifier, said) for member, said in zip(loaded.members, members, strict=True)
         ]
-    shown = {names[row] for row in known}
-    missing = tuple(name for name in loaded.classes if name not in shown)
     promises = kept_promises(fused, loaded.calibration) if loaded.calibration is not None else {}
-    return Evaluation(tuple(rows), fused, plain, missing, extra, tuple(bad), subset, promises)
+    return Evaluation(tuple(rows), fused, plain, known.missing, known.extra, tuple(bad), subset, promises)
 
 
-def known_rows(table: SampleTable, classes: Sequence[str]) -> tuple[Ints, dict[str, int]]:
-    """Return the rows whose class the bundle knows, and the images of each class it does not."""
-    names = table.label_names()
+@dataclass(frozen=True, eq=False)
+class KnownRows:
+    """The rows of a table whose class a model knows, as the model numbers its classes."""
+
+    rows: Ints
+    """N positions in the table."""
+    ids: tuple[str, ...]
+    """N names of the images."""
+    labels: Ints
+    """N classes of the model."""
+    missing: tuple[str, ...]
+    """Classes of the model without an image."""
+    extra: dict[str, int]
+    """Images of each class that the model does not know."""
+
+
+def known_rows(table: SampleTable, classes: Sequence[str]) -> KnownRows:
+    """Return the rows whose class the model knows; classes are matched by name.
+
+    Raises:
+        DataError: There is none.
+    """
+    names, index = table.label_names(), {name: position for position, name in enumerate(classes)}
     extra: dict[str, int] = {}
     for name in names:
-        if name and name not in classes:
+        if name and name not in index:
             extra[name] = extra.get(name, 0) + 1
-    known = np.array([row for row, name in enumerate(names) if name in set(classes)], dtype=np.int64)
+    known = np.array([row for row, name in enumerate(names) if name in index], dtype=np.int64)
     if not len(known):
         shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
         raise DataError(
             f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
             f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
         )
-    return known, extra
+    labels = np.array([index[names[row]] for row in known], dtype=np.int64)
+    missing = tuple(np.array(classes, dtype=object)[np.bincount(labels, minlength=len(classes)) == 0])
+    return KnownRows(known, tuple(table.ids[row] for row in known), labels, missing, extra)
 
 
 def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:
