@@ -37,8 +37,8 @@ from tercet.data.samples import SampleTable
 from tercet.data.splits import assign_splits
 from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
-from tercet.workflows.audit import audit
-from tercet.workflows.embedding import build_embedder, embed_images
+from tercet.workflows.audit.embedding import build_embedder, embed_images
+from tercet.workflows.audit.run import audit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audit_potato.json"

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from tercet.ground.runtime import describe_environment
-from tercet.workflows.compare import compare
+from tercet.workflows.compare.run import compare
 
 HERE = Path(__file__).parent
 OPTIONS: dict[str, Any] = {

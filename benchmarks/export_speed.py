@@ -32,7 +32,7 @@ from tercet.deploy.export.quantizing import quantize, shown_to
 from tercet.evaluation.combining import Combiner
 from tercet.models.build import build
 from tercet.records.model_config import InputConfig, ModelConfig
-from tercet.workflows.benchmark_model import Road, measure, road_of
+from tercet.workflows.ship.benchmark_model import Road, measure, road_of
 
 RESULTS = Path(__file__).parent / "results" / "export_speed.jsonl"
 PHOTO = {"pretrained": False, "input": InputConfig(size=(128,))}

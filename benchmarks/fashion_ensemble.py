@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tercet.ground.runtime import describe_environment
-from tercet.workflows.options import TRAIN
-from tercet.workflows.train import run_training
+from tercet.workflows.options.run import TRAIN
+from tercet.workflows.train.run import run_training
 
 HERE = Path(__file__).parent
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tercet.ground.runtime import describe_environment
-from tercet.workflows.crossval import run_crossval
-from tercet.workflows.study_options import CROSSVAL
+from tercet.workflows.crossval.run import run_crossval
+from tercet.workflows.options.study import CROSSVAL
 
 HERE = Path(__file__).parent
 KEPT = ("protocol", "folds", "pooled", "mean", "sd", "members", "ensembles", "comparison")

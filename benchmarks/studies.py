@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
+from tercet.workflows.options.study import STUDY
 from tercet.workflows.study.changes import networks_of
 from tercet.workflows.study.recipes import load_recipe
 from tercet.workflows.study.run import Study, run_study
-from tercet.workflows.study_options import STUDY
 
 HERE = Path(__file__).parent
 HALF = {"mean": [0.5], "std": [0.5]}  # how the TensorFlow networks were trained

@@ -27,9 +27,11 @@ FLOORS = {
 }
 BESIDE = {("training", "evaluation")}  # rooms of one floor that may see each other, in this direction
 NOT_BELOW = {(upper, lower) for upper in ("training", "evaluation") for lower in ("data", "models")}
+PACKAGES = ("options", "blend", "inspect", "runs", "train", "crossval", "compare", "tune", "study", "infer", "report")
+PACKAGES += ("audit", "explain", "ship")  # of workflows; each sees only those before it
 DOORS = ("tercet", "tercet.__main__")  # they lead to every floor
 LATE_IMPORTS = ("tercet", "tercet.cli", "tercet.verbs", "tercet.verbs.serving", "tercet.verbs.shipping")
-LATE_IMPORTS += ("tercet.workflows.tensorboard_images",)
+LATE_IMPORTS += ("tercet.workflows.train.tensorboard_images",)
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")
@@ -156,6 +158,15 @@ def test_imports_point_down(module: Module) -> None:
     assert [target for target in imported(module.tree) if sees_above(module.name, target)] == []
 
 
+@pytest.mark.parametrize("module", [module for module in MODULES if module.room == "workflows"], ids=lambda it: it.name)
+def test_packages_of_workflows_see_those_before_them(module: Module) -> None:
+    if module.name == "tercet.workflows":
+        return
+    here = PACKAGES.index(module.name.split(".")[2])
+    others = {target.split(".")[2] for target in imported(module.tree) if target.startswith("tercet.workflows.")}
+    assert [name for name in others if PACKAGES.index(name) > here] == []
+
+
 def test_no_import_goes_in_a_circle() -> None:
     graph = {module.name: {name for name in imported(module.tree) if name != module.name} for module in MODULES}
     for name, targets in graph.items():  # a door imports late, so nobody waits for it
@@ -217,7 +228,7 @@ def test_the_door_is_light(statement: str) -> None:
 
 def test_the_road_of_training_draws_nothing() -> None:
     """Matplotlib itself may be loaded: torchmetrics, under Fabric, does so where it is installed."""
-    script = "import sys, tercet.workflows.train, tercet.workflows.infer\n"
+    script = "import sys, tercet.workflows.train.run, tercet.workflows.infer.run\n"
     script += "print([name for name in sys.modules if name.startswith(('tercet.pictures', 'captum', 'cleanlab'))])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "[]\n"
@@ -233,14 +244,14 @@ def test_a_loaded_heavy_package_would_be_seen() -> None:
         ("tercet.records.config", "tercet.ground.errors", False),
         ("tercet.records.config", "tercet.records.contracts", False),
         ("tercet.training.loop", "tercet.evaluation.metrics", False),
-        ("tercet.cli", "tercet.workflows.train", False),
-        ("tercet", "tercet.workflows.train", False),
+        ("tercet.cli", "tercet.workflows.train.run", False),
+        ("tercet", "tercet.workflows.train.run", False),
         ("tercet.cli", "tercet", False),
         ("tercet.evaluation.metrics", "tercet.training.loop", True),
         ("tercet.data.samples", "tercet.models.build", True),
         ("tercet.training.loop", "tercet.models.build", True),
         ("tercet.ground.files", "tercet.records.config", True),
-        ("tercet.deploy.bundle", "tercet.workflows.train", True),
+        ("tercet.deploy.bundle", "tercet.workflows.train.run", True),
         ("tercet.records.config", "tercet", True),
     ],
 )

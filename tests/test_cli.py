@@ -17,7 +17,7 @@ import pytest
 
 import tercet
 from tercet.cli import VERBS, main
-from tercet.workflows.options import TRAIN
+from tercet.workflows.options.run import TRAIN
 from tests.workflows.conftest import draw, draw_folder, one_core
 
 Run = Callable[..., tuple[int, str, str]]

@@ -26,9 +26,9 @@ from tercet.records.options import Parsed
 from tercet.records.space import read_space
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.inspect import describe_model
-from tercet.workflows.members import resolve_members
-from tercet.workflows.options import TRAIN
-from tercet.workflows.search import SEARCHED
+from tercet.workflows.options.run import TRAIN
+from tercet.workflows.train.members import resolve_members
+from tercet.workflows.tune.search import SEARCHED
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]

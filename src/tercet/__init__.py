@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from tercet.records.label_sets import SetPredictions as SetPredictions
     from tercet.records.predictions import Predictions as Predictions
     from tercet.records.submissions import write_submission as write_submission
-    from tercet.workflows.audit import audit as audit
-    from tercet.workflows.benchmark_model import benchmark_model as benchmark_model
+    from tercet.workflows.audit.run import audit as audit
     from tercet.workflows.blend import blend as blend
-    from tercet.workflows.compare import compare as compare
-    from tercet.workflows.crossval import crossval as crossval
-    from tercet.workflows.demo import demo as demo
-    from tercet.workflows.ensemble import ensemble as ensemble
-    from tercet.workflows.explain import explain as explain
-    from tercet.workflows.export import export as export
-    from tercet.workflows.infer import evaluate as evaluate
-    from tercet.workflows.infer import predict as predict
+    from tercet.workflows.compare.run import compare as compare
+    from tercet.workflows.crossval.run import crossval as crossval
+    from tercet.workflows.explain.run import explain as explain
+    from tercet.workflows.infer.run import evaluate as evaluate
+    from tercet.workflows.infer.run import predict as predict
     from tercet.workflows.inspect import describe_dataset as describe_dataset
     from tercet.workflows.inspect import describe_model as describe_model
     from tercet.workflows.inspect import list_datasets as list_datasets
     from tercet.workflows.inspect import list_models as list_models
     from tercet.workflows.report.run import report as report
     from tercet.workflows.runs import runs as runs
+    from tercet.workflows.ship.benchmark_model import benchmark_model as benchmark_model
+    from tercet.workflows.ship.export import export as export
+    from tercet.workflows.ship.verify import verify as verify
     from tercet.workflows.study.run import study as study
-    from tercet.workflows.train import train as train
-    from tercet.workflows.tune import tune as tune
-    from tercet.workflows.verify import verify as verify
+    from tercet.workflows.train.demo import demo as demo
+    from tercet.workflows.train.ensemble import ensemble as ensemble
+    from tercet.workflows.train.run import train as train
+    from tercet.workflows.tune.run import tune as tune
 
 __version__ = "0.1.0"
 
@@ -54,33 +54,33 @@ _HOMES = {
     "Predictions": "records.predictions",
     "SetPredictions": "records.label_sets",
     "TercetError": "ground.errors",
-    "audit": "workflows.audit",
+    "audit": "workflows.audit.run",
     "average": "evaluation.combining",
-    "benchmark_model": "workflows.benchmark_model",
+    "benchmark_model": "workflows.ship.benchmark_model",
     "blend": "workflows.blend",
     "build": "models.build",
-    "compare": "workflows.compare",
-    "crossval": "workflows.crossval",
-    "demo": "workflows.demo",
+    "compare": "workflows.compare.run",
+    "crossval": "workflows.crossval.run",
+    "demo": "workflows.train.demo",
     "describe_dataset": "workflows.inspect",
     "describe_model": "workflows.inspect",
-    "ensemble": "workflows.ensemble",
-    "evaluate": "workflows.infer",
-    "explain": "workflows.explain",
-    "export": "workflows.export",
+    "ensemble": "workflows.train.ensemble",
+    "evaluate": "workflows.infer.run",
+    "explain": "workflows.explain.run",
+    "export": "workflows.ship.export",
     "list_datasets": "workflows.inspect",
     "list_models": "workflows.inspect",
     "load_bundle": "deploy.bundle",
-    "predict": "workflows.infer",
+    "predict": "workflows.infer.run",
     "pruned": "evaluation.combining",
     "report": "workflows.report.run",
     "runs": "workflows.runs",
     "score": "evaluation.metrics",
     "score_sets": "evaluation.set_metrics",
     "study": "workflows.study.run",
-    "train": "workflows.train",
-    "tune": "workflows.tune",
-    "verify": "workflows.verify",
+    "train": "workflows.train.run",
+    "tune": "workflows.tune.run",
+    "verify": "workflows.ship.verify",
     "vote": "evaluation.combining",
     "weighted": "evaluation.combining",
     "write_submission": "records.submissions",

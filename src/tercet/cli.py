@@ -20,7 +20,7 @@ from tercet.ground.registry import nearest
 from tercet.ground.streams import PatientStream, printable, write
 from tercet.records.entries import shown
 from tercet.verbs import PURPOSES, VERBS
-from tercet.workflows.options import OutputConfig
+from tercet.workflows.options.run import OutputConfig
 
 
 def usage() -> str:

@@ -16,8 +16,8 @@ from tercet.ground.files import write_json, write_text
 from tercet.records.config import DataConfig
 from tercet.records.documents import dump_yaml
 from tercet.records.predictions import Predictions
-from tercet.workflows.options import TRAIN
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.options.run import TRAIN
+from tercet.workflows.train.run_folder import RunFolder
 from tests.pictures.conftest import HOSTILE, history
 
 SPLITS = {"validation": "val", "test": "test"}

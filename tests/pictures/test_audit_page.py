@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tercet.workflows.audit import audit
+from tercet.workflows.audit.run import audit
 
 NAMES = ("<script>alert(1)</script>", "$\\frac{a}{", "long " * 20, "🐦 ελ שלום", "plain")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tercet.workflows.train import Run, train
+from tercet.workflows.train.run import Run, train
 
 MEMBERS = [
     {"model": "small-cnn", "epochs": 6},

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.records.predictions import Predictions
-from tercet.workflows.audit import audit
-from tercet.workflows.run_folder import MemberFolder, RunFolder
-from tercet.workflows.train import Run
-from tercet.workflows.unseen import unseen_predictions
+from tercet.workflows.audit.run import audit
+from tercet.workflows.audit.unseen import unseen_predictions
+from tercet.workflows.train.run import Run
+from tercet.workflows.train.run_folder import MemberFolder, RunFolder
 from tests.workflows.conftest import draw
 
 

@@ -19,14 +19,14 @@ from tercet.records.calibration import Calibration, prediction_sets
 from tercet.records.config import CalibrationConfig
 from tercet.records.prediction_files import read_predictions
 from tercet.records.predictions import Predictions
-from tercet.workflows.calibrating import calibrate
-from tercet.workflows.crossval import crossval
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.infer import evaluate, predict_files
-from tercet.workflows.plan import Plan
+from tercet.workflows.crossval.run import crossval
+from tercet.workflows.infer.run import evaluate, predict_files
 from tercet.workflows.report.run import report
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import Run, train
+from tercet.workflows.train.calibrating import calibrate
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.run import Run, train
+from tercet.workflows.train.run_folder import RunFolder
 from tests.pictures.runs import write_run
 from tests.workflows.conftest import draw_folder, one_core
 

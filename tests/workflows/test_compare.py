@@ -14,11 +14,11 @@ from tercet.ground.errors import ConfigError, DataError, StorageError, TercetErr
 from tercet.ground.files import read_json
 from tercet.models.summary import count_parameters
 from tercet.records.predictions import Predictions
-from tercet.workflows.compare import ComparisonRun, compare
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.plan import Plan
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import train
+from tercet.workflows.compare.run import ComparisonRun, compare
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.run import train
+from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import one_core
 
 pytestmark = pytest.mark.usefixtures("alone")

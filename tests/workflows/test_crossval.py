@@ -15,10 +15,10 @@ from tercet.evaluation.combining import average
 from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError, TercetError
 from tercet.records.predictions import Predictions
-from tercet.workflows.crossval import CrossValidation, crossval
-from tercet.workflows.infer import evaluate
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import train
+from tercet.workflows.crossval.run import CrossValidation, crossval
+from tercet.workflows.infer.run import evaluate
+from tercet.workflows.train.run import train
+from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import draw, one_core
 
 pytestmark = pytest.mark.usefixtures("alone")

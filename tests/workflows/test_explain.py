@@ -16,11 +16,11 @@ from tercet.ground.errors import ModelError
 from tercet.models.build import build
 from tercet.records.model_config import InputConfig, LabelsConfig, ModelConfig
 from tercet.records.views import Views
-from tercet.workflows import explain as workflow
-from tercet.workflows.explain import explain
-from tercet.workflows.explain_layers import list_layers
-from tercet.workflows.explained import Explanations
-from tercet.workflows.train import Run
+from tercet.workflows.explain import run as workflow
+from tercet.workflows.explain.explained import Explanations
+from tercet.workflows.explain.layers import list_layers
+from tercet.workflows.explain.run import explain
+from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw
 
 CLASSES = ("$\\frac{", "<script>alert(1)</script>", "dog")

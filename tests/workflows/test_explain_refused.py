@@ -7,9 +7,9 @@ import pytest
 
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, DataError, StorageError
-from tercet.workflows import explain as workflow
-from tercet.workflows.explain import explain
-from tercet.workflows.train import Run
+from tercet.workflows.explain import run as workflow
+from tercet.workflows.explain.run import explain
+from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw
 
 

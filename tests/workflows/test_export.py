@@ -18,13 +18,13 @@ from tercet.deploy.bundle import load_bundle
 from tercet.deploy.exported import ExportedModel
 from tercet.deploy.onnx_file import seal, unseal
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
-from tercet.workflows import export as export_module
-from tercet.workflows.classifying import classify_with_file
-from tercet.workflows.evaluated_file import evaluate_file
-from tercet.workflows.export import Exported, export, proof_of
-from tercet.workflows.infer import evaluate, predict, predict_files
-from tercet.workflows.train import Run
-from tercet.workflows.verify import verify
+from tercet.workflows.infer.classifying import classify_with_file
+from tercet.workflows.infer.exported_file import evaluate_file
+from tercet.workflows.infer.run import evaluate, predict, predict_files
+from tercet.workflows.ship import export as export_module
+from tercet.workflows.ship.export import Exported, export, proof_of
+from tercet.workflows.ship.verify import verify
+from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw_folder, one_core
 
 pytestmark = pytest.mark.usefixtures("alone")  # threads that wait for each other on a busy machine take minutes

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from tercet.models.build import build
 from tercet.records.model_config import ModelConfig
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import train
+from tercet.workflows.train.run import train
+from tercet.workflows.train.run_folder import RunFolder
 
 
 def test_a_run_leaves_frozen_weights_as_the_file_has_them(shapes: Path, alone: None, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from tercet.deploy.bundle import load_bundle
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import FusionConfig
 from tercet.records.predictions import Predictions
-from tercet.workflows.end_to_end import EndToEndFitter, ProbabilitySource, joint_objective
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.fusing import read_members
-from tercet.workflows.plan import Plan
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import Run, train
+from tercet.workflows.train.end_to_end import EndToEndFitter, ProbabilitySource, joint_objective
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.fusing import read_members
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.run import Run, train
+from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import OPTIONS, draw_folder
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -7,8 +7,8 @@ from tercet.ground.errors import ConfigError
 from tercet.records.compare_config import CompareConfig
 from tercet.records.model_config import InputConfig, ModelConfig
 from tercet.records.training_config import TrainingConfig
-from tercet.workflows.grid import baseline_of, check_fairness, expand_grid, seeded
-from tercet.workflows.study_options import COMPARE
+from tercet.workflows.compare.grid import baseline_of, check_fairness, expand_grid, seeded
+from tercet.workflows.options.study import COMPARE
 
 TRAINING = TrainingConfig(epochs=2)
 SCRATCH = ModelConfig(pretrained=False)

@@ -15,8 +15,8 @@ from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.records.config import DataConfig
 from tercet.records.prediction_files import read_predictions
-from tercet.workflows.infer import evaluate, predict, predict_files
-from tercet.workflows.train import Run
+from tercet.workflows.infer.run import evaluate, predict, predict_files
+from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw, draw_folder
 
 

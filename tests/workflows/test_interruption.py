@@ -23,7 +23,7 @@ from PIL import Image
 
 from tercet.cli import main
 from tercet.records.history import History
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import one_core
 
 PATIENCE = 60.0  # seconds until a test gives up; nothing waits that long unless it is stuck

@@ -29,11 +29,11 @@ from tercet.records.label_sets import SetPredictions
 from tercet.records.model_config import LabelsConfig, ModelConfig
 from tercet.records.training_config import TrainingConfig
 from tercet.training.loop import Training
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.infer import evaluate, predict_files
-from tercet.workflows.label_sets import set_objective
-from tercet.workflows.prepared import prepare_data
-from tercet.workflows.train import Run, train
+from tercet.workflows.infer.run import evaluate, predict_files
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.label_sets import set_objective
+from tercet.workflows.train.prepared import prepare_data
+from tercet.workflows.train.run import Run, train
 from tests.workflows.conftest import draw, one_core
 
 COLUMNS = {"label_columns": ["shape", "form", "framed"]}

@@ -12,10 +12,10 @@ from tercet.records.config import METHODS, MemberConfig
 from tercet.records.freezing import read_rules
 from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members
-from tercet.workflows.plan import describe_member, read_member
-from tercet.workflows.train import Run, train
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members
+from tercet.workflows.train.plan import describe_member, read_member
+from tercet.workflows.train.run import Run, train
 
 RUN = TrainingConfig(epochs=3, lr=0.01, batch_size=16)
 

@@ -16,15 +16,15 @@ from tercet.records.config import MemberConfig, RunConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.recipe import Part, Reading, Recipe, Row, Scale, Setting
 from tercet.records.training_config import TrainingConfig
-from tercet.workflows.grid import check_fairness, expand_grid
-from tercet.workflows.members import resolve_members
-from tercet.workflows.options import EnsembleConfig
+from tercet.workflows.compare.grid import check_fairness, expand_grid
+from tercet.workflows.options.run import EnsembleConfig
 from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.parts import Work, works
 from tercet.workflows.study.readings import FOLD, FOLD_MEAN, find, read_measurements
 from tercet.workflows.study.recipes import load_recipe, recipe_names
 from tercet.workflows.study.run import study
 from tercet.workflows.study.table import table_rows, table_text
+from tercet.workflows.train.members import resolve_members
 from tests.workflows.conftest import draw
 
 SCALES = [(name, scale) for name in recipe_names() for scale in load_recipe(name).scales]

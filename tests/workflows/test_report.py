@@ -19,19 +19,19 @@ from tercet.cli import main
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.ground.files import read_json, write_json
 from tercet.records.predictions import Predictions
-from tercet.workflows.compare import compare
-from tercet.workflows.crossval import crossval
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.options import TRAIN
+from tercet.workflows.compare.run import compare
+from tercet.workflows.crossval.run import crossval
+from tercet.workflows.options.run import TRAIN
 from tercet.workflows.report import run as reporting
 from tercet.workflows.report.command import command_of
 from tercet.workflows.report.pages import names_of
 from tercet.workflows.report.record import Record
 from tercet.workflows.report.run import report
-from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.study.run import study
-from tercet.workflows.train import Run, train
-from tercet.workflows.tune import tune
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.run import Run, train
+from tercet.workflows.train.run_folder import RunFolder
+from tercet.workflows.tune.run import tune
 from tests.pictures.conftest import HOSTILE
 from tests.pictures.runs import asked, write_run
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tercet.ground.errors import ConfigError, DataError, StorageError
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import Run, train
+from tercet.workflows.train.run import Run, train
+from tercet.workflows.train.run_folder import RunFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.train.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

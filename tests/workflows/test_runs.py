@@ -7,9 +7,9 @@ import pytest
 
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, StorageError
-from tercet.workflows.ensemble import ensemble
 from tercet.workflows.runs import RunsTable, runs
-from tercet.workflows.train import Run
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("alone")
 SCORES = {"accuracy": 0.5, "macro_f1": 0.4, "kappa": 0.3}

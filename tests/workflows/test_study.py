@@ -15,10 +15,10 @@ from tercet.ground.files import read_json
 from tercet.records.documents import dump_yaml
 from tercet.records.predictions import Predictions
 from tercet.records.recipe import Recipe
-from tercet.workflows.plan import Plan
-from tercet.workflows.run_folder import RunFolder
 from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.run import Study, study
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import one_core
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -12,8 +12,8 @@ from tercet.data.store import ImageStore
 from tercet.evaluation.metrics import validation_scores
 from tercet.records.history import EpochRow
 from tercet.training.observers import TensorBoard
-from tercet.workflows.tensorboard_images import StageImages, stage_images
-from tercet.workflows.train import train
+from tercet.workflows.train.run import train
+from tercet.workflows.train.tensorboard_images import StageImages, stage_images
 
 TAGS = ["confusion/validation", "samples/validation"]
 LABELS = np.arange(40) % 3

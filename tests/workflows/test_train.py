@@ -10,9 +10,9 @@ from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.records.history import History
 from tercet.records.predictions import Predictions
-from tercet.workflows.infer import evaluate
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import Run, train
+from tercet.workflows.infer.run import evaluate
+from tercet.workflows.train.run import Run, train
+from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import OPTIONS, draw_folder, metrics_of
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -12,12 +12,12 @@ from tercet.evaluation.combining import average
 from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.predictions import Predictions
-from tercet.workflows.ensemble import ensemble
-from tercet.workflows.infer import evaluate, predict, predict_files
-from tercet.workflows.plan import Plan
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.train import Run, train
-from tercet.workflows.tta import is_settled, settle
+from tercet.workflows.infer.run import evaluate, predict, predict_files
+from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.run import Run, train
+from tercet.workflows.train.run_folder import RunFolder
+from tercet.workflows.train.tta import is_settled, settle
 from tests.workflows.conftest import OPTIONS, metrics_of, one_core
 
 pytestmark = pytest.mark.usefixtures("alone")

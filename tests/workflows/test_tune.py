@@ -15,13 +15,13 @@ from tercet.cli import main
 from tercet.ground.errors import ConfigError, DivergedError, StorageError
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.history import History
-from tercet.workflows import journal as journals
-from tercet.workflows.journal import Journal, draw
-from tercet.workflows.search import Search
-from tercet.workflows.search_folder import SearchFolder
-from tercet.workflows.study_options import TUNE
-from tercet.workflows.train import train
-from tercet.workflows.tune import Tuning, tune
+from tercet.workflows.options.study import TUNE
+from tercet.workflows.train.run import train
+from tercet.workflows.tune import journal as journals
+from tercet.workflows.tune.folder import SearchFolder
+from tercet.workflows.tune.journal import Journal, draw
+from tercet.workflows.tune.run import Tuning, tune
+from tercet.workflows.tune.search import Search
 from tests.workflows import test_interruption as stopping
 from tests.workflows.conftest import one_core
 

@@ -14,9 +14,9 @@ from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer as Answer
 from tercet.verbs.serving import SERVING
 from tercet.verbs.shipping import SHIPPING
-from tercet.workflows import look_options as looks
-from tercet.workflows import options as verbs
-from tercet.workflows import study_options as studies
+from tercet.workflows.options import look as looks
+from tercet.workflows.options import run as verbs
+from tercet.workflows.options import study as studies
 
 
 def _console() -> Any:
@@ -31,21 +31,21 @@ def _told(run: Any) -> Answer:
 
 
 def _train(parsed: Parsed) -> Answer:
-    from tercet.workflows.train import run_training
+    from tercet.workflows.train.run import run_training
 
     resume = parsed.of(verbs.ResumeConfig).resume
     return _told(run_training(parsed.positional["data"], parsed, resume=resume, console=_console()))
 
 
 def _crossval(parsed: Parsed) -> Answer:
-    from tercet.workflows.crossval import run_crossval
+    from tercet.workflows.crossval.run import run_crossval
 
     resume = parsed.of(verbs.ResumeConfig).resume
     return _told(run_crossval(parsed.positional["data"], parsed, resume=resume, console=_console()))
 
 
 def _tune(parsed: Parsed) -> Answer:
-    from tercet.workflows.tune import run_tuning
+    from tercet.workflows.tune.run import run_tuning
 
     resume, space = parsed.of(verbs.ResumeConfig).resume, parsed.of(studies.TuneConfig).space
     tuning = run_tuning(parsed.positional["data"], parsed, space=space, resume=resume, console=_console())
@@ -53,7 +53,7 @@ def _tune(parsed: Parsed) -> Answer:
 
 
 def _ensemble(parsed: Parsed) -> Answer:
-    from tercet.workflows.ensemble import run_ensemble
+    from tercet.workflows.train.ensemble import run_ensemble
 
     run = run_ensemble(parsed.positional["runs"], parsed, console=_console())
     return Answer(f"{run.report}\nbundle: {run.path / 'bundle'}\n", dict(run.metrics))
@@ -65,9 +65,9 @@ def _evaluate(parsed: Parsed) -> Answer:
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]
     if is_exported(bundle):
-        from tercet.workflows.evaluated_file import evaluate_file as work
+        from tercet.workflows.infer.exported_file import evaluate_file as work
     else:
-        from tercet.workflows.infer import evaluate as work
+        from tercet.workflows.infer.run import evaluate as work
 
     place = parsed.of(verbs.DeviceConfig)
     evaluation = work(
@@ -87,9 +87,9 @@ def _predict(parsed: Parsed) -> Answer:
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]
     if is_exported(bundle):  # this road loads no PyTorch
-        from tercet.workflows.classifying import classify_with_file as work
+        from tercet.workflows.infer.classifying import classify_with_file as work
     else:
-        from tercet.workflows.infer import predict_files as work
+        from tercet.workflows.infer.run import predict_files as work
 
     config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
     result = work(
@@ -118,7 +118,7 @@ def _blend(parsed: Parsed) -> Answer:
 
 
 def _compare(parsed: Parsed) -> Answer:
-    from tercet.workflows.compare import run_comparison
+    from tercet.workflows.compare.run import run_comparison
 
     resume = parsed.of(verbs.ResumeConfig).resume
     found = run_comparison(parsed.positional["data"], parsed, resume=resume, console=_console())
@@ -171,21 +171,21 @@ def _datasets(parsed: Parsed) -> Answer:
 
 
 def _audit(parsed: Parsed) -> Answer:
-    from tercet.workflows.audit import run_audit
+    from tercet.workflows.audit.run import run_audit
 
     done = run_audit(parsed.positional["data"], parsed, console=_console())
     return Answer(done.to_text(), done.to_dict(), done.exit_code)
 
 
 def _demo(parsed: Parsed) -> Answer:
-    from tercet.workflows.demo import demo
+    from tercet.workflows.train.demo import demo
 
     return _told(demo(output=parsed.of(verbs.DemoConfig).output, console=_console()))
 
 
 def _explain(parsed: Parsed) -> Answer:
-    from tercet.workflows.explain import explain
-    from tercet.workflows.explain_layers import list_layers, require_layers_alone
+    from tercet.workflows.explain.layers import list_layers, require_layers_alone
+    from tercet.workflows.explain.run import explain
 
     config, images = parsed.of(looks.ExplainConfig), parsed.positional["images"]
     if config.layers:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from tercet.deploy.serving.settings import Limits
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
-from tercet.workflows.serve_options import SERVE, ServeConfig
+from tercet.workflows.options.serve import SERVE, ServeConfig
 
 
 def _serve(parsed: Parsed) -> Answer:
-    from tercet.workflows.serve import serve_model
+    from tercet.workflows.ship.serve import serve_model
 
     config = parsed.of(ServeConfig)
     done = serve_model(

@@ -10,8 +10,8 @@ from tercet.ground.errors import ConfigError
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
-from tercet.workflows import options as verbs
-from tercet.workflows import ship_options as ships
+from tercet.workflows.options import run as verbs
+from tercet.workflows.options import ship as ships
 
 
 def _shown(parsed: Parsed) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _require_libraries() -> None:
 
 def _export(parsed: Parsed) -> Answer:
     _require_libraries()
-    from tercet.workflows.export import DEFAULT, export
+    from tercet.workflows.ship.export import DEFAULT, export
 
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
     tta = parsed.of(verbs.ViewsConfig).tta
@@ -45,7 +45,7 @@ def _export(parsed: Parsed) -> Answer:
 
 def _verify(parsed: Parsed) -> Answer:
     _require_libraries()
-    from tercet.workflows.verify import verify
+    from tercet.workflows.ship.verify import verify
 
     bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
     found = verify(parsed.positional["file"], bundle, **_shown(parsed))
@@ -55,7 +55,7 @@ def _verify(parsed: Parsed) -> Answer:
 
 def _benchmark(parsed: Parsed) -> Answer:
     _require_libraries()
-    from tercet.workflows.benchmark_model import benchmark_model
+    from tercet.workflows.ship.benchmark_model import benchmark_model
 
     config = parsed.of(ships.BenchmarkConfig)
     size = (config.size[0], config.size[-1]) if config.size else None

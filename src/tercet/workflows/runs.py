@@ -16,7 +16,7 @@ from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import natural_key, read_json
 from tercet.ground.registry import nearest
 from tercet.ground.streams import printable
-from tercet.workflows.study_options import SORTS
+from tercet.workflows.options.study import SORTS
 
 _METRICS, _BEGUN, _TRAINED = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml"), ("plan.json", "members")
 _UNSUITABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)

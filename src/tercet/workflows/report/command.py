@@ -11,10 +11,10 @@ from tercet.ground.errors import ConfigError
 from tercet.records.documents import dump_yaml
 from tercet.records.fields import Field
 from tercet.records.options import Options
-from tercet.workflows.options import ENSEMBLE, TRAIN
+from tercet.workflows.options.run import ENSEMBLE, TRAIN
+from tercet.workflows.options.study import COMPARE, CROSSVAL, STUDY, TUNE
 from tercet.workflows.report.record import Record
 from tercet.workflows.study.recipes import recipe_names
-from tercet.workflows.study_options import COMPARE, CROSSVAL, STUDY, TUNE
 
 _SOURCES = ("data_source", "crossval_source", "comparison_of")  # how config.yaml names the data
 _LEFT_OUT = frozenset({"output", "json", "debug", "resume"})  # a run is never written over another

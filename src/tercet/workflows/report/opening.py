@@ -13,7 +13,7 @@ from tercet.records.documents import dump_yaml
 from tercet.workflows.report.command import SPACE, command_of, space_of
 from tercet.workflows.report.record import Record
 from tercet.workflows.report.wording import ABSENT, interval, number
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.train.run_folder import RunFolder
 
 _VERBS = {
     "train": "training of members, and their fusion",

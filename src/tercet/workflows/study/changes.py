@@ -15,7 +15,7 @@ from tercet.ground.registry import nearest
 from tercet.models.networks import own_network
 from tercet.records.documents import read_mapping
 from tercet.records.recipe import Part, Setting
-from tercet.workflows.members import member_mapping
+from tercet.workflows.train.members import member_mapping
 
 _LENGTH = ("strategy", "epochs", "lr", "schedule", "patience", "max_time")
 _REHEARSED = {"model": "test_resnet", "pretrained": False, "weights": None}

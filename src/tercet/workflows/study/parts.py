@@ -17,13 +17,13 @@ from tercet.records.options import Options, Parsed
 from tercet.records.prediction_files import read_predictions
 from tercet.records.recipe import Part, Setting
 from tercet.workflows.blend import BlendMethod, blend
-from tercet.workflows.compare import run_comparison
-from tercet.workflows.crossval import run_crossval
-from tercet.workflows.ensemble import run_ensemble
-from tercet.workflows.options import ENSEMBLE, TRAIN
-from tercet.workflows.run_folder import RunFolder
-from tercet.workflows.study_options import COMPARE, CROSSVAL
-from tercet.workflows.train import run_training
+from tercet.workflows.compare.run import run_comparison
+from tercet.workflows.crossval.run import run_crossval
+from tercet.workflows.options.run import ENSEMBLE, TRAIN
+from tercet.workflows.options.study import COMPARE, CROSSVAL
+from tercet.workflows.train.ensemble import run_ensemble
+from tercet.workflows.train.run import run_training
+from tercet.workflows.train.run_folder import RunFolder
 
 _OPTIONS: Mapping[str, Options] = {"train": TRAIN, "compare": COMPARE, "crossval": CROSSVAL, "ensemble": ENSEMBLE}
 _BLENDED: tuple[BlendMethod, ...] = ("average", "pruned", "vote")

@@ -13,8 +13,8 @@ from tercet.ground.errors import ConfigError
 from tercet.ground.registry import nearest
 from tercet.records.predictions import Predictions
 from tercet.records.recipe import METRICS, Pair, Reading
-from tercet.workflows.fold_runs import CHOSEN, fold_folder
-from tercet.workflows.grid import member_name
+from tercet.workflows.compare.grid import member_name
+from tercet.workflows.crossval.fold_runs import CHOSEN, fold_folder
 from tercet.workflows.study.parts import Work
 
 FOLD = "fold "

@@ -22,14 +22,14 @@ from tercet.ground.streams import printable
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.options import Parsed
 from tercet.records.recipe import Recipe, Scale, Setting
-from tercet.workflows.progress import say
-from tercet.workflows.run_folder import RunFolder
+from tercet.workflows.options.study import STUDY, StudyConfig
 from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.parts import Work, works
 from tercet.workflows.study.readings import read_measurements
 from tercet.workflows.study.recipes import load_recipe, recipe_names, recipe_text
 from tercet.workflows.study.table import everything, filled, pair_rows, pairs_text, table_csv, table_rows, table_text
-from tercet.workflows.study_options import STUDY, StudyConfig
+from tercet.workflows.train.progress import say
+from tercet.workflows.train.run_folder import RunFolder
 
 _RESUMED = {"resume", "parts", "json", "debug", "device", "threads"}
 

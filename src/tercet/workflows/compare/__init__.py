@@ -1,0 +1,1 @@
+"""A fair comparison: a grid of networks, several seeds each, one table."""

@@ -1,0 +1,1 @@
+"""Cross-validation: one run a fold, and what the folds say together."""

@@ -1,0 +1,160 @@
+"""The end of a cross-validation: pooled predictions, the mean of the folds as one bundle, scores, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tercet.deploy.answers import FOLD_MEAN, FoldMean
+from tercet.evaluation.metrics import score
+from tercet.evaluation.report import ResultRow, as_text, comparison_text, pairs_table, results_table
+from tercet.evaluation.significance import Comparison, compare
+from tercet.evaluation.spread import spread, spread_table
+from tercet.ground.files import write_json, write_text
+from tercet.ground.runtime import describe_environment
+from tercet.ground.streams import printable
+from tercet.records.predictions import Predictions
+from tercet.workflows.crossval.fold_runs import CHOSEN, FoldRuns
+from tercet.workflows.crossval.pooled import Pooled, Result, pool
+from tercet.workflows.train.conclude import CARD_SCORES, data_card, left_out
+from tercet.workflows.train.prepared import held_out_digest
+
+_ON_TEST = (
+    "WARNING: epochs and ensembles were chosen on the held-out folds themselves (selection: test), as papers and\n"
+    "competitions do. The scores of the folds below are optimistic.\n"
+)
+
+
+@dataclass(frozen=True)
+class FoldsConclusion:
+    """What came out of a cross-validation."""
+
+    pooled: Pooled
+    """Predictions and the bundle."""
+    metrics: Mapping[str, Any]
+    """What `metrics.json` holds."""
+    report: str
+    """The report as text."""
+
+
+def conclude_folds(runs: FoldRuns) -> FoldsConclusion:
+    """Put the concluded folds together, and write everything down."""
+    pooled = pool(runs)
+    for result in (*pooled.members, *pooled.ensembles, pooled.chosen):
+        result.pooled.save(runs.whole.predictions(result.name, "pooled"))
+    if pooled.test:
+        pooled.test[FOLD_MEAN].save(runs.whole.predictions(FOLD_MEAN, "test"))
+    comparison = compare(pooled.chosen.pooled, pooled.best.pooled) if pooled.ensembles else None
+    metrics = _metrics(pooled, comparison)
+    report = _report(pooled, comparison)
+    scores = {name: metrics[name] for name in ("pooled", "test") if metrics[name]}
+    card = {
+        "data": metrics["data"],
+        "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in scores.items()},
+        "versions": metrics["versions"],
+    }
+    replace(pooled.bundle, card=card).save(runs.whole.bundle)
+    write_json(runs.whole.metrics, metrics)
+    write_text(runs.whole.report, report)
+    return FoldsConclusion(pooled, metrics, report)
+
+
+def _metrics(pooled: Pooled, comparison: Comparison | None) -> dict[str, Any]:
+    runs, plan = pooled.runs, pooled.runs.plan
+    test = {name: score(said).to_dict() for name, said in pooled.test.items() if said.known.any()}
+    return {
+        "run": str(runs.whole.path),
+        "bundle": str(runs.whole.bundle),
+        "data": {**data_card(plan), "held_out": held_out_digest(pooled.whole.table)},
+        "protocol": {
+            "folds": len(runs.folds),
+            "how": runs.how,
+            "criterion": plan.criterion,
+            "selection": plan.selection,
+            "seed": plan.run.seed,
+        },
+        "folds": [
+            {
+                "name": fold.name,
+                "run": str(fold.run.path),
+                "chosen": pooled.documents[fold.name]["chosen"],
+                "best_member": pooled.documents[fold.name]["best_member"],
+                "unlearned": list(fold.unlearned),
+                **pooled.chosen.scores[fold.name].to_dict(),
+            }
+            for fold in runs.folds
+        ],
+        "pooled": pooled.chosen.overall.to_dict(),
+        **spread(list(pooled.chosen.scores.values())),
+        "members": [result.to_dict() for result in pooled.members],
+        "ensembles": [result.to_dict() for result in pooled.ensembles],
+        "comparison": {"of": CHOSEN, "against": pooled.best.name, **comparison.to_dict()} if comparison else None,
+        "test": test.pop(FOLD_MEAN, None),
+        "test_by_fold": test,
+        "versions": describe_environment()["packages"],
+    }
+
+
+def _report(pooled: Pooled, comparison: Comparison | None) -> str:
+    runs, plan = pooled.runs, pooled.runs.plan
+    chosen = [pooled.chosen] if len(pooled.members) > 1 else []
+    everyone = [*pooled.members, *pooled.ensembles, *chosen]
+    parts = [_ON_TEST] if plan.selection == "test" else []
+    title = f"{plan.data}: {len(runs.folds)} folds ({runs.how}), all held-out images together"
+    note = f"each fold's own, chosen on {plan.selection}" + (" (WHAT IS SCORED)" if plan.selection == "test" else "")
+    parts.append(as_text(results_table([_row(result, pooled) for result in everyone], title=title, note=note)))
+    parts.append(as_text(results_table(_fold_rows(pooled), title=f"{CHOSEN}, by held-out fold")))
+    rows = {result.name: list(result.scores.values()) for result in everyone}
+    parts.append(as_text(spread_table(rows, title="mean ± standard deviation over folds")))
+    if comparison is not None:
+        parts.append(comparison_text(comparison, CHOSEN, f"the {pooled.best.name} of each fold") + "\n")
+    parts.append(_told_bundle(pooled))
+    if rows_of_test := _test_rows(pooled.test):
+        table = results_table(rows_of_test, title="the data's own test split (looked at once)", note="the bundle")
+        parts.append(as_text(table))
+    parts += [
+        f"{printable(fold.title)} alone shows {', '.join(map(printable, fold.unlearned))}: there they count as wrong\n"
+        for fold in runs.folds
+        if fold.unlearned
+    ]
+    parts += left_out(plan)
+    mistakes = as_text(pairs_table(pooled.chosen.pooled, most=5))
+    parts.append(f"most frequent mistakes of {CHOSEN} on all held-out images\n{mistakes}")
+    return "\n".join(parts)
+
+
+def _row(result: Result, pooled: Pooled) -> ResultRow:
+    shipped = result is pooled.chosen or len(pooled.members) == 1
+    return ResultRow(result.name, result.kind, result.overall, result.seconds, result.parameters, shipped)
+
+
+def _fold_rows(pooled: Pooled) -> list[ResultRow]:
+    several = len(pooled.members) > 1
+    return [
+        ResultRow(
+            f"{fold.title}: {pooled.documents[fold.name]['chosen']}" if several else fold.title,
+            "member",
+            pooled.chosen.scores[fold.name],
+        )
+        for fold in pooled.runs.folds
+    ]
+
+
+def _test_rows(test: Mapping[str, Predictions]) -> list[ResultRow]:
+    return [
+        ResultRow(name, "ensemble" if name == FOLD_MEAN else "member", score(said), chosen=name == FOLD_MEAN)
+        for name, said in test.items()
+        if said.known.any()
+    ]
+
+
+def _told_bundle(pooled: Pooled) -> str:
+    """Return what the bundle is, and what its own measure would be."""
+    assert isinstance(pooled.bundle.combiner, FoldMean)
+    count = len(pooled.bundle.members)
+    told = f"The bundle is the mean of the answers of {len(pooled.runs.folds)} folds, {count} networks. "
+    if pooled.test:
+        return told + "No fold saw the test split.\n"
+    rest = "Every image trained some of them,\nso only others can measure it; the scores above are those of its parts."
+    return f"{told}{rest}\n"

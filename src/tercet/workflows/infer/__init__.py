@@ -1,0 +1,1 @@
+"""What a bundle or an exported file says of images, and how good it is."""

@@ -1,0 +1,73 @@
+"""Which images of some data a bundle may be measured on: never those it learned from, where that can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tercet.data.catalog import load_table
+from tercet.data.samples import SampleTable
+from tercet.data.store import BadImage, ImageStore, Store
+from tercet.ground.errors import ConfigError, DataError, ModelError
+from tercet.records.config import DataConfig
+from tercet.records.options import Options
+from tercet.records.predictions import UNKNOWN
+from tercet.workflows.train.prepared import held_out_digest, prepare_data, without
+
+_DIVISION = Options("data", groups=[("", DataConfig)])
+
+
+def rows_to_score(
+    data: str | Path, card: Mapping[str, Any], config: DataConfig
+) -> tuple[SampleTable, Store, list[BadImage], str]:
+    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored.
+
+    Args:
+        data: Folder, table, zip or name of a data set.
+        card: The bundle's, or that of a file exported from it, which tells what it was trained on.
+        config: How to read the data.
+    """
+    table = load_table(data, config, min_classes=1)
+    if table.splits is not None and "test" in table.splits:
+        table = table.take(table.rows_of("test"))
+        store, bad = ImageStore.decode(table, config)
+        return without(table, bad), store, bad, "the data's own test split"
+    trained_on = card.get("data", {})
+    if trained_on.get("fingerprint") != table.fingerprint():
+        store, bad = ImageStore.decode(table, config)
+        return without(table, bad), store, bad, "all images"
+    config = _as_divided(config, trained_on)
+    prepared = prepare_data(data, config, sets=True)
+    table, held_out = prepared.table, prepared.rows("test")
+    if held_out_digest(table) != trained_on.get("held_out"):
+        raise DataError(
+            f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
+            "more (a fold of a cross-validation, or read by another version): evaluate it on other images"
+        )
+    if not len(held_out):
+        raise DataError(
+            f"the bundle was trained on all of {data}, and nothing was held out: evaluate it on other images"
+        )
+    scored = np.full(len(table), UNKNOWN)
+    scored[held_out] = table.labels[held_out]
+    subset = "the test split that was held out when the bundle was trained on this data"
+    return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
+
+
+def _as_divided(config: DataConfig, trained_on: Mapping[str, Any]) -> DataConfig:
+    """Return `config` with groups and fractions as they were when a bundle's data were divided.
+
+    Raises:
+        ModelError: The bundle tells of options that there are not, as one of a later version may.
+    """
+    try:
+        return _DIVISION.parse_object(trained_on["options"], base=[config]).of(DataConfig)
+    except (ConfigError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"the bundle does not tell how its data were divided in a way that this version understands ({error}): "
+            "evaluate it on other images, or with the version that made it"
+        ) from error

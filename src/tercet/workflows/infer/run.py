@@ -1,0 +1,288 @@
+"""What a bundle is for: classify images, and be measured on images it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tercet.data.loading import ImageLoader
+from tercet.data.samples import SampleTable
+from tercet.data.store import BadImage
+from tercet.deploy.bundle import Bundle, load_bundle
+from tercet.deploy.exported import ExportedModel
+from tercet.deploy.images import LooseImages
+from tercet.deploy.loose import ImageLike
+from tercet.deploy.onnx_file import is_exported
+from tercet.evaluation.calibration import kept_promises
+from tercet.evaluation.metrics import score
+from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
+from tercet.evaluation.significance import compare
+from tercet.ground.errors import DataError
+from tercet.ground.runtime import choose_device
+from tercet.ground.streams import printable
+from tercet.models.classifier import Classifier
+from tercet.models.summary import count_parameters
+from tercet.records.config import DataConfig
+from tercet.records.label_sets import SetPredictions
+from tercet.records.predictions import Ints, Predictions
+from tercet.records.views import Views
+from tercet.workflows.infer.classified import Classified, ClassifiedSets
+from tercet.workflows.infer.classifying import classify, refuse_options, require_target
+from tercet.workflows.infer.held_out import rows_to_score
+from tercet.workflows.infer.sets import SetEvaluation, evaluate_sets
+
+
+def predict(
+    bundle: str | Path | Bundle,
+    images: ImageLike | Sequence[ImageLike],
+    *,
+    tta: str | Views | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+) -> Predictions | SetPredictions:
+    """Classify images with a bundle; one that answers with sets of labels returns `SetPredictions`.
+
+    Args:
+        bundle: A bundle's folder, a run's folder, an exported file, or a loaded bundle.
+        images: Paths, folders, uint8 arrays (H W, H W 1 or H W 3) or PIL images; one or many, of any sizes.
+        tta: Test-time augmentation, such as none or flip; None: what the bundle was chosen with.
+        batch_size: Images a forward pass.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ConfigError: Test-time augmentation that cannot be.
+        ModelError: It is no bundle, or was changed.
+        DataError: An image cannot be read.
+    """
+    if not isinstance(bundle, Bundle) and is_exported(bundle):
+        refuse_options(tta, device)
+        return ExportedModel.load(bundle, check=False).predict(images, batch_size=batch_size)
+    device = choose_device(device)
+    loaded = _load(bundle, tta)
+    return loaded.predict(images, batch_size=batch_size, device=device)
+
+
+def _load(bundle: str | Path | Bundle, tta: str | Views | None) -> Bundle:
+    if isinstance(tta, str):
+        Views.parse(tta)  # a slip is told before anything is loaded
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    return loaded if tta is None else loaded.with_views(tta)
+
+
+def predict_files(
+    bundle: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    csv: str | None = None,
+    submission: str | None = None,
+    top: int = 5,
+    tta: str | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> Classified | ClassifiedSets:
+    """Classify files and folders of images; files that cannot be read are named and left out.
+
+    Args:
+        bundle: A bundle's folder, or a run's.
+        paths: Image files, or folders of them.
+        csv: Where to write a CSV file with all probabilities.
+        submission: A competition's sample file; `csv` then is written in its form, and names every image of it once.
+        top: Classes told for each image.
+        tta: Test-time augmentation; None: what the bundle was chosen with.
+        batch_size: Images a forward pass.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ConfigError: Options that cannot be.
+        DataError: There is no image, or none could be read; a sample file that names other images or classes.
+        ModelError: It is no bundle, or was changed.
+    """
+    require_target(submission, csv)
+    device = choose_device(device)
+    loaded = _load(bundle, tta)
+    source = LooseImages(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
+    return classify(
+        source,
+        lambda: loaded.answer(source, device=device),
+        classes=loaded.classes,
+        sets=loaded.sets is not None,
+        calibration=loaded.calibration,
+        csv=csv,
+        submission=submission,
+        top=top,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a bundle is on some data."""
+
+    rows: tuple[ResultRow, ...]
+    """The bundle, then its members where it has several."""
+    predictions: Predictions
+    """What the bundle said of the images whose class it knows."""
+    plain: Predictions | None
+    """What it says without test-time augmentation, where it was measured with it."""
+    missing: tuple[str, ...]
+    """Classes of the bundle that the data does not show."""
+    extra: dict[str, int]
+    """Classes of the data that the bundle does not know, and their images, which are left out."""
+    bad: tuple[BadImage, ...]
+    """Images that could not be read and are left out."""
+    subset: str
+    """Which images were scored, and why these."""
+    promises: dict[str, float | None]
+    """What the bundle's reject threshold and prediction sets do on them; empty where it has none."""
+
+    def to_text(self) -> str:
+        """Return what people read."""
+        plain = self._plain_row()
+        parts = [as_text(results_table([*self.rows, *plain], title=f"scored: {self.subset}"))]
+        if self.plain is not None:
+            comparison = compare(self.predictions, self.plain)
+            parts.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
+        if self.promises:
+            told = (
+                f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.promises.items() if value is not None
+            )
+            parts.append(f"reject threshold and prediction sets: {', '.join(told)}\n")
+        if self.missing:
+            parts.append(f"classes that the data does not show: {', '.join(map(printable, self.missing))}\n")
+        for name, count in self.extra.items():
+            parts.append(f"class '{printable(name)}' is unknown to the bundle: its {count} image(s) were left out\n")
+        parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
+        parts.append(as_text(classes_table(self.predictions, title="by class")))
+        parts.append(as_text(pairs_table(self.predictions, most=5, title="most frequent mistakes")))
+        return "\n".join(parts)
+
+    def _plain_row(self) -> list[ResultRow]:
+        if self.plain is None:
+            return []
+        first = self.rows[0]
+        return [replace(first, name=f"{first.name}, plain", scores=score(self.plain))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        first, *members = self.rows
+        return {
+            **first.to_dict(),
+            "plain": next((row.to_dict() for row in self._plain_row()), None),
+            "members": [row.to_dict() for row in members],
+            "missing_classes": list(self.missing),
+            "extra_classes": self.extra,
+            "unreadable": [image.id for image in self.bad],
+            "subset": self.subset,
+            "promises": self.promises,
+        }
+
+
+def evaluate(
+    bundle: str | Path | Bundle,
+    data: str | Path,
+    *,
+    config: DataConfig | None = None,
+    tta: str | Views | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> Evaluation | SetEvaluation:
+    """Measure a bundle on labelled images; one that answers with sets of labels needs a table of sets.
+
+    Scored are the data's own test split where it has one; else the test split that was held out if the bundle was
+    trained on this very data; else all images. Classes are matched by name.
+
+    Args:
+        bundle: A bundle's folder, a run's folder, or a loaded bundle.
+        data: Folder, table, zip or name of a data set.
+        config: How to read the data.
+        tta: Test-time augmentation, beside which plain prediction is measured too; None: what the bundle was chosen
+            with.
+        batch_size: Images a forward pass.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ConfigError: Test-time augmentation that cannot be.
+        DataError: No image has a label of a class that the bundle knows.
+        ModelError: It is no bundle, or was changed.
+    """
+    device, config = choose_device(device), config or DataConfig()
+    loaded = _load(bundle, tta)
+    table, store, bad, subset = rows_to_score(data, loaded.card, config)
+    if (table.membership is None) == (loaded.sets is not None):
+        told = "one class an image" if table.membership is None else "sets of labels"
+        raise DataError(f"{data} holds {told}, the bundle does not: see --data.label-columns, --data.label-separator")
+    if loaded.sets is not None:
+        return evaluate_sets(loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device)
+    known = known_rows(table, loaded.classes)
+
+    def members_of(shown: Bundle) -> list[Predictions]:
+        source = ImageLoader(
+            store,
+            known.rows,
+            ids=known.ids,
+            labels=known.labels,
+            num_classes=len(loaded.classes),
+            specs=shown.specs,
+            batch_size=batch_size,
+            num_workers=config.num_workers,
+        )
+        return shown.predict_source(source, device=device)
+
+    members = members_of(loaded)
+    fused = loaded.combine(members)
+    plain = None if loaded.plain else loaded.combine(members_of(loaded.with_views("none")))
+    rows = [_row(loaded.name, loaded, fused)]
+    if len(members) > 1:
+        rows += [
+            _row(member.name, member.classifier, said) for member, said in zip(loaded.members, members, strict=True)
+        ]
+    promises = kept_promises(fused, loaded.calibration) if loaded.calibration is not None else {}
+    return Evaluation(tuple(rows), fused, plain, known.missing, known.extra, tuple(bad), subset, promises)
+
+
+@dataclass(frozen=True, eq=False)
+class KnownRows:
+    """The rows of a table whose class a model knows, as the model numbers its classes."""
+
+    rows: Ints
+    """N positions in the table."""
+    ids: tuple[str, ...]
+    """N names of the images."""
+    labels: Ints
+    """N classes of the model."""
+    missing: tuple[str, ...]
+    """Classes of the model without an image."""
+    extra: dict[str, int]
+    """Images of each class that the model does not know."""
+
+
+def known_rows(table: SampleTable, classes: Sequence[str]) -> KnownRows:
+    """Return the rows whose class the model knows; classes are matched by name.
+
+    Raises:
+        DataError: There is none.
+    """
+    names, index = table.label_names(), {name: position for position, name in enumerate(classes)}
+    extra: dict[str, int] = {}
+    for name in names:
+        if name and name not in index:
+            extra[name] = extra.get(name, 0) + 1
+    known = np.array([row for row, name in enumerate(names) if name in index], dtype=np.int64)
+    if not len(known):
+        shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
+        raise DataError(
+            f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
+            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
+        )
+    labels = np.array([index[names[row]] for row in known], dtype=np.int64)
+    missing = tuple(np.array(classes, dtype=object)[np.bincount(labels, minlength=len(classes)) == 0])
+    return KnownRows(known, tuple(table.ids[row] for row in known), labels, missing, extra)
+
+
+def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:
+    fused = isinstance(module, Bundle) and len(module.members) > 1
+    parameters = module.parameter_count() if isinstance(module, Bundle) else count_parameters(module)
+    return ResultRow(name, "ensemble" if fused else "member", score(predictions), parameters=parameters)

@@ -1,0 +1,1 @@
+"""What may follow `tercet VERB`, without the weight of the work itself."""

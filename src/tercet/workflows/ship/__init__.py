@@ -1,0 +1,1 @@
+"""From a bundle to one verified file, its speed, and its server."""

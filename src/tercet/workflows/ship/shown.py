@@ -1,0 +1,123 @@
+"""Which images a bundle and its file are both asked about: the user's, the run's validation images, or drawn ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tercet.data.samples import UNLABELLED, SampleTable
+from tercet.data.store import Store
+from tercet.deploy.bundle import Bundle
+from tercet.deploy.export.verification import Picture, Shown
+from tercet.deploy.loose import LoosePictures
+from tercet.deploy.manifest import MANIFEST
+from tercet.ground.errors import ConfigError, ModelError, StorageError
+from tercet.records.config import DataConfig
+from tercet.records.predictions import UNKNOWN, Ints
+from tercet.workflows.infer.held_out import rows_to_score
+from tercet.workflows.report.record import Record
+
+_DRAWN = 48
+
+
+def choose_images(
+    bundle: Bundle,
+    path: str | Path | None,
+    *,
+    data: str | None = None,
+    images: Sequence[str | Path] = (),
+    most: int = 256,
+    config: DataConfig | None = None,
+) -> Shown:
+    """Return images to ask about, some of them at the edges: black, white, noise, a single pixel.
+
+    Args:
+        bundle: Whose they are to be.
+        path: Where it lies; a run's folder holds its validation images. None for a bundle that lies nowhere.
+        data: Labelled images instead.
+        images: Files and folders instead.
+        most: Most images, spread evenly over all there are.
+        config: How to read the data.
+
+    Raises:
+        ConfigError: Both data and images are given.
+        DataError: They cannot be read.
+    """
+    if data is not None and images:
+        raise ConfigError("give data or images, not both")
+    if data is not None:
+        table, store, _, subset = rows_to_score(data, bundle.card, config or DataConfig())
+        rows = np.flatnonzero(table.labels != UNLABELLED)
+        return _of_table(bundle, table, store, rows, f"{data}, {subset}", most)
+    if images:
+        pictures = [pixels for _, pixels in LoosePictures([*images]).pictures()]
+        kept = [pictures[row] for row in _spread(np.arange(len(pictures)), most)]
+        return _with_edges(kept, None, f"{len(kept)} of {len(pictures)} images given")
+    return (_of_run(bundle, Path(path), most) if path is not None else None) or _drawn(bundle)
+
+
+def _spread(rows: Ints, most: int) -> Ints:
+    """Return at most so many of the rows, spread evenly: tables are often sorted by class."""
+    if len(rows) <= most:
+        return rows
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)])
+
+
+def _of_run(bundle: Bundle, path: Path, most: int) -> Shown | None:
+    """Return validation images of the run that a bundle lies in; None where they are gone."""
+    run = path.resolve().parent if (path / MANIFEST).exists() else path
+    try:
+        record = Record.open(run)
+        table, store = record.table, record.images
+    except (ModelError, StorageError):
+        return None
+    if table is None or store is None:
+        return None
+    divided = table.splits is not None
+    rows = table.rows_of("val") if divided else np.arange(len(table), dtype=np.int64)
+    told = f"validation images of {run}" if divided else f"images of {run}"
+    return _of_table(bundle, table, store, rows, told, most) if len(rows) else None
+
+
+def _of_table(bundle: Bundle, table: SampleTable, store: Store, rows: Ints, told: str, most: int) -> Shown:
+    chosen = _spread(rows, most)
+    pictures = [np.asarray(store.read(int(row))) for row in chosen]
+    if table.membership is None:
+        index = {name: place for place, name in enumerate(bundle.classes)}
+        names = table.label_names()
+        truth = np.array([index.get(names[row], UNKNOWN) for row in chosen], dtype=np.int64)
+    else:
+        given = table.targets(chosen)
+        truth = np.full((len(chosen), len(bundle.classes)), UNKNOWN, dtype=np.int64)
+        if set(table.classes) == set(bundle.classes):
+            truth = np.asarray(given[:, [table.classes.index(name) for name in bundle.classes]], dtype=np.int64)
+    return _with_edges(pictures, truth, f"{len(chosen)} of {len(rows)}: {told}")
+
+
+def _with_edges(pictures: Sequence[Picture], truth: Ints | None, told: str) -> Shown:
+    """Add images on which differences would show first."""
+    shape = pictures[0].shape
+    noise = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
+    edges = [np.zeros_like(pictures[0]), np.full_like(pictures[0], 255), *noise, noise[0, :1, :1], noise[1, :, ::2]]
+    if truth is not None:
+        truth = np.concatenate([truth, np.full((len(edges), *truth.shape[1:]), UNKNOWN, dtype=np.int64)])
+    return Shown((*pictures, *edges), truth, f"{told}; {len(edges)} drawn", len(pictures))
+
+
+def _drawn(bundle: Bundle) -> Shown:
+    """Return smooth and noisy images of several sizes: what there is without any other."""
+    generator = np.random.default_rng(0)
+    sizes = sorted({spec.size for spec in bundle.specs})
+    pictures = []
+    for number in range(_DRAWN):
+        height, width = sizes[number % len(sizes)]
+        more = (0, 7, height)[number % 3]
+        coarse = generator.integers(0, 256, (2 + number % 9, 2 + number % 7, 3)).astype(np.float64)
+        down = np.linspace(0, len(coarse) - 1, height + more).astype(np.int64)
+        right = np.linspace(0, coarse.shape[1] - 1, width + more).astype(np.int64)
+        noisy = coarse[down][:, right] + generator.normal(0, 20, (height + more, width + more, 3))
+        pictures.append(noisy.clip(0, 255).astype(np.uint8))
+    return replace(_with_edges(pictures, None, "no image of the run is there, so drawn ones"), real=0)

@@ -1,0 +1,1 @@
+"""One run: members trained side by side, fused, measured once."""

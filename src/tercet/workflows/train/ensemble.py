@@ -1,0 +1,147 @@
+"""Fuse members that exist already, of one run or of several on the same data and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.deploy.bundle import load_bundle
+from tercet.ground.errors import ConfigError, DataError, StorageError
+from tercet.ground.files import write_text
+from tercet.ground.runtime import choose_device, plan_threads
+from tercet.records.config import CalibrationConfig, FusionConfig, RunConfig
+from tercet.records.documents import dump_yaml
+from tercet.records.options import Parsed
+from tercet.workflows.options.run import ENSEMBLE, EnsembleConfig
+from tercet.workflows.train.conclude import conclude
+from tercet.workflows.train.fusing import TrainedMember, read_members
+from tercet.workflows.train.jobs import Job, raise_failures, run_jobs
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.prepared import PreparedData
+from tercet.workflows.train.run import Run
+from tercet.workflows.train.run_folder import RunFolder
+from tercet.workflows.train.tta import is_settled, settle
+
+
+def ensemble(runs: Sequence[str | Path], *, console: Console | None = None, **options: Any) -> Run:
+    """Fuse the members of runs on the same data and splits, and leave a run folder with the result.
+
+    Args:
+        runs: Run folders.
+        console: Where to report progress; silent by default.
+        **options: Any option of `tercet ensemble`, such as `methods=["average", "e2e"]`,
+            `fusion={"regime": "frozen"}`.
+
+    Raises:
+        ConfigError: A combination of regime and fusion data that cannot be.
+        DataError: The runs do not hold the same samples, splits and classes.
+    """
+    return run_ensemble(runs, ENSEMBLE.parse_object(options), console=console or Console(quiet=True))
+
+
+def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console) -> Run:
+    """Fuse as `ensemble` does, from parsed options."""
+    config, fusion = parsed.of(EnsembleConfig), parsed.of(FusionConfig)
+    device = choose_device(config.device)
+    folders = [RunFolder.open(path) for path in {Path(path).resolve(): path for path in runs}.values()]
+    for folder in folders:
+        if not folder.plan.is_file():
+            raise StorageError(f"{folder.path} has no members of its own: name the runs that trained them")
+    plans = [Plan.load(folder) for folder in folders]
+    _require_same_data(folders, plans)
+    if any(plan.sets for plan in plans):
+        raise ConfigError("members that answer with label sets are fused where they are trained: name all in one run")
+    first = plans[0]
+    run_config = RunConfig(fuse=config.methods, seed=config.seed, device=config.device, threads=config.threads)
+    plan = replace(
+        first,
+        run=run_config,
+        fusion=fusion,
+        calibration=parsed.of(CalibrationConfig),
+        device=device,
+        members=tuple(member for one in plans for member in one.members),
+    )
+    plan.check()
+    members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if len(members) < 2:
+        raise ConfigError("an ensemble needs at least two members: name more runs")
+    prepared = first.open_data(folders[0])
+    if plan.needs_folds():
+        for folder, one in zip(folders, plans, strict=True):
+            _train_folds(folder, one, fusion, prepared, console)
+        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if "e2e" in config.methods and (fusion.regime, fusion.data) == ("cached", "train"):
+        for folder, one in zip(folders, plans, strict=True):
+            _predict_train(folder, one, prepared, device)
+        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    run = RunFolder.create(config.output, "ensemble", resumes=False)
+    with run.lock():
+        write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
+        conclusion = conclude(run, plan, prepared, _distinct(members))
+    return Run(run.path, conclusion.metrics, conclusion.report)
+
+
+def _members(folder: RunFolder, plan: Plan) -> list[TrainedMember]:
+    unfinished = [member.name for member in plan.members if not folder.member(member.name).finished()]
+    if unfinished:
+        names = ", ".join(unfinished)
+        raise StorageError(f"{folder.path}: member {names} is not finished: tercet train --resume {folder.path}")
+    if not is_settled(folder, plan):
+        with folder.lock():
+            settle(folder, plan)
+    return read_members(folder, [member.name for member in plan.members], ("validation", "test", "train"))
+
+
+def _require_same_data(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> None:
+    for folder, plan in zip(folders[1:], plans[1:], strict=True):
+        if plan.fingerprint != plans[0].fingerprint or plan.classes != plans[0].classes:
+            raise DataError(
+                f"{folder.path} was trained on other data than {folders[0].path}: only equal data can be fused"
+            )
+        if folder.samples.read_bytes() != folders[0].samples.read_bytes():
+            raise DataError(
+                f"{folder.path} divides the data otherwise than {folders[0].path}: train with the same "
+                "--data.split-seed and fractions"
+            )
+
+
+def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: PreparedData, console: Console) -> None:
+    """Train the members without each fold, in their own run, where that has not been done."""
+    if plan.fusion.folds != fusion.folds:
+        raise ConfigError(f"{folder.path} was planned with {plan.fusion.folds} folds: set --fusion.folds to that")
+    jobs = [Job(folder, member.name, fold) for member in plan.members for fold in range(fusion.folds)]
+    waiting = [job for job in jobs if not job.folder.finished()]
+    if waiting:
+        with folder.lock():
+            threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)
+            failures = run_jobs(waiting, whole=folder, threads=threads, console=console, prepared=prepared)
+            raise_failures(failures, folder)
+
+
+def _predict_train(folder: RunFolder, plan: Plan, prepared: PreparedData, device: str) -> None:
+    """Store what the members say of the training rows, in their own run, where that has not been done."""
+    with folder.lock():
+        for member in plan.members:
+            target = folder.predictions(member.name, "train")
+            if not target.is_file():
+                bundle = load_bundle(folder.member(member.name).bundle)
+                source = prepared.loader(prepared.rows("train"), bundle.specs)
+                bundle.predict_source(source, device=device)[0].save(target)
+
+
+def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
+    """Tell members of different runs that share a name apart by their run, and by number where runs share theirs."""
+    names = [member.name for member in members]
+    titles = [
+        f"{member.folder.path.parent.parent.name}/{member.name}" if names.count(member.name) > 1 else member.name
+        for member in members
+    ]
+    numbered = [
+        f"{title}-{titles[: index + 1].count(title)}" if titles.count(title) > 1 else title
+        for index, title in enumerate(titles)
+    ]
+    return [replace(member, name=name) for member, name in zip(members, numbered, strict=True)]

@@ -1,0 +1,116 @@
+"""What is different where images have sets of labels: the plan, what is minimised, and what a member leaves.
+
+K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from tercet.data.samples import Ints
+from tercet.deploy.bundle import Bundle, Member
+from tercet.evaluation.set_combining import DECIDED, SET_METHODS, SetMethod, SetRule, cross_fitted_sets, threshold_of
+from tercet.ground.errors import ConfigError, require
+from tercet.records.config import METHODS, UNCALIBRATED, MemberConfig, Method
+from tercet.records.label_sets import SetPredictions
+from tercet.records.model_config import LabelsConfig
+from tercet.records.training_config import Criterion
+from tercet.training.losses import BinaryCrossEntropy, LabelSequences, Objective
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.prepared import PreparedData
+from tercet.workflows.train.run_folder import MemberFolder, RunFolder
+
+_CRITERIA: dict[Criterion, Criterion] = {"accuracy": "o_f1", "macro_f1": "c_f1"}
+"""What the usual words mean for label sets."""
+_UNFIT = "one class an image, and here every image has a set of labels"
+
+
+def for_sets(plan: Plan) -> Plan:
+    """Return the plan as it is meant for label sets.
+
+    Raises:
+        ConfigError: Options that only make sense where an image has one class.
+    """
+    members = tuple(
+        replace(member, training=replace(member.training, criterion=_criterion(member.training.criterion)))
+        for member in plan.members
+    )
+    views = not plan.run.views.plain and f"tta {plan.run.views} averages probabilities of {_UNFIT}"
+    promised = plan.calibration.promises and f"calibration.reject_risk and coverage are for {_UNFIT}"
+    require([views, promised, *(problem for member in members for problem in _problems(member))])
+    plan = replace(plan, calibration=UNCALIBRATED)
+    return replace(plan, members=members, run=replace(plan.run, fuse=cast("tuple[Method, ...]", _fuse(plan.run.fuse))))
+
+
+def _criterion(criterion: Criterion) -> Criterion:
+    if criterion in ("kappa", "sum"):
+        raise ConfigError(f"criterion {criterion} is for {_UNFIT}: give o_f1, c_f1, map or loss")
+    return _CRITERIA.get(criterion, criterion)
+
+
+def _problems(member: MemberConfig) -> Iterator[str]:
+    training = member.training
+    named = {
+        "label_smoothing": training.label_smoothing > 0,
+        "class_weights": training.class_weights != "none",
+    }
+    yield from (f"{name} of {member.name} is for {_UNFIT}" for name, is_set in named.items() if is_set)
+    if member.model.labels.decoder == "cnn-rnn" and (training.mixup or training.cutmix):
+        yield f"mixup and cutmix of {member.name} blend label sets, and no sequence of labels stands for a blend"
+
+
+def _fuse(methods: Sequence[Method]) -> tuple[str, ...]:
+    """Return the ways to fuse that there are for sets; all of them where nothing was asked."""
+    if tuple(methods) == METHODS:
+        return SET_METHODS
+    if other := [method for method in methods if method not in SET_METHODS]:
+        raise ConfigError(
+            f"fuse {', '.join(other)} needs probabilities of one class an image: label sets are fused by "
+            f"{' or '.join(SET_METHODS)}"
+        )
+    return tuple(methods)
+
+
+def set_methods(plan: Plan) -> tuple[SetMethod, ...]:
+    """Return the ways to fuse that a plan names."""
+    return tuple(method for method in SET_METHODS if method in plan.run.fuse)
+
+
+def set_objective(config: LabelsConfig, counts: Ints) -> Objective:
+    """Return what a network for label sets minimises.
+
+    Args:
+        config: Its decoder.
+        counts: How often each label occurs in training (K).
+    """
+    return BinaryCrossEntropy() if config.decoder == "sigmoid" else LabelSequences(counts.tolist())
+
+
+def leave_sets(
+    run: RunFolder, plan: Plan, prepared: PreparedData, member: Member, folder: MemberFolder
+) -> dict[str, Any]:
+    """Store a member's predictions on validation and test, and its own bundle; return its threshold.
+
+    A network that scores every label by itself gets the threshold that is best on all validation rows; the stored sets
+    of validation rows are chosen by thresholds fitted without them. A decoder chooses its labels itself.
+    """
+    decided = member.config.labels.decoder == "cnn-rnn"
+    bundle = Bundle(plan.classes, (member,), sets=SetRule("single", (DECIDED,)))
+    on_validation = _predict(bundle, plan, prepared, "validation")
+    if not decided:
+        bundle = replace(bundle, sets=SetRule("single", (threshold_of(on_validation, plan.criterion),)))
+        seed, folds = plan.run.seed, plan.fusion.folds
+        on_validation = cross_fitted_sets(on_validation, plan.criterion, folds=folds, seed=seed)
+    on_validation.save(run.predictions(member.name, "validation"))
+    if len(prepared.rows("test")):
+        _predict(bundle, plan, prepared, "test").save(run.predictions(member.name, "test"))
+    bundle.save(folder.bundle)
+    assert bundle.sets is not None
+    return {"threshold": bundle.sets.thresholds[0]}
+
+
+def _predict(bundle: Bundle, plan: Plan, prepared: PreparedData, split: str) -> SetPredictions:
+    source = prepared.loader(prepared.rows(split), bundle.specs, num_workers=plan.data_config.num_workers)
+    return bundle.predict_sets(source, device=plan.device)[0]

@@ -1,0 +1,1 @@
+"""A search for better options of one network."""

@@ -1,0 +1,258 @@
+"""Search for better options of one network: trials on one prepared data set, compared on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.ground.errors import ConfigError, DataError, StorageError, TercetError
+from tercet.ground.files import write_json, write_text
+from tercet.ground.runtime import choose_device, describe_environment, plan_threads
+from tercet.records.config import FusionConfig, RunConfig
+from tercet.records.documents import dump_yaml
+from tercet.records.history import History
+from tercet.records.options import Parsed
+from tercet.workflows.options.study import TUNE, TuneConfig
+from tercet.workflows.train.plan import Plan
+from tercet.workflows.train.pool import JobFailure, do_all
+from tercet.workflows.train.prepared import PreparedData, prepare_data
+from tercet.workflows.train.progress import Bars, say
+from tercet.workflows.train.run import lay_out, make_plan
+from tercet.workflows.train.run_folder import RunFolder
+from tercet.workflows.tune.folder import Outcome, SearchFolder
+from tercet.workflows.tune.journal import Journal, draw, require_optuna
+from tercet.workflows.tune.search import Search
+from tercet.workflows.tune.trial import TrialWork
+from tercet.workflows.tune.trial_table import TrialRow, as_csv, best_row, train_command, trials_report
+
+_DRAWN = 30  # points of a space that are tried, as configurations only, before data is touched
+_GENERATIONS = 4  # trials side by side know nothing of each other: at most a quarter of all run at once
+_STOPS_ALL = (DataError.exit_code, StorageError.exit_code, 130, 143)  # the disk, or a signal to one process
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A finished search."""
+
+    path: Path
+    """The search's folder."""
+    metrics: Mapping[str, Any]
+    """What `trials.json` holds: every trial, the best one, the options as they are, the options' importance."""
+    report: str
+    """The trials as text."""
+
+    @property
+    def best(self) -> Path:
+        """The configuration of the best trial, which `tercet train --config` takes."""
+        return SearchFolder(self.path).best
+
+
+def tune(
+    source: str | Path | None = None,
+    /,
+    *,
+    space: str | Path | Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> Tuning:
+    """Search for better options of one network, and leave a table of trials and the best configuration.
+
+    Args:
+        source: Folder of images by class, table, zip, or the name of a data set.
+        space: The options to vary, each with a list of choices or a range `{"low": ..., "high": ...}` with `step` or
+            `log`; or a YAML file that holds them.
+        resume: Folder of a search to go on with, instead of new data and options; `trials` may be given anew.
+        console: Where to report progress; silent by default.
+        **options: Any option of `tercet tune`, such as `members=["row-lstm"]`, `trials=30`, `epochs=5`.
+
+    Raises:
+        TercetError: See `tercet.ground.errors`; a search that was begun can be continued with `resume`.
+    """
+    parsed = TUNE.parse_object(options)
+    return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
+
+
+def run_tuning(
+    data: str | Path | None,
+    parsed: Parsed,
+    *,
+    space: str | Path | Mapping[str, Any] | None,
+    resume: str | Path | None,
+    console: Console,
+) -> Tuning:
+    """Begin or continue a search and see it to its end."""
+    require_optuna()
+    config = parsed.of(TuneConfig)
+    if resume is not None:
+        words = [str(word) for word in (data, space) if word is not None]
+        ignored = sorted(parsed.given - {"resume", "trials", "json", "debug", "space"}) + words
+        if ignored:
+            raise ConfigError(f"--resume goes on as the search was begun, save for --trials; it takes no {ignored[0]}")
+        study = SearchFolder.open(resume)
+        with study.run.lock():
+            study.run.remove_unfinished()
+            Journal.repair(study.journal)
+            search = Search.load(study.search)
+            if "trials" in parsed.given:
+                search = replace(search, trials=config.trials)
+            return _Tuner.begin(study, search, console).finish()
+    if data is None:
+        raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume FOLDER")
+    if space is None:
+        raise ConfigError("say which options vary: --space SPACE.yaml, with lines such as 'units: [32, 64, 128]'")
+    search = Search.make(str(data), parsed, space, trials=config.trials, pruner=config.pruner)
+    choose_device(search.run.device)
+    search.check(draw(search.space, _DRAWN))
+    study = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
+    with study.run.lock():
+        search.save(study.search)
+        with study.run.beginning():
+            tuner = _Tuner.begin(study, search, console)
+        return tuner.finish()
+
+
+def _prepare(study: SearchFolder, search: Search) -> tuple[Plan, PreparedData]:
+    """Return the data that all trials share, prepared once, and the plan of the options as they are."""
+    if study.run.plan.is_file():
+        plan = Plan.load(study.run)
+        return plan, plan.open_data(study.run)
+    member, data_config = search.configuration({})
+    write_json(study.path / "environment.json", describe_environment())
+    prepared = prepare_data(search.data, data_config)
+    trainings = at_once(search.trials)
+    plan = make_plan(
+        search.data, prepared, data_config, search.given[FusionConfig], search.run, (member,), trainings=trainings
+    )
+    lay_out(study.run, plan, prepared)
+    return plan, prepared
+
+
+def at_once(trials: int) -> int:
+    """Return how many trials may run side by side, which know nothing of each other."""
+    return max(1, trials // _GENERATIONS)
+
+
+@dataclass
+class _Tuner:
+    """A search at work."""
+
+    study: SearchFolder
+    search: Search
+    plan: Plan
+    prepared: PreparedData
+    journal: Journal
+    console: Console
+    stopped: list[JobFailure] = field(default_factory=list)
+    """Failures after which no further trial would fare better."""
+
+    @classmethod
+    def begin(cls, study: SearchFolder, search: Search, console: Console) -> _Tuner:
+        """Make the data ready, or take them up again."""
+        plan, prepared = _prepare(study, search)
+        return cls(study, search, plan, prepared, Journal(study.journal, search), console)
+
+    def finish(self) -> Tuning:
+        """Train the trials that are missing, and report all."""
+        done = self.journal.count()
+        if done > self.search.trials:
+            raise ConfigError(f"{done} trials were begun already: give --trials {done} or more")
+        self.search.save(self.study.search)  # with a new number of trials, if there is one
+        missing = self.search.trials - done + len(self.journal.running())
+        if missing:
+            threads = plan_threads(at_once(self.search.trials), threads=self.plan.threads, device=self.plan.device)
+            counts = ", ".join(f"{len(self.prepared.rows(split))} {split}" for split in ("train", "validation"))
+            say(self.console, f"{self.plan.data}: {len(self.plan.classes)} classes; {counts} images")
+            say(self.console, f"{missing} of {self.search.trials} trials on {self.plan.device}: {threads}")
+            do_all(self.works(), whole=self.study.run, threads=threads, bars=Bars(self.console), prepared=self.prepared)
+        if self.stopped:
+            error = TercetError(f"{self.stopped[0].message}; continue with --resume {self.study.path}")
+            error.exit_code = self.stopped[0].exit_code
+            raise error
+        return self.conclude()
+
+    def works(self) -> Iterator[TrialWork]:
+        """Yield trials as there is room for them: first those that were stopped, then new ones."""
+        for number in self.journal.running():
+            yield from self.work(number)
+        while self.journal.count() < self.search.trials and not self.stopped:
+            yield from self.work(self.journal.propose())
+
+    def work(self, number: int) -> Iterator[TrialWork]:
+        """Yield a trial, unless it has ended already or cannot be."""
+        folder = self.study.trial(number)
+        work = TrialWork(self.study, self.journal, number, self.settle)
+        try:
+            member, data_config = self.search.configuration(self.journal.points()[number])
+        except ConfigError as error:
+            self.settle(number, JobFailure(work, str(error), error.exit_code))
+            return
+        if folder.ended.is_file():
+            self.settle(number, None)
+            return
+        folder.path.mkdir(parents=True, exist_ok=True)
+        replace(self.plan, members=(member,), data_config=data_config).save(folder.run)
+        yield work
+
+    def settle(self, number: int, failure: JobFailure | None) -> None:
+        """Enter how a trial ended."""
+        folder = self.study.trial(number)
+        if failure is not None and failure.exit_code in _STOPS_ALL:
+            self.stopped.append(failure)
+            return
+        if failure is not None:
+            self._fail(number, failure)
+        folder.clear()
+        row = self.row(number)
+        self.journal.tell(number, row.score if row.outcome.state == "complete" else None)
+        score = f"{row.criterion} {row.score:.4f}" if row.score is not None else "no score"
+        reason = f": {row.outcome.reason}" if row.outcome.reason else ""
+        say(self.console, f"trial {number} {row.outcome.state}: {score}{reason}")
+
+    def _fail(self, number: int, failure: JobFailure) -> None:
+        folder, history = self.study.trial(number), History()
+        if folder.run.plan.is_file():
+            history = folder.keep_history(Plan.load(folder.run).members[0].name)
+        outcome = Outcome.of_epochs("failed", history, self.plan.criterion)
+        reason = failure.message.replace("\n", "; ")
+        folder.end(replace(outcome, reason=reason, exit_code=failure.exit_code))
+
+    def row(self, number: int) -> TrialRow:
+        """Return a trial that ended."""
+        values = self.search.values(self.journal.points()[number])
+        return TrialRow(number, values, self.study.trial(number).outcome(), self.plan.criterion)
+
+    def conclude(self) -> Tuning:
+        """Write the table, the report and the best configuration."""
+        study = self.study
+        rows = [self.row(number) for number in range(self.journal.count())]
+        best = best_row(rows)
+        if best is None:
+            failed = next((row.outcome for row in rows if row.outcome.state == "failed"), rows[0].outcome)
+            error = TercetError(f"no trial could be trained to its end: {failed.reason or 'no score is a number'}")
+            error.exit_code = failed.exit_code or 6
+            raise error
+        importance = self.journal.importance()
+        metrics = {
+            "study": str(study.path),
+            "best_config": str(study.best),
+            "data": {"source": self.plan.data, "fingerprint": self.plan.fingerprint},
+            "criterion": self.plan.criterion,
+            "baseline": rows[0].to_dict(),
+            "best": best.to_dict(),
+            "importance": importance,
+            "trials": [row.to_dict() for row in rows],
+        }
+        report = trials_report(rows, best, data=self.plan.data, best_file=str(study.best), importance=importance)
+        document = self.search.document(self.journal.points()[best.number])
+        head = f"# trial {best.number} of {len(rows)}: {best.criterion} {best.score:.4f} on validation\n"
+        command = f"# {train_command(self.plan.data, str(study.best))}\n"
+        write_text(study.best, head + command + dump_yaml(document))
+        write_text(study.table, as_csv(rows))
+        write_json(study.summary, metrics)
+        write_text(study.report, report)
+        return Tuning(study.path, metrics, report)
