@@ -21,8 +21,9 @@ from tercet.ground.errors import ConfigError, DataError, ModelError, StorageErro
 from tercet.workflows.infer.classifying import classify_with_file
 from tercet.workflows.infer.exported_file import evaluate_file
 from tercet.workflows.infer.run import evaluate, predict, predict_files
-from tercet.workflows.ship import export as export_module
-from tercet.workflows.ship.export import Exported, export, proof_of
+from tercet.workflows.ship import onnx_export
+from tercet.workflows.ship.export import Exported, export
+from tercet.workflows.ship.files import proof_of
 from tercet.workflows.ship.verify import verify
 from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw_folder, one_core
@@ -152,10 +153,8 @@ def test_a_file_that_says_something_else_is_no_success(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The members' order is turned around while the file is made, as an exporter's fault would."""
-    assemble = export_module.assemble
-    monkeypatch.setattr(
-        export_module, "assemble", lambda bundle, graphs, **more: assemble(bundle, graphs[::-1], **more)
-    )
+    assemble = onnx_export.assemble
+    monkeypatch.setattr(onnx_export, "assemble", lambda bundle, graphs, **more: assemble(bundle, graphs[::-1], **more))
     bundle = finished.path / "bundle"
     if len(load_bundle(bundle).members) == 1:
         pytest.skip("the run chose a single member")
@@ -197,7 +196,7 @@ def test_a_member_that_does_not_bear_8_bits_is_named(
     finished: Run, tmp_path: Path, others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.2, 0.0, 0.0])
-    monkeypatch.setattr(export_module, "loss_of", lambda *given: next(losses))
+    monkeypatch.setattr(onnx_export, "loss_of", lambda *given: next(losses))
     made = export(finished.path, tmp_path / "small.onnx", int8=True, images=[others])
     first = made.members[0]
     assert (

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.deploy.answers import AnyCombiner, combine, heads_of, load_combiner, name_of, save_combiner
+from tercet.deploy.formats import refuse_program
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
 from tercet.deploy.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
@@ -221,7 +222,9 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
 
     Raises:
         ModelError: It is no bundle, or a byte of it was changed.
+        ConfigError: It is a program of PyTorch.
     """
+    refuse_program(path)
     folder = Path(path)
     if not (folder / MANIFEST).exists() and (folder / "bundle" / MANIFEST).exists():
         folder = folder / "bundle"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.data.store import BadImage
+from tercet.deploy.formats import refuse_program
 from tercet.deploy.loose import ImageLike, LoosePictures
 from tercet.deploy.onnx_file import read_content, unseal
 from tercet.ground.cores import available_cores
@@ -63,7 +64,8 @@ class ExportedModel:
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: Mapping[str, Any], path: Path) -> None:
-        self._session, self.metadata, self.path = session, metadata, path
+        self._session, self.path = session, path
+        self.metadata: Mapping[str, Any] = metadata
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
         self.member_names: tuple[str, ...] = tuple(member["name"] for member in metadata["members"])
         self._outputs = [output.name for output in session.get_outputs()]
@@ -80,15 +82,16 @@ class ExportedModel:
             check: Answer for one black image too, so that what cannot run is known now.
 
         Raises:
-            ConfigError: onnxruntime is not installed.
+            ConfigError: onnxruntime is not installed, or the file is a program of PyTorch.
             ModelError: It is another kind of file, was cut short or changed, needs other files or operators from
                 elsewhere, or does not run.
         """
         if onnxruntime is None:
             raise ConfigError("exported files need onnxruntime, which is not installed: pip install 'tercet[export]'")
+        refuse_program(path)
         content = read_content(path)
         document = unseal(content, path)
-        _require_fields(document, path)
+        require_fields(document, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1
@@ -97,7 +100,7 @@ class ExportedModel:
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception of its own for each of its states
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         _require_signature(session, document, path)
         model = cls(session, document, Path(path))
         if check:
@@ -117,19 +120,18 @@ class ExportedModel:
             ModelError: The answer is not finite, or the model cannot answer.
             MemoryExhausted: There is no memory for so many pixels.
         """
-        shape = f"{images.dtype} array of shape {images.shape}" if isinstance(images, np.ndarray) else str(type(images))
-        usable = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
-        if not usable or images.shape[3] != 3 or not images.size:
-            raise DataError(f"images are uint8 B H W 3 with at least one pixel, not a {shape}")
+        require_images(images)
         try:
             values = self._session.run(self._outputs, {INPUT: images})
         except Exception as error:
             if any(word in str(error) for word in ("Failed to allocate", "bad_alloc", "bad allocation")):
-                raise MemoryExhausted(f"no memory to answer for a {shape}: give fewer or smaller images") from error
-            raise _unusable(self.path, error) from error
+                raise MemoryExhausted(
+                    f"no memory to answer for images {images.shape}: give fewer or smaller ones"
+                ) from error
+            raise unusable(self.path, error) from error
         named = dict(zip(self._outputs, values, strict=True))
         output = Output(named["probabilities"], named["members"], named.get("chosen"), named.get("maps"))
-        self._require_answer(output, len(images))
+        require_answer(output, len(images), len(self.member_names), len(self.classes), self.path)
         return output
 
     def predict(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32) -> Predictions | SetPredictions:
@@ -174,17 +176,34 @@ class ExportedModel:
         truth = np.full(values.shape, UNKNOWN, dtype=np.int8)
         return SetPredictions(tuple(ids), self.classes, values.clip(0.0, 1.0), chosen, truth)
 
-    def _require_answer(self, output: Output, count: int) -> None:
-        num_classes, num_members = len(self.classes), len(self.member_names)
-        wanted = (count, num_classes), (count, num_members, num_classes)
-        if (output.probabilities.shape, output.members.shape) != wanted:
-            raise ModelError(
-                f"{self.path} answered with shapes {output.probabilities.shape} and {output.members.shape} for "
-                f"{count} image(s), {num_members} member(s) and {num_classes} classes: its description is wrong"
-            )
-        parts = (output.probabilities, output.members, *([] if output.maps is None else [output.maps]))
-        if not all(np.isfinite(part).all() for part in parts):
-            raise ModelError(f"{self.path} gave an answer that is not finite: its weights are damaged, export it again")
+
+def require_images(images: NDArray[np.uint8]) -> None:
+    """Check what a file is asked about.
+
+    Raises:
+        DataError: It is not uint8 B H W 3 with at least one pixel.
+    """
+    shape = f"{images.dtype} array of shape {images.shape}" if isinstance(images, np.ndarray) else str(type(images))
+    usable = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
+    if not usable or images.shape[3] != 3 or not images.size:
+        raise DataError(f"images are uint8 B H W 3 with at least one pixel, not a {shape}")
+
+
+def require_answer(output: Output, count: int, num_members: int, num_classes: int, path: Path) -> None:
+    """Check what a file answered for `count` images.
+
+    Raises:
+        ModelError: It has another shape than the file's description tells, or is not finite.
+    """
+    wanted = (count, num_classes), (count, num_members, num_classes)
+    if (output.probabilities.shape, output.members.shape) != wanted:
+        raise ModelError(
+            f"{path} answered with shapes {output.probabilities.shape} and {output.members.shape} for "
+            f"{count} image(s), {num_members} member(s) and {num_classes} classes: its description is wrong"
+        )
+    parts = (output.probabilities, output.members, *([] if output.maps is None else [output.maps]))
+    if not all(np.isfinite(part).all() for part in parts):
+        raise ModelError(f"{path} gave an answer that is not finite: its weights are damaged, export it again")
 
 
 def as_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -214,12 +233,13 @@ def _named(bad: Sequence[BadImage]) -> str:
     return ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
 
 
-def _unusable(path: str | Path, error: Exception) -> ModelError:
+def unusable(path: str | Path, error: Exception) -> ModelError:
+    """Return what the user is told of a file that its runtime cannot load or run."""
     reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return ModelError(f"{path} cannot be used: {reason}; export the bundle again with this version")
 
 
-def _require_fields(document: Mapping[str, Any], path: str | Path) -> None:
+def require_fields(document: Mapping[str, Any], path: str | Path) -> None:
     """Check the parts of a description that are relied on.
 
     Raises:

@@ -24,7 +24,6 @@ from typing import Any
 from tercet.data.images import open_regular
 from tercet.ground.errors import DataError, ModelError
 
-SUFFIX = ".onnx"
 KEY = "tercet"
 """Name of the metadata entry."""
 FORMAT = "tercet-onnx-1"
@@ -37,11 +36,6 @@ _METADATA = 14
 
 Field = tuple[int, int, int, int]
 """Number, and where the field, its content, and the next field begin."""
-
-
-def is_exported(path: object) -> bool:
-    """Tell by its name whether a user means an exported file."""
-    return isinstance(path, (str, Path)) and Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
 
 
 def read_content(path: str | Path) -> bytes:

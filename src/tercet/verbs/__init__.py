@@ -60,7 +60,7 @@ def _ensemble(parsed: Parsed) -> Answer:
 
 
 def _evaluate(parsed: Parsed) -> Answer:
-    from tercet.deploy.onnx_file import is_exported
+    from tercet.deploy.formats import is_exported
 
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]
@@ -82,7 +82,7 @@ def _evaluate(parsed: Parsed) -> Answer:
 
 
 def _predict(parsed: Parsed) -> Answer:
-    from tercet.deploy.onnx_file import is_exported
+    from tercet.deploy.formats import is_exported
 
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, cast
 
+from tercet.deploy.formats import SUFFIXES, is_exported, is_program
 from tercet.ground.errors import ConfigError
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
@@ -20,12 +21,17 @@ def _shown(parsed: Parsed) -> dict[str, Any]:
     return {"data": config.data_set, "images": config.images, "most": config.most, "config": parsed.of(DataConfig)}
 
 
-def _require_libraries() -> None:
-    """Refuse what the libraries of an extra are missing for.
+def _require_libraries(*needed_for: object) -> None:
+    """Refuse what the libraries of an extra are missing for: ONNX files.
+
+    Args:
+        *needed_for: Names of files; programs of PyTorch need no extra.
 
     Raises:
         ConfigError: One is not installed.
     """
+    if all(map(is_program, needed_for)):
+        return
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         needed = f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
@@ -33,18 +39,18 @@ def _require_libraries() -> None:
 
 
 def _export(parsed: Parsed) -> Answer:
-    _require_libraries()
-    from tercet.workflows.ship.export import DEFAULT, export
-
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
+    _require_libraries(f"model{SUFFIXES[config.format]}")
+    from tercet.workflows.ship.export import export
+
     tta = parsed.of(verbs.ViewsConfig).tta
     wanted: dict[str, Any] = {"int8": config.int8, "maps": config.maps, "tta": tta, "force": config.force}
-    done = export(bundle, file or DEFAULT, **wanted, **_shown(parsed))
+    done = export(bundle, file, format=config.format, **wanted, **_shown(parsed))
     return Answer(done.to_text(), done.to_dict())
 
 
 def _verify(parsed: Parsed) -> Answer:
-    _require_libraries()
+    _require_libraries(parsed.positional["file"])
     from tercet.workflows.ship.verify import verify
 
     bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
@@ -54,7 +60,7 @@ def _verify(parsed: Parsed) -> Answer:
 
 
 def _benchmark(parsed: Parsed) -> Answer:
-    _require_libraries()
+    _require_libraries(*filter(is_exported, parsed.positional["models"]))
     from tercet.workflows.ship.benchmark_model import benchmark_model
 
     config = parsed.of(ships.BenchmarkConfig)

@@ -5,23 +5,20 @@ Shapes: B images, H x W pixels, M members, K classes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from tercet.deploy.answers import heads_of, name_of
 from tercet.deploy.bundle import Bundle
 from tercet.deploy.export.combining import calibrate, choose, fuse
+from tercet.deploy.export.description import describe
+from tercet.deploy.export.geometry import Geometry, geometries
 from tercet.deploy.export.graph import Graph
 from tercet.deploy.export.maps import Mapped, draw
-from tercet.deploy.export.members import is_searched
-from tercet.deploy.export.preprocessing import Geometry, prepare
+from tercet.deploy.export.preprocessing import prepare
 from tercet.deploy.exported import INPUT
 from tercet.deploy.onnx_file import LARGEST, seal
-from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ModelError
 
 
@@ -40,8 +37,8 @@ def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, qua
     graph = Graph()
     shown: dict[Geometry, str] = {}
     said, mapped, grids = [], [], []
-    for index, (member, network) in enumerate(zip(bundle.members, members, strict=True)):
-        geometry = Geometry.of(picture_spec(member.classifier.spec, member.views))
+    asked = zip(bundle.members, geometries(bundle), members, strict=True)
+    for index, (member, geometry, network) in enumerate(asked):
         if geometry not in shown:
             shown[geometry] = prepare(graph, INPUT, geometry)
         logits, *seen = graph.join(network, f"member-{index + 1}/", [shown[geometry]])
@@ -81,43 +78,3 @@ def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, qua
     onnx.checker.check_model(model, full_check=True)
     document = describe(bundle, version=version, quantized=quantized)
     return seal(model.SerializeToString(), {**document, "maps": [one.member.name for one in mapped] or None})
-
-
-def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what an exported file says of itself."""
-    members = [
-        {
-            "name": member.name,
-            "network": member.classifier.network,
-            "input": member.classifier.spec.to_dict(),
-            "views": str(member.views),
-            "seed": member.views.seed,
-            "precision": "int8" if member.name in quantized else "fp32",
-        }
-        for member in bundle.members
-    ]
-    sets = None
-    if bundle.sets is not None:
-        sets = {**bundle.sets.to_dict(), "search": "greedy" if is_searched(bundle) else None}
-    return {
-        "tercet": version,
-        "name": bundle.name,
-        "classes": list(bundle.classes),
-        "members": members,
-        "combiner": None if bundle.combiner is None else name_of(bundle.combiner),
-        "heads": len(heads_of(bundle.combiner)),
-        "sets": sets,
-        "calibration": None if bundle.calibration is None else bundle.calibration.to_dict(),
-        "weights_sha256": weights_sha256(bundle),
-        "card": bundle.card,
-    }
-
-
-def weights_sha256(bundle: Bundle) -> str:
-    """Return the SHA-256 of all numbers that the members and the fusion heads learned: which bundle a file is of."""
-    digest = hashlib.sha256()
-    for module in (*(member.classifier for member in bundle.members), *heads_of(bundle.combiner)):
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -10,16 +10,12 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from tercet.deploy.answers import AnyCombiner, FoldMean
+from tercet.deploy.answers import TIE_SHARE, AnyCombiner, FoldMean
 from tercet.deploy.export.graph import FLOAT, Graph
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.set_combining import SetRule
 from tercet.models.fusion import FusionHead
 from tercet.records.calibration import SMALLEST, Calibration
-
-_TIE_SHARE = 2e-5
-"""Share of the mean in a vote that it decides; more than on arrays, so that it shows in 32 bits, and still no more than
-the answer may differ by."""
 
 
 def fuse(graph: Graph, logits: str, probabilities: str, combiner: AnyCombiner | None, *, num_classes: int) -> str:
@@ -64,8 +60,8 @@ def _vote(graph: Graph, logits: str, probabilities: str, combiner: Combiner) -> 
     shares = _mean(graph, _picked(graph, logits, 1))
     if combiner.ties == "lowest":
         return shares
-    large = graph.add("Mul", shares, graph.constant(1 - _TIE_SHARE))
-    return graph.add("Add", large, graph.add("Mul", _mean(graph, probabilities), graph.constant(_TIE_SHARE)))
+    large = graph.add("Mul", shares, graph.constant(1 - TIE_SHARE))
+    return graph.add("Add", large, graph.add("Mul", _mean(graph, probabilities), graph.constant(TIE_SHARE)))
 
 
 def _pruned(graph: Graph, logits: str, probabilities: str, keep: int) -> str:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from tercet.deploy.bundle import Bundle
+from tercet.deploy.export.geometry import Geometry
 from tercet.deploy.export.graph import FLOAT, Graph
-from tercet.deploy.export.preprocessing import Geometry
 from tercet.deploy.member import Member
 from tercet.models.backbone import Backbone
 from tercet.models.heads import GaussianNoise

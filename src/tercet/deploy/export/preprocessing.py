@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from tercet.deploy.export.geometry import Geometry
 from tercet.deploy.export.graph import DOUBLE, FLOAT, INT64, Graph
-from tercet.ground.errors import ModelError
-from tercet.records.contracts import InputSpec
 
 _LUMA = (0.299, 0.587, 0.114)
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
@@ -32,28 +31,6 @@ class Sides:
 
     height: str
     width: str
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What of an `InputSpec` decides its pixels; mean and deviation belong to the network."""
-
-    size: tuple[int, int]
-    channels: int
-    resize: str
-    crop_fraction: float
-    interpolation: str
-
-    @classmethod
-    def of(cls, spec: InputSpec) -> Geometry:
-        """Return that of a spec.
-
-        Raises:
-            ModelError: Its channels can be made neither of grey nor of colour.
-        """
-        if spec.channels not in (1, 3):
-            raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
-        return cls(spec.size, spec.channels, spec.resize, spec.crop_fraction, spec.interpolation)
 
 
 def prepare(graph: Graph, images: str, geometry: Geometry) -> str:

@@ -6,17 +6,17 @@ such images are counted apart, as close calls. Shapes: N images, M members, K cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercet.deploy.answers import AnyCombiner, FoldMean
 from tercet.deploy.bundle import Bundle
-from tercet.deploy.exported import ExportedModel, Output, as_colour
+from tercet.deploy.exported import Output, as_colour
 from tercet.deploy.images import LooseImages
 from tercet.evaluation.combining import Combiner
 from tercet.models.label_decoder import LabelDecoder
@@ -29,6 +29,21 @@ WORST_LOSS = 0.005
 BATCHES = (1, 2, 7)
 
 Picture = NDArray[np.uint8]
+
+
+class Respondent(Protocol):
+    """An exported file that can be asked, whatever its form."""
+
+    classes: tuple[str, ...]
+    """K class names."""
+    member_names: tuple[str, ...]
+    """M names."""
+    metadata: Mapping[str, Any]
+    """What the file says of itself; see `description.describe`."""
+
+    def run(self, images: NDArray[np.uint8]) -> Output:
+        """Answer for images B H W 3 of one size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ def _close(calls: int) -> str:
     return f" ({calls} close call{'s' if calls > 1 else ''})" if calls else ""
 
 
-def verify(bundle: Bundle, model: ExportedModel, shown: Shown, *, exact: bool = True) -> Verification:
+def verify(bundle: Bundle, model: Respondent, shown: Shown, *, exact: bool = True) -> Verification:
     """Ask both about the same images.
 
     Args:
@@ -197,7 +212,7 @@ def _greedy(bundle: Bundle) -> Iterator[None]:
             decoder.beam = beam
 
 
-def _asked_file(model: ExportedModel, pictures: Sequence[Picture], size: int) -> _Said:
+def _asked_file(model: Respondent, pictures: Sequence[Picture], size: int) -> _Said:
     """Ask in batches of images of one size; those left over make smaller ones."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, picture in enumerate(pictures):

@@ -14,9 +14,9 @@ from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.exported import ExportedModel
+from tercet.deploy.formats import is_exported
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
-from tercet.deploy.onnx_file import is_exported
 from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table

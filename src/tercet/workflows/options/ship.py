@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tercet.ground.errors import require
 from tercet.records.config import DataConfig
@@ -36,10 +37,12 @@ class ShownConfig:
 class ExportConfig:
     """What the file holds."""
 
+    format: Literal["onnx", "torch"] = "onnx"
+    """ONNX, for any runtime, or a program of PyTorch that torch.export.load reads (.pt2)."""
     int8: bool = False
-    """Let convolutions and dense layers compute in 8 bits, member by member, where accuracy holds."""
+    """Let convolutions and dense layers compute in 8 bits, member by member, where accuracy holds; ONNX only."""
     maps: bool = False
-    """Let the file tell where its networks saw the class, as far as they can."""
+    """Let the file tell where its networks saw the class, as far as they can; ONNX only."""
     force: bool = False
     """Replace an exported file of the same name."""
 
@@ -82,16 +85,17 @@ class BenchmarkConfig:
 
 EXPORT = Options(
     "export",
-    "Write a whole ensemble as one ONNX file, and prove it. The file takes images of any size and holds preprocessing, "
-    "members, combiner and calibration; it needs no PyTorch. It is then asked about validation images of the run, and "
+    "Write a whole ensemble as one file, and prove it. The file takes images of any size and holds preprocessing, "
+    "members, combiner and calibration. An ONNX file needs no PyTorch; --format torch writes a program for PyTorch, "
+    "which needs neither Tercet nor timm. It is then asked about validation images of the run, and "
     "refused if any probability differs by more than 1e-4.",
     groups=[("", ExportConfig), ("", ShownConfig), ("", ViewsConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "a bundle's folder, or a run's"),
-        Positional("file", "where to write (default: model.onnx)", required=False),
+        Positional("file", "where to write (default: model.onnx, or model.pt2)", required=False),
     ],
     aliases=_ALIASES,
-    examples=["runs/photos-1", "runs/photos-1 photos.onnx --int8", "bundle/ photos.onnx --images some-photos/"],
+    examples=["runs/photos-1", "runs/photos-1 photos.onnx --int8", "runs/photos-1 photos.pt2 --format torch"],
 )
 VERIFY = Options(
     "verify",

@@ -1,8 +1,8 @@
 """How fast a model answers: from decoded images to probabilities, by every road that there is.
 
-A bundle computes its members one after the other in eager PyTorch; an exported file runs in onnxruntime. Both begin
-with the same bytes and prepare them themselves. Where both are measured they take turns, so that a busy machine slows
-both.
+A bundle computes its members one after the other in eager PyTorch; an exported file runs in onnxruntime, or is a
+program that PyTorch computes. All begin with the same bytes and prepare them themselves. Where several are measured
+they take turns, so that a busy machine slows all.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from rich.table import Table
 
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.export.verification import Picture
-from tercet.deploy.exported import ExportedModel
+from tercet.deploy.formats import Format, format_of
 from tercet.deploy.images import LooseImages
-from tercet.deploy.onnx_file import is_exported
 from tercet.evaluation.report import as_text
 from tercet.ground.cores import available_cores
 from tercet.ground.errors import require
+from tercet.workflows.ship.files import load_file
 
 BATCHES = (1, 8, 32)
 _WARM_UP, _FEWEST = 2, 5
+_RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "torch": "PyTorch, exported"}
 
 Ask = Callable[[Sequence[Picture]], object]
 
@@ -37,7 +38,7 @@ class Road:
     """One way to an answer."""
 
     runtime: str
-    """onnxruntime, or eager PyTorch with the members one after the other."""
+    """onnxruntime, an exported program in PyTorch, or eager PyTorch with the members one after the other."""
     model: str
     """What answers."""
     ask: Ask
@@ -51,7 +52,7 @@ class Speed:
     """One road with one number of images."""
 
     runtime: str
-    """onnxruntime, or eager PyTorch with the members one after the other."""
+    """onnxruntime, an exported program in PyTorch, or eager PyTorch with the members one after the other."""
     model: str
     """What was measured."""
     batch: int
@@ -133,10 +134,11 @@ def road_of(model: str | Path, threads: int) -> Road:
     Raises:
         ModelError: It is neither an exported file nor a bundle.
     """
-    if is_exported(model):
-        file = ExportedModel.load(model, threads=threads)
+    form = format_of(model)
+    if form is not None:
+        file = load_file(model, threads=threads)
         height, width = file.metadata["members"][0].get("input", {}).get("size", (224, 224))
-        return Road("onnxruntime", str(model), lambda pictures: file.run(np.stack(pictures)), (height, width))
+        return Road(_RUNTIMES[form], str(model), lambda pictures: file.run(np.stack(pictures)), (height, width))
     bundle = load_bundle(model)
     return Road("PyTorch, eager", str(model), lambda pictures: _eager(bundle, pictures), bundle.specs[0].size)
 
@@ -151,7 +153,7 @@ def measure(roads: Sequence[Road], batch: int, *, threads: int, seconds: float, 
     Args:
         roads: What is measured.
         batch: Images an answer.
-        threads: Of PyTorch; a file has its own since it was loaded.
+        threads: Of PyTorch; an ONNX file has its own since it was loaded.
         seconds: Time for each road.
         size: Height and width of the images.
     """

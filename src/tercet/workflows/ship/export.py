@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from onnx import ModelProto
-
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.deploy.export.assemble import assemble
-from tercet.deploy.export.maps import mappable
-from tercet.deploy.export.members import export_member
-from tercet.deploy.export.quantizing import loss_of, quantize, shown_to
-from tercet.deploy.export.verification import LIMIT, WORST_LOSS, Shown, Verification
+from tercet.deploy.export.description import describe
+from tercet.deploy.export.verification import LIMIT, Shown, Verification
 from tercet.deploy.export.verification import verify as ask_both
-from tercet.deploy.exported import ExportedModel
-from tercet.deploy.onnx_file import SUFFIX, is_exported
-from tercet.ground.errors import ConfigError, ModelError, StorageError
-from tercet.ground.files import put_in_place, write_bytes, write_json
+from tercet.deploy.formats import SUFFIXES, Format, format_of
+from tercet.deploy.program.archive import save
+from tercet.deploy.program.assemble import assemble as assemble_program
+from tercet.deploy.program.loaded import LoadedProgram
+from tercet.ground.errors import ConfigError, ModelError, StorageError, require
+from tercet.ground.files import put_in_place, write_json
 from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
+from tercet.workflows.ship.files import proof_of
 from tercet.workflows.ship.shown import choose_images
 
-DEFAULT = "model.onnx"
+onnx_export: ModuleType | None
+try:
+    from tercet.workflows.ship import onnx_export
+except ModuleNotFoundError as error:  # an extra: `pip install tercet[export]`; programs of PyTorch do without
+    if str(error.name).partition(".")[0] not in ("onnx", "onnxruntime", "onnxscript"):
+        raise
+    onnx_export = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,9 @@ class Exported:
 
 def export(
     bundle: str | Path | Bundle,
-    file: str | Path = DEFAULT,
+    file: str | Path | None = None,
     *,
+    format: Format = "onnx",
     int8: bool = False,
     maps: bool = False,
     tta: str | Views | None = None,
@@ -79,13 +85,14 @@ def export(
     config: DataConfig | None = None,
     force: bool = False,
 ) -> Exported:
-    """Write a bundle as one ONNX file, and prove that it says the same; the proof lies beside it.
+    """Write a bundle as one file, and prove that it says the same; the proof lies beside it.
 
     Args:
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
-        file: Where to; it ends in .onnx.
-        int8: Let members compute in 8 bits where that costs at most half a point of accuracy.
-        maps: Let the file tell where its networks saw the class, as far as they can.
+        file: Where to (default: model.onnx or model.pt2); it ends as the format asks.
+        format: `onnx`, or `torch` for a program that `torch.export.load` reads.
+        int8: Let members compute in 8 bits where that costs at most half a point of accuracy; ONNX only.
+        maps: Let the file tell where its networks saw the class, as far as they can; ONNX only.
         tta: Test-time augmentation in the file, such as none or flip; None: what the bundle was chosen with.
         data: Labelled images to ask about (default: the run's validation images).
         images: Files and folders to ask about instead.
@@ -94,39 +101,29 @@ def export(
         force: Replace an exported file of that name.
 
     Raises:
-        ConfigError: Options that cannot be.
+        ConfigError: Options that cannot be, or libraries that are missing.
         ModelError: A member cannot be exported, or the file says something else; it is left as FILE.failed.
         StorageError: Something is there already, or nothing can be written.
         DataError: The images cannot be read.
     """
-    target = Path(file)
-    _require_free(target, force=force)
+    _require_options(format, int8=int8, maps=maps)
+    target = Path(f"model{SUFFIXES[format]}" if file is None else file)
+    _require_free(target, format, force=force)
     if isinstance(tta, str):
         Views.parse(tta)
     place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     loaded = loaded if tta is None else loaded.with_views(tta)
     shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
-    if int8 and not shown.real:
-        raise ConfigError(
-            "--int8 reads ranges from real images, and none of the run are there: give --data or --images"
-        )
     version = describe_environment()["packages"]["tercet"]
     failed = target.with_name(f"{target.name}.failed")
-    seeing = mappable(loaded) if maps else []
-    graphs = [export_member(member, mapped=member in seeing) for member in loaded.members]
-    quantized = _in_8_bits(loaded, graphs, shown) if int8 else _Quantized()
-    while True:
-        chosen = [
-            quantized.graphs.get(member.name, graph) for member, graph in zip(loaded.members, graphs, strict=True)
-        ]
-        write_bytes(failed, assemble(loaded, chosen, version=version, quantized=[*quantized.graphs]))
-        found = ask_both(loaded, ExportedModel.load(failed), shown, exact=not quantized.graphs)
-        if found.passed or not quantized.graphs:
-            break
-        worst = max(quantized.graphs, key=quantized.losses.__getitem__)  # together they lose too much
-        del quantized.graphs[worst]
-        quantized.kept[worst] = f"with it in 8, the whole loses {found.loss:.2%} accuracy"
+    kept: dict[str, str] = {}
+    mapped: tuple[str, ...] = ()
+    if format == "torch":
+        found = _write_program(loaded, shown, failed, version)
+    else:
+        assert onnx_export is not None
+        found, kept, mapped = onnx_export.write(loaded, shown, failed, int8=int8, maps=maps, version=version)
     if not found.passed:
         raise ModelError(
             f"the exported file differs from the bundle by {max(found.largest_gap, found.member_gap):.1e} (allowed: "
@@ -135,52 +132,42 @@ def export(
         )
     put_in_place(failed, target)
     write_json(proof_of(target), found.to_dict())
-    told = None if not maps else tuple(member.name for member in seeing)
-    return Exported(target, found, tuple(member.name for member in loaded.members), quantized.kept, told)
+    return Exported(target, found, tuple(member.name for member in loaded.members), kept, mapped if maps else None)
 
 
-@dataclass
-class _Quantized:
-    """Members in 8 bits, by name."""
-
-    graphs: dict[str, ModelProto] = field(default_factory=dict)
-    losses: dict[str, float] = field(default_factory=dict)
-    kept: dict[str, str] = field(default_factory=dict)
+def _write_program(bundle: Bundle, shown: Shown, target: Path, version: str) -> Verification:
+    save(assemble_program(bundle), target, {**describe(bundle, version=version), "maps": None})
+    return ask_both(bundle, LoadedProgram.load(target), shown)
 
 
-def _in_8_bits(bundle: Bundle, graphs: Sequence[ModelProto], shown: Shown) -> _Quantized:
-    """Quantise every member that bears it."""
-    made = _Quantized()
-    for index, (member, graph) in enumerate(zip(bundle.members, graphs, strict=True)):
-        real = shown.pictures[: shown.real]
-        truth = None if shown.truth is None else shown.truth[: shown.real]
-        batches = shown_to(bundle, index, real)
-        changed = quantize(graph, batches, name=member.name)
-        if changed is None:
-            made.kept[member.name] = "it has no convolution or dense layer to quantise"
-            continue
-        threshold = None if bundle.sets is None else bundle.sets.thresholds[index]
-        loss = loss_of(graph, changed, batches, truth, threshold)
-        if loss > WORST_LOSS:
-            made.kept[member.name] = f"in 8 it loses {loss:.2%} {'agreement' if truth is None else 'accuracy'}"
-        else:
-            made.graphs[member.name], made.losses[member.name] = changed, loss
-    return made
+def _require_options(format: Format, *, int8: bool, maps: bool) -> None:
+    """Refuse what a format cannot have.
+
+    Raises:
+        ConfigError: Options that cannot be, or libraries that are missing.
+    """
+    program = format == "torch"
+    require(
+        [
+            format not in SUFFIXES and f"unknown format '{format}' (known: {', '.join(SUFFIXES)})",
+            program and int8 and "a program of PyTorch computes in 32 bits: leave --int8 out, or export --format onnx",
+            program and maps and "a program of PyTorch draws no maps: leave --maps out, or export --format onnx",
+        ]
+    )
+    if onnx_export is None and not program:
+        raise ConfigError("ONNX files need onnx, onnxruntime and onnxscript: pip install 'tercet[export]'")
 
 
-def proof_of(file: Path) -> Path:
-    """Return where the verification of a file lies."""
-    return file.with_suffix(".verify.json")
-
-
-def _require_free(target: Path, *, force: bool) -> None:
+def _require_free(target: Path, format: Format, *, force: bool) -> None:
     """Refuse a name that would lose something.
 
     Raises:
         ConfigError: The name has another ending.
         StorageError: Something is there already.
     """
-    if not is_exported(target):
-        raise ConfigError(f"the file {target} must end in {SUFFIX}")
+    named = format_of(target)
+    if named != format:
+        other = f", or say --format {named}" if named else ""
+        raise ConfigError(f"the file {target} must end in {SUFFIXES[format]}{other}")
     if target.exists() and not force:
         raise StorageError(f"{target} exists already: choose another name, or replace it with --force")

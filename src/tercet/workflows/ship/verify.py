@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tercet.deploy.bundle import Bundle, load_bundle
-from tercet.deploy.export.assemble import weights_sha256
+from tercet.deploy.export.description import weights_sha256
 from tercet.deploy.export.verification import Verification
 from tercet.deploy.export.verification import verify as ask_both
-from tercet.deploy.exported import ExportedModel
 from tercet.ground.errors import ModelError
 from tercet.ground.files import write_json
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
-from tercet.workflows.ship.export import proof_of
+from tercet.workflows.ship.files import load_file, proof_of
 from tercet.workflows.ship.shown import choose_images
 
 
@@ -28,7 +27,7 @@ def verify(
     most: int = 256,
     config: DataConfig | None = None,
 ) -> Verification:
-    """Compare an exported file with its bundle; what is found also lies beside the file, as FILE.verify.json.
+    """Compare an exported file with its bundle; what is found also lies beside the file (`proof_of`).
 
     Args:
         file: What `export` wrote.
@@ -42,7 +41,7 @@ def verify(
         ModelError: One of the two cannot be used, or the file is of another bundle.
         DataError: The images cannot be read.
     """
-    model = ExportedModel.load(file)
+    model = load_file(file)
     place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     names = tuple(member.name for member in loaded.members)
