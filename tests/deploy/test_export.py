@@ -109,11 +109,11 @@ def test_the_temperature_is_applied_after_combining(
 # ---------------------------------------------------------------------------------------------------- members
 
 
-def member(name: str, channels: int = 1, **options: object) -> Member:
+def member(name: str, channels: int = 1, image_size: tuple[int, int] = (12, 10), **options: object) -> Member:
     timm = {} if name.startswith(("row", "small", "wrn")) else {"pretrained": False, "input": InputConfig(size=(64,))}
     config = ModelConfig(**{**timm, **options})  # type: ignore[arg-type]
     torch.manual_seed(5)
-    classifier = build(name, num_classes=len(CLASSES), config=config, channels=channels, image_size=(12, 10))
+    classifier = build(name, num_classes=len(CLASSES), config=config, channels=channels, image_size=image_size)
     for parameter in classifier.parameters():  # zero biases would hide a gate in the wrong place
         nn.init.normal_(parameter, std=0.3)
     return Member(name, classifier, config)

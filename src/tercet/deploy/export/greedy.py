@@ -31,7 +31,7 @@ class GreedyDecoder(nn.Module):
         self.embedding, self.from_state, self.from_image = decoder.embedding, decoder.from_state, decoder.from_image
         kernel, recurrent, *biases = (value.detach() for value in decoder.lstm.parameters())
         for name, value in (("kernel", kernel.t()), ("recurrent", recurrent.t()), ("bias", sum(biases))):
-            self.register_buffer(name, cast("Tensor", value))
+            self.register_buffer(name, cast("Tensor", value).contiguous())
 
     def forward(self, features: Tensor, sequence: Tensor | None = None) -> Tensor:
         """Map B D to logits B K, positive for the labels that were named; no sequence can be followed."""

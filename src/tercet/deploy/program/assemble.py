@@ -59,10 +59,16 @@ def _fixed(module: nn.Module) -> nn.Module:
     """Return a copy on the processor that shares the numbers and asks for no gradients."""
     known: dict[int, object] = {}
     for parameter in module.parameters():
-        known[id(parameter)] = nn.Parameter(parameter.detach().cpu(), requires_grad=False)
+        known[id(parameter)] = nn.Parameter(_whole(parameter), requires_grad=False)
     for buffer in module.buffers():
-        known[id(buffer)] = buffer.detach().cpu()
+        known[id(buffer)] = _whole(buffer)
     return copy.deepcopy(module, known)
+
+
+def _whole(values: Tensor) -> Tensor:
+    """Return the values on the processor as all there is of their storage: an archive keeps whole storages."""
+    own = values.detach().cpu().contiguous()
+    return own if own.untyped_storage().nbytes() == own.nbytes else own.clone()
 
 
 def assemble(bundle: Bundle) -> torch.export.ExportedProgram:

@@ -1,0 +1,252 @@
+"""A program of PyTorch says what the bundle says: every way to combine, every kind of member, views, sets, any size."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tercet.deploy.answers import combine
+from tercet.deploy.bundle import Bundle, Member
+from tercet.deploy.export.description import describe
+from tercet.deploy.export.tracing import trace
+from tercet.deploy.export.verification import Verification, verify
+from tercet.deploy.program.archive import DOCUMENT, save
+from tercet.deploy.program.assemble import Ensemble, assemble
+from tercet.deploy.program.combining import Fusing, calibrated, chosen_sets
+from tercet.deploy.program.loaded import LoadedProgram
+from tercet.evaluation.combining import Combiner
+from tercet.evaluation.predict import Logits
+from tercet.evaluation.set_combining import SetRule
+from tercet.ground.errors import DataError, ModelError
+from tercet.models.classifier import Classifier
+from tercet.records.calibration import Calibration
+from tercet.records.contracts import InputSpec
+from tercet.records.model_config import LabelsConfig, ModelConfig
+from tercet.records.predictions import Predictions
+from tercet.records.views import Views
+from tests.deploy.conftest import CLASSES, COMBINERS, KINDS, NAMES, make_member
+from tests.deploy.test_export import SHOWN, TRUTH, Peculiar, member
+
+
+def written(tmp_path: Path, bundle: Bundle) -> LoadedProgram:
+    save(assemble(bundle), tmp_path / "model.pt2", describe(bundle, version="1.2.3"))
+    return LoadedProgram.load(tmp_path / "model.pt2")
+
+
+def proved(tmp_path: Path, bundle: Bundle) -> Verification:
+    found = verify(bundle, written(tmp_path, bundle), SHOWN)
+    assert found.passed, found
+    assert found.images == 24 and found.close_calls < 6 and found.member_gap < 1e-5
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- combiners
+
+
+class Answers(nn.Module):
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.fusing, self.calibration = Fusing(bundle.combiner), bundle.calibration
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return calibrated(self.fusing(logits, logits.softmax(2)), self.calibration)
+
+
+def answered(bundle: Bundle, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a traced combiner and the bundle's own make of members' logits N M K."""
+    program = trace(Answers(bundle), logits[:2], free={0: "batch"}).module()
+    ids = [str(row) for row in range(len(logits))]
+    members = [Predictions.from_logits(own.numpy(), ids=ids, classes=CLASSES) for own in logits.double().unbind(1)]
+    expected = combine(bundle.combiner, members)
+    expected = expected if bundle.calibration is None else bundle.calibration.apply(expected)
+    single = program(logits[:1]).detach()
+    torch.testing.assert_close(single, program(logits)[:1].detach())
+    return program(logits).detach().numpy(), expected.probabilities
+
+
+@pytest.mark.parametrize("temperature", [None, 2.5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_to_combine(kind: str, temperature: float | None, bundles: dict[str, Bundle]) -> None:
+    bundle = bundles[kind]
+    if temperature is not None:  # of a vote without ties: their share differs between 32 and 64 bits
+        combiner = Combiner("vote", NAMES) if kind == "vote" else bundle.combiner
+        bundle = replace(bundle, combiner=combiner, calibration=Calibration(temperature=temperature, rows=9))
+    logits = torch.randn(50, len(bundle.members), 3, generator=torch.Generator().manual_seed(1)) * 3
+    found, expected = answered(bundle, logits)
+    np.testing.assert_allclose(found, expected, atol=3e-5)  # a vote's ties are decided by a larger share of the mean
+    assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+def test_ties_are_decided_as_over_arrays(bundles: dict[str, Bundle]) -> None:
+    logits = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 2.0, 0.0], [3.0, 0.0, 3.0]], [[0.0, 0.0, 0.0]] * 3])
+    for kind in ("vote", "pruned", "average"):
+        found, expected = answered(bundles[kind], logits)
+        np.testing.assert_allclose(found, expected, atol=3e-5)
+    most = replace(bundles["average"], combiner=Combiner("pruned", NAMES, keep=9))
+    np.testing.assert_allclose(*answered(most, logits), atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- the file
+
+
+@pytest.fixture(scope="module")
+def whole(bundles: dict[str, Bundle]) -> Bundle:
+    """Folds, a head, a row classifier, a network of one layer and a timm backbone with a recurrent module."""
+    return replace(bundles["fold-mean"], calibration=Calibration(temperature=1.7, rows=9), card={"data": {"of": "us"}})
+
+
+@pytest.fixture(scope="module")
+def model(whole: Bundle, tmp_path_factory: pytest.TempPathFactory) -> LoadedProgram:
+    return written(tmp_path_factory.mktemp("program"), whole)
+
+
+def test_a_whole_ensemble(whole: Bundle, model: LoadedProgram) -> None:
+    found = verify(whole, model, SHOWN)
+    assert found.passed and found.largest_gap < 1e-5 and found.accuracy_bundle == found.accuracy_file is not None
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(1, 1, 1), (1, 40, 5), (90, 1, 1), (12, 12, 5), (130, 70, 3)])
+def test_sizes_change_after_loading(height: int, width: int, count: int, whole: Bundle, model: LoadedProgram) -> None:
+    images = np.random.default_rng(5).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    said = model.run(images)
+    np.testing.assert_allclose(said.probabilities, whole.predict(list(images)).probabilities, atol=1e-5)
+    assert said.members.shape == (count, 3, 3) and said.chosen is None
+
+
+def test_the_file_tells_what_it_holds(whole: Bundle, model: LoadedProgram) -> None:
+    assert (model.classes, model.member_names) == (CLASSES, NAMES)
+    told = json.loads(json.dumps(describe(whole, version="1.2.3")))
+    assert model.metadata == {**told, "format": "tercet-torch-1"}
+    extra = {DOCUMENT: ""}
+    torch.export.load(model.path, extra_files=extra)
+    assert json.loads(extra[DOCUMENT])["classes"] == list(CLASSES)
+
+
+def test_the_file_holds_each_number_once_and_no_path_of_this_machine(whole: Bundle, model: LoadedProgram) -> None:
+    modules = [*(one.classifier for one in whole.members), Fusing(whole.combiner)]
+    numbers = {id(value): value.nbytes for module in modules for value in (*module.parameters(), *module.buffers())}
+    with zipfile.ZipFile(model.path) as archive:
+        kept = [
+            entry for entry in archive.infolist() if entry.filename.split("/")[-1].split("_")[0] in ("weight", "tensor")
+        ]
+        text = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(("json", "model.pt")))
+    assert sum(entry.file_size for entry in kept) <= sum(numbers.values()) + 100  # a few constants
+    assert str(Path(__file__).parents[2]).encode() not in text and b".py" not in text
+
+
+def test_the_bundle_stays_as_it_was(whole: Bundle) -> None:
+    network = Ensemble(whole)
+    ours, theirs = (list(one.parameters()) for one in (whole.members[0].classifier, network.networks[0]))
+    assert [value.data_ptr() for value in ours] == [value.data_ptr() for value in theirs]  # shared, not copied
+    assert all(value.requires_grad for value in ours) and not any(value.requires_grad for value in network.parameters())
+
+
+def test_members_that_want_the_same_share_its_preparation() -> None:
+    one = make_member("rows")
+    bundle = Bundle(CLASSES, (one, replace(one, name="again"), make_member("colours")), COMBINERS["average"])
+    network = Ensemble(bundle)
+    assert len(network.prepared) == 2 and network.places == [0, 0, 1]
+
+
+def test_what_is_no_image_is_told(model: LoadedProgram) -> None:
+    for wrong in (np.zeros((1, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 1), np.uint8)):
+        with pytest.raises(DataError, match="uint8 B H W 3"):
+            model.run(wrong)
+    bare = torch.export.load(model.path).module()  # as whoever has no Tercet asks it
+    with pytest.raises(RuntimeError, match=r"Expected: Byte, Got: [Ff]loat"):
+        bare(torch.zeros(1, 8, 8, 3))
+    with pytest.raises(AssertionError, match=r"images.*size\(\)\[3\] == 3"):
+        bare(torch.zeros(1, 8, 8, 4, dtype=torch.uint8))
+
+
+def test_numbers_that_are_not_finite_are_no_answer(tmp_path: Path) -> None:
+    one = make_member("rows")
+    with torch.no_grad():
+        next(one.classifier.head.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match="not finite"):
+        written(tmp_path, Bundle(CLASSES, (one,)))
+
+
+# ---------------------------------------------------------------------------------------------------- members
+
+
+SHORT = {"image_size": (3, 6)}  # these cells are written step by step
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "row-lstm", "units": 5},
+        {"name": "row-bilstm", "units": 5, "activation": "relu", "gates": "hard_sigmoid", "bias": "single", **SHORT},
+        {"name": "row-gru", "units": 5, "reset": "after", "bias": "single"},
+        {"name": "row-gru", "units": 5, "reset": "after", "activation": "relu", "layers": 1, **SHORT},
+        {"name": "row-gru", "units": 5, "reset": "before", "activation": "sigmoid", **SHORT},
+        {"name": "row-rnn", "units": 5, "activation": "relu", "layers": 1},
+        {"name": "row-rnn", "units": 5, "activation": "sigmoid", **SHORT},
+        {"name": "wrn-10-1", "channels": 3},
+        {"name": "test_resnet", "recurrent": "gru", "scan": "columns", "units": 4, "directions": "both", "layers": 2},
+        {"name": "test_resnet", "recurrent": "lstm", "scan": "pooled", "units": 4, "gates": "hard_sigmoid"},
+        {"name": "test_vit", "channels": 3, "recurrent": "rnn", "scan": "snake", "units": 4, "head": "linear"},
+        {"name": "test_convnext", "channels": 3, "recurrent": "lstm", "scan": "cells", "units": 4, "head": "mlp"},
+    ],
+    ids=lambda options: " ".join(str(value) for value in options.values() if isinstance(value, str)),
+)
+def test_every_kind_of_member(options: dict, tmp_path: Path) -> None:
+    proved(tmp_path, Bundle(CLASSES, (member(**options),)))
+
+
+def test_views_are_shown_inside_the_file(tmp_path: Path) -> None:
+    shown = replace(member("small-cnn", channels=3), views=Views.parse("crops:2@14+flip", seed=3))
+    proved(tmp_path, Bundle(CLASSES, (shown,)))
+
+
+@pytest.mark.parametrize("method", ["single", "average", "vote"])
+def test_every_way_to_choose_labels(method: str) -> None:
+    count = 1 if method == "single" else 3
+    rule = SetRule(method, (0.4, 0.5, 0.6)[:count], 0.45)  # type: ignore[arg-type]
+    logits = torch.randn(60, count, 3, generator=torch.Generator().manual_seed(1))
+    ids = tuple(map(str, range(60)))
+    unknown = np.full((60, 3), -1)
+    expected = rule.combine(rule.members(Logits(logits.flatten(1).numpy(), unknown, ids), CLASSES))
+    scores, chosen = chosen_sets(logits.sigmoid(), rule)
+    np.testing.assert_allclose(scores.numpy(), expected.scores, atol=1e-6)
+    assert (chosen.numpy() == expected.chosen).all()
+
+
+def test_sets_of_labels(tmp_path: Path) -> None:
+    bundle = Bundle(CLASSES, (make_member("rows"), make_member("colours")), sets=SetRule("vote", (0.4, 0.6), 0.45))
+    model = written(tmp_path, bundle)
+    found = verify(bundle, model, replace(SHOWN, truth=np.eye(3, dtype=np.int64)[TRUTH.clip(0)]))
+    assert found.passed, found
+    images = np.random.default_rng(2).integers(0, 256, (5, 9, 14, 3), dtype=np.uint8)
+    chosen, expected = model.run(images).chosen, bundle.predict(list(images))
+    assert chosen is not None and chosen.dtype == np.bool_ and (chosen == expected.chosen).all()
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_decoder_names_labels_greedily(beam: int, tmp_path: Path) -> None:
+    labels = LabelsConfig(decoder="cnn-rnn", embedding=6, units=5, beam=beam)
+    one = member("small-cnn", channels=3, labels=labels)
+    bundle = Bundle(CLASSES, (one,), sets=SetRule("single", (0.5,)))
+    model = written(tmp_path, bundle)
+    found = verify(bundle, model, replace(SHOWN, truth=None))
+    assert found.passed and (found.beam_differs is None) == (beam == 1)
+    assert model.metadata["sets"]["search"] == ("greedy" if beam > 1 else None)
+    assert one.classifier.head.classes.beam == beam  # as it was
+
+
+def test_a_layer_that_cannot_be_exported_is_named() -> None:
+    trunk = nn.Sequential()
+    trunk.add_module("strange", Peculiar())
+    spec = InputSpec((4, 4), channels=1)
+    classifier = Classifier("own", spec=spec, num_classes=3, features=trunk, head=nn.Linear(12, 3))
+    odd = Member("mine", classifier, ModelConfig())
+    bundle = Bundle(CLASSES, (make_member("rows"), odd), Combiner("average", ("rows", "mine")))
+    told = r"member 'mine' \(own\) cannot be exported: layer features\.strange does what torch\.export cannot express"
+    with pytest.raises(ModelError, match=told):
+        assemble(bundle)
