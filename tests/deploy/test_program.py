@@ -212,7 +212,7 @@ def test_every_way_to_choose_labels(method: str) -> None:
     logits = torch.randn(60, count, 3, generator=torch.Generator().manual_seed(1))
     ids = tuple(map(str, range(60)))
     unknown = np.full((60, 3), -1)
-    expected = rule.combine(rule.members(Logits(logits.flatten(1).numpy(), unknown, ids), CLASSES))
+    expected = rule.combine(rule.members(Logits(ids, logits.flatten(1).numpy(), unknown), CLASSES))
     scores, chosen = chosen_sets(logits.sigmoid(), rule)
     np.testing.assert_allclose(scores.numpy(), expected.scores, atol=1e-6)
     assert (chosen.numpy() == expected.chosen).all()
