@@ -240,13 +240,27 @@ def test_a_decoder_names_labels_greedily(beam: int, tmp_path: Path) -> None:
     assert one.classifier.head.classes.beam == beam  # as it was
 
 
-def test_a_layer_that_cannot_be_exported_is_named() -> None:
+class Fixed(nn.Module):
+    """Makes a number of the batch, which then cannot change."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.reshape(int(images.shape[0]), 16)[:, :12]
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (Peculiar(), r"layer features\.strange does what torch\.export cannot express"),
+        (Fixed(), r"a layer does what torch\.export cannot express \(.*batch"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(layer: nn.Module, told: str) -> None:
     trunk = nn.Sequential()
-    trunk.add_module("strange", Peculiar())
+    trunk.add_module("strange", layer)
     spec = InputSpec((4, 4), channels=1)
     classifier = Classifier("own", spec=spec, num_classes=3, features=trunk, head=nn.Linear(12, 3))
-    odd = Member("mine", classifier, ModelConfig())
-    bundle = Bundle(CLASSES, (make_member("rows"), odd), Combiner("average", ("rows", "mine")))
-    told = r"member 'mine' \(own\) cannot be exported: layer features\.strange does what torch\.export cannot express"
-    with pytest.raises(ModelError, match=told):
+    bundle = Bundle(
+        CLASSES, (make_member("rows"), Member("mine", classifier, ModelConfig())), Combiner("average", ("rows", "mine"))
+    )
+    with pytest.raises(ModelError, match=rf"member 'mine' \(own\) cannot be exported: {told}"):
         assemble(bundle)

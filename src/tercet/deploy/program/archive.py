@@ -36,9 +36,9 @@ _ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
 _ON_FILES = {"from_file", "save"}  # ATen's own operators that read or write files
 _ON_SIZES = {f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem")}
 _ON_SIZES |= {f"_operator.{name}" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-_SIZE = re.compile(
+_SIZE = re.compile(  # as sums and products are written, by name or by sign
     r"(?:(?:Mul|Add|Integer|Pow|FloorDiv|Mod|Max|Min)\(|Symbol\('[su]\d+'(?:, (?:positive|integer|nonnegative)=True)*\)"
-    r"|-?\d+|, |\))+"
+    r"|[su]\d+|\d+|[-+*, ()])+"
 )
 _SYMBOL = re.compile(r"[su]\d+")
 _VALUES = {"bool", "bools", "device", "expr", "float", "floats", "int", "ints", "layout", "memory_format", "name"}
@@ -120,7 +120,7 @@ def _json(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
 
 
 def _check_model(model: dict[str, Any]) -> None:
-    if model["guards_code"] or model["graph_module"]["treespec_namedtuple_fields"]:
+    if model.get("guards_code") or model["graph_module"].get("treespec_namedtuple_fields"):
         raise _Refused("it holds code of its own")
     for symbol in model["range_constraints"]:
         if not _SYMBOL.fullmatch(symbol):

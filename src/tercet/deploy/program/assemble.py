@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from tercet.deploy.export.tracing import Untraceable, refusal, trace, without_se
 from tercet.deploy.program.combining import Fusing, calibrated, chosen_sets
 from tercet.deploy.program.preprocessing import Preparation
 from tercet.evaluation.tta import Viewed
+from tercet.ground.errors import ModelError
 
 _SHOWN = (2, 13, 17, 3)  # of the images that are traced; no side is 1, which stands for itself alone
 
@@ -83,11 +83,20 @@ def assemble(bundle: Bundle) -> torch.export.ExportedProgram:
     try:
         program = trace(network, images, free={0: "batch", 1: "height", 2: "width"})
     except Untraceable as error:
-        found = re.match(r"networks\.(\d+)\.?(.*)", error.layer)
-        if found is None:
-            raise
-        member = bundle.members[int(found[1])]
-        raise refusal(member, found[2], cast("Exception", error.__cause__), form="torch.export") from error
+        raise _refused(bundle, network, error) from error
     for node in program.graph.nodes:  # where in this machine's files each line came from
         node.meta.pop("stack_trace", None)
     return program
+
+
+def _refused(bundle: Bundle, network: Ensemble, error: Untraceable) -> ModelError:
+    """Return what the user is told: which member it is, and which layer if that is known."""
+    found = re.match(r"networks\.(\d+)\.?(.*)", error.layer)
+    if found is not None:
+        return refusal(bundle.members[int(found[1])], found[2], error, form="torch.export")
+    for member, alone, spec in zip(bundle.members, network.networks, bundle.specs, strict=True):
+        try:  # a size that is fixed shows at the end only, when no layer is being computed
+            trace(alone, torch.rand(2, spec.channels, *spec.size), free={0: "batch"})
+        except Untraceable as own:
+            return refusal(member, own.layer, own, form="torch.export")
+    return ModelError(f"the bundle cannot be exported with torch.export ({error}): export --format onnx, or serve it")
