@@ -41,8 +41,12 @@ _SIZE = re.compile(  # as sums and products are written, by name or by sign
     r"|[su]\d+|\d+|[-+*, ()])+"
 )
 _SYMBOL = re.compile(r"[su]\d+")
-_VALUES = {"bool", "bools", "device", "expr", "float", "floats", "int", "ints", "layout", "memory_format", "name"}
-_VALUES |= {"none", "optional_tensors", "scalar_type", "string", "sym_bool", "sym_int", "sym_ints", "tensor", "tensors"}
+_VALUES = {  # kinds of arguments; others are objects, graphs and operators
+    *("bool", "bools", "complex", "device", "expr", "float", "float_lists", "floats", "int", "int_lists", "ints"),
+    *("layout", "memory_format", "name", "nested_tensors", "none", "optional_tensor", "optional_tensors"),
+    *("scalar_type", "string", "strings", "sym_bool", "sym_bools", "sym_float", "sym_floats", "sym_int", "sym_ints"),
+    *("tensor", "tensors"),
+}
 _METADATA = {"nn_module_stack", "torch_fn"}
 _TREES = {None, "builtins.tuple", "builtins.dict", "builtins.list"}
 _STEP = 1 << 20
