@@ -22,6 +22,7 @@ from tercet.deploy.serving.ending import OrderlyServer
 from tercet.deploy.serving.hardening import Guard
 from tercet.deploy.serving.hosts import Hosts
 from tercet.deploy.serving.journal import Journal, JournalHandler
+from tercet.deploy.serving.lasting import long_lived
 from tercet.deploy.serving.metrics import Metrics
 from tercet.deploy.serving.protocol import BoundedProtocol, PatientConfig
 from tercet.deploy.serving.service import Service
@@ -91,7 +92,8 @@ def serve(
     began = time.monotonic()
     service.start()
     try:
-        asyncio.run(server.serve(sockets=[listener]))
+        with long_lived():
+            asyncio.run(server.serve(sockets=[listener]))
     finally:
         service.close()
         done = Served(url, server.server_state.total_requests, time.monotonic() - began)
