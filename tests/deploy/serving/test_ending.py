@@ -30,6 +30,15 @@ def counts(server: Server) -> Counter[str]:
     return Counter({name[22:-1]: int(float(number)) for name, number in pairs if '"/metrics"' not in name})
 
 
+def settled(server: Server) -> int:
+    """Wait until the journal has told of all that was asked before, and return the number of its lines."""
+    place = f"/settled-{time.monotonic_ns()}"
+    with server.client() as client:
+        client.get(place)
+    server.wait_for(lambda: any(one.get("path") == place for one in server.journal))
+    return next(index for index, one in enumerate(server.journal) if one.get("path") == place) + 1
+
+
 @pytest.mark.parametrize(
     ("sent", "answered", "told"),
     [
@@ -60,7 +69,8 @@ def counts(server: Server) -> Counter[str]:
 def test_a_request_has_one_answer_and_one_line(
     server: Server, sent: bytes, answered: list[int], told: list[tuple[str, int]]
 ) -> None:
-    first, before = len(server.journal), counts(server)
+    first = settled(server)
+    before = counts(server)
     assert statuses(server.talk(sent)[1]) == answered
     found: list[tuple[str, int]] = []
 
@@ -77,7 +87,7 @@ def test_a_request_has_one_answer_and_one_line(
 
 
 def test_a_request_whose_body_never_comes_is_told_with_its_path(server: Server) -> None:
-    first = len(server.journal)
+    first = settled(server)
     status, received = server.talk(request(headers=["Content-Length: 1000"], body=b"x"))
     assert status == 408 and json.loads(received.partition(b"\r\n\r\n")[2])["error"]
     server.wait_for(lambda: len(server.journal) > first)
@@ -165,6 +175,9 @@ async def _asking(address: tuple[str, int], seen: Counter[str]) -> None:
             reader, writer = await asyncio.open_connection(*address)
         except ConnectionRefusedError:
             seen["refused"] += 1
+            return
+        except OSError as error:
+            seen[f"{type(error).__name__} at the beginning"] += 1
             return
         try:
             last = False

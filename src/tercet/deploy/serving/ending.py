@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
+import struct
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from uvicorn import Server
 
 _LAST_SECONDS = 1.0
+_ATTACH_FILTER = 26  # of Linux; Python has no name for it
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # a packet filter of one instruction: keep no byte
 
 
 class OrderlyServer(Server):
@@ -19,8 +25,7 @@ class OrderlyServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listening sockets, then the connections."""
         loop = asyncio.get_running_loop()
-        # The system resets connections that wait when their socket closes; that they are taken below, and it closes
-        # before anything else is done, leaves them next to no time for that.
+        # The system resets connections that wait when their socket closes: therefore they are all taken first.
         late = [loop.create_task(self._meet(one)) for one in _waiting(sockets or ())]
         await super().shutdown(sockets)
         await asyncio.gather(*late)
@@ -40,9 +45,10 @@ class OrderlyServer(Server):
 
 
 def _waiting(listeners: Sequence[socket.socket]) -> list[socket.socket]:
-    """Take the connections that the system holds ready."""
+    """Take the connections that the system holds ready, after which no more become ready."""
     found = []
     for listener in listeners:
+        _deafen(listener)
         try:
             while True:
                 found.append(listener.accept()[0])
@@ -51,3 +57,14 @@ def _waiting(listeners: Sequence[socket.socket]) -> list[socket.socket]:
     for connection in found:
         connection.setblocking(False)
     return found
+
+
+def _deafen(listener: socket.socket) -> None:
+    """Let the system overlook who wants to connect; it asks again a second later, and is refused then.
+
+    Elsewhere than on Linux who connects in the instant before the socket closes may still see a reset.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(_DROP_ALL)
+        with suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
