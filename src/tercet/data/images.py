@@ -42,6 +42,10 @@ _WHITE = 255
 _STRIP = 2**18  # pixels that are composited at once
 
 
+class UnknownRange(DataError):
+    """An image whose numbers may mean anything; its message holds no word of a library's or of the file's."""
+
+
 class _Guard:
     """Pillow's process-wide settings while images are decoded: quiet, and strict about decompression bombs.
 
@@ -142,7 +146,7 @@ def to_pixels(image: Image.Image) -> Pixels:
     """Turn a Pillow image (its current frame) into H W C, upright, by the table of this module.
 
     Raises:
-        DataError: The mode's range of values is unknown (I, F).
+        UnknownRange: The mode's range of values is unknown (I, F).
     """
     image.load()
     return np.ascontiguousarray(_upright(_by_mode(image), _orientation(image)))
@@ -193,7 +197,7 @@ def _by_mode(image: Image.Image) -> Pixels:
     if mode.startswith("I;16"):
         return _from_16_bits(image)
     if mode in ("I", "F"):
-        raise DataError(f"mode {mode} (32 bits a pixel) has no known range: convert it to 8 or 16 bits")
+        raise UnknownRange(f"mode {mode} (32 bits a pixel) has no known range: convert it to 8 or 16 bits")
     if mode in ("P", "PA"):
         colours = _on_white(image.convert("RGBA")) if image.has_transparency_data else np.asarray(image.convert("RGB"))
         grey = bool((colours[..., :1] == colours).all())

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tercet.data.images import FORMATS, decode
 from tercet.deploy.exported import ExportedModel
 from tercet.deploy.serving.documents import Answers, Health, ModelCard, Problem
+from tercet.ground.errors import DataError
 from tercet.records.calibration import Calibration, Conformal, Rejection
 from tests.deploy.serving.models import BLUE, GREEN, MAP, MEMBERS, RED, expected, picture, write_coloured
 from tests.deploy.serving.server import Server
@@ -139,6 +141,36 @@ def test_what_cannot_be_answered_is_refused_in_general_words(
     if content and kind.startswith("image/"):
         digest = hashlib.sha256(content).hexdigest()
         server.wait_for(lambda: any(digest == one["sha256"] and one["reason"] for one in refused(server)))
+
+
+def stored(mode: str) -> bytes:
+    """Return a picture of a mode that only TIFF has."""
+    stream = io.BytesIO()
+    Image.new(mode, (8, 6)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+ODD = {
+    "integers": (stored("I"), "mode I (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
+    "floats": (stored("F"), "mode F (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
+    "cut short": (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "truncated or damaged"),
+    "seven bits": (picture((9, 9, 9), kind="BMP").replace(b"\x01\x00\x18\x00", b"\x01\x00\x07\x00"), "not read"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_who_sends_an_odd_image_is_told_what_would_be_read(server: Server, what: str) -> None:
+    """As much as `tercet predict` tells, without the words of a library that met it."""
+    content, words = ODD[what]
+    with pytest.raises(DataError) as elsewhere:
+        decode(content, max_pixels=10**6)
+    with server.client() as client:
+        response = client.post("/v1/predict", content=content)
+    error = Problem.model_validate_json(response.content).error
+    assert response.status_code == 422
+    assert words in error and all(kind in error for kind in FORMATS)
+    cause = elsewhere.value.__cause__
+    assert words in str(elsewhere.value) if cause is None else str(cause) not in error
 
 
 def test_one_bad_image_spoils_no_other(server: Server) -> None:

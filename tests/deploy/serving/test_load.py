@@ -1,13 +1,17 @@
 """Many at once: what is sent away, what is computed together, what memory and health do meanwhile."""
 
 import asyncio
+import gc
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tercet.deploy.serving.lasting import long_lived
 from tests.deploy.serving.crowd import LONG, SOAK, Outcome, crowd, read_answer, wire
 from tests.deploy.serving.models import GREEN, RED, picture, write_coloured
 from tests.deploy.serving.server import Server, request
@@ -91,6 +95,55 @@ def test_too_much_is_sent_away_at_once_and_health_answers(slow: Server) -> None:
     assert outcome.quantile(0.2) < 0.5
     waits.sort()
     assert len(waits) > 10 and waits[int(0.9 * len(waits))] < 0.1  # the rest is room for a machine that does other work
+
+
+ASKER = """
+import socket, sys, time
+
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+waits, due = [], time.perf_counter()
+for _ in range(150):
+    due = max(due + 0.02, time.perf_counter())
+    time.sleep(max(0, due - time.perf_counter()))
+    start, answer = time.perf_counter(), b""
+    connection.sendall(b"GET /health/live HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    while not answer.endswith(b"}"):
+        answer += connection.recv(65536)
+    assert b" 200 OK" in answer
+    waits.append(time.perf_counter() - start)
+print(sorted(waits)[148])
+"""
+
+
+def test_health_answers_promptly_under_full_load(plain: Server) -> None:
+    """Asked by a process of its own, so that the time is the server's and not that of the clients of the load."""
+
+    async def asked() -> float:
+        words = (sys.executable, "-c", ASKER, *map(str, plain.address))
+        asking = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+        said = asyncio.create_task(asking.communicate())
+        while not said.done():
+            outcome = await crowd(plain.address, wire(RED), clients=48, times=5)
+            assert outcome.statuses == {200: 240}
+        return float((await said)[0])
+
+    assert any(asyncio.run(asked()) < 0.1 for _ in range(2))  # once more where other work came between
+
+
+def test_what_stays_is_not_searched_for_garbage() -> None:
+    def seconds() -> float:
+        start = time.thread_time()
+        gc.collect()
+        return time.thread_time() - start
+
+    gc.collect()
+    before = seconds()
+    with long_lived():
+        assert gc.get_freeze_count() > 10_000 and seconds() < before / 4
+        with long_lived():
+            pass
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_work_is_dropped_when_its_client_leaves(slow: Server) -> None:

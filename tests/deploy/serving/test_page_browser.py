@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, FileChooser, expect, sync_playwright
 
-from tests.deploy.serving.models import BLUE, GREEN, RED, write_coloured
+from tests.deploy.serving.models import BLUE, GREEN, RED, picture, write_coloured
 from tests.deploy.serving.server import Server
 from tests.pictures.conftest import BROWSERS, DESK, PHONE, Seen
 
 expect.set_options(timeout=60_000)
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "مرحبا " + "n" * 90)
 READ = "h1, h2, h3, p, figcaption, button, .text, .number, a"
+LINE = (200, 120, 40)
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SHOTS: Path | None = None  # a folder for pictures to look at
 Visit = Callable[..., Seen]
@@ -134,6 +135,37 @@ def test_the_map_lies_over_the_image_and_can_be_hidden(server: Server, visit: Vi
     seen.page.get_by_role("button", name="Show the heat map").press("Space")
     assert canvas.is_visible()
     quiet(seen, server)
+
+
+BOXES = """all => all.map(one => {
+  const image = one.querySelector("img").getBoundingClientRect(), box = one.getBoundingClientRect();
+  const map = one.querySelector("canvas")?.getBoundingClientRect();
+  const inside = (small, large) => ["left", "top"].every(side => small[side] >= large[side] - 1)
+    && ["right", "bottom"].every(side => small[side] <= large[side] + 1);
+  return { width: box.width, height: box.height, ground: getComputedStyle(one).backgroundColor,
+    inside: inside(image, box) && (!map || inside(map, image)),
+    middle: Math.abs(image.left + image.right - box.left - box.right) < 3
+      && Math.abs(image.top + image.bottom - box.top - box.bottom) < 3 };
+})"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, 1200])
+def test_thin_pictures_and_halves_stand_on_a_ground(server: Server, visit: Visit, width: int, dark: bool) -> None:
+    """A line of a picture is seen as one, and what is missing of a picture as missing."""
+    seen = visit(server, width=width, dark=dark)
+    whole = picture((90, 60, 200), (600, 450), "JPEG")
+    contents = picture(LINE, (5000, 40)), picture(LINE, (40, 5000)), whole[: len(whole) // 2], GREEN
+    files = [{"name": f"{one}", "mimeType": "image/png", "buffer": content} for one, content in enumerate(contents)]
+    seen.page.locator("#files").set_input_files(files)  # type: ignore[arg-type]
+    seen.page.locator("article").nth(3).wait_for()
+    seen.page.wait_for_function("[...document.images].every(one => one.complete)")
+    boxes = seen.page.eval_on_selector_all(".shown", BOXES)
+    paper = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert len(boxes) == 4 and all(box["inside"] and box["middle"] for box in boxes)
+    assert all(box["width"] > 250 and 150 < box["height"] < 330 and box["ground"] != paper for box in boxes)
+    assert seen.overflow() == 0
+    shot(seen, f"thin-{width}-{'dark' if dark else 'light'}")
 
 
 def test_it_works_with_the_keyboard_alone(server: Server, visit: Visit) -> None:

@@ -122,6 +122,8 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         answer = reply(error.status_code, {"error": error.detail})
         answer.headers.update(error.headers or {})
+        if answer.headers.get("allow") == "GET":
+            answer.headers["allow"] = "GET, HEAD"
         return answer
 
     async def fault(request: Request, error: Exception) -> Response:

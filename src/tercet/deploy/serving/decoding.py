@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tercet.data.images import FORMATS, decode, to_pixels
+from tercet.data.images import FORMATS, UnknownRange, decode, to_pixels
 from tercet.deploy.serving.memory import Lease
 from tercet.deploy.serving.refusals import Busy, Refusal
 from tercet.deploy.serving.settings import DECODED_BYTES, DECODING_BYTES, Limits
@@ -60,4 +60,7 @@ def _refusal(error: DataError, limits: Limits) -> Refusal:
         return Refusal(422, f"the image has more than {limits.max_pixels} pixels", reason=str(error))
     if isinstance(error.__cause__, UnidentifiedImageError):
         return Refusal(415, f"not an image in an accepted format ({KNOWN})", reason=str(error))
-    return Refusal(422, "the image is damaged, or of a kind that cannot be read", reason=str(error))
+    if isinstance(error, UnknownRange):
+        return Refusal(422, f"the image cannot be read: {error} (accepted formats: {KNOWN})", reason=str(error))
+    message = f"the image is truncated or damaged, or packed in a way that is not read (accepted formats: {KNOWN})"
+    return Refusal(422, message, reason=str(error))

@@ -39,6 +39,8 @@ HEADERS = tuple(
     )
 )
 """Of every answer."""
+TURNED_AWAY = "tercet.turned_away"
+"""Where the scope of a request tells that its connection was answered in place of the application: status, message."""
 
 
 class Guard:
@@ -79,7 +81,9 @@ class Guard:
         try:
             hosts = [value for name, value in scope["headers"] if name == b"host"]
             if len(hosts) == 1 and self._hosts.accepts(hosts[0].decode("latin-1")):
-                await self._application(scope, receive, sending)
+                # An answer to HEAD is that to GET; the body stays here, below the application.
+                asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._application(asked, receive, sending)
             else:
                 message = "this server does not answer to that host: see tercet serve --allow-host"
                 await reply(421, {"error": message}, close=True)(scope, receive, sending)
@@ -90,6 +94,8 @@ class Guard:
                     await refuse(Busy("the server is stopping", reason="stopping", close=True))(scope, receive, sending)
         finally:
             self.open -= 1
+            if TURNED_AWAY in scope:
+                status, notes = scope[TURNED_AWAY][0], {"reason": scope[TURNED_AWAY][1]}
             self._tell(scope, status, time.perf_counter() - start, notes)
 
     def turned_away(self, status: int, message: str) -> None:

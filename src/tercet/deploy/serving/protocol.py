@@ -1,9 +1,9 @@
 """HTTP over one connection, with an end to everything: uvicorn alone waits for ever for a client that says nothing.
 
 Beside what uvicorn's protocol does, here a connection is closed when a request does not arrive whole in time, when its
-head is too long, when the client does not take its answer, and when there are too many connections. Where an answer is
-given before the request has arrived whole, the rest is read and thrown away for a moment before closing: otherwise the
-client would see a reset connection instead of the answer.
+head is too long, when the client does not take its answer, and when there are too many connections. What a client sends
+while its connection is closed is read and thrown away for a moment: otherwise the system would reset it, and the client
+might never see the answer that it was sent before.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from contextlib import suppress
 from typing import Any, cast
 
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from tercet.deploy.serving.hardening import HEADERS
+from tercet.deploy.serving.hardening import HEADERS, TURNED_AWAY
 from tercet.deploy.serving.settings import Limits
 
 _HEAD_BYTES = 32 * 1024
 _HEADERS = 100
 _PIPELINED = 8
 _LINGER_SECONDS = 2.0
+_LAST_CALL_SECONDS = 0.5  # while the server stops: for a request that is on its way
+_LAST_LINGER_SECONDS = 1.0
 _LONG_HEAD = "the head of the request is too long"
 
 
@@ -33,7 +35,9 @@ class PatientConfig(Config):
 
     limits: Limits
     turned_away: Callable[[int, str], None]
-    """Is told of clients that are answered here, and not by the application."""
+    """Is told of clients that are answered here and never reached the application."""
+    stopping: Callable[[], bool]
+    """Whether connections are to end with the next answer."""
 
 
 class _LingeringTransport:
@@ -80,12 +84,13 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         patient = cast("PatientConfig", config)
-        self._limits, self._turned_away = patient.limits, patient.turned_away
+        self._limits, self._turned_away, self._stopping = patient.limits, patient.turned_away, patient.stopping
         self._due: asyncio.TimerHandle | None = None  # until when the client must have sent, or taken, something
         self._stalled: asyncio.TimerHandle | None = None
         self._in_head, self._whole, self._parted = False, True, False
         self._head_bytes = self._header_count = self._unparsed = 0
         self._bad = 400
+        self._last_words: tuple[int, str] | None = None  # said when the requests before have been answered
 
     # ------------------------------------------------------------------------------------------ the connection
 
@@ -95,6 +100,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_clock()
         if len(self.connections) > self._limits.connections:
             self._say(503, "too many connections: try again")
+        elif self._stopping():
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
@@ -107,7 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within the limits."""
-        if self._parted:  # what comes after the end is thrown away
+        if self._parted or self._last_words is not None:  # what comes after the end is thrown away
             return
         if self._due is None:
             self._start_clock()
@@ -118,6 +125,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._unparsed > _HEAD_BYTES:
                 self._say(431, _LONG_HEAD)
         if len(self.pipeline) > _PIPELINED:
+            while len(self.pipeline) > _PIPELINED:
+                self.pipeline.popleft()
             self._say(400, "too many requests at once on one connection")
 
     def pause_writing(self) -> None:
@@ -138,6 +147,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request begins."""
         self._in_head, self._whole = True, False
         self._head_bytes = self._header_count = self._unparsed = 0
+        if self._due is None:  # it came together with the end of the one before
+            self._start_clock()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -154,6 +165,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The body follows."""
         self._in_head = False
         super().on_headers_complete()
+        if self._stopping():
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The request is here: nothing is due from the client."""
@@ -174,20 +187,35 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------------------------------ ends
 
+    def shutdown(self) -> None:
+        """The server stops: end with the answer that is being made, or when there was time for a last request."""
+        if self._idle():
+            self.loop.call_later(_LAST_CALL_SECONDS, self._retire)
+        else:
+            self.cycle.keep_alive = False
+
+    def _retire(self) -> None:
+        if self._idle():
+            self.transport.close()
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def part(self, transport: asyncio.Transport) -> None:
-        """Close a connection: at once where the request is here, else after a moment of reading for nothing."""
+        """Close a connection: send what is to be sent, then an end, and read for nothing until the client ends too."""
         self._parted = True
         self._stop_clock()
         if transport.is_closing():
             return
-        if self._whole:
+        patience = _LAST_LINGER_SECONDS if self._stopping() else _LINGER_SECONDS
+        if len(self.connections) > self._limits.connections:  # its descriptor is needed
             transport.close()
-            patience = self._limits.receive_timeout  # for what is still to be sent
         else:
             transport.resume_reading()
             with suppress(OSError):  # the client may have gone meanwhile
                 transport.write_eof()
-            patience = _LINGER_SECONDS
+        if transport.get_write_buffer_size():
+            patience = self._limits.receive_timeout
         self._due = self.loop.call_later(patience, transport.abort)
 
     def _start_clock(self) -> None:
@@ -200,20 +228,39 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _expired(self) -> None:
         self._due = None
-        if self._whole:
-            self.transport.close()  # nothing was begun
-        else:
+        if not self._whole:
             self._say(408, "the request did not arrive in time")
+        elif self._idle():
+            self.transport.close()  # nothing was begun
 
     def _abort(self) -> None:
         cast("_LingeringTransport", self.transport).real.abort()
 
+    def on_response_complete(self) -> None:
+        """Turn to the next request, or say what is still to be said."""
+        answered = not self.pipeline
+        super().on_response_complete()
+        if answered and self._last_words is not None and not self.transport.is_closing():
+            self._end(*self._last_words, None)
+
     def _say(self, status: int, message: str) -> None:
-        """Answer in place of the application, unless it has begun to, and close."""
+        """Answer in place of the application, and close; requests that came whole before are answered first."""
         if self.transport.is_closing():
             return
-        self._turned_away(status, message)
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        faulty = None if self._in_head or self._whole else self.cycle
+        if self.pipeline and self.pipeline[0][0] is faulty:
+            self.pipeline.popleft()
+            self._last_words = status, message
+        elif self.pipeline or (faulty is None and not self._idle()):
+            self._last_words = status, message
+        else:
+            self._end(status, message, faulty)
+
+    def _end(self, status: int, message: str, faulty: RequestResponseCycle | None) -> None:
+        """Answer and close; where the application has a faulty request, it is not counted a second time."""
+        if faulty is None:
+            self._turned_away(status, message)
+        if faulty is None or not faulty.response_started:
             body = json.dumps({"error": message}).encode()
             lines = [STATUS_LINE[status]]
             for name, value in (
@@ -225,7 +272,9 @@ class BoundedProtocol(HttpToolsProtocol):
             ):
                 lines += [name, b": ", value, b"\r\n"]
             self.transport.write(b"".join([*lines, b"\r\n", body]))
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the application is told that nobody listens
-            self.cycle.message_event.set()
+        if faulty is not None and not faulty.response_complete:
+            if not faulty.response_started:
+                cast("dict[str, Any]", faulty.scope)[TURNED_AWAY] = status, message
+            faulty.disconnected = True  # the application is told that nobody listens
+            faulty.message_event.set()
         self.transport.close()

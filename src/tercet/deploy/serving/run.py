@@ -15,13 +15,14 @@ from types import FrameType
 from typing import Any, cast
 
 import numpy as np
-import uvicorn
 
 from tercet.deploy.serving.app import make_app, paths_of
 from tercet.deploy.serving.contract import Model
+from tercet.deploy.serving.ending import OrderlyServer
 from tercet.deploy.serving.hardening import Guard
 from tercet.deploy.serving.hosts import Hosts
 from tercet.deploy.serving.journal import Journal, JournalHandler
+from tercet.deploy.serving.lasting import long_lived
 from tercet.deploy.serving.metrics import Metrics
 from tercet.deploy.serving.protocol import BoundedProtocol, PatientConfig
 from tercet.deploy.serving.service import Service
@@ -85,13 +86,14 @@ def serve(
     handler = _redirect_logs(journal)
     guard = Guard(app, hosts=Hosts(host, allow_host), paths=paths_of(app), metrics=metrics, journal=journal)
     config = _configuration(guard, limits)
-    config.turned_away = guard.turned_away
+    config.turned_away, config.stopping = guard.turned_away, lambda: service.stopping
     opening = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
     server = _Server(config, service, guard, journal, opening)
     began = time.monotonic()
     service.start()
     try:
-        asyncio.run(server.serve(sockets=[listener]))
+        with long_lived():
+            asyncio.run(server.serve(sockets=[listener]))
     finally:
         service.close()
         done = Served(url, server.server_state.total_requests, time.monotonic() - began)
@@ -121,7 +123,7 @@ def _configuration(guard: Guard, limits: Limits) -> PatientConfig:
     return config
 
 
-class _Server(uvicorn.Server):
+class _Server(OrderlyServer):
     """uvicorn's server, which on a signal first finishes what is under way while it says that it is not ready."""
 
     def __init__(

@@ -58,6 +58,7 @@ function overlay(map) {
 function picture(file, answer) {
   const figure = element("figure", "picture");
   const shown = element("div", "shown");
+  const frame = element("div", "frame");
   const image = element("img");
   image.alt = answer.label ? `The image, taken for ${answer.label}` : "The image";
   const address = URL.createObjectURL(file);
@@ -71,7 +72,8 @@ function picture(file, answer) {
     shown.replaceChildren(element("p", "", "This browser cannot show the image."));
   });
   image.src = address;
-  shown.append(image);
+  frame.append(image);
+  shown.append(frame);
   figure.append(shown, element("figcaption", "", file.name));
   if (answer.map) {
     const canvas = overlay(answer.map);
@@ -81,7 +83,7 @@ function picture(file, answer) {
       canvas.hidden = !canvas.hidden;
       button.textContent = canvas.hidden ? "Show the heat map" : "Hide the heat map";
     });
-    shown.append(canvas);
+    frame.append(canvas);
     figure.append(button);
   }
   return figure;
