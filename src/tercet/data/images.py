@@ -135,7 +135,8 @@ def decode(
     except MemoryError as error:
         raise MemoryExhausted("no memory to decode an image: lower data.max_pixels") from error
     except Exception as error:  # decoders meet hostile bytes with every kind of exception
-        raise DataError(f"truncated or damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DataError(f"truncated or damaged: {reason}") from error
 
 
 def _too_large(what: str, max_pixels: int) -> str:
