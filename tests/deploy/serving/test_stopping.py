@@ -1,4 +1,4 @@
-"""Beginnings and ends: models that are none, ports that are taken, signals under load, a process that dies."""
+"""Beginnings and ends: models that are none, ports that are taken, signals under load."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ def test_a_port_that_is_taken_and_addresses_that_are_none(folder: Path) -> None:
 
 
 def test_what_serves_is_small(server: Server) -> None:
-    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "onnxruntime" in maps
     assert not any(name in maps for name in ("libtorch", "torchvision", "sklearn", "matplotlib"))
 
@@ -117,21 +117,22 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
         assert time.monotonic() - start < 8
 
 
-def test_a_process_that_dies_is_replaced_on_the_same_port(folder: Path) -> None:
-    """What a process manager does: the old connections break, and the port is free at once."""
+def test_without_a_supervisor_a_process_that_dies_leaves_the_port_free(folder: Path) -> None:
+    """What a process manager does then: the old connections break, and another process takes the port at once."""
     model = write_coloured(folder / "dying.onnx", work=300)
-    running = Server(model)
+    running = Server(model, "--supervise", "false")
     running.__enter__()
+    assert running.pid == running.process.pid
     with running.connect() as connection:
         connection.sendall(wire(GREEN))
-        os.kill(running.process.pid, signal.SIGABRT)
+        os.kill(running.pid, signal.SIGABRT)
         with suppress(ConnectionResetError):
             assert connection.recv(100) == b""
     assert running.process.wait(PATIENCE) == -signal.SIGABRT
     for stream in (running.process.stdout, running.process.stderr):
         assert stream is not None
         stream.close()
-    again = Server(model)
+    again = Server(model, "--supervise", "false")
     again.command[again.command.index("0")] = str(running.address[1])
     with again, again.client() as client:
         assert again.address == running.address
