@@ -57,7 +57,7 @@ class Parsed:
         return dump_yaml(self.to_dict(*kinds))
 
     def to_words(self, *without: str) -> list[str]:
-        """Return the given options as words of a command line, which are read as the same values.
+        """Return the given options as words of a command line, which are read as the same values; mappings are none.
 
         Args:
             *without: Keys to leave out.
