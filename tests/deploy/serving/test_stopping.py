@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tercet.deploy.manifest import write_manifest
+from tercet.deploy.serving.listener import bind
 from tests.deploy.serving.crowd import Outcome, crowd, wire
 from tests.deploy.serving.models import GREEN, RED, write_coloured
 from tests.deploy.serving.server import PATIENCE, Server, answer, request
@@ -47,6 +48,15 @@ def test_a_port_that_is_taken_and_addresses_that_are_none(folder: Path) -> None:
         port = str(holder.getsockname()[1])
         done = run(str(model), "--port", port)
     assert done.returncode == 2 and f"port {port} of 127.0.0.1 is in use: choose another --port" in done.stderr
+    with bind("127.0.0.1", 0) as other:  # as a server that loads its model too, and is ready first
+        port = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", port]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
+                time.sleep(0.01)
+            other.listen()
+            complaints = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 2 and f"port {port} of 127.0.0.1 is in use" in complaints.splitlines()[-1]
     done = run(str(model), "--port", "0", "--host", "no.such.host.invalid")
     assert done.returncode == 2 and "no.such.host.invalid" in done.stderr
     done = run(str(model), "--port", "70000", "--limits.queue", "3", "--limits.memory", "5")

@@ -25,9 +25,25 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} of {host} is in use: choose another --port, or 0 for a free one") from error
+            raise _in_use(host, port) from error
         raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error.strerror or error}") from error
     return listener
+
+
+def listen(listener: socket.socket, backlog: int) -> None:
+    """Let connections come to a bound socket, and wait.
+
+    Raises:
+        ConfigError: Another process was bound to the port too, and listened first.
+    """
+    try:
+        listener.listen(backlog)
+    except OSError as error:
+        raise _in_use(*listener.getsockname()[:2]) from error
+
+
+def _in_use(host: str, port: int) -> ConfigError:
+    return ConfigError(f"port {port} of {host} is in use: choose another --port, or 0 for a free one")
 
 
 def url_of(listener: socket.socket) -> str:

@@ -22,7 +22,7 @@ from tercet.deploy.serving.contract import Model
 from tercet.deploy.serving.hardening import Guard
 from tercet.deploy.serving.hosts import Hosts
 from tercet.deploy.serving.journal import Journal, JournalHandler
-from tercet.deploy.serving.listener import bind, url_of
+from tercet.deploy.serving.listener import bind, listen, url_of
 from tercet.deploy.serving.metrics import Metrics
 from tercet.deploy.serving.protocol import BoundedProtocol, PatientConfig
 from tercet.deploy.serving.service import Service
@@ -85,6 +85,7 @@ def serve(
     model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
     loaded()
     listener = bind(host, port) if leash is None else socket.socket(fileno=leash.told["listener"])
+    listen(listener, _BACKLOG)
     url = url_of(listener)
     journal = Journal(sys.stderr)
     handler = _redirect_logs(journal)
