@@ -164,10 +164,25 @@ def test_a_server_without_memory_for_one_image_answers_the_next(tmp_path: Path) 
     path = write_hostile(tmp_path / "hostile.onnx", "growing")
     with Server(path, "--max-memory", str(LIMIT)) as running, running.client() as client:
         for _ in range(3):
-            refused = client.post("/v1/predict", content=picture((200, 0, 0), (300, 300)))
+            refused = client.post("/v1/predict", content=picture((200, 0, 0), (90, 90)))
             assert refused.status_code == 503 and "Retry-After" in refused.headers
             answered = client.post("/v1/predict", content=picture((200, 0, 0), (20, 20)))
             assert answered.status_code == 200 and answered.json()["answers"][0]["label"] == "red"
         peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{running.pid}/status").read_text())
         assert peak is not None and int(peak[1]) < LIMIT * 1024
     assert not running.events("died")
+
+
+def test_threads_that_have_no_room_are_not_waited_for(tmp_path: Path) -> None:
+    """onnxruntime would: it waits for ever for threads that could not be started."""
+    path = write_tiny(tmp_path / "tiny.onnx")
+    code = "import resource, sys; from tercet import ExportedModel, TercetError\n"
+    code += "ExportedModel.load(sys.argv[1], threads=1)\n"
+    code += "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 2**25\n"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
+    code += "try: ExportedModel.load(sys.argv[1], threads=64)\n"
+    code += "except TercetError as error: sys.exit(f'{error!r}')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1 and done.stderr.startswith("MemoryExhausted('no memory for 64 thread(s) beside ")

@@ -18,7 +18,7 @@ from tercet.deploy.serving.supervisor import supervise
 from tercet.ground.errors import Crashed
 from tests.deploy.serving.crowd import wire
 from tests.deploy.serving.models import GREEN, write_coloured
-from tests.deploy.serving.server import PATIENCE, Server, answer
+from tests.deploy.serving.server import PATIENCE, Server, answer, form, request
 
 TAKE = "import os, signal, sys, time; from tercet.ground.children import Leash; leash = Leash.take()\n"
 
@@ -95,13 +95,18 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(folder: Path) -> N
 
 def test_a_signal_to_both_processes_counts_once(folder: Path) -> None:
     """A process manager signals all of a service: what is under way is finished nevertheless."""
-    with served(folder, "--limits.grace", "60", work=300) as running, running.connect() as under_way:
-        under_way.sendall(wire(GREEN))
+    patient = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
+    header, body = form([(f"{index}.png", GREEN) for index in range(12)])
+    with served(folder, *patient, work=150) as running, running.connect() as under_way:
+        under_way.sendall(request(headers=[header, f"Content-Length: {len(body)}", "Connection: close"], body=body))
         with running.client() as client:
-            running.wait_for(lambda: "tercet_queue_images 1.0" in client.get("/metrics").text)
-        for pid in (running.pid, running.process.pid, running.pid):
+            running.wait_for(lambda: "tercet_queue_images 12.0" in client.get("/metrics").text)
+        os.kill(running.pid, signal.SIGTERM)
+        running.wait_for(lambda: running.events("stopping"))
+        for pid in (running.process.pid, running.pid):
             os.kill(pid, signal.SIGTERM)
-        assert answer(under_way)[0] == 200
+        status, received = answer(under_way)
+        assert status == 200 and received.count(b'"label":"green"') >= 12
     assert len(running.events("stopping")) == 1
 
 
