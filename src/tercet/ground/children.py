@@ -52,6 +52,7 @@ class Child:
             given = {"leash": other.fileno(), **(descriptors or {})}
             self.served = 0.0
             """Seconds that it was ready for; known after its end."""
+            self._ready_since: float | None = None
             self.process = subprocess.Popen(
                 command,
                 pass_fds=list(given.values()),
@@ -64,12 +65,23 @@ class Child:
         with suppress(OSError):
             self._end.send(bytes([number]), socket.MSG_DONTWAIT)
 
-    def wait(self) -> int:
-        """Wait for its end and return its exit code, which is minus the signal's number where one ended it."""
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when there is something to hear."""
+        return self._end.fileno()
+
+    def hear(self) -> int | None:
+        """Take what it says, and return its exit code where it has ended: minus its number where a signal did that."""
+        try:
+            said = self._end.recv(64)
+        except OSError:  # not all of ours was read
+            said = b""
+        if said:
+            self._ready_since = time.monotonic()
+            return None
+        self._end.close()
         code = self.process.wait()
-        with self._end, suppress(OSError):  # nothing was told, and not all of ours was read
-            if since := self._end.recv(64, socket.MSG_DONTWAIT):
-                self.served = max(0.0, time.monotonic() - float(since))
+        if self._ready_since is not None:
+            self.served = time.monotonic() - self._ready_since
         return code
 
 
@@ -89,13 +101,18 @@ class Relay:
 
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe()
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        os.set_blocking(self._write, False)
+        self._main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        if self._main:
             self._previous = {number: signal.signal(number, self._handle) for number in STOPPING}
+            self._waker = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._main:
+            signal.set_wakeup_fd(self._waker)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         os.close(self._read)
@@ -109,7 +126,10 @@ class Relay:
         """
         self._child = child
         self._hand_on()  # what came before there was a child
-        code = child.wait()
+        code = None
+        while code is None:
+            if child.fileno() in self._wait_for(child.fileno()):
+                code = child.hear()
         self._child = None
         asked = self.signals[0] if self.signals else 0
         if asked and (code == 128 + asked or (code < 0 and len(self.signals) > _PATIENCE)):
@@ -124,16 +144,31 @@ class Relay:
         Raises:
             Interrupted: One has come.
         """
-        select.select([self._read], [], [], seconds)
+        end = time.monotonic() + seconds
+        while not self.signals and (left := end - time.monotonic()) > 0:
+            self._wait_for(seconds=left)
         if self.signals:
             raise _stopped_by(self.signals[0])
+
+    def _wait_for(self, *others: int, seconds: float | None = None) -> set[int]:
+        """Wait until one of the descriptors can be read or a signal comes, and return those that can.
+
+        A call of the system that is about to wait would not notice a signal that came just before, nor one that another
+        thread was given. So the interpreter writes each into a pipe.
+        """
+        poll = select.poll()
+        for one in (self._read, *others):
+            poll.register(one, select.POLLIN)
+        found = {one for one, _ in poll.poll(None if seconds is None else max(1, seconds * 1000))}
+        if self._read in found:
+            os.read(self._read, 512)
+        return found
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Note a signal. It comes between any two instructions, so that nothing here may wait for a lock."""
         self.signals.append(number)
         self._untold.append(number)
         self._hand_on()
-        os.write(self._write, b"!")
         if self._child is not None:
             self._heard()
             if len(self.signals) > _PATIENCE:
@@ -193,7 +228,7 @@ class Leash:
         with self._lock:
             self._stop, self._orphaned = stop, orphaned
         with suppress(OSError):
-            self.end.send(str(time.monotonic()).encode())
+            self.end.send(b"+")
 
     def _listen(self) -> None:
         while words := self._hear():

@@ -6,16 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from tercet.deploy.serving.listener import bind
 from tercet.deploy.serving.supervisor import supervise
-from tercet.ground.errors import Crashed
+from tercet.ground.errors import Crashed, Interrupted
 from tests.deploy.serving.crowd import wire
 from tests.deploy.serving.models import GREEN, write_coloured
 from tests.deploy.serving.server import PATIENCE, Server, answer, form, request
@@ -47,7 +48,7 @@ def kill(running: Server, kind: signal.Signals) -> None:
 
 
 def test_a_server_that_dies_is_started_again_and_refuses_nobody(folder: Path) -> None:
-    with served(folder, work=150) as running:
+    with served(folder, "--limits.keep-alive", "1", work=150) as running:
         url = running.url
         with running.connect() as under_way, running.client() as client:
             under_way.sendall(wire(GREEN))
@@ -226,6 +227,28 @@ def test_a_signal_while_nothing_is_served_ends_it_at_once(
     status, said, seconds = ended(code, when, kind)
     assert status == 128 + kind and said.endswith(f"stopped by {told}\n")
     assert seconds < 20
+
+
+@pytest.mark.parametrize("when", ["serving", "pausing"])
+def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socket, tmp_path: Path, when: str) -> None:
+    """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
+    begun = tmp_path / "begun"
+    work = {"serving": "leash.ready(lambda number: os._exit(0)); {}; time.sleep(60)", "pausing": "{}; os.abort()"}[when]
+
+    def send() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        time.sleep(1)
+        signal.raise_signal(signal.SIGTERM)  # to this thread
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    start = time.monotonic()
+    with nullcontext() if when == "serving" else pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        command = [*python(work.format("open(sys.argv[1], 'w').close()")), str(begun)]
+        assert supervise(command, listener, pauses=(60,)) == 0
+    sender.join()
+    assert time.monotonic() - start < 30
 
 
 def test_what_ignores_two_signals_is_killed_by_the_third() -> None:
