@@ -81,6 +81,8 @@ def _run(words: Sequence[str]) -> int:
         write(sys.stdout, "")
         return 0
     answer = work(parsed)
+    if answer.silent:
+        return answer.exit_code
     as_json = parsed.of(OutputConfig).json
     write(sys.stdout, json.dumps(answer.document, allow_nan=False) + "\n" if as_json else answer.text)
     return answer.exit_code

@@ -5,6 +5,7 @@ import pytest
 from tercet.ground import errors
 from tercet.ground.errors import (
     ConfigError,
+    Crashed,
     DataError,
     Interrupted,
     MemoryExhausted,
@@ -17,7 +18,7 @@ KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issu
 
 
 def test_every_error_has_an_exit_code_of_its_own() -> None:
-    codes = {kind.__name__: kind.exit_code for kind in KINDS if kind not in (TercetError, Interrupted)}
+    codes = {kind.__name__: kind.exit_code for kind in KINDS if kind not in (TercetError, Interrupted, Crashed)}
     assert codes == {
         "ConfigError": 2,
         "DataError": 3,
@@ -29,10 +30,11 @@ def test_every_error_has_an_exit_code_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(2, 130), (15, 143)])
-def test_an_interruption_reports_its_signal(signal_number: int, code: int) -> None:
-    error = Interrupted("stopped after step 3", signal_number)
-    assert error.exit_code == code
-    assert str(error) == "stopped after step 3"
+def test_an_end_by_a_signal_reports_it(signal_number: int, code: int) -> None:
+    for kind in (Interrupted, Crashed):
+        error = kind("stopped after step 3", signal_number)
+        assert error.exit_code == code
+        assert str(error) == "stopped after step 3"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tercet.deploy.loose import ImageLike, LoosePictures
 from tercet.deploy.onnx_file import read_content, unseal
 from tercet.ground.cores import available_cores
 from tercet.ground.errors import ConfigError, DataError, MemoryExhausted, ModelError, require
+from tercet.ground.limits import require_threads
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import UNKNOWN, Predictions
 
@@ -85,6 +86,7 @@ class ExportedModel:
             ConfigError: onnxruntime is not installed, or the file is a program of PyTorch.
             ModelError: It is another kind of file, was cut short or changed, needs other files or operators from
                 elsewhere, or does not run.
+            MemoryExhausted: There is no memory for it.
         """
         if onnxruntime is None:
             raise ConfigError("exported files need onnxruntime, which is not installed: pip install 'tercet[export]'")
@@ -97,9 +99,12 @@ class ExportedModel:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised, and told by us
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine has other work
+        require_threads(options.intra_op_num_threads, path)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception of its own for each of its states
+            if _starved(error):
+                raise MemoryExhausted(f"no memory to load {path}, which asks for more than there is") from error
             raise unusable(path, error) from error
         _require_signature(session, document, path)
         model = cls(session, document, Path(path))
@@ -124,7 +129,7 @@ class ExportedModel:
         try:
             values = self._session.run(self._outputs, {INPUT: images})
         except Exception as error:
-            if any(word in str(error) for word in ("Failed to allocate", "bad_alloc", "bad allocation")):
+            if _starved(error):
                 raise MemoryExhausted(
                     f"no memory to answer for images {images.shape}: give fewer or smaller ones"
                 ) from error
@@ -231,6 +236,12 @@ def _batches(pictures: LoosePictures, size: int) -> Iterator[tuple[list[str], ND
 
 def _named(bad: Sequence[BadImage]) -> str:
     return ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+
+
+def _starved(error: Exception) -> bool:
+    """Tell whether onnxruntime found no memory."""
+    words = ("Failed to allocate", "bad_alloc", "bad allocation")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def unusable(path: str | Path, error: Exception) -> ModelError:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def read_content(path: str | Path) -> bytes:
     """
     try:
         with open_regular(Path(path)) as stream:
-            content = stream.read(LARGEST + 1)
+            size = os.fstat(stream.fileno()).st_size  # a buffer for the largest file would not fit every limit
+            content = stream.read(min(size, LARGEST) + 1)
     except DataError as error:
         raise ModelError(str(error)) from error
     except OSError as error:

@@ -7,7 +7,8 @@
     ├── StorageError       5   disk full, no permission, an output that exists (also OSError)
     ├── DivergedError      6   the loss is no longer finite (also ArithmeticError)
     ├── MemoryExhausted    7   the machine has no memory for this (also MemoryError)
-    └── Interrupted  130/143   Ctrl-C or SIGTERM, after the state was saved
+    ├── Interrupted  130/143   Ctrl-C or SIGTERM, after the state was saved
+    └── Crashed    128+signal  a process of ours died by a signal: native code, or the system for want of memory
 
 A message says what, where, and what to do, in one line.
 """
@@ -64,6 +65,14 @@ class Interrupted(TercetError):
 
     `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
     """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class Crashed(TercetError):
+    """A process of ours was ended by a signal that nobody sent on purpose; `exit_code` is 128 + its number."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -56,6 +56,21 @@ class Parsed:
         """Return `to_dict`'s result as a YAML file that `--config` accepts."""
         return dump_yaml(self.to_dict(*kinds))
 
+    def to_words(self, *without: str) -> list[str]:
+        """Return the given options as words of a command line, which are read as the same values; mappings are none.
+
+        Args:
+            *without: Keys to leave out.
+        """
+        values = {key: value for key, value in self.to_dict().items() if key in self.given and key not in without}
+        return [f"--{key.replace('_', '-')}={_word(value)}" for key, value in values.items() if value not in (None, [])]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_word, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
 
 class Options:
     """The options and positionals of one verb.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from tercet.ground.children import Leash
 from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
@@ -83,14 +84,21 @@ def _evaluate(parsed: Parsed) -> Answer:
 
 def _predict(parsed: Parsed) -> Answer:
     from tercet.deploy.formats import is_exported
+    from tercet.workflows.infer.bounded import enter_bounds, predict_bounded
 
-    bundle = parsed.positional["bundle"]
+    bundle, bounds = parsed.positional["bundle"], parsed.of(verbs.BoundsConfig)
+    memory, seconds = bounds.max_memory, bounds.max_seconds
+    if bounds.any and Leash.take() is None:
+        words = [*parsed.to_words(), "--", bundle, *parsed.positional["images"]]
+        return Answer.given_elsewhere(predict_bounded(words, memory=memory, seconds=seconds))
     work: Callable[..., Any]
     if is_exported(bundle):  # this road loads no PyTorch
         from tercet.workflows.infer.classifying import classify_with_file as work
     else:
         from tercet.workflows.infer.run import predict_files as work
 
+    if bounds.any:
+        enter_bounds(memory=memory, seconds=seconds)
     config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
     result = work(
         bundle,

@@ -13,3 +13,10 @@ class Answer:
     text: str
     document: Any
     exit_code: int = 0
+    silent: bool = False
+    """Whether another process has said it already."""
+
+    @classmethod
+    def given_elsewhere(cls, exit_code: int) -> Answer:
+        """Return what is left to answer where another process did the work: its exit code."""
+        return cls("", None, exit_code, silent=True)

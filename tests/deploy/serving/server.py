@@ -34,6 +34,7 @@ class Server:
         self.lines: list[str] = []
         self.plain: list[str] = []
         self.address: tuple[str, int] = ("", 0)
+        self.pid = 0  # of the process that answers; `process` is the one that was started
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -75,6 +76,7 @@ class Server:
             if entry["event"] == "listening":
                 host, _, port = entry["url"].removeprefix("http://").rpartition(":")
                 self.address = (host.strip("[]"), int(port))
+                self.pid = entry["pid"]
                 self._listening.set()
         self._listening.set()
 
@@ -106,11 +108,11 @@ class Server:
 
     def memory(self) -> int:
         """Return the resident bytes of the server."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def wait_for(self, condition: Any, seconds: float = PATIENCE) -> None:
         """Wait until a condition holds."""

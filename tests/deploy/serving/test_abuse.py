@@ -177,7 +177,7 @@ def test_bombs_are_refused_from_their_head(server: Server, name: str) -> None:
 
 def test_memory_peaked_low(server: Server) -> None:
     """The high-water mark, after bombs: the image formats' own readers have not taken what the heads asked for."""
-    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     assert peak < 400_000
 

@@ -24,6 +24,6 @@ def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> N
             assert answer["model"] == "run"
             told = {entry["label"]: entry["probability"] for entry in answer["answers"][0]["top"]}
             assert [told[name] for name in CLASSES] == pytest.approx(probabilities, abs=1e-4)
-        maps = Path(f"/proc/{running.process.pid}/maps").read_text()
+        maps = Path(f"/proc/{running.pid}/maps").read_text()
         assert "libtorch" not in maps  # what exported it has ended
     assert running.events("library") == []

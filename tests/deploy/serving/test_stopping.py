@@ -1,4 +1,4 @@
-"""Beginnings and ends: models that are none, ports that are taken, signals under load, a process that dies."""
+"""Beginnings and ends: models that are none, ports that are taken, signals under load."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tercet.deploy.manifest import write_manifest
+from tercet.deploy.serving.listener import bind
 from tests.deploy.serving.crowd import Outcome, crowd, wire
 from tests.deploy.serving.models import GREEN, RED, write_coloured
 from tests.deploy.serving.server import PATIENCE, Server, answer, request
@@ -47,6 +48,15 @@ def test_a_port_that_is_taken_and_addresses_that_are_none(folder: Path) -> None:
         port = str(holder.getsockname()[1])
         done = run(str(model), "--port", port)
     assert done.returncode == 2 and f"port {port} of 127.0.0.1 is in use: choose another --port" in done.stderr
+    with bind("127.0.0.1", 0) as other:  # as a server that loads its model too, and is ready first
+        port = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", port]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
+                time.sleep(0.01)
+            other.listen()
+            complaints = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 2 and f"port {port} of 127.0.0.1 is in use" in complaints.splitlines()[-1]
     done = run(str(model), "--port", "0", "--host", "no.such.host.invalid")
     assert done.returncode == 2 and "no.such.host.invalid" in done.stderr
     done = run(str(model), "--port", "70000", "--limits.queue", "3", "--limits.memory", "5")
@@ -54,7 +64,7 @@ def test_a_port_that_is_taken_and_addresses_that_are_none(folder: Path) -> None:
 
 
 def test_what_serves_is_small(server: Server) -> None:
-    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "onnxruntime" in maps
     assert not any(name in maps for name in ("libtorch", "torchvision", "sklearn", "matplotlib"))
 
@@ -117,21 +127,22 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
         assert time.monotonic() - start < 8
 
 
-def test_a_process_that_dies_is_replaced_on_the_same_port(folder: Path) -> None:
-    """What a process manager does: the old connections break, and the port is free at once."""
+def test_without_a_supervisor_a_process_that_dies_leaves_the_port_free(folder: Path) -> None:
+    """What a process manager does then: the old connections break, and another process takes the port at once."""
     model = write_coloured(folder / "dying.onnx", work=300)
-    running = Server(model)
+    running = Server(model, "--supervise", "false")
     running.__enter__()
+    assert running.pid == running.process.pid
     with running.connect() as connection:
         connection.sendall(wire(GREEN))
-        os.kill(running.process.pid, signal.SIGABRT)
+        os.kill(running.pid, signal.SIGABRT)
         with suppress(ConnectionResetError):
             assert connection.recv(100) == b""
     assert running.process.wait(PATIENCE) == -signal.SIGABRT
     for stream in (running.process.stdout, running.process.stderr):
         assert stream is not None
         stream.close()
-    again = Server(model)
+    again = Server(model, "--supervise", "false")
     again.command[again.command.index("0")] = str(running.address[1])
     with again, again.client() as client:
         assert again.address == running.address

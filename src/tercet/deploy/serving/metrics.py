@@ -14,9 +14,13 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of one server; labels come from lists of ours, never from what a client sent."""
+    """Counters of one server; labels come from lists of ours, never from what a client sent.
 
-    def __init__(self) -> None:
+    Args:
+        restarts: How often the server died and was started again; all other numbers begin anew then.
+    """
+
+    def __init__(self, *, restarts: int = 0) -> None:
         self.registry = CollectorRegistry()
         made = self.registry
         ProcessCollector(registry=made)
@@ -31,6 +35,7 @@ class Metrics:
         self._images = Counter("tercet_images", "Images by what became of them.", ["outcome"], registry=made)
         self._batches = Histogram("tercet_batch_size", "Images computed at once.", buckets=_SIZES, registry=made)
         self._model = Histogram("tercet_model_seconds", "One batch in the model.", buckets=_SECONDS, registry=made)
+        Counter("tercet_restarts", "New starts after the server died.", registry=made).inc(restarts)
         for outcome in ("answered", "refused", "dropped"):
             self._images.labels(outcome)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import os
 import resource
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, cast
@@ -23,11 +23,12 @@ from tercet.deploy.serving.hardening import Guard
 from tercet.deploy.serving.hosts import Hosts
 from tercet.deploy.serving.journal import Journal, JournalHandler
 from tercet.deploy.serving.lasting import long_lived
+from tercet.deploy.serving.listener import bind, listen, url_of
 from tercet.deploy.serving.metrics import Metrics
 from tercet.deploy.serving.protocol import BoundedProtocol, PatientConfig
 from tercet.deploy.serving.service import Service
 from tercet.deploy.serving.settings import Limits
-from tercet.ground.errors import ConfigError
+from tercet.ground.children import Leash
 
 _BACKLOG = 4096  # connections that the system lets wait
 _ACCEPTED_AT_ONCE = 32  # asyncio takes as many in one turn, before any of them can be sent away
@@ -58,6 +59,8 @@ def serve(
     port: int = 8000,
     allow_host: Sequence[str] = (),
     limits: Limits | None = None,
+    leash: Leash | None = None,
+    loaded: Callable[[], object] = lambda: None,
 ) -> Served:
     """Answer requests until SIGTERM or SIGINT; what is under way then is finished first.
 
@@ -68,6 +71,8 @@ def serve(
         port: Port; 0 takes a free one.
         allow_host: Other names by which clients may call the server.
         limits: What is too much.
+        leash: Of the process that supervises this one; it holds the socket, and `host` and `port` are its business.
+        loaded: Is called when the model has answered for the first time.
 
     Raises:
         ConfigError: The address cannot be listened on.
@@ -75,20 +80,21 @@ def serve(
     """
     limits = limits or Limits()
     limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
-    metrics = Metrics()
+    metrics = Metrics(restarts=leash.told["restarts"] if leash is not None else 0)
     service = Service(model, limits, metrics)
     app = make_app(model, name, service, limits, metrics)
     model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
-    listener = _listen(host, port)
-    address, used = listener.getsockname()[:2]
-    url = f"http://{f'[{address}]' if ':' in address else address}:{used}"
+    loaded()
+    listener = bind(host, port) if leash is None else socket.socket(fileno=leash.told["listener"])
+    listen(listener, _BACKLOG)
+    url = url_of(listener)
     journal = Journal(sys.stderr)
     handler = _redirect_logs(journal)
     guard = Guard(app, hosts=Hosts(host, allow_host), paths=paths_of(app), metrics=metrics, journal=journal)
     config = _configuration(guard, limits)
     config.turned_away, config.stopping = guard.turned_away, lambda: service.stopping
     opening = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
-    server = _Server(config, service, guard, journal, opening)
+    server = _Server(config, service, guard, journal, {**opening, "pid": os.getpid()}, leash)
     began = time.monotonic()
     service.start()
     try:
@@ -127,10 +133,17 @@ class _Server(OrderlyServer):
     """uvicorn's server, which on a signal first finishes what is under way while it says that it is not ready."""
 
     def __init__(
-        self, config: PatientConfig, service: Service, guard: Guard, journal: Journal, opening: dict[str, Any]
+        self,
+        config: PatientConfig,
+        service: Service,
+        guard: Guard,
+        journal: Journal,
+        opening: dict[str, Any],
+        leash: Leash | None,
     ) -> None:
         super().__init__(config)
         self._service, self._guard, self._journal, self._opening = service, guard, journal, opening
+        self._leash, self._words = leash, 0
         self._latest, self._told = float("inf"), False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -138,6 +151,8 @@ class _Server(OrderlyServer):
         await super().startup(sockets)
         for one in sockets or ():
             one.listen(_BACKLOG)
+        if self._leash is not None:
+            self._leash.ready(self._hear, self._orphaned)
         self._journal.tell("listening", **self._opening)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -145,10 +160,23 @@ class _Server(OrderlyServer):
 
         It comes between any two instructions, so that nothing here may wait for a lock.
         """
-        if self._service.stopping:
+        self._stop(again=self._leash is None)  # who signals the supervisor too would be counted twice
+
+    def _hear(self, number: int) -> None:
+        """Take the supervisor's word for a signal."""
+        self._words += 1
+        self._stop(again=self._words > 1)
+
+    def _stop(self, *, again: bool) -> None:
+        if self._service.stopping and again:
             self.should_exit = self.force_exit = True
         self._service.stopping = True
         self._latest = min(self._latest, time.monotonic() + cast("PatientConfig", self.config).limits.grace)
+
+    def _orphaned(self) -> None:
+        """Say why the process ends: without its supervisor nobody would start it again, and the port would be held."""
+        self._journal.tell("orphaned", open=self._guard.open)
+        self._journal.close()
 
     async def on_tick(self, counter: int) -> bool:
         """Tell whether it is time to go."""
@@ -159,24 +187,6 @@ class _Server(OrderlyServer):
             if not self._guard.open or time.monotonic() > self._latest:
                 self.should_exit = True
         return await super().on_tick(counter)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound; the event loop lets it listen."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} of {host} is in use: choose another --port, or 0 for a free one") from error
-        raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error.strerror or error}") from error
-    return listener
 
 
 def _raise_descriptor_limit() -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tercet.ground.errors import require
+from tercet.ground.limits import LEAST_MEMORY
 from tercet.records.config import METHODS, CalibrationConfig, DataConfig, FusionConfig, Method, RunConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Positional
@@ -90,6 +91,32 @@ class PredictConfig:
                 self.submission is not None and self.csv is None and "submission needs csv: where to write it",
             ]
         )
+
+
+@dataclass(frozen=True)
+class BoundsConfig:
+    """What a model of strangers may take; the work is done by another process then."""
+
+    max_memory: int | None = None
+    """MiB of addresses that the process may have (default: no limit)."""
+    max_seconds: float | None = None
+    """Seconds that it may take in all (default: no limit)."""
+
+    def __post_init__(self) -> None:
+        require(bound_problems(self.max_memory, "max_seconds", self.max_seconds))
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit."""
+        return self.max_memory is not None or self.max_seconds is not None
+
+
+def bound_problems(memory: int | None, name: str, seconds: float | None) -> list[str | bool]:
+    """Return what is wrong with limits of memory and time, the latter called `name`."""
+    return [
+        memory is not None and memory < LEAST_MEMORY and f"max_memory {memory} must be at least {LEAST_MEMORY} MiB",
+        seconds is not None and not 0 < seconds < 1e9 and f"{name} {seconds:g} must be positive",
+    ]
 
 
 @dataclass(frozen=True)
@@ -208,7 +235,7 @@ EVALUATE = Options(
 PREDICT = Options(
     "predict",
     "Classify images with a bundle or an exported file.",
-    groups=[("", PredictConfig), ("", ViewsConfig), ("", DeviceConfig), ("", OutputConfig)],
+    groups=[("", PredictConfig), ("", ViewsConfig), ("", DeviceConfig), ("", BoundsConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "a bundle's folder, a run's, or an exported file"),
         Positional("images", "image files, or folders of them", many=True),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tercet.deploy.exported import ExportedModel
-from tercet.deploy.manifest import is_bundle, read_manifest
-from tercet.deploy.serving.hosts import loopback
 from tercet.deploy.serving.run import Served, serve
 from tercet.deploy.serving.settings import Limits
-from tercet.ground.errors import ModelError
+from tercet.ground.children import Leash
+from tercet.ground.cores import available_cores
+from tercet.ground.limits import limit_memory, limit_time
+from tercet.workflows.ship.supervised import called, exported, warn_if_open
+
+_OWN_THREADS = 4  # journal, leash, model, and the one that runs the event loop
 
 
 def serve_model(
@@ -27,6 +26,9 @@ def serve_model(
     threads: int | None = None,
     name: str | None = None,
     limits: Limits | None = None,
+    max_memory: int | None = None,
+    load_timeout: float | None = None,
+    leash: Leash | None = None,
 ) -> Served:
     """Answer requests with a model until SIGTERM or Ctrl-C.
 
@@ -38,43 +40,31 @@ def serve_model(
         threads: Threads of the model (default: one a core).
         name: What the model is called (default: as its file or folder).
         limits: What is too much.
+        max_memory: MiB of addresses that this process may have from now on, for good.
+        load_timeout: Seconds in which the model must be loaded; then SIGALRM ends this process.
+        leash: Of the process that supervises this one (see `tercet.workflows.ship.supervised`).
 
     Raises:
         ModelError: It is no model, or it is damaged; nothing listens then.
-        ConfigError: The address cannot be listened on.
+        ConfigError: The address cannot be listened on, or so little memory is too little.
+        MemoryExhausted: There is no memory for the model.
     """
     given = Path(path)
-    with _exported(given) as file:
+    if leash is None:
+        warn_if_open(host)
+    with exported(given) as file:
+        if max_memory is not None:
+            computing = (threads or available_cores()) + (os.cpu_count() or 1)  # the model's, and those that decode
+            limit_memory(max_memory, threads=computing + _OWN_THREADS)
+        limit_time(load_timeout)
         model = ExportedModel.load(file, threads=threads)
-        if not loopback(host):
-            warnings.warn(
-                f"everyone who can reach {host} may use this server: put a proxy with TLS and access control before it",
-                stacklevel=2,
-            )
-        return serve(model, name or _called(given), host=host, port=port, allow_host=allow_host, limits=limits)
-
-
-def _called(path: Path) -> str:
-    resolved = path.resolve()
-    inner = resolved.name == "bundle" and resolved.is_dir()
-    return resolved.parent.name if inner else resolved.stem if resolved.is_file() else resolved.name
-
-
-@contextmanager
-def _exported(path: Path) -> Iterator[Path]:
-    """Yield the file of a model; that of a bundle is written by another process, so that this one stays small.
-
-    Raises:
-        ModelError: The bundle cannot be exported; the other process has said why.
-    """
-    if not path.is_dir():
-        yield path
-        return
-    inner = path / "bundle"
-    read_manifest(inner if is_bundle(inner) else path)  # what is no bundle is told at once
-    with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
-        file = Path(folder) / "model.onnx"
-        command = [sys.executable, "-m", "tercet", "export", str(path), str(file), "--maps"]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode or not file.is_file():
-            raise ModelError(f"{path} cannot be served: it could not be exported, see above")
-        yield file
+        return serve(
+            model,
+            name or called(given),
+            host=host,
+            port=port,
+            allow_host=allow_host,
+            limits=limits,
+            leash=leash,
+            loaded=lambda: limit_time(None),
+        )
