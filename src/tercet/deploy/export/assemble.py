@@ -23,6 +23,7 @@ from tercet.deploy.exported import INPUT
 from tercet.deploy.onnx_file import LARGEST, seal
 from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ModelError
+from tercet.models.summary import count_parameters
 
 
 def assemble(bundle: Bundle, members: Sequence[ModelProto], *, version: str, quantized: Sequence[str] = ()) -> bytes:
@@ -89,6 +90,7 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
         {
             "name": member.name,
             "network": member.classifier.network,
+            "parameters": count_parameters(member.classifier),
             "input": member.classifier.spec.to_dict(),
             "views": str(member.views),
             "seed": member.views.seed,
@@ -102,6 +104,7 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
     return {
         "tercet": version,
         "name": bundle.name,
+        "parameters": bundle.parameter_count(),
         "classes": list(bundle.classes),
         "members": members,
         "combiner": None if bundle.combiner is None else name_of(bundle.combiner),
