@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any, cast
 
-from tercet.ground.errors import ConfigError
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
+from tercet.verbs.extras import FOR_FILES, require_extras
 from tercet.workflows.options import run as verbs
 from tercet.workflows.options import ship as ships
 
@@ -20,20 +19,8 @@ def _shown(parsed: Parsed) -> dict[str, Any]:
     return {"data": config.data_set, "images": config.images, "most": config.most, "config": parsed.of(DataConfig)}
 
 
-def _require_libraries() -> None:
-    """Refuse what the libraries of an extra are missing for.
-
-    Raises:
-        ConfigError: One is not installed.
-    """
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
-    if missing:
-        needed = f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
-        raise ConfigError(f"exported files need {needed}: pip install 'tercet[export]'")
-
-
 def _export(parsed: Parsed) -> Answer:
-    _require_libraries()
+    require_extras("exported files", FOR_FILES)
     from tercet.workflows.ship.export import DEFAULT, export
 
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
@@ -44,7 +31,7 @@ def _export(parsed: Parsed) -> Answer:
 
 
 def _verify(parsed: Parsed) -> Answer:
-    _require_libraries()
+    require_extras("exported files", FOR_FILES)
     from tercet.workflows.ship.verify import verify
 
     bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
@@ -54,7 +41,7 @@ def _verify(parsed: Parsed) -> Answer:
 
 
 def _benchmark(parsed: Parsed) -> Answer:
-    _require_libraries()
+    require_extras("exported files", FOR_FILES)
     from tercet.workflows.ship.benchmark_model import benchmark_model
 
     config = parsed.of(ships.BenchmarkConfig)

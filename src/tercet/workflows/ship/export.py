@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,14 @@ from tercet.deploy.export.verification import verify as ask_both
 from tercet.deploy.exported import ExportedModel
 from tercet.deploy.onnx_file import SUFFIX, is_exported
 from tercet.ground.errors import ConfigError, ModelError, StorageError
-from tercet.ground.files import put_in_place, write_bytes, write_json
+from tercet.ground.files import put_in_place, require_writable, write_bytes, write_json
 from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
 from tercet.workflows.ship.shown import choose_images
 
 DEFAULT = "model.onnx"
+_LONGEST = 255  # bytes of a file's name, on every file system in use
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def export(
         DataError: The images cannot be read.
     """
     target = Path(file)
-    _require_free(target, force=force)
+    failed = target.with_name(f"{target.name}.failed")
+    _require_free(target, failed, force=force)
     if isinstance(tta, str):
         Views.parse(tta)
     place = None if isinstance(bundle, Bundle) else bundle
@@ -112,7 +115,6 @@ def export(
             "--int8 reads ranges from real images, and none of the run are there: give --data or --images"
         )
     version = describe_environment()["packages"]["tercet"]
-    failed = target.with_name(f"{target.name}.failed")
     seeing = mappable(loaded) if maps else []
     graphs = [export_member(member, mapped=member in seeing) for member in loaded.members]
     quantized = _in_8_bits(loaded, graphs, shown) if int8 else _Quantized()
@@ -173,14 +175,22 @@ def proof_of(file: Path) -> Path:
     return file.with_suffix(".verify.json")
 
 
-def _require_free(target: Path, *, force: bool) -> None:
-    """Refuse a name that would lose something.
+def _require_free(target: Path, failed: Path, *, force: bool) -> None:
+    """Refuse a name that would lose something or cannot be written, before minutes of work.
 
     Raises:
         ConfigError: The name has another ending.
-        StorageError: Something is there already.
+        StorageError: Something is there already, or nothing can be written there.
     """
+    if target.is_dir():
+        raise StorageError(f"{target} is a folder: name a file in it, such as {target / DEFAULT}")
     if not is_exported(target):
         raise ConfigError(f"the file {target} must end in {SUFFIX}")
     if target.exists() and not force:
         raise StorageError(f"{target} exists already: choose another name, or replace it with --force")
+    for beside in (failed, proof_of(target)):
+        if len(os.fsencode(beside.name)) > _LONGEST:
+            raise StorageError(f"{target.name[:40]}... is too long a name for a file: choose a shorter one")
+        if beside.is_dir():
+            raise StorageError(f"{beside} is in the way: it is a folder, so choose another name, or remove it")
+    require_writable(target.parent, way="choose another folder for the file")
