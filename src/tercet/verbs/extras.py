@@ -9,7 +9,9 @@ from tercet.ground.errors import ConfigError
 
 FOR_FILES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
 """What writes, checks and runs exported files: names of packages, and the extra of Tercet that brings each."""
-FOR_SERVING = {name: "serve" for name in ("fastapi", "httptools", "onnxruntime", "prometheus-client", "python-multipart")}
+FOR_SERVING = {
+    name: "serve" for name in ("fastapi", "httptools", "onnxruntime", "prometheus-client", "python-multipart")
+}
 FOR_SERVING |= {"uvicorn": "serve"}
 """What the server is made of."""
 
