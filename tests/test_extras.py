@@ -19,6 +19,9 @@ class Without:
         self.finder, self.name = finder, name
     def find_spec(self, name, *more):
         return None if name.split(".")[0] == self.name else self.finder.find_spec(name, *more)
+    def find_distributions(self, context):  # others ask what is installed before they import it
+        found = getattr(self.finder, "find_distributions", lambda context: [])(context)
+        return (one for one in found if context.name is None or one.name.replace("-", "_").lower() != self.name)
     def __getattr__(self, name):
         return getattr(self.finder, name)
 
