@@ -112,6 +112,16 @@ def test_a_file_from_before_knows_no_parameters(
     assert [row.costs()[1] for row in found.rows] == ["-", "-", "-"]
 
 
+def test_a_file_that_does_not_search_says_so(pictures: Path, tmp_path: Path) -> None:
+    chain = make_member("chain", LabelsConfig(decoder="cnn-rnn", embedding=6, units=5, beam=3))
+    bundle = Bundle(LABELS, (chain,), sets=SetRule("single", (0.5,)))
+    (tmp_path / "chain.onnx").write_bytes(assemble(bundle, member_graphs(bundle), version="0"))
+    ours = evaluate_file(tmp_path / "chain.onnx", pictures, config=COLUMNS)
+    assert "names labels greedily" in ours.to_text() and ours.to_dict()["note"] is not None
+    theirs = evaluate(bundle, pictures, config=COLUMNS)
+    assert "greedily" not in theirs.to_text() and theirs.to_dict()["note"] is None
+
+
 def test_data_of_the_other_kind_are_refused(
     members: tuple[Member, ...], graphs: list[ModelProto], pictures: Path, tmp_path: Path
 ) -> None:

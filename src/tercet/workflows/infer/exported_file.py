@@ -23,6 +23,8 @@ from tercet.workflows.infer.held_out import require_same_task, rows_to_score
 from tercet.workflows.infer.run import Evaluation, known_rows
 from tercet.workflows.infer.sets import SetAnswer, SetEvaluation, known_sets, measured
 
+_GREEDY = "the file names labels greedily; the bundle searches with a beam, and may name others"
+
 
 def evaluate_file(
     file: str | Path,
@@ -83,7 +85,8 @@ def _evaluate_sets(
         )
     ]
     fused = SetAnswer(model.name, said(asked.fused, asked.chosen), model.parameters)
-    return measured(fused, members, known, bad, subset)
+    note = _GREEDY if model.metadata["sets"].get("search") == "greedy" else None
+    return measured(fused, members, known, bad, subset, note=note)
 
 
 @dataclass(frozen=True, eq=False)

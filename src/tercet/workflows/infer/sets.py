@@ -39,6 +39,8 @@ class SetEvaluation:
     """Images that could not be read and are left out."""
     subset: str
     """Which images were scored, and why these."""
+    note: str | None = None
+    """What may make the answers other ones than the bundle's; None where nothing does."""
 
     def to_text(self) -> str:
         """Return what people read."""
@@ -48,6 +50,7 @@ class SetEvaluation:
         for name, count in self.extra.items():
             parts.append(f"label '{printable(name)}' is unknown to the bundle: left out of {count} image(s)\n")
         parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
+        parts += [f"{self.note}\n"] if self.note else []
         parts.append(as_text(labels_table(self.predictions, title="by label")))
         return "\n".join(parts)
 
@@ -61,6 +64,7 @@ class SetEvaluation:
             "extra_classes": self.extra,
             "unreadable": [image.id for image in self.bad],
             "subset": self.subset,
+            "note": self.note,
         }
 
 
@@ -118,12 +122,18 @@ class SetAnswer:
 
 
 def measured(
-    fused: SetAnswer, members: Sequence[SetAnswer], known: KnownSets, bad: Sequence[BadImage], subset: str
+    fused: SetAnswer,
+    members: Sequence[SetAnswer],
+    known: KnownSets,
+    bad: Sequence[BadImage],
+    subset: str,
+    *,
+    note: str | None = None,
 ) -> SetEvaluation:
     """Score what a model and its members said of the rows whose sets are known."""
     several = len(members) > 1
     rows = [_row(fused, "ensemble" if several else "member"), *(_row(one, "member") for one in members if several)]
-    return SetEvaluation(tuple(rows), fused.said, known.missing, known.extra, tuple(bad), subset)
+    return SetEvaluation(tuple(rows), fused.said, known.missing, known.extra, tuple(bad), subset, note)
 
 
 def _row(one: SetAnswer, kind: Kind) -> SetRow:
