@@ -155,3 +155,17 @@ def test_a_group_in_two_given_folds_is_refused() -> None:
     plan = make_folds(table, WHOLE)
     with pytest.raises(DataError, match=r"without fold 1: .*group"):
         plan.divided(plan.folds[0], WHOLE)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_is_kept_for_calibrating_is_in_no_fold(grouped: bool) -> None:
+    labels = [row % 3 for row in range(60)]
+    groups = [f"g{row // 4}" for row in range(60)] if grouped else None
+    table = table_of(labels, groups=groups, splits=["train"] * 52 + ["test"] * 8)
+    plan = make_folds(table, DataConfig(test_fraction=0.0), count=3, calibration_fraction=0.2)
+    kept = set(plan.table.rows_of("val").tolist())
+    assert 8 <= len(kept) <= 12 and "images kept for calibrating" in plan.how
+    assert set(plan.table.rows_of("test").tolist()) == set(range(52, 60))
+    check_complete(plan, set(range(52)) - kept)
+    if groups:
+        assert not {groups[row] for row in kept} & {groups[row] for row in plan.table.rows_of("train")}

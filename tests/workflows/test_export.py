@@ -110,6 +110,7 @@ def test_evaluating_gives_the_same_scores(done: Exported, finished: Run, others:
     assert ours["subset"] == theirs["subset"] and len(ours["members"]) == len(theirs["members"])
     for mine, other in zip([ours, *ours["members"]], [theirs, *theirs["members"]], strict=True):
         assert (mine["name"], mine["accuracy"]) == (other["name"], other["accuracy"])
+        assert mine["parameters"] == other["parameters"] > 0
         assert mine["log_loss"] == pytest.approx(other["log_loss"], abs=1e-4)
     assert main(["evaluate", str(done.path), str(others)]) == 0
 
@@ -147,6 +148,31 @@ def test_nothing_is_lost(done: Exported, finished: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown view"):
         export(finished.path, tmp_path / "a.onnx", tta="sideways")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no such run either, which would be noticed as the first thing of the work."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "a.onnx.failed").mkdir()
+    (tmp_path / "b.verify.json").mkdir()
+    for file, message in (
+        ("taken/model.onnx", "cannot write to taken: taken is a file; choose another folder for the file"),
+        ("taken/deeper/model.onnx", "cannot write to taken/deeper: Not a directory"),
+        ("/proc/none/model.onnx", "cannot write to /proc/none: No such file or directory"),
+        ("folder.onnx", "folder.onnx is a folder: name a file in it"),
+        ("a.onnx", "a.onnx.failed is in the way"),
+        ("b.onnx", "b.verify.json is in the way"),
+        (f"{'n' * 246}.onnx", "is too long a name"),
+    ):
+        assert main(["export", "no-such-run", file]) == 5
+        told = capsys.readouterr().err
+        assert message in told and len(told.splitlines()) == 1, file
+    assert main(["export", "no-such-run", "new/model.onnx"]) == 4  # a folder that can be made is none of these
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_file_that_says_something_else_is_no_success(

@@ -36,7 +36,8 @@ class FoldPlan:
     """A table divided into folds."""
 
     table: SampleTable
-    """All rows: the pool has the split train, a test split keeps its name, other rows have none; `folds` are set."""
+    """All rows: the pool has the split train, a test split keeps its name, rows that are kept for calibrating have the
+    split val, other rows have none; `folds` are set."""
     folds: tuple[Fold, ...]
     """The folds, in order."""
     how: str
@@ -46,13 +47,13 @@ class FoldPlan:
         """Return the table as the training without one fold sees it.
 
         The fold's rows are its test split, validation rows are held out of the others (`data.val_fraction`, groups
-        whole), and the data's own test split is left out altogether.
+        whole); the data's own test split, and what is kept for calibrating, are left out altogether.
 
         Raises:
             DataError: No validation rows can be held out, or a group lies in two folds.
         """
         splits = np.array(self.table.splits, dtype="<U5")
-        splits[splits == "test"] = LEFT_OUT
+        splits[splits != "train"] = LEFT_OUT
         splits[fold.rows] = "test"
         try:
             return assign_splits(self.table.with_splits(splits.tolist()), config, all_classes_learned=False)
@@ -68,7 +69,12 @@ class FoldPlan:
 
 
 def make_folds(
-    table: SampleTable, config: DataConfig, *, count: int | None = None, leave_one_group_out: bool = False
+    table: SampleTable,
+    config: DataConfig,
+    *,
+    count: int | None = None,
+    leave_one_group_out: bool = False,
+    calibration_fraction: float = 0.0,
 ) -> FoldPlan:
     """Divide the labelled rows of a table into folds; a test split stays out of them.
 
@@ -80,6 +86,7 @@ def make_folds(
         config: `test_fraction` holds out a test split where it is not 0; `split_seed`.
         count: Number of folds (default: the table's own, else 5).
         leave_one_group_out: One fold a group, named after it.
+        calibration_fraction: Share of the rows outside the test split that stay out of all folds, groups whole.
 
     Raises:
         DataError: There are too few rows or groups for the folds, or none at all; the test split shows other classes.
@@ -89,6 +96,9 @@ def make_folds(
     joined = "val" in splits
     splits[splits == "val"] = "train"
     table = table.with_splits(splits.tolist())
+    if calibration_fraction:
+        kept = replace(config, val_fraction=calibration_fraction, test_fraction=0.0, limit=None)
+        table = assign_splits(table, kept, all_classes_learned=False)
     check_classes(table)
     pool = table.rows_of("train")
     if leave_one_group_out:
@@ -102,6 +112,7 @@ def make_folds(
         numbers[fold.rows] = number
     how += ", groups whole" if table.groups and not leave_one_group_out else ""
     how += ", with the given validation split" if joined else ""
+    how += f", {len(table.rows_of('val'))} images kept for calibrating" if calibration_fraction else ""
     return FoldPlan(replace(table, folds=numbers), tuple(parts), how)
 
 

@@ -72,6 +72,8 @@ class ExportedModel:
         self._outputs = [output.name for output in session.get_outputs()]
         self.has_maps = "maps" in self._outputs
         self.sets = metadata.get("sets") is not None
+        self.parameters = _count(metadata)
+        self.member_parameters = tuple(_count(member) for member in metadata["members"])
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None, check: bool = True) -> ExportedModel:
@@ -236,6 +238,12 @@ def _batches(pictures: LoosePictures, size: int) -> Iterator[tuple[list[str], ND
 
 def _named(bad: Sequence[BadImage]) -> str:
     return ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+
+
+def _count(told: Mapping[str, Any]) -> int | None:
+    """Return the number of parameters that is told; None in files from before it was."""
+    count = told.get("parameters")
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
 def _starved(error: Exception) -> bool:

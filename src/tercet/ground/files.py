@@ -141,8 +141,12 @@ def new_folder(path: Path, *, resumes: bool = True) -> Path:
     return path
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, *, way: str = "choose another --output") -> None:
     """Refuse a folder that cannot be written or made, and leave nothing behind.
+
+    Args:
+        folder: The folder; it need not exist.
+        way: What to do about it, as the message says.
 
     Raises:
         StorageError: It is a file, or the disk is read-only, or permission is missing.
@@ -153,7 +157,8 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from error
+        reason = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise StorageError(f"cannot write to {folder}: {reason}; {way}") from error
     finally:
         for path in made:
             with suppress(OSError):

@@ -9,13 +9,17 @@ from tercet.deploy.serving.settings import Limits
 from tercet.ground.children import Leash
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
+from tercet.verbs.extras import FOR_FILES, FOR_SERVING, require_extras
 from tercet.workflows.options.serve import SERVE, ServeConfig
 
 
 def _serve(parsed: Parsed) -> Answer:
     leash = Leash.take()
-    if parsed.of(ServeConfig).supervise and leash is None:
-        return _supervise(parsed)
+    if leash is None:
+        is_folder = Path(parsed.positional["model"]).is_dir()  # a bundle's, which is exported first
+        require_extras("servers", {**FOR_FILES, **FOR_SERVING} if is_folder else FOR_SERVING)
+        if parsed.of(ServeConfig).supervise:
+            return _supervise(parsed)
     from tercet.workflows.ship.serve import serve_model
 
     config = parsed.of(ServeConfig)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any, cast
 
 from tercet.deploy.formats import SUFFIXES, is_exported, is_program
-from tercet.ground.errors import ConfigError
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
+from tercet.verbs.extras import FOR_FILES, require_extras
 from tercet.workflows.options import run as verbs
 from tercet.workflows.options import ship as ships
 
@@ -21,26 +20,15 @@ def _shown(parsed: Parsed) -> dict[str, Any]:
     return {"data": config.data_set, "images": config.images, "most": config.most, "config": parsed.of(DataConfig)}
 
 
-def _require_libraries(*needed_for: object) -> None:
-    """Refuse what the libraries of an extra are missing for: ONNX files.
-
-    Args:
-        *needed_for: Names of files; programs of PyTorch need no extra.
-
-    Raises:
-        ConfigError: One is not installed.
-    """
-    if all(map(is_program, needed_for)):
-        return
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
-    if missing:
-        needed = f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
-        raise ConfigError(f"exported files need {needed}: pip install 'tercet[export]'")
+def _require_extras(*files: object) -> None:
+    """Refuse ONNX files where their libraries are missing; programs of PyTorch need none."""
+    if not all(map(is_program, files)):
+        require_extras("exported files", FOR_FILES)
 
 
 def _export(parsed: Parsed) -> Answer:
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
-    _require_libraries(f"model{SUFFIXES[config.format]}")
+    _require_extras(f"model{SUFFIXES[config.format]}")
     from tercet.workflows.ship.export import export
 
     tta = parsed.of(verbs.ViewsConfig).tta
@@ -50,7 +38,7 @@ def _export(parsed: Parsed) -> Answer:
 
 
 def _verify(parsed: Parsed) -> Answer:
-    _require_libraries(parsed.positional["file"])
+    _require_extras(parsed.positional["file"])
     from tercet.workflows.ship.verify import verify
 
     bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
@@ -60,7 +48,7 @@ def _verify(parsed: Parsed) -> Answer:
 
 
 def _benchmark(parsed: Parsed) -> Answer:
-    _require_libraries(*filter(is_exported, parsed.positional["models"]))
+    _require_extras(*filter(is_exported, parsed.positional["models"]))
     from tercet.workflows.ship.benchmark_model import benchmark_model
 
     config = parsed.of(ships.BenchmarkConfig)

@@ -217,15 +217,15 @@ def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
     calibration = Calibration(reject=reject, conformal=Conformal(quantile=0.9, coverage=0.9, rows=99))
     single = write_coloured(folder / "calibrated.onnx", calibration=calibration.to_dict())
     with Server(single, "--name", "own name") as running, running.client() as client:
-        sure, unsure = (client.post("/v1/predict", content=one).json() for one in (RED, picture((99, 60, 9))))
+        sure, unsure = (client.post("/v1/predict", content=one).json() for one in (RED, picture((60, 99, 9))))
         assert sure["model"] == "own name"
         assert sure["answers"][0]["rejected"] is False and sure["answers"][0]["set"] == ["red"]
         (answer,) = Answers.model_validate(unsure).answers
-        assert (answer.label, answer.rejected, answer.set) == ("red", True, ["red", "green"])
+        assert (answer.label, answer.rejected, answer.set) == ("green", True, ["green", "red"])
     several = write_coloured(folder / "sets.onnx", sets=True)
     with Server(several) as running, running.client() as client:
-        (answer,) = Answers.model_validate(client.post("/v1/predict", content=picture((90, 90, 0))).json()).answers
-        assert answer.labels == ["red", "green"] and answer.label is None and len(answer.top or []) == 3
+        (answer,) = Answers.model_validate(client.post("/v1/predict", content=picture((90, 99, 0))).json()).answers
+        assert answer.labels == ["green", "red"] and answer.label is None and len(answer.top or []) == 3
 
 
 def test_the_journal_is_one_ascii_line_a_request(server: Server) -> None:

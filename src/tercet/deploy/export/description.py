@@ -9,6 +9,7 @@ from typing import Any
 from tercet.deploy.answers import heads_of, name_of
 from tercet.deploy.bundle import Bundle
 from tercet.models.label_decoder import LabelDecoder
+from tercet.models.summary import count_parameters
 
 
 def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
         {
             "name": member.name,
             "network": member.classifier.network,
+            "parameters": count_parameters(member.classifier),
             "input": member.classifier.spec.to_dict(),
             "views": str(member.views),
             "seed": member.views.seed,
@@ -36,6 +38,7 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
     return {
         "tercet": version,
         "name": bundle.name,
+        "parameters": bundle.parameter_count(),
         "classes": list(bundle.classes),
         "members": members,
         "combiner": None if bundle.combiner is None else name_of(bundle.combiner),

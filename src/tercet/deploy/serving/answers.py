@@ -42,20 +42,24 @@ class Teller:
         answer: dict[str, Any] = {"file": name}
         if self._sets:
             chosen = np.zeros(len(scores), bool) if output.chosen is None else output.chosen[index]
-            answer["labels"] = [self._classes[label] for label in np.flatnonzero(chosen)]
+            answer["labels"] = self._named(chosen, scores)
         else:
             answer |= self._best(scores)
             if self._reject is not None:
                 answer["rejected"] = bool(self._reject.rejected(scores[None])[0])
             if self._conformal is not None:
                 inside = prediction_sets(scores[None], self._conformal.quantile)[0]
-                answer["set"] = [self._classes[one] for one in np.flatnonzero(inside)]
+                answer["set"] = self._named(inside, scores)
         answer["top"] = [self._entry(scores, label) for label in np.argsort(-scores, kind="stable")[:TOP]]
         answer["members"] = [
             {"name": name, **self._best(one)} for name, one in zip(self._members, members, strict=True)
         ]
         answer["map"] = None if output.maps is None else _map(output.maps[index], self._frames.of(*row.size))
         return answer
+
+    def _named(self, chosen: NDArray[np.bool_], scores: NDArray[Any]) -> list[str]:
+        """Return the names of some classes, the most probable first, as `tercet predict` tells them."""
+        return [self._classes[one] for one in np.argsort(-scores, kind="stable") if chosen[one]]
 
     def _best(self, scores: NDArray[Any]) -> dict[str, Any]:
         return self._entry(scores, int(scores.argmax()))

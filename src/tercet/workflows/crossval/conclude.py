@@ -17,12 +17,18 @@ from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
 from tercet.workflows.crossval.fold_runs import CHOSEN, FoldRuns
 from tercet.workflows.crossval.pooled import Pooled, Result, pool
+from tercet.workflows.train.calibrating import Calibrated, calibrate
 from tercet.workflows.train.conclude import CARD_SCORES, data_card, left_out
+from tercet.workflows.train.fusing import groups_of
 from tercet.workflows.train.prepared import held_out_digest
 
 _ON_TEST = (
     "WARNING: epochs and ensembles were chosen on the held-out folds themselves (selection: test), as papers and\n"
     "competitions do. The scores of the folds below are optimistic.\n"
+)
+_UNCALIBRATED = (
+    "The bundle is not calibrated: a mean is less sure than its parts, and only images that no fold saw could tell by\n"
+    "how much (--calibration-fraction keeps some).\n"
 )
 
 
@@ -43,24 +49,48 @@ def conclude_folds(runs: FoldRuns) -> FoldsConclusion:
     pooled = pool(runs)
     for result in (*pooled.members, *pooled.ensembles, pooled.chosen):
         result.pooled.save(runs.whole.predictions(result.name, "pooled"))
-    if pooled.test:
-        pooled.test[FOLD_MEAN].save(runs.whole.predictions(FOLD_MEAN, "test"))
+    seen_by_none = {"validation": pooled.validation, "test": pooled.test.get(FOLD_MEAN)}
+    for split, said in seen_by_none.items():
+        if said is not None:
+            said.save(runs.whole.predictions(FOLD_MEAN, split))
+    alone = {split: said for split, said in seen_by_none.items() if said is not None and said.known.any()}
+    calibrated = _calibrate(pooled, alone)
     comparison = compare(pooled.chosen.pooled, pooled.best.pooled) if pooled.ensembles else None
-    metrics = _metrics(pooled, comparison)
-    report = _report(pooled, comparison)
-    scores = {name: metrics[name] for name in ("pooled", "test") if metrics[name]}
+    metrics = _metrics(pooled, comparison, calibrated)
+    report = _report(pooled, comparison, calibrated)
+    if calibrated is not None:  # the card tells what the bundle answers
+        alone = {split: calibrated.calibration.apply(said) for split, said in alone.items()}
+        alone["validation"] = calibrated.validation
+    measured = {"pooled": metrics["pooled"], **{name: score(said).to_dict() for name, said in alone.items()}}
     card = {
         "data": metrics["data"],
-        "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in scores.items()},
+        "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in measured.items()},
         "versions": metrics["versions"],
     }
-    replace(pooled.bundle, card=card).save(runs.whole.bundle)
+    calibration = None if calibrated is None else calibrated.calibration
+    replace(pooled.bundle, card=card, calibration=calibration).save(runs.whole.bundle)
     write_json(runs.whole.metrics, metrics)
     write_text(runs.whole.report, report)
     return FoldsConclusion(pooled, metrics, report)
 
 
-def _metrics(pooled: Pooled, comparison: Comparison | None) -> dict[str, Any]:
+def _calibrate(pooled: Pooled, alone: Mapping[str, Predictions]) -> Calibrated | None:
+    """Calibrate the mean on rows that no fold saw: it is less sure than its parts, so that theirs would not do."""
+    if "validation" not in alone:
+        return None
+    plan = pooled.runs.plan
+    return calibrate(
+        alone,
+        pooled.runs.calibration,
+        method=FOLD_MEAN,
+        taken=False,
+        folds=plan.fusion.folds,
+        seed=plan.run.seed,
+        groups=groups_of(alone["validation"], pooled.whole),
+    )
+
+
+def _metrics(pooled: Pooled, comparison: Comparison | None, calibrated: Calibrated | None) -> dict[str, Any]:
     runs, plan = pooled.runs, pooled.runs.plan
     test = {name: score(said).to_dict() for name, said in pooled.test.items() if said.known.any()}
     return {
@@ -92,11 +122,12 @@ def _metrics(pooled: Pooled, comparison: Comparison | None) -> dict[str, Any]:
         "comparison": {"of": CHOSEN, "against": pooled.best.name, **comparison.to_dict()} if comparison else None,
         "test": test.pop(FOLD_MEAN, None),
         "test_by_fold": test,
+        "calibration": calibrated.to_dict() if calibrated else None,
         "versions": describe_environment()["packages"],
     }
 
 
-def _report(pooled: Pooled, comparison: Comparison | None) -> str:
+def _report(pooled: Pooled, comparison: Comparison | None, calibrated: Calibrated | None) -> str:
     runs, plan = pooled.runs, pooled.runs.plan
     chosen = [pooled.chosen] if len(pooled.members) > 1 else []
     everyone = [*pooled.members, *pooled.ensembles, *chosen]
@@ -110,6 +141,7 @@ def _report(pooled: Pooled, comparison: Comparison | None) -> str:
     if comparison is not None:
         parts.append(comparison_text(comparison, CHOSEN, f"the {pooled.best.name} of each fold") + "\n")
     parts.append(_told_bundle(pooled))
+    parts += [calibrated.to_text(FOLD_MEAN)] if calibrated else [_UNCALIBRATED] if pooled.validation is None else []
     if rows_of_test := _test_rows(pooled.test):
         table = results_table(rows_of_test, title="the data's own test split (looked at once)", note="the bundle")
         parts.append(as_text(table))
@@ -156,5 +188,5 @@ def _told_bundle(pooled: Pooled) -> str:
     told = f"The bundle is the mean of the answers of {len(pooled.runs.folds)} folds, {count} networks. "
     if pooled.test:
         return told + "No fold saw the test split.\n"
-    rest = "Every image trained some of them,\nso only others can measure it; the scores above are those of its parts."
-    return f"{told}{rest}\n"
+    every = "Every image" if pooled.validation is None else "Every image but those kept for calibrating"
+    return f"{told}{every} trained some of them,\nso only others can measure it; the scores above are of its parts.\n"

@@ -3,14 +3,14 @@
 CV/
   config.yaml  environment.json  samples.csv  images/  folds.json     what was asked, where, of what
   folds/1/ folds/2/ ...                                               runs; the fold they hold out is their test split
-  predictions/{NAME,METHOD,chosen}-pooled.npz  predictions/fold-mean-test.npz
+  predictions/{NAME,METHOD,chosen}-pooled.npz  predictions/fold-mean-{validation,test}.npz
   metrics.json  report.txt  bundle/                                   what came out
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from tercet.data.folds import FoldPlan
 from tercet.ground.errors import require
 from tercet.ground.files import read_json, write_json, write_text
 from tercet.ground.registry import nearest
-from tercet.records.config import DataConfig, FusionConfig, MemberConfig, RunConfig
+from tercet.records.config import (
+    UNCALIBRATED,
+    CalibrationConfig,
+    DataConfig,
+    FusionConfig,
+    MemberConfig,
+    RunConfig,
+)
 from tercet.records.documents import dump_yaml
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
@@ -69,6 +76,8 @@ class FoldRuns:
     """How the folds were made."""
     folds: tuple[FoldRun, ...]
     """In order."""
+    calibration: CalibrationConfig = UNCALIBRATED
+    """How their mean is calibrated, where images were kept for that."""
 
     @property
     def plan(self) -> Plan:
@@ -78,7 +87,8 @@ class FoldRuns:
     def save(self) -> None:
         """Write the list of folds."""
         folds = [{"name": fold.name, "unlearned": list(fold.unlearned)} for fold in self.folds]
-        write_json(_list_of(self.whole), {"how": self.how, "folds": folds})
+        document = {"how": self.how, "folds": folds, "calibration": asdict(self.calibration)}
+        write_json(_list_of(self.whole), document)
 
     @classmethod
     def load(cls, whole: RunFolder) -> FoldRuns | None:
@@ -90,7 +100,8 @@ class FoldRuns:
             FoldRun(fold["name"], fold_folder(whole, number), tuple(fold["unlearned"]))
             for number, fold in enumerate(values["folds"], 1)
         )
-        return cls(whole, values["how"], folds)
+        given = values.get("calibration")  # absent in those from before there was any
+        return cls(whole, values["how"], folds, CalibrationConfig(**given) if given else UNCALIBRATED)
 
 
 def _list_of(whole: RunFolder) -> Path:

@@ -1,4 +1,4 @@
-"""What the folds of a cross-validation say together: of all held-out rows, and of a test split that all left alone.
+"""What the folds of a cross-validation say together: of all held-out rows, and of the rows that all left alone.
 
 Every held-out row was predicted once, by networks that never saw it, combined in a way that it did not choose.
 """
@@ -88,14 +88,17 @@ class Pooled:
     """The mean of the folds' choices."""
     test: Mapping[str, Predictions]
     """What each fold's choice, and their mean, say of the data's own test split; empty where there is none."""
+    validation: Predictions | None = None
+    """What the mean says of the images that were kept for calibrating; None where there are none."""
 
 
 def pool(runs: FoldRuns) -> Pooled:
-    """Read what the concluded folds left, and let their mean predict the test split that all of them left alone."""
+    """Read what the concluded folds left, and let their mean predict the rows that all of them left alone."""
     documents = {fold.name: read_json(fold.run.metrics) for fold in runs.folds}
     table = load_samples(runs.whole.samples, name=Path(runs.plan.data).name, classes=runs.plan.classes)
     whole = PreparedData(table, ImageStore.open(runs.whole.images), fingerprint=runs.plan.fingerprint)
     bundle = fold_mean(runs)
+    kept = _predict(runs, bundle, whole, "validation")
     return Pooled(
         runs,
         documents,
@@ -105,7 +108,8 @@ def pool(runs: FoldRuns) -> Pooled:
         _picked(runs, documents, "best member", "best_member"),
         whole,
         bundle,
-        _predict_test(runs, bundle, whole),
+        _predict(runs, bundle, whole, "test"),
+        kept.get(FOLD_MEAN),
     )
 
 
@@ -120,8 +124,9 @@ def fold_mean(runs: FoldRuns) -> Bundle:
     return Bundle(runs.plan.classes, tuple(members), FoldMean(tuple(parts)))
 
 
-def _predict_test(runs: FoldRuns, bundle: Bundle, whole: PreparedData) -> dict[str, Predictions]:
-    rows = whole.rows("test")
+def _predict(runs: FoldRuns, bundle: Bundle, whole: PreparedData, split: str) -> dict[str, Predictions]:
+    """Return what each fold's choice, and their mean, say of a split that no fold saw."""
+    rows = whole.rows(split)
     if not len(rows):
         return {}
     source = whole.loader(rows, bundle.specs, num_workers=runs.plan.data_config.num_workers)

@@ -16,7 +16,7 @@ from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, StorageError
 from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment, plan_threads
-from tercet.records.config import DataConfig, FusionConfig, RunConfig
+from tercet.records.config import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, RunConfig
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
@@ -94,12 +94,19 @@ def run_crossval(
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume CV")
     check_members(parsed)
+    if parsed.of(CalibrationConfig).promises and not parsed.of(FoldsConfig).calibration_fraction:
+        raise ConfigError(
+            "calibration.reject_risk and coverage need images that no fold learned from: keep some with "
+            "--calibration-fraction 0.1"
+        )
     if "data.test_fraction" not in parsed.given:  # the folds are what is held out, unless a test split is asked for
         config = replace(parsed.of(DataConfig), test_fraction=0.0)
         parsed = replace(parsed, instances={**parsed.instances, DataConfig: config})
     whole = RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-folds")
     with whole.lock():
-        options = parsed.to_dict(FoldsConfig, RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+        options = parsed.to_dict(
+            FoldsConfig, RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig
+        )
         write_text(whole.config, dump_yaml({_DATA: str(data), **options}))
         with whole.beginning():
             runs = _begin(whole, str(data), parsed)
@@ -112,7 +119,11 @@ def _begin(whole: RunFolder, data: str, parsed: Parsed) -> FoldRuns:
     write_json(whole.path / "environment.json", describe_environment())
     prepared = read_data(data, parsed.of(DataConfig))
     division = make_folds(
-        prepared.table, parsed.of(DataConfig), count=folds.folds, leave_one_group_out=folds.leave_one_group_out
+        prepared.table,
+        parsed.of(DataConfig),
+        count=folds.folds,
+        leave_one_group_out=folds.leave_one_group_out,
+        calibration_fraction=folds.calibration_fraction,
     )
     prepared = replace(prepared, table=division.table)
     members = resolve(config.members or default_members(prepared.image_size), parsed)
@@ -121,7 +132,8 @@ def _begin(whole: RunFolder, data: str, parsed: Parsed) -> FoldRuns:
     lay_out_data(whole, prepared)
     for fold, plan, divided in planned:
         write_fold(fold, plan, divided, parsed)
-    runs = FoldRuns(whole, division.how, tuple(fold for fold, _, _ in planned))
+    calibration = parsed.of(CalibrationConfig) if folds.calibration_fraction else UNCALIBRATED
+    runs = FoldRuns(whole, division.how, tuple(fold for fold, _, _ in planned), calibration)
     runs.save()  # last: a cross-validation with its list of folds has all it needs
     return runs
 

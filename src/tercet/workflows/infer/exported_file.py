@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tercet.data.store import Store
+from tercet.data.samples import SampleTable
+from tercet.data.store import BadImage, Store
 from tercet.deploy.exported import ExportedModel, as_colour
 from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow
-from tercet.ground.errors import ConfigError, DataError
+from tercet.evaluation.set_combining import SetRule
 from tercet.records.config import DataConfig
+from tercet.records.label_sets import SetPredictions, Sets
 from tercet.records.predictions import Floats, Ints, Predictions
 from tercet.workflows.infer.classifying import calibration_of, refuse_options
-from tercet.workflows.infer.held_out import rows_to_score
+from tercet.workflows.infer.held_out import require_same_task, rows_to_score
 from tercet.workflows.infer.run import Evaluation, known_rows
+from tercet.workflows.infer.sets import SetAnswer, SetEvaluation, known_sets, measured
+
+_GREEDY = "the file names labels greedily; the bundle searches with a beam, and may name others"
 
 
 def evaluate_file(
@@ -27,42 +34,77 @@ def evaluate_file(
     tta: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
-) -> Evaluation:
+) -> Evaluation | SetEvaluation:
     """Measure an exported file on labelled images, as `tercet.workflows.infer.run.evaluate` measures a bundle.
 
     Raises:
-        ConfigError: Views or a device were asked for, or the file answers with sets of labels.
-        DataError: No image has a label of a class that the file knows.
+        ConfigError: Views or a device were asked for.
+        DataError: No image has a label that the file knows, or the data are of the other kind, sets or single classes.
         ModelError: It is no exported file, or was changed.
     """
     refuse_options(tta, device)
     model = ExportedModel.load(file)
-    if model.sets:
-        raise ConfigError(f"{file} answers with sets of labels: evaluate the bundle that it was exported from")
     table, store, bad, subset = rows_to_score(data, model.metadata.get("card", {}), config or DataConfig())
-    if table.membership is not None:
-        raise DataError(f"{data} holds sets of labels, {file} tells one class an image")
+    require_same_task(data, table, file, sets=model.sets)
+    if model.sets:
+        return _evaluate_sets(model, table, store, bad, subset, batch_size)
     known = known_rows(table, model.classes)
-    fused, stack = _asked(model, store, known.rows, batch_size)
+    asked = _ask(model, store, known.rows, batch_size)
 
     def said(values: Floats) -> Predictions:
         shares = values / values.sum(axis=1, keepdims=True)
         return Predictions.of(shares, ids=known.ids, classes=model.classes, labels=known.labels)
 
-    answers = said(fused)
-    rows = [ResultRow(model.name, "ensemble" if stack.shape[1] > 1 else "member", score(answers))]
-    if stack.shape[1] > 1:
+    answers, several = said(asked.fused), len(model.member_names) > 1
+    rows = [ResultRow(model.name, "ensemble" if several else "member", score(answers), parameters=model.parameters)]
+    if several:
         rows += [
-            ResultRow(name, "member", score(said(stack[:, place]))) for place, name in enumerate(model.member_names)
+            ResultRow(name, "member", score(said(asked.members[:, place])), parameters=count)
+            for place, (name, count) in enumerate(zip(model.member_names, model.member_parameters, strict=True))
         ]
     calibration = calibration_of(model)
     promises = {} if calibration is None else kept_promises(answers, calibration)
     return Evaluation(tuple(rows), answers, None, known.missing, known.extra, tuple(bad), subset, promises)
 
 
-def _asked(model: ExportedModel, store: Store, rows: Ints, size: int) -> tuple[Floats, Floats]:
-    """Return what the file says of rows of a store: N K, and N M K; only images of one size are asked together."""
-    fused = np.zeros((len(rows), len(model.classes)))
+def _evaluate_sets(
+    model: ExportedModel, table: SampleTable, store: Store, bad: Sequence[BadImage], subset: str, batch_size: int
+) -> SetEvaluation:
+    known = known_sets(table, model.classes)
+    rule = SetRule.from_dict(model.metadata["sets"], len(model.member_names))
+    asked = _ask(model, store, known.rows, batch_size)
+
+    def said(scores: Floats, chosen: Sets) -> SetPredictions:
+        return SetPredictions(known.ids, model.classes, scores.clip(0.0, 1.0), chosen, known.truth.astype(np.int8))
+
+    members = [
+        # the file compares in 32 bits
+        SetAnswer(name, said(scores, scores > np.float32(threshold)), count)
+        for name, scores, threshold, count in zip(
+            model.member_names, np.moveaxis(asked.members, 1, 0), rule.thresholds, model.member_parameters, strict=True
+        )
+    ]
+    fused = SetAnswer(model.name, said(asked.fused, asked.chosen), model.parameters)
+    note = _GREEDY if model.metadata["sets"].get("search") == "greedy" else None
+    return measured(fused, members, known, bad, subset, note=note)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a file says of N images."""
+
+    fused: Floats
+    """N K."""
+    members: Floats
+    """N M K."""
+    chosen: Sets
+    """N K; all false where one class an image is told."""
+
+
+def _ask(model: ExportedModel, store: Store, rows: Ints, size: int) -> _Asked:
+    """Return what the file says of rows of a store; only images of one size are asked together."""
+    shape = (len(rows), len(model.classes))
+    fused, chosen = np.zeros(shape), np.zeros(shape, dtype=np.bool_)
     stack = np.zeros((len(rows), len(model.member_names), len(model.classes)))
     waiting: list[tuple[int, np.ndarray]] = []
 
@@ -70,6 +112,8 @@ def _asked(model: ExportedModel, store: Store, rows: Ints, size: int) -> tuple[F
         places = [place for place, _ in waiting]
         output = model.run(np.stack([picture for _, picture in waiting]))
         fused[places], stack[places] = output.probabilities, output.members
+        if output.chosen is not None:
+            chosen[places] = output.chosen
         waiting.clear()
 
     for place, row in enumerate(rows):
@@ -78,4 +122,4 @@ def _asked(model: ExportedModel, store: Store, rows: Ints, size: int) -> tuple[F
             ask()
         waiting.append((place, picture))
     ask()
-    return fused, stack
+    return _Asked(fused, stack, chosen)

@@ -58,6 +58,27 @@ def rows_to_score(
     return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
 
 
+def require_same_task(data: str | Path, table: SampleTable, model: str | Path, *, sets: bool) -> None:
+    """Refuse data that tell sets of labels where the model tells one class an image, and the other way round.
+
+    Args:
+        data: How the user called the data.
+        table: What was read of them.
+        model: How the model is called in messages.
+        sets: Whether it answers with sets of labels.
+
+    Raises:
+        DataError: They are of different kinds.
+    """
+    if (table.membership is not None) == sets:
+        return
+    kinds = ("one class an image", "sets of labels")
+    raise DataError(
+        f"{data} holds {kinds[not sets]}, and {model} tells {kinds[sets]}: see --data.label-columns, "
+        "--data.label-separator"
+    )
+
+
 def _as_divided(config: DataConfig, trained_on: Mapping[str, Any]) -> DataConfig:
     """Return `config` with groups and fractions as they were when a bundle's data were divided.
 

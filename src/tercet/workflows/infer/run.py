@@ -32,7 +32,7 @@ from tercet.records.predictions import Ints, Predictions
 from tercet.records.views import Views
 from tercet.workflows.infer.classified import Classified, ClassifiedSets
 from tercet.workflows.infer.classifying import classify, refuse_options, require_target
-from tercet.workflows.infer.held_out import rows_to_score
+from tercet.workflows.infer.held_out import require_same_task, rows_to_score
 from tercet.workflows.infer.sets import SetEvaluation, evaluate_sets
 
 
@@ -211,9 +211,7 @@ def evaluate(
     device, config = choose_device(device), config or DataConfig()
     loaded = _load(bundle, tta)
     table, store, bad, subset = rows_to_score(data, loaded.card, config)
-    if (table.membership is None) == (loaded.sets is not None):
-        told = "one class an image" if table.membership is None else "sets of labels"
-        raise DataError(f"{data} holds {told}, the bundle does not: see --data.label-columns, --data.label-separator")
+    require_same_task(data, table, "the bundle", sets=loaded.sets is not None)
     if loaded.sets is not None:
         return evaluate_sets(loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device)
     known = known_rows(table, loaded.classes)

@@ -1,4 +1,4 @@
-"""How good a bundle is that answers with sets of labels."""
+"""How good a bundle is, or a file exported from one, that answers with sets of labels. N images, K labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tercet.data.loading import ImageLoader
 from tercet.data.samples import UNLABELLED, SampleTable
 from tercet.data.store import BadImage, Store
 from tercet.deploy.bundle import Bundle
-from tercet.evaluation.report import as_text
+from tercet.evaluation.report import Kind, as_text
 from tercet.evaluation.set_metrics import score_sets
 from tercet.evaluation.set_report import SetRow, labels_table, set_results_table
 from tercet.ground.errors import DataError
@@ -20,6 +20,7 @@ from tercet.ground.streams import printable
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
+from tercet.records.predictions import Ints
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class SetEvaluation:
     """Images that could not be read and are left out."""
     subset: str
     """Which images were scored, and why these."""
+    note: str | None = None
+    """What may make the answers other ones than the bundle's; None where nothing does."""
 
     def to_text(self) -> str:
         """Return what people read."""
@@ -47,6 +50,7 @@ class SetEvaluation:
         for name, count in self.extra.items():
             parts.append(f"label '{printable(name)}' is unknown to the bundle: left out of {count} image(s)\n")
         parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
+        parts += [f"{self.note}\n"] if self.note else []
         parts.append(as_text(labels_table(self.predictions, title="by label")))
         return "\n".join(parts)
 
@@ -60,7 +64,80 @@ class SetEvaluation:
             "extra_classes": self.extra,
             "unreadable": [image.id for image in self.bad],
             "subset": self.subset,
+            "note": self.note,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class KnownSets:
+    """The rows of a table whose sets are known, as a model numbers its labels."""
+
+    rows: Ints
+    """N positions in the table."""
+    ids: tuple[str, ...]
+    """N names of the images."""
+    truth: Ints
+    """N K, 1 for the labels that an image has and 0 for the others."""
+    missing: tuple[str, ...]
+    """Labels of the model that the table does not show."""
+    extra: dict[str, int]
+    """Images of each label that the model does not know."""
+
+
+def known_sets(table: SampleTable, classes: Sequence[str]) -> KnownSets:
+    """Return the rows whose sets are known; labels are matched by name.
+
+    Raises:
+        DataError: The table shows no label that the model knows.
+    """
+    known = np.flatnonzero(table.labels != UNLABELLED)
+    shown = table.shown(known)
+    place = {name: column for column, name in enumerate(table.classes) if column in shown}
+    if not place.keys() & set(classes):
+        told, others = ", ".join([*place][:5]) or "none", ", ..." if len(classes) > 5 else ""
+        raise DataError(
+            f"{table.name}: no image has a label that the bundle knows (labels: {told}; the bundle: "
+            f"{', '.join(classes[:5])}{others}); labels are matched by name"
+        )
+    given = table.targets(known)
+    truth = np.zeros((len(known), len(classes)), dtype=np.int64)
+    for column, name in enumerate(classes):
+        if name in place:
+            truth[:, column] = given[:, place[name]]
+    missing = tuple(name for name in classes if name not in place)
+    extra = {name: int((given[:, column] == 1).sum()) for name, column in place.items() if name not in classes}
+    return KnownSets(known, tuple(table.ids[row] for row in known), truth, missing, extra)
+
+
+@dataclass(frozen=True)
+class SetAnswer:
+    """What one that was measured said."""
+
+    name: str
+    """Of the model, or of a member."""
+    said: SetPredictions
+    """Its sets."""
+    parameters: int | None
+    """Its learnable numbers; None where that is not known."""
+
+
+def measured(
+    fused: SetAnswer,
+    members: Sequence[SetAnswer],
+    known: KnownSets,
+    bad: Sequence[BadImage],
+    subset: str,
+    *,
+    note: str | None = None,
+) -> SetEvaluation:
+    """Score what a model and its members said of the rows whose sets are known."""
+    several = len(members) > 1
+    rows = [_row(fused, "ensemble" if several else "member"), *(_row(one, "member") for one in members if several)]
+    return SetEvaluation(tuple(rows), fused.said, known.missing, known.extra, tuple(bad), subset, note)
+
+
+def _row(one: SetAnswer, kind: Kind) -> SetRow:
+    return SetRow(one.name, kind, score_sets(one.said), parameters=one.parameters)
 
 
 def evaluate_sets(
@@ -79,40 +156,22 @@ def evaluate_sets(
     Raises:
         DataError: The table shows no label that the bundle knows.
     """
-    known = np.flatnonzero(table.labels != UNLABELLED)
-    shown = table.shown(known)
-    place = {name: column for column, name in enumerate(table.classes) if column in shown}
-    if not place.keys() & set(bundle.classes):
-        told, others = ", ".join([*place][:5]) or "none", ", ..." if len(bundle.classes) > 5 else ""
-        raise DataError(
-            f"{table.name}: no image has a label that the bundle knows (labels: {told}; the bundle: "
-            f"{', '.join(bundle.classes[:5])}{others}); labels are matched by name"
-        )
-    given = table.targets(known)
-    truth = np.zeros((len(known), len(bundle.classes)), dtype=np.int64)
-    for column, name in enumerate(bundle.classes):
-        if name in place:
-            truth[:, column] = given[:, place[name]]
+    known = known_sets(table, bundle.classes)
     source = ImageLoader(
         store,
-        known,
-        ids=[table.ids[row] for row in known],
-        labels=truth,
+        known.rows,
+        ids=known.ids,
+        labels=known.truth,
         num_classes=len(bundle.classes),
         specs=bundle.specs,
         batch_size=batch_size,
         num_workers=config.num_workers,
     )
     assert bundle.sets is not None
-    members = bundle.predict_sets(source, device=device)
-    fused = bundle.sets.combine(members)
-    kind = "ensemble" if len(members) > 1 else "member"
-    rows = [SetRow(bundle.name, kind, score_sets(fused), parameters=bundle.parameter_count())]  # type: ignore[arg-type]
-    if len(members) > 1:
-        rows += [
-            SetRow(member.name, "member", score_sets(said), parameters=count_parameters(member.classifier))
-            for member, said in zip(bundle.members, members, strict=True)
-        ]
-    missing = tuple(name for name in bundle.classes if name not in place)
-    extra = {name: int((given[:, column] == 1).sum()) for name, column in place.items() if name not in bundle.classes}
-    return SetEvaluation(tuple(rows), fused, missing, extra, tuple(bad), subset)
+    said = bundle.predict_sets(source, device=device)
+    members = [
+        SetAnswer(member.name, one, count_parameters(member.classifier))
+        for member, one in zip(bundle.members, said, strict=True)
+    ]
+    fused = SetAnswer(bundle.name, bundle.sets.combine(said), bundle.parameter_count())
+    return measured(fused, members, known, bad, subset)

@@ -189,7 +189,7 @@ TRAINED: list[tuple[str, type]] = [
     ("fusion", FusionConfig),
     ("", OutputConfig),
 ]
-"""The options of `train`, and of what trains as it does; only `train` calibrates."""
+"""The options of `train`, and of what trains as it does; what calibrates has options for that beside."""
 
 TRAIN = Options(
     "train",

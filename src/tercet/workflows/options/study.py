@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from tercet.ground.errors import require
 from tercet.records.compare_config import CompareConfig
-from tercet.records.config import DataConfig
+from tercet.records.config import CalibrationConfig, DataConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Positional
 from tercet.records.training_config import TrainingConfig
@@ -28,6 +28,8 @@ class FoldsConfig:
     """One fold a group, named after it; data.group_column or data.group_from tell the group."""
     fold_members: tuple[str, ...] = ()
     """Train a member in some folds only, such as xception=3+4+5: its name, then the names of folds."""
+    calibration_fraction: float = 0.0
+    """Share of the images that no fold sees: the mean of the folds is calibrated on them (0: it is not calibrated)."""
 
     def __post_init__(self) -> None:
         odd = [text for text in self.fold_members if not all(text.rpartition("="))]
@@ -35,6 +37,8 @@ class FoldsConfig:
             [
                 self.folds is not None and self.folds < 2 and f"folds {self.folds} must be at least 2",
                 self.folds is not None and self.leave_one_group_out and "give either folds or leave_one_group_out",
+                not 0 <= self.calibration_fraction < 1
+                and f"calibration_fraction {self.calibration_fraction} must lie in [0, 1)",
                 bool(odd) and f"fold_members '{', '.join(odd)}' is not of the form MEMBER=FOLD+FOLD",
             ]
         )
@@ -90,7 +94,7 @@ CROSSVAL = Options(
     "Train and measure once a fold, each held out in turn. Every fold does what train does, and is a run of its own; "
     "beside them stand the predictions of all held-out images and one bundle, the mean of the folds' answers. Without "
     "--data.test-fraction the folds are all that is held out.",
-    groups=[("", FoldsConfig), *TRAINED],
+    groups=[("", FoldsConfig), *TRAINED[:-1], ("calibration", CalibrationConfig), TRAINED[-1]],
     positionals=[SOURCE],
     config_file=True,
     aliases=ALIASES,

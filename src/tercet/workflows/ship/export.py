@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from tercet.deploy.program.archive import save
 from tercet.deploy.program.assemble import assemble as assemble_program
 from tercet.deploy.program.loaded import LoadedProgram
 from tercet.ground.errors import ConfigError, ModelError, StorageError, require
-from tercet.ground.files import put_in_place, write_json
+from tercet.ground.files import put_in_place, require_writable, write_json
 from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
@@ -31,6 +32,8 @@ except ModuleNotFoundError as error:  # an extra: `pip install tercet[export]`; 
     if str(error.name).partition(".")[0] not in ("onnx", "onnxruntime", "onnxscript"):
         raise
     onnx_export = None
+
+_LONGEST = 255  # bytes of a file's name, on every file system in use
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def export(
     """
     _require_options(format, int8=int8, maps=maps)
     target = Path(f"model{SUFFIXES[format]}" if file is None else file)
-    _require_free(target, format, force=force)
+    failed = target.with_name(f"{target.name}.failed")
+    _require_free(target, failed, format, force=force)
     if isinstance(tta, str):
         Views.parse(tta)
     place = None if isinstance(bundle, Bundle) else bundle
@@ -116,7 +120,6 @@ def export(
     loaded = loaded if tta is None else loaded.with_views(tta)
     shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
     version = describe_environment()["packages"]["tercet"]
-    failed = target.with_name(f"{target.name}.failed")
     kept: dict[str, str] = {}
     mapped: tuple[str, ...] = ()
     if format == "torch":
@@ -158,16 +161,24 @@ def _require_options(format: Format, *, int8: bool, maps: bool) -> None:
         raise ConfigError("ONNX files need onnx, onnxruntime and onnxscript: pip install 'tercet[export]'")
 
 
-def _require_free(target: Path, format: Format, *, force: bool) -> None:
-    """Refuse a name that would lose something.
+def _require_free(target: Path, failed: Path, format: Format, *, force: bool) -> None:
+    """Refuse a name that would lose something or cannot be written, before minutes of work.
 
     Raises:
         ConfigError: The name has another ending.
-        StorageError: Something is there already.
+        StorageError: Something is there already, or nothing can be written there.
     """
+    if target.is_dir():
+        raise StorageError(f"{target} is a folder: name a file in it, such as {target / f'model{SUFFIXES[format]}'}")
     named = format_of(target)
     if named != format:
         other = f", or say --format {named}" if named else ""
         raise ConfigError(f"the file {target} must end in {SUFFIXES[format]}{other}")
     if target.exists() and not force:
         raise StorageError(f"{target} exists already: choose another name, or replace it with --force")
+    for beside in (failed, proof_of(target)):
+        if len(os.fsencode(beside.name)) > _LONGEST:
+            raise StorageError(f"{target.name[:40]}... is too long a name for a file: choose a shorter one")
+        if beside.is_dir():
+            raise StorageError(f"{beside} is in the way: it is a folder, so choose another name, or remove it")
+    require_writable(target.parent, way="choose another folder for the file")

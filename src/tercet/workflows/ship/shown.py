@@ -76,9 +76,9 @@ def _of_run(bundle: Bundle, path: Path, most: int) -> Shown | None:
         return None
     if table is None or store is None:
         return None
-    divided = table.splits is not None
-    rows = table.rows_of("val") if divided else np.arange(len(table), dtype=np.int64)
-    told = f"validation images of {run}" if divided else f"images of {run}"
+    kept = table.rows_of("val") if table.splits is not None else ()
+    rows = np.asarray(kept if len(kept) else np.arange(len(table)), dtype=np.int64)  # folds leave no validation rows
+    told = f"validation images of {run}" if len(kept) else f"images of {run}"
     return _of_table(bundle, table, store, rows, told, most) if len(rows) else None
 
 
