@@ -1,4 +1,4 @@
-"""A trained ensemble of four networks as one file, in 32 and in 8 bits: size, differences, scores, answers a second.
+"""A trained ensemble of four networks as ONNX in 32 and 8 bits and as a program of PyTorch: differences, scores, speed.
 
     python benchmarks/ship_potato.py --data-dir FOLDER [--output FOLDER] [--epochs 3] [--seconds 3]
 
@@ -17,9 +17,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import torch
+
 import tercet
+from tercet.deploy.export.geometry import Geometry
+from tercet.deploy.program.preprocessing import Preparation
+from tercet.ground.geometry import fit
 from tercet.ground.runtime import describe_environment
 from tercet.workflows.infer.exported_file import evaluate_file
 from tercet.workflows.infer.run import evaluate
@@ -32,6 +38,11 @@ MOBILENET = {
     "input": {"size": 96, "mean": 0.5, "std": 0.5},
 }
 SNAKE = {"recurrent": "lstm", "units": 32, "scan": "snake", "directions": "both"}
+KINDS: list[tuple[str, str, dict[str, Any]]] = [
+    ("fp32", ".onnx", {}),
+    ("int8", ".onnx", {"int8": True}),
+    ("program", ".pt2", {"format": "torch"}),
+]
 DEIT = {"name": "deit", "model": "deit_tiny_patch16_224", "input": {"size": 64}, "pretrained": False}
 
 
@@ -47,6 +58,28 @@ def scores(found: Any) -> dict[str, float]:
     """Return what a person asks about one road's answers on the test split."""
     said = found.rows[0].scores
     return {name: round(float(getattr(said, name)), 4) for name in ("accuracy", "log_loss", "ece")}
+
+
+def resizes(seconds: float) -> dict[str, Any]:
+    """Return medians of the program's resize and of PyTorch's, in turns: a photograph to 224 pixels, one thread."""
+    torch.set_num_threads(1)
+    found = {}
+    for size in ((900, 1200), (3000, 4000)):
+        bytes_ = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+        prepare = Preparation(Geometry((224, 224), 3, "squash", 1.0, "bilinear"))
+
+        def plain(images: torch.Tensor) -> torch.Tensor:
+            return fit(images.permute(0, 3, 1, 2).float() / 255, (224, 224))
+
+        taken: dict[str, list[float]] = {"program": [], "pytorch": []}
+        end = time.perf_counter() + 2 * seconds
+        while time.perf_counter() < end:
+            for name, work in (("program", prepare), ("pytorch", plain)):
+                started = time.perf_counter()
+                work(bytes_)
+                taken[name].append(1000 * (time.perf_counter() - started))
+        found["x".join(map(str, size))] = {f"{name}_ms": round(median(times), 1) for name, times in taken.items()}
+    return found
 
 
 def main() -> int:
@@ -65,9 +98,9 @@ def main() -> int:
         asked = scores(evaluate(run.path, str(leaves)))
         found: dict[str, Any] = {"bundle": {"chosen": run.metrics["chosen"], "test": asked}}
         roads = [road_of(run.path / "bundle", 1)]
-        for name, int8 in (("fp32", False), ("int8", True)):
+        for name, ending, options in KINDS:
             started = time.perf_counter()
-            done = tercet.export(run.path, place / f"{name}.onnx", int8=int8, force=True)
+            done = tercet.export(run.path, place / f"{name}{ending}", force=True, **options)
             proof = done.verification
             found[name] = {
                 "megabytes": round(done.path.stat().st_size / 1e6, 1),
@@ -77,7 +110,7 @@ def main() -> int:
                 "member_gap": proof.member_gap,
                 "same_answer": proof.agreement,
                 "validation": {"bundle": proof.accuracy_bundle, "file": proof.accuracy_file},
-                "test": scores(evaluate_file(done.path, str(leaves))),
+                "test": scores(evaluate_file(done.path, str(leaves))) if ending == ".onnx" else None,
                 "kept_in_32_bits": done.kept,
             }
             roads.append(road_of(done.path, 1))
@@ -86,6 +119,7 @@ def main() -> int:
             for name, one in zip(found, told, strict=True):
                 found[name][f"p50_ms_batch_{batch}"] = round(one.p50, 2)
                 found[name][f"times_the_bundle_batch_{batch}"] = round(told[0].p50 / one.p50, 2)
+    found["resize"] = resizes(given.seconds)
     text = json.dumps({"environment": describe_environment(), "epochs": given.epochs, **found}, indent=1) + "\n"
     (HERE / "results" / "ship_potato.json").write_text(text, "utf-8")
     print(text)

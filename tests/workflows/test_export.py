@@ -43,7 +43,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_validation_images_of_the_run_are_the_proof(done: Exported, finished: Run) -> None:
-    found = json.loads(done.path.with_suffix(".verify.json").read_text())
+    found = json.loads(done.path.with_name(f"{done.path.name}.verify.json").read_text())
     assert found == done.verification.to_dict() | {"batches": [1, 2, 7]}
     assert found["passed"] and found["largest_gap"] < 1e-5 and found["agreement"] == 1
     assert found["source"].startswith("15 of 15: validation images of") and found["images"] == 21
@@ -57,7 +57,7 @@ def test_a_users_own_images(done: Exported, finished: Run, others: Path) -> None
     assert labelled.passed and labelled.images == 18 + 6 and labelled.accuracy_file is not None
     loose = verify(done.path, load_bundle(finished.path), images=[others / "disc"], most=4)
     assert loose.passed and loose.images == 4 + 6 and loose.accuracy_file is None
-    assert json.loads(done.path.with_suffix(".verify.json").read_text())["images"] == 10
+    assert json.loads(done.path.with_name(f"{done.path.name}.verify.json").read_text())["images"] == 10
 
 
 def test_without_any_images_drawn_ones_are_asked_about(done: Exported, finished: Run, tmp_path: Path) -> None:
@@ -158,14 +158,14 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     (tmp_path / "taken").write_text("")
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "a.onnx.failed").mkdir()
-    (tmp_path / "b.verify.json").mkdir()
+    (tmp_path / "b.onnx.verify.json").mkdir()
     for file, message in (
         ("taken/model.onnx", "cannot write to taken: taken is a file; choose another folder for the file"),
         ("taken/deeper/model.onnx", "cannot write to taken/deeper: Not a directory"),
         ("/proc/none/model.onnx", "cannot write to /proc/none: No such file or directory"),
         ("folder.onnx", "folder.onnx is a folder: name a file in it"),
         ("a.onnx", "a.onnx.failed is in the way"),
-        ("b.onnx", "b.verify.json is in the way"),
+        ("b.onnx", "b.onnx.verify.json is in the way"),
         (f"{'n' * 246}.onnx", "is too long a name"),
     ):
         assert main(["export", "no-such-run", file]) == 5

@@ -38,7 +38,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_validation_images_of_the_run_are_the_proof(done: Exported, finished: Run) -> None:
-    proof = done.path.with_name("shapes.pt2.verify.json")  # that of shapes.onnx is shapes.verify.json
+    proof = done.path.with_name("shapes.pt2.verify.json")
     found = json.loads(proof.read_text())
     assert found == done.verification.to_dict() | {"batches": [1, 2, 7]}
     assert found["passed"] and found["largest_gap"] < 1e-5 and found["agreement"] == 1 and found["limit"] == 1e-4

@@ -26,4 +26,4 @@ def load_file(path: str | Path, *, threads: int | None = None) -> Respondent:
 
 def proof_of(file: Path) -> Path:
     """Return where the verification of a file lies."""
-    return file.with_name(f"{file.name}.verify.json") if is_program(file) else file.with_suffix(".verify.json")
+    return file.with_name(f"{file.name}.verify.json")
