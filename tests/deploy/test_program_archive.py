@@ -159,11 +159,11 @@ def test_a_changed_byte_is_noticed(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["predict"], ["evaluate"], ["serve"]])
 def test_a_program_is_asked_with_pytorch(
-    words: list[str], file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = [] if words == ["serve"] else [str(tmp_path)]
     assert main([*words, str(file), *given]) == 2
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "is a program for PyTorch" in told and "use the bundle" in told and "tercet export RUN model.onnx" in told
 
 

@@ -167,12 +167,13 @@ class Relay:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Note a signal. It comes between any two instructions, so that nothing here may wait for a lock."""
         self.signals.append(number)
+        if self._child is not None and len(self.signals) > _PATIENCE:
+            self._child.process.kill()
+            return
         self._untold.append(number)
         self._hand_on()
         if self._child is not None:
             self._heard()
-            if len(self.signals) > _PATIENCE:
-                self._child.process.kill()
 
     def _hand_on(self) -> None:
         while self._child is not None and self._untold:
