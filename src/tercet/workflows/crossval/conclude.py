@@ -185,8 +185,8 @@ def _told_bundle(pooled: Pooled) -> str:
     """Return what the bundle is, and what its own measure would be."""
     assert isinstance(pooled.bundle.combiner, FoldMean)
     count = len(pooled.bundle.members)
-    told = f"The bundle is the mean of the answers of {len(pooled.runs.folds)} folds, {count} networks. "
+    told = f"The bundle is the mean of the answers of {len(pooled.runs.folds)} folds, {count} networks."
     if pooled.test:
-        return told + "No fold saw the test split.\n"
+        return f"{told} No fold saw the test split.\n"
     every = "Every image" if pooled.validation is None else "Every image but those kept for calibrating"
-    return f"{told}{every} trained some of them,\nso only others can measure it; the scores above are of its parts.\n"
+    return f"{told}\n{every} trained some of them, so only others can measure it;\nthe scores above are of its parts.\n"
