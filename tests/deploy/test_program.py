@@ -73,20 +73,21 @@ def answered(bundle: Bundle, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_way_to_combine(kind: str, temperature: float | None, bundles: dict[str, Bundle]) -> None:
     bundle = bundles[kind]
-    if temperature is not None:  # of a vote without ties: their share differs between 32 and 64 bits
-        combiner = Combiner("vote", NAMES) if kind == "vote" else bundle.combiner
-        bundle = replace(bundle, combiner=combiner, calibration=Calibration(temperature=temperature, rows=9))
+    if temperature is not None:
+        bundle = replace(bundle, calibration=Calibration(temperature=temperature, rows=9))
     logits = torch.randn(50, len(bundle.members), 3, generator=torch.Generator().manual_seed(1)) * 3
     found, expected = answered(bundle, logits)
-    np.testing.assert_allclose(found, expected, atol=3e-5)  # a vote's ties are decided by a larger share of the mean
-    assert (found.argmax(1) == expected.argmax(1)).all()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    ordered = np.sort(expected, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] > 1e-7  # what 32 bits can tell apart
+    assert clear.sum() > 40 and (found.argmax(1) == expected.argmax(1))[clear].all()
 
 
 def test_ties_are_decided_as_over_arrays(bundles: dict[str, Bundle]) -> None:
     logits = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 2.0, 0.0], [3.0, 0.0, 3.0]], [[0.0, 0.0, 0.0]] * 3])
     for kind in ("vote", "pruned", "average"):
         found, expected = answered(bundles[kind], logits)
-        np.testing.assert_allclose(found, expected, atol=3e-5)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
     most = replace(bundles["average"], combiner=Combiner("pruned", NAMES, keep=9))
     np.testing.assert_allclose(*answered(most, logits), atol=1e-6)
 

@@ -22,9 +22,6 @@ from tercet.training.checkpoint import save_weights
 
 FOLD_MEAN = "fold-mean"
 """What the mean over folds is called, in manifests and tables."""
-TIE_SHARE = 2e-5
-"""Share of the mean in a vote that it decides, in exported files; more than on arrays, so that it shows in 32 bits, and
-still no more than the answer may differ by."""
 
 
 def stack_probabilities(members: Sequence[Predictions]) -> Tensor:

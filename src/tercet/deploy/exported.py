@@ -18,7 +18,7 @@ from tercet.deploy.formats import refuse_program
 from tercet.deploy.loose import ImageLike, LoosePictures
 from tercet.deploy.onnx_file import read_content, unseal
 from tercet.ground.cores import available_cores
-from tercet.ground.errors import ConfigError, DataError, MemoryExhausted, ModelError, require
+from tercet.ground.errors import ConfigError, DataError, MemoryExhausted, ModelError, require, starved
 from tercet.ground.limits import require_threads
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import UNKNOWN, Predictions
@@ -105,7 +105,7 @@ class ExportedModel:
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception of its own for each of its states
-            if _starved(error):
+            if starved(error):
                 raise MemoryExhausted(f"no memory to load {path}, which asks for more than there is") from error
             raise unusable(path, error) from error
         _require_signature(session, document, path)
@@ -131,7 +131,7 @@ class ExportedModel:
         try:
             values = self._session.run(self._outputs, {INPUT: images})
         except Exception as error:
-            if _starved(error):
+            if starved(error):
                 raise MemoryExhausted(
                     f"no memory to answer for images {images.shape}: give fewer or smaller ones"
                 ) from error
@@ -208,6 +208,8 @@ def require_answer(output: Output, count: int, num_members: int, num_classes: in
             f"{path} answered with shapes {output.probabilities.shape} and {output.members.shape} for "
             f"{count} image(s), {num_members} member(s) and {num_classes} classes: its description is wrong"
         )
+    if output.chosen is not None and (output.chosen.shape != wanted[0] or output.chosen.dtype != np.bool_):
+        raise ModelError(f"{path} chose labels as {output.chosen.dtype} {output.chosen.shape}, not bool {wanted[0]}")
     parts = (output.probabilities, output.members, *([] if output.maps is None else [output.maps]))
     if not all(np.isfinite(part).all() for part in parts):
         raise ModelError(f"{path} gave an answer that is not finite: its weights are damaged, export it again")
@@ -244,12 +246,6 @@ def _count(told: Mapping[str, Any]) -> int | None:
     """Return the number of parameters that is told; None in files from before it was."""
     count = told.get("parameters")
     return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
-
-
-def _starved(error: Exception) -> bool:
-    """Tell whether onnxruntime found no memory."""
-    words = ("Failed to allocate", "bad_alloc", "bad allocation")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def unusable(path: str | Path, error: Exception) -> ModelError:

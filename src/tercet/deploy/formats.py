@@ -19,7 +19,7 @@ def format_of(path: object) -> Format | None:
     return next((form for form, suffix in SUFFIXES.items() if Path(path).suffix.lower() == suffix), None)
 
 
-def is_exported(path: object) -> bool:
+def is_onnx(path: object) -> bool:
     """Tell by its name whether a user means an exported ONNX file."""
     return format_of(path) == "onnx"
 

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tercet.deploy.formats import format_of
 from tercet.ground.errors import ModelError
 from tercet.ground.files import read_json, sha256, write_json
 
@@ -30,6 +31,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: The folder is no bundle, or the manifest was changed.
     """
+    if not folder.exists():
+        raise ModelError(f"{folder} is not a bundle: there is no such folder")
+    if format_of(folder) is not None:
+        raise ModelError(f"{folder} is not a bundle but an exported file: name the run or the bundle that it was made of")
     if not (folder / MANIFEST).is_file():
         raise ModelError(f"{folder} is not a bundle: it has no {MANIFEST} (a run's bundle is RUN/bundle)")
     try:

@@ -43,10 +43,13 @@ class Child:
     Args:
         command: What to run; a `Leash` should be taken there.
         descriptors: Open files that it gets, by name.
+        silent: Whether nothing of its standard output is wanted.
         told: What else it is told, as JSON holds it.
     """
 
-    def __init__(self, command: Sequence[str], *, descriptors: dict[str, int] | None = None, **told: Any) -> None:
+    def __init__(
+        self, command: Sequence[str], *, descriptors: dict[str, int] | None = None, silent: bool = False, **told: Any
+    ) -> None:
         self._end, other = socket.socketpair()
         with other:
             given = {"leash": other.fileno(), **(descriptors or {})}
@@ -56,7 +59,8 @@ class Child:
             self.process = subprocess.Popen(
                 command,
                 pass_fds=list(given.values()),
-                env={**os.environ, _VARIABLE: json.dumps({**told, **given})},
+                stdout=subprocess.DEVNULL if silent else None,
+                env={**os.environ, _VARIABLE: json.dumps({**told, **given, "descriptors": [*given]})},
                 start_new_session=True,  # so that a Ctrl-C reaches it once, through us
             )
 
@@ -213,6 +217,8 @@ class Leash:
         if text is None:
             return None
         told = json.loads(text)
+        for name in told["descriptors"]:  # what this process starts shall not hold them open
+            os.set_inheritable(told[name], False)
         leash = cls(socket.socket(fileno=told["leash"]), told)
         for number in STOPPING:
             signal.signal(number, signal.SIG_DFL)

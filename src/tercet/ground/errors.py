@@ -86,6 +86,13 @@ def require(problems: Iterable[str | bool | None]) -> None:
         raise ConfigError("; ".join(found))
 
 
+def starved(error: Exception) -> bool:
+    """Tell whether an error, also one of native code, says that there is no memory."""
+    text = str(error).lower()
+    words = ("can't allocate memory", "out of memory", "failed to allocate", "bad_alloc", "bad allocation")
+    return isinstance(error, MemoryError) or any(word in text for word in words)
+
+
 def explain(error: Exception) -> TercetError | None:
     """Return what an error of the system means for the user, or None for a fault of our own.
 
@@ -94,7 +101,7 @@ def explain(error: Exception) -> TercetError | None:
     if isinstance(error, TercetError):
         return error
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower():
+    if starved(error):
         return MemoryExhausted(
             f"not enough memory ({text}): use a smaller --batch-size, --accumulate 2 or --input.size"
         )

@@ -61,11 +61,11 @@ def _ensemble(parsed: Parsed) -> Answer:
 
 
 def _evaluate(parsed: Parsed) -> Answer:
-    from tercet.deploy.formats import is_exported
+    from tercet.deploy.formats import is_onnx
 
     bundle = parsed.positional["bundle"]
     work: Callable[..., Any]
-    if is_exported(bundle):
+    if is_onnx(bundle):
         from tercet.workflows.infer.exported_file import evaluate_file as work
     else:
         from tercet.workflows.infer.run import evaluate as work
@@ -83,8 +83,8 @@ def _evaluate(parsed: Parsed) -> Answer:
 
 
 def _predict(parsed: Parsed) -> Answer:
-    from tercet.deploy.formats import is_exported
-    from tercet.workflows.infer.bounded import enter_bounds, predict_bounded
+    from tercet.deploy.formats import is_onnx
+    from tercet.workflows.infer.bounded import predict_bounded, within_bounds
 
     bundle, bounds = parsed.positional["bundle"], parsed.of(verbs.BoundsConfig)
     memory, seconds = bounds.max_memory, bounds.max_seconds
@@ -92,24 +92,23 @@ def _predict(parsed: Parsed) -> Answer:
         words = [*parsed.to_words(), "--", bundle, *parsed.positional["images"]]
         return Answer.given_elsewhere(predict_bounded(words, memory=memory, seconds=seconds))
     work: Callable[..., Any]
-    if is_exported(bundle):  # this road loads no PyTorch
+    if is_onnx(bundle):  # this road loads no PyTorch
         from tercet.workflows.infer.classifying import classify_with_file as work
     else:
         from tercet.workflows.infer.run import predict_files as work
 
-    if bounds.any:
-        enter_bounds(memory=memory, seconds=seconds)
     config, place = parsed.of(verbs.PredictConfig), parsed.of(verbs.DeviceConfig)
-    result = work(
-        bundle,
-        parsed.positional["images"],
-        csv=config.csv,
-        submission=config.submission,
-        top=config.top,
-        tta=parsed.of(verbs.ViewsConfig).tta,
-        batch_size=place.batch_size,
-        device=place.device,
-    )
+    with within_bounds(memory=memory, seconds=seconds):
+        result = work(
+            bundle,
+            parsed.positional["images"],
+            csv=config.csv,
+            submission=config.submission,
+            top=config.top,
+            tta=parsed.of(verbs.ViewsConfig).tta,
+            batch_size=place.batch_size,
+            device=place.device,
+        )
     return Answer(result.to_text(), result.to_dict(), exit_code=3 if result.bad else 0)
 
 

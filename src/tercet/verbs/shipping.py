@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from tercet.deploy.formats import SUFFIXES, is_exported, is_program
+from tercet.deploy.formats import SUFFIXES, is_onnx, is_program
+from tercet.ground.children import Leash
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
 from tercet.verbs.answer import Answer
@@ -27,6 +28,7 @@ def _require_extras(*files: object) -> None:
 
 
 def _export(parsed: Parsed) -> Answer:
+    Leash.take()  # where `serve` exports a bundle, this process ends with that one
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
     _require_extras(f"model{SUFFIXES[config.format]}")
     from tercet.workflows.ship.export import export
@@ -48,7 +50,7 @@ def _verify(parsed: Parsed) -> Answer:
 
 
 def _benchmark(parsed: Parsed) -> Answer:
-    _require_extras(*filter(is_exported, parsed.positional["models"]))
+    _require_extras(*filter(is_onnx, parsed.positional["models"]))
     from tercet.workflows.ship.benchmark_model import benchmark_model
 
     config = parsed.of(ships.BenchmarkConfig)

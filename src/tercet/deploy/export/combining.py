@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from tercet.deploy.answers import TIE_SHARE, AnyCombiner, FoldMean
+from tercet.deploy.answers import AnyCombiner, FoldMean
 from tercet.deploy.export.graph import FLOAT, Graph
-from tercet.evaluation.combining import Combiner
+from tercet.evaluation.combining import TIE_SHARE, Combiner
 from tercet.evaluation.set_combining import SetRule
 from tercet.models.fusion import FusionHead
 from tercet.records.calibration import SMALLEST, Calibration

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tercet.deploy.export.greedy import GreedyDecoder
 from tercet.deploy.member import Member
-from tercet.ground.errors import MemoryExhausted, ModelError
+from tercet.ground.errors import MemoryExhausted, ModelError, starved
 from tercet.models.label_decoder import LabelDecoder
 
 _NOISE = (  # what the exporter says of its own parts
@@ -57,9 +57,9 @@ def trace(network: nn.Module, given: Tensor, free: Mapping[int, str]) -> torch.e
     with quiet(), _watched(network.eval(), inside), torch.inference_mode(False), torch.no_grad():
         try:
             return torch.export.export(network, (given,), dynamic_shapes=(axes,))
-        except MemoryError as error:
-            raise MemoryExhausted("no memory to export so large a network") from error
         except Exception as error:  # the tracer runs the network, which may raise anything
+            if starved(error):
+                raise MemoryExhausted("no memory to export so large a network") from error
             raise Untraceable(inside[-1] if inside else "", error) from error
 
 

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tercet.deploy.answers import TIE_SHARE, AnyCombiner, FoldMean
-from tercet.evaluation.combining import Combiner
+from tercet.deploy.answers import AnyCombiner, FoldMean
+from tercet.evaluation.combining import TIE_SHARE, Combiner
 from tercet.evaluation.set_combining import SetRule
 from tercet.models.fusion import FusionHead
 from tercet.records.calibration import SMALLEST, Calibration

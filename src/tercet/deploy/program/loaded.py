@@ -1,4 +1,4 @@
-"""An exported program, ready to be asked: the file that `torch.export.load` reads, behind the checks of `archive`.
+"""An exported program, ready to be asked; it is as safe to load as whoever made it is to trust.
 
 Shapes: B images, H x W pixels, M members, K classes.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 from tercet.data.images import open_regular
 from tercet.deploy.export.tracing import quiet
 from tercet.deploy.exported import Output, require_answer, require_fields, require_images, unusable
-from tercet.deploy.program.archive import check
-from tercet.ground.errors import DataError, MemoryExhausted, ModelError
+from tercet.deploy.program.archive import read_document
+from tercet.ground.errors import DataError, MemoryExhausted, ModelError, starved
 
 
 class LoadedProgram:
@@ -42,21 +42,26 @@ class LoadedProgram:
     def load(cls, path: str | Path) -> LoadedProgram:
         """Load a file that `tercet export --format torch` wrote, and let it answer for one black image.
 
+        Loading can run code that the file brings along, as with any program of `torch.export`.
+
         Raises:
-            ModelError: It is another kind of file, is damaged, would do more than compute, or does not run.
+            ModelError: It is another kind of file, is damaged, or does not run.
+            MemoryExhausted: There is no memory for it.
         """
         try:
             with open_regular(Path(path)) as stream:
-                document = check(stream, path)
+                document = read_document(stream, path)
                 require_fields(document, path)
                 stream.seek(0)
                 with quiet():
                     program: Any = torch.export.load(stream).module()
         except DataError as error:
             raise ModelError(str(error)) from error
-        except (ModelError, MemoryError):
+        except ModelError:
             raise
         except Exception as error:  # the archive's reader and the graph's have no exception of their own
+            if starved(error):
+                raise MemoryExhausted(f"no memory to load {path}") from error
             raise unusable(path, error) from error
         model = cls(program, document, Path(path))
         model.run(np.zeros((1, 8, 8, 3), dtype=np.uint8))
@@ -75,7 +80,7 @@ class LoadedProgram:
             with torch.inference_mode():
                 named = {name: value.numpy() for name, value in self._program(torch.tensor(images)).items()}
         except Exception as error:
-            if isinstance(error, MemoryError) or "alloc" in str(error):
+            if starved(error):
                 raise MemoryExhausted(
                     f"no memory to answer for images {images.shape}: give fewer or smaller ones"
                 ) from error

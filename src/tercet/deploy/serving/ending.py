@@ -28,7 +28,7 @@ class OrderlyServer(Server):
         # The system resets connections that wait when their socket closes: therefore they are all taken first.
         late = [loop.create_task(self._meet(one)) for one in _waiting(sockets or ())]
         await super().shutdown(sockets)
-        await asyncio.gather(*late)
+        await asyncio.gather(*late, return_exceptions=True)  # who has gone meanwhile holds up nobody
         end = time.monotonic() + _LAST_SECONDS
         while self.server_state.connections and not self.force_exit and time.monotonic() < end:
             await asyncio.sleep(0.02)

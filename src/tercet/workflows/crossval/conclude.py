@@ -141,7 +141,7 @@ def _report(pooled: Pooled, comparison: Comparison | None, calibrated: Calibrate
     if comparison is not None:
         parts.append(comparison_text(comparison, CHOSEN, f"the {pooled.best.name} of each fold") + "\n")
     parts.append(_told_bundle(pooled))
-    parts += [calibrated.to_text(FOLD_MEAN)] if calibrated else [_UNCALIBRATED] if pooled.validation is None else []
+    parts.append(_told_calibration(pooled, calibrated))
     if rows_of_test := _test_rows(pooled.test):
         table = results_table(rows_of_test, title="the data's own test split (looked at once)", note="the bundle")
         parts.append(as_text(table))
@@ -179,6 +179,14 @@ def _test_rows(test: Mapping[str, Predictions]) -> list[ResultRow]:
         for name, said in test.items()
         if said.known.any()
     ]
+
+
+def _told_calibration(pooled: Pooled, calibrated: Calibrated | None) -> str:
+    if calibrated is not None:
+        return calibrated.to_text(FOLD_MEAN)
+    if pooled.validation is None:
+        return _UNCALIBRATED
+    return "The bundle is not calibrated, though images were kept for it: none was asked for, or too few were kept.\n"
 
 
 def _told_bundle(pooled: Pooled) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tercet.ground.children import Child, Relay, name_of, own_command
 from tercet.ground.cores import available_cores
@@ -14,7 +15,7 @@ _OWN_THREADS = 2
 
 
 def predict_bounded(words: Sequence[str], *, memory: int | None, seconds: float | None) -> int:
-    """Let another process predict, which calls `enter_bounds`, and return its exit code.
+    """Let another process predict, which works `within_bounds`, and return its exit code.
 
     Args:
         words: The command line after `predict`.
@@ -38,12 +39,19 @@ def predict_bounded(words: Sequence[str], *, memory: int | None, seconds: float 
     raise Crashed(told, -code)
 
 
-def enter_bounds(*, memory: int | None, seconds: float | None) -> None:
-    """Limit this process for good; to be called when everything is imported and nothing loaded.
+@contextmanager
+def within_bounds(*, memory: int | None, seconds: float | None) -> Iterator[None]:
+    """Limit this process: its time within the block, its memory for good. By then all is imported and nothing loaded.
 
     Raises:
         ConfigError: So little memory is too little.
     """
-    limit_time(seconds)
+    if seconds is not None:
+        limit_time(seconds)
     if memory is not None:
         limit_memory(memory, threads=available_cores() + _OWN_THREADS)
+    try:
+        yield
+    finally:
+        if seconds is not None:
+            limit_time(None)  # an answer that is there is told

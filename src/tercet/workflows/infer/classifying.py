@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tercet.deploy.exported import ExportedModel
 from tercet.deploy.loose import LoosePictures
-from tercet.ground.errors import ConfigError, DataError
+from tercet.ground.errors import ConfigError, DataError, StorageError
+from tercet.ground.files import require_writable
 from tercet.records.calibration import Calibration
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
@@ -42,8 +43,11 @@ def classify(
 
     Raises:
         ConfigError: Options that cannot be.
+        StorageError: The CSV file would replace an image or the sample file, or cannot be written.
         DataError: No image could be read; a sample file that names other images or classes.
     """
+    if csv is not None:
+        _require_place(Path(csv), source, submission)
     if submission is not None and sets:
         raise ConfigError("a submission names one class an image, and this bundle answers with sets of labels")
     sample = None if submission is None else Sample.read(submission, tuple(classes))
@@ -102,6 +106,17 @@ def classify_with_file(
         submission=submission,
         top=top,
     )
+
+
+def _require_place(csv: Path, source: LoosePictures, submission: str | None) -> None:
+    """Refuse a place for answers that would lose what was given, or cannot be written."""
+    if csv.is_dir():
+        raise StorageError(f"{csv} is a folder: name a file in it with --csv")
+    given = [image for _, image in source.items if isinstance(image, (str, Path))]
+    given += [] if submission is None else [submission]
+    if csv.exists() and any(Path(one).samefile(csv) for one in given if Path(one).exists()):
+        raise StorageError(f"{csv} is one of the files that are read: write the answers to another --csv")
+    require_writable(csv.parent, way="choose another --csv")
 
 
 def refuse_options(tta: object, device: str) -> None:

@@ -14,7 +14,7 @@ from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.exported import ExportedModel
-from tercet.deploy.formats import is_exported
+from tercet.deploy.formats import is_onnx
 from tercet.deploy.images import LooseImages
 from tercet.deploy.loose import ImageLike
 from tercet.evaluation.calibration import kept_promises
@@ -58,7 +58,7 @@ def predict(
         ModelError: It is no bundle, or was changed.
         DataError: An image cannot be read.
     """
-    if not isinstance(bundle, Bundle) and is_exported(bundle):
+    if not isinstance(bundle, Bundle) and is_onnx(bundle):
         refuse_options(tta, device)
         return ExportedModel.load(bundle, check=False).predict(images, batch_size=batch_size)
     device = choose_device(device)

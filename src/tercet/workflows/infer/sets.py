@@ -94,10 +94,9 @@ def known_sets(table: SampleTable, classes: Sequence[str]) -> KnownSets:
     shown = table.shown(known)
     place = {name: column for column, name in enumerate(table.classes) if column in shown}
     if not place.keys() & set(classes):
-        told, others = ", ".join([*place][:5]) or "none", ", ..." if len(classes) > 5 else ""
         raise DataError(
-            f"{table.name}: no image has a label that the bundle knows (labels: {told}; the bundle: "
-            f"{', '.join(classes[:5])}{others}); labels are matched by name"
+            f"{table.name}: no image has a label that the model knows (labels: {_first([*place]) or 'none'}; "
+            f"the model: {_first(classes)}); labels are matched by name"
         )
     given = table.targets(known)
     truth = np.zeros((len(known), len(classes)), dtype=np.int64)
@@ -175,3 +174,7 @@ def evaluate_sets(
     ]
     fused = SetAnswer(bundle.name, bundle.sets.combine(said), bundle.parameter_count())
     return measured(fused, members, known, bad, subset)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

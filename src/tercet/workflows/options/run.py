@@ -100,7 +100,7 @@ class BoundsConfig:
     max_memory: int | None = None
     """MiB of addresses that the process may have (default: no limit)."""
     max_seconds: float | None = None
-    """Seconds that it may take in all (default: no limit)."""
+    """Seconds that it may take once its libraries are loaded (default: no limit)."""
 
     def __post_init__(self) -> None:
         require(bound_problems(self.max_memory, "max_seconds", self.max_seconds))

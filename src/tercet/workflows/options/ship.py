@@ -88,7 +88,7 @@ EXPORT = Options(
     "Write a whole ensemble as one file, and prove it. The file takes images of any size and holds preprocessing, "
     "members, combiner and calibration. An ONNX file needs no PyTorch; --format torch writes a program for PyTorch, "
     "which needs neither Tercet nor timm. It is then asked about validation images of the run, and "
-    "refused if any probability differs by more than 1e-4.",
+    "refused if any probability differs by more than 1e-4 (with --int8: if accuracy falls by more than half a point).",
     groups=[("", ExportConfig), ("", ShownConfig), ("", ViewsConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "a bundle's folder, or a run's"),

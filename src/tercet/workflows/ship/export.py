@@ -55,6 +55,8 @@ class Exported:
         """Return what people read."""
         size = self.path.stat().st_size / 1e6
         lines = [f"{self.path}: {size:.1f} MB, members: {', '.join(self.members)}\n", self.verification.to_text()]
+        if self.verification.limit is None:
+            lines.append(f"in 8 bits: {', '.join(name for name in self.members if name not in self.kept)}\n")
         lines += [f"member '{name}' stays in 32 bits: {reason}\n" for name, reason in self.kept.items()]
         if self.mapped:
             lines.append(f"class-activation maps: of {', '.join(self.mapped)}\n")

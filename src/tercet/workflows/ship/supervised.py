@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from tercet.deploy.manifest import is_bundle, read_manifest
 from tercet.deploy.serving.hosts import loopback
 from tercet.deploy.serving.listener import bind
 from tercet.deploy.serving.supervisor import supervise
-from tercet.ground.children import own_command
+from tercet.ground.children import Child, Relay, own_command
 from tercet.ground.errors import ModelError
 
 
@@ -68,6 +67,7 @@ def exported(path: Path) -> Iterator[Path]:
 
     Raises:
         ModelError: The bundle cannot be exported; the other process has said why.
+        Interrupted: A signal came; that process has ended too.
     """
     if not path.is_dir():
         yield path
@@ -77,6 +77,8 @@ def exported(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
         file = Path(folder) / "model.onnx"
         command = own_command("export", "--maps", "--", str(path), str(file))
-        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode or not file.is_file():
+        with Relay() as relay:
+            failed = relay.wait(Child(command, silent=True))
+        if failed or not file.is_file():
             raise ModelError(f"{path} cannot be served: it could not be exported, see above")
         yield file

@@ -11,7 +11,7 @@ from tercet.deploy.export.description import weights_sha256
 from tercet.deploy.export.verification import Verification
 from tercet.deploy.export.verification import verify as ask_both
 from tercet.ground.errors import ModelError
-from tercet.ground.files import write_json
+from tercet.ground.files import require_writable, write_json
 from tercet.records.config import DataConfig
 from tercet.records.views import Views
 from tercet.workflows.ship.files import load_file, proof_of
@@ -40,7 +40,10 @@ def verify(
     Raises:
         ModelError: One of the two cannot be used, or the file is of another bundle.
         DataError: The images cannot be read.
+        StorageError: Nothing can be written beside the file.
     """
+    proof = proof_of(Path(file))
+    require_writable(proof.parent, way="the proof lies beside the file: copy it to where you may write")
     model = load_file(file)
     place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
@@ -50,7 +53,7 @@ def verify(
         other = next((f" ('{ours}' for '{theirs}')" for theirs, ours in both if theirs != ours), "")
         raise ModelError(
             f"{file} has members {', '.join(model.member_names)} and {len(model.classes)} classes, the bundle has "
-            f"{', '.join(names)} and {len(loaded.classes)}{other}: name the bundle that it was exported from"
+            f"{', '.join(names)} and {len(loaded.classes)} classes{other}: name the bundle that it was exported from"
         )
     if model.metadata.get("weights_sha256") != weights_sha256(loaded):
         raise ModelError(f"{file} has other weights than the bundle: name the bundle that it was exported from")
@@ -61,5 +64,5 @@ def verify(
     shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
     exact = all(entry.get("precision") == "fp32" for entry in told)
     found = ask_both(loaded, model, shown, exact=exact)
-    write_json(proof_of(Path(file)), found.to_dict())
+    write_json(proof, found.to_dict())
     return found
