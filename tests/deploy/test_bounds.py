@@ -142,6 +142,13 @@ def test_a_process_that_is_ended_from_outside(
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_an_answer_in_time_is_no_matter_of_time_any_more() -> None:
+    script = "from tercet.workflows.infer.bounded import within_bounds\nimport time\n"
+    script += "with within_bounds(memory=None, seconds=0.5): pass\ntime.sleep(1)\nprint('told')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "told\n")
+
+
 def test_work_without_end_is_ended(tmp_path: Path, image: Path) -> None:
     path = write_hostile(tmp_path / "hostile.onnx", "slow")
     code, _, complaints, _ = run("predict", path, image, "--max-seconds", 3)

@@ -87,6 +87,18 @@ def test_a_table_that_cannot_be_written(finished: Run, outside: Path, tmp_path: 
         predict_files(finished.path, [outside], csv=str(tmp_path / "file" / "out.csv"))
 
 
+def test_a_table_does_not_replace_what_is_read(finished: Run, outside: Path, tmp_path: Path) -> None:
+    image = Path(shutil.copy(next(outside.rglob("*.png")), tmp_path / "cat.png"))
+    (tmp_path / "link.csv").symlink_to(image)
+    before = image.read_bytes()
+    for name in ("cat.png", "link.csv"):
+        with pytest.raises(StorageError, match="one of the files that are read"):
+            predict_files(finished.path, [tmp_path], csv=str(tmp_path / name))
+    with pytest.raises(StorageError, match="is a folder: name a file in it"):
+        predict_files(finished.path, [image], csv=str(tmp_path))
+    assert image.read_bytes() == before
+
+
 def test_what_is_no_bundle_is_refused_before_images_are_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         predict_files(tmp_path, ["absent.png"])

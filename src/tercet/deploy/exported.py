@@ -5,7 +5,7 @@ Shapes: B images, H x W pixels, M members, K classes, h x w cells of a map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -127,15 +127,7 @@ class ExportedModel:
             ModelError: The answer is not finite, or the model cannot answer.
             MemoryExhausted: There is no memory for so many pixels.
         """
-        require_images(images)
-        try:
-            values = self._session.run(self._outputs, {INPUT: images})
-        except Exception as error:
-            if starved(error):
-                raise MemoryExhausted(
-                    f"no memory to answer for images {images.shape}: give fewer or smaller ones"
-                ) from error
-            raise unusable(self.path, error) from error
+        values = computed(lambda: self._session.run(self._outputs, {INPUT: images}), images, self.path)
         named = dict(zip(self._outputs, values, strict=True))
         output = Output(named["probabilities"], named["members"], named.get("chosen"), named.get("maps"))
         require_answer(output, len(images), len(self.member_names), len(self.classes), self.path)
@@ -246,6 +238,25 @@ def _count(told: Mapping[str, Any]) -> int | None:
     """Return the number of parameters that is told; None in files from before it was."""
     count = told.get("parameters")
     return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+
+
+def computed(work: Callable[[], Any], images: NDArray[np.uint8], path: Path) -> Any:
+    """Return what a runtime makes of images; its errors come in our words.
+
+    Raises:
+        DataError: The images have another shape or type.
+        ModelError: The model cannot answer.
+        MemoryExhausted: There is no memory for so many pixels.
+    """
+    require_images(images)
+    try:
+        return work()
+    except Exception as error:  # every runtime has exceptions of its own
+        if starved(error):
+            raise MemoryExhausted(
+                f"no memory to answer for images {images.shape}: give fewer or smaller ones"
+            ) from error
+        raise unusable(path, error) from error
 
 
 def unusable(path: str | Path, error: Exception) -> ModelError:

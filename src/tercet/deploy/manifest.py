@@ -34,7 +34,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise ModelError(f"{folder} is not a bundle: there is no such folder")
     if format_of(folder) is not None:
-        raise ModelError(f"{folder} is not a bundle but an exported file: name the run or the bundle that it was made of")
+        raise ModelError(f"{folder} is an exported file, not a bundle: name the run or bundle it was made of")
     if not (folder / MANIFEST).is_file():
         raise ModelError(f"{folder} is not a bundle: it has no {MANIFEST} (a run's bundle is RUN/bundle)")
     try:

@@ -155,3 +155,11 @@ def form(files: Sequence[tuple[str, bytes]], boundary: str = "xxBOUNDARYxx") -> 
         for name, content in files
     ]
     return f"Content-Type: multipart/form-data; boundary={boundary}", b"".join([*parts, f"--{boundary}--\r\n".encode()])
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended; one that nobody has waited for counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

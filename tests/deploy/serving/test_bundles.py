@@ -1,6 +1,9 @@
 """A bundle's folder can be served as it is: it is exported first, by another process."""
 
 import io
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.deploy.conftest import CLASSES, make_bundle
-from tests.deploy.serving.server import Server
+from tests.deploy.serving.server import PATIENCE, Server, gone
 
 
 def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> None:
@@ -27,3 +30,23 @@ def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> N
         maps = Path(f"/proc/{running.pid}/maps").read_text()
         assert "libtorch" not in maps  # what exported it has ended
     assert running.events("library") == []
+
+
+def test_what_exports_ends_with_who_asked_for_it(tmp_path: Path) -> None:
+    folder = make_bundle("single").save(tmp_path / "run" / "bundle")
+    command = [sys.executable, "-m", "tercet", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    end = time.monotonic() + PATIENCE
+    while not (found := children.read_text().split()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    exporting = Path(f"/proc/{found[0]}")
+    while b"export" not in (exporting / "cmdline").read_bytes() or "torch" not in (exporting / "maps").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait(PATIENCE)
+    while not gone(int(found[0])):
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -19,17 +19,9 @@ from tercet.deploy.serving.supervisor import supervise
 from tercet.ground.errors import Crashed, Interrupted
 from tests.deploy.serving.crowd import wire
 from tests.deploy.serving.models import GREEN, write_coloured
-from tests.deploy.serving.server import PATIENCE, Server, answer, form, request
+from tests.deploy.serving.server import PATIENCE, Server, answer, form, gone, request
 
 TAKE = "import os, signal, sys, time; from tercet.ground.children import Leash; leash = Leash.take()\n"
-
-
-def gone(pid: int) -> bool:
-    """Tell whether a process has ended; one that nobody has waited for counts as ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tercet.data.images import open_regular
 from tercet.deploy.export.tracing import quiet
-from tercet.deploy.exported import Output, require_answer, require_fields, require_images, unusable
+from tercet.deploy.exported import Output, computed, require_answer, require_fields, unusable
 from tercet.deploy.program.archive import read_document
 from tercet.ground.errors import DataError, MemoryExhausted, ModelError, starved
 
@@ -75,19 +75,14 @@ class LoadedProgram:
             ModelError: The answer is not finite, or the program cannot answer.
             MemoryExhausted: There is no memory for so many pixels.
         """
-        require_images(images)
-        try:
-            with torch.inference_mode():
-                named = {name: value.numpy() for name, value in self._program(torch.tensor(images)).items()}
-        except Exception as error:
-            if starved(error):
-                raise MemoryExhausted(
-                    f"no memory to answer for images {images.shape}: give fewer or smaller ones"
-                ) from error
-            raise unusable(self.path, error) from error
+        named = computed(lambda: self._computed(images), images, self.path)
         try:
             output = Output(named["probabilities"], named["members"], named.get("chosen"))
         except KeyError as error:
             raise ModelError(f"{self.path} does not give {error}: export the bundle again") from error
         require_answer(output, len(images), len(self.member_names), len(self.classes), self.path)
         return output
+
+    @torch.inference_mode()
+    def _computed(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        return {name: value.numpy() for name, value in self._program(torch.tensor(images)).items()}
