@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 from tercet.data.images import decode
-from tercet.deploy.exported import ExportedModel, as_colour
+from tercet.deploy.exported import ExportedModel
+from tercet.deploy.outputs import as_colour
 
 RESULTS = Path(__file__).parent / "results" / "serving_load.jsonl"
 BATCHES = (1, 32)

@@ -67,7 +67,7 @@ def test_the_size_of_a_batch_changes_nothing(model: ExportedModel, batch_size: i
 def test_many_large_images_are_answered_before_all_are_read(
     model: ExportedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tercet.deploy.exported._WAITING_BYTES", 150)
+    monkeypatch.setattr("tercet.deploy.outputs.WAITING_BYTES", 150)
     seen = []
     run = model.run
     monkeypatch.setattr(model, "run", lambda images: seen.append(len(images)) or run(images))

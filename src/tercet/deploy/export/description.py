@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tercet.deploy.answers import heads_of, name_of
@@ -52,8 +52,13 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
 
 def is_searched(bundle: Bundle) -> bool:
     """Tell whether a member finds its labels by a beam search, for which the file has one greedy sequence."""
-    decoders = (part for member in bundle.members for part in member.classifier.modules())
-    return any(isinstance(part, LabelDecoder) and part.beam > 1 for part in decoders)
+    return any(decoder.beam > 1 for decoder in decoders(bundle))
+
+
+def decoders(bundle: Bundle) -> Iterator[LabelDecoder]:
+    """Yield the label decoders of all members."""
+    parts = (part for member in bundle.members for part in member.classifier.modules())
+    yield from (part for part in parts if isinstance(part, LabelDecoder))
 
 
 def weights_sha256(bundle: Bundle) -> str:

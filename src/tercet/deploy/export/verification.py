@@ -6,6 +6,7 @@ such images are counted apart, as close calls. Shapes: N images, M members, K cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from tercet.deploy.answers import AnyCombiner, FoldMean
 from tercet.deploy.bundle import Bundle
-from tercet.deploy.exported import Output, as_colour
+from tercet.deploy.export.description import decoders, is_searched
 from tercet.deploy.images import LooseImages
+from tercet.deploy.outputs import Output, in_batches
 from tercet.evaluation.combining import Combiner
-from tercet.models.label_decoder import LabelDecoder
 from tercet.records.predictions import Floats
 
 LIMIT = 1e-4
@@ -188,21 +189,16 @@ def _asked_bundle(bundle: Bundle, pictures: Sequence[Picture]) -> _Said:
 
 def _searched_sets(bundle: Bundle, pictures: Sequence[Picture]) -> NDArray[np.bool_] | None:
     """Return the sets that a beam search finds; None where nothing searches."""
-    if bundle.sets is None or not any(decoder.beam > 1 for decoder in _decoders(bundle)):
+    if bundle.sets is None or not is_searched(bundle):
         return None
     source = LooseImages(list(pictures), bundle.specs, batch_size=32)
     return bundle.sets.combine(bundle.predict_sets(source)).chosen
 
 
-def _decoders(bundle: Bundle) -> Iterator[LabelDecoder]:
-    parts = (part for member in bundle.members for part in member.classifier.modules())
-    yield from (part for part in parts if isinstance(part, LabelDecoder))
-
-
 @contextmanager
 def _greedy(bundle: Bundle) -> Iterator[None]:
     """Let the decoders follow one sequence, as the file does."""
-    beams = [(decoder, decoder.beam) for decoder in _decoders(bundle)]
+    beams = [(decoder, decoder.beam) for decoder in decoders(bundle)]
     for decoder, _ in beams:
         decoder.beam = 1
     try:
@@ -214,15 +210,10 @@ def _greedy(bundle: Bundle) -> Iterator[None]:
 
 def _asked_file(model: Respondent, pictures: Sequence[Picture], size: int) -> _Said:
     """Ask in batches of images of one size; those left over make smaller ones."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, picture in enumerate(pictures):
-        groups.setdefault(picture.shape[:2], []).append(row)
     found: dict[int, tuple[Output, int]] = {}
-    for rows in groups.values():
-        for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            output = model.run(np.stack([as_colour(pictures[row]) for row in part]))
-            found |= {row: (output, place) for place, row in enumerate(part)}
+    for rows, images in in_batches(enumerate(pictures), size, most_bytes=math.inf):  # they are all here anyway
+        output = model.run(images)
+        found |= {row: (output, place) for place, row in enumerate(rows)}
     pairs = [found[row] for row in range(len(pictures))]
     chosen = [output.chosen[place] for output, place in pairs if output.chosen is not None]
     return _Said(

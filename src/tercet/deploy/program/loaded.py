@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tercet.data.images import open_regular
 from tercet.deploy.export.tracing import quiet
-from tercet.deploy.exported import Output, computed, require_answer, require_fields, unusable
+from tercet.deploy.outputs import Output, computed, require_answer, require_fields, unusable
 from tercet.deploy.program.archive import read_document
 from tercet.ground.errors import DataError, MemoryExhausted, ModelError, starved
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage, Store
-from tercet.deploy.exported import ExportedModel, as_colour
+from tercet.deploy.exported import ExportedModel
+from tercet.deploy.outputs import in_batches
 from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow
@@ -20,8 +21,9 @@ from tercet.records.label_sets import SetPredictions, Sets
 from tercet.records.predictions import Floats, Ints, Predictions
 from tercet.workflows.infer.classifying import calibration_of, refuse_options
 from tercet.workflows.infer.held_out import require_same_task, rows_to_score
-from tercet.workflows.infer.run import Evaluation, known_rows
-from tercet.workflows.infer.sets import SetAnswer, SetEvaluation, known_sets, measured
+from tercet.workflows.infer.known import known_rows, known_sets
+from tercet.workflows.infer.run import Evaluation
+from tercet.workflows.infer.sets import SetAnswer, SetEvaluation, measured
 
 _GREEDY = "the file names labels greedily; the bundle searches with a beam, and may name others"
 
@@ -53,7 +55,7 @@ def evaluate_file(
 
     def said(values: Floats) -> Predictions:
         shares = values / values.sum(axis=1, keepdims=True)
-        return Predictions.of(shares, ids=known.ids, classes=model.classes, labels=known.labels)
+        return Predictions.of(shares, ids=known.ids, classes=model.classes, labels=known.truth)
 
     answers, several = said(asked.fused), len(model.member_names) > 1
     rows = [ResultRow(model.name, "ensemble" if several else "member", score(answers), parameters=model.parameters)]
@@ -102,24 +104,14 @@ class _Asked:
 
 
 def _ask(model: ExportedModel, store: Store, rows: Ints, size: int) -> _Asked:
-    """Return what the file says of rows of a store; only images of one size are asked together."""
+    """Return what the file says of rows of a store."""
     shape = (len(rows), len(model.classes))
     fused, chosen = np.zeros(shape), np.zeros(shape, dtype=np.bool_)
     stack = np.zeros((len(rows), len(model.member_names), len(model.classes)))
-    waiting: list[tuple[int, np.ndarray]] = []
-
-    def ask() -> None:
-        places = [place for place, _ in waiting]
-        output = model.run(np.stack([picture for _, picture in waiting]))
+    pictures = ((place, np.asarray(store.read(int(row)))) for place, row in enumerate(rows))
+    for places, images in in_batches(pictures, size):
+        output = model.run(images)
         fused[places], stack[places] = output.probabilities, output.members
         if output.chosen is not None:
             chosen[places] = output.chosen
-        waiting.clear()
-
-    for place, row in enumerate(rows):
-        picture = as_colour(np.asarray(store.read(int(row))))
-        if waiting and (len(waiting) == size or waiting[0][1].shape != picture.shape):
-            ask()
-        waiting.append((place, picture))
-    ask()
     return _Asked(fused, stack, chosen)

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tercet.data.loading import ImageLoader
-from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.deploy.exported import ExportedModel
@@ -21,18 +18,18 @@ from tercet.evaluation.calibration import kept_promises
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
 from tercet.evaluation.significance import compare
-from tercet.ground.errors import DataError
 from tercet.ground.runtime import choose_device
 from tercet.ground.streams import printable
 from tercet.models.classifier import Classifier
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
-from tercet.records.predictions import Ints, Predictions
+from tercet.records.predictions import Predictions
 from tercet.records.views import Views
 from tercet.workflows.infer.classified import Classified, ClassifiedSets
 from tercet.workflows.infer.classifying import classify, refuse_options, require_target
 from tercet.workflows.infer.held_out import require_same_task, rows_to_score
+from tercet.workflows.infer.known import known_rows
 from tercet.workflows.infer.sets import SetEvaluation, evaluate_sets
 
 
@@ -221,7 +218,7 @@ def evaluate(
             store,
             known.rows,
             ids=known.ids,
-            labels=known.labels,
+            labels=known.truth,
             num_classes=len(loaded.classes),
             specs=shown.specs,
             batch_size=batch_size,
@@ -239,45 +236,6 @@ def evaluate(
         ]
     promises = kept_promises(fused, loaded.calibration) if loaded.calibration is not None else {}
     return Evaluation(tuple(rows), fused, plain, known.missing, known.extra, tuple(bad), subset, promises)
-
-
-@dataclass(frozen=True, eq=False)
-class KnownRows:
-    """The rows of a table whose class a model knows, as the model numbers its classes."""
-
-    rows: Ints
-    """N positions in the table."""
-    ids: tuple[str, ...]
-    """N names of the images."""
-    labels: Ints
-    """N classes of the model."""
-    missing: tuple[str, ...]
-    """Classes of the model without an image."""
-    extra: dict[str, int]
-    """Images of each class that the model does not know."""
-
-
-def known_rows(table: SampleTable, classes: Sequence[str]) -> KnownRows:
-    """Return the rows whose class the model knows; classes are matched by name.
-
-    Raises:
-        DataError: There is none.
-    """
-    names, index = table.label_names(), {name: position for position, name in enumerate(classes)}
-    extra: dict[str, int] = {}
-    for name in names:
-        if name and name not in index:
-            extra[name] = extra.get(name, 0) + 1
-    known = np.array([row for row, name in enumerate(names) if name in index], dtype=np.int64)
-    if not len(known):
-        shown = ", ".join(sorted({name for name in names if name})[:5]) or "none"
-        raise DataError(
-            f"{table.name}: no image has a label that the bundle knows (labels: {shown}; the bundle: "
-            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); classes are matched by name"
-        )
-    labels = np.array([index[names[row]] for row in known], dtype=np.int64)
-    missing = tuple(np.array(classes, dtype=object)[np.bincount(labels, minlength=len(classes)) == 0])
-    return KnownRows(known, tuple(table.ids[row] for row in known), labels, missing, extra)
 
 
 def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:

@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tercet.data.loading import ImageLoader
-from tercet.data.samples import UNLABELLED, SampleTable
+from tercet.data.samples import SampleTable
 from tercet.data.store import BadImage, Store
 from tercet.deploy.bundle import Bundle
 from tercet.evaluation.report import Kind, as_text
 from tercet.evaluation.set_metrics import score_sets
 from tercet.evaluation.set_report import SetRow, labels_table, set_results_table
-from tercet.ground.errors import DataError
 from tercet.ground.streams import printable
 from tercet.models.summary import count_parameters
 from tercet.records.config import DataConfig
 from tercet.records.label_sets import SetPredictions
-from tercet.records.predictions import Ints
+from tercet.workflows.infer.known import Known, known_sets
 
 
 @dataclass(frozen=True)
@@ -68,46 +65,6 @@ class SetEvaluation:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class KnownSets:
-    """The rows of a table whose sets are known, as a model numbers its labels."""
-
-    rows: Ints
-    """N positions in the table."""
-    ids: tuple[str, ...]
-    """N names of the images."""
-    truth: Ints
-    """N K, 1 for the labels that an image has and 0 for the others."""
-    missing: tuple[str, ...]
-    """Labels of the model that the table does not show."""
-    extra: dict[str, int]
-    """Images of each label that the model does not know."""
-
-
-def known_sets(table: SampleTable, classes: Sequence[str]) -> KnownSets:
-    """Return the rows whose sets are known; labels are matched by name.
-
-    Raises:
-        DataError: The table shows no label that the model knows.
-    """
-    known = np.flatnonzero(table.labels != UNLABELLED)
-    shown = table.shown(known)
-    place = {name: column for column, name in enumerate(table.classes) if column in shown}
-    if not place.keys() & set(classes):
-        raise DataError(
-            f"{table.name}: no image has a label that the model knows (labels: {_first([*place]) or 'none'}; "
-            f"the model: {_first(classes)}); labels are matched by name"
-        )
-    given = table.targets(known)
-    truth = np.zeros((len(known), len(classes)), dtype=np.int64)
-    for column, name in enumerate(classes):
-        if name in place:
-            truth[:, column] = given[:, place[name]]
-    missing = tuple(name for name in classes if name not in place)
-    extra = {name: int((given[:, column] == 1).sum()) for name, column in place.items() if name not in classes}
-    return KnownSets(known, tuple(table.ids[row] for row in known), truth, missing, extra)
-
-
 @dataclass(frozen=True)
 class SetAnswer:
     """What one that was measured said."""
@@ -123,7 +80,7 @@ class SetAnswer:
 def measured(
     fused: SetAnswer,
     members: Sequence[SetAnswer],
-    known: KnownSets,
+    known: Known,
     bad: Sequence[BadImage],
     subset: str,
     *,
@@ -174,7 +131,3 @@ def evaluate_sets(
     ]
     fused = SetAnswer(bundle.name, bundle.sets.combine(said), bundle.parameter_count())
     return measured(fused, members, known, bad, subset)
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
