@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tercet.evaluation.combining import (
     Combiner,
-    aligned,
     average,
     average_stack,
     pruned,
@@ -21,7 +20,7 @@ from tercet.evaluation.combining import (
     weighted_stack,
 )
 from tercet.ground.errors import ConfigError, DataError, ModelError
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Predictions, aligned
 
 few = settings(deadline=None, max_examples=25)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.ground.errors import ConfigError, DataError, ModelError
-from tercet.records.predictions import Floats, Predictions
+from tercet.records.predictions import Floats, Predictions, aligned
 
 Ties = Literal["lowest", "mean"]
 TIE_SHARE = 2e-5
@@ -96,26 +96,6 @@ def simplex(weights: ArrayLike, num_members: int) -> Floats:
     total = values.sum()
     share: Floats = values if abs(total - 1) < 1e-12 else values / total
     return share
-
-
-def aligned(members: Sequence[Predictions]) -> list[Predictions]:
-    """Return the members with the ids and classes of the first, in its order; each gets every label that one knows.
-
-    Raises:
-        DataError: There is no member, or samples, classes or known labels differ.
-    """
-    if not members:
-        raise DataError("an ensemble needs at least one member")
-    matched = [member.aligned_to(members[0]) for member in members]
-    labels = matched[0].labels.copy()
-    for member in matched[1:]:
-        clash = (labels != member.labels) & (labels >= 0) & member.known
-        if clash.any():
-            row = int(np.argmax(clash))
-            names = f"'{member.classes[labels[row]]}' and '{member.classes[member.labels[row]]}'"
-            raise DataError(f"members disagree about the label of sample '{member.ids[row]}': {names}")
-        labels = np.where(labels >= 0, labels, member.labels)
-    return [replace(member, labels=labels) for member in matched]
 
 
 def stack_members(members: Sequence[Predictions]) -> tuple[Predictions, Floats]:

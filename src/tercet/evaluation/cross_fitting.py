@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
-from tercet.evaluation.combining import aligned
 from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import Scores
 from tercet.ground.errors import DataError
 from tercet.records.config import METHODS
-from tercet.records.predictions import Ints, Predictions, join
+from tercet.records.predictions import Ints, Predictions, aligned, join
 from tercet.records.training_config import Criterion
 
 FitPredict = Callable[[Ints, Ints], Predictions]

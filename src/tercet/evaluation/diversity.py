@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tercet.evaluation.combining import aligned
 from tercet.evaluation.metrics import confusion
 from tercet.evaluation.repeated import rightness
 from tercet.ground.errors import DataError
-from tercet.records.predictions import Floats, Predictions
+from tercet.records.predictions import Floats, Predictions, aligned
 
 
 @dataclass(frozen=True)

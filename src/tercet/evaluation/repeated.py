@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from tercet.evaluation.combining import aligned
 from tercet.evaluation.significance import compare, mcnemar
 from tercet.ground.errors import DataError
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Predictions, aligned
 
 Right = NDArray[np.bool_]
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from tercet.evaluation.combining import aligned
 from tercet.ground.errors import DataError
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Predictions, aligned
 
 RESAMPLES = 10_000
 

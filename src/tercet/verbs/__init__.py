@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from tercet.ground.children import Leash
+from tercet.ground.result import Answer as Answer
 from tercet.ground.streams import PatientStream
 from tercet.records.config import DataConfig, FusionConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
-from tercet.verbs.answer import Answer as Answer
 from tercet.verbs.serving import SERVING
 from tercet.verbs.shipping import SHIPPING
 from tercet.workflows.options import look as looks
@@ -166,7 +166,7 @@ def _models(parsed: Parsed) -> Answer:
             num_members=network.members,
             fusion=parsed.of(FusionConfig),
         )
-    return Answer(answer.text, answer.document)
+    return answer
 
 
 def _datasets(parsed: Parsed) -> Answer:
@@ -174,7 +174,7 @@ def _datasets(parsed: Parsed) -> Answer:
 
     name = parsed.positional["name"]
     answer = list_datasets() if name is None else describe_dataset(name)
-    return Answer(answer.text, answer.document)
+    return answer
 
 
 def _audit(parsed: Parsed) -> Answer:
@@ -198,7 +198,7 @@ def _explain(parsed: Parsed) -> Answer:
     if config.layers:
         require_layers_alone(config, images)
         answer = list_layers(parsed.positional["bundle"], member=config.member)
-        return Answer(answer.text, answer.document)
+        return answer
     found = explain(
         parsed.positional["bundle"],
         images,
@@ -220,10 +220,10 @@ def _study(parsed: Parsed) -> Answer:
     recipe, resume = parsed.positional["recipe"], parsed.of(verbs.ResumeConfig).resume
     if recipe is None and resume is None:
         answer = list_recipes()
-        return Answer(answer.text, answer.document)
+        return answer
     if parsed.of(studies.StudyConfig).show:
         answer = show_recipe(recipe)
-        return Answer(answer.text, answer.document)
+        return answer
     done = run_study(recipe, parsed.positional["data"], parsed, resume=resume, console=_console())
     return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics), done.exit_code)
 

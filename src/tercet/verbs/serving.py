@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tercet.deploy.serving.settings import Limits
 from tercet.ground.children import Leash
+from tercet.ground.result import Answer
 from tercet.records.options import Options, Parsed
-from tercet.verbs.answer import Answer
 from tercet.verbs.extras import FOR_FILES, FOR_SERVING, require_extras
 from tercet.workflows.options.serve import SERVE, ServeConfig
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from tercet.deploy.formats import SUFFIXES, is_onnx, is_program
 from tercet.ground.children import Leash
+from tercet.ground.result import Answer
 from tercet.records.config import DataConfig
 from tercet.records.options import Options, Parsed
-from tercet.verbs.answer import Answer
 from tercet.verbs.extras import FOR_FILES, require_extras
 from tercet.workflows.options import run as verbs
 from tercet.workflows.options import ship as ships

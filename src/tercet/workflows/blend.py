@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tercet.evaluation.combining import Combiner, aligned
+from tercet.evaluation.combining import Combiner
 from tercet.evaluation.cross_fitting import cross_fitted
 from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import score
@@ -16,7 +16,7 @@ from tercet.evaluation.significance import Comparison, compare
 from tercet.ground.errors import ConfigError
 from tercet.ground.streams import printable
 from tercet.records.prediction_files import attach_labels, read_labels, read_predictions, write_csv
-from tercet.records.predictions import Predictions
+from tercet.records.predictions import Predictions, aligned
 
 BlendMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
 

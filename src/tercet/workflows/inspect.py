@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from tercet.data.catalog import DATASETS
+from tercet.ground.result import Answer
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
@@ -16,21 +17,13 @@ from tercet.records.model_config import ModelConfig
 FUSION_HEAD = "e2e"
 
 
-@dataclass(frozen=True)
-class Description:
-    """An answer for people and for programs."""
-
-    text: str
-    document: Any
-
-
-def list_models(pattern: str = "") -> Description:
+def list_models(pattern: str = "") -> Answer:
     """List the networks whose names contain `pattern`, with a line about each."""
     described = {name: line for name, line in network_descriptions().items() if pattern in name}
     width = max((len(name) for name in described), default=0)
     lines = [f"{name:<{width}}  {line}" for name, line in described.items()]
     note = f"\n{len(described)} networks. tercet models NAME --classes 10 describes one; e2e is the fusion head.\n"
-    return Description("\n".join(lines) + note, described)
+    return Answer("\n".join(lines) + note, described)
 
 
 def describe_model(
@@ -42,7 +35,7 @@ def describe_model(
     image_size: tuple[int, int] = (224, 224),
     num_members: int = 3,
     fusion: FusionConfig | None = None,
-) -> Description:
+) -> Answer:
     """Build a network without weights and describe it; a part of a name lists the networks that contain it.
 
     Args:
@@ -75,7 +68,7 @@ def describe_model(
             load_weights=False,
         )
         summary = summarize(network)
-    return Description(_text(summary), summary)
+    return Answer(_text(summary), summary)
 
 
 def _text(summary: dict[str, Any]) -> str:
@@ -118,14 +111,14 @@ def _values(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def list_datasets() -> Description:
+def list_datasets() -> Answer:
     """List the data sets known by name."""
     lines = [f"{name:<15} {DATASETS[name].title}, {DATASETS[name].num_images:,} images" for name in DATASETS]
     documents = [_card(name) for name in DATASETS]
-    return Description("\n".join(lines) + "\ntercet datasets NAME tells more.\n", documents)
+    return Answer("\n".join(lines) + "\ntercet datasets NAME tells more.\n", documents)
 
 
-def describe_dataset(name: str) -> Description:
+def describe_dataset(name: str) -> Answer:
     """Tell where a data set comes from, its licence, files and checksums, and how to place it by hand.
 
     Raises:
@@ -147,7 +140,7 @@ def describe_dataset(name: str) -> Description:
         *(f"  option   --data.{option}" for option in document["options"]),
         *(f"  note     {remark}" for remark in document["remarks"]),
     ]
-    return Description("\n".join(lines) + "\n", document)
+    return Answer("\n".join(lines) + "\n", document)
 
 
 def _file_text(file: dict[str, Any]) -> str:

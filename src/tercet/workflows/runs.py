@@ -17,8 +17,9 @@ from tercet.ground.files import natural_key, read_json
 from tercet.ground.registry import nearest
 from tercet.ground.streams import printable
 from tercet.workflows.options.study import SORTS
+from tercet.workflows.train.run_folder import kind_of
 
-_METRICS, _BEGUN, _TRAINED = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml"), ("plan.json", "members")
+_METRICS, _BEGUN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
 _UNSUITABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 """What another document than a run's raises when it is read as one."""
 
@@ -193,17 +194,6 @@ def _read(place: Path, name: str) -> RunRow:
         date=datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds"),
         selection=str(document.get("protocol", {}).get("selection", "validation")),
     )
-
-
-def kind_of(document: Mapping[str, Any], place: Path) -> str:
-    """Return the verb that left a folder with these metrics: train, ensemble, compare, crossval, tune or study."""
-    if "recipe" in document:
-        return "study"
-    if "pooled" in document:
-        return "crossval"
-    if "trials" in document:
-        return "tune"
-    return str(document.get("kind") or ("train" if any((place / left).exists() for left in _TRAINED) else "ensemble"))
 
 
 def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapping[str, float]]:

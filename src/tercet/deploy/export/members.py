@@ -13,8 +13,9 @@ from tercet.deploy.bundle import Bundle
 from tercet.deploy.export.graph import IR_VERSION, OPSET
 from tercet.deploy.export.maps import MappedMember
 from tercet.deploy.export.recurrences import with_nodes
-from tercet.deploy.export.tracing import Untraceable, quiet, refusal, trace, without_search
+from tercet.deploy.export.tracing import Untraceable, refusal, trace, without_search
 from tercet.deploy.member import Member
+from tercet.deploy.program.archive import quiet
 from tercet.evaluation.tta import Viewed, picture_spec
 
 

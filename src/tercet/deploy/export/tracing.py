@@ -5,9 +5,7 @@ Tracing takes no gradients and is not done in inference mode, whose tensors cann
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,14 +15,9 @@ from torch import Tensor, nn
 
 from tercet.deploy.export.greedy import GreedyDecoder
 from tercet.deploy.member import Member
+from tercet.deploy.program.archive import quiet
 from tercet.ground.errors import MemoryExhausted, ModelError, starved
 from tercet.models.label_decoder import LabelDecoder
-
-_NOISE = (  # what the exporter says of its own parts
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    "_check_is_size will be removed",
-    "The tensor attributes .* were assigned during export",
-)
 
 
 class Untraceable(Exception):
@@ -88,23 +81,6 @@ def refusal(member: Member, layer: str, error: Exception, *, form: str) -> Model
         f"{f'layer {place}' if place else 'a layer'} does what {form} cannot express ({reason}); leave that member out "
         "with tercet ensemble, write that layer with other operations, or serve the bundle itself"
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about itself from the user; other warnings pass."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for message in _NOISE:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

@@ -8,7 +8,11 @@ not notice: it verifies no checksum.
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +24,11 @@ from tercet.ground.files import atomic_path
 DOCUMENT = "tercet.json"
 """Name of the extra file that tells classes, members, combiner and versions."""
 FORMAT = "tercet-torch-1"
+_NOISE = (  # what the exporter says of its own parts
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "_check_is_size will be removed",
+    "The tensor attributes .* were assigned during export",
+)
 
 
 def save(program: torch.export.ExportedProgram, target: Path, document: dict[str, Any]) -> None:
@@ -53,3 +62,20 @@ def read_document(stream: BinaryIO, name: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ModelError(f"{name} is not of format {FORMAT}: export the bundle again with this version")
     return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about itself from the user; other warnings pass."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tercet.data.images import open_regular
-from tercet.deploy.export.tracing import quiet
 from tercet.deploy.outputs import Output, computed, require_answer, require_fields, unusable
-from tercet.deploy.program.archive import read_document
+from tercet.deploy.program.archive import quiet, read_document
 from tercet.ground.errors import DataError, MemoryExhausted, ModelError, starved
 
 

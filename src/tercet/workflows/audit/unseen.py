@@ -7,8 +7,7 @@ from pathlib import Path
 from tercet.evaluation.combining import average
 from tercet.ground.errors import DataError, ModelError
 from tercet.records.predictions import Predictions, join
-from tercet.workflows.crossval.fold_runs import CHOSEN
-from tercet.workflows.report.record import Record
+from tercet.workflows.report.record import CHOSEN, Record
 
 _JUDGES = ("train", "crossval", "ensemble")
 

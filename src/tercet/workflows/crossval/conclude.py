@@ -15,8 +15,9 @@ from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment
 from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
-from tercet.workflows.crossval.fold_runs import CHOSEN, FoldRuns
+from tercet.workflows.crossval.fold_runs import FoldRuns
 from tercet.workflows.crossval.pooled import Pooled, Result, pool
+from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.train.calibrating import Calibrated, calibrate
 from tercet.workflows.train.conclude import CARD_SCORES, data_card, left_out
 from tercet.workflows.train.fusing import groups_of

@@ -30,13 +30,12 @@ from tercet.records.documents import dump_yaml
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Parsed
 from tercet.records.training_config import TrainingConfig
+from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.prepared import PreparedData, require_splits
 from tercet.workflows.train.run import DATA_SOURCE, make_plan
 from tercet.workflows.train.run_folder import RunFolder
 
-CHOSEN = "chosen"
-"""How each fold's own choice is called in tables and files."""
 _SHARED_IMAGES = "../../images"  # seen from a fold's run
 
 

@@ -23,8 +23,9 @@ from tercet.records.options import Parsed
 from tercet.records.predictions import Predictions
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.crossval.conclude import conclude_folds
-from tercet.workflows.crossval.fold_runs import CHOSEN, FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
+from tercet.workflows.crossval.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
 from tercet.workflows.options.study import CROSSVAL, FoldsConfig
+from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.train.conclude import conclude
 from tercet.workflows.train.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.workflows.train.members import default_members

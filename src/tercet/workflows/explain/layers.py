@@ -8,13 +8,13 @@ from pathlib import Path
 from tercet.deploy.bundle import Bundle, load_bundle
 from tercet.ground.errors import ConfigError
 from tercet.ground.registry import nearest
+from tercet.ground.result import Answer
 from tercet.ground.streams import printable
 from tercet.models.explaining import layers
-from tercet.workflows.inspect import Description
 from tercet.workflows.options.look import ExplainConfig
 
 
-def list_layers(bundle: str | Path | Bundle, *, member: str | None = None) -> Description:
+def list_layers(bundle: str | Path | Bundle, *, member: str | None = None) -> Answer:
     """Tell the layers of a bundle's members, and what each returns for one image.
 
     Args:
@@ -34,7 +34,7 @@ def list_layers(bundle: str | Path | Bundle, *, member: str | None = None) -> De
         width = max(len(layer.name) for layer in found)
         lines += [f"{printable(one.name)} ({one.classifier.network}):", *(_line(layer, width) for layer in found), ""]
         listed[one.name] = [{**vars(layer), "shape": layer.shape and list(layer.shape)} for layer in found]
-    return Description("\n".join(lines), listed)
+    return Answer("\n".join(lines), listed)
 
 
 def require_layers_alone(config: ExplainConfig, images: Sequence[str]) -> None:

@@ -16,8 +16,7 @@ from tercet.records.documents import read_mapping
 from tercet.records.history import History
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
-from tercet.workflows.runs import kind_of
-from tercet.workflows.train.run_folder import RunFolder
+from tercet.workflows.train.run_folder import RunFolder, kind_of
 
 _METRICS, _BEGUN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
 _NEEDED = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.text import Text
 
 from tercet.evaluation.report import as_text, plain_table
-from tercet.workflows.inspect import Description
+from tercet.ground.result import Answer
 from tercet.workflows.study.recipes import load_recipe, recipe_names, recipe_text
 
 
-def list_recipes() -> Description:
+def list_recipes() -> Answer:
     """Return the packaged recipes with their titles and the time that each scale takes."""
     recipes = [load_recipe(name) for name in recipe_names()]
     table = plain_table("recipes: tercet study NAME --data-dir FOLDER; --show prints one")
@@ -27,10 +27,10 @@ def list_recipes() -> Description:
         }
         for recipe in recipes
     ]
-    return Description(as_text(table), {"recipes": document})
+    return Answer(as_text(table), {"recipes": document})
 
 
-def show_recipe(name: str) -> Description:
+def show_recipe(name: str) -> Answer:
     """Return a recipe as it is written.
 
     Raises:
@@ -38,4 +38,4 @@ def show_recipe(name: str) -> Description:
     """
     load_recipe(name)
     text = recipe_text(name)
-    return Description(text, {"recipe": text})
+    return Answer(text, {"recipe": text})

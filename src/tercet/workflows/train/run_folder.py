@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,3 +183,17 @@ class MemberFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Record that the member is complete."""
         write_json(self.done, summary)
+
+
+def kind_of(document: Mapping[str, Any], place: Path) -> str:
+    """Return the verb that left a folder with these metrics: train, ensemble, compare, crossval, tune or study."""
+    if "recipe" in document:
+        return "study"
+    if "pooled" in document:
+        return "crossval"
+    if "trials" in document:
+        return "tune"
+    return str(
+        document.get("kind")
+        or ("train" if any((place / left).exists() for left in ("plan.json", "members")) else "ensemble")
+    )
