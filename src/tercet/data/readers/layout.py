@@ -22,7 +22,7 @@ _LIKE = {
     "train": "train training trn trainval",
     "val": "val valid validation validate dev",
     "test": "test testing tst eval evaluation holdout heldout",
-    "more": "unlabeled unlabelled preview augmented augmentation aug extra pred prediction predictions pseudo mask masks",
+    "more": "unlabeled unlabelled preview augmented augmentation aug extra pred prediction predictions pseudo",
     "images": "images image imgs img photos pictures pics data files jpg jpeg png part",
 }
 """Words in names of folders that look like splits, like what is kept beside splits, or like plain stores of images."""
@@ -165,8 +165,12 @@ def _kinds(name: str) -> set[str]:
     """Return what the words of a folder's name look like: train, val, test, more, images."""
     joined = re.sub(r"(?i)\b(hold|held)[\W_]*out", "holdout", name.replace("_", " "))
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", joined)
-    stems = (re.sub(r"(?<=.)(set|split|data|images|imgs|folder)$", "", word.casefold()) for word in words)
-    return {_KIND_OF[word] for word in (*stems, *map(str.casefold, words)) if word in _KIND_OF}
+    words = [word.casefold() for word in words if len(word) > 1]
+    stems = [re.sub(r"(?<=.)(set|split|data|images|imgs|folder)$", "", word) for word in words]
+    found = [_KIND_OF.get(word) or _KIND_OF.get(stem) for word, stem in zip(words, stems, strict=True)]
+    if set(found) <= {"images", None} and None in found:  # 'photos' stores images, 'holiday photos' may be a class
+        return set()
+    return {kind for kind in found if kind}
 
 
 def _refuse_unclear(images: Sequence[str], tables: Sequence[str], *, what: str) -> None:
@@ -181,10 +185,10 @@ def _refuse_unclear(images: Sequence[str], tables: Sequence[str], *, what: str) 
     names = _few([*kinds])
     listed = [path for path in tables if _TRAINING_TABLE.fullmatch(PurePosixPath(path).stem)]
     if tables and kinds and (listed or all(kinds.values())):
-        table = (listed or [*tables])[0]
+        table, folder = (listed or [*tables])[0], min(kinds, key=lambda name: "train" not in kinds[name])
         raise DataError(
             f"{what} holds the table {table!r} beside folders of images ({names}): give --data.image-column and, where "
-            f"paths lack the folder, --data.image-pattern '{next(iter(kinds))}/{{...}}' to read the table, or name one "
+            f"paths lack the folder, --data.image-pattern '{folder}/{{...}}' to read the table, or name one "
             "folder, or move the table elsewhere to read the folders as classes"
         )
     inner: dict[str, set[str]] = {name: set() for name in kinds}
