@@ -178,7 +178,7 @@ def _from_tree(
         )
         return _from_rows(rows, source, name=name, what=what, config=config)
     _refuse_table_options(config, what)
-    found = arrange(listing, what=what)
+    found = arrange(listing, what=what, tables=tables)
     classes = sort_classes(found.names)
     notes = list(summarise(found.skipped))
     if found.empty:

@@ -160,6 +160,10 @@ class SampleTable:
         """Return the CRC-32 of every image's stored bytes (N); every file is read once."""
         return [self.source.checksum(location) for location in self.locations]
 
+    def digests(self, rows: ArrayLike) -> list[bytes]:
+        """Return the digest of some rows' stored bytes: the same file has the same one in every data set."""
+        return [self.source.digest(self.locations[row]) for row in np.asarray(rows)]
+
     def fingerprint(self) -> str:
         """Return a SHA-256 over ids, labels, class names and image contents: what a cache of predictions goes by."""
         digest = hashlib.sha256(repr((self.ids, self.classes)).encode("utf-8", "surrogatepass"))
@@ -186,7 +190,7 @@ class SampleTable:
             self.groups or blank,
             blank if self.folds is None else self.folds.tolist(),
             blank if self.weights is None else map(repr, self.weights.tolist()),
-            (f"{checksum:08x}" for checksum in self.checksums()),
+            (digest.hex() for digest in self.digests(range(len(self)))),
             strict=True,
         )
         write_text(path, csv_text([_COLUMNS, *rows]))
@@ -220,6 +224,10 @@ def load_samples(path: Path, *, name: str, classes: Sequence[str], sets: bool = 
         raise DataError(f"the samples {path} hold the class {error}, which the run does not know") from error
     except ValueError as error:
         raise DataError(f"the samples {path} hold a label set that cannot be read: {error}") from error
+    try:
+        digests = {row["location"]: bytes.fromhex(row["checksum"]) for row in saved.values()}
+    except ValueError as error:
+        raise DataError(f"the samples {path} hold a checksum that cannot be read: {error}") from error
     columns = {column: tuple(row[column] for row in saved.values()) for column in ("location", "split", "group")}
     return SampleTable(
         name=name,
@@ -227,7 +235,7 @@ def load_samples(path: Path, *, name: str, classes: Sequence[str], sets: bool = 
         locations=columns["location"],
         labels=np.array(labels, dtype=np.int64),
         classes=tuple(classes),
-        source=Elsewhere(),
+        source=Elsewhere(digests),
         groups=columns["group"] if any(columns["group"]) else None,
         splits=columns["split"],
         membership=membership,

@@ -5,13 +5,14 @@ Shapes: N images, H x W pixels, C channels.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from tercet.data.images import Pixels, decode, open_regular, to_depth
 from tercet.ground.errors import DataError
 
 _CHUNK = 1 << 20  # bytes read at a time
+DIGEST_BYTES = 8
+"""Length of an image's digest: two of ten million images have the same one with a probability of 3e-6."""
 
 
 class ImageSource(Protocol):
@@ -36,6 +39,10 @@ class ImageSource(Protocol):
         """Return the CRC-32 of one image's stored bytes."""
         ...
 
+    def digest(self, location: str) -> bytes:
+        """Return the BLAKE2b digest (`DIGEST_BYTES`) of one image's stored bytes."""
+        ...
+
     def describe(self) -> dict[str, str]:
         """Return what `source_of` needs to build this source again, in another process or later."""
         ...
@@ -47,7 +54,7 @@ class FolderSource:
 
     root: Path
     _folders: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-    _checksums: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    _checksums: dict[str, tuple[int, bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one file."""
@@ -55,12 +62,20 @@ class FolderSource:
 
     def checksum(self, location: str) -> int:
         """Return the CRC-32 of one file, which is read once as long as this source lives."""
+        return self._sums(location)[0]
+
+    def digest(self, location: str) -> bytes:
+        """Return the digest of one file, read together with its checksum."""
+        return self._sums(location)[1]
+
+    def _sums(self, location: str) -> tuple[int, bytes]:
         if location not in self._checksums:
-            value = 0
+            value, digest = 0, hashlib.blake2b(digest_size=DIGEST_BYTES)
             with open_regular(self.root / location) as stream:
                 while chunk := stream.read(_CHUNK):
                     value = zlib.crc32(chunk, value)
-            self._checksums[location] = value
+                    digest.update(chunk)
+            self._checksums[location] = value, digest.digest()
         return self._checksums[location]
 
     def content(self, location: str) -> bytes:
@@ -125,9 +140,10 @@ class ZipSource:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
         self._process = 0
+        self._digests: dict[str, bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_archive": None, "_process": 0}
+        return {"path": self.path, "_archive": None, "_process": 0, "_digests": {}}
 
     def archive(self) -> zipfile.ZipFile:
         """Return the archive, opened in this process.
@@ -158,6 +174,12 @@ class ZipSource:
         with self._reading(location) as archive:
             return archive.getinfo(location).CRC
 
+    def digest(self, location: str) -> bytes:
+        """Return the digest of one member, which is read once as long as this source lives."""
+        if location not in self._digests:
+            self._digests[location] = _digest(self.content(location))
+        return self._digests[location]
+
     @contextmanager
     def _reading(self, location: str) -> Iterator[zipfile.ZipFile]:
         archive = self.archive()
@@ -185,6 +207,10 @@ class ZipSource:
         return None if member is None or member.is_dir() or _is_link(member) else path
 
 
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
 def _is_link(member: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(member.external_attr >> 16)
 
@@ -203,6 +229,10 @@ class DepthSource:
     def checksum(self, location: str) -> int:
         """Return the CRC-32 of one file."""
         return self.inner.checksum(location)
+
+    def digest(self, location: str) -> bytes:
+        """Return the digest of one file."""
+        return self.inner.digest(location)
 
     def describe(self) -> dict[str, str]:
         """Return the kind, and what the inner source says of itself."""
@@ -225,6 +255,11 @@ class ArraySource:
         """Return the CRC-32 of one image's pixels."""
         return zlib.crc32(self.images[int(location)].tobytes())
 
+    def digest(self, location: str) -> bytes:
+        """Return the digest of one image's shape and pixels."""
+        image = self.images[int(location)]
+        return _digest(repr(image.shape).encode() + image.tobytes())
+
     def describe(self) -> dict[str, str]:
         """Refuse: an array lives in one process only; a store's `save` shares it."""
         raise DataError("images in memory have no place on disk: save the ImageStore instead")
@@ -234,6 +269,9 @@ class ArraySource:
 class Elsewhere:
     """The source of a table that was read back from a run, whose decoded images are in the run's store."""
 
+    digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """By location, as the run recorded them."""
+
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Refuse."""
         raise DataError(f"the image {location} is in the run's store, not in its table")
@@ -241,6 +279,10 @@ class Elsewhere:
     def checksum(self, location: str) -> int:
         """Refuse."""
         raise DataError(f"the image {location} is in the run's store, not in its table")
+
+    def digest(self, location: str) -> bytes:
+        """Return what the run recorded."""
+        return self.digests[location]
 
     def describe(self) -> dict[str, str]:
         """Refuse."""

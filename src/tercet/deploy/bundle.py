@@ -63,7 +63,7 @@ class Bundle:
     """M networks."""
     combiner: AnyCombiner | None = None
     """How their probabilities become one: a rule, a head, the mean of folds; nothing for a single member."""
-    card: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict, repr=False)
     """What the manifest says beside: data, metrics, versions."""
     sets: SetRule | None = None
     """How their scores become a set of labels; None where an image has one class."""

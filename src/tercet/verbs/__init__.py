@@ -76,6 +76,7 @@ def _evaluate(parsed: Parsed) -> Answer:
         parsed.positional["data"],
         config=parsed.of(DataConfig),
         tta=parsed.of(verbs.ViewsConfig).tta,
+        include_seen=parsed.of(verbs.SeenConfig).include_seen,
         batch_size=place.batch_size,
         device=place.device,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,6 +18,17 @@ EXAMPLE = (
 )
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 """Names of split folders, in lower case, and the split each stands for."""
+_LIKE = {
+    "train": "train training trn trainval",
+    "val": "val valid validation validate dev",
+    "test": "test testing tst eval evaluation holdout heldout",
+    "more": "unlabeled unlabelled preview augmented augmentation aug extra pred prediction predictions pseudo",
+    "images": "images image imgs img photos pictures pics data files jpg jpeg png part",
+}
+"""Words in names of folders that look like splits, like what is kept beside splits, or like plain stores of images."""
+_KIND_OF = {word: kind for kind, words in _LIKE.items() for word in words.split()}
+_DATED = re.compile(r"(19|20)\d\d([\W_].*|\d{4})?")
+_TRAINING_TABLE = re.compile(r"(?i)train(ing)?([\W_]*(set|data|labels?|images?|v?\d+))*")
 
 Skipped = tuple[str, str]
 """A path and the reason why it was skipped."""
@@ -81,15 +94,17 @@ def wrapper_of(listing: Listing) -> str:
         prefix += f"{tops.pop()}/"
 
 
-def arrange(listing: Listing, *, what: str) -> Arrangement:
+def arrange(listing: Listing, *, what: str, tables: Sequence[str] = ()) -> Arrangement:
     """Read class folders, within split folders where there are such.
 
     Args:
         listing: What lies under the root.
         what: The root's name, for messages.
+        tables: Tables beside the folders, which are not read.
 
     Raises:
-        DataError: No image, images outside class folders only, or folders that are neither classes nor splits.
+        DataError: No image, images outside class folders only, or folders of which it is unclear whether they are
+            classes or splits.
     """
     prefix = wrapper_of(listing)
     paths = sorted(
@@ -100,6 +115,8 @@ def arrange(listing: Listing, *, what: str) -> Arrangement:
     if not images:
         raise DataError(f"{what} holds no images: {EXAMPLE}")
     split_of = _split_folders([path[len(prefix) :] for path in images], what=what)
+    if not split_of:
+        _refuse_unclear([path[len(prefix) :] for path in images], tables, what=what)
     depth = 2 if split_of else 1  # folders above an image
     rows = []
     for path in images:
@@ -142,3 +159,63 @@ def _split_folders(images: Sequence[str], *, what: str) -> dict[str, str]:
     if len(set(split_of.values())) < len(split_of):
         raise DataError(f"{what} has two folders for one split ({', '.join(split_of)}): keep one")
     return split_of
+
+
+def _kinds(name: str) -> set[str]:
+    """Return what the words of a folder's name look like: train, val, test, more, images."""
+    joined = re.sub(r"(?i)\b(hold|held)[\W_]*out", "holdout", name.replace("_", " "))
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", joined)
+    words = [word.casefold() for word in words if len(word) > 1]
+    stems = [re.sub(r"(?<=.)(set|split|data|images|imgs|folder)$", "", word) for word in words]
+    found = [_KIND_OF.get(word) or _KIND_OF.get(stem) for word, stem in zip(words, stems, strict=True)]
+    if set(found) <= {"images", None} and None in found:  # 'photos' stores images, 'holiday photos' may be a class
+        return set()
+    return {kind for kind in found if kind}
+
+
+def _refuse_unclear(images: Sequence[str], tables: Sequence[str], *, what: str) -> None:
+    """Refuse top folders that would be read as classes and look like something else.
+
+    Raises:
+        DataError: They look like splits or hold sub-folders of the same names, or a table lies beside them.
+    """
+    folders = [path.split("/")[:-1] for path in images if "/" in path]
+    kinds = {name: _kinds(name) for name in sorted({parts[0] for parts in folders})}
+    split_like = {name for name, kind in kinds.items() if kind & {"train", "val", "test"}}
+    names = _few([*kinds])
+    listed = [path for path in tables if _TRAINING_TABLE.fullmatch(PurePosixPath(path).stem)]
+    if tables and kinds and (listed or all(kinds.values())):
+        table, folder = (listed or [*tables])[0], min(kinds, key=lambda name: "train" not in kinds[name])
+        raise DataError(
+            f"{what} holds the table {table!r} beside folders of images ({names}): give --data.image-column and, where "
+            f"paths lack the folder, --data.image-pattern '{folder}/{{...}}' to read the table, or name one "
+            "folder, or move the table elsewhere to read the folders as classes"
+        )
+    inner: dict[str, set[str]] = {name: set() for name in kinds}
+    for name, *rest in folders:
+        inner[name].update(itertools.takewhile(lambda folder: not _DATED.fullmatch(folder), rest))
+    flat = {parts[0] for parts in folders if len(parts) == 1}
+    counts = Counter(itertools.chain(*inner.values()))
+    shared = {name for name, count in counts.items() if count > 1}
+    alike = set().union(*kinds.values()) - {"images"}
+    nested = {name for name in split_like if inner[name]}
+    beside = {name for name, kind in kinds.items() if kind - {"images"}}
+    if (
+        (split_like and all(kind - {"images"} for kind in kinds.values()) and len(alike) > 1)
+        or (nested and len(beside) > 1)
+        or any(name not in flat and len(inner[name]) > 1 and flat - {name} for name in nested)
+    ):
+        raise DataError(
+            f"{what}: the folders {names} are classes or splits: rename splits to 'train', 'val' and 'test', each with "
+            "class folders, and move other folders elsewhere; or name one of them, or a table of images, as the data"
+        )
+    if (
+        any(len(names_inside & shared) > 1 for names_inside in inner.values())
+        or any(_kinds(name) & {"train", "val", "test"} for name in shared)
+        or any(inner[name] & shared for name in nested)
+    ):
+        raise DataError(
+            f"{what}: sub-folders of the same names ({_few(sorted(shared))}) lie in the folders {names}: are these "
+            "classes? rename splits to 'train', 'val' and 'test', or name one of them, or a table of images, as the "
+            "data; a class folder holds its images without sub-folders"
+        )

@@ -79,6 +79,9 @@ def _map(values: NDArray[Any], frame: Frame) -> dict[str, Any]:
 def describe(model: Model, name: str) -> dict[str, Any]:
     """Return what `/v1/model` tells: names, members, what was measured and calibrated."""
     said = model.metadata
+    card = dict(said.get("card") or {})
+    if isinstance(data := card.get("data"), dict):  # digests of the training images are for `tercet evaluate` only
+        card["data"] = {key: value for key, value in data.items() if key != "seen"}
     return {
         "model": name,
         "classes": list(model.classes),
@@ -87,7 +90,7 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "sets": model.sets,
         "maps": model.has_maps,
         "calibration": said.get("calibration"),
-        "card": said.get("card") or {},
+        "card": card,
         "sha256": said.get("model_sha256"),
         "version": said.get("tercet"),
     }

@@ -19,7 +19,8 @@ from tercet.workflows.crossval.fold_runs import FoldRuns
 from tercet.workflows.crossval.pooled import Pooled, Result, pool
 from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.train.calibrating import Calibrated, calibrate
-from tercet.workflows.train.conclude import CARD_SCORES, data_card, left_out
+from tercet.workflows.train.conclude import CARD_SCORES, left_out
+from tercet.workflows.train.data_card import data_card, trained_on
 from tercet.workflows.train.fusing import groups_of
 from tercet.workflows.train.prepared import held_out_digest
 
@@ -64,7 +65,7 @@ def conclude_folds(runs: FoldRuns) -> FoldsConclusion:
         alone["validation"] = calibrated.validation
     measured = {"pooled": metrics["pooled"], **{name: score(said).to_dict() for name, said in alone.items()}}
     card = {
-        "data": metrics["data"],
+        "data": {**trained_on(runs.plan, pooled.whole.table), "held_out": metrics["data"]["held_out"]},
         "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in measured.items()},
         "versions": metrics["versions"],
     }

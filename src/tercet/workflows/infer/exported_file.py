@@ -34,6 +34,7 @@ def evaluate_file(
     *,
     config: DataConfig | None = None,
     tta: str | None = None,
+    include_seen: bool = False,
     batch_size: int = 64,
     device: str = "auto",
 ) -> Evaluation | SetEvaluation:
@@ -41,12 +42,14 @@ def evaluate_file(
 
     Raises:
         ConfigError: Views or a device were asked for.
-        DataError: No image has a label that the file knows, or the data are of the other kind, sets or single classes.
+        DataError: No image has a label that the file knows, images were used in training, or the data are of the other
+            kind, sets or single classes.
         ModelError: It is no exported file, or was changed.
     """
     refuse_options(tta, device)
     model = ExportedModel.load(file)
-    table, store, bad, subset = rows_to_score(data, model.metadata.get("card", {}), config or DataConfig())
+    card, seen = model.metadata.get("card", {}), "include" if include_seen else "refuse"
+    table, store, bad, subset = rows_to_score(data, card, config or DataConfig(), seen=seen)
     require_same_task(data, table, file, sets=model.sets)
     if model.sets:
         return _evaluate_sets(model, table, store, bad, subset, batch_size)

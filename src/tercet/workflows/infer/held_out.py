@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tercet.data.catalog import load_table
-from tercet.data.samples import SampleTable
+from tercet.data.samples import UNLABELLED, SampleTable
+from tercet.data.seen import unpack_digests
 from tercet.data.store import BadImage, ImageStore, Store
 from tercet.ground.errors import ConfigError, DataError, ModelError
 from tercet.records.config import DataConfig
@@ -19,10 +20,12 @@ from tercet.records.predictions import UNKNOWN
 from tercet.workflows.train.prepared import held_out_digest, prepare_data, without
 
 _DIVISION = Options("data", groups=[("", DataConfig)])
+Seen = Literal["refuse", "include", "ignore"]
+"""What is done where images to score were used in training: refuse, score them on request, or not look."""
 
 
 def rows_to_score(
-    data: str | Path, card: Mapping[str, Any], config: DataConfig
+    data: str | Path, card: Mapping[str, Any], config: DataConfig, *, seen: Seen = "refuse"
 ) -> tuple[SampleTable, Store, list[BadImage], str]:
     """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored.
 
@@ -30,32 +33,67 @@ def rows_to_score(
         data: Folder, table, zip or name of a data set.
         card: The bundle's, or that of a file exported from it, which tells what it was trained on.
         config: How to read the data.
+        seen: What is done with images that were used in training; "include" scores all images of the training data.
+
+    Raises:
+        DataError: Images were used in training and are not to be included, or the held-out ones cannot be found again.
+        ModelError: The bundle records its data in a way that this version does not understand.
     """
-    table = load_table(data, config, min_classes=1)
+    table, trained_on = load_table(data, config, min_classes=1), card.get("data", {})
     if table.splits is not None and "test" in table.splits:
-        table = table.take(table.rows_of("test"))
-        store, bad = ImageStore.decode(table, config)
-        return without(table, bad), store, bad, "the data's own test split"
-    trained_on = card.get("data", {})
-    if trained_on.get("fingerprint") != table.fingerprint():
-        store, bad = ImageStore.decode(table, config)
-        return without(table, bad), store, bad, "all images"
+        part = table.take(table.rows_of("test"))
+        found = _seen_in(part, trained_on, data) if seen != "ignore" else ""
+        if found and seen == "refuse" and trained_on.get("fingerprint") == table.fingerprint():
+            found = ""  # divided as in training: copies among its own splits are the data's
+        return _decoded(part, data, config, "the data's own test split", found, seen)
+    if seen == "include" or trained_on.get("fingerprint") != table.fingerprint():
+        found = _seen_in(table, trained_on, data) if seen != "ignore" else ""
+        return _decoded(table, data, config, "all images", found, seen)
     config = _as_divided(config, trained_on)
     prepared = prepare_data(data, config, sets=True)
     table, held_out = prepared.table, prepared.rows("test")
     if held_out_digest(table) != trained_on.get("held_out"):
         raise DataError(
             f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
-            "more (a fold of a cross-validation, or read by another version): evaluate it on other images"
+            "more (a fold of a cross-validation, or read by another version): evaluate it on other images, or give "
+            "--include-seen"
         )
     if not len(held_out):
         raise DataError(
-            f"the bundle was trained on all of {data}, and nothing was held out: evaluate it on other images"
+            f"the bundle was trained on all of {data}, and nothing was held out: evaluate it on other images, or give "
+            "--include-seen to score images that it was trained on"
         )
     scored = np.full(len(table), UNKNOWN)
     scored[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
     return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
+
+
+def _decoded(
+    table: SampleTable, data: str | Path, config: DataConfig, subset: str, found: str, seen: Seen
+) -> tuple[SampleTable, Store, list[BadImage], str]:
+    if found and seen == "refuse":
+        raise DataError(f"{found}: evaluate it on other images, or give --include-seen to score all of {data}")
+    store, bad = ImageStore.decode(table, config)
+    return without(table, bad), store, bad, f"{subset}; {found}" if found else subset
+
+
+def _seen_in(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path) -> str:
+    """Return which labelled images trained or chose the model, in words; empty where none did, or nothing is known.
+
+    Images are compared by their stored bytes. A bundle of version 0.1.0 records only where its images were.
+    """
+    rows = np.flatnonzero(table.labels != UNLABELLED)
+    if "seen" not in trained_on:
+        source = trained_on.get("source")
+        same = source is not None and (str(source) == str(data) or Path(source).resolve() == Path(data).resolve())
+        return f"{data} has changed since the bundle was trained on it" if same else ""
+    try:
+        known = unpack_digests(trained_on["seen"])
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the bundle's list of training images cannot be read: {error}") from error
+    count = sum(digest in known for digest in table.digests(rows))
+    return f"{count} of {len(rows)} images of {data} were used in training" if count else ""
 
 
 def require_same_task(data: str | Path, table: SampleTable, model: str | Path, *, sets: bool) -> None:

@@ -183,13 +183,15 @@ def evaluate(
     *,
     config: DataConfig | None = None,
     tta: str | Views | None = None,
+    include_seen: bool = False,
     batch_size: int = 64,
     device: str = "auto",
 ) -> Evaluation | SetEvaluation:
     """Measure a bundle on labelled images; one that answers with sets of labels needs a table of sets.
 
     Scored are the data's own test split where it has one; else the test split that was held out if the bundle was
-    trained on this very data; else all images. Classes are matched by name.
+    trained on this very data; else all images. Images that were used in training are refused, and recognised by
+    their content. Classes are matched by name.
 
     Args:
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
@@ -197,17 +199,18 @@ def evaluate(
         config: How to read the data.
         tta: Test-time augmentation, beside which plain prediction is measured too; None: what the bundle was chosen
             with.
+        include_seen: Score images that were used in training too; of the training data, all images.
         batch_size: Images a forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
         ConfigError: Test-time augmentation that cannot be.
-        DataError: No image has a label of a class that the bundle knows.
+        DataError: No image has a label of a class that the bundle knows, or images were used in training.
         ModelError: It is no bundle, or was changed.
     """
     device, config = choose_device(device), config or DataConfig()
     loaded = _load(bundle, tta)
-    table, store, bad, subset = rows_to_score(data, loaded.card, config)
+    table, store, bad, subset = rows_to_score(data, loaded.card, config, seen="include" if include_seen else "refuse")
     require_same_task(data, table, "the bundle", sets=loaded.sets is not None)
     if loaded.sets is not None:
         return evaluate_sets(loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device)

@@ -46,6 +46,14 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True)
+class SeenConfig:
+    """Which images are measured."""
+
+    include_seen: bool = False
+    """Score images that were used in training too; of the training data, all images."""
+
+
+@dataclass(frozen=True)
 class ViewsConfig:
     """What is shown of each image."""
 
@@ -223,8 +231,8 @@ EVALUATE = Options(
     "evaluate",
     "Measure a bundle or an exported file on labelled images. Classes are matched by name. Scored are the data's own "
     "test split where it has one, else the test split that was held out if the bundle was trained on this very data, "
-    "else all images.",
-    groups=[("", ViewsConfig), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
+    "else all images; images that were used in training are refused.",
+    groups=[("", SeenConfig), ("", ViewsConfig), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "a bundle's folder, a run's, or an exported file"),
         Positional("data", "folder of images by class, table, zip, or name of a data set"),

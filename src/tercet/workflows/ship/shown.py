@@ -49,7 +49,7 @@ def choose_images(
     if data is not None and images:
         raise ConfigError("give data or images, not both")
     if data is not None:
-        table, store, _, subset = rows_to_score(data, bundle.card, config or DataConfig())
+        table, store, _, subset = rows_to_score(data, bundle.card, config or DataConfig(), seen="ignore")
         rows = np.flatnonzero(table.labels != UNLABELLED)
         return _of_table(bundle, table, store, rows, f"{data}, {subset}", most)
     if images:

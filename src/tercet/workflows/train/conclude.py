@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tercet.data.samples import SampleTable
 from tercet.deploy.bundle import Bundle
 from tercet.evaluation.cross_fitting import choose
 from tercet.evaluation.metrics import is_better, score
@@ -16,6 +17,7 @@ from tercet.ground.runtime import describe_environment
 from tercet.ground.streams import printable
 from tercet.records.predictions import Predictions
 from tercet.workflows.train.calibrating import Calibrated, calibrate
+from tercet.workflows.train.data_card import data_card, trained_on
 from tercet.workflows.train.fusing import (
     Ensemble,
     TrainedMember,
@@ -52,21 +54,6 @@ _ONE_GROUP = (
 )
 CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
 """The scores that a bundle's manifest tells."""
-_DATA_OPTIONS = (
-    "image_column",
-    "label_columns",
-    "label_separator",
-    "task",
-    "group_column",
-    "group_from",
-    "image_pattern",
-    "val_fraction",
-    "test_fraction",
-    "split_seed",
-    "max_bad_fraction",
-    "limit",
-)
-"""Options that decide which rows are held out: with them `evaluate` finds the same ones again."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +130,8 @@ def conclude(
     conclusion = replace(conclusion, calibrated=_calibrate(conclusion, prepared))
     conclusion = replace(conclusion, metrics=_metrics(run, conclusion))
     conclusion = replace(conclusion, report=_report(conclusion))
-    _bundle(conclusion, selected).save(run.bundle)
+    table = (prepared or plan.open_data(run)).table
+    _bundle(conclusion, selected, table).save(run.bundle)
     write_json(run.metrics, conclusion.metrics)
     write_text(run.report, conclusion.report)
     return conclusion
@@ -163,12 +151,12 @@ def _calibrate(conclusion: Conclusion, prepared: PreparedData | None) -> Calibra
     )
 
 
-def _bundle(conclusion: Conclusion, selected: Sequence[TrainedMember]) -> Bundle:
+def _bundle(conclusion: Conclusion, selected: Sequence[TrainedMember], table: SampleTable) -> Bundle:
     said, found = conclusion.winner.predictions, conclusion.calibrated
     if found is not None:  # the card tells what the bundle answers
         said = {split: found.calibration.apply(one) for split, one in said.items()} | {"validation": found.validation}
     scores = {split: {key: values[key] for key in CARD_SCORES} for split, values in _scores(said).items()}
-    card = {"data": conclusion.metrics["data"], "metrics": scores, "versions": conclusion.metrics["versions"]}
+    card = {"data": trained_on(conclusion.plan, table), "metrics": scores, "versions": conclusion.metrics["versions"]}
     calibration = None if found is None else found.calibration
     if conclusion.chosen is None:
         return Bundle(conclusion.plan.classes, (conclusion.best.load(),), card=card, calibration=calibration)
@@ -185,18 +173,6 @@ def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
         split: score(said).to_dict()
         for split, said in predictions.items()
         if split in ("validation", "test") and said.known.any()
-    }
-
-
-def data_card(plan: Plan) -> dict[str, Any]:
-    """Return what a bundle says of the data it was trained on."""
-    return {
-        "source": plan.data,
-        "classes": list(plan.classes),
-        "fingerprint": plan.fingerprint,
-        "options": {key: getattr(plan.data_config, key) for key in _DATA_OPTIONS},
-        "held_out": plan.held_out,
-        "notes": list(plan.notes),
     }
 
 

@@ -23,7 +23,8 @@ from tercet.ground.files import write_json, write_text
 from tercet.ground.runtime import describe_environment
 from tercet.ground.streams import printable
 from tercet.records.label_sets import SetPredictions
-from tercet.workflows.train.conclude import CHOSEN_ON_TEST, TITLES, data_card, left_out
+from tercet.workflows.train.conclude import CHOSEN_ON_TEST, TITLES, left_out
+from tercet.workflows.train.data_card import data_card, trained_on
 from tercet.workflows.train.label_sets import set_methods
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.run_folder import RunFolder
@@ -80,7 +81,7 @@ def conclude_sets(run: RunFolder, plan: Plan) -> SetConclusion:
     report = _report(plan, members, fused, best=best, winner=winner)
     loaded = tuple(_load(run, name) for name in winner.members)
     card = {
-        "data": metrics["data"],
+        "data": trained_on(plan, plan.open_data(run).table),
         "metrics": {split: {key: getattr(one, key) for key in _CARD_SCORES} for split, one in winner.scores.items()},
         "versions": metrics["versions"],
     }

@@ -18,6 +18,7 @@ from tercet.records.label_sets import SetPredictions
 from tercet.records.model_config import LabelsConfig
 from tercet.records.training_config import Criterion
 from tercet.training.losses import BinaryCrossEntropy, LabelSequences, Objective
+from tercet.workflows.train.data_card import trained_on
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.prepared import PreparedData
 from tercet.workflows.train.run_folder import MemberFolder, RunFolder
@@ -97,7 +98,8 @@ def leave_sets(
     of validation rows are chosen by thresholds fitted without them. A decoder chooses its labels itself.
     """
     decided = member.config.labels.decoder == "cnn-rnn"
-    bundle = Bundle(plan.classes, (member,), sets=SetRule("single", (DECIDED,)))
+    card = {"data": trained_on(plan, prepared.table)}
+    bundle = Bundle(plan.classes, (member,), card=card, sets=SetRule("single", (DECIDED,)))
     on_validation = _predict(bundle, plan, prepared, "validation")
     if not decided:
         bundle = replace(bundle, sets=SetRule("single", (threshold_of(on_validation, plan.criterion),)))

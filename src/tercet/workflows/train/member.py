@@ -30,6 +30,7 @@ from tercet.training.loop import Training
 from tercet.training.losses import CrossEntropy, Objective, balanced_class_weights
 from tercet.training.observers import EpochLog, EventStream, Observer, tensorboard
 from tercet.training.state import TrainingResult
+from tercet.workflows.train.data_card import trained_on
 from tercet.workflows.train.label_sets import leave_sets, set_objective
 from tercet.workflows.train.measure import measure_member
 from tercet.workflows.train.plan import Plan
@@ -188,7 +189,8 @@ class _Work:
         for split in self.plan.predicted_splits():
             if len(rows := self.prepared.rows(split)):
                 store(self.predict(classifier, rows), self.run.predictions(self.name, split), self.folder, split)
-        Bundle(self.plan.classes, (member,)).save(self.folder.bundle)
+        card = {"data": trained_on(self.plan, self.prepared.table)}
+        Bundle(self.plan.classes, (member,), card=card).save(self.folder.bundle)
         return {}
 
 
