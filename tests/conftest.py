@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests import leftovers
+
 torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    leftovers.watch()
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tercet.ground.errors import ConfigError
 from tercet.records.contracts import Batch
 from tercet.training.averaging import WeightAverage
-from tercet.training.fabric import choose_precision, split
+from tercet.training.fabric import choose_precision, require_bf16, split
 from tercet.training.losses import CrossEntropy, balanced_class_weights
 
 
@@ -52,10 +53,51 @@ def test_averaging_follows_the_weights_and_comes_off_again() -> None:
     assert torch.allclose(module.weight, start + 1.0)
 
 
-def test_precision_is_chosen_among_the_two() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    before = module[1].weight.detach().clone()
-    batch = Batch(torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]), ("a", "b", "c", "d"))
-    assert choose_precision(module, batch, CrossEntropy(), device="cpu") in ("32", "bf16")
-    assert torch.equal(module[1].weight, before)
-    assert module[1].weight.grad is None
+class Dropped(nn.Module):
+    """A network that draws from the generators, and fails in bf16 as a kernel does that a processor lacks."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 3))
+        self.fault = fault
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.fault and torch.is_autocast_enabled("cpu"):
+            raise RuntimeError(self.fault)
+        logits: torch.Tensor = self.layers(images)
+        return logits
+
+
+LACKING = "could not create a primitive descriptor for the LSTM. Run workload with ONEDNN_VERBOSE"
+
+
+def four_images() -> Batch:
+    return Batch(torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]), ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("fault", ["", LACKING])
+def test_choosing_a_precision_changes_neither_the_network_nor_the_draws(fault: str) -> None:
+    module, batch = Dropped(fault), four_images()
+    before, state = module.layers[2].weight.detach().clone(), torch.get_rng_state()
+    chosen, reason = choose_precision(module, batch, CrossEntropy(), device="cpu")
+    assert chosen in ("32", "bf16") and "bf16" in reason
+    assert torch.equal(module.layers[2].weight, before) and module.layers[2].weight.grad is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_fails_in_bf16_is_trained_in_32_bits_or_refused() -> None:
+    options = {"batch": four_images(), "objective": CrossEntropy(), "device": "cpu"}
+    chosen, reason = choose_precision(Dropped(LACKING), **options)
+    assert chosen == "32" and reason.endswith("primitive descriptor for the LSTM")
+    with pytest.raises(
+        ConfigError, match=r"'rows' cannot be computed in bf16 .*LSTM\): use --precision 32 or --precision auto"
+    ):
+        require_bf16(Dropped(LACKING), name="rows", **options)
+    require_bf16(Dropped(), name="dense", **options)
+
+
+def test_what_fails_in_32_bits_too_or_lacks_memory_is_no_matter_of_bf16() -> None:
+    options = {"batch": four_images(), "objective": CrossEntropy(), "device": "cpu"}
+    for module, message in ((nn.Linear(3, 3), "shapes"), (Dropped("out of memory"), "out of memory")):
+        with pytest.raises(RuntimeError, match=message):
+            choose_precision(module, **options)

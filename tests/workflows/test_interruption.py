@@ -24,6 +24,7 @@ from PIL import Image
 from tercet.cli import main
 from tercet.records.history import History
 from tercet.workflows.train.run_folder import RunFolder
+from tests import leftovers
 from tests.workflows.conftest import one_core
 
 PATIENCE = 60.0  # seconds until a test gives up; nothing waits that long unless it is stuck
@@ -120,6 +121,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def _become(words: list[str], errors: Path, output: Path, cores: int, before: Callable[[], object]) -> None:
     """Run the command in this copied process and end it; the test's own machinery is never returned to."""
     code = 99
+    leftovers.end_with_parent()
     try:
         for stream, path in ((0, os.devnull), (1, output), (2, errors)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), stream)

@@ -1,4 +1,8 @@
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +236,33 @@ def test_weights_that_are_not_there_are_told_before_data_is_touched(tmp_path: Pa
     with pytest.raises(TercetError, match="--weights") as error:
         train("no-such-data", output=str(tmp_path / "run"), members=["test_resnet"])
     assert error.value.exit_code == 4
+
+
+WITHOUT_BF16_UNITS = """
+import sys, torch
+from tercet import train
+from tercet.ground.errors import ConfigError
+
+if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    sys.exit("not emulated")
+options = {"epochs": 1, "lr": 1e-3, "threads": 1, "fuse": ["average"], "members": ["row-lstm", "small-cnn"]}
+run = train(sys.argv[1], precision="auto", output=f"{sys.argv[2]}/auto", **options)
+print([member["precision"] for member in run.metrics["members"] if member["name"] == "row-lstm"])
+print((run.path / "members" / "row-lstm" / "train.log").read_text().splitlines()[0])
+try:
+    train(sys.argv[1], precision="bf16", output=f"{sys.argv[2]}/bf16", **options)
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN hides the units of x86 processors only")
+def test_processors_without_bf16_units_train_lstms_in_32_bits(shapes: Path, tmp_path: Path) -> None:
+    hidden = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    command = [sys.executable, "-c", WITHOUT_BF16_UNITS, str(shapes), str(tmp_path)]
+    done = subprocess.run(command, env=hidden, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    precision, log, error = done.stdout.splitlines()
+    assert precision == "['32']" and "precision 32: bf16 cannot be computed on this cpu" in log
+    assert "'row-lstm' cannot be computed in bf16" in error and error.endswith("use --precision 32 or --precision auto")
+    assert not (tmp_path / "bf16" / "members").exists()

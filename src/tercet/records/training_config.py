@@ -100,7 +100,7 @@ class TrainingConfig:
     selection: Literal["validation", "test"] = "validation"
     """Split that chooses; 'test' reproduces papers that did so, and every report then says it."""
     precision: Literal["32", "bf16", "auto"] = "32"
-    """Arithmetic: 32 bits, bf16 where that is safe, or whichever three timed steps find faster."""
+    """Arithmetic: 32 bits, bf16 (mixed), or auto: bf16 if this machine computes it and timed steps are faster."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints within an epoch; one is always written at its end."""
 

@@ -14,6 +14,8 @@ from lightning.fabric import Fabric
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tercet.ground.errors import ConfigError, starved
+from tercet.ground.runtime import generator_states, restore_generators
 from tercet.records.contracts import Batch
 from tercet.training.losses import Objective
 
@@ -44,24 +46,81 @@ def make_fabric(device: str) -> Fabric:
     return fabric
 
 
-def choose_precision(module: nn.Module, batch: Batch, objective: Objective, *, device: str, num_steps: int = 3) -> str:
-    """Return bf16 where some timed steps are at least a tenth faster with it, else 32.
+def channels_last(module: nn.Module) -> nn.Module:
+    """Return a module in the memory layout in which its convolutions are fastest."""
+    if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module
 
-    It pays for dense convolutions, large matrices and LSTMs, and costs for depthwise networks; so it is measured.
+
+def bf16_fault(module: nn.Module, batch: Batch, objective: Objective, *, device: str) -> str:
+    """Return why this machine cannot compute a step in bf16, or an empty string if it can.
+
+    Tried on two images, since no list of primitives and processors is complete: oneDNN has LSTMs in bf16 only for
+    processors with bf16 units, and convolutions for all.
     """
-    trial = copy.deepcopy(module).to(device).train()
+    batch = batch.rows(slice(0, 2)).to(device)
+    with _trial(module, device) as trial:
+        _step(trial, batch, objective, device, "32")  # what fails here is no fault of bf16
+        try:
+            _step(trial, batch, objective, device, "bf16")
+        except RuntimeError as error:
+            if starved(error):
+                raise
+            return str(error).splitlines()[0].partition(". ")[0]
+    return ""
+
+
+def require_bf16(module: nn.Module, batch: Batch, objective: Objective, *, device: str, name: str) -> None:
+    """Raise if this machine cannot compute a step of the member `name` in bf16.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if fault := bf16_fault(module, batch, objective, device=device):
+        raise ConfigError(
+            f"'{name}' cannot be computed in bf16 on this {device} ({fault}): use --precision 32 or --precision auto"
+        )
+
+
+def choose_precision(
+    module: nn.Module, batch: Batch, objective: Objective, *, device: str, num_steps: int = 3
+) -> tuple[str, str]:
+    """Return `bf16` if it can be computed and is at least a tenth faster, else `32`, and the reason.
+
+    It pays for dense convolutions, large matrices and LSTMs, and costs for depthwise networks; so it is measured. The
+    fastest step counts: other work on the machine only ever adds time.
+    """
+    if fault := bf16_fault(module, batch, objective, device=device):
+        return "32", f"bf16 cannot be computed on this {device}: {fault}"
     batch = batch.to(device)
-    seconds = {}
-    for name in ("32", "bf16"):
-        for step in range(num_steps + 1):  # the first one warms up
-            if step == 1:
+    seconds: dict[str, list[float]] = {"32": [], "bf16": []}
+    with _trial(module, device) as trial:
+        for _ in range(num_steps + 1):
+            for name, times in seconds.items():
                 started = time.perf_counter()
-            with autocast(device, name):
-                loss, _ = objective(trial, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss.item()  # waits for the device
-        seconds[name] = time.perf_counter() - started
-    return "bf16" if seconds["bf16"] < 0.9 * seconds["32"] else "32"
+                _step(trial, batch, objective, device, name)
+                times.append(time.perf_counter() - started)
+    ratio = min(seconds["bf16"][1:]) / min(seconds["32"][1:])  # the first steps warm up
+    return "bf16" if ratio < 0.9 else "32", f"a step in bf16 takes {ratio:.2f} of the time of one in 32 bits"
+
+
+@contextmanager
+def _trial(module: nn.Module, device: str) -> Iterator[nn.Module]:
+    """Yield a copy as it is trained; what it draws from the generators is put back."""
+    states = generator_states()
+    try:
+        yield channels_last(copy.deepcopy(module).to(device).train())
+    finally:
+        restore_generators(states)
+
+
+def _step(trial: nn.Module, batch: Batch, objective: Objective, device: str, precision: str) -> None:
+    trial.zero_grad(set_to_none=True)
+    with steady_batch_norm(trial, alone=len(batch) == 1), autocast(device, precision):
+        loss, _ = objective(trial, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    loss.item()  # waits for the device
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:

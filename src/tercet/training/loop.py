@@ -32,7 +32,7 @@ from tercet.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from tercet.training.fabric import autocast, make_fabric, split, steady_batch_norm
+from tercet.training.fabric import autocast, channels_last, make_fabric, split, steady_batch_norm
 from tercet.training.interruption import Interruption
 from tercet.training.losses import CrossEntropy, Objective, count_right
 from tercet.training.observers import Observer, Progress
@@ -75,9 +75,9 @@ class Training:
         self.stages = config.stages()
         self.num_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
         self.device, self.fabric = device, make_fabric(device)
-        if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.raw = module  # the module itself; `self.module` is the same one behind Fabric's door
+        self.raw = module = channels_last(
+            module
+        )  # the module itself; `self.module` is the same one behind Fabric's door
         self.module = self.fabric.setup_module(module)
         self.average = WeightAverage(self.raw, config.ema)
         self.state, self.history = TrainingState(), History()

@@ -61,6 +61,10 @@ class EpochLog:
     def __init__(self, path: Path, *, split: str = "validation") -> None:
         self.path, self.split = path, split
 
+    def note(self, text: str) -> None:
+        """Append a line that belongs to no epoch."""
+        self._append(text)
+
     def step(self, progress: Progress) -> None:
         """Updates are not logged."""
 
@@ -68,13 +72,15 @@ class EpochLog:
         """Append a line."""
         scores = "  ".join(f"{name} {value:.4f}" for name, value in row.validation.items())
         line = (
-            f"{time.strftime('%Y-%m-%d %H:%M:%S')}  stage {row.stage + 1}  epoch {row.epoch + 1}  step {row.step}  "
+            f"stage {row.stage + 1}  epoch {row.epoch + 1}  step {row.step}  "
             f"rate {row.rate:.3g}  train loss {row.train_loss:.4f}  train accuracy {row.train_accuracy:.4f}  "
             f"{self.split} {scores}  {row.seconds:.1f} s"
         )
-        line += ("  best" if row.best else "") + (f"  {row.note}" if row.note else "")
+        self._append(line + ("  best" if row.best else "") + (f"  {row.note}" if row.note else ""))
+
+    def _append(self, text: str) -> None:
         with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 
 class EventStream:

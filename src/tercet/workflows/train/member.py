@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,10 +22,12 @@ from tercet.ground.runtime import seed_everything
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.summary import summarize
+from tercet.records.contracts import Batch
+from tercet.records.model_config import ModelConfig
 from tercet.records.predictions import Predictions
 from tercet.records.training_config import TrainingConfig
 from tercet.records.views import Views
-from tercet.training.fabric import choose_precision
+from tercet.training.fabric import bf16_fault, choose_precision, require_bf16
 from tercet.training.loop import Training
 from tercet.training.losses import CrossEntropy, Objective, balanced_class_weights
 from tercet.training.observers import EpochLog, EventStream, Observer, tensorboard
@@ -88,6 +90,32 @@ def train_member(
     folder.finish(summary)
 
 
+def check_bf16(plan: Plan, prepared: PreparedData) -> None:
+    """Find members that were to be trained in bf16 and cannot be on this machine, before any of them is trained.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    seen: list[tuple[str, ModelConfig]] = []
+    for member in plan.members:
+        if member.training.precision != "bf16" or (member.network, member.model) in seen:
+            continue
+        seen.append((member.network, member.model))
+        classifier = build(
+            member.network,
+            num_classes=len(plan.classes),
+            config=member.model,
+            channels=plan.channels,
+            image_size=plan.image_size,
+            load_weights=False,
+        )
+        rows = prepared.rows("train")[:2]
+        batch = next(iter(prepared.loader(rows, (classifier.spec,)).epoch(0)))
+        counts = prepared.table.take(rows).class_counts() if plan.sets else None
+        objective = CrossEntropy() if counts is None else set_objective(member.model.labels, counts)
+        require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
+
+
 @dataclass(frozen=True)
 class _Work:
     """One training of a run, and what it is to leave."""
@@ -123,12 +151,9 @@ class _Work:
         chooser = self.prepared.rows(plan.selection)
         workers = plan.data_config.num_workers
         objective = self.objective(config, rows)
-        if config.precision == "auto":
-            chosen = self.folder.path / "precision.txt"  # measured once: a resumed training must go on as it began
-            if not chosen.is_file():
-                batch = next(iter(batches.epoch(0)))
-                write_text(chosen, choose_precision(classifier, batch, objective, device=plan.device))
-            config = replace(config, precision=chosen.read_text("utf-8"))  # type: ignore[arg-type]
+        if config.precision != "32":
+            batch = next(iter(batches.epoch(0)))
+            config = replace(config, precision=self.precision(config, classifier, batch, objective))
         scorer, watching = self.watch(chooser, config)
         training = Training(
             classifier,
@@ -145,6 +170,30 @@ class _Work:
         result = training.run()
         result.history.save(self.folder.path / "history.jsonl")
         return classifier, _describe(result, config)
+
+    def precision(
+        self, config: TrainingConfig, classifier: Classifier, batch: Batch, objective: Objective
+    ) -> Literal["32", "bf16"]:
+        """Return the precision to train in; `auto` writes its choice and the reason into the member's log.
+
+        Raises:
+            ConfigError: bf16 was asked for, and this machine cannot compute it.
+        """
+        device, log = self.plan.device, EpochLog(self.folder.path / "train.log")
+        if config.precision == "bf16":
+            require_bf16(classifier, batch, objective, device=device, name=self.name)
+            return "bf16"
+        measured = self.folder.path / "precision.txt"
+        if not measured.is_file():  # measured once: a resumed training must go on as it began
+            chosen, reason = choose_precision(classifier, batch, objective, device=device)
+            log.note(f"precision {chosen}: {reason}")
+            write_text(measured, chosen)
+        elif measured.read_text("utf-8") == "bf16" and (
+            fault := bf16_fault(classifier, batch, objective, device=device)
+        ):
+            log.note(f"precision 32: begun in bf16 on another machine, and this one cannot compute it: {fault}")
+            return "32"
+        return "bf16" if measured.read_text("utf-8") == "bf16" else "32"
 
     def watch(self, chooser: Rows, config: TrainingConfig) -> tuple[Scorer, list[Observer]]:
         """Return what scores the rows that choose, and those who write the member's own records."""

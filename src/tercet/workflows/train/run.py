@@ -24,6 +24,7 @@ from tercet.workflows.train.conclude import conclude
 from tercet.workflows.train.conclude_sets import conclude_sets
 from tercet.workflows.train.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.workflows.train.label_sets import for_sets
+from tercet.workflows.train.member import check_bf16
 from tercet.workflows.train.members import default_members, resolve_members
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.pool import JobFailure
@@ -169,8 +170,8 @@ def make_plan(
         calibration: How what is chosen is calibrated (default: not at all).
 
     Raises:
-        ConfigError: The device is not there, a member cannot read the images, or the members are chosen by different
-            rules.
+        ConfigError: The device is not there, it cannot compute a member in bf16, a member cannot read the images, or
+            the members are chosen by different rules.
     """
     device = choose_device(config.device)
     for member in members:
@@ -194,6 +195,7 @@ def make_plan(
     )
     plan = for_sets(plan) if plan.sets else plan
     plan.check()
+    check_bf16(plan, prepared)
     return plan
 
 
