@@ -24,8 +24,9 @@ from tercet.evaluation.combining import average
 from tercet.evaluation.metrics import score
 from tercet.ground.files import write_text
 from tercet.records.predictions import Predictions, join
-from tercet.workflows.crossval.fold_runs import CHOSEN, FoldRuns
+from tercet.workflows.crossval.fold_runs import FoldRuns
 from tercet.workflows.crossval.pooled import Pooled, pool
+from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.train.run_folder import RunFolder
 
 _HEADER = f"{'':44}{'n':>7}{'accuracy':>10}{'confidence':>12}{'ECE':>8}{'log loss':>10}{'Brier':>8}\n"

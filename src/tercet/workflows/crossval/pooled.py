@@ -20,7 +20,8 @@ from tercet.evaluation.report import Kind
 from tercet.evaluation.spread import spread
 from tercet.ground.files import read_json
 from tercet.records.predictions import Predictions, join
-from tercet.workflows.crossval.fold_runs import CHOSEN, FoldRun, FoldRuns
+from tercet.workflows.crossval.fold_runs import FoldRun, FoldRuns
+from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.train.prepared import PreparedData
 
 

@@ -14,7 +14,8 @@ from tercet.ground.registry import nearest
 from tercet.records.predictions import Predictions
 from tercet.records.recipe import METRICS, Pair, Reading
 from tercet.workflows.compare.grid import member_name
-from tercet.workflows.crossval.fold_runs import CHOSEN, fold_folder
+from tercet.workflows.crossval.fold_runs import fold_folder
+from tercet.workflows.report.record import CHOSEN
 from tercet.workflows.study.parts import Work
 
 FOLD = "fold "
