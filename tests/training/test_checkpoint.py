@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from tercet.ground.errors import ModelError, StorageError
-from tercet.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from tercet.models.weight_files import load_weights, save_weights
+from tercet.training.checkpoint import load_checkpoint, save_checkpoint
 
 STATE = {"module": {"weight": torch.arange(6.0)}, "note": "x", "numbers": [1, 2.5, None, True]}
 

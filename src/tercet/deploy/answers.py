@@ -17,8 +17,8 @@ from tercet.deploy.member import load_finite
 from tercet.evaluation.combining import Combiner, average
 from tercet.ground.errors import ModelError
 from tercet.models.fusion import FusionHead
+from tercet.models.weight_files import save_weights
 from tercet.records.predictions import Predictions
-from tercet.training.checkpoint import save_weights
 
 FOLD_MEAN = "fold-mean"
 """What the mean over folds is called, in manifests and tables."""

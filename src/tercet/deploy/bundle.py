@@ -32,12 +32,12 @@ from tercet.evaluation.tta import picture_spec
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.ground.files import UNFINISHED, slug
 from tercet.models.summary import count_parameters
+from tercet.models.weight_files import save_weights
 from tercet.records.calibration import Calibration
 from tercet.records.contracts import BatchSource, InputSpec
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Predictions
 from tercet.records.views import Views
-from tercet.training.checkpoint import save_weights
 
 
 class _Members(nn.Module):

@@ -13,9 +13,9 @@ from tercet.evaluation.tta import Viewed
 from tercet.ground.errors import ConfigError, ModelError
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
+from tercet.models.weight_files import load_weights
 from tercet.records.model_config import InputConfig, ModelConfig
 from tercet.records.views import PLAIN, Views
-from tercet.training.checkpoint import load_weights
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,12 @@ from torch import Tensor, nn
 from tercet.evaluation.metrics import Scorer, validation_scores
 from tercet.ground.errors import DivergedError, ModelError
 from tercet.ground.runtime import generator_states, restore_generators
+from tercet.models.weight_files import load_weights, restore_module, save_weights
 from tercet.records.contracts import Batch, BatchSource
 from tercet.records.history import EpochRow, History
 from tercet.records.training_config import StageConfig, TrainingConfig
 from tercet.training.averaging import WeightAverage
-from tercet.training.checkpoint import (
-    LAST,
-    load_checkpoint,
-    load_weights,
-    remove_unreferenced,
-    restore_module,
-    save_checkpoint,
-    save_weights,
-)
+from tercet.training.checkpoint import LAST, load_checkpoint, remove_unreferenced, save_checkpoint
 from tercet.training.fabric import autocast, channels_last, make_fabric, split, steady_batch_norm
 from tercet.training.interruption import Interruption
 from tercet.training.losses import CrossEntropy, Objective, count_right
