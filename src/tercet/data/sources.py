@@ -24,8 +24,7 @@ from tercet.data.images import Pixels, decode, open_regular, to_depth
 from tercet.ground.errors import DataError
 
 _CHUNK = 1 << 20  # bytes read at a time
-DIGEST_BYTES = 8
-"""Length of an image's digest: two of ten million images have the same one with a probability of 3e-6."""
+DIGEST_BYTES = 8  # of an image: two of ten million have the same digest with a probability of 3e-6
 
 
 class ImageSource(Protocol):
@@ -256,9 +255,8 @@ class ArraySource:
         return zlib.crc32(self.images[int(location)].tobytes())
 
     def digest(self, location: str) -> bytes:
-        """Return the digest of one image's shape and pixels."""
-        image = self.images[int(location)]
-        return _digest(repr(image.shape).encode() + image.tobytes())
+        """Return the digest of one image's pixels."""
+        return _digest(self.images[int(location)].tobytes())
 
     def describe(self) -> dict[str, str]:
         """Refuse: an array lives in one process only; a store's `save` shares it."""

@@ -48,8 +48,12 @@ def evaluate_file(
     """
     refuse_options(tta, device)
     model = ExportedModel.load(file)
-    card, seen = model.metadata.get("card", {}), "include" if include_seen else "refuse"
-    table, store, bad, subset = rows_to_score(data, card, config or DataConfig(), seen=seen)
+    table, store, bad, subset = rows_to_score(
+        data,
+        model.metadata.get("card", {}),
+        config or DataConfig(),
+        seen="include" if include_seen else "refuse",
+    )
     require_same_task(data, table, file, sets=model.sets)
     if model.sets:
         return _evaluate_sets(model, table, store, bad, subset, batch_size)
