@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import leftovers
 
@@ -15,6 +16,8 @@ torch.set_num_threads(1)
 
 def pytest_configure() -> None:
     leftovers.watch()
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

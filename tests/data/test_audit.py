@@ -21,7 +21,7 @@ from tercet.records.audit_config import FINDING_KINDS, AuditConfig
 from tercet.records.config import DataConfig
 from tercet.records.predictions import Predictions
 
-from .drawings import drawing, poorer, table_of
+from tests.data.drawings import drawing, poorer, table_of
 
 NO_HOLD_OUT = DataConfig(val_fraction=0, test_fraction=0)
 

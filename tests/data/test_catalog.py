@@ -3,7 +3,6 @@ import hashlib
 import os
 import socket
 import struct
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from tercet.data.unlabelled import table_of_files
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
 
-from .conftest import Tree, picture
+from tests.data.conftest import Tree, picture
 
 CONFIG = DataConfig()
 
@@ -244,9 +243,7 @@ def test_the_mnist_family_is_read_from_its_files(
 
 def test_arrays_are_wrapped_without_a_copy() -> None:
     images = np.zeros((60_000, 28, 28), dtype=np.uint8)
-    start = time.perf_counter()
     table = table_from_arrays(images, np.arange(60_000) % 3, classes=["a", "b", "c"])
-    assert time.perf_counter() - start < 2
     assert np.shares_memory(table.source.pixels("5", max_pixels=1), images)
     named = table_from_arrays(images[:3], ["b10", "", "b9"])
     assert named.classes == ("b9", "b10") and named.labels.tolist() == [1, -1, 0]

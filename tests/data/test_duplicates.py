@@ -10,7 +10,7 @@ from tercet.data.duplicates import correlations, exact_groups, near_pairs, simil
 from tercet.data.linked import Pairs
 from tercet.data.perceptual import ORIENTATIONS, hashes, is_flat, oriented, shrink, turned
 
-from .drawings import drawing, poorer
+from tests.data.drawings import drawing, poorer
 
 SEEDS = st.integers(0, 2**32 - 1)
 WAYS = range(len(ORIENTATIONS))

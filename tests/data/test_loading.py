@@ -1,5 +1,4 @@
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tercet.ground.geometry import fit
 from tercet.records.config import DataConfig
 from tercet.records.contracts import Batch, InputSpec
 
-from .conftest import Tree, picture
+from tests.data.conftest import Tree, picture
 
 SPEC = InputSpec((8, 8), 1)
 ON_DEMAND = DataConfig(memory_budget=1)
@@ -287,9 +286,11 @@ def test_training_batches_never_hold_a_single_left_over_image(count: int, sizes:
     assert len(plain) == -(-count // 4) == len(list(plain.epoch(0)))
 
 
-def test_mnist_sized_epochs_cost_little() -> None:
-    store = array_store(60_000, size=(28, 28))
-    source = loader(store, batch_size=32, shuffle=True)
-    start = time.perf_counter()
+def test_images_of_one_size_are_gathered_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[int] = []
+    gather = ImageStore.gather
+    monkeypatch.setattr(ImageStore, "gather", lambda self, rows: gathered.append(len(rows)) or gather(self, rows))
+    monkeypatch.setattr(ImageStore, "read", None)  # one by one would be many times slower
+    source = loader(array_store(60_000, size=(28, 28)), batch_size=32, shuffle=True)
     assert sum(len(batch) for batch in source.epoch(0)) == 60_000
-    assert time.perf_counter() - start < 3  # 0.13 s on an idle core
+    assert gathered == [32] * (60_000 // 32)

@@ -18,7 +18,7 @@ from tercet.data.remote import RemoteFile
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
 
-from .official import mat, pickled_batch, tar, unpacked
+from tests.data.official import mat, pickled_batch, tar, unpacked
 
 Files = dict[str, bytes]
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)]

@@ -22,8 +22,8 @@ from tercet.data.splits import assign_splits
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
 
-from .conftest import picture
-from .official import tar, unpacked, zipped
+from tests.data.conftest import picture
+from tests.data.official import tar, unpacked, zipped
 
 Files = dict[str, bytes]
 

@@ -10,7 +10,7 @@ from tercet.data.splits import assign_splits
 from tercet.ground.errors import DataError, StorageError
 from tercet.records.config import DataConfig
 
-from .conftest import picture
+from tests.data.conftest import picture
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tercet.data.store import FileStore, ImageStore, Store, open_store
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
 
-from .conftest import Tree, picture
+from tests.data.conftest import Tree, picture
 
 CONFIG = DataConfig()
 SMALL = DataConfig(memory_budget=100)

@@ -9,7 +9,7 @@ from tercet.data.catalog import load_table
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
 
-from .conftest import Tree
+from tests.data.conftest import Tree
 
 CONFIG = DataConfig()
 

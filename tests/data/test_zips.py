@@ -11,7 +11,7 @@ from tercet.ground import archives
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
 
-from .conftest import Tree
+from tests.data.conftest import Tree
 
 CONFIG = DataConfig()
 

@@ -238,7 +238,7 @@ def test_weights_that_are_not_there_are_told_before_data_is_touched(tmp_path: Pa
     assert error.value.exit_code == 4
 
 
-WITHOUT_BF16_UNITS = """
+WITHOUT_AVX512 = """
 import sys, torch
 from tercet import train
 from tercet.ground.errors import ConfigError
@@ -256,10 +256,10 @@ except ConfigError as error:
 """
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN hides the units of x86 processors only")
-def test_processors_without_bf16_units_train_lstms_in_32_bits(shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN hides units of x86 processors only")
+def test_processors_without_avx512_train_lstms_in_32_bits(shapes: Path, tmp_path: Path) -> None:
     hidden = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    command = [sys.executable, "-c", WITHOUT_BF16_UNITS, str(shapes), str(tmp_path)]
+    command = [sys.executable, "-c", WITHOUT_AVX512, str(shapes), str(tmp_path)]
     done = subprocess.run(command, env=hidden, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     precision, log, error = done.stdout.splitlines()

@@ -57,7 +57,7 @@ def bf16_fault(module: nn.Module, batch: Batch, objective: Objective, *, device:
     """Return why this machine cannot compute a step in bf16, or an empty string if it can.
 
     Tried on two images, since no list of primitives and processors is complete: oneDNN has LSTMs in bf16 only for
-    processors with bf16 units, and convolutions for all.
+    processors with AVX-512, and convolutions for all.
     """
     batch = batch.rows(slice(0, 2)).to(device)
     with _trial(module, device) as trial:

