@@ -38,7 +38,10 @@ RESULTS = Path(__file__).parent / "results" / "export_speed.jsonl"
 PHOTO = {"pretrained": False, "input": InputConfig(size=(128,))}
 ENSEMBLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "photos": [
-        ("mobilenetv4_conv_small", {**PHOTO, "recurrent": "lstm", "scan": "rows", "units": 128, "directions": "both"}),
+        (
+            "mobilenetv4_conv_small",
+            {**PHOTO, "recurrent": "lstm", "scan": "rows", "hidden_size": 128, "bidirectional": True},
+        ),
         ("mobilenetv2_100", PHOTO),
         ("efficientnet_b0", PHOTO),
     ],

@@ -57,7 +57,7 @@ def run(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
             lr=1e-3,
             schedule="cosine",
             augment="light-flip",
-            criterion="o_f1",
+            monitor="o_f1",
             tensorboard=False,
             seed=seed,
             output=f"{folder}/run",

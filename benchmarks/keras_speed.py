@@ -83,7 +83,7 @@ def tercet_epoch(case: str, folder: str, count: int, threads: int, precision: st
             shuffle=True,
         )
         stages = (StageConfig(lr=1e-3, epochs=1, schedule="constant"),)
-        training = TrainingConfig(strategy=stages, precision=precision)  # type: ignore[arg-type]
+        training = TrainingConfig(stages=stages, precision=precision)  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
             Training(classifier, loader, None, config=training, folder=Path(scratch)).run()

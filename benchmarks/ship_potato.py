@@ -37,7 +37,7 @@ MOBILENET = {
     "backbone": {"args": {"pad_type": "same", "bn_eps": 0.001}},
     "input": {"size": 96, "mean": 0.5, "std": 0.5},
 }
-SNAKE = {"recurrent": "lstm", "units": 32, "scan": "snake", "directions": "both"}
+SNAKE = {"recurrent": "lstm", "hidden_size": 32, "scan": "snake", "bidirectional": True}
 KINDS: list[tuple[str, str, dict[str, Any]]] = [
     ("fp32", ".onnx", {}),
     ("int8", ".onnx", {"int8": True}),

@@ -75,7 +75,7 @@ def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> St
     if name == "leaves-potato":  # 840 leaves need no larger network, and the recipe names one only
         replaced["mobilenetv2_100"] = networks(folder / "weights", recipe, size)["mobilenetv2_050"]
     if name == "e2e-3m-hand-signs":
-        replaced = {old: {**new, "strategy": LONGER, "batch_size": 32} for old, new in replaced.items()}
+        replaced = {old: {**new, "stages": LONGER, "batch_size": 32} for old, new in replaced.items()}
     asked = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
     source = None if place is None else str(folder / place)
     return run_study(recipe, source, STUDY.parse_object(asked), resume=None, console=console)

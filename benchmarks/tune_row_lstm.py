@@ -31,9 +31,9 @@ BEFORE: dict[str, Any] = {
     "epochs": 5,
     "lr": 1e-3,
     "batch_size": 32,
-    "units": 128,
-    "layers": 2,
-    "dense": 32,
+    "hidden_size": 128,
+    "num_layers": 2,
+    "head_hidden_dim": 32,
 }
 SCORES = ("accuracy", "macro_f1", "kappa")
 

@@ -29,7 +29,7 @@ if __name__ == "__main__":
     folder = write_images(Path("runs/example-images"))
     run = tercet.train(
         folder,
-        members=["small-cnn", {"model": "row-gru", "units": 32, "layers": 1}],
+        members=["small-cnn", {"model": "row-gru", "hidden_size": 32, "num_layers": 1}],
         epochs=10,
         lr=3e-3,
         fuse=["average", "weighted", "vote"],

@@ -147,7 +147,7 @@ def test_words_come_from_the_command_line_where_none_are_given(
         (["train", "x", "--members", "smal-cnn"], ["did you mean 'small-cnn'"]),
         (["train", "x", "--epochs", "many"], ["--epochs", "many"]),
         (["train", "x", "--config", "absent.yaml"], ["absent.yaml"]),
-        (["train", "x", "--selection", "tset"], ["--selection", "validation"]),
+        (["train", "x", "--monitor-split", "tset"], ["--monitor-split", "validation"]),
         (["ensemble"], ["RUNS"]),
         (["evaluate", "bundle"], ["DATA"]),
         (["evaluate", "bundle", "data", "--batch-size", "0"], ["batch_size"]),
@@ -176,7 +176,16 @@ def test_wrong_words_are_named_with_what_was_probably_meant(run: Run, words: lis
 def test_all_problems_are_told_at_once(run: Run, tmp_path: Path) -> None:
     (tmp_path / "options.yaml").write_text("batch_siez: 3\nepochs: -2\n")
     code, _, err = run(
-        "train", "x", "--lrr", "3", "--config", tmp_path / "options.yaml", "--selection", "tset", "--data.limit", "few"
+        "train",
+        "x",
+        "--lrr",
+        "3",
+        "--config",
+        tmp_path / "options.yaml",
+        "--monitor-split",
+        "tset",
+        "--data.limit",
+        "few",
     )
     assert code == 2
     for part in ("--lrr", "batch_size", "epochs", "tset", "--data.limit"):
@@ -260,7 +269,7 @@ def test_a_diverging_training_is_6(run: Run, data: Path, tmp_path: Path) -> None
 
 
 def test_exhausted_memory_is_7(run: Run) -> None:
-    code, out, err = run("models", "row-lstm", "--units", "3000000", "--image-size", "28")
+    code, out, err = run("models", "row-lstm", "--hidden-size", "3000000", "--image-size", "28")
     assert (code, out) == (7, ""), err
     assert "memory" in err
 
@@ -412,12 +421,12 @@ def test_lists(run: Run, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "parameters", "buffers"),
     [
-        ("row-lstm --classes 10 --image-size 28 --channels 1 --bias single", 216_426, 0),
-        ("small-cnn --classes 10 --image-size 28 --channels 1 --bias single", 697_130, 0),
+        ("row-lstm --classes 10 --image-size 28 --channels 1 --num-biases 1", 216_426, 0),
+        ("small-cnn --classes 10 --image-size 28 --channels 1 --num-biases 1", 697_130, 0),
         ("e2e --members 3 --classes 10", 167_946, 0),
         ("e2e --members 3 --classes 5", 86_021, 0),
         ("e2e --members 3 --classes 100", 1_642_596, 0),
-        ("seresnext101_32x4d --classes 10 --dense 2048", 51_123_258, 137_856),
+        ("seresnext101_32x4d --classes 10 --head-hidden-dim 2048", 51_123_258, 137_856),
     ],
 )
 def test_the_published_sizes(run: Run, words: str, parameters: int, buffers: int) -> None:

@@ -161,13 +161,13 @@ def test_options_in_prose_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_files_are_accepted(block: Block, beside_the_files: Path) -> None:
-    """A list is a strategy, a mapping with a model a member, a space one of `tune`, any other mapping a run's."""
+    """A list is stages, a mapping with a model a member, a space one of `tune`, any other mapping a run's."""
     content = parse_yaml(block.text)
     path = beside_the_files / "example.yaml"
     path.write_text(block.text, "utf-8")
     if isinstance(content, list):
-        parsed = TRAIN.parse_args(["data", "--strategy", str(path)])
-        assert len(parsed.of(TrainingConfig).stages()) == len(content)
+        parsed = TRAIN.parse_args(["data", "--stages", str(path)])
+        assert len(parsed.of(TrainingConfig).stage_list()) == len(content)
     elif block.text.startswith("# space.yaml"):
         assert read_space(path, SEARCHED, base=(), fixed={}).keys == tuple(content)
     elif "model" in content:
@@ -271,8 +271,8 @@ def own_networks() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("name", "double", "single"), own_networks())
 def test_the_table_of_own_networks_is_right(name: str, double: str, single: str) -> None:
-    for bias, count in (("double", double), ("single", single)):
-        config = ModelConfig(bias=bias)  # type: ignore[arg-type]
+    for num_biases, count in ((2, double), (1, single)):
+        config = ModelConfig(num_biases=num_biases)  # type: ignore[arg-type]
         network = tercet.build(name, num_classes=10, config=config, channels=1, image_size=(28, 28))
         assert f"{count_parameters(network):,}" == count
 

@@ -66,7 +66,7 @@ def test_images_labels_and_ids_belong_together() -> None:
     shuffle=st.booleans(),
     balanced=st.booleans(),
     preset=st.sampled_from(["none", "light-flip", "paper", "leaves"]),
-    mix=st.sampled_from([{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}, {"erase": 0.5}]),
+    mix=st.sampled_from([{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}, {"random_erasing": 0.5}]),
     seed=st.integers(0, 3),
     number=st.integers(0, 3),
     data=st.data(),
@@ -120,7 +120,7 @@ def test_augmentation_differs_between_batches_and_epochs() -> None:
 
 def test_erasing_is_drawn_anew_and_changes_nothing_else_that_is_drawn() -> None:
     store, options = array_store(8), {"batch_size": 4, "augment": "light", "shuffle": True}
-    plain, erased = (list(loader(store, **options, **more).epoch(0)) for more in ({}, {"erase": 1.0}))
+    plain, erased = (list(loader(store, **options, **more).epoch(0)) for more in ({}, {"random_erasing": 1.0}))
     boxes = []
     for before, after in zip(plain, erased, strict=True):
         assert before.ids == after.ids
@@ -178,9 +178,9 @@ def test_plain_specs_get_images_at_their_own_size(spec: InputSpec) -> None:
     "spec",
     [
         InputSpec((4, 4), 1),
-        InputSpec((8, 8), 1, resize="shorter"),
-        InputSpec((8, 8), 3, resize="pad"),
-        InputSpec((8, 8), 3, crop_fraction=0.9),
+        InputSpec((8, 8), 1, crop_mode="center"),
+        InputSpec((8, 8), 3, crop_mode="border"),
+        InputSpec((8, 8), 3, crop_pct=0.9),
     ],
 )
 def test_other_specs_get_prepared_images(spec: InputSpec) -> None:
@@ -202,7 +202,7 @@ def test_images_of_any_size_are_prepared(tree: Tree) -> None:
     root = tree("a/1.png", "b/1.png")
     picture(7, size=(30, 20)).save(root / "a/2.png")
     store, _ = ImageStore.decode(load_table(root, DataConfig()), DataConfig())
-    small, large = InputSpec((6, 6), 3), InputSpec((9, 12), 1, resize="pad")
+    small, large = InputSpec((6, 6), 3), InputSpec((9, 12), 1, crop_mode="border")
     (batch,) = loader(store, specs=[small, large, small]).epoch(0)
     assert isinstance(batch.images, tuple)
     assert [tuple(images.shape) for images in batch.images] == [(3, 3, 6, 6), (3, 1, 9, 12), (3, 3, 6, 6)]
@@ -223,7 +223,7 @@ def test_branches_are_augmented_and_mixed_alike() -> None:
     for row in range(4):
         smooth[row, 5 + 5 * row : 20 + 5 * row, 10 : 30 - 4 * row] = 255
     store, _ = ImageStore.decode(table_from_arrays(smooth), DataConfig())
-    specs = [InputSpec((40, 40), 1, resize="pad"), InputSpec((20, 20), 1, resize="pad")]
+    specs = [InputSpec((40, 40), 1, crop_mode="border"), InputSpec((20, 20), 1, crop_mode="border")]
     for mix in ({"mixup": 1.0}, {"cutmix": 1.0}):
         (batch,) = loader(store, specs=specs, augment="paper", shuffle=True, **mix).epoch(4)
         large, small = batch.images
@@ -235,7 +235,7 @@ def test_branches_are_augmented_and_mixed_alike() -> None:
 @pytest.mark.parametrize(("channels", "wanted"), [(1, 3), (3, 1), (1, 4)])
 def test_channels_follow_the_spec(channels: int, wanted: int) -> None:
     store = array_store(2, channels=channels)
-    spec = InputSpec((8, 8), wanted, resize="pad")
+    spec = InputSpec((8, 8), wanted, crop_mode="border")
     (batch,) = loader(store, specs=[spec]).epoch(0)
     assert isinstance(batch.images, torch.Tensor) and batch.images.shape == (2, wanted, 8, 8)
 

@@ -16,11 +16,18 @@ from tercet.records.model_config import InputConfig, ModelConfig
 
 CLASSES = ("cat", "dog", "émeu 🐦")
 CONFIGS = {
-    "rows": ("row-gru", ModelConfig(units=8, layers=1, dense=6), 1, (12, 12)),
-    "colours": ("small-cnn", ModelConfig(dense=8, input=InputConfig(size=(20, 16))), 3, (12, 12)),
+    "rows": ("row-gru", ModelConfig(hidden_size=8, num_layers=1, head_hidden_dim=6), 1, (12, 12)),
+    "colours": ("small-cnn", ModelConfig(head_hidden_dim=8, input=InputConfig(size=(20, 16))), 3, (12, 12)),
     "backbone": (
         "test_resnet",
-        ModelConfig(pretrained=False, recurrent="lstm", units=8, scan="rows", dense=8, input=InputConfig(size=(64,))),
+        ModelConfig(
+            pretrained=False,
+            recurrent="lstm",
+            hidden_size=8,
+            scan="rows",
+            head_hidden_dim=8,
+            input=InputConfig(size=(64,)),
+        ),
         3,
         (12, 12),
     ),

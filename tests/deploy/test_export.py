@@ -122,18 +122,39 @@ def member(name: str, channels: int = 1, image_size: tuple[int, int] = (12, 10),
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": "row-lstm", "units": 5},
-        {"name": "row-bilstm", "units": 5, "activation": "relu", "gates": "hard_sigmoid", "bias": "single"},
-        {"name": "row-gru", "units": 5, "reset": "after"},
-        {"name": "row-gru", "units": 5, "reset": "before", "bias": "single", "activation": "sigmoid"},
-        {"name": "row-rnn", "units": 5, "activation": "relu", "layers": 1},
+        {"name": "row-lstm", "hidden_size": 5},
+        {
+            "name": "row-bilstm",
+            "hidden_size": 5,
+            "activation": "relu",
+            "recurrent_activation": "hard_sigmoid",
+            "num_biases": 1,
+        },
+        {"name": "row-gru", "hidden_size": 5, "reset_after": True},
+        {"name": "row-gru", "hidden_size": 5, "reset_after": False, "num_biases": 1, "activation": "sigmoid"},
+        {"name": "row-rnn", "hidden_size": 5, "activation": "relu", "num_layers": 1},
         {"name": "wrn-10-1", "channels": 3},
-        {"name": "test_resnet", "recurrent": "gru", "scan": "columns", "units": 4, "directions": "both", "layers": 2},
-        {"name": "test_resnet", "recurrent": "lstm", "scan": "pooled", "units": 4, "gates": "hard_sigmoid"},
-        {"name": "test_vit", "channels": 3, "recurrent": "rnn", "scan": "snake", "units": 4, "head": "linear"},
-        {"name": "test_convnext", "channels": 3, "recurrent": "lstm", "scan": "cells", "units": 4, "head": "mlp"},
+        {
+            "name": "test_resnet",
+            "recurrent": "gru",
+            "scan": "columns",
+            "hidden_size": 4,
+            "bidirectional": True,
+            "num_layers": 2,
+        },
+        {
+            "name": "test_resnet",
+            "recurrent": "lstm",
+            "scan": "pooled",
+            "hidden_size": 4,
+            "recurrent_activation": "hard_sigmoid",
+        },
+        {"name": "test_vit", "channels": 3, "recurrent": "rnn", "scan": "snake", "hidden_size": 4, "head": "linear"},
+        {"name": "test_convnext", "channels": 3, "recurrent": "lstm", "scan": "cells", "hidden_size": 4, "head": "mlp"},
     ],
-    ids=lambda options: " ".join(str(value) for key, value in options.items() if key not in ("units", "channels")),
+    ids=lambda options: " ".join(
+        str(value) for key, value in options.items() if key not in ("hidden_size", "channels")
+    ),
 )
 def test_every_kind_of_member(options: dict, tmp_path: Path) -> None:
     one = member(**options)
@@ -168,7 +189,7 @@ def test_sets_of_labels(method: str, graphs: list[ModelProto], bundles: dict[str
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_decoder_names_labels_greedily(beam: int, tmp_path: Path) -> None:
-    labels = LabelsConfig(decoder="cnn-rnn", embedding=6, units=5, beam=beam)
+    labels = LabelsConfig(decoder="cnn-rnn", embedding_dim=6, hidden_size=5, beam_size=beam)
     one = member("small-cnn", channels=3, labels=labels)
     bundle = Bundle(CLASSES, (one,), sets=SetRule("single", (0.5,)))
     model = written(tmp_path, bundle, member_graphs(bundle))
@@ -176,7 +197,7 @@ def test_a_decoder_names_labels_greedily(beam: int, tmp_path: Path) -> None:
     assert found.passed, found
     assert (found.beam_differs is None) == (beam == 1)
     assert model.metadata["sets"]["search"] == ("greedy" if beam > 1 else None)
-    assert one.classifier.head.classes.beam == beam  # as it was
+    assert one.classifier.head.classes.beam_size == beam  # as it was
 
 
 class Peculiar(nn.Module):

@@ -34,7 +34,11 @@ def member(network: str, size: int = 64, **options: object) -> Member:
     return Member(f"{network}-{options.get('head', '')}", classifier, config)
 
 
-MEMBERS = [member("test_resnet", head="paper", dense=7), member("wrn-10-1", size=32), member("test_resnet", head="mlp")]
+MEMBERS = [
+    member("test_resnet", head="paper", head_hidden_dim=7),
+    member("wrn-10-1", size=32),
+    member("test_resnet", head="mlp"),
+]
 
 
 def seen_by_autograd(one: Member, image: np.ndarray, label: int) -> torch.Tensor:
@@ -88,7 +92,7 @@ def test_maps_beside_8_bits(tmp_path: Path) -> None:
     "one",
     [
         replace(MEMBERS[0], views=Views.parse("flip")),
-        member("test_resnet", head="linear", recurrent="lstm", units=4),
+        member("test_resnet", head="linear", recurrent="lstm", hidden_size=4),
         member("small-cnn", size=16),
         member("row-rnn", size=16),
         member("test_vit", head="linear"),
@@ -100,7 +104,7 @@ def test_others_have_no_map(one: Member) -> None:
 
 
 def test_maps_are_laid_over_each_other_only_where_the_same_is_shown() -> None:
-    spec = replace(MEMBERS[1].classifier.spec, crop_fraction=0.5)
+    spec = replace(MEMBERS[1].classifier.spec, crop_pct=0.5)
     closer = member("wrn-10-1", size=32)
     closer.classifier.spec = spec
     names = tuple(one.name for one in MEMBERS)

@@ -99,12 +99,12 @@ def test_views_that_a_member_cannot_have(bundles: dict[str, Bundle], views: str,
 
 def test_the_shape_of_an_image_is_kept_as_the_member_wants_it() -> None:
     member = make_member("colours")
-    spec = replace(member.classifier.spec, resize="pad")
+    spec = replace(member.classifier.spec, crop_mode="border")
     member.classifier.spec = spec
     seen: list[tuple[int, ...]] = []
     member.classifier.features.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     bundle = Bundle(CLASSES, (member,)).with_views("crops:2@24+vflip")
-    assert bundle.specs[0].size == (30, 24) and bundle.specs[0].resize == "pad"
+    assert bundle.specs[0].size == (30, 24) and bundle.specs[0].crop_mode == "border"
     bundle.predict(pictures(3))
     assert seen == [(3, 3, 20, 16)] * 4
 

@@ -182,18 +182,38 @@ SHORT = {"image_size": (3, 6)}  # these cells are written step by step
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": "row-lstm", "units": 5},
-        {"name": "row-bilstm", "units": 5, "activation": "relu", "gates": "hard_sigmoid", "bias": "single", **SHORT},
-        {"name": "row-gru", "units": 5, "reset": "after", "bias": "single"},
-        {"name": "row-gru", "units": 5, "reset": "after", "activation": "relu", "layers": 1, **SHORT},
-        {"name": "row-gru", "units": 5, "reset": "before", "activation": "sigmoid", **SHORT},
-        {"name": "row-rnn", "units": 5, "activation": "relu", "layers": 1},
-        {"name": "row-rnn", "units": 5, "activation": "sigmoid", **SHORT},
+        {"name": "row-lstm", "hidden_size": 5},
+        {
+            "name": "row-bilstm",
+            "hidden_size": 5,
+            "activation": "relu",
+            "recurrent_activation": "hard_sigmoid",
+            "num_biases": 1,
+            **SHORT,
+        },
+        {"name": "row-gru", "hidden_size": 5, "reset_after": True, "num_biases": 1},
+        {"name": "row-gru", "hidden_size": 5, "reset_after": True, "activation": "relu", "num_layers": 1, **SHORT},
+        {"name": "row-gru", "hidden_size": 5, "reset_after": False, "activation": "sigmoid", **SHORT},
+        {"name": "row-rnn", "hidden_size": 5, "activation": "relu", "num_layers": 1},
+        {"name": "row-rnn", "hidden_size": 5, "activation": "sigmoid", **SHORT},
         {"name": "wrn-10-1", "channels": 3},
-        {"name": "test_resnet", "recurrent": "gru", "scan": "columns", "units": 4, "directions": "both", "layers": 2},
-        {"name": "test_resnet", "recurrent": "lstm", "scan": "pooled", "units": 4, "gates": "hard_sigmoid"},
-        {"name": "test_vit", "channels": 3, "recurrent": "rnn", "scan": "snake", "units": 4, "head": "linear"},
-        {"name": "test_convnext", "channels": 3, "recurrent": "lstm", "scan": "cells", "units": 4, "head": "mlp"},
+        {
+            "name": "test_resnet",
+            "recurrent": "gru",
+            "scan": "columns",
+            "hidden_size": 4,
+            "bidirectional": True,
+            "num_layers": 2,
+        },
+        {
+            "name": "test_resnet",
+            "recurrent": "lstm",
+            "scan": "pooled",
+            "hidden_size": 4,
+            "recurrent_activation": "hard_sigmoid",
+        },
+        {"name": "test_vit", "channels": 3, "recurrent": "rnn", "scan": "snake", "hidden_size": 4, "head": "linear"},
+        {"name": "test_convnext", "channels": 3, "recurrent": "lstm", "scan": "cells", "hidden_size": 4, "head": "mlp"},
     ],
     ids=lambda options: " ".join(str(value) for value in options.values() if isinstance(value, str)),
 )
@@ -231,14 +251,14 @@ def test_sets_of_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_decoder_names_labels_greedily(beam: int, tmp_path: Path) -> None:
-    labels = LabelsConfig(decoder="cnn-rnn", embedding=6, units=5, beam=beam)
+    labels = LabelsConfig(decoder="cnn-rnn", embedding_dim=6, hidden_size=5, beam_size=beam)
     one = member("small-cnn", channels=3, labels=labels)
     bundle = Bundle(CLASSES, (one,), sets=SetRule("single", (0.5,)))
     model = written(tmp_path, bundle)
     found = verify(bundle, model, replace(SHOWN, truth=None))
     assert found.passed and (found.beam_differs is None) == (beam == 1)
     assert model.metadata["sets"]["search"] == ("greedy" if beam > 1 else None)
-    assert one.classifier.head.classes.beam == beam  # as it was
+    assert one.classifier.head.classes.beam_size == beam  # as it was
 
 
 class Fixed(nn.Module):

@@ -65,17 +65,17 @@ def test_rows_that_every_member_gives_nothing_do_not_break_the_fit() -> None:
     np.testing.assert_allclose(fit_weights([sure, other]), [1, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("criterion", ["accuracy", "loss", "macro_f1", "kappa", "sum"])
+@pytest.mark.parametrize("monitor", ["accuracy", "loss", "macro_f1", "kappa", "sum"])
 @few
 @given(st.integers(1, 4), st.integers(2, 50), st.integers(0, 1000))
-def test_greedy_selection_is_never_worse_than_the_best_member(criterion: str, count: int, rows: int, seed: int) -> None:
+def test_greedy_selection_is_never_worse_than_the_best_member(monitor: str, count: int, rows: int, seed: int) -> None:
     group = members(count, rows=rows, seed=seed)
-    weights = greedy_weights(group, criterion, rounds=8)
-    chosen = score(weighted(group, weights)).criteria()
+    weights = greedy_weights(group, monitor, rounds=8)
+    chosen = score(weighted(group, weights)).monitored()
     for member in group:
-        single = score(member).criteria()
+        single = score(member).monitored()
         # bags are summed in another order than weighted means, so a loss may differ in its last digits
-        assert not is_better(criterion, {**single, "loss": single["loss"] + 1e-9}, chosen)
+        assert not is_better(monitor, {**single, "loss": single["loss"] + 1e-9}, chosen)
     assert weights.sum() == pytest.approx(1)
 
 
@@ -128,7 +128,7 @@ def test_fitted_combiners_hold_their_weights_and_others_none() -> None:
     names = ("a", "b")
     assert fit_combiner("vote", group, names=names) == Combiner("vote", names)
     np.testing.assert_allclose(fit_combiner("weighted", group, names=names).weights, fit_weights(group))
-    greedy = fit_combiner("greedy", group, names=names, criterion="loss")
+    greedy = fit_combiner("greedy", group, names=names, monitor="loss")
     np.testing.assert_allclose(greedy.weights, greedy_weights(group, "loss"))
     assert [method for method in METHODS[:-1] if is_fitted(method)] == ["weighted", "greedy"]
 

@@ -71,13 +71,13 @@ def test_nothing_chosen_and_nothing_true() -> None:
     assert (scores.o_f1, scores.c_f1, scores.map, scores.exact_match, scores.hamming) == (0, 0, 0, 1, 0)
 
 
-@pytest.mark.parametrize("criterion", ["o_f1", "c_f1"])
-def test_the_threshold_is_the_best_there_is(criterion: str) -> None:
+@pytest.mark.parametrize("monitor", ["o_f1", "c_f1"])
+def test_the_threshold_is_the_best_there_is(monitor: str) -> None:
     said = random_sets(count=200)
-    found = fit_threshold(said.scores, said.truth, criterion)
+    found = fit_threshold(said.scores, said.truth, monitor)
 
     def reached(threshold: float) -> float:
-        return getattr(score_sets(said.with_chosen(said.scores > threshold)), criterion)
+        return getattr(score_sets(said.with_chosen(said.scores > threshold)), monitor)
 
     assert reached(found) >= max(reached(threshold) for threshold in np.arange(0.05, 1, 0.05)) - 1e-12
     assert fit_threshold(np.array([[0.9, 0.1]]), np.array([[1, 0]])) == 0.5  # any would do: the one in the middle

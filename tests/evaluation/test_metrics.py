@@ -201,7 +201,7 @@ def test_validation_scores_are_the_full_scores(count: int, width: int, seed: int
     full = score(
         Predictions.from_logits(logits, ids=list(map(str, range(count))), classes=list("abcdef")[:width], labels=labels)
     )
-    assert quick == pytest.approx(full.criteria())
+    assert quick == pytest.approx(full.monitored())
     assert quick["sum"] == pytest.approx(quick["accuracy"] + quick["macro_f1"] + quick["kappa"])
 
 
@@ -240,10 +240,10 @@ def test_labels_that_do_not_fit_are_refused(labels: list[int]) -> None:
 
 def test_quick_scores_hold_what_the_criterion_needs() -> None:
     predictions = random_predictions(50, 3)
-    full = score(predictions).criteria()
-    for criterion in ("accuracy", "loss", "macro_f1", "kappa", "sum"):
-        quick = quick_scores(predictions.probabilities, predictions.labels, criterion=criterion)
-        assert {criterion, "loss"} <= set(quick)
+    full = score(predictions).monitored()
+    for monitor in ("accuracy", "loss", "macro_f1", "kappa", "sum"):
+        quick = quick_scores(predictions.probabilities, predictions.labels, monitor=monitor)
+        assert {monitor, "loss"} <= set(quick)
         assert all(full[name] == pytest.approx(value) for name, value in quick.items())
 
 

@@ -6,37 +6,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tercet.ground.geometry import Interpolation, Resize, Window, fit, lay_over, scale, shown_window, to_channels
+from tercet.ground.geometry import CropMode, Interpolation, Window, fit, lay_over, scale, shown_window, to_channels
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 FILTERS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
-RESIZES: tuple[Resize, ...] = ("squash", "shorter", "pad")
+CROP_MODES: tuple[CropMode, ...] = ("squash", "center", "border")
 
 
 @settings(deadline=None, max_examples=40)
-@given(sizes, sizes, st.sampled_from(RESIZES), st.sampled_from(FILTERS), st.sampled_from([1.0, 0.9, 0.5]))
+@given(sizes, sizes, st.sampled_from(CROP_MODES), st.sampled_from(FILTERS), st.sampled_from([1.0, 0.9, 0.5]))
 def test_every_way_reaches_the_size_within_range(
-    have: tuple[int, int], want: tuple[int, int], resize: Resize, interpolation: Interpolation, crop: float
+    have: tuple[int, int], want: tuple[int, int], crop_mode: CropMode, interpolation: Interpolation, crop: float
 ) -> None:
     images = torch.rand(2, 3, *have)
-    result = fit(images, want, resize=resize, crop_fraction=crop, interpolation=interpolation)
+    result = fit(images, want, crop_mode=crop_mode, crop_pct=crop, interpolation=interpolation)
     assert result.shape == (2, 3, *want)
     assert result.min() >= 0 and result.max() <= 1 + 1e-6
 
 
 @settings(deadline=None, max_examples=20)
-@given(sizes, sizes, st.sampled_from(RESIZES), st.sampled_from(FILTERS))
+@given(sizes, sizes, st.sampled_from(CROP_MODES), st.sampled_from(FILTERS))
 def test_a_flat_image_stays_flat(
-    have: tuple[int, int], want: tuple[int, int], resize: Resize, interpolation: Interpolation
+    have: tuple[int, int], want: tuple[int, int], crop_mode: CropMode, interpolation: Interpolation
 ) -> None:
-    result = fit(torch.full((1, 1, *have), 0.25), want, resize=resize, interpolation=interpolation)
+    result = fit(torch.full((1, 1, *have), 0.25), want, crop_mode=crop_mode, interpolation=interpolation)
     torch.testing.assert_close(result, torch.full((1, 1, *want), 0.25))
 
 
-@pytest.mark.parametrize("resize", RESIZES)
-def test_the_right_size_is_left_untouched(resize: Resize) -> None:
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_the_right_size_is_left_untouched(crop_mode: CropMode) -> None:
     images = torch.rand(2, 3, 7, 5)
-    assert torch.equal(fit(images, (7, 5), resize=resize), images)
+    assert torch.equal(fit(images, (7, 5), crop_mode=crop_mode), images)
     assert scale(images, (7, 5), "bicubic") is images
 
 
@@ -67,7 +67,7 @@ def test_a_result_of_one_column_is_resampled_like_any_other(interpolation: Inter
 
 
 def test_squash_keeps_all_shorter_keeps_the_centre_pad_repeats_the_border() -> None:
-    squashed, cropped, padded = (fit(gradient(), (10, 10), resize=resize) for resize in RESIZES)
+    squashed, cropped, padded = (fit(gradient(), (10, 10), crop_mode=crop_mode) for crop_mode in CROP_MODES)
     assert squashed[0, 0, 0, -1] - squashed[0, 0, 0, 0] > 0.85
     torch.testing.assert_close(cropped, gradient()[..., 15:25])
     middle = padded[0, 0, 4:6]
@@ -77,17 +77,17 @@ def test_squash_keeps_all_shorter_keeps_the_centre_pad_repeats_the_border() -> N
 
 def test_the_crop_fraction_is_the_share_that_is_kept() -> None:
     ramp = torch.linspace(0, 1, 100).expand(1, 1, 100, 100)
-    for resize in ("squash", "shorter"):
-        kept = fit(ramp, (100, 100), resize=resize, crop_fraction=0.5)
+    for crop_mode in ("squash", "center"):
+        kept = fit(ramp, (100, 100), crop_mode=crop_mode, crop_pct=0.5)
         assert (kept[0, 0, 0, -1] - kept[0, 0, 0, 0]).item() == pytest.approx(0.5, abs=0.02)
         assert kept.mean().item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_flipping_and_fitting_commute() -> None:
     images = torch.rand(1, 3, 20, 30)
-    for resize in RESIZES:
-        flipped = fit(images.flip(-1), (10, 11), resize=resize)  # margins that halve evenly
-        torch.testing.assert_close(flipped, fit(images, (10, 11), resize=resize).flip(-1))
+    for crop_mode in CROP_MODES:
+        flipped = fit(images.flip(-1), (10, 11), crop_mode=crop_mode)  # margins that halve evenly
+        torch.testing.assert_close(flipped, fit(images, (10, 11), crop_mode=crop_mode).flip(-1))
 
 
 def test_grey_is_repeated_and_colour_becomes_luma() -> None:
@@ -109,20 +109,20 @@ def test_other_channels_are_refused(have: int, want: int) -> None:
 @given(
     st.tuples(st.integers(20, 60), st.integers(20, 60)),
     st.tuples(st.integers(20, 40), st.integers(20, 40)),
-    st.sampled_from(RESIZES),
+    st.sampled_from(CROP_MODES),
     st.sampled_from([1.0, 0.9, 0.5]),
 )
 def test_what_a_network_was_shown_is_laid_back_where_it_was(
-    picture: tuple[int, int], size: tuple[int, int], resize: Resize, crop: float
+    picture: tuple[int, int], size: tuple[int, int], crop_mode: CropMode, crop: float
 ) -> None:
     down = torch.linspace(0, 1, picture[0]).unsqueeze(1).expand(picture)
     right = torch.linspace(0, 1, picture[1]).expand(picture)
-    shown = fit(torch.stack([down, right])[None], size, resize=resize, crop_fraction=crop)[0]  # its place, as pixels
-    window = shown_window(picture, size, resize=resize, crop_fraction=crop)
+    shown = fit(torch.stack([down, right])[None], size, crop_mode=crop_mode, crop_pct=crop)[0]  # its place, as pixels
+    window = shown_window(picture, size, crop_mode=crop_mode, crop_pct=crop)
     back = lay_over(shown, window, picture, picture)
     seen = ~back[0].isnan()
     assert seen.any() and torch.equal(seen, ~back[1].isnan())
-    assert seen.all() == (resize == "pad" or (window.height, window.width) == picture)
+    assert seen.all() == (crop_mode == "border" or (window.height, window.width) == picture)
     inner = seen[2:-2, 2:-2] & ~_near_an_edge(seen)[2:-2, 2:-2]
     for axis, values in enumerate((down, right)):
         wrong = (back[axis] - values)[2:-2, 2:-2][inner].abs()
@@ -134,9 +134,11 @@ def _near_an_edge(seen: torch.Tensor) -> torch.Tensor:
 
 
 def test_cells_are_laid_as_blocks_and_what_was_not_shown_stays_empty() -> None:
-    window = shown_window((4, 8), (6, 6), resize="shorter")
+    window = shown_window((4, 8), (6, 6), crop_mode="center")
     assert window == Window(0, 2, 4, 4)
     laid = lay_over(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), window, (4, 8), (4, 8), interpolation="nearest")[0]
     assert laid[:, :2].isnan().all() and laid[:, 6:].isnan().all()
     assert laid[:, 2:6].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
-    assert shown_window((10, 40), (20, 20), resize="pad") == Window(-14, 0, 40, 40)  # 5 rows within 20, above them 7
+    assert shown_window((10, 40), (20, 20), crop_mode="border") == Window(
+        -14, 0, 40, 40
+    )  # 5 rows within 20, above them 7

@@ -24,7 +24,7 @@ def network(
 
 
 def small(name: str, **options) -> Classifier:
-    return network(name, pretrained=False, input=InputConfig(size=(64,)), dense=16, **options)
+    return network(name, pretrained=False, input=InputConfig(size=(64,)), head_hidden_dim=16, **options)
 
 
 @pytest.mark.parametrize("name", ["row-rnn", "row-gru", "row-lstm", "row-bilstm", "small-cnn"])
@@ -38,8 +38,8 @@ def test_own_networks_take_the_datas_size_and_plain_pixels(name):
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("row-lstm", {"bias": "single"}, 216_426),
-        ("row-lstm", {"bias": "single", "activation": "relu"}, 216_426),
+        ("row-lstm", {"num_biases": 1}, 216_426),
+        ("row-lstm", {"num_biases": 1, "activation": "relu"}, 216_426),
         ("row-lstm", {}, 216_426 + 2 * 512),
         ("small-cnn", {}, 697_130),
     ],
@@ -66,11 +66,11 @@ def test_the_order_of_rows_matters(name):
     ("name", "options"),
     [
         ("test_resnet", {}),
-        ("test_resnet", {"recurrent": "lstm", "directions": "both", "units": 8}),
-        ("test_resnet", {"recurrent": "gru", "reset": "before", "scan": "rows", "units": 8, "head": "mlp"}),
-        ("test_efficientnet_ln", {"recurrent": "lstm", "activation": "relu", "scan": "snake", "units": 8}),
-        ("test_mambaout", {"recurrent": "rnn", "scan": "columns", "units": 8}),
-        ("test_vit", {"recurrent": "gru", "scan": "cells", "units": 8, "bias": "single"}),
+        ("test_resnet", {"recurrent": "lstm", "bidirectional": True, "hidden_size": 8}),
+        ("test_resnet", {"recurrent": "gru", "reset_after": False, "scan": "rows", "hidden_size": 8, "head": "mlp"}),
+        ("test_efficientnet_ln", {"recurrent": "lstm", "activation": "relu", "scan": "snake", "hidden_size": 8}),
+        ("test_mambaout", {"recurrent": "rnn", "scan": "columns", "hidden_size": 8}),
+        ("test_vit", {"recurrent": "gru", "scan": "cells", "hidden_size": 8, "num_biases": 1}),
     ],
 )
 def test_a_batch_gives_what_its_images_give_one_by_one(name, options):
@@ -85,7 +85,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one(name, options):
 
 def test_every_parameter_of_a_scanning_classifier_gets_a_gradient():
     for name in ("test_convnext", "test_vit", "mobilenetv3_small_050"):
-        classifier = small(name, recurrent="gru", scan="cells", units=8)
+        classifier = small(name, recurrent="gru", scan="cells", hidden_size=8)
         classifier(torch.rand(2, 3, 64, 64)).square().sum().backward()
         idle = [name for name, parameter in classifier.named_parameters() if parameter.grad is None]
         assert not idle
@@ -105,15 +105,17 @@ def test_a_network_from_scratch_reads_the_datas_channels_at_its_native_size():
 
 
 def test_input_options_override_what_is_announced():
-    wanted = InputConfig(size=(48, 64), channels=1, mean=(0.3,), std=(0.4,), interpolation="nearest", resize="pad")
+    wanted = InputConfig(
+        size=(48, 64), channels=1, mean=(0.3,), std=(0.4,), interpolation="nearest", crop_mode="border"
+    )
     for name in ("test_vit", "row-lstm"):
         spec = network(name, pretrained=False, input=wanted).spec
-        assert spec == InputSpec((48, 64), 1, (0.3,), (0.4,), "nearest", "pad")
+        assert spec == InputSpec((48, 64), 1, (0.3,), (0.4,), "nearest", "border")
 
 
 def test_a_network_of_fixed_size_is_made_for_the_size_that_is_asked():
     classifier = network(
-        "vit_tiny_patch16_224", input=InputConfig(size=(32, 48)), **SCRATCH, recurrent="rnn", scan="rows", units=4
+        "vit_tiny_patch16_224", input=InputConfig(size=(32, 48)), **SCRATCH, recurrent="rnn", scan="rows", hidden_size=4
     )
     assert classifier.features.grid == (2, 3)
     assert classifier(torch.rand(1, 3, 10, 10)).shape == (1, 4)
@@ -136,10 +138,13 @@ def test_constructor_arguments_reach_timm():
 
 
 def test_the_same_network_is_rebuilt_without_weights_from_its_own_spec():
-    first = build("test_vit", num_classes=3, config=ModelConfig(dense=8), load_weights=False)
+    first = build("test_vit", num_classes=3, config=ModelConfig(head_hidden_dim=8), load_weights=False)
     shown = InputConfig(**first.spec.to_dict())
     second = build(
-        "test_vit", num_classes=3, config=ModelConfig(dense=8, pretrained=False, input=shown), load_weights=False
+        "test_vit",
+        num_classes=3,
+        config=ModelConfig(head_hidden_dim=8, pretrained=False, input=shown),
+        load_weights=False,
     )
     assert second.spec == first.spec
     second.load_state_dict(first.state_dict())
@@ -159,12 +164,12 @@ def test_the_same_network_is_rebuilt_without_weights_from_its_own_spec():
             "--noise.*--recurrent.*--scan has no effect on 'row-lstm'",
         ),
         ("row-lstm", {"weights": "file.safetensors"}, "--weights has no effect"),
-        ("row-lstm", {"reset": "before"}, "--reset has no effect"),
-        ("row-rnn", {"gates": "hard_sigmoid"}, "--gates has no effect"),
-        ("small-cnn", {"units": 7}, "--units has no effect"),
-        ("test_resnet", {"units": 7}, "--units has no effect on --recurrent none"),
-        ("test_resnet", {"head": "linear", "dense": 7}, "--dense has no effect on --head linear"),
-        ("test_resnet", {"recurrent": "lstm", "reset": "before"}, "--reset has no effect on --recurrent lstm"),
+        ("row-lstm", {"reset_after": False}, "--reset-after has no effect"),
+        ("row-rnn", {"recurrent_activation": "hard_sigmoid"}, "--recurrent-activation has no effect"),
+        ("small-cnn", {"hidden_size": 7}, "--hidden-size has no effect"),
+        ("test_resnet", {"hidden_size": 7}, "--hidden-size has no effect on --recurrent none"),
+        ("test_resnet", {"head": "linear", "head_hidden_dim": 7}, "--head-hidden-dim has no effect on --head linear"),
+        ("test_resnet", {"recurrent": "lstm", "reset_after": False}, "--reset-after has no effect on --recurrent lstm"),
         ("test_resnet", {**SCRATCH, "backbone": BackboneConfig({"no_such_argument": 1})}, "no_such_argument"),
         (
             "test_resnet",
@@ -199,8 +204,8 @@ def test_data_that_do_not_fit_are_refused():
 def test_every_option_of_a_network_changes_it():
     """An option that is accepted must act: on the module's parts, its parameters or what it computes."""
     changes = {
-        "units": 9, "layers": 3, "activation": "relu", "bias": "single", "dense": 9, "gates": "hard_sigmoid",
-        "reset": "before", "dropout": 0.7, "input": InputConfig(mean=(0.5,)),
+        "hidden_size": 9, "num_layers": 3, "activation": "relu", "num_biases": 1, "head_hidden_dim": 9,
+        "recurrent_activation": "hard_sigmoid", "reset_after": False, "dropout": 0.7, "input": InputConfig(mean=(0.5,)),
         "labels": LabelsConfig(decoder="cnn-rnn"),
     }  # fmt: skip
 
@@ -211,7 +216,7 @@ def test_every_option_of_a_network_changes_it():
         return repr(classifier) + str(count_parameters(classifier)) + str(classifier(torch.ones(1, 3, *size)).tolist())
 
     for name in NETWORKS:
-        for option in options_of(name) - ({"bias"} if name == "small-cnn" else set()):
+        for option in options_of(name) - ({"num_biases"} if name == "small-cnn" else set()):
             assert fingerprint(name) != fingerprint(name, **{option: changes[option]}), (name, option)
 
 

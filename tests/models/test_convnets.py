@@ -46,7 +46,7 @@ def test_every_shape_of_the_leaf_cnn_is_the_published_one():
 def test_the_leaf_cnns_parameters():
     summary = summarize(build("leaf-cnn", num_classes=176, image_size=(224, 224)))
     assert summary["parameters"] == summary["trainable"] == 2_171_568
-    narrow = build("leaf-cnn", num_classes=176, image_size=(224, 224), config=ModelConfig(dense=8))
+    narrow = build("leaf-cnn", num_classes=176, image_size=(224, 224), config=ModelConfig(head_hidden_dim=8))
     assert summarize(narrow)["parameters"] == 2_171_568 - (4096 - 8) * (256 + 1 + 176)
 
 

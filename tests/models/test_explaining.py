@@ -19,7 +19,7 @@ from tercet.records.model_config import BackboneConfig, InputConfig, LabelsConfi
 
 TINY = {"layers": [1, 1], "patch_sizes": [7, 2], "embed_dims": [8, 12], "hidden_sizes": [4, 6], "mlp_ratios": [2, 2]}
 SEQUENCER = {"backbone": BackboneConfig(TINY), "input": InputConfig(size=(84, 56))}
-SCANNED = {"recurrent": "gru", "scan": "cells", "units": 4}
+SCANNED = {"recurrent": "gru", "scan": "cells", "hidden_size": 4}
 
 
 def network(
@@ -100,7 +100,7 @@ def test_behind_a_global_average_the_map_is_the_weighted_sum_of_the_features() -
         ("test_resnet", {"input": InputConfig(size=(64,))}, "features.network.layer3", (4, 4)),
         ("test_resnet", {"input": InputConfig(size=(96, 128)), **SCANNED}, "features.network.layer4", (3, 4)),
         ("test_vit", {}, "features.network.blocks.5.norm1", (10, 10)),
-        ("test_vit", {"recurrent": "gru", "scan": "rows", "units": 4}, "features.network.norm", (10, 10)),
+        ("test_vit", {"recurrent": "gru", "scan": "rows", "hidden_size": 4}, "features.network.norm", (10, 10)),
         ("sequencer2d_s", SEQUENCER, "features.network.norm", (6, 4)),
     ],
 )  # fmt: skip
@@ -134,12 +134,12 @@ def test_a_named_layer_takes_the_place_of_the_last_and_must_have_a_map() -> None
 
 
 def test_what_a_network_does_not_offer_is_said_with_its_reason() -> None:
-    rows = network("row-gru", channels=1, units=4, layers=1)
+    rows = network("row-gru", channels=1, hidden_size=4, num_layers=1)
     with pytest.raises(NotOffered, match="no layer of 'row-gru' returns a map"):
         activation_map(rows, picture(rows), 0)
     with pytest.raises(NotOffered, match="no convolution that reads the image"):
         first_filters(rows)
-    names = network("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", units=4, embedding=4))
+    names = network("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", hidden_size=4, embedding_dim=4))
     for way in (activation_map, step_contributions):
         with pytest.raises(NotOffered, match=r"no gradient|reads no sequence"):
             way(names, picture(names), 0)
@@ -152,7 +152,7 @@ def test_what_a_network_does_not_offer_is_said_with_its_reason() -> None:
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("way", [activation_map, attention_rollout, step_contributions], ids=lambda way: way.__name__)
 def test_nothing_is_left_behind(way, mode) -> None:
-    classifier = network("test_vit", recurrent="gru", scan="rows", units=4)
+    classifier = network("test_vit", recurrent="gru", scan="rows", hidden_size=4)
     classifier.features.eval()  # parts may be in different modes
     next(classifier.parameters()).requires_grad_(False)
     image = picture(classifier)
@@ -187,7 +187,9 @@ def test_layers_are_listed_with_what_they_return() -> None:
     assert list(listed) == layer_names(classifier)
     assert (listed["features.pooling"].type, listed["features.pooling"].shape) == ("MaxPool2d", (32, 15, 15))
     assert listed["head.classes"].shape == (4,)
-    row = {layer.name: layer.shape for layer in list_layers(network("row-gru", channels=1, units=4, layers=1))}
+    row = {
+        layer.name: layer.shape for layer in list_layers(network("row-gru", channels=1, hidden_size=4, num_layers=1))
+    }
     assert row["features"] == (32, 32) and row["recurrent.kernel"] is None  # it returns a pair
 
 

@@ -30,7 +30,7 @@ def network(name: str, *, channels: int = 3, **options) -> Classifier:
 
 def scanning(scan: str, **options) -> Classifier:
     size = InputConfig(size=(96, 128))  # a feature map of 3 x 4 cells
-    return network("test_resnet", recurrent="lstm", scan=scan, units=8, dense=8, input=size, **options)
+    return network("test_resnet", recurrent="lstm", scan=scan, hidden_size=8, head_hidden_dim=8, input=size, **options)
 
 
 def picture(classifier: Classifier) -> Tensor:
@@ -75,7 +75,7 @@ def test_steps_are_the_cells_in_the_order_of_the_scan(scan: str) -> None:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rows_that_hold_nothing_contribute_nothing_to_a_row_classifier(name: str, options: dict, channels: int) -> None:
-    classifier = network(name, channels=channels, units=12, layers=1, **options)
+    classifier = network(name, channels=channels, hidden_size=12, num_layers=1, **options)
     image = torch.zeros(1, channels, 12, 10)
     image[:, :, 4:7, 2:9] = 0.5 + 0.5 * torch.rand(channels, 3, 7)
     found = step_contributions(classifier, image, 2)
@@ -89,7 +89,7 @@ def test_rows_that_hold_nothing_contribute_nothing_to_a_row_classifier(name: str
 
 
 def test_one_step_is_nothing_to_divide_and_recurrence_within_a_backbone_is_no_scan() -> None:
-    pooled = network("test_resnet", recurrent="gru", units=4, input=InputConfig(size=(64,)))
+    pooled = network("test_resnet", recurrent="gru", hidden_size=4, input=InputConfig(size=(64,)))
     with pytest.raises(NotOffered, match="'pooled' is a single step"):
         step_contributions(pooled, picture(pooled), 0)
     tiny = {
@@ -110,7 +110,7 @@ def test_one_step_is_nothing_to_divide_and_recurrence_within_a_backbone_is_no_sc
         ("test_vit", {}, 1, "class token"),
         ("test_vit", {"backbone": BackboneConfig(args={"reg_tokens": 3})}, 4, "class token"),
         ("test_vit", {"backbone": BackboneConfig(args={"global_pool": "avg"})}, 1, "all patches"),
-        ("test_vit", {"recurrent": "gru", "scan": "cells", "units": 4}, 1, "all patches"),
+        ("test_vit", {"recurrent": "gru", "scan": "cells", "hidden_size": 4}, 1, "all patches"),
         (
             "deit_tiny_distilled_patch16_224",
             {"backbone": BackboneConfig(args={"depth": 2, "embed_dim": 12}), "input": InputConfig(size=(48, 64))},

@@ -19,9 +19,9 @@ def classifier(name: str, **options) -> torch.nn.Module:
     "module",
     [
         pytest.param(lambda: classifier("row-lstm"), id="fast kernel"),
-        pytest.param(lambda: classifier("row-gru", reset="before", bias="single"), id="step loop"),
-        pytest.param(lambda: classifier("test_vit", recurrent="lstm", scan="snake", units=4), id="tokens"),
-        pytest.param(lambda: classifier("test_resnet", recurrent="gru", units=4), id="pooled"),
+        pytest.param(lambda: classifier("row-gru", reset_after=False, num_biases=1), id="step loop"),
+        pytest.param(lambda: classifier("test_vit", recurrent="lstm", scan="snake", hidden_size=4), id="tokens"),
+        pytest.param(lambda: classifier("test_resnet", recurrent="gru", hidden_size=4), id="pooled"),
         pytest.param(
             lambda: EndToEnd(
                 [classifier("row-rnn"), classifier("small-cnn")], FusionHead(2, 3, width=4), train_branches=False

@@ -25,7 +25,7 @@ LAST_STAGE = ("features.network.layer4.*: open", "backbone")
 
 def network(*freeze: object, name: str = "test_resnet", size: int = 32, **options) -> Classifier:
     torch.manual_seed(1)
-    config = ModelConfig(pretrained=False, input=InputConfig(size=(size,)), dense=8, freeze=freeze, **options)
+    config = ModelConfig(pretrained=False, input=InputConfig(size=(size,)), head_hidden_dim=8, freeze=freeze, **options)
     return build(name, num_classes=3, config=config)
 
 
@@ -55,7 +55,7 @@ def train(module: Classifier, folder: Path, **options) -> None:
     folder.mkdir(exist_ok=True)
     observers = options.pop("observers", ())
     stages = (StageConfig(lr=1e-2, epochs=2, schedule="constant"), StageConfig(lr=1e-3, epochs=1))
-    config = TrainingConfig(strategy=stages, batch_size=4, weight_decay=0.1, **options)
+    config = TrainingConfig(stages=stages, batch_size=4, weight_decay=0.1, **options)
     training = Training(module, Noise(), None, config=config, folder=folder, observers=observers)
     training.resume()
     training.run()
@@ -71,7 +71,7 @@ def train(module: Classifier, folder: Path, **options) -> None:
     ],
     ids=["backbone", "all-but-last", "last stage", "normalisation"],
 )
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "optimizer": "adamw"}, {"optimizer": "sgd"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "optimizer": "adamw"}, {"optimizer": "sgd"}], ids=str)
 def test_frozen_means_bit_identical_statistics_included(tmp_path, freeze, open_parts, options):
     module = network(*freeze)
     before = state(module)
@@ -118,18 +118,20 @@ def test_a_resumed_training_keeps_what_is_frozen_and_equals_an_uninterrupted_one
     torch.manual_seed(5)
     whole = network("backbone", noise=0.0)
     before = state(whole)
-    train(whole, tmp_path / "whole", ema=0.9)
+    train(whole, tmp_path / "whole", ema_decay=0.9)
     with pytest.raises(Interrupted):
-        train(network("backbone", noise=0.0), tmp_path / "parts", ema=0.9, observers=[StopAt(3)])
+        train(network("backbone", noise=0.0), tmp_path / "parts", ema_decay=0.9, observers=[StopAt(3)])
     parts = network("backbone", noise=0.0)
-    train(parts, tmp_path / "parts", ema=0.9)
+    train(parts, tmp_path / "parts", ema_decay=0.9)
     assert not changed(state(whole), parts)
     assert all(name.startswith("head.") for name in changed(before, parts))
 
 
 def test_a_bundle_and_an_end_to_end_ensemble_keep_the_table(tmp_path):
     module = network("backbone")
-    Bundle(("a", "b", "c"), (Member("one", module, ModelConfig(dense=8, freeze=("backbone",))),)).save(tmp_path / "b")
+    Bundle(("a", "b", "c"), (Member("one", module, ModelConfig(head_hidden_dim=8, freeze=("backbone",))),)).save(
+        tmp_path / "b"
+    )
     loaded = load_bundle(tmp_path / "b").members[0].classifier
     assert [match.rule for match in loaded.freezing] == [match.rule for match in module.freezing]
     graph = EndToEnd([loaded], FusionHead(1, 3, width=4), train_branches=True).train()
@@ -142,7 +144,7 @@ def test_a_bundle_and_an_end_to_end_ensemble_keep_the_table(tmp_path):
 
 def test_a_frozen_recurrent_module_lets_gradients_through():
     table = ("recurrent.*: frozen", "*: open")
-    module = network(*table, size=64, recurrent="gru", scan="rows", units=4).train()
+    module = network(*table, size=64, recurrent="gru", scan="rows", hidden_size=4).train()
     module(torch.rand(2, 3, 64, 64)).sum().backward()
     assert all(parameter.grad is None for parameter in module.recurrent.parameters())
     assert all(parameter.grad is not None for parameter in module.features.parameters())

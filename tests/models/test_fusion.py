@@ -13,7 +13,7 @@ from tercet.records.model_config import InputConfig, ModelConfig
 
 def members() -> list[torch.nn.Module]:
     """Three members of three sizes, one of them with batch norm."""
-    resnet = ModelConfig(pretrained=False, dense=8, input=InputConfig(size=(32,), channels=3))
+    resnet = ModelConfig(pretrained=False, head_hidden_dim=8, input=InputConfig(size=(32,), channels=3))
     return [
         build("test_resnet", num_classes=4, config=resnet, channels=1),
         build("row-gru", num_classes=4, channels=1, image_size=(8, 8)),

@@ -19,7 +19,7 @@ ALL = [order for size in range(LABELS + 1) for order in itertools.permutations(r
 @pytest.fixture
 def decoder() -> LabelDecoder:
     torch.manual_seed(3)
-    made = LabelDecoder(6, LABELS, LabelsConfig(decoder="cnn-rnn", embedding=8, units=5)).eval()
+    made = LabelDecoder(6, LABELS, LabelsConfig(decoder="cnn-rnn", embedding_dim=8, hidden_size=5)).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(4)  # far from even, so that sequences differ
@@ -64,13 +64,13 @@ def test_the_probabilities_of_all_sequences_sum_to_one(decoder, features):
 
 def test_a_wide_beam_is_exhaustive(decoder, features):
     every = torch.stack([log_probability(decoder, features, order) for order in ALL])  # 65 B
-    found = decoder.search(features, beam=len(ALL))
+    found = decoder.search(features, beam_size=len(ALL))
     torch.testing.assert_close(found.log_probability, every.amax(dim=0))
     assert chosen(found.chosen) == [set(ALL[index]) for index in every.argmax(dim=0).tolist()]
 
 
 def test_a_beam_of_one_is_greedy(decoder, features):
-    found = decoder.search(features, beam=1)
+    found = decoder.search(features, beam_size=1)
     plain = [greedy(decoder, image) for image in features]
     assert chosen(found.chosen) == [set(order) for order, _ in plain]
     torch.testing.assert_close(found.log_probability, torch.tensor([total for _, total in plain]))
@@ -79,7 +79,7 @@ def test_a_beam_of_one_is_greedy(decoder, features):
 
 @pytest.mark.parametrize("beam", [1, 2, 3, 8])
 def test_what_is_found_has_the_probability_that_is_told(decoder, features, beam):
-    found = decoder.search(features, beam=beam)
+    found = decoder.search(features, beam_size=beam)
     every = torch.stack([log_probability(decoder, features, order) for order in ALL])
     assert (found.log_probability <= every.amax(dim=0) + 1e-5).all()
     for row, said in enumerate(chosen(found.chosen)):
@@ -88,16 +88,16 @@ def test_what_is_found_has_the_probability_that_is_told(decoder, features, beam)
 
 
 def test_images_do_not_disturb_each_other(decoder, features):
-    together = decoder.search(features, beam=3)
+    together = decoder.search(features, beam_size=3)
     for row in range(len(features)):
-        alone = decoder.search(features[row : row + 1], beam=3)
+        alone = decoder.search(features[row : row + 1], beam_size=3)
         torch.testing.assert_close(alone.peaks[0], together.peaks[row])
         assert torch.equal(alone.chosen[0], together.chosen[row])
 
 
 def test_logits_are_positive_for_the_chosen_labels_only(decoder, features):
     logits = decoder(features)
-    found = decoder.search(features, beam=2)
+    found = decoder.search(features, beam_size=2)
     assert torch.equal(logits > 0, found.chosen) and torch.isfinite(logits).all()
     scores = logits.sigmoid()
     torch.testing.assert_close(scores[found.chosen], 0.5 + found.peaks[found.chosen] / 2, atol=1e-5, rtol=0)
@@ -118,7 +118,7 @@ def test_sequences_are_frequent_first_and_padded_with_end():
 @pytest.mark.parametrize("network", ["small-cnn", "row-gru", "test_resnet"])
 def test_every_network_can_carry_it(network):
     options = {} if network != "test_resnet" else {"pretrained": False, "head": "linear"}
-    config = ModelConfig(labels=LabelsConfig(decoder="cnn-rnn", embedding=4, units=6), **options)
+    config = ModelConfig(labels=LabelsConfig(decoder="cnn-rnn", embedding_dim=4, hidden_size=6), **options)
     made = build(network, num_classes=5, config=config, channels=1, image_size=(32, 32)).eval()
     assert made(torch.rand(3, 1, 32, 32)).shape == (3, 5)
     assert made(torch.rand(3, 1, 32, 32), torch.tensor([[1, 5], [0, 2], [5, 5]])).shape == (3, 3, 6)

@@ -20,13 +20,13 @@ def counter(network: str):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("network", "config", "knob"),
     [
-        ("row-lstm", ModelConfig(), "units"),
-        ("row-bilstm", ModelConfig(layers=3), "units"),
-        ("row-gru", ModelConfig(bias="single"), "units"),
-        ("test_resnet", ModelConfig(pretrained=False, recurrent="lstm", directions="both"), "units"),
-        ("test_resnet", ModelConfig(pretrained=False, recurrent="rnn", layers=2, head="linear"), "units"),
-        ("test_resnet", ModelConfig(pretrained=False), "dense"),
-        ("test_resnet", ModelConfig(pretrained=False, head="mlp"), "dense"),
+        ("row-lstm", ModelConfig(), "hidden_size"),
+        ("row-bilstm", ModelConfig(num_layers=3), "hidden_size"),
+        ("row-gru", ModelConfig(num_biases=1), "hidden_size"),
+        ("test_resnet", ModelConfig(pretrained=False, recurrent="lstm", bidirectional=True), "hidden_size"),
+        ("test_resnet", ModelConfig(pretrained=False, recurrent="rnn", num_layers=2, head="linear"), "hidden_size"),
+        ("test_resnet", ModelConfig(pretrained=False), "head_hidden_dim"),
+        ("test_resnet", ModelConfig(pretrained=False, head="mlp"), "head_hidden_dim"),
     ],
     ids=["lstm", "three layers", "single bias", "bilstm module", "two-layer module", "paper head", "mlp head"],
 )
@@ -44,20 +44,20 @@ def test_the_nearest_width_is_found(network: str, config: ModelConfig, knob: str
 @given(st.integers(1, 300))
 def test_a_width_is_found_again(width: int) -> None:
     def count(config: ModelConfig) -> int:
-        units = config.units or 0
-        return 8 * units * units + 124 * units + 4321  # as an LSTM between two fixed layers
+        size = config.hidden_size or 0
+        return 8 * size * size + 124 * size + 4321  # as an LSTM between two fixed layers
 
-    target = count(ModelConfig(units=width))
+    target = count(ModelConfig(hidden_size=width))
     assert match_parameters("row-lstm", ModelConfig(), target, count=count).width == width
 
 
 def test_a_network_with_nothing_to_turn_is_refused() -> None:
     config = ModelConfig(pretrained=False, head="linear", input=InputConfig(size=(32,)))
     assert find_knob("test_resnet", config) is None
-    with pytest.raises(ConfigError, match="'test_resnet' cannot be brought to 1,000 parameters: neither --units"):
+    with pytest.raises(ConfigError, match="cannot match 1,000 parameters: 'test_resnet' has no adjustable width"):
         match_parameters("test_resnet", config, 1000, count=counter("test_resnet"))
 
 
 def test_a_size_out_of_reach_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"within 5 %: with --dense 1 it has [\d,]+"):
+    with pytest.raises(ConfigError, match=r"within 5 %: with --head-hidden-dim 1 it has [\d,]+"):
         match_parameters("small-cnn", ModelConfig(), 1000, count=counter("small-cnn"))

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -15,22 +16,20 @@ from tercet.models.recurrent import RecurrentModule, RecurrentStack, scan_sequen
 OPTIONS = [
     *({"cell": "rnn", "activation": activation} for activation in ("tanh", "relu", "sigmoid")),
     *(
-        {"cell": "lstm", "activation": activation, "gates": gates}
-        for activation, gates in itertools.product(("tanh", "relu", "sigmoid"), ("logistic", "hard_sigmoid"))
+        {"cell": "lstm", "activation": activation, "recurrent_activation": gates}
+        for activation, gates in itertools.product(("tanh", "relu", "sigmoid"), ("sigmoid", "hard_sigmoid"))
     ),
     *(
-        {"cell": "gru", "activation": activation, "gates": gates, "reset": reset}
-        for activation, gates, reset in itertools.product(
-            ("tanh", "relu"), ("logistic", "hard_sigmoid"), ("after", "before")
-        )
+        {"cell": "gru", "activation": activation, "recurrent_activation": gates, "reset_after": after}
+        for activation, gates, after in itertools.product(("tanh", "relu"), ("sigmoid", "hard_sigmoid"), (True, False))
     ),
 ]
 SCANS = ("rows", "columns", "cells", "snake")
 CELLS = ("rnn", "gru", "lstm")
 
 
-def label(options: dict[str, str]) -> str:
-    return "-".join(options.values())
+def label(options: dict[str, Any]) -> str:
+    return "-".join(map(str, options.values()))
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -42,11 +41,11 @@ def randomized(module: nn.Module) -> nn.Module:
 
 
 def reference_step(
-    options: dict[str, str], weights: list[Tensor], x: Tensor, h: Tensor, c: Tensor
+    options: dict[str, Any], weights: list[Tensor], x: Tensor, h: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One step for one sample, written from the equations, gate by gate."""
     activation = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}[options["activation"]]
-    hard = options.get("gates") == "hard_sigmoid"
+    hard = options.get("recurrent_activation") == "hard_sigmoid"
     gate = (lambda v: (0.2 * v + 0.5).clamp(0, 1)) if hard else torch.sigmoid
     w, u, b, a = weights
     n = len(h)
@@ -61,14 +60,14 @@ def reference_step(
         c = gate(part(1, h)) * c + gate(part(0, h)) * activation(part(2, h))
         return gate(part(3, h)) * activation(c), c
     r, z = gate(part(0, h)), gate(part(1, h))
-    if options["reset"] == "before":
+    if not options["reset_after"]:
         candidate = activation(part(2, r * h))
     else:
         candidate = activation(w[2 * n :] @ x + b[2 * n :] + r * (u[2 * n :] @ h + a[2 * n :]))
     return (1 - z) * candidate + z * h, c
 
 
-def reference(stack: RecurrentStack, options: dict[str, str], sequences: Tensor) -> Tensor:
+def reference(stack: RecurrentStack, options: dict[str, Any], sequences: Tensor) -> Tensor:
     """The final states of B sequences, sample by sample, step by step."""
     suffixes = ("", "_reverse") if stack.kernel.bidirectional else ("",)
     names = ("weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l")
@@ -91,17 +90,19 @@ def reference(stack: RecurrentStack, options: dict[str, str], sequences: Tensor)
     return torch.stack(results)
 
 
-@pytest.mark.parametrize("bias", ["single", "double"])
+@pytest.mark.parametrize("num_biases", [1, 2])
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
-def test_layers_equal_the_equations(options, bias):
-    stack = randomized(RecurrentStack(3, units=4, layers=2, directions="both", bias=bias, **options))
+def test_layers_equal_the_equations(options, num_biases):
+    stack = randomized(
+        RecurrentStack(3, hidden_size=4, num_layers=2, bidirectional=True, num_biases=num_biases, **options)
+    )
     sequences = torch.randn(2, 5, 3, dtype=torch.double)
     torch.testing.assert_close(stack(sequences), reference(stack, options, sequences))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
 def test_a_single_step_equals_the_full_cell_and_leaves_recurrent_weights_with_zero_gradient(options):
-    stack = randomized(RecurrentStack(3, units=4, layers=2, directions="both", **options))
+    stack = randomized(RecurrentStack(3, hidden_size=4, num_layers=2, bidirectional=True, **options))
     vectors = torch.randn(2, 3, dtype=torch.double)
     output = stack.single_step(vectors)
     torch.testing.assert_close(output, stack(vectors.unsqueeze(1)))
@@ -116,7 +117,7 @@ def test_a_single_step_equals_the_full_cell_and_leaves_recurrent_weights_with_ze
 
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
 def test_a_single_step_has_the_full_cells_gradients(options):
-    stack = randomized(RecurrentStack(3, units=4, **options))
+    stack = randomized(RecurrentStack(3, hidden_size=4, **options))
     vectors = torch.randn(2, 3, dtype=torch.double)
     stack.single_step(vectors).square().sum().backward()
     cheap = {name: parameter.grad.clone() for name, parameter in stack.named_parameters()}
@@ -128,7 +129,7 @@ def test_a_single_step_has_the_full_cells_gradients(options):
 
 @pytest.mark.parametrize("options", [option for option in OPTIONS if option["activation"] != "relu"], ids=label)
 def test_gradients_equal_finite_differences(options):
-    stack = randomized(RecurrentStack(2, units=2, **options))
+    stack = randomized(RecurrentStack(2, hidden_size=2, **options))
     names = [name for name, _ in stack.named_parameters()]
 
     def run(sequence: Tensor, *values: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def test_gradients_equal_finite_differences(options):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("scan", SCANS)
 def test_order_matters_and_recurrent_weights_learn_in_every_scan(cell, scan):
-    module = RecurrentModule(5, cell=cell, scan=scan, units=6, directions="both")
+    module = RecurrentModule(5, cell=cell, scan=scan, hidden_size=6, bidirectional=True)
     feature_map = torch.randn(2, 3, 4, 5)
     output = module(feature_map)
     assert output.shape == (2, 12)
@@ -152,8 +153,8 @@ def test_order_matters_and_recurrent_weights_learn_in_every_scan(cell, scan):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_both_directions_are_the_forward_states_and_those_of_the_reversed_sequence(cell):
-    both = RecurrentStack(3, cell=cell, units=4, directions="both")
-    forwards, backwards = (RecurrentStack(3, cell=cell, units=4) for _ in range(2))
+    both = RecurrentStack(3, cell=cell, hidden_size=4, bidirectional=True)
+    forwards, backwards = (RecurrentStack(3, cell=cell, hidden_size=4) for _ in range(2))
     weights = both.kernel.state_dict()
     forwards.kernel.load_state_dict({name: value for name, value in weights.items() if "reverse" not in name})
     backwards.kernel.load_state_dict(
@@ -178,14 +179,14 @@ def test_scans_visit_cells_in_their_order(height, width):
 
 
 def test_tokens_with_their_grid_read_as_the_feature_map():
-    module = RecurrentModule(5, cell="gru", scan="snake", units=4)
+    module = RecurrentModule(5, cell="gru", scan="snake", hidden_size=4)
     feature_map = torch.randn(2, 3, 4, 5)
     assert torch.equal(module(feature_map.flatten(1, 2), (3, 4)), module(feature_map))
 
 
 def test_a_scan_without_a_map_is_refused():
     with pytest.raises(ConfigError, match="feature map"):
-        RecurrentModule(5, cell="gru", scan="rows", units=4)(torch.randn(2, 5))
+        RecurrentModule(5, cell="gru", scan="rows", hidden_size=4)(torch.randn(2, 5))
 
 
 @pytest.mark.parametrize(
@@ -194,28 +195,28 @@ def test_a_scan_without_a_map_is_refused():
 )
 def test_parameter_counts_of_the_paper(cell, width, expected):
     with torch.device("meta"):
-        module = RecurrentModule(width, cell=cell, bias="single", reset="before")
+        module = RecurrentModule(width, cell=cell, num_biases=1, reset_after=False)
     assert module.output_size == 2048
     assert sum(parameter.numel() for parameter in module.parameters()) == expected
 
 
 @pytest.mark.parametrize(("width", "expected"), [(1024, 16_785_408), (1536, 20_979_712), (2048, 25_174_016)])
 def test_parameter_counts_of_the_bidirectional_lstm(width, expected):
-    for bias, surplus in (("single", 0), ("double", 8_192)):
+    for num_biases, surplus in ((1, 0), (2, 8_192)):
         with torch.device("meta"):
-            module = RecurrentModule(width, cell="lstm", directions="both", bias=bias)
+            module = RecurrentModule(width, cell="lstm", bidirectional=True, num_biases=num_biases)
         assert module.output_size == 2048
         assert sum(parameter.numel() for parameter in module.parameters()) == expected + surplus
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_single_bias_stays_single_through_copies_casts_and_training(cell):
-    stack = RecurrentStack(3, cell=cell, units=4, bias="single", directions="both")
+    stack = RecurrentStack(3, cell=cell, hidden_size=4, num_biases=1, bidirectional=True)
     sequence = torch.randn(2, 5, 3)
     expected = stack(sequence)
     assert not any("bias_hh" in name for name in [*dict(stack.named_parameters()), *stack.state_dict()])
 
-    fresh = RecurrentStack(3, cell=cell, units=4, bias="single", directions="both")
+    fresh = RecurrentStack(3, cell=cell, hidden_size=4, num_biases=1, bidirectional=True)
     fresh.load_state_dict(stack.state_dict())
     torch.testing.assert_close(fresh(sequence), expected)
     torch.testing.assert_close(copy.deepcopy(stack)(sequence), expected)
@@ -232,7 +233,7 @@ def test_a_single_bias_stays_single_through_copies_casts_and_training(cell):
 
 @pytest.mark.parametrize("options", [{"cell": "lstm"}, {"cell": "lstm", "activation": "relu"}], ids=label)
 def test_autocast_runs_and_stays_close(options):
-    stack = RecurrentStack(3, units=4, **options)
+    stack = RecurrentStack(3, hidden_size=4, **options)
     sequence = torch.randn(2, 5, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert stack.single_step(sequence[:, 0]).shape == (2, 4)
@@ -245,7 +246,7 @@ def test_autocast_runs_and_stays_close(options):
 
 
 def test_initial_weights_are_those_of_keras():
-    stack = RecurrentStack(20, cell="lstm", units=30)
+    stack = RecurrentStack(20, cell="lstm", hidden_size=30)
     kernel = stack.kernel
     limit = (6 / (20 + 4 * 30)) ** 0.5
     assert 0.9 * limit < kernel.weight_ih_l0.abs().max() <= limit

@@ -70,7 +70,7 @@ def test_weights_from_a_file_with_its_classifier_are_taken(cell, tmp_path):
 
 @pytest.mark.parametrize("cell", GATES)
 def test_the_feature_map_can_be_scanned(cell):
-    network = tiny(cell, recurrent="gru", scan="rows", units=5)
+    network = tiny(cell, recurrent="gru", scan="rows", hidden_size=5)
     assert network.features.grid == (2, 3)
     assert network(torch.rand(2, 3, 28, 42)).shape == (2, 3)
 
@@ -79,9 +79,9 @@ def test_the_feature_map_can_be_scanned(cell):
 def test_operations_count_every_recurrent_product(cell):
     """Two a multiply-add: G h (i + h) a step and direction, along both axes, with all that lies around it."""
     products = 3 * 7 * 7 * 8 * 24 + 8 * 12 * 2 * 2 * 6 + 12 * 3  # stem, the second stage's patches, classes
-    for cells, wide, units in ((4 * 6, 8, 4), (2 * 3, 12, 6)):
-        scans = 2 * 2 * GATES[cell] * units * (wide + units)  # two axes, both ways
-        products += cells * (scans + 4 * units * wide + 2 * 2 * wide * wide)
+    for cells, wide, hidden_size in ((4 * 6, 8, 4), (2 * 3, 12, 6)):
+        scans = 2 * 2 * GATES[cell] * hidden_size * (wide + hidden_size)  # two axes, both ways
+        products += cells * (scans + 4 * hidden_size * wide + 2 * 2 * wide * wide)
     assert summarize(tiny(cell))["flops"] == 2 * products
 
 

@@ -14,7 +14,9 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 def test_the_papers_largest_single_model():
-    classifier = build("seresnext101_32x4d", num_classes=10, config=ModelConfig(dense=2048), load_weights=False)
+    classifier = build(
+        "seresnext101_32x4d", num_classes=10, config=ModelConfig(head_hidden_dim=2048), load_weights=False
+    )
     summary = summarize(classifier)
     assert (summary["parameters"], summary["buffers"]) == (51_123_258, 137_856)
     names = {row["name"]: row for row in summary["layers"]}
@@ -28,9 +30,9 @@ def test_the_papers_largest_single_model():
     [
         ("row-lstm", {}),
         ("row-lstm", {"activation": "relu"}),
-        ("row-lstm", {"gates": "hard_sigmoid", "bias": "single"}),
+        ("row-lstm", {"recurrent_activation": "hard_sigmoid", "num_biases": 1}),
         ("row-gru", {}),
-        ("row-gru", {"reset": "before"}),
+        ("row-gru", {"reset_after": False}),
         ("row-gru", {"activation": "relu"}),
         ("row-rnn", {}),
         ("row-rnn", {"activation": "sigmoid"}),
@@ -50,7 +52,7 @@ def test_the_pooled_step_counts_the_gates_that_act_and_no_recurrent_product():
     plain = build("test_resnet", num_classes=3, config=ModelConfig(**base))
     width = plain.features.num_features
     for cell, acting in (("rnn", 1), ("gru", 3), ("lstm", 3)):
-        classifier = build("test_resnet", num_classes=3, config=ModelConfig(**base, recurrent=cell, units=8))
+        classifier = build("test_resnet", num_classes=3, config=ModelConfig(**base, recurrent=cell, hidden_size=8))
         change = summarize(classifier)["flops"] - summarize(plain)["flops"]
         assert change == 2 * (acting * 8 * width + 3 * 8 - 3 * width), cell
 

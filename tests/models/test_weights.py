@@ -29,7 +29,7 @@ def trained() -> dict[str, torch.Tensor]:
 
 
 def load(path: Path, **options):
-    return build(NAME, num_classes=3, config=ModelConfig(weights=str(path), dense=8, **options))
+    return build(NAME, num_classes=3, config=ModelConfig(weights=str(path), head_hidden_dim=8, **options))
 
 
 def saved(path: Path, tensors: dict[str, torch.Tensor], nest: str | None = None) -> Path:

@@ -64,13 +64,13 @@ def write_run(
     write_text(run.config, dump_yaml({"data_source": source, **values}))
     write_json(run.path / "environment.json", {"python": "3", "cores": 2, "packages": {"tercet": "0"}})
     write_json(run.plan, {"classes": classes, "members": [{"name": name} for name in members]})
-    write_json(run.metrics, metrics_of(said, members, classes, source, selection=str(values["selection"])))
+    write_json(run.metrics, metrics_of(said, members, classes, source, monitor_split=str(values["monitor_split"])))
     return folder
 
 
 def asked(members: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a training of three epochs, or of the strategy that is asked for."""
-    return {"members": list(members), **({} if "strategy" in options else {"epochs": 3}), **options}
+    """Return the options of a training of three epochs, or of `stages`."""
+    return {"members": list(members), **({} if "stages" in options else {"epochs": 3}), **options}
 
 
 def metrics_of(
@@ -79,7 +79,7 @@ def metrics_of(
     classes: tuple[str, ...],
     source: str,
     *,
-    selection: str,
+    monitor_split: str,
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds."""
     scores = {name: {split: score(one).to_dict() for split, one in both.items()} for name, both in said.items()}
@@ -94,7 +94,7 @@ def metrics_of(
             "fingerprint": fingerprint,
             "notes": [f"unreadable: {classes[0]}"],
         },
-        "protocol": {"criterion": "accuracy", "selection": selection, "seed": 0},
+        "protocol": {"monitor": "accuracy", "monitor_split": monitor_split, "seed": 0},
         "tta": None,
         "members": [{"name": name, **cost, **scores[name]} for name in members],
         "ensembles": [{"name": "average", "members": list(members), **cost, **scores["average"]}],

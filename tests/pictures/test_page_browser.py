@@ -28,7 +28,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><script>alert(2
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = write_run(tmp_path_factory.mktemp("runs") / "run", options={"selection": "test"})
+    run = write_run(tmp_path_factory.mktemp("runs") / "run", options={"monitor_split": "test"})
     return report(run, title=HOSTILE[0]).path
 
 

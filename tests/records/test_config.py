@@ -45,9 +45,9 @@ def test_configurations_are_values(kind: type[Any]) -> None:
         (DataConfig, {"limit": 0}, "limit"),
         (InputConfig, {"size": (1, 2, 3)}, "input.size"),
         (InputConfig, {"size": ()}, "input.size"),
-        (ModelConfig, {"units": 0}, "units 0"),
-        (ModelConfig, {"layers": -1}, "layers -1"),
-        (ModelConfig, {"dense": 0}, "dense 0"),
+        (ModelConfig, {"hidden_size": 0}, "hidden_size 0"),
+        (ModelConfig, {"num_layers": -1}, "num_layers -1"),
+        (ModelConfig, {"head_hidden_dim": 0}, "head_hidden_dim 0"),
         (ModelConfig, {"noise": -0.1}, "noise"),
         (ModelConfig, {"dropout": 1.0}, "dropout"),
         (ModelConfig, {"scan": "rows"}, "--recurrent"),
@@ -59,16 +59,16 @@ def test_configurations_are_values(kind: type[Any]) -> None:
         (StageConfig, {"epochs": 1, "warmup_steps": -1}, "warmup_steps"),
         (StageConfig, {"epochs": 1, "patience": 0}, "patience"),
         (StageConfig, {"epochs": 1, "factor": 1.0}, "factor"),
-        (TrainingConfig, {"strategy": PAPER_STAGES, "epochs": 1}, "either a strategy or epochs and lr"),
-        (TrainingConfig, {"strategy": PAPER_STAGES, "lr": 0.1}, "either a strategy or epochs and lr"),
+        (TrainingConfig, {"stages": PAPER_STAGES, "epochs": 1}, "either stages or epochs and lr"),
+        (TrainingConfig, {"stages": PAPER_STAGES, "lr": 0.1}, "either stages or epochs and lr"),
         (TrainingConfig, {"epochs": -1}, "epochs"),
         (TrainingConfig, {"lr": 0}, "lr"),
         (TrainingConfig, {"batch_size": 0}, "batch_size"),
-        (TrainingConfig, {"accumulate": 33}, "accumulate"),
+        (TrainingConfig, {"micro_batches": 33}, "micro_batches"),
         (TrainingConfig, {"label_smoothing": 1}, "label_smoothing"),
         (TrainingConfig, {"mixup": -1}, "mixup"),
-        (TrainingConfig, {"ema": 1.0}, "ema"),
-        (TrainingConfig, {"clip": 0}, "clip"),
+        (TrainingConfig, {"ema_decay": 1.0}, "ema_decay"),
+        (TrainingConfig, {"clip_grad_norm": 0}, "clip_grad_norm"),
         (TrainingConfig, {"max_time": 0}, "max_time"),
         (FusionConfig, {"top": -1}, "top"),
         (FusionConfig, {"width": -1}, "width"),
@@ -88,8 +88,8 @@ def test_what_cannot_be_is_refused_by_name(kind: type[Any], values: dict[str, An
 
 def test_several_broken_rules_make_one_error() -> None:
     with pytest.raises(ConfigError) as caught:
-        TrainingConfig(batch_size=0, lr=-1, ema=2)
-    assert len(str(caught.value).split("; ")) == 4  # accumulate no longer fits either
+        TrainingConfig(batch_size=0, lr=-1, ema_decay=2)
+    assert len(str(caught.value).split("; ")) == 4  # micro_batches no longer fits either
 
 
 def test_exactly_six_pairs_of_fusion_regime_and_data_are_allowed() -> None:
@@ -110,21 +110,21 @@ def test_exactly_six_pairs_of_fusion_regime_and_data_are_allowed() -> None:
 
 
 def test_without_a_plan_the_training_is_the_papers() -> None:
-    assert TrainingConfig().stages() == PAPER_STAGES
+    assert TrainingConfig().stage_list() == PAPER_STAGES
     assert [(stage.lr, stage.epochs) for stage in PAPER_STAGES] == [(1e-4, 40), (1e-5, 15), (1e-6, 15)]
     assert {stage.schedule for stage in PAPER_STAGES} == {"time"}
 
 
 def test_epochs_and_rate_make_one_stage() -> None:
-    (stage,) = TrainingConfig(epochs=3, lr=0.1, schedule="cosine", patience=2).stages()
+    (stage,) = TrainingConfig(epochs=3, lr=0.1, schedule="cosine", patience=2).stage_list()
     assert (stage.epochs, stage.lr, stage.schedule, stage.patience) == (3, 0.1, "cosine", 2)
-    assert TrainingConfig(epochs=3).stages()[0].lr == 1e-3
-    assert len(TrainingConfig(lr=0.1).stages()) == 1
+    assert TrainingConfig(epochs=3).stage_list()[0].lr == 1e-3
+    assert len(TrainingConfig(lr=0.1).stage_list()) == 1
 
 
 def test_a_strategy_is_kept_as_it_is() -> None:
     stages = (StageConfig(lr=0.1, steps=5), StageConfig(lr=0.01, epochs=0.5))
-    assert TrainingConfig(strategy=stages).stages() == stages
+    assert TrainingConfig(stages=stages).stage_list() == stages
 
 
 def test_the_default_run_tries_every_method() -> None:

@@ -111,7 +111,10 @@ def test_options_have_many_spellings(line: str) -> None:
         ("--pretrained false", ModelConfig, "pretrained", False),
         ("--pretrained=false", ModelConfig, "pretrained", False),
         ("--weights null", ModelConfig, "weights", None),
-        ("--units +10", ModelConfig, "units", 10),
+        ("--hidden-size +10", ModelConfig, "hidden_size", 10),
+        ("--num-biases 1", ModelConfig, "num_biases", 1),
+        ("--bidirectional", ModelConfig, "bidirectional", True),
+        ("--reset-after false", ModelConfig, "reset_after", False),
         ("--noise 1", ModelConfig, "noise", 1.0),
         (
             "--backbone.args '{pad_type: same, bn_eps: 1e-3}'",
@@ -190,7 +193,7 @@ def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(
 
 def test_null_takes_back_what_a_file_set(tmp_path: Path) -> None:
     path = written(tmp_path, "epochs: 3\n")
-    assert train(f"photos --config {path} --epochs null --strategy paper").of(TrainingConfig).strategy == PAPER_STAGES
+    assert train(f"photos --config {path} --epochs null --stages paper").of(TrainingConfig).stages == PAPER_STAGES
 
 
 @pytest.mark.parametrize("mapping", [{"data": {"limit": 3}}, {"data.limit": 3}, {"data": {"limit": 3}, "fusion": {}}])
@@ -204,10 +207,10 @@ def test_python_values_of_the_right_kind_are_taken() -> None:
     stage = StageConfig(lr=0.1, steps=3)
     parsed = TRAIN.parse_object(
         {"input": {"size": [96, 96], "mean": 0.5}, "precision": 32, "output": Path("a/b"), "fuse": "vote", "noise": 0}
-        | {"strategy": (stage, {"epochs": 1}), "members": [Path("net.yaml"), {"model": "row-lstm"}]}
+        | {"stages": (stage, {"epochs": 1}), "members": [Path("net.yaml"), {"model": "row-lstm"}]}
     )
     assert parsed.of(InputConfig) == InputConfig(size=(96, 96), mean=(0.5,))
-    assert parsed.of(TrainingConfig) == TrainingConfig(strategy=(stage, StageConfig(epochs=1)), precision="32")
+    assert parsed.of(TrainingConfig) == TrainingConfig(stages=(stage, StageConfig(epochs=1)), precision="32")
     run = RunConfig(output="a/b", fuse=("vote",), members=("net.yaml", {"model": "row-lstm"}))
     assert parsed.of(RunConfig) == run
 
@@ -262,31 +265,31 @@ def test_a_strategy_has_a_name_or_a_file_or_stands_in_place(tmp_path: Path) -> N
     listed = written(tmp_path, inline, "listed.yaml")
     keyed = written(tmp_path, f"stages: {inline}", "keyed.yaml")
     for value in (f"'{inline}'", listed, keyed):
-        assert train(f"photos --strategy {value}").of(TrainingConfig).strategy == stages
-    assert train("photos --strategy paper").of(TrainingConfig).strategy == PAPER_STAGES
-    assert train("photos --strategy null").of(TrainingConfig).strategy is None
-    assert train(f"photos --config {written(tmp_path, 'strategy: paper')}").of(TrainingConfig).strategy == PAPER_STAGES
+        assert train(f"photos --stages {value}").of(TrainingConfig).stages == stages
+    assert train("photos --stages paper").of(TrainingConfig).stages == PAPER_STAGES
+    assert train("photos --stages null").of(TrainingConfig).stages is None
+    assert train(f"photos --config {written(tmp_path, 'stages: paper')}").of(TrainingConfig).stages == PAPER_STAGES
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("papr", ["--strategy: cannot read papr: No such file or directory, did you mean 'paper'?"]),
-        ("'[{lr: 1}]'", ["--strategy: stage 1: a stage needs either epochs or steps"]),
-        ("'[{lr: 1, epoch: 3}]'", ["--strategy: stage 1: epoch: unknown option, did you mean 'epochs'?"]),
+        ("papr", ["--stages: cannot read papr: No such file or directory, did you mean 'paper'?"]),
+        ("'[{lr: 1}]'", ["--stages: stage 1: a stage needs either epochs or steps"]),
+        ("'[{lr: 1, epoch: 3}]'", ["--stages: stage 1: epoch: unknown option, did you mean 'epochs'?"]),
         (
             "'[{epochs: 1}, {lr: a, steps: 0}]'",
-            ["--strategy: stage 2: lr: expected a number, got 'a'", "--strategy: stage 2: steps 0 must be positive"],
+            ["--stages: stage 2: lr: expected a number, got 'a'", "--stages: stage 2: steps 0 must be positive"],
         ),
     ],
 )
 def test_stages_are_checked_one_by_one(value: str, expected: list[str]) -> None:
-    assert problems(f"photos --strategy {value}") == expected
+    assert problems(f"photos --stages {value}") == expected
 
 
 @pytest.mark.parametrize("value", ["'[]'", "'[3]'", "'{lr: 1}'"])
 def test_what_is_no_list_of_stages_is_refused(value: str) -> None:
-    (problem,) = problems(f"photos --strategy {value}")
+    (problem,) = problems(f"photos --stages {value}")
     assert "expected" in problem and "lr, epochs, steps" in problem
 
 
@@ -308,12 +311,12 @@ def test_what_is_no_list_of_stages_is_refused(value: str) -> None:
         ("photos --lr --data.balanced", "--lr: expected a number, got nothing"),
         ("photos --lr ''", "--lr: expected a number, got ''"),
         ("photos --lr .nan", "--lr: expected a number, got '.nan'"),
-        ("photos --units yes", "--units: expected a whole number, got 'yes'"),
-        ("photos --units 1:30", "--units: expected a whole number, got '1:30'"),
-        ("photos --units 010", "--units: expected a whole number, got '010'"),
-        ("photos --units '[1'", "--units: expected a whole number, got '[1'"),
+        ("photos --hidden-size yes", "--hidden-size: expected a whole number, got 'yes'"),
+        ("photos --hidden-size 1:30", "--hidden-size: expected a whole number, got '1:30'"),
+        ("photos --hidden-size 010", "--hidden-size: expected a whole number, got '010'"),
+        ("photos --hidden-size '[1'", "--hidden-size: expected a whole number, got '[1'"),
         ("photos --pretrained yes", "--pretrained: expected true or false, got 'yes'"),
-        ("photos --units 2.5", "--units: expected a whole number, got '2.5'"),
+        ("photos --hidden-size 2.5", "--hidden-size: expected a whole number, got '2.5'"),
         ("photos --pretrained maybe", "--pretrained: expected true or false, got 'maybe'"),
         ("photos --seed null", "--seed: expected a whole number, got null"),
         (
@@ -323,7 +326,7 @@ def test_what_is_no_list_of_stages_is_refused(value: str) -> None:
         ("photos --input.size 9,b", "--input.size: expected a list, each a whole number, got 'b'"),
         ("photos --members a,,b", "--members: 'a,,b' has an empty element"),
         ("photos --backbone.args 3", "--backbone.args: expected a mapping, got 3"),
-        ("photos --batch-size 0 --accumulate 1", "batch_size 0 must be positive"),
+        ("photos --batch-size 0 --micro-batches 1", "batch_size 0 must be positive"),
         ("", "DATA is missing: folder, table, zip file, or the name of a data set"),
         ("photos more", "unexpected argument 'more'"),
     ],
@@ -335,10 +338,13 @@ def test_a_mistake_is_told_in_one_line(line: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("units", "12", "a whole number, got '12'"),
-        ("units", "yes", "a whole number, got 'yes'"),
-        ("units", True, "a whole number, got true"),
-        ("units", 12.0, "a whole number, got 12.0"),
+        ("hidden_size", "12", "a whole number, got '12'"),
+        ("hidden_size", "yes", "a whole number, got 'yes'"),
+        ("hidden_size", True, "a whole number, got true"),
+        ("hidden_size", 12.0, "a whole number, got 12.0"),
+        ("num_biases", True, "one of 1, 2, got true"),
+        ("num_biases", 1.0, "one of 1, 2, got 1.0"),
+        ("num_biases", 3, "one of 1, 2, got 3"),
         ("lr", "1e-3", "a number, got '1e-3'"),
         ("lr", False, "a number, got false"),
         ("lr", float("inf"), "a number, got inf"),
@@ -369,11 +375,11 @@ def test_a_word_that_is_no_option_is_never_lost() -> None:
 
 def test_everything_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    text = "bach_size: 3\nunits: many\ndata: {limit: 0}\nfusion: {regime: joint, data: validation}\n"
+    text = "bach_size: 3\nhidden_size: many\ndata: {limit: 0}\nfusion: {regime: joint, data: validation}\n"
     found = problems(f"--config {written(tmp_path, text)} --lr fast --seed -1 --head papr")
     assert found == [
         f"{path}: bach_size: unknown option, did you mean 'batch_size'?",
-        f"{path}: units: expected a whole number, got 'many'",
+        f"{path}: hidden_size: expected a whole number, got 'many'",
         "--lr: expected a number, got 'fast'",
         "--head: expected one of paper, linear, mlp, got 'papr', did you mean 'paper'?",
         "seed must not be negative",
@@ -421,7 +427,7 @@ def test_faults_of_a_verbs_author_are_found_at_once() -> None:
 
 
 def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
-    line = "photos --strategy paper --fuse vote,average --input.mean .5,.25,.125 --members 'a,{model: b, lr: 1e-5}'"
+    line = "photos --stages paper --fuse vote,average --input.mean .5,.25,.125 --members 'a,{model: b, lr: 1e-5}'"
     parsed = train(f"{line} --backbone.args '{{x: [1, no]}}' --data.label-columns 1e3,null,true --output 010")
     for again in (
         TRAIN.parse_object(parsed.to_dict()),

@@ -16,7 +16,7 @@ from tercet.records.space import Choices, Range, Space, read_space
 from tercet.records.training_config import TrainingConfig
 
 OPTIONS = Options("example", groups=[("", ModelConfig), ("", TrainingConfig), ("data", DataConfig)])
-FIXED = {"criterion": "it is what trials are compared by"}
+FIXED = {"monitor": "it is what trials are compared by"}
 
 
 def read(mapping: Any, *base: Any) -> Space:
@@ -33,32 +33,46 @@ def test_every_form(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(
         "lr: {low: 1e-4, high: 1e-2, log: true}\n"
-        "units: {low: 32, high: 256, step: 32}\n"
+        "hidden_size: {low: 32, high: 256, step: 32}\n"
         "optimizer: {choices: [adam, adamw]}\n"
         "augment: [none, light]\n"
         "input:\n  size: [[24, 24], 28]\n"
         "data.balanced: [true, false]\n"
-        "strategy: [paper, [{lr: 1e-3, epochs: 2}]]\n"
-        "clip: [null, 1.0]\n"
+        "stages: [paper, [{lr: 1e-3, epochs: 2}]]\n"
+        "clip_grad_norm: [null, 1.0]\n"
     )
     space = read(path)
-    assert space.keys == ("lr", "units", "optimizer", "augment", "input.size", "data.balanced", "strategy", "clip")
+    assert space.keys == (
+        "lr",
+        "hidden_size",
+        "optimizer",
+        "augment",
+        "input.size",
+        "data.balanced",
+        "stages",
+        "clip_grad_norm",
+    )
     assert space.axes[:3] == (
         Range("lr", 1e-4, 1e-2, log=True),
-        Range("units", 32, 256, step=32, whole=True),
+        Range("hidden_size", 32, 256, step=32, whole=True),
         Choices("optimizer", ("adam", "adamw")),
     )
-    labels = {"input.size": "[24, 24]", "strategy": "paper", "clip": "null", "data.balanced": "false"}
-    assert space.values(labels) == {"input.size": [24, 24], "data.balanced": False, "strategy": "paper", "clip": None}
+    labels = {"input.size": "[24, 24]", "stages": "paper", "clip_grad_norm": "null", "data.balanced": "false"}
+    assert space.values(labels) == {
+        "input.size": [24, 24],
+        "data.balanced": False,
+        "stages": "paper",
+        "clip_grad_norm": None,
+    }
     assert read(space.to_dict()) == space
 
 
 @pytest.mark.parametrize(
     ("mapping", "said"),
     [
-        ({"unitz": [1, 2]}, "space: unitz: unknown option, did you mean 'units'?"),
+        ({"hidden_sise": [1, 2]}, "space: hidden_sise: unknown option, did you mean 'hidden_size'?"),
         ({"balanced": [True]}, "space: balanced: unknown option, did you mean 'data.balanced'?"),
-        ({"criterion": ["loss"]}, "space: criterion: cannot vary, it is what trials are compared by"),
+        ({"monitor": ["loss"]}, "space: monitor: cannot vary, it is what trials are compared by"),
         ({"lr": 0.1}, "space: lr: expected a list of choices, or a range such as {low: 1, high: 8}, got 0.1"),
         ({"lr": []}, "space: lr: expected a list of choices, got []"),
         ({"lr": {"low": 0.1}}, "space: lr: a range needs low and high: high is missing"),
@@ -67,13 +81,13 @@ def test_every_form(tmp_path: Path) -> None:
         ({"lr": {"low": 0, "high": 0.1, "log": True}}, "space: lr: a range with log needs low above 0, and no step"),
         ({"lr": {"low": 0.1, "high": 1, "log": 1}}, "space: lr: log: expected true or false, got 1"),
         ({"lr": {"low": "a", "high": 1}}, "space: lr: low: expected a number, got 'a'"),
-        ({"units": {"low": 1.5, "high": 4}}, "space: units: low: expected a whole number, got 1.5"),
-        ({"units": {"low": True, "high": 4}}, "space: units: low: expected a whole number, got true"),
-        ({"units": {"low": 8, "high": 20, "step": 8}}, "there must be a whole number of steps of 8"),
+        ({"hidden_size": {"low": 1.5, "high": 4}}, "space: hidden_size: low: expected a whole number, got 1.5"),
+        ({"hidden_size": {"low": True, "high": 4}}, "space: hidden_size: low: expected a whole number, got true"),
+        ({"hidden_size": {"low": 8, "high": 20, "step": 8}}, "there must be a whole number of steps of 8"),
         ({"optimizer": {"low": 1, "high": 2}}, "space: optimizer: expected a list of choices, as it is one of adam"),
         ({"optimizer": ["adam", "adma"]}, "space: optimizer: expected one of adam, adamw, sgd, got 'adma', did you"),
         ({"optimizer": ["adam", "adam"]}, "space: optimizer: adam is given twice"),
-        ({"units": {"low": 0, "high": 4}}, "space: units 0 must be positive"),
+        ({"hidden_size": {"low": 0, "high": 4}}, "space: hidden_size 0 must be positive"),
         ({}, "space: nothing varies"),
     ],
     ids=lambda value: str(value)[:40],
@@ -84,8 +98,10 @@ def test_what_is_no_space(mapping: Any, said: str) -> None:
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    lines = refusals({"unitz": [1], "lr": {"low": 1}, "optimizer": ["adma"], "dense": {"low": -3, "high": 8}})
-    assert [line.split(":")[1].split()[0] for line in lines] == ["unitz", "lr", "optimizer", "dense"]
+    lines = refusals(
+        {"hidden_sise": [1], "lr": {"low": 1}, "optimizer": ["adma"], "head_hidden_dim": {"low": -3, "high": 8}}
+    )
+    assert [line.split(":")[1].split()[0] for line in lines] == ["hidden_sise", "lr", "optimizer", "head_hidden_dim"]
 
 
 def test_a_rule_that_another_varying_option_may_keep_is_left_to_the_trials() -> None:
@@ -95,9 +111,9 @@ def test_a_rule_that_another_varying_option_may_keep_is_left_to_the_trials() -> 
 
 
 def test_the_options_as_they_are_count() -> None:
-    """A range of lr beside a strategy can never be; beside one of accumulate, a small batch can."""
-    assert "either a strategy or epochs and lr" in refusals({"lr": [0.1, 0.2]}, TrainingConfig(strategy=()))[0]
-    assert "accumulate must lie" in refusals({"batch_size": [1, 8]}, TrainingConfig(accumulate=4))[0]
+    """A range of lr beside stages is never valid; beside one of micro_batches, a small batch is."""
+    assert "either stages or epochs and lr" in refusals({"lr": [0.1, 0.2]}, TrainingConfig(stages=()))[0]
+    assert "micro_batches must lie" in refusals({"batch_size": [1, 8]}, TrainingConfig(micro_batches=4))[0]
 
 
 NUMBERS = st.floats(1e-6, 1e6, allow_nan=False).map(lambda number: round(number, 6))
@@ -109,32 +125,34 @@ def spaces(draw: st.DrawFn) -> Space:
     start, step, count = draw(st.integers(1, 50)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     optimizers = draw(st.permutations(["adam", "adamw", "sgd"]))[: draw(st.integers(1, 3))]
     rate = Range("lr", low, low + width, None, log, False)
-    units = Range("units", start, start + step * count, step, False, True)
-    return Space((rate, units, Choices("optimizer", tuple(optimizers))))
+    hidden = Range("hidden_size", start, start + step * count, step, False, True)
+    return Space((rate, hidden, Choices("optimizer", tuple(optimizers))))
 
 
 @settings(deadline=None, max_examples=20)
 @given(spaces(), st.data())
 def test_points_and_values_stand_for_each_other(space: Space, data: st.DataObject) -> None:
     assert read(space.to_dict()) == space
-    rate, units, optimizer = space.axes
-    assert isinstance(rate, Range) and isinstance(units, Range) and isinstance(optimizer, Choices)
+    rate, hidden, optimizer = space.axes
+    assert isinstance(rate, Range) and isinstance(hidden, Range) and isinstance(optimizer, Choices)
     point = {
         "lr": data.draw(st.floats(rate.low, rate.high)),
-        "units": data.draw(st.sampled_from(range(int(units.low), int(units.high) + 1, int(units.step or 1)))),
+        "hidden_size": data.draw(st.sampled_from(range(int(hidden.low), int(hidden.high) + 1, int(hidden.step or 1)))),
         "optimizer": data.draw(st.sampled_from(optimizer.labels)),
     }
     values = space.values(point)
     assert space.locate(values) == point
     parsed = OPTIONS.parse_object(values)  # every point is a configuration
-    assert parsed.of(ModelConfig).units == point["units"]
-    outside = {"lr": rate.high * 2, "units": units.low - 1, "optimizer": "rmsprop"}
+    assert parsed.of(ModelConfig).hidden_size == point["hidden_size"]
+    outside = {"lr": rate.high * 2, "hidden_size": hidden.low - 1, "optimizer": "rmsprop"}
     assert space.locate(outside) == {}
-    assert space.locate({"units": None}) == {}
+    assert space.locate({"hidden_size": None}) == {}
 
 
 def test_it_survives_yaml(tmp_path: Path) -> None:
-    space = read({"lr": {"low": 1e-5, "high": 1, "log": True}, "augment": ["none", "light"], "clip": [None, 0.5]})
+    space = read(
+        {"lr": {"low": 1e-5, "high": 1, "log": True}, "augment": ["none", "light"], "clip_grad_norm": [None, 0.5]}
+    )
     path = tmp_path / "space.yaml"
     path.write_text(dump_yaml(space.to_dict()))
     assert read(path) == space

@@ -20,7 +20,7 @@ from tests.training.toy import Net, Points, make_net, weights
 
 def config(**changes: Any) -> TrainingConfig:
     stages = (StageConfig(lr=1e-2, epochs=3), StageConfig(lr=1e-3, epochs=2))
-    return TrainingConfig(**{"strategy": stages, "batch_size": 16, **changes})
+    return TrainingConfig(**{"stages": stages, "batch_size": 16, **changes})
 
 
 def training(folder: Path, module: nn.Module | None = None, **changes: Any) -> Training:
@@ -69,18 +69,20 @@ def test_two_runs_with_one_seed_give_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 18, 19, 25, 30])
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_resumed_training_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path, step: int, ema: float | None) -> None:
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_resumed_training_is_bit_equal_to_an_uninterrupted_one(
+    tmp_path: Path, step: int, ema_decay: float | None
+) -> None:
     torch.manual_seed(3)
-    whole = training(tmp_path / "whole", ema=ema)
+    whole = training(tmp_path / "whole", ema_decay=ema_decay)
     expected = whole.run()
 
     torch.manual_seed(3)
     with pytest.raises(Interrupted) as stopped:
-        training(tmp_path / "parts", ema=ema, observers=[StopAt(step)]).run()
+        training(tmp_path / "parts", ema_decay=ema_decay, observers=[StopAt(step)]).run()
     assert stopped.value.exit_code == 143
     torch.manual_seed(12345)  # whatever the new process starts with
-    rest = training(tmp_path / "parts", Net(), ema=ema)
+    rest = training(tmp_path / "parts", Net(), ema_decay=ema_decay)
     assert rest.resume()
     result = rest.run()
 
@@ -97,8 +99,8 @@ def test_ctrl_c_has_its_own_exit_code(tmp_path: Path) -> None:
     assert stopped.value.exit_code == 130
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_signal_during_validation_loses_nothing(tmp_path: Path, ema: float | None) -> None:
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_signal_during_validation_loses_nothing(tmp_path: Path, ema_decay: float | None) -> None:
     class Loud(Points):
         armed = True
 
@@ -110,12 +112,12 @@ def test_a_signal_during_validation_loses_nothing(tmp_path: Path, ema: float | N
                 yield batch
 
     torch.manual_seed(3)
-    whole = training(tmp_path / "whole", ema=ema)
+    whole = training(tmp_path / "whole", ema_decay=ema_decay)
     whole.run()
     torch.manual_seed(3)
     with pytest.raises(Interrupted):
-        training(tmp_path / "parts", validation=Loud(48, seed=1, shuffle=False), ema=ema).run()
-    rest = training(tmp_path / "parts", Net(), ema=ema)
+        training(tmp_path / "parts", validation=Loud(48, seed=1, shuffle=False), ema_decay=ema_decay).run()
+    rest = training(tmp_path / "parts", Net(), ema_decay=ema_decay)
     rest.resume()
     rest.run()
     assert torch.equal(weights(rest.raw), weights(whole.raw))
@@ -135,7 +137,7 @@ def test_a_stage_starts_from_the_best_weights_so_far(tmp_path: Path) -> None:
 
     watch = Watch()
     stages = (StageConfig(lr=0.5, epochs=4, schedule="constant"), StageConfig(lr=1e-9, epochs=1, schedule="constant"))
-    run = training(tmp_path, strategy=stages, observers=[watch], optimizer="sgd")
+    run = training(tmp_path, stages=stages, observers=[watch], optimizer="sgd")
     result = run.run()
     # with a rate of 1e-9 the weights after stage 2's first step are those it began with
     best_of_stage_1 = max((row for row in result.history if row.stage == 0), key=lambda row: row.validation["accuracy"])
@@ -146,7 +148,7 @@ def test_a_stage_starts_from_the_best_weights_so_far(tmp_path: Path) -> None:
 
 def test_a_worse_later_stage_does_not_replace_the_global_best(tmp_path: Path) -> None:
     stages = (StageConfig(lr=1e-2, epochs=4), StageConfig(lr=50.0, epochs=1, schedule="constant"))
-    result = training(tmp_path, strategy=stages, optimizer="sgd", clip=1.0, criterion="loss").run()
+    result = training(tmp_path, stages=stages, optimizer="sgd", clip_grad_norm=1.0, monitor="loss").run()
     assert result.best.stage == 0
     assert result.history.rows[-1].validation["loss"] > result.best.scores["loss"]
     assert not result.history.rows[-1].best
@@ -162,7 +164,7 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path: Path) -> None:
 
     results = []
     for parts in (1, 4):
-        run = training(tmp_path / str(parts), make_net(dropout=0.0), accumulate=parts, optimizer="sgd")
+        run = training(tmp_path / str(parts), make_net(dropout=0.0), micro_batches=parts, optimizer="sgd")
         results.append((weights(run.run() and run.raw), run.state.step))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
     assert results[0][1] == results[1][1] == 5 * len(Points())
@@ -179,7 +181,7 @@ def test_clipping_bounds_the_gradient_at_the_step(tmp_path: Path) -> None:
         def epoch(self, row: EpochRow) -> None:
             pass
 
-    run = training(tmp_path, clip=0.05, observers=[Norm()])
+    run = training(tmp_path, clip_grad_norm=0.05, observers=[Norm()])
     run.run()
     assert max(norms) <= 0.05 + 1e-6
     assert max(norms) > 0.049
@@ -197,19 +199,19 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(tmp_path: Path) ->
 
 def test_patience_ends_a_stage_and_says_so(tmp_path: Path) -> None:
     stages = (StageConfig(lr=1e-12, epochs=50, patience=2, schedule="constant"),)
-    result = training(tmp_path, strategy=stages).run()
+    result = training(tmp_path, stages=stages).run()
     assert len(result.history) == 3
     assert result.history.rows[-1].note == "no better for 2 epochs"
 
 
 def test_patience_works_on_a_criterion_that_falls(tmp_path: Path) -> None:
     stages = (StageConfig(lr=1e-2, epochs=8, patience=3),)
-    result = training(tmp_path, strategy=stages, criterion="loss").run()
+    result = training(tmp_path, stages=stages, monitor="loss").run()
     assert result.best.scores["loss"] == min(result.history.column("loss"))
 
 
 def test_steps_may_end_within_an_epoch(tmp_path: Path) -> None:
-    result = training(tmp_path, strategy=(StageConfig(lr=1e-2, steps=8),)).run()
+    result = training(tmp_path, stages=(StageConfig(lr=1e-2, steps=8),)).run()
     assert result.steps == 8
     assert [row.step for row in result.history] == [6, 8]
 
@@ -245,7 +247,7 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
 
 
 def test_train_scores_cover_every_sample_of_the_epoch(tmp_path: Path) -> None:
-    run = training(tmp_path, make_net(dropout=0.0), strategy=(StageConfig(lr=1e-12, epochs=1),), train=Points(40))
+    run = training(tmp_path, make_net(dropout=0.0), stages=(StageConfig(lr=1e-12, epochs=1),), train=Points(40))
     row = run.run().history.rows[0]
     points = run.train
     assert isinstance(points, Points)
@@ -256,7 +258,7 @@ def test_train_scores_cover_every_sample_of_the_epoch(tmp_path: Path) -> None:
 
 
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
-    plain, averaged = training(tmp_path / "a"), training(tmp_path / "b", ema=0.95)
+    plain, averaged = training(tmp_path / "a"), training(tmp_path / "b", ema_decay=0.95)
     torch.manual_seed(3)
     plain.run()
     torch.manual_seed(3)
@@ -267,7 +269,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_plan_or_network_is_refused(tmp_path: Path) -> None:
     training(tmp_path).run()
     with pytest.raises(ModelError, match="another plan"):
-        training(tmp_path, strategy=(StageConfig(lr=1.0, epochs=1),)).resume()
+        training(tmp_path, stages=(StageConfig(lr=1.0, epochs=1),)).resume()
     with pytest.raises(ModelError, match="another network"):
         training(tmp_path, nn.Linear(6, 3)).resume()
 

@@ -72,7 +72,7 @@ def test_plateau_is_pytorchs(losses: list[float], patience: int) -> None:
 
 
 def test_the_leaf_reports_schedule_is_the_default_plateau() -> None:
-    (stage,) = TrainingConfig(epochs=20, lr=3e-4, schedule="plateau").stages()
+    (stage,) = TrainingConfig(epochs=20, lr=3e-4, schedule="plateau").stage_list()
     assert (stage.factor, stage.plateau_patience) == (0.5, 5)
 
 

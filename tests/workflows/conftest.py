@@ -14,8 +14,8 @@ from tercet.workflows.train.run import Run, train
 
 MEMBERS = [
     {"model": "small-cnn", "epochs": 6},
-    {"model": "row-gru", "epochs": 6, "units": 16, "layers": 1},
-    {"name": "wide", "model": "small-cnn", "epochs": 4, "dense": 48},
+    {"model": "row-gru", "epochs": 6, "hidden_size": 16, "num_layers": 1},
+    {"name": "wide", "model": "small-cnn", "epochs": 4, "head_hidden_dim": 48},
 ]
 OPTIONS = {
     "members": MEMBERS,

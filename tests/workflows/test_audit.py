@@ -273,7 +273,7 @@ def test_runs_that_cannot_judge_labels(run: RunFolder, tmp_path: Path) -> None:
     run.metrics.write_text(json.dumps(METRICS | {"members": [{"name": "one", "rule": "threshold"}]}))
     with pytest.raises(DataError, match="predicts sets of labels, which are not judged"):
         unseen_predictions(run.path)
-    run.metrics.write_text(json.dumps({"data": {}, "criterion": "accuracy", "best": {}, "trials": []}))
+    run.metrics.write_text(json.dumps({"data": {}, "monitor": "accuracy", "best": {}, "trials": []}))
     with pytest.raises(ModelError, match="is a run of tercet tune: name a run of tercet train or tercet crossval"):
         unseen_predictions(run.path)
     run.metrics.unlink()

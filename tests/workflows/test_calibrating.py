@@ -146,7 +146,10 @@ def test_options_that_cannot_be(options: dict[str, Any], tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def promised(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run whose bundle rejects and makes sets."""
-    members = [{"model": "small-cnn", "epochs": 3}, {"model": "row-gru", "epochs": 4, "units": 16, "layers": 1}]
+    members = [
+        {"model": "small-cnn", "epochs": 3},
+        {"model": "row-gru", "epochs": 4, "hidden_size": 16, "num_layers": 1},
+    ]
     options = {"members": members, "fuse": ["average"], "data": {"val_fraction": 0.5}, **QUICK}
     calibration = {"coverage": 0.8, "reject_risk": 0.45}
     with one_core():

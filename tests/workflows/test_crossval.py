@@ -22,8 +22,8 @@ from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import draw, one_core
 
 pytestmark = pytest.mark.usefixtures("alone")
-CNN = {"name": "cnn", "model": "small-cnn", "dense": 8}
-GRU = {"name": "gru", "model": "row-gru", "units": 8, "layers": 1, "dense": 6}
+CNN = {"name": "cnn", "model": "small-cnn", "head_hidden_dim": 8}
+GRU = {"name": "gru", "model": "row-gru", "hidden_size": 8, "num_layers": 1, "head_hidden_dim": 6}
 QUICK: dict[str, Any] = {"epochs": 1, "lr": 3e-3, "batch_size": 16, "tensorboard": False, "threads": 1}
 PEOPLE = ("ann", "ben", "c/d")
 
@@ -243,7 +243,7 @@ def test_one_member_and_a_report_that_says_when_the_held_out_fold_chose(
 ) -> None:
     rows = [{key: row[key] for key in ("image", "label")} for row in pictures]
     table = write_table(pictures[0]["root"] / "plain.csv", rows)
-    done = crossval(table, folds=2, members=[GRU], selection="test", **QUICK, output=str(tmp_path / "cv"))
+    done = crossval(table, folds=2, members=[GRU], monitor_split="test", **QUICK, output=str(tmp_path / "cv"))
     assert done.report.startswith("WARNING: epochs and ensembles were chosen on the held-out folds themselves")
     assert done.metrics["ensembles"] == [] and done.metrics["comparison"] is None and done.metrics["test"] is None
     assert done.metrics["pooled"] == done.metrics["members"][0]["pooled"] and done.metrics["pooled"]["n"] == 66
@@ -285,7 +285,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
 def test_the_answer_as_json(pictures: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{key: row[key] for key in ("image", "label")} for row in pictures[:30]]
     table = write_table(pictures[0]["root"] / "few.csv", rows)
-    words = ["crossval", table, "--folds", "2", "--members", "row-gru", "--units", "8", "--layers", "1"]
+    words = ["crossval", table, "--folds", "2", "--members", "row-gru", "--hidden-size", "8", "--num-layers", "1"]
     words += ["--epochs", "1", "--tensorboard", "false", "--output", tmp_path / "cv", "--json"]
     assert main([str(word) for word in words]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -21,7 +21,7 @@ from tercet.workflows.ship.export import export
 from tests.workflows.conftest import one_core
 
 pytestmark = pytest.mark.usefixtures("alone")
-GRU = {"name": "gru", "model": "row-gru", "units": 8, "layers": 1, "dense": 6}
+GRU = {"name": "gru", "model": "row-gru", "hidden_size": 8, "num_layers": 1, "head_hidden_dim": 6}
 OPTIONS: dict[str, Any] = {
     "members": [GRU],
     "folds": 2,

@@ -122,16 +122,16 @@ def test_a_layer_that_is_named_twice_is_drawn_once(finished: Run, pictures: Path
 def test_rows_are_told_in_the_picture_whatever_the_network_reads(tmp_path: Path) -> None:
     picture = np.zeros((200, 30), np.uint8)
     picture[150:160] = 255
-    rows = member("row-gru", size=(20, 20), units=4, layers=1)
+    rows = member("row-gru", size=(20, 20), hidden_size=4, num_layers=1)
     text = explain(Bundle(CLASSES, (rows,)), [picture], output=str(tmp_path / "squash")).to_text()
     assert "20 steps over pixel rows" in text and "most by step 16 (picture row 156: " in text
-    padded = member("row-gru", units=4, layers=1, input=InputConfig(size=(20, 20), resize="pad"))
+    padded = member("row-gru", hidden_size=4, num_layers=1, input=InputConfig(size=(20, 20), crop_mode="border"))
     (found,) = explain(Bundle(CLASSES, (padded,)), [picture], output=str(tmp_path / "pad")).images
     assert found.members[0].window.left < 0 and "(picture row 156: " in found.to_text()
 
 
 def test_a_scan_of_cells_is_told_by_row_and_column_of_the_picture(pictures: Path, tmp_path: Path) -> None:
-    options = {"recurrent": "lstm", "units": 4, "dense": 4, "input": InputConfig(size=(96,))}
+    options = {"recurrent": "lstm", "hidden_size": 4, "head_hidden_dim": 4, "input": InputConfig(size=(96,))}
     for scan, place in (("snake", (1, 2)), ("cells", (1, 0))):
         bundle = Bundle(CLASSES, (member("test_resnet", scan=scan, **options),))
         (found,) = explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / scan)).images
@@ -149,7 +149,7 @@ def test_cells_that_are_finer_than_the_picture_are_all_drawn(tmp_path: Path, mon
     drawn = workflow.figures.drawn
     signed = drawn.signed
     monkeypatch.setattr(drawn, "signed", lambda *given: (laid.append(given[-1]), signed(*given))[1])
-    bundle = Bundle(CLASSES, (member("row-gru", units=4, layers=1),))
+    bundle = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
     strip = np.arange(60, dtype=np.uint8)[:, None]
     (found,) = explain(bundle, [strip], output=str(tmp_path / "out")).images
     cells = found.members[0].steps.cells.numpy()
@@ -158,7 +158,7 @@ def test_cells_that_are_finer_than_the_picture_are_all_drawn(tmp_path: Path, mon
 
 
 def test_an_image_that_gives_nothing_is_told_so(tmp_path: Path) -> None:
-    bundle = Bundle(CLASSES, (member("row-gru", units=4, layers=1),))
+    bundle = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
     found = explain(bundle, [np.zeros((24, 16), np.uint8)], output=str(tmp_path / "out"))
     assert "with; no step contributed anything\n" in found.to_text() and "-0.000" not in found.to_text()
 
@@ -174,14 +174,14 @@ def test_layers_are_listed_without_images(finished: Run, capsys: pytest.CaptureF
 
 def test_without_an_output_the_next_free_folder_is_taken(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    bundle = Bundle(CLASSES, (member("row-gru", units=4, layers=1),))
+    bundle = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
     picture = np.asarray(Image.open(pictures / "disc.png"))
     assert [str(explain(bundle, picture).path) for _ in range(2)] == ["explanations", "explanations-2"]
 
 
 def test_a_bundle_is_left_as_it_was(pictures: Path, tmp_path: Path) -> None:
     bundle = Bundle(
-        CLASSES, (member("small-cnn"), member("row-gru", units=4, layers=1)), Combiner("average", ("a", "b"))
+        CLASSES, (member("small-cnn"), member("row-gru", hidden_size=4, num_layers=1)), Combiner("average", ("a", "b"))
     )
     bundle.members[1].classifier.train()
     before = [(part.training, len(part._forward_hooks)) for one in bundle.members for part in one.classifier.modules()]
@@ -191,12 +191,12 @@ def test_a_bundle_is_left_as_it_was(pictures: Path, tmp_path: Path) -> None:
     assert all(weight.grad is None for one in bundle.members for weight in one.classifier.parameters())
 
 
-@pytest.mark.parametrize("resize", ["squash", "shorter", "pad"])
-def test_maps_lie_in_the_frame_of_the_picture_whatever_the_member_was_shown(resize: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+def test_maps_lie_in_the_frame_of_the_picture_whatever_the_member_was_shown(crop_mode: str, tmp_path: Path) -> None:
     """A bright bar at the left of a wide picture is where the contributions of a row classifier are."""
     picture = np.zeros((20, 60), np.uint8)
     picture[8:12, 24:36] = 255
-    one = member("row-gru", units=4, layers=1, input=InputConfig(size=(20, 20), resize=resize))
+    one = member("row-gru", hidden_size=4, num_layers=1, input=InputConfig(size=(20, 20), crop_mode=crop_mode))
     (found,) = explain(Bundle(CLASSES, (one,)), picture, output=str(tmp_path / "out")).images
     (saw,) = found.members
     cells = saw.steps.cells.abs()
@@ -207,9 +207,9 @@ def test_maps_lie_in_the_frame_of_the_picture_whatever_the_member_was_shown(resi
 
 
 def test_networks_with_attention_and_scans_are_explained_side_by_side(pictures: Path, tmp_path: Path) -> None:
-    scan = {"recurrent": "lstm", "units": 4, "dense": 4}
+    scan = {"recurrent": "lstm", "hidden_size": 4, "head_hidden_dim": 4}
     members = (
-        member("test_vit", input=InputConfig(resize="pad")),
+        member("test_vit", input=InputConfig(crop_mode="border")),
         *(
             member("test_resnet", scan=way, tta="flip", input=InputConfig(size=(96,)), **scan)
             for way in ("rows", "columns", "snake")
@@ -230,7 +230,7 @@ def test_sets_of_labels_are_explained_by_their_most_probable_label(pictures: Pat
     said = sigmoid.predict(str(pictures / "disc.png"))
     assert image.target == CLASSES[int(said.scores.argmax())]
     assert image.members[0].activation is not None and image.predicted == " | ".join(said.predicted_names[0])
-    decoder = member("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", units=4, embedding=4))
+    decoder = member("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", hidden_size=4, embedding_dim=4))
     named = Bundle(CLASSES, (decoder,), sets=SetRule("single", (0.5,)))
     with pytest.raises(ModelError, match=r"no explanation can be drawn .*no gradient.*--features NAME and --filters"):
         explain(named, str(pictures / "disc.png"), output=str(tmp_path / "none"))
@@ -243,7 +243,7 @@ def test_filters_alone_need_no_image_and_a_network_without_any_says_so(tmp_path:
     colours = Bundle(CLASSES, (member("small-cnn", channels=3),))
     drawn = explain(colours, filters=True, output=str(tmp_path / "cnn"))
     assert drawn.files == ("filters-small-cnn-convolution.png", "filters-small-cnn-convolution.svg")
-    rows = Bundle(CLASSES, (member("row-gru", units=4, layers=1),))
+    rows = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
     assert "no filters to draw" in explain(rows, filters=True, output=str(tmp_path / "rows")).to_text()
 
 

@@ -29,7 +29,7 @@ WORDS = ["--data.label-columns", "shape,form,framed"]
 
 
 def make_member(name: str, labels: LabelsConfig) -> Member:
-    config = ModelConfig(dense=8, labels=labels)
+    config = ModelConfig(head_hidden_dim=8, labels=labels)
     torch.manual_seed(len(name))
     classifier = build("small-cnn", num_classes=len(LABELS), config=config, channels=1, image_size=(20, 20))
     for parameter in classifier.parameters():  # different scores, and none so near to 1 that 32 bits make it 1
@@ -39,7 +39,7 @@ def make_member(name: str, labels: LabelsConfig) -> Member:
 
 @pytest.fixture(scope="module")
 def members() -> tuple[Member, ...]:
-    chain = LabelsConfig(decoder="cnn-rnn", embedding=6, units=5, beam=1)
+    chain = LabelsConfig(decoder="cnn-rnn", embedding_dim=6, hidden_size=5, beam_size=1)
     return make_member("each", LabelsConfig()), make_member("other", LabelsConfig()), make_member("chain", chain)
 
 
@@ -113,7 +113,7 @@ def test_a_file_from_before_knows_no_parameters(
 
 
 def test_a_file_that_does_not_search_says_so(pictures: Path, tmp_path: Path) -> None:
-    chain = make_member("chain", LabelsConfig(decoder="cnn-rnn", embedding=6, units=5, beam=3))
+    chain = make_member("chain", LabelsConfig(decoder="cnn-rnn", embedding_dim=6, hidden_size=5, beam_size=3))
     bundle = Bundle(LABELS, (chain,), sets=SetRule("single", (0.5,)))
     (tmp_path / "chain.onnx").write_bytes(assemble(bundle, member_graphs(bundle), version="0"))
     ours = evaluate_file(tmp_path / "chain.onnx", pictures, config=COLUMNS)

@@ -18,7 +18,12 @@ def test_a_run_leaves_frozen_weights_as_the_file_has_them(shapes: Path, alone: N
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.running_mean.uniform_(-0.1, 0.1)
     save_file(past.features.network.state_dict(), tmp_path / "past.safetensors")
-    member = {"model": "test_resnet", "weights": str(tmp_path / "past.safetensors"), "input.size": 32, "dense": 16}
+    member = {
+        "model": "test_resnet",
+        "weights": str(tmp_path / "past.safetensors"),
+        "input.size": 32,
+        "head_hidden_dim": 16,
+    }
     frozen = {**member, "name": "frozen", "freeze": "backbone"}
     partly = {**member, "name": "partly", "freeze": [{"features.network.layer4.*": "open"}, "backbone"]}
     run = train(
@@ -27,11 +32,11 @@ def test_a_run_leaves_frozen_weights_as_the_file_has_them(shapes: Path, alone: N
         fuse=["average"],
         output=str(tmp_path / "run"),
         augment="leaves",
-        erase=0.5,
+        random_erasing=0.5,
         batch_size=16,
         epochs=1,
         weight_decay=0.1,
-        ema=0.5,
+        ema_decay=0.5,
         tensorboard=False,
         threads=1,
     )

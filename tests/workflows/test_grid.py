@@ -22,7 +22,7 @@ def test_every_sensible_combination_comes_once() -> None:
     found = names(
         backbones=("test_resnet", "row-lstm"),
         recurrent=("none", "rnn", "lstm"),
-        directions=("one", "both"),
+        bidirectional=(False, True),
         scans=("pooled", "rows"),
     )
     assert found == [
@@ -41,30 +41,36 @@ def test_sizes_multiply_every_network() -> None:
 
 def test_a_backbones_own_options_are_not_varied(tmp_path: Path) -> None:
     file = tmp_path / "wide.yaml"
-    file.write_text("model: row-lstm\nname: wide\nunits: 200\n")
+    file.write_text("model: row-lstm\nname: wide\nhidden_size: 200\n")
     own: dict[str, Any] = {"model": "test_resnet", "name": "reader", "recurrent": "gru", "input": {"size": [48]}}
     cells = expand_grid(
-        CompareConfig(backbones=(own, str(file)), scans=("pooled", "rows"), directions=("one", "both"), sizes=(64,)),
+        CompareConfig(backbones=(own, str(file)), scans=("pooled", "rows"), bidirectional=(False, True), sizes=(64,)),
         ModelConfig(pretrained=False),
         TRAINING,
     )
-    assert [cell.name for cell in cells] == ["reader", "reader:rows", "reader+both", "reader+both:rows", "wide@64"]
+    assert [cell.name for cell in cells] == [
+        "reader",
+        "reader:rows",
+        "reader+bidirectional",
+        "reader+bidirectional:rows",
+        "wide@64",
+    ]
     assert {cell.model.recurrent for cell in cells[:4]} == {"gru"}
     assert {cell.model.input.size for cell in cells[:4]} == {(48,)}
-    assert cells[4].model.units == 200
+    assert cells[4].model.hidden_size == 200
 
 
 def test_run_wide_options_reach_the_networks_that_have_them() -> None:
     cells = expand_grid(
         CompareConfig(backbones=("test_resnet",), recurrent=("none", "lstm")),
-        ModelConfig(pretrained=False, units=32, dense=64),
+        ModelConfig(pretrained=False, hidden_size=32, head_hidden_dim=64),
         TRAINING,
     )
-    assert [(cell.model.units, cell.model.dense) for cell in cells] == [(None, 64), (32, 64)]
+    assert [(cell.model.hidden_size, cell.model.head_hidden_dim) for cell in cells] == [(None, 64), (32, 64)]
 
 
 def test_networks_of_one_name_are_numbered() -> None:
-    rows = ({"model": "row-rnn", "units": 8}, {"model": "row-rnn", "units": 9})
+    rows = ({"model": "row-rnn", "hidden_size": 8}, {"model": "row-rnn", "hidden_size": 9})
     assert names(ModelConfig(), backbones=rows) == ["row-rnn-1", "row-rnn-2"]
 
 
@@ -75,8 +81,8 @@ def test_networks_of_one_name_are_numbered() -> None:
         ({"backbones": ("smal-cnn",)}, ModelConfig(), "small-cnn"),
         ({"backbones": ("row-lstm",), "recurrent": ("gru",)}, ModelConfig(), "--recurrent gru has no effect"),
         ({"backbones": ("test_resnet",), "scans": ("pooled", "rows")}, SCRATCH, "--scans rows has no effect"),
-        ({"backbones": ("small-cnn",), "directions": ("both",)}, ModelConfig(), "--directions both has no effect"),
-        ({"backbones": ("small-cnn",)}, ModelConfig(units=8), "--units has no effect"),
+        ({"backbones": ("small-cnn",), "bidirectional": (True,)}, ModelConfig(), "--bidirectional true has no effect"),
+        ({"backbones": ("small-cnn",)}, ModelConfig(hidden_size=8), "--hidden-size has no effect"),
         ({"backbones": ("small-cnn",), "sizes": (20,)}, ModelConfig(input=InputConfig(size=(24,))), "sizes or input"),
         ({"backbones": (7,)}, ModelConfig(), "neither a network's name"),
     ],
@@ -127,9 +133,9 @@ def test_unequal_efforts_are_refused() -> None:
 
 def test_stages_of_different_shape_and_equal_length_are_fair() -> None:
     stages = [{"lr": 1e-3, "epochs": 1.5}, {"lr": 1e-4, "epochs": 0.5}]
-    fair(("small-cnn", {"name": "staged", "model": "small-cnn", "strategy": stages}))
+    fair(("small-cnn", {"name": "staged", "model": "small-cnn", "stages": stages}))
     with pytest.raises(ConfigError, match="same number of updates"):
-        fair(("small-cnn", {"name": "staged", "model": "small-cnn", "strategy": stages[:1]}))
+        fair(("small-cnn", {"name": "staged", "model": "small-cnn", "stages": stages[:1]}))
 
 
 def test_a_budget_of_seconds_needs_a_schedule_that_has_no_end() -> None:
@@ -142,7 +148,7 @@ def test_a_budget_of_seconds_needs_a_schedule_that_has_no_end() -> None:
 def test_a_network_with_nothing_to_turn_is_refused_before_data_is_touched() -> None:
     fixed = {"model": "test_resnet", "head": "linear"}
     fair((fixed, "row-lstm"), match_parameters=True)  # as the baseline it stays as it is
-    with pytest.raises(ConfigError, match="'test_resnet' has nothing to turn"):
+    with pytest.raises(ConfigError, match="'test_resnet' has no adjustable width"):
         fair((fixed, "row-lstm"), match_parameters=True, baseline="row-lstm")
 
 
@@ -166,9 +172,12 @@ def test_every_network_gets_every_seed() -> None:
 
 
 def test_options_of_a_single_network_are_no_options_of_the_verb() -> None:
-    parsed = COMPARE.parse_args(["data", "--recurrent", "none,lstm", "--units", "12"])
+    parsed = COMPARE.parse_args(["data", "--recurrent", "none,lstm", "--hidden-size", "12"])
     assert parsed.of(CompareConfig).recurrent == ("none", "lstm")
-    assert (parsed.of(ModelConfig).recurrent, parsed.of(ModelConfig).units) == ("none", 12)
+    assert (parsed.of(ModelConfig).recurrent, parsed.of(ModelConfig).hidden_size) == ("none", 12)
     assert COMPARE.parse_object(parsed.to_dict()).to_dict() == parsed.to_dict()
+    axis = COMPARE.parse_args(["data", "--bidirectional", "false,true"])
+    assert axis.of(CompareConfig).bidirectional == (False, True)
+    assert COMPARE.parse_object(axis.to_dict()).to_dict() == axis.to_dict()
     with pytest.raises(ConfigError, match="--scan"):
         COMPARE.parse_args(["data", "--scan", "rows"])

@@ -16,7 +16,7 @@ KEYS = {"network", "parameters", "trainable", "buffers", "flops", "input", "clas
 @pytest.mark.parametrize(
     ("name", "options", "parameters"),
     [
-        ("row-lstm", {"config": ModelConfig(bias="single"), "image_size": (28, 28), "channels": 1}, 216_426),
+        ("row-lstm", {"config": ModelConfig(num_biases=1), "image_size": (28, 28), "channels": 1}, 216_426),
         ("row-lstm", {"image_size": (28, 28), "channels": 1}, 216_426 + 2 * 4 * 128),  # PyTorch's second bias vectors
         ("small-cnn", {"image_size": (28, 28), "channels": 1}, 697_130),
         ("e2e", {"num_members": 3}, 167_946),
@@ -31,7 +31,7 @@ def test_published_parameter_counts(name: str, options: dict[str, Any], paramete
 
 
 def test_the_papers_largest_network() -> None:
-    document = describe_model("seresnext101_32x4d", num_classes=10, config=ModelConfig(dense=2048)).document
+    document = describe_model("seresnext101_32x4d", num_classes=10, config=ModelConfig(head_hidden_dim=2048)).document
     assert (document["parameters"], document["buffers"]) == (51_123_258, 137_856)
 
 
@@ -50,7 +50,12 @@ def test_the_leaf_reports_frozen_transformer_and_its_table() -> None:
 
 def test_a_description_holds_for_the_network_it_describes() -> None:
     config = ModelConfig(
-        pretrained=False, recurrent="gru", scan="rows", units=8, input=InputConfig(size=(64, 96)), dense=16
+        pretrained=False,
+        recurrent="gru",
+        scan="rows",
+        hidden_size=8,
+        input=InputConfig(size=(64, 96)),
+        head_hidden_dim=16,
     )
     answer = describe_model("test_resnet", num_classes=7, config=config, channels=1)
     document = answer.document

@@ -28,7 +28,18 @@ from tests import leftovers
 from tests.workflows.conftest import one_core
 
 PATIENCE = 60.0  # seconds until a test gives up; nothing waits that long unless it is stuck
-OPTIONS = ["--members", "row-gru,row-lstm", "--units", "8", "--layers", "1", "--dense", "6", "--batch-size", "8"]
+OPTIONS = [
+    "--members",
+    "row-gru,row-lstm",
+    "--hidden-size",
+    "8",
+    "--num-layers",
+    "1",
+    "--head-hidden-dim",
+    "6",
+    "--batch-size",
+    "8",
+]
 OPTIONS += ["--lr", "0.003", "--augment", "light", "--seed", "3", "--tensorboard", "false"]
 OPTIONS += ["--fuse", "average"]
 EPOCHS, LONGER = 8, 24

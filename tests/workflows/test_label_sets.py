@@ -37,7 +37,7 @@ from tercet.workflows.train.run import Run, train
 from tests.workflows.conftest import draw, one_core
 
 COLUMNS = {"label_columns": ["shape", "form", "framed"]}
-DECODER = {"decoder": "cnn-rnn", "units": 16, "embedding": 8}
+DECODER = {"decoder": "cnn-rnn", "hidden_size": 16, "embedding_dim": 8}
 MEMBERS = [
     {"name": "each", "model": "small-cnn"},
     {"name": "chain", "model": "small-cnn", "labels": DECODER},
@@ -76,7 +76,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_run_measures_members_and_ensembles(run: Run) -> None:
     metrics = json.loads((run.path / "metrics.json").read_text())
-    assert metrics == json.loads(json.dumps(run.metrics)) and metrics["protocol"]["criterion"] == "o_f1"
+    assert metrics == json.loads(json.dumps(run.metrics)) and metrics["protocol"]["monitor"] == "o_f1"
     assert metrics["data"]["classes"] == [
         "form=angular",
         "form=round",
@@ -164,7 +164,7 @@ def test_a_changed_rule_is_noticed(run: Run, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"fuse": ["average", "e2e"]}, "fuse e2e needs probabilities of one class"),
-        ({"criterion": "kappa"}, "criterion kappa is for one class an image"),
+        ({"monitor": "kappa"}, "monitor kappa is for one class an image"),
         ({"label_smoothing": 0.1}, "label_smoothing of each"),
         ({"class_weights": "balanced"}, "class_weights of each"),
         ({"mixup": 0.2}, "mixup and cutmix of chain"),
@@ -177,7 +177,7 @@ def test_what_is_for_one_class_is_refused(options: dict, message: str, pictures:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [{"criterion": "o_f1"}, {"labels": DECODER}], ids=str)
+@pytest.mark.parametrize("options", [{"monitor": "o_f1"}, {"labels": DECODER}], ids=str)
 def test_what_is_for_sets_is_refused(options: dict, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs sets of labels"):
         data = {"label_columns": ["shape"]}
@@ -248,7 +248,7 @@ def overall_f1_of(network: Classifier, config: LabelsConfig, folder: Path) -> fl
     folder.mkdir()
     validation = source(200, 1, shuffle=False)
     counts = lamps(600, 0)[1].sum(axis=0)
-    training = TrainingConfig(epochs=16, lr=2e-2, criterion="o_f1")
+    training = TrainingConfig(epochs=16, lr=2e-2, monitor="o_f1")
     Training(
         network,
         source(600, 0, shuffle=True),
@@ -267,7 +267,7 @@ def overall_f1_of(network: Classifier, config: LabelsConfig, folder: Path) -> fl
 
 
 def test_labels_that_follow_from_others_are_told_by_the_decoder(tmp_path: Path) -> None:
-    config = LabelsConfig(decoder="cnn-rnn", embedding=8, units=24)
+    config = LabelsConfig(decoder="cnn-rnn", embedding_dim=8, hidden_size=24)
     deaf = decode_labels(linear_network(), config)  # its LSTM is not heard: it knows what was named, but cannot count
     silenced = deaf.get_parameter("head.classes.from_state.weight")
     torch.nn.init.zeros_(silenced).requires_grad_(False)

@@ -27,21 +27,21 @@ def resolve(
 
 
 def test_a_name_takes_the_runs_options() -> None:
-    (member,) = resolve("row-gru", model=ModelConfig(units=16))
-    assert (member.name, member.network, member.model.units, member.training) == ("row-gru", "row-gru", 16, RUN)
+    (member,) = resolve("row-gru", model=ModelConfig(hidden_size=16))
+    assert (member.name, member.network, member.model.hidden_size, member.training) == ("row-gru", "row-gru", 16, RUN)
 
 
 def test_a_mapping_overrides_the_runs_options() -> None:
-    options = {"model": "row-gru", "name": "mine", "units": 8, "epochs": 7, "batch_size": 4}
-    (member,) = resolve(options, model=ModelConfig(units=16, layers=3))
-    assert (member.name, member.model.units, member.model.layers) == ("mine", 8, 3)
+    options = {"model": "row-gru", "name": "mine", "hidden_size": 8, "epochs": 7, "batch_size": 4}
+    (member,) = resolve(options, model=ModelConfig(hidden_size=16, num_layers=3))
+    assert (member.name, member.model.hidden_size, member.model.num_layers) == ("mine", 8, 3)
     assert (member.training.epochs, member.training.lr, member.training.batch_size) == (7, 0.01, 4)
 
 
 def test_a_mapping_is_not_changed() -> None:
-    options = {"model": "row-gru", "name": "mine", "units": 8}
+    options = {"model": "row-gru", "name": "mine", "hidden_size": 8}
     resolve(options)
-    assert options == {"model": "row-gru", "name": "mine", "units": 8}
+    assert options == {"model": "row-gru", "name": "mine", "hidden_size": 8}
 
 
 def test_a_yaml_file_is_a_mapping(tmp_path: Path) -> None:
@@ -58,14 +58,14 @@ def test_nested_and_dotted_keys_are_the_same() -> None:
 
 
 def test_a_members_own_stage_replaces_the_runs_strategy_and_the_other_way_round() -> None:
-    staged = TrainingConfig(strategy=PAPER_STAGES)
+    staged = TrainingConfig(stages=PAPER_STAGES)
     (single,) = resolve({"model": "small-cnn", "epochs": 2}, training=staged)
-    assert single.training.strategy is None
-    assert [stage.epochs for stage in single.training.stages()] == [2]
-    (own,) = resolve({"model": "small-cnn", "strategy": "paper"})
-    assert own.training.stages() == PAPER_STAGES
-    (listed,) = resolve({"model": "small-cnn", "strategy": [{"lr": 0.1, "steps": 5}]})
-    assert listed.training.stages() == (StageConfig(lr=0.1, steps=5),)
+    assert single.training.stages is None
+    assert [stage.epochs for stage in single.training.stage_list()] == [2]
+    (own,) = resolve({"model": "small-cnn", "stages": "paper"})
+    assert own.training.stage_list() == PAPER_STAGES
+    (listed,) = resolve({"model": "small-cnn", "stages": [{"lr": 0.1, "steps": 5}]})
+    assert listed.training.stage_list() == (StageConfig(lr=0.1, steps=5),)
 
 
 def test_options_of_the_run_hold_for_the_members_that_have_them() -> None:
@@ -73,9 +73,9 @@ def test_options_of_the_run_hold_for_the_members_that_have_them() -> None:
         "row-lstm",
         "small-cnn",
         {"model": "test_resnet", "pretrained": False, "recurrent": "gru", "scan": "rows"},
-        model=ModelConfig(units=16),
+        model=ModelConfig(hidden_size=16),
     )
-    assert (rows.model.units, cnn.model.units, backbone.model.units) == (16, None, 16)
+    assert (rows.model.hidden_size, cnn.model.hidden_size, backbone.model.hidden_size) == (16, None, 16)
 
 
 def test_a_run_freezes_the_members_that_have_a_past_and_a_member_has_its_own_say() -> None:
@@ -92,13 +92,13 @@ def test_a_run_freezes_the_members_that_have_a_past_and_a_member_has_its_own_say
 
 
 def test_an_option_of_the_run_that_no_member_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="units has no effect on any member"):
-        resolve("small-cnn", "small-cnn", model=ModelConfig(units=16))
+    with pytest.raises(ConfigError, match="--hidden-size has no effect on any member"):
+        resolve("small-cnn", "small-cnn", model=ModelConfig(hidden_size=16))
 
 
 def test_an_option_of_its_own_that_a_member_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--units has no effect on 'small-cnn'"):
-        resolve("row-gru", {"model": "small-cnn", "units": 16})
+    with pytest.raises(ConfigError, match="--hidden-size has no effect on 'small-cnn'"):
+        resolve("row-gru", {"model": "small-cnn", "hidden_size": 16})
 
 
 def test_everything_wrong_is_told_at_once() -> None:
@@ -208,10 +208,10 @@ def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_pa
     "member",
     [
         "row-bilstm",
-        {"model": "small-cnn", "name": "émeu [b]", "strategy": "paper", "dropout": 0.1},
+        {"model": "small-cnn", "name": "émeu [b]", "stages": "paper", "dropout": 0.1},
         {"model": "test_resnet", "pretrained": False, "backbone.args": {"drop_path_rate": 0.1}, "input.size": [64, 32]},
-        {"model": "row-gru", "ema": 0.9, "mixup": 0.2, "max_time": 60.0, "epochs": 0.5},
-        {"model": "test_vit", "freeze": ["head.*: open", {"*": "frozen"}], "erase": 0.25, "augment": "leaves"},
+        {"model": "row-gru", "ema_decay": 0.9, "mixup": 0.2, "max_time": 60.0, "epochs": 0.5},
+        {"model": "test_vit", "freeze": ["head.*: open", {"*": "frozen"}], "random_erasing": 0.25, "augment": "leaves"},
     ],
 )
 def test_a_plan_reads_back_the_member_it_wrote(member: Any) -> None:

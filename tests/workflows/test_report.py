@@ -118,7 +118,7 @@ def test_one_class_is_told(run: Path) -> None:
 
 
 def test_choosing_on_the_test_images_stands_in_a_red_box(tmp_path: Path) -> None:
-    done = report(write_run(tmp_path / "run", classes=("a", "b"), options={"selection": "test"}))
+    done = report(write_run(tmp_path / "run", classes=("a", "b"), options={"monitor_split": "test"}))
     page = done.path.read_text("utf-8")
     assert page.index('class="warning"') < page.index("<table")
     assert "Chosen on the test images" in page and "WHICH CHOSE: optimistic" in page
@@ -216,7 +216,7 @@ def test_runs_on_other_images_are_told_apart_by_the_images(tmp_path: Path) -> No
 
 
 def test_beside_others_a_run_that_chose_on_test_is_named(run: Path, tmp_path: Path) -> None:
-    chose = write_run(tmp_path / "chose", options={"selection": "test"})
+    chose = write_run(tmp_path / "chose", options={"monitor_split": "test"})
     text = text_of(report([run, chose], output=tmp_path / "both.html").path)
     assert "chose: Chosen on the test images" in text
     assert "Loss over the epochs on test or validation images" in text
@@ -254,7 +254,7 @@ ODD: list[dict[str, Any]] = [
     {},
     {"data": {"group_from": r"^--(pet\d+)_'\"", "label_separator": ","}, "freeze": ["none"]},
     {"members": [{"model": "small-cnn", "name": "a, b"}, "row-lstm"], "lr": 1e-5, "tensorboard": False},
-    {"strategy": [{"lr": 1e-3, "epochs": 2}, {"lr": 1e-4, "steps": 7, "schedule": "cosine"}], "fuse": ["average"]},
+    {"stages": [{"lr": 1e-3, "epochs": 2}, {"lr": 1e-4, "steps": 7, "schedule": "cosine"}], "fuse": ["average"]},
     {"input": {"size": [64, 48], "mean": [0.5]}, "backbone": {"args": {"x": None, "y": "z z"}}, "data.balanced": True},
     {"members": ["odd,name.yaml"], "fuse": [], "data.label_columns": ["a b", "c"]},
 ]
@@ -294,11 +294,14 @@ def test_a_real_run_and_a_fusion_of_it_are_reported(finished: Run, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_runs_of_other_verbs_are_reported(shapes: Path, tmp_path: Path) -> None:
-    members = [{"model": "small-cnn", "dense": 8}, {"model": "row-gru", "units": 8, "layers": 1, "dense": 6}]
+    members = [
+        {"model": "small-cnn", "head_hidden_dim": 8},
+        {"model": "row-gru", "hidden_size": 8, "num_layers": 1, "head_hidden_dim": 6},
+    ]
     crossval(shapes, folds=2, members=members, fuse=["average"], output=str(tmp_path / "folds"), **QUICK)
     compare(shapes, backbones=members, seeds=2, output=str(tmp_path / "grid"), **QUICK)
-    space = {"units": {"low": 4, "high": 12, "step": 4}}
-    searched = {"layers": 1, "dense": 6, **QUICK}
+    space = {"hidden_size": {"low": 4, "high": 12, "step": 4}}
+    searched = {"num_layers": 1, "head_hidden_dim": 6, **QUICK}
     tune(shapes, space=space, members=["row-gru"], trials=3, output=str(tmp_path / "search"), **searched)
     folds, grid, search = (report(tmp_path / name) for name in ("folds", "grid", "search"))
     assert list(folds.sections) == SECTIONS and list(grid.sections) == SECTIONS
@@ -326,7 +329,7 @@ def test_sets_of_labels_have_thresholds_and_no_matrix(shapes: Path, tmp_path: Pa
     (tmp_path / "sets.csv").write_text("\n".join(rows))
     done = train(
         tmp_path / "sets.csv",
-        members=["small-cnn", {"model": "small-cnn", "name": "wide", "dense": 32}],
+        members=["small-cnn", {"model": "small-cnn", "name": "wide", "head_hidden_dim": 32}],
         output=str(tmp_path / "sets"),
         data={"label_separator": "|"},
         **QUICK,

@@ -76,7 +76,7 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
         "kappa": 0.3,
         "seconds": 5.0,
         "date": rows["photos-2"].date,
-        "selection": "validation",
+        "monitor_split": "validation",
     }
     compared = rows["older/compared"]
     assert (compared.kind, compared.chosen) == ("compare", "cnn")
@@ -147,8 +147,8 @@ def test_the_command_line(several: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_runs_that_were_chosen_on_the_test_split_are_marked(tmp_path: Path) -> None:
     write(tmp_path / "honest", trained(0.7))
     assert "optimistic" not in runs(tmp_path).to_text()
-    write(tmp_path / "bold", {**trained(0.9), "protocol": {"selection": "test"}})
+    write(tmp_path / "bold", {**trained(0.9), "protocol": {"monitor_split": "test"}})
     found = runs(tmp_path)
-    assert {row.name: row.selection for row in found.rows} == {"honest": "validation", "bold": "test"}
+    assert {row.name: row.monitor_split for row in found.rows} == {"honest": "validation", "bold": "test"}
     text = found.to_text()
     assert "a !" in text and "optimistic" in text

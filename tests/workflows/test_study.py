@@ -34,7 +34,7 @@ RECIPE: dict[str, Any] = {
                 "nets": {
                     "verb": "train",
                     "options": {
-                        "members": ["small-cnn", {"model": "row-gru", "units": 12, "layers": 1}],
+                        "members": ["small-cnn", {"model": "row-gru", "hidden_size": 12, "num_layers": 1}],
                         "fuse": ["average", "pruned"],
                         **QUICK,
                     },
@@ -186,7 +186,7 @@ def test_a_part_that_was_stopped_is_continued_or_done_anew(done: Study, tmp_path
 
 def test_another_network_keeps_the_recipes_name(recipe: Path, shapes: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
-    other.write_text("{model: row-rnn, units: 8, layers: 1}")
+    other.write_text("{model: row-rnn, hidden_size: 8, num_layers: 1}")
     found = study(
         recipe,
         shapes,
@@ -198,7 +198,7 @@ def test_another_network_keeps_the_recipes_name(recipe: Path, shapes: Path, tmp_
     )
     members = {member.name: member for member in Plan.load(RunFolder(tmp_path / "s/parts/nets")).members}
     assert members["row-gru"].network == "row-rnn"
-    assert members["row-gru"].model.units == 8
+    assert members["row-gru"].model.hidden_size == 8
     assert "In place of row-gru: row-rnn." in found.report
 
 
@@ -214,7 +214,7 @@ def test_a_rehearsal_puts_a_tiny_network_in_place_of_a_backbone() -> None:
         "verb": "train",
         "options": {
             "members": [{"name": "big", "model": "resnet50", "weights": "w", "epochs": 40, "input": {"size": [299]}}],
-            "strategy": "paper",
+            "stages": "paper",
             "data": {"limit": 9000, "val_fraction": 0.2},
         },
     }
@@ -224,7 +224,7 @@ def test_a_rehearsal_puts_a_tiny_network_in_place_of_a_backbone() -> None:
     (member,) = options["members"]
     assert (member["name"], member["model"], member["pretrained"]) == ("big", "test_resnet", False)
     assert "epochs" not in member and member["weights"] is None and member["input"]["size"] != [299]
-    assert options["strategy"] == [{"lr": 1e-4, "steps": 1}]
+    assert options["stages"] == [{"lr": 1e-4, "steps": 1}]
     assert options["data"]["val_fraction"] == 0.2
 
 

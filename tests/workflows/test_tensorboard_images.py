@@ -46,7 +46,7 @@ def watching(folder: Path, store: ImageStore) -> StageImages:
     rows = np.arange(10, 50)
     classes = ["disc", "$x$", "<b>"]
     return StageImages(
-        TensorBoard(folder), validation_scores, classes=classes, store=store, rows=rows, criterion="accuracy"
+        TensorBoard(folder), validation_scores, classes=classes, store=store, rows=rows, monitor="accuracy"
     )
 
 
@@ -75,14 +75,14 @@ def test_a_stage_that_was_interrupted_is_drawn_from_what_is_known(tmp_path: Path
 
 
 def test_without_a_board_nothing_stands_in_between(store: ImageStore) -> None:
-    found = stage_images([], validation_scores, classes=["a"], store=store, rows=np.arange(3), criterion="loss")
+    found = stage_images([], validation_scores, classes=["a"], store=store, rows=np.arange(3), monitor="loss")
     assert found == (validation_scores, [])
 
 
 @pytest.mark.usefixtures("alone")
 def test_a_run_shows_each_stage_and_learns_the_same_as_without(shapes: Path, tmp_path: Path) -> None:
     stages = [{"lr": 3e-3, "epochs": 2}, {"lr": 3e-4, "epochs": 1}]
-    common = {"members": ["small-cnn"], "strategy": stages, "batch_size": 16, "threads": 1}
+    common = {"members": ["small-cnn"], "stages": stages, "batch_size": 16, "threads": 1}
     runs = [train(shapes, output=str(tmp_path / str(wanted)), tensorboard=wanted, **common) for wanted in (True, False)]
     member = runs[0].path / "members" / "small-cnn"
     found = pictures(member / "tensorboard")

@@ -125,8 +125,8 @@ def test_the_best_members_can_be_selected(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_choosing_on_the_test_split_is_said_loudly(shapes: Path, tmp_path: Path) -> None:
-    run = train(shapes, output=str(tmp_path / "run"), selection="test", **{**OPTIONS, "fuse": ["average"]})
-    assert run.metrics["protocol"]["selection"] == "test"
+    run = train(shapes, output=str(tmp_path / "run"), monitor_split="test", **{**OPTIONS, "fuse": ["average"]})
+    assert run.metrics["protocol"]["monitor_split"] == "test"
     assert "WARNING" in run.report and "optimistic" in run.report
 
 

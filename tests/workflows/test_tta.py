@@ -27,7 +27,10 @@ NAMES = ("small-cnn", "wide")
 HEAD = {"width": 32, "steps": 40, "folds": 2, "batch_size": 16}
 SMALL = {
     **OPTIONS,
-    "members": [{"model": "small-cnn", "epochs": 3}, {"name": "wide", "model": "small-cnn", "epochs": 2, "dense": 48}],
+    "members": [
+        {"model": "small-cnn", "epochs": 3},
+        {"name": "wide", "model": "small-cnn", "epochs": 2, "head_hidden_dim": 48},
+    ],
     "fuse": ["average", "e2e"],
     "fusion": HEAD,
     "seed": 3,

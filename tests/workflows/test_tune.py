@@ -28,15 +28,15 @@ from tests.workflows.conftest import one_core
 start, data = stopping.start, stopping.data  # the fixtures: real processes, and pictures of 12 x 12 pixels
 SPACE = {
     "lr": {"low": 1e-3, "high": 3e-2, "log": True},
-    "units": {"low": 4, "high": 12, "step": 4},
+    "hidden_size": {"low": 4, "high": 12, "step": 4},
     "optimizer": ["adam", "sgd"],
     "data.balanced": [True, False],
 }
 OPTIONS: dict[str, Any] = {
     "members": ["row-lstm"],
-    "layers": 1,
-    "units": 8,
-    "dense": 6,
+    "num_layers": 1,
+    "hidden_size": 8,
+    "head_hidden_dim": 6,
     "lr": 3e-3,
     "batch_size": 16,
     "epochs": 3,
@@ -74,13 +74,13 @@ def outcomes(path: Path) -> list[dict[str, Any]]:
 def test_the_trials_are_told_in_three_ways(finished: Tuning) -> None:
     trials = finished.metrics["trials"]
     assert [trial["number"] for trial in trials] == list(range(TRIALS))
-    assert trials[0]["options"] == {"lr": 3e-3, "units": 8, "optimizer": "adam", "data.balanced": False}
+    assert trials[0]["options"] == {"lr": 3e-3, "hidden_size": 8, "optimizer": "adam", "data.balanced": False}
     for trial in trials:
         options = trial["options"]
-        assert 1e-3 <= options["lr"] <= 3e-2 and options["units"] in (4, 8, 12)
+        assert 1e-3 <= options["lr"] <= 3e-2 and options["hidden_size"] in (4, 8, 12)
     assert json.loads((finished.path / "trials.json").read_text()) == finished.metrics
     rows = list(csv.DictReader((finished.path / "trials.csv").read_text().splitlines()))
-    assert [row["units"] for row in rows] == [str(trial["options"]["units"]) for trial in trials]
+    assert [row["hidden_size"] for row in rows] == [str(trial["options"]["hidden_size"]) for trial in trials]
     assert (finished.path / "report.txt").read_text() == finished.report
     assert max(map(len, finished.report.splitlines()[:-2])) <= 80
     best = finished.metrics["best"]
@@ -175,7 +175,7 @@ def test_more_trials_may_be_asked_for(data: Path, tmp_path: Path, alone: None) -
 def test_hopeless_trials_are_given_up(data: Path, tmp_path: Path, alone: None) -> None:
     """Rates of which all but one teach nothing: from the fifth trial on, epochs are saved; never the first trial's."""
     space = {"lr": [1e-2, 1e-12, 1e-13, 1e-14]}
-    options = {**OPTIONS, "lr": 1e-2, "epochs": 6, "criterion": "loss"}
+    options = {**OPTIONS, "lr": 1e-2, "epochs": 6, "monitor": "loss"}
     done = tune(data, space=space, trials=12, output=str(tmp_path / "study"), **options)
     trials = done.metrics["trials"]
     pruned = [trial for trial in trials if trial["state"] == "pruned"]
@@ -212,11 +212,11 @@ def test_pruners_judge_epochs(pruner: str, gives_up: bool | None, data: Path, tm
 
 
 def test_trials_that_fail_leave_the_others(data: Path, tmp_path: Path, alone: None) -> None:
-    space = {"lr": [3e-3, 1e38], "batch_size": [4, 16], "accumulate": [1, 8]}
+    space = {"lr": [3e-3, 1e38], "batch_size": [4, 16], "micro_batches": [1, 8]}
     done = tune(data, space=space, trials=12, output=str(tmp_path / "study"), pruner="none", **OPTIONS)
     failed = [trial for trial in done.metrics["trials"] if trial["state"] == "failed"]
     diverged = [trial for trial in failed if "the loss is" in trial["reason"]]
-    refused = [trial for trial in failed if "accumulate must lie between" in trial["reason"]]
+    refused = [trial for trial in failed if "micro_batches must lie between" in trial["reason"]]
     assert diverged and refused and len(diverged) + len(refused) == len(failed) < 11
     assert all(trial["options"]["lr"] == 1e38 for trial in diverged)
     assert done.metrics["best"]["options"]["lr"] == 3e-3
@@ -236,14 +236,14 @@ def test_scores_that_are_no_numbers_are_a_failure(data: Path, tmp_path: Path, al
 def test_where_nothing_can_be_trained_the_reason_is_told(data: Path, tmp_path: Path, alone: None) -> None:
     options = {**OPTIONS, "lr": 1e38}
     with pytest.raises(Exception, match="no trial could be trained to its end: the loss is") as caught:
-        tune(data, space={"units": [4, 8]}, trials=2, output=str(tmp_path / "study"), **options)
+        tune(data, space={"hidden_size": [4, 8]}, trials=2, output=str(tmp_path / "study"), **options)
     assert caught.value.exit_code == DivergedError.exit_code  # type: ignore[attr-defined]
 
 
 def test_networks_may_vary(data: Path, tmp_path: Path, alone: None) -> None:
     """Options that only one of them has act there, and are left out elsewhere."""
     options = {**OPTIONS, "epochs": 1, "members": []}
-    space = {"members": ["row-lstm", "small-cnn"], "units": [4, 8], "dropout": [0.1, 0.2]}
+    space = {"members": ["row-lstm", "small-cnn"], "hidden_size": [4, 8], "dropout": [0.1, 0.2]}
     done = tune(data, space=space, trials=6, output=str(tmp_path / "study"), pruner="none", **options)
     assert {trial["state"] for trial in done.metrics["trials"]} == {"complete"}
     assert {trial["options"]["members"] for trial in done.metrics["trials"][1:]} == {"row-lstm", "small-cnn"}
@@ -276,7 +276,9 @@ def test_drawn_points_lie_in_the_space(data: Path) -> None:
     assert points == draw(search.space, 20)
     for point in points:
         member, config = search.configuration(point)
-        assert member.model.units == point["units"] and config.balanced is (point["data.balanced"] == "true")
+        assert member.model.hidden_size == point["hidden_size"] and config.balanced is (
+            point["data.balanced"] == "true"
+        )
 
 
 def test_the_importance_of_options(data: Path, tmp_path: Path) -> None:
@@ -296,17 +298,21 @@ def test_the_importance_of_options(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "options", "said"),
     [
-        ({"unitz": [4, 8], "lr": ["fast"]}, {}, "space: unitz: unknown option, did you mean 'units'?"),
+        (
+            {"hidden_sise": [4, 8], "lr": ["fast"]},
+            {},
+            "space: hidden_sise: unknown option, did you mean 'hidden_size'?",
+        ),
         ({"dropout": [0.1, 0.2]}, {}, "space: dropout has no effect on this network"),
         ({"data.val_fraction": [0.1, 0.2]}, {}, "cannot vary, all trials share one prepared data set"),
         ({"seed": [0, 1]}, {}, "cannot vary, the best of several seeds is luck"),
         ({"tta": ["none", "flips"]}, {}, "cannot vary, it does not change what is learned"),
         ({"fusion.steps": [10, 20]}, {}, "cannot vary, a member alone is not fused"),
-        ({"units": [4, 8]}, {"members": []}, "the options of one network: name it, as in --members row-lstm"),
-        ({"units": [4, 8]}, {"members": ["row-lstm", "row-gru"]}, "the options of one network, not of 2"),
-        ({"units": [4, 8]}, {"selection": "test"}, "tune chooses on validation"),
-        ({"units": [4, 8]}, {"dropout": 0.3}, "--dropout has no effect on any member"),
-        ({"units": [4, 8]}, {"trials": 1}, "trials must be at least 2"),
+        ({"hidden_size": [4, 8]}, {"members": []}, "the options of one network: name it, as in --members row-lstm"),
+        ({"hidden_size": [4, 8]}, {"members": ["row-lstm", "row-gru"]}, "the options of one network, not of 2"),
+        ({"hidden_size": [4, 8]}, {"monitor_split": "test"}, "tune chooses on validation"),
+        ({"hidden_size": [4, 8]}, {"dropout": 0.3}, "--dropout has no effect on any member"),
+        ({"hidden_size": [4, 8]}, {"trials": 1}, "trials must be at least 2"),
         ({"schedule": ["cosine", "constant"]}, {"epochs": None, "lr": None}, "no such data"),
         ({"patience": [1, 2]}, {"epochs": None, "lr": None}, "nothing in this space can be trained: schedule and"),
         (None, {}, "say which options vary: --space SPACE.yaml"),
@@ -328,20 +334,20 @@ def test_every_problem_of_a_space_is_a_line(
     space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text("unitz: [4]\nlr: {low: fast, high: 1}\noptimizer: [adma]\n")
+    path.write_text("hidden_sise: [4]\nlr: {low: fast, high: 1}\noptimizer: [adma]\n")
     assert main(["tune", "no-such-data", "--space", str(path), "--members", "row-lstm"]) == 2
     lines = capsys.readouterr().err.removeprefix("tercet: error: ").splitlines()
-    assert [line.split(": ")[:2] for line in lines] == [[str(path), key] for key in ("unitz", "lr", "optimizer")]
+    assert [line.split(": ")[:2] for line in lines] == [[str(path), key] for key in ("hidden_sise", "lr", "optimizer")]
 
 
 def test_a_member_s_own_options_may_vary(data: Path) -> None:
     """They become the search's, so that a trial's value has the last word."""
-    member = {"model": "row-lstm", "name": "reader", "units": 6, "lr": 1e-2}
-    options = {key: value for key, value in OPTIONS.items() if key not in ("units", "lr")} | {"members": [member]}
-    search = Search.make(str(data), TUNE.parse_object(options), {"units": [4, 6]}, trials=3, pruner="none")
-    assert search.start() == {"units": "6"}
-    resolved, _ = search.configuration({"units": "4"})
-    assert (resolved.name, resolved.model.units, resolved.training.lr) == ("reader", 4, 1e-2)
+    member = {"model": "row-lstm", "name": "reader", "hidden_size": 6, "lr": 1e-2}
+    options = {key: value for key, value in OPTIONS.items() if key not in ("hidden_size", "lr")} | {"members": [member]}
+    search = Search.make(str(data), TUNE.parse_object(options), {"hidden_size": [4, 6]}, trials=3, pruner="none")
+    assert search.start() == {"hidden_size": "6"}
+    resolved, _ = search.configuration({"hidden_size": "4"})
+    assert (resolved.name, resolved.model.hidden_size, resolved.training.lr) == ("reader", 4, 1e-2)
 
 
 def test_the_example_of_a_space_has_its_command_s_options_in_it(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tercet.data.mixing import cutmix, mixup
 from tercet.data.samples import UNLABELLED, Ints
 from tercet.data.store import Store
 from tercet.ground.errors import ConfigError, DataError, MemoryExhausted
-from tercet.ground.geometry import Interpolation, Resize, fit, to_channels
+from tercet.ground.geometry import CropMode, Interpolation, fit, to_channels
 from tercet.ground.registry import nearest
 from tercet.records.contracts import Batch, InputSpec
 
@@ -50,17 +50,17 @@ def _to_float(images: Pixels) -> Tensor:
 
 def _to_spec(images: Tensor, spec: InputSpec) -> Tensor:
     """Bring B C H W to the spec's channels and size; channels are few during the resize."""
-    resize: Resize = spec.resize  # type: ignore[assignment]  # InputSpec has checked both words
+    crop_mode: CropMode = spec.crop_mode  # type: ignore[assignment]  # InputSpec has checked both words
     interpolation: Interpolation = spec.interpolation  # type: ignore[assignment]
     if spec.channels < images.shape[1]:
         images = to_channels(images, spec.channels)
-    images = fit(images, spec.size, resize=resize, crop_fraction=spec.crop_fraction, interpolation=interpolation)
+    images = fit(images, spec.size, crop_mode=crop_mode, crop_pct=spec.crop_pct, interpolation=interpolation)
     return to_channels(images, spec.channels).contiguous()
 
 
 def _geometry(spec: InputSpec) -> Geometry:
     """Return what of a spec decides its pixels; mean and std are applied by the network."""
-    return spec.size, spec.channels, spec.interpolation, spec.resize, spec.crop_fraction
+    return spec.size, spec.channels, spec.interpolation, spec.crop_mode, spec.crop_pct
 
 
 class _Assembler:
@@ -84,7 +84,7 @@ def _native(store: Store, specs: Sequence[InputSpec]) -> bool:
 
     That is equal, and augmentation is cheaper there: all images of one size, only squashed, and not much larger.
     """
-    if store.uniform_shape is None or any(spec.resize != "squash" or spec.crop_fraction != 1 for spec in specs):
+    if store.uniform_shape is None or any(spec.crop_mode != "squash" or spec.crop_pct != 1 for spec in specs):
         return False
     largest = max(spec.size[0] * spec.size[1] for spec in specs)
     return store.uniform_shape[0] * store.uniform_shape[1] <= _NATIVE_RATIO * largest
@@ -130,7 +130,7 @@ class ImageLoader:
         seed: Seed of order, augmentation and mixing.
         shuffle: Draw a new order each epoch.
         augment: Name of an augmentation preset.
-        erase: Probability of random erasing; 0 is off.
+        random_erasing: Probability of random erasing; 0 is off.
         mixup: Alpha of Mixup; 0 is off.
         cutmix: Alpha of CutMix; 0 is off. With both, each batch takes one of them, evenly.
         balanced: Draw every class equally often, with replacement; N draws an epoch, in a new order each.
@@ -154,7 +154,7 @@ class ImageLoader:
         seed: int = 0,
         shuffle: bool = False,
         augment: str = "none",
-        erase: float = 0.0,
+        random_erasing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         balanced: bool = False,
@@ -167,7 +167,7 @@ class ImageLoader:
         self._known = bool((self._labels != UNLABELLED).any())
         self._num_classes, self._batch_size, self._seed = num_classes, batch_size, seed
         self._shuffle, self._balanced = shuffle, balanced
-        self._augment, self._erase, self._mixup, self._cutmix = augment, erase, mixup, cutmix
+        self._augment, self._random_erasing, self._mixup, self._cutmix = augment, random_erasing, mixup, cutmix
         self._num_workers = num_workers if store.on_demand else 0
         self._check(store, specs)
         self._assemble = _Assembler(store, specs)
@@ -259,8 +259,8 @@ class ImageLoader:
         labels = torch.from_numpy(self._labels[part])
         ids = tuple(self._ids[row] for row in part)
         moved = [augment(image, self._augment, self._generator(_AUGMENT, number, index)) for image in images]
-        if self._erase:
-            moved = [erase(image, self._erase, self._generator(_ERASE, number, index)) for image in moved]
+        if self._random_erasing:
+            moved = [erase(image, self._random_erasing, self._generator(_ERASE, number, index)) for image in moved]
         sets = labels.ndim == 2
         if not self._mixup and not self._cutmix:
             targets = labels.to(torch.float32) if sets else labels

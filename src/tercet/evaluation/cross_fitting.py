@@ -17,7 +17,7 @@ from tercet.evaluation.metrics import Scores
 from tercet.ground.errors import DataError
 from tercet.records.config import METHODS
 from tercet.records.predictions import Ints, Predictions, aligned, join
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 
 FitPredict = Callable[[Ints, Ints], Predictions]
 """Takes the row numbers to fit on and those held out, returns predictions of the latter, in their order."""
@@ -85,7 +85,7 @@ def cross_fitted(
     *,
     folds: int = 5,
     seed: int = 0,
-    criterion: Criterion = "accuracy",
+    monitor: Monitor = "accuracy",
     groups: Sequence[str] | None = None,
 ) -> Predictions:
     """Return what the members give under `method` on the labelled rows, fit to be scored there.
@@ -97,7 +97,7 @@ def cross_fitted(
         members: M sets of predictions.
         folds: Parts of the labelled rows.
         seed: Seed of the folds.
-        criterion: What greedy selection improves.
+        monitor: Metric that greedy selection improves.
         groups: N names, in the order of the first member's rows; see `cross_fit`.
 
     Raises:
@@ -112,7 +112,7 @@ def cross_fitted(
     names = [str(number) for number in range(len(members))]
 
     def fit_predict(fitted: Ints, held_out: Ints) -> Predictions:
-        combiner = fit_combiner(method, [one.take(fitted) for one in labelled], names=names, criterion=criterion)
+        combiner = fit_combiner(method, [one.take(fitted) for one in labelled], names=names, monitor=monitor)
         return combiner.apply([one.take(held_out) for one in labelled])
 
     if not is_fitted(method):
@@ -121,23 +121,23 @@ def cross_fitted(
     return cross_fit(fit_predict, labelled[0].labels, folds=folds, seed=seed, groups=of_rows)
 
 
-def rank(scores: Mapping[str, Scores], criterion: Criterion) -> list[str]:
-    """Return the names, best first: by criterion, then log loss, then order.
+def rank(scores: Mapping[str, Scores], monitor: Monitor) -> list[str]:
+    """Return the names, best first: by `monitor`, then log loss, then order.
 
     Ways to combine come in the order of `METHODS`, anything else (members) after them as given. The first three
     members of this list are the choice of the paper's Algorithm 1, step 3.
     """
 
     def place(name: str) -> tuple[float, float, int]:
-        values = scores[name].criteria()
-        sign = 1 if criterion == "loss" else -1
+        values = scores[name].monitored()
+        sign = 1 if monitor == "loss" else -1
         position = METHODS.index(name) if name in METHODS else len(METHODS)
-        return sign * values[criterion], values["loss"], position
+        return sign * values[monitor], values["loss"], position
 
     return sorted(scores, key=place)
 
 
-def choose(scores: Mapping[str, Scores], criterion: Criterion) -> str:
+def choose(scores: Mapping[str, Scores], monitor: Monitor) -> str:
     """Return the best name; see `rank`.
 
     Raises:
@@ -145,4 +145,4 @@ def choose(scores: Mapping[str, Scores], criterion: Criterion) -> str:
     """
     if not scores:
         raise DataError("there is nothing to choose from")
-    return rank(scores, criterion)[0]
+    return rank(scores, monitor)[0]

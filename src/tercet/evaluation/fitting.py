@@ -16,10 +16,10 @@ from tercet.evaluation.metrics import is_better, quick_scores
 from tercet.ground.errors import ConfigError, DataError
 from tercet.ground.registry import Registry
 from tercet.records.predictions import Floats, Ints, Predictions
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 
-Fitter = Callable[[Sequence[Predictions], Criterion], Floats | None]
-"""Takes members and the criterion, returns M weights, or None where the method has no parameters."""
+Fitter = Callable[[Sequence[Predictions], Monitor], Floats | None]
+"""Takes members and the monitored metric, returns M weights, or None where the method has no parameters."""
 
 FITTERS: Registry[Fitter] = Registry("way to combine")
 
@@ -28,7 +28,7 @@ _SMALLEST = 1e-15  # keeps the logarithm finite where every member gives the tru
 
 
 def fit_combiner(
-    method: str, members: Sequence[Predictions], *, names: Sequence[str], criterion: Criterion = "accuracy"
+    method: str, members: Sequence[Predictions], *, names: Sequence[str], monitor: Monitor = "accuracy"
 ) -> Combiner:
     """Return the combiner `method`, fitted on the labelled rows where it has parameters.
 
@@ -36,7 +36,7 @@ def fit_combiner(
         method: average, pruned, vote, weighted or greedy.
         members: M sets of predictions.
         names: M member names.
-        criterion: What greedy selection improves; `weighted` always lowers the log loss.
+        monitor: Metric that greedy selection improves; `weighted` always lowers the log loss.
 
     Raises:
         ConfigError: The method is unknown, or names and members differ in number.
@@ -44,7 +44,7 @@ def fit_combiner(
     """
     if len(names) != len(members):
         raise ConfigError(f"{len(names)} names for {len(members)} members")
-    weights = FITTERS[method](members, criterion)
+    weights = FITTERS[method](members, monitor)
     return Combiner(method, tuple(names), None if weights is None else tuple(weights.tolist()))
 
 
@@ -88,9 +88,7 @@ def fit_weights(members: Sequence[Predictions]) -> Floats:
     return weights if loss(weights) <= loss(equal) else equal
 
 
-def greedy_weights(
-    members: Sequence[Predictions], criterion: Criterion = "accuracy", *, rounds: int = ROUNDS
-) -> Floats:
+def greedy_weights(members: Sequence[Predictions], monitor: Monitor = "accuracy", *, rounds: int = ROUNDS) -> Floats:
     """Return weights from greedy forward selection with replacement (Caruana et al., ICML 2004).
 
     The bag starts with the best member; each round adds the one, again if need be, that makes the bag's mean best.
@@ -99,7 +97,7 @@ def greedy_weights(
 
     Args:
         members: M sets of predictions.
-        criterion: What is improved on the labelled rows; the loss decides ties, then the member's place.
+        monitor: Metric improved on the labelled rows; ties go to the lower loss, then to the earlier member.
         rounds: Members added after the first.
 
     Raises:
@@ -110,22 +108,22 @@ def greedy_weights(
     counts = np.zeros(stack.shape[1], dtype=np.int64)
     best, best_counts = None, counts
     for _ in range(rounds + 1):
-        added, scores = _best_addition(total, stack, labels, size=int(counts.sum()) + 1, criterion=criterion)
+        added, scores = _best_addition(total, stack, labels, size=int(counts.sum()) + 1, monitor=monitor)
         total = total + stack[:, added]
         counts[added] += 1
-        if is_better(criterion, scores, best):
+        if is_better(monitor, scores, best):
             best, best_counts = scores, counts.copy()
     weights: Floats = best_counts / best_counts.sum()
     return weights
 
 
 def _best_addition(
-    total: Floats, stack: Floats, labels: Ints, *, size: int, criterion: Criterion
+    total: Floats, stack: Floats, labels: Ints, *, size: int, monitor: Monitor
 ) -> tuple[int, dict[str, float]]:
-    chosen, best = 0, quick_scores((total + stack[:, 0]) / size, labels, criterion=criterion)
+    chosen, best = 0, quick_scores((total + stack[:, 0]) / size, labels, monitor=monitor)
     for member in range(1, stack.shape[1]):
-        scores = quick_scores((total + stack[:, member]) / size, labels, criterion=criterion)
-        if is_better(criterion, scores, best):
+        scores = quick_scores((total + stack[:, member]) / size, labels, monitor=monitor)
+        if is_better(monitor, scores, best):
             chosen, best = member, scores
     return chosen, best
 
@@ -137,7 +135,7 @@ def _labelled(members: Sequence[Predictions]) -> tuple[Floats, Ints]:
     return stack[first.known], first.labels[first.known]
 
 
-def _nothing(members: Sequence[Predictions], criterion: Criterion) -> None:
+def _nothing(members: Sequence[Predictions], monitor: Monitor) -> None:
     return None
 
 
@@ -146,10 +144,10 @@ for _method in ("average", "pruned", "vote"):
 
 
 @FITTERS.register("weighted")
-def _least_loss(members: Sequence[Predictions], criterion: Criterion) -> Floats:
+def _least_loss(members: Sequence[Predictions], monitor: Monitor) -> Floats:
     return fit_weights(members)
 
 
 @FITTERS.register("greedy")
-def _greedy(members: Sequence[Predictions], criterion: Criterion) -> Floats:
-    return greedy_weights(members, criterion)
+def _greedy(members: Sequence[Predictions], monitor: Monitor) -> Floats:
+    return greedy_weights(members, monitor)

@@ -26,7 +26,7 @@ from sklearn.metrics import (
 
 from tercet.ground.errors import DataError
 from tercet.records.predictions import Floats, Ints, Predictions
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 
 Scorer = Callable[[ArrayLike, ArrayLike], dict[str, float]]
 """From logits N K and labels to scores by name: what a training validates with."""
@@ -76,7 +76,7 @@ class Scores(Agreement):
     ece: float
     """Expected calibration error of the top class, 15 bins of equal width, in [0, 1]."""
 
-    def criteria(self) -> dict[str, float]:
+    def monitored(self) -> dict[str, float]:
         """Return what `is_better` compares, under the names of the configuration."""
         return _criteria(self.accuracy, self.log_loss, self.macro_f1, self.kappa)
 
@@ -191,19 +191,19 @@ def validation_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     truth = np.asarray(labels)
     proper = exponentials / exponentials.sum(axis=1, keepdims=True)
-    scores = quick_scores(proper, truth, criterion="sum")
+    scores = quick_scores(proper, truth, monitor="sum")
     # From the logits: a probability that underflows to zero still has its true, large loss.
     logsum = np.log(exponentials.sum(axis=1)) + values.max(axis=1)
     return {**scores, "loss": float((logsum - values[np.arange(len(truth)), truth]).mean())}
 
 
-def quick_scores(probabilities: Floats, labels: Ints, *, criterion: Criterion) -> dict[str, float]:
-    """Return what `is_better` needs under `criterion`: at least that score and the `loss`.
+def quick_scores(probabilities: Floats, labels: Ints, *, monitor: Monitor) -> dict[str, float]:
+    """Return what `is_better` needs under `monitor`: at least that score and the `loss`.
 
     Args:
         probabilities: N K.
         labels: N class indices, all known.
-        criterion: accuracy and loss are 20 times cheaper than the others.
+        monitor: accuracy and loss are 20 times cheaper than the others.
 
     Raises:
         DataError: There is no sample, or a label is no class index.
@@ -214,28 +214,28 @@ def quick_scores(probabilities: Floats, labels: Ints, *, criterion: Criterion) -
         raise DataError(f"labels lie in {labels.min()}..{labels.max()}, expected 0..{probabilities.shape[1] - 1}")
     predicted = probabilities.argmax(axis=1)
     loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)).mean())
-    if criterion in ("accuracy", "loss"):
+    if monitor in ("accuracy", "loss"):
         return {"accuracy": float((predicted == labels).mean()), "loss": loss}
     cells = _cells(labels, predicted)
     _, _, macro_f1 = _macro(*cells)
     return _criteria(float((predicted == labels).mean()), loss, macro_f1, _kappa(*cells))
 
 
-def is_better(criterion: Criterion, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Return whether `new` beats `best` under `criterion`; the lower loss decides ties, and NaN never wins.
+def is_better(monitor: Monitor, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Return whether `new` beats `best` under `monitor`; the lower loss decides ties, and NaN never wins.
 
     Args:
-        criterion: A key of both; `loss` is better when lower, all others when higher.
-        new: Scores that include `criterion` and `loss`.
+        monitor: A key of both; `loss` is better when lower, all others when higher.
+        new: Scores that include `monitor` and `loss`.
         best: Likewise; None is beaten by anything but NaN.
     """
-    if math.isnan(new[criterion]) or math.isnan(new["loss"]):
+    if math.isnan(new[monitor]) or math.isnan(new["loss"]):
         return False
-    if best is None or math.isnan(best[criterion]) or math.isnan(best["loss"]):
+    if best is None or math.isnan(best[monitor]) or math.isnan(best["loss"]):
         return True
-    if new[criterion] == best[criterion]:
+    if new[monitor] == best[monitor]:
         return new["loss"] < best["loss"]
-    return (new[criterion] > best[criterion]) != (criterion == "loss")
+    return (new[monitor] > best[monitor]) != (monitor == "loss")
 
 
 def _known(predictions: Predictions) -> Predictions:

@@ -17,7 +17,7 @@ from tercet.evaluation.set_metrics import fit_threshold
 from tercet.ground.errors import ConfigError, DataError, ModelError
 from tercet.records.label_sets import SetPredictions
 from tercet.records.predictions import Floats
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 
 SetMethod = Literal["single", "average", "vote"]
 SET_METHODS: tuple[SetMethod, ...] = ("average", "vote")
@@ -105,14 +105,14 @@ def fused_scores(method: SetMethod, members: Sequence[SetPredictions]) -> Floats
     return np.asarray(np.stack(parts, axis=1).mean(axis=1))
 
 
-def threshold_of(predictions: SetPredictions, criterion: Criterion) -> float:
+def threshold_of(predictions: SetPredictions, monitor: Monitor) -> float:
     """Return the threshold that is best on the samples whose sets are known; see `fit_threshold`."""
     known = predictions.take(predictions.known)
-    return fit_threshold(known.scores, known.truth, criterion)
+    return fit_threshold(known.scores, known.truth, monitor)
 
 
 def cross_fitted_sets(
-    predictions: SetPredictions, criterion: Criterion, *, folds: int = 5, seed: int = 0
+    predictions: SetPredictions, monitor: Monitor, *, folds: int = 5, seed: int = 0
 ) -> SetPredictions:
     """Return the same scores with sets that are fit to be scored: each chosen by a threshold fitted on other samples.
 
@@ -123,6 +123,6 @@ def cross_fitted_sets(
         raise DataError("cross-fitting a threshold needs the set of every sample")
     chosen = predictions.chosen.copy()
     for fitted, held_out in split_folds(np.zeros(len(predictions), dtype=np.int64), folds=folds, seed=seed):
-        threshold = threshold_of(predictions.take(fitted), criterion)
+        threshold = threshold_of(predictions.take(fitted), monitor)
         chosen[held_out] = predictions.scores[held_out] > threshold
     return predictions.with_chosen(chosen)

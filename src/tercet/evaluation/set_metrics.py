@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, hamming_los
 from tercet.ground.errors import DataError
 from tercet.records.label_sets import SetPredictions, Sets
 from tercet.records.predictions import Floats
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 
 RESAMPLES = 1000
 _SMALLEST = np.finfo(np.float64).eps
@@ -64,7 +64,7 @@ class SetScores:
         """Return plain values for JSON."""
         return asdict(self)
 
-    def criteria(self) -> dict[str, float]:
+    def monitored(self) -> dict[str, float]:
         """Return what `is_better` compares, under the names of the configuration."""
         return {"o_f1": self.o_f1, "c_f1": self.c_f1, "map": self.map, "loss": self.log_loss}
 
@@ -157,15 +157,15 @@ def class_f1(truth: Sets, chosen: Sets) -> float:
     return _harmonic(float(precision.mean()), float(recall.mean()))
 
 
-def fit_threshold(scores: Floats, truth: NDArray[np.int8], criterion: Criterion = "o_f1") -> float:
+def fit_threshold(scores: Floats, truth: NDArray[np.int8], monitor: Monitor = "o_f1") -> float:
     """Return the one threshold of all labels, of 0.01, 0.02, ... 0.99, that is best; the nearest to 0.5 wins ties.
 
     Args:
         scores: N K.
         truth: N K of 0 and 1.
-        criterion: `c_f1` seeks the highest C-F1, all others the highest O-F1.
+        monitor: `c_f1` seeks the highest C-F1, all others the highest O-F1.
     """
-    measure = class_f1 if criterion == "c_f1" else overall_f1
+    measure = class_f1 if monitor == "c_f1" else overall_f1
     reached = np.array([measure(truth == 1, scores > threshold) for threshold in _THRESHOLDS])
     best = _THRESHOLDS[reached == reached.max()]
     return float(best[np.abs(best - 0.5).argmin()])

@@ -103,7 +103,7 @@ def explain(error: Exception) -> TercetError | None:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if starved(error):
         return MemoryExhausted(
-            f"not enough memory ({text}): use a smaller --batch-size, --accumulate 2 or --input.size"
+            f"not enough memory ({text}): use a smaller --batch-size, --micro-batches 2 or --input.size"
         )
     if isinstance(error, OSError):
         return StorageError(f"{error.strerror or text}: {error.filename}" if error.filename else text)

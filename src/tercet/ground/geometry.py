@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Resize = Literal["squash", "shorter", "pad"]
+CropMode = Literal["squash", "center", "border"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -32,8 +32,8 @@ def fit(
     images: Tensor,
     size: tuple[int, int],
     *,
-    resize: Resize = "squash",
-    crop_fraction: float = 1.0,
+    crop_mode: CropMode = "squash",
+    crop_pct: float = 1.0,
     interpolation: Interpolation = "bilinear",
 ) -> Tensor:
     """Bring B C H W to B C *size*.
@@ -41,16 +41,16 @@ def fit(
     Args:
         images: Float images of one size.
         size: Height and width to reach, in pixels.
-        resize: `squash` ignores the aspect ratio; `shorter` crops the centre to the aspect ratio;
-            `pad` scales the longer side and repeats the border.
-        crop_fraction: Share of that which is kept, centred (`squash` and `shorter`), in (0, 1].
+        crop_mode: `squash` ignores the aspect ratio; `center` crops the centre to the aspect ratio;
+            `border` scales the longer side and repeats the border.
+        crop_pct: Share of that which is kept, centred (`squash` and `center`), in (0, 1].
         interpolation: Resampling filter.
     """
     picture = (images.shape[-2], images.shape[-1])
-    if resize == "pad":
+    if crop_mode == "border":
         return _pad(scale(images, _inner(picture, size), interpolation), size)
     # cropping first costs nothing for a strip of 1 x 50,000 pixels, where scaling first would need gigabytes
-    return scale(_crop(images, _kept(picture, size, resize, crop_fraction)), size, interpolation)
+    return scale(_crop(images, _kept(picture, size, crop_mode, crop_pct)), size, interpolation)
 
 
 def _inner(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -59,13 +59,13 @@ def _inner(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(picture[0] * ratio)), max(1, round(picture[1] * ratio))
 
 
-def _kept(picture: tuple[int, int], size: tuple[int, int], resize: Resize, crop_fraction: float) -> tuple[int, int]:
+def _kept(picture: tuple[int, int], size: tuple[int, int], crop_mode: CropMode, crop_pct: float) -> tuple[int, int]:
     """Return height and width of the centre of a picture that is scaled to `size`."""
     kept = (float(picture[0]), float(picture[1]))
-    if resize == "shorter":
+    if crop_mode == "center":
         ratio = min(picture[0] / size[0], picture[1] / size[1])
         kept = (size[0] * ratio, size[1] * ratio)
-    return max(1, round(kept[0] * crop_fraction)), max(1, round(kept[1] * crop_fraction))
+    return max(1, round(kept[0] * crop_pct)), max(1, round(kept[1] * crop_pct))
 
 
 def _crop(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -90,15 +90,15 @@ class Window:
 
 
 def shown_window(
-    picture: tuple[int, int], size: tuple[int, int], *, resize: Resize = "squash", crop_fraction: float = 1.0
+    picture: tuple[int, int], size: tuple[int, int], *, crop_mode: CropMode = "squash", crop_pct: float = 1.0
 ) -> Window:
     """Return the part of a picture of height and width `picture` that `fit` brings to `size` under the same options."""
-    if resize == "pad":
+    if crop_mode == "border":
         inner = _inner(picture, size)
         pixel = (picture[0] / inner[0], picture[1] / inner[1])
         margins = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
         return Window(-margins[0] * pixel[0], -margins[1] * pixel[1], size[0] * pixel[0], size[1] * pixel[1])
-    height, width = _kept(picture, size, resize, crop_fraction)
+    height, width = _kept(picture, size, crop_mode, crop_pct)
     return Window((picture[0] - height) // 2, (picture[1] - width) // 2, height, width)
 
 

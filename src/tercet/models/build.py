@@ -38,10 +38,16 @@ from tercet.records.freezing import read_rules
 from tercet.records.model_config import ModelConfig
 
 _DEFAULT = ModelConfig()
-_STATED = frozenset({"pretrained", "bias"})
-"""Options that are true of any network: without a past it starts from scratch, without gates its biases are single."""
-_RECURRENT = frozenset({"scan", "directions", "units", "layers", "activation", "gates", "reset"})
-_HEAD = {"paper": frozenset({"dense", "noise"}), "linear": frozenset[str](), "mlp": frozenset({"dense", "dropout"})}
+_STATED = frozenset({"pretrained", "num_biases"})
+"""Options that are true of any network: without a past it starts from scratch, without gates there is one bias."""
+_RECURRENT = frozenset(
+    {"scan", "bidirectional", "hidden_size", "num_layers", "activation", "recurrent_activation", "reset_after"}
+)
+_HEAD = {
+    "paper": frozenset({"head_hidden_dim", "noise"}),
+    "linear": frozenset[str](),
+    "mlp": frozenset({"head_hidden_dim", "dropout"}),
+}
 
 
 def build(
@@ -158,11 +164,11 @@ def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     acting |= _HEAD[config.head]
     if config.recurrent == "none":
         return frozenset(acting)
-    acting |= _RECURRENT | {"bias"}
+    acting |= _RECURRENT | {"num_biases"}
     if config.recurrent != "gru":
-        acting -= {"reset"}
+        acting -= {"reset_after"}
     if config.recurrent == "rnn":
-        acting -= {"gates"}
+        acting -= {"recurrent_activation"}
     return frozenset(acting)
 
 
@@ -204,13 +210,13 @@ def _timm_classifier(request: Request) -> Classifier:
             backbone.num_features,
             cell=config.recurrent,
             scan=config.scan,
-            units=config.units,
-            layers=config.layers or 1,
-            directions=config.directions,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers or 1,
+            bidirectional=config.bidirectional,
             activation=config.activation,
-            gates=config.gates,
-            reset=config.reset,
-            bias=config.bias,
+            recurrent_activation=config.recurrent_activation,
+            reset_after=config.reset_after,
+            num_biases=config.num_biases,
         )
     width = recurrent.output_size if recurrent else backbone.num_features
     return Classifier(

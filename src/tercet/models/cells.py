@@ -22,7 +22,7 @@ def hard_sigmoid(values: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Pointwise] = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
-GATES: dict[str, Pointwise] = {"logistic": torch.sigmoid, "hard_sigmoid": hard_sigmoid}
+RECURRENT_ACTIVATIONS: dict[str, Pointwise] = {"sigmoid": torch.sigmoid, "hard_sigmoid": hard_sigmoid}
 
 
 def rnn_steps(projected: Tensor, recurrent: Tensor, *, activation: str) -> Tensor:
@@ -45,19 +45,19 @@ def rnn_steps(projected: Tensor, recurrent: Tensor, *, activation: str) -> Tenso
     return torch.stack(states)
 
 
-def lstm_steps(projected: Tensor, recurrent: Tensor, *, activation: str, gates: str) -> Tensor:
+def lstm_steps(projected: Tensor, recurrent: Tensor, *, activation: str, recurrent_activation: str) -> Tensor:
     """LSTM (equations 4-9): c = f c + i act(g), h = o act(c); autograd follows every step.
 
     Args:
         projected: T B 4H, the input's part with every bias.
         recurrent: 4H H.
         activation: Name in `ACTIVATIONS`, for the candidate and for the cell's output.
-        gates: Name in `GATES`.
+        recurrent_activation: Name in `RECURRENT_ACTIVATIONS`.
 
     Returns:
         The states, T B H.
     """
-    act, gate, weight = ACTIVATIONS[activation], GATES[gates], recurrent.t()
+    act, gate, weight = ACTIVATIONS[activation], RECURRENT_ACTIVATIONS[recurrent_activation], recurrent.t()
     state = cell = projected.new_zeros(projected.shape[1], recurrent.shape[1])
     states = []
     for step in projected.unbind(0):
@@ -69,7 +69,7 @@ def lstm_steps(projected: Tensor, recurrent: Tensor, *, activation: str, gates: 
 
 
 def gru_after_steps(
-    projected: Tensor, recurrent: Tensor, candidate_bias: Tensor, *, activation: str, gates: str
+    projected: Tensor, recurrent: Tensor, candidate_bias: Tensor, *, activation: str, recurrent_activation: str
 ) -> Tensor:
     """GRU that resets after the recurrent product: n = act(x_n + r (W_n h + b_n)), as PyTorch and Keras 3 do.
 
@@ -78,25 +78,25 @@ def gru_after_steps(
         recurrent: 3H H.
         candidate_bias: H, the bias b_n that the reset gate multiplies.
         activation: Name in `ACTIVATIONS`.
-        gates: Name in `GATES`.
+        recurrent_activation: Name in `RECURRENT_ACTIVATIONS`.
 
     Returns:
         The states, T B H, with h = (1 - z) n + z h.
     """
-    act, gate, weight = ACTIVATIONS[activation], GATES[gates], recurrent.t()
-    units = recurrent.shape[1]
-    state = projected.new_zeros(projected.shape[1], units)
+    act, gate, weight = ACTIVATIONS[activation], RECURRENT_ACTIVATIONS[recurrent_activation], recurrent.t()
+    hidden_size = recurrent.shape[1]
+    state = projected.new_zeros(projected.shape[1], hidden_size)
     states = []
     for step in projected.unbind(0):
         product = state @ weight  # B 3H
-        r, z = gate(step[:, : 2 * units] + product[:, : 2 * units]).chunk(2, 1)
-        candidate = act(step[:, 2 * units :] + r * (product[:, 2 * units :] + candidate_bias))
+        r, z = gate(step[:, : 2 * hidden_size] + product[:, : 2 * hidden_size]).chunk(2, 1)
+        candidate = act(step[:, 2 * hidden_size :] + r * (product[:, 2 * hidden_size :] + candidate_bias))
         state = torch.lerp(candidate, state, z)
         states.append(state)
     return torch.stack(states)
 
 
-def gru_before_steps(projected: Tensor, recurrent: Tensor, *, activation: str, gates: str) -> Tensor:
+def gru_before_steps(projected: Tensor, recurrent: Tensor, *, activation: str, recurrent_activation: str) -> Tensor:
     """GRU that resets before the recurrent product (equations 10-13, Keras 2.2): n = act(x_n + W_n (r h)).
 
     The paper prints h = (1 - z) h + z n; here, as in Keras and PyTorch, h = (1 - z) n + z h. The two differ by the
@@ -106,19 +106,19 @@ def gru_before_steps(projected: Tensor, recurrent: Tensor, *, activation: str, g
         projected: T B 3H, the input's part with every bias.
         recurrent: 3H H.
         activation: Name in `ACTIVATIONS`.
-        gates: Name in `GATES`.
+        recurrent_activation: Name in `RECURRENT_ACTIVATIONS`.
 
     Returns:
         The states, T B H.
     """
-    act, gate = ACTIVATIONS[activation], GATES[gates]
-    units = recurrent.shape[1]
-    gate_weight, candidate_weight = recurrent[: 2 * units].t(), recurrent[2 * units :].t()
-    state = projected.new_zeros(projected.shape[1], units)
+    act, gate = ACTIVATIONS[activation], RECURRENT_ACTIVATIONS[recurrent_activation]
+    hidden_size = recurrent.shape[1]
+    gate_weight, candidate_weight = recurrent[: 2 * hidden_size].t(), recurrent[2 * hidden_size :].t()
+    state = projected.new_zeros(projected.shape[1], hidden_size)
     states = []
     for step in projected.unbind(0):
-        r, z = gate(torch.addmm(step[:, : 2 * units], state, gate_weight)).chunk(2, 1)
-        candidate = act(torch.addmm(step[:, 2 * units :], r * state, candidate_weight))
+        r, z = gate(torch.addmm(step[:, : 2 * hidden_size], state, gate_weight)).chunk(2, 1)
+        candidate = act(torch.addmm(step[:, 2 * hidden_size :], r * state, candidate_weight))
         state = torch.lerp(candidate, state, z)
         states.append(state)
     return torch.stack(states)

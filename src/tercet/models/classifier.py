@@ -22,7 +22,7 @@ class Preprocess(nn.Module):
 
     Maps B C H W in [0, 1], of any size, to B C' H' W'. Loaders that resized already lose nothing: at the right size and
     with the right channels only the normalisation is left. The aspect ratio is not kept here; where it should be
-    (`resize` of the spec), loaders crop or pad with `tercet.ground.geometry.fit` before.
+    (`crop_mode` of the spec), loaders crop or pad with `tercet.ground.geometry.fit` before.
 
     Args:
         spec: What the network wants.

@@ -41,7 +41,7 @@ def build_small_cnn(request: Request) -> Classifier:
         "pooling": nn.MaxPool2d(2),
         "flatten": nn.Flatten(),  # B 32 h w to B (32 h w)
     }
-    drop, narrow = 0.2 if config.dropout is None else config.dropout, config.dense or 32
+    drop, narrow = 0.2 if config.dropout is None else config.dropout, config.head_hidden_dim or 32
     head = {
         "wide": dense(_FILTERS * height * width, 128),
         "wide_activation": nn.ReLU(),
@@ -74,7 +74,7 @@ def build_leaf_cnn(request: Request) -> Classifier:
     Raises:
         ConfigError: Images that the convolutions leave nothing of.
     """
-    spec, width = plain_spec(request), request.config.dense or 4096
+    spec, width = plain_spec(request), request.config.head_hidden_dim or 4096
     layers: dict[str, nn.Module] = {}
     channels, sides = spec.channels, spec.size
     for number, (filters, side, stride) in enumerate(_LEAF, 1):
@@ -116,14 +116,14 @@ def _valid(sides: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
 NETWORKS.register("leaf-cnn")(
     NamedNetwork(
         "four convolutions, dense 4096, batch normalisation of the logits, for photos of 224 pixels",
-        frozenset({"input", "dense"}),
+        frozenset({"input", "head_hidden_dim"}),
         build_leaf_cnn,
     )
 )
 NETWORKS.register("small-cnn")(
     NamedNetwork(
         "one convolution, pooling and two dense layers (128, 32)",
-        frozenset({"input", "bias", "dense", "dropout"}),
+        frozenset({"input", "num_biases", "head_hidden_dim", "dropout"}),
         build_small_cnn,
     )
 )

@@ -54,8 +54,8 @@ def dense(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:
 
 @HEADS.register("paper")
 def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
-    """Gaussian noise, dense layer (1024 wide unless `dense` says otherwise) with ReLU, classes: B D to B K."""
-    width = config.dense or 1024
+    """Gaussian noise, dense layer (`head_hidden_dim`, by default 1024) with ReLU, classes: B D to B K."""
+    width = config.head_hidden_dim or 1024
     layers = {
         "noise": GaussianNoise(config.noise),
         "dense": dense(num_features, width),
@@ -74,7 +74,7 @@ def linear_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.
 @HEADS.register("mlp")
 def mlp_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
     """Dense layer (512 wide unless told otherwise) with ReLU, dropout (0.3), classes: B D to B K."""
-    width = config.dense or 512
+    width = config.head_hidden_dim or 512
     layers = {
         "dense": dense(num_features, width),
         "activation": nn.ReLU(),

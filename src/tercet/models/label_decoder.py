@@ -5,8 +5,8 @@ space of the embeddings, x(t) = relu(U_o o(t) + U_I I), and the next label's log
 embeddings, U_l' x(t) (arXiv:1604.04573, equations 1 to 4). The softmax runs over END and the labels not named yet, so
 that a sequence names a label once, and the probabilities of all sequences sum to 1.
 
-Shapes: B images, D features, K labels (END is K, START is K + 1), T labels named, W sequences kept, H units, E width of
-the joint space.
+Shapes: B images, D features, K labels (END is K, START is K + 1), T labels named, W sequences kept, H hidden
+size, E width of the joint space.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class LabelDecoder(nn.Module):
     Args:
         num_features: D.
         num_classes: K.
-        config: Embedding width E, units H, and the beam W of the search.
+        config: Embedding width E, hidden size H, and beam size W.
     """
 
     def __init__(self, num_features: int, num_classes: int, config: LabelsConfig) -> None:
         super().__init__()
-        self.num_classes, self.beam = num_classes, config.beam
-        self.embedding = nn.Embedding(num_classes + 2, config.embedding)
-        nn.init.normal_(self.embedding.weight, std=config.embedding**-0.5)  # products with x(t) start small
-        self.lstm = nn.LSTM(config.embedding, config.units, batch_first=True)
-        self.from_state = dense(config.units, config.embedding, bias=False)
-        self.from_image = dense(num_features, config.embedding)
+        self.num_classes, self.beam_size = num_classes, config.beam_size
+        self.embedding = nn.Embedding(num_classes + 2, config.embedding_dim)
+        nn.init.normal_(self.embedding.weight, std=config.embedding_dim**-0.5)  # products with x(t) start small
+        self.lstm = nn.LSTM(config.embedding_dim, config.hidden_size, batch_first=True)
+        self.from_state = dense(config.hidden_size, config.embedding_dim, bias=False)
+        self.from_image = dense(num_features, config.embedding_dim)
 
     def forward(self, features: Tensor, sequence: Tensor | None = None) -> Tensor:
         """Name the labels, or follow a sequence that is given.
@@ -69,7 +69,7 @@ class LabelDecoder(nn.Module):
         """
         if sequence is not None:
             return self._follow(features, sequence)
-        found = self.search(features, beam=self.beam)
+        found = self.search(features, beam_size=self.beam_size)
         scores = 0.5 * (found.peaks + found.chosen.to(found.peaks.dtype))
         return torch.logit(scores.clamp(EDGE, 1 - EDGE))
 
@@ -86,33 +86,33 @@ class LabelDecoder(nn.Module):
         joint = torch.relu(self.from_state(states) + image)
         return joint @ self.embedding.weight[: self.num_classes + 1].t()
 
-    def search(self, features: Tensor, *, beam: int) -> Decoded:
+    def search(self, features: Tensor, *, beam_size: int) -> Decoded:
         """Find the most probable sequence by beam search.
 
-        Each step keeps the `beam` most probable of all continuations. Those that say END leave the beam and compete for
-        the answer; the search ends when no sequence in the beam is more probable than the best that ended. A beam of 1
-        is greedy; one as wide as there are sequences is exhaustive.
+        Each step keeps the `beam_size` most probable of all continuations. Those that end with END leave the beam; the
+        search stops when no sequence in the beam is more probable than the best that ended. A beam of 1 is greedy; one
+        as wide as there are sequences is exhaustive.
 
         Args:
             features: B D.
-            beam: W.
+            beam_size: W.
         """
         count, labels = len(features), self.num_classes
-        image = self.from_image(features).repeat_interleave(beam, dim=0)  # B W flattened, E
-        total = features.new_full((count, beam), -torch.inf, dtype=torch.float32)
+        image = self.from_image(features).repeat_interleave(beam_size, dim=0)  # B W flattened, E
+        total = features.new_full((count, beam_size), -torch.inf, dtype=torch.float32)
         total[:, 0] = 0.0  # one beginning: START
-        named = torch.zeros(count, beam, labels, dtype=torch.bool, device=features.device)
-        peaks = torch.zeros(count, beam, labels, device=features.device)
-        last = torch.full((count * beam, 1), labels + 1, device=features.device)
+        named = torch.zeros(count, beam_size, labels, dtype=torch.bool, device=features.device)
+        peaks = torch.zeros(count, beam_size, labels, device=features.device)
+        last = torch.full((count * beam_size, 1), labels + 1, device=features.device)
         state: tuple[Tensor, Tensor] | None = None
         best = Decoded(named[:, 0], peaks[:, 0], torch.full_like(total[:, 0], -torch.inf))
         row = torch.arange(count, device=features.device).unsqueeze(1)
         for _ in range(labels + 1):  # after K labels only END is left
             output, state = self.lstm(self.embedding(last), state)
-            logits = _without(self._compare(output[:, 0], image).view(count, beam, -1), named)
+            logits = _without(self._compare(output[:, 0], image).view(count, beam_size, -1), named)
             step = logits.float().log_softmax(dim=2)  # B W K+1
             peaks = peaks.maximum(step[..., :labels].exp())
-            total, place = (total.unsqueeze(2) + step).flatten(1).topk(beam)  # B W, of all W (K+1) continuations
+            total, place = (total.unsqueeze(2) + step).flatten(1).topk(beam_size)  # B W, of all W (K+1) continuations
             parent, label = place // (labels + 1), place % (labels + 1)
             named, peaks = named[row, parent], peaks[row, parent]
             ended = label == labels
@@ -121,7 +121,7 @@ class LabelDecoder(nn.Module):
             if not total.is_meta and bool((total.amax(dim=1) <= best.log_probability).all()):
                 break
             named = named | nn.functional.one_hot(label, labels + 1)[..., :labels].bool()
-            kept = (row * beam + parent).flatten()
+            kept = (row * beam_size + parent).flatten()
             state = (state[0][:, kept], state[1][:, kept])
             last = label.view(-1, 1)
         return best

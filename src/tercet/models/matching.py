@@ -1,8 +1,7 @@
 """Networks of equal size: one width is turned until the number of parameters is another network's.
 
-What can be turned is the state of a recurrent module or row classifier (`units`), else the dense layer of the head
-(`dense`). The number of parameters is a polynomial of the second degree in either, so three small networks tell it
-for every width.
+The width is `hidden_size` of a recurrent module or row classifier, else `head_hidden_dim`. The number of parameters is
+a polynomial of the second degree in either, so three small networks determine it for every width.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from tercet.ground.errors import ConfigError
 from tercet.models.build import options_of
 from tercet.records.model_config import ModelConfig
 
-Knob = Literal["units", "dense"]
+Knob = Literal["hidden_size", "head_hidden_dim"]
 Count = Callable[[ModelConfig], int]
 
 
@@ -44,7 +43,7 @@ class Match:
 def find_knob(network: str, config: ModelConfig) -> Knob | None:
     """Return the option that widens and narrows a network; None where it has none."""
     acting = options_of(network, config)
-    return "units" if "units" in acting else "dense" if "dense" in acting else None
+    return "hidden_size" if "hidden_size" in acting else "head_hidden_dim" if "head_hidden_dim" in acting else None
 
 
 def match_parameters(network: str, config: ModelConfig, target: int, *, count: Count, tolerance: float = 0.05) -> Match:
@@ -58,12 +57,13 @@ def match_parameters(network: str, config: ModelConfig, target: int, *, count: C
         tolerance: Largest deviation from the target, as a share of it.
 
     Raises:
-        ConfigError: The network has nothing to turn, or no width comes near enough.
+        ConfigError: The network has no adjustable width, or no width comes near enough.
     """
     knob = find_knob(network, config)
     if knob is None:
         raise ConfigError(
-            f"'{network}' cannot be brought to {target:,} parameters: neither --units nor --dense acts on it"
+            f"cannot match {target:,} parameters: '{network}' has no adjustable width, neither --hidden-size nor "
+            "--head-hidden-dim"
         )
 
     def sized(width: int) -> int:
@@ -76,8 +76,8 @@ def match_parameters(network: str, config: ModelConfig, target: int, *, count: C
     match = Match(replace(config, **{knob: width}), knob, width, sizes[width], target)  # type: ignore[arg-type]
     if abs(match.deviation) > tolerance:
         raise ConfigError(
-            f"'{network}' cannot be brought to {target:,} parameters within {100 * tolerance:g} %: with --{knob} "
-            f"{width} it has {match.parameters:,}"
+            f"cannot match {target:,} parameters with '{network}' within {100 * tolerance:g} %: with "
+            f"--{knob.replace('_', '-')} {width} it has {match.parameters:,}"
         )
     return match
 

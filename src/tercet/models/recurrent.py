@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tercet.ground.errors import ConfigError
-from tercet.models.cells import ACTIVATIONS, GATES, gru_after_steps, gru_before_steps, lstm_steps, rnn_steps
+from tercet.models.cells import (
+    ACTIVATIONS,
+    RECURRENT_ACTIVATIONS,
+    gru_after_steps,
+    gru_before_steps,
+    lstm_steps,
+    rnn_steps,
+)
 
 Cell = Literal["rnn", "gru", "lstm"]
 Scan = Literal["pooled", "rows", "columns", "cells", "snake"]
@@ -33,15 +40,15 @@ class RecurrentStack(nn.Module):
     Args:
         input_size: D.
         cell: Simple RNN, GRU or LSTM.
-        units: H, the state's width in one direction.
-        layers: Stacked layers.
-        directions: `both` reads each layer's sequence forwards and backwards and concatenates the states.
+        hidden_size: H, per direction.
+        num_layers: Stacked layers.
+        bidirectional: Read each layer's sequence forwards and backwards, and concatenate the states.
         activation: Of the state: tanh, relu or sigmoid.
-        gates: Of the gates: logistic, or Keras 2.2's hard sigmoid.
-        reset: Where a GRU resets: `after` the recurrent product, or `before` it (equations 10-13).
-        bias: `double` has PyTorch's two vectors a gate. `single` has Keras' one: the recurrent bias becomes a fixed
-            zero, a buffer that is neither learnt nor stored. The functions are the same but for a GRU that resets
-            after the product, whose candidate then loses the bias within the reset.
+        recurrent_activation: Of the gates: sigmoid, or Keras 2.2's hard_sigmoid.
+        reset_after: Whether a GRU applies the reset gate after the recurrent product, or before it (equations 10-13).
+        num_biases: Bias vectors per gate, 2 as in PyTorch or 1 as in Keras: the recurrent bias becomes a fixed zero, a
+            buffer that is neither learnt nor stored. The functions are the same except for a GRU that resets after the
+            product, whose candidate loses the bias within the reset.
     """
 
     def __init__(
@@ -49,22 +56,23 @@ class RecurrentStack(nn.Module):
         input_size: int,
         *,
         cell: Cell,
-        units: int,
-        layers: int = 1,
-        directions: Literal["one", "both"] = "one",
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
         activation: str = "tanh",
-        gates: str = "logistic",
-        reset: Literal["after", "before"] = "after",
-        bias: Literal["double", "single"] = "double",
+        recurrent_activation: str = "sigmoid",
+        reset_after: bool = True,
+        num_biases: Literal[1, 2] = 2,
     ) -> None:
         super().__init__()
-        self.cell, self.activation, self.gates, self.reset = cell, activation, gates, reset
-        self.output_size = units * (2 if directions == "both" else 1)
-        options: dict[str, Any] = {"batch_first": True, "bidirectional": directions == "both"}
+        self.cell, self.activation = cell, activation
+        self.recurrent_activation, self.reset_after = recurrent_activation, reset_after
+        self.output_size = hidden_size * (2 if bidirectional else 1)
+        options: dict[str, Any] = {"batch_first": True, "bidirectional": bidirectional}
         if cell == "rnn" and activation in ("tanh", "relu"):
             options["nonlinearity"] = activation
-        self.kernel: nn.RNNBase = _KERNELS[cell](input_size, units, layers, **options)
-        if bias == "single":
+        self.kernel: nn.RNNBase = _KERNELS[cell](input_size, hidden_size, num_layers, **options)
+        if num_biases == 1:
             _fix_recurrent_biases(self.kernel)
         _initialize(self.kernel)
 
@@ -73,15 +81,15 @@ class RecurrentStack(nn.Module):
         """Whether PyTorch's own kernel computes these options."""
         if self.cell == "rnn":
             return self.activation in ("tanh", "relu")
-        plain = self.activation == "tanh" and self.gates == "logistic"
-        return plain and (self.cell == "lstm" or self.reset == "after")
+        plain = self.activation == "tanh" and self.recurrent_activation == "sigmoid"
+        return plain and (self.cell == "lstm" or self.reset_after)
 
     def forward(self, sequence: Tensor) -> Tensor:
         """Map B T D to B F."""
         if not self.fast:
             return self._loop(sequence)
         final = self.kernel(sequence)[1]
-        hidden = final[0] if isinstance(final, tuple) else final  # layers * directions, B, H
+        hidden = final[0] if isinstance(final, tuple) else final  # num_layers * directions, B, H
         return torch.cat((hidden[-2], hidden[-1]), 1) if self.kernel.bidirectional else hidden[-1]
 
     def single_step(self, vector: Tensor) -> Tensor:
@@ -103,22 +111,25 @@ class RecurrentStack(nn.Module):
         return kernel, recurrent, bias, recurrent_bias
 
     def _first_state(self, vector: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor, extra: Tensor) -> Tensor:
-        act, gate, units = ACTIVATIONS[self.activation], GATES[self.gates], self.kernel.hidden_size
+        act, gate = ACTIVATIONS[self.activation], RECURRENT_ACTIVATIONS[self.recurrent_activation]
+        hidden_size = self.kernel.hidden_size
         if torch.is_grad_enabled() and recurrent.requires_grad and not torch.compiler.is_exporting():
             vector = vector + recurrent[:0].sum().to(vector.dtype)  # the sum of nothing: its gradient is exact zeros
         total = bias + extra
         if self.cell == "rnn":
             return act(functional.linear(vector, kernel, total))
         if self.cell == "lstm":  # the forget gate multiplies a zero
-            i = functional.linear(vector, kernel[:units], total[:units])
-            g, o = functional.linear(vector, kernel[2 * units :], total[2 * units :]).chunk(2, 1)  # B H each
+            i = functional.linear(vector, kernel[:hidden_size], total[:hidden_size])
+            g, o = functional.linear(vector, kernel[2 * hidden_size :], total[2 * hidden_size :]).chunk(
+                2, 1
+            )  # B H each
             return gate(o) * act(gate(i) * act(g))
-        if self.reset == "before":
-            z, n = functional.linear(vector, kernel[units:], total[units:]).chunk(2, 1)
+        if not self.reset_after:
+            z, n = functional.linear(vector, kernel[hidden_size:], total[hidden_size:]).chunk(2, 1)
             return (1 - gate(z)) * act(n)
-        r, z = functional.linear(vector, kernel[: 2 * units], total[: 2 * units]).chunk(2, 1)
-        n = functional.linear(vector, kernel[2 * units :], bias[2 * units :])
-        return (1 - gate(z)) * act(n + gate(r) * extra[2 * units :])
+        r, z = functional.linear(vector, kernel[: 2 * hidden_size], total[: 2 * hidden_size]).chunk(2, 1)
+        n = functional.linear(vector, kernel[2 * hidden_size :], bias[2 * hidden_size :])
+        return (1 - gate(z)) * act(n + gate(r) * extra[2 * hidden_size :])
 
     def _loop(self, sequence: Tensor) -> Tensor:
         device = sequence.device.type
@@ -141,18 +152,18 @@ class RecurrentStack(nn.Module):
         return torch.cat(final, 1) if len(final) > 1 else final[0]
 
     def _run(self, steps: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor, extra: Tensor) -> Tensor:
-        activation, gates = self.activation, self.gates
+        options = {"activation": self.activation, "recurrent_activation": self.recurrent_activation}
         if self.cell == "lstm":
             projected = functional.linear(steps, kernel, bias + extra)
-            return lstm_steps(projected, recurrent, activation=activation, gates=gates)
+            return lstm_steps(projected, recurrent, **options)
         if self.cell == "rnn":
-            return rnn_steps(functional.linear(steps, kernel, bias + extra), recurrent, activation=activation)
-        if self.reset == "before":
+            return rnn_steps(functional.linear(steps, kernel, bias + extra), recurrent, activation=self.activation)
+        if not self.reset_after:
             projected = functional.linear(steps, kernel, bias + extra)
-            return gru_before_steps(projected, recurrent, activation=activation, gates=gates)
+            return gru_before_steps(projected, recurrent, **options)
         gate_rows = 2 * self.kernel.hidden_size
         projected = functional.linear(steps, kernel, bias + functional.pad(extra[:gate_rows], (0, gate_rows // 2)))
-        return gru_after_steps(projected, recurrent, extra[gate_rows:], activation=activation, gates=gates)
+        return gru_after_steps(projected, recurrent, extra[gate_rows:], **options)
 
 
 class RecurrentModule(nn.Module):
@@ -170,13 +181,13 @@ class RecurrentModule(nn.Module):
         input_size: D.
         cell: Simple RNN, GRU or LSTM.
         scan: What the sequence is.
-        units: State width of a direction (default 2048, or 1024 in both directions: F = 2048 as in the paper).
-        layers: Stacked layers.
-        directions: Forwards, or forwards and backwards.
+        hidden_size: H, per direction (default 2048, or 1024 if bidirectional: F = 2048 as in the paper).
+        num_layers: Stacked layers.
+        bidirectional: See `RecurrentStack`.
         activation: See `RecurrentStack`.
-        gates: See `RecurrentStack`.
-        reset: See `RecurrentStack`.
-        bias: See `RecurrentStack`.
+        recurrent_activation: See `RecurrentStack`.
+        reset_after: See `RecurrentStack`.
+        num_biases: See `RecurrentStack`.
     """
 
     def __init__(
@@ -185,26 +196,26 @@ class RecurrentModule(nn.Module):
         *,
         cell: Cell,
         scan: Scan = "pooled",
-        units: int | None = None,
-        layers: int = 1,
-        directions: Literal["one", "both"] = "one",
+        hidden_size: int | None = None,
+        num_layers: int = 1,
+        bidirectional: bool = False,
         activation: str = "tanh",
-        gates: str = "logistic",
-        reset: Literal["after", "before"] = "after",
-        bias: Literal["double", "single"] = "double",
+        recurrent_activation: str = "sigmoid",
+        reset_after: bool = True,
+        num_biases: Literal[1, 2] = 2,
     ) -> None:
         super().__init__()
         self.scan: Scan = scan
         self.stack = RecurrentStack(
             input_size,
             cell=cell,
-            units=units or (1024 if directions == "both" else 2048),
-            layers=layers,
-            directions=directions,
+            hidden_size=hidden_size or (1024 if bidirectional else 2048),
+            num_layers=num_layers,
+            bidirectional=bidirectional,
             activation=activation,
-            gates=gates,
-            reset=reset,
-            bias=bias,
+            recurrent_activation=recurrent_activation,
+            reset_after=reset_after,
+            num_biases=num_biases,
         )
         self.output_size = self.stack.output_size
 

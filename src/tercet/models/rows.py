@@ -1,18 +1,17 @@
 """Row classifiers: an image read as the sequence of its pixel rows.
 
-B C H W becomes B H (W C): H steps, each one row of W pixels with their C channels. Stacked recurrent layers (2 of 128
-units) read it from top to bottom; a dense layer (32, ReLU) and a linear one turn the last state into logits.
+B C H W becomes B H (W C): H steps, each one row of W pixels with their C channels. Stacked recurrent layers (2, hidden
+size 128) read it from top to bottom; a dense layer (32, ReLU) and a linear one turn the last state into logits.
 
-With `activation="relu"` the LSTM is the published notebook's (ReLU on the candidate and on the cell's output, logistic
-gates); `tanh` is the textbook's and runs on PyTorch's fast kernels. PyTorch has two bias vectors a gate:
-`bias="single"` gives Keras' count, 216,426 parameters for row-lstm on 28 x 28 x 1 with 10 classes.
+With `activation="relu"` the LSTM is the published notebook's (ReLU on the candidate and on the cell's output, sigmoid
+gates); `tanh` is the textbook's and runs on PyTorch's fast kernels. PyTorch has two bias vectors per gate:
+`num_biases=1` gives Keras' count, 216,426 parameters for row-lstm on 28 x 28 x 1 with 10 classes.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -30,27 +29,27 @@ class PixelRows(nn.Module):
         return images.permute(0, 2, 3, 1).flatten(2)  # B H W C to B H (W C)
 
 
-def build_rows(request: Request, *, cell: Cell, directions: Literal["one", "both"] = "one") -> Classifier:
+def build_rows(request: Request, *, cell: Cell, bidirectional: bool = False) -> Classifier:
     """Return a row classifier for the data's image size and channels.
 
     Args:
         request: What is to be built.
         cell: Simple RNN, GRU or LSTM.
-        directions: Top to bottom, or both ways.
+        bidirectional: Read the rows from bottom to top as well.
     """
     config, spec = request.config, plain_spec(request)
     recurrent = RecurrentStack(
         spec.size[1] * spec.channels,
         cell=cell,
-        units=config.units or 128,
-        layers=config.layers or 2,
-        directions=directions,
+        hidden_size=config.hidden_size or 128,
+        num_layers=config.num_layers or 2,
+        bidirectional=bidirectional,
         activation=config.activation,
-        gates=config.gates,
-        reset=config.reset,
-        bias=config.bias,
+        recurrent_activation=config.recurrent_activation,
+        reset_after=config.reset_after,
+        num_biases=config.num_biases,
     )
-    width = config.dense or 32
+    width = config.head_hidden_dim or 32
     layers = {
         "dense": dense(recurrent.output_size, width),
         "activation": nn.ReLU(),
@@ -66,19 +65,21 @@ def build_rows(request: Request, *, cell: Cell, directions: Literal["one", "both
     )
 
 
-_OPTIONS = frozenset({"input", "units", "layers", "activation", "bias", "dense"})
-_ROWS = "reads pixel rows from top to bottom, 2 x 128 units, dense 32"
+_OPTIONS = frozenset({"input", "hidden_size", "num_layers", "activation", "num_biases", "head_hidden_dim"})
+_ROWS = "reads pixel rows from top to bottom, 2 layers of 128, dense 32"
 NETWORKS.register("row-rnn")(NamedNetwork(f"simple RNN that {_ROWS}", _OPTIONS, partial(build_rows, cell="rnn")))
 NETWORKS.register("row-gru")(
-    NamedNetwork(f"GRU that {_ROWS}", _OPTIONS | {"gates", "reset"}, partial(build_rows, cell="gru"))
+    NamedNetwork(
+        f"GRU that {_ROWS}", _OPTIONS | {"recurrent_activation", "reset_after"}, partial(build_rows, cell="gru")
+    )
 )
 NETWORKS.register("row-lstm")(
-    NamedNetwork(f"LSTM that {_ROWS}", _OPTIONS | {"gates"}, partial(build_rows, cell="lstm"))
+    NamedNetwork(f"LSTM that {_ROWS}", _OPTIONS | {"recurrent_activation"}, partial(build_rows, cell="lstm"))
 )
 NETWORKS.register("row-bilstm")(
     NamedNetwork(
-        "LSTM that reads pixel rows in both directions, 2 x 2 x 128 units, dense 32",
-        _OPTIONS | {"gates"},
-        partial(build_rows, cell="lstm", directions="both"),
+        "LSTM that reads pixel rows in both directions, 2 layers of 2 x 128, dense 32",
+        _OPTIONS | {"recurrent_activation"},
+        partial(build_rows, cell="lstm", bidirectional=True),
     )
 )

@@ -19,8 +19,8 @@ class CompareConfig:
     """Networks to compare: names, YAML files, or mappings of `model` and any option of its own."""
     recurrent: tuple[Literal["none", "rnn", "gru", "lstm"], ...] = ("none",)
     """Recurrent modules between backbone and head."""
-    directions: tuple[Literal["one", "both"], ...] = ("one",)
-    """Directions in which the recurrent modules read."""
+    bidirectional: tuple[bool, ...] = (False,)
+    """Whether the recurrent modules read in both directions, such as false,true to compare the two."""
     scans: tuple[Literal["pooled", "rows", "columns", "cells", "snake"], ...] = ("pooled",)
     """What the recurrent modules read."""
     sizes: tuple[int, ...] = ()
@@ -34,7 +34,7 @@ class CompareConfig:
     budget: str | None = None
     """seconds:N or flops:X for each training, instead of the same number of updates."""
     match_parameters: bool = False
-    """Widen or narrow every network (--units, else --dense) to the baseline's number of parameters."""
+    """Widen or narrow every network (--hidden-size, else --head-hidden-dim) to the baseline's number of parameters."""
     tolerance: float = 0.05
     """match_parameters: largest deviation, as a share of the baseline's number."""
     output: str | None = None
@@ -47,7 +47,7 @@ class CompareConfig:
     """Write TensorBoard scalars where tensorboard is installed."""
 
     def __post_init__(self) -> None:
-        axes = ("recurrent", "directions", "scans", "sizes")
+        axes = ("recurrent", "bidirectional", "scans", "sizes")
         values: dict[str, tuple[Any, ...]] = {axis: getattr(self, axis) for axis in axes}
         require(
             [

@@ -1,4 +1,4 @@
-"""What the rooms promise one another: what a network wants to see, and what a batch holds.
+"""Types shared by all packages: the input of a network, batches, and sources of batches.
 
 Shapes: B images, C channels, H x W pixels, K classes, M members.
 """
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-RESIZES = ("squash", "shorter", "pad")
+CROP_MODES = ("squash", "center", "border")
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The picture a network was made for; the backbone announces it and every transform obeys it."""
+    """Input of a network: size, channels, normalization and how images are brought to it."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
     channels: int = 3
-    """Channels: 1 is grey, 3 is RGB."""
+    """Channels: 1 for grayscale, 3 for RGB."""
     mean: tuple[float, ...] = (0.5,)
-    """Mean to subtract, one a channel or one for all, on the [0, 1] scale."""
+    """Mean for normalization, on the [0, 1] scale: one value, or one per channel."""
     std: tuple[float, ...] = (0.5,)
-    """Standard deviation to divide by, likewise."""
+    """Standard deviation for normalization: one value, or one per channel."""
     interpolation: str = "bilinear"
-    """Resampling filter: nearest, bilinear or bicubic."""
-    resize: str = "squash"
-    """How another aspect ratio is met: squash, shorter (side, then central crop) or pad."""
-    crop_fraction: float = 1.0
-    """Share of the resized image that the central crop keeps."""
+    """Interpolation for resizing: nearest, bilinear or bicubic."""
+    crop_mode: str = "squash"
+    """How to reach the aspect ratio: squash distorts, center crops, border pads with border pixels."""
+    crop_pct: float = 1.0
+    """Fraction of the image's height and width that the center crop keeps (squash and center)."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -50,10 +50,10 @@ class InputSpec:
             problems.append(f"std {self.std} must be positive")
         if self.interpolation not in INTERPOLATIONS:
             problems.append(f"interpolation '{self.interpolation}' is not one of {', '.join(INTERPOLATIONS)}")
-        if self.resize not in RESIZES:
-            problems.append(f"resize '{self.resize}' is not one of {', '.join(RESIZES)}")
-        if not 0 < self.crop_fraction <= 1:
-            problems.append(f"crop fraction {self.crop_fraction} must lie in (0, 1]")
+        if self.crop_mode not in CROP_MODES:
+            problems.append(f"crop_mode '{self.crop_mode}' is not one of {', '.join(CROP_MODES)}")
+        if not 0 < self.crop_pct <= 1:
+            problems.append(f"crop_pct {self.crop_pct} must lie in (0, 1]")
         if problems:
             raise ConfigError("input: " + "; ".join(problems))
 
@@ -70,14 +70,14 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples on their way through a module."""
+    """A batch of samples."""
 
     images: Tensor | tuple[Tensor, ...]
-    """B C H W floats in [0, 1]; one tensor a member where members need sizes of their own."""
+    """B C H W floats in [0, 1]; one tensor per member where members need different sizes."""
     targets: Tensor | None
-    """Class indices (B, int64), soft labels or label sets (B K, float), or None where unknown."""
+    """Class indices (B, int64), soft labels or label sets (B K, float), or None if unknown."""
     ids: tuple[str, ...]
-    """The B sample names, for messages and for predictions."""
+    """The B sample names, used in messages and predictions."""
     labels: Tensor | None = None
     """For scoring: class indices (B, int64) where `targets` were mixed, label sets (B K, int64) of 0 and 1 (-1 where
     unknown); None: `targets` are the labels."""
@@ -95,21 +95,21 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.ids)
 
     def rows(self, part: slice) -> Batch:
-        """Return some of the samples."""
+        """Return a slice of the samples."""
         return self._map(lambda tensor: tensor[part], self.ids[part])
 
     def shard(self, rank: int, world_size: int) -> Batch:
-        """Return every `world_size`-th row from `rank` on: one process's part of a global batch."""
+        """Return every `world_size`-th row starting at `rank`: this process's shard of a global batch."""
         return self if world_size == 1 else self.rows(slice(rank, None, world_size))
 
 
 class BatchSource(Protocol):
-    """Batches in an order that is a pure function of the epoch: what makes an exact resume possible."""
+    """Batches whose order is a pure function of the epoch, so that training resumes exactly."""
 
     def __len__(self) -> int:
         """Return the number of batches in one epoch."""
         ...
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of epoch `number` from batch `start` on, the same ones every time."""
+        """Yield the batches of epoch `number` starting at batch `start`, the same ones every time."""
         ...

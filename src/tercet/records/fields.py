@@ -56,8 +56,8 @@ class Field:
         return typing.get_args(self.inner)[0] if typing.get_origin(self.inner) is tuple else None
 
     @property
-    def choices(self) -> tuple[str, ...]:
-        """The values, or the elements, there are to choose from; empty where there are others."""
+    def choices(self) -> tuple[Any, ...]:
+        """The allowed values (of an element, for a list); empty if any value of the type is allowed."""
         kind = self.element or self.inner
         return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 

@@ -115,15 +115,15 @@ def placeholder(item: Field) -> str:
     if dataclasses.is_dataclass(item.element):
         return "NAME|FILE"
     if item.element is not None:
-        one = {int: "N", float: "X"}.get(item.element, "NAME")
+        one = {int: "N", float: "X", bool: "true|false"}.get(item.element, "NAME")
         return f"{one},{one},..."
-    return "|".join(item.choices) or _PLACEHOLDERS.get(item.inner, "'{NAME: VALUE, ...}'")
+    return "|".join(map(str, item.choices)) or _PLACEHOLDERS.get(item.inner, "'{NAME: VALUE, ...}'")
 
 
 def _sentence(item: Field) -> str:
     notes = []
     if item.element is not None and item.choices:
-        notes.append("any of " + ", ".join(item.choices))
+        notes.append("any of " + ", ".join(map(str, item.choices)))
     if item.default is not None and item.default is not False and item.default not in ("", (), {}):
         every = item.element is not None and item.default == item.choices
         notes.append(f"default: {'all' if every else _default(item.default)}")
@@ -132,5 +132,5 @@ def _sentence(item: Field) -> str:
 
 def _default(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(_default, value))
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

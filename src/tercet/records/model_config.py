@@ -1,4 +1,4 @@
-"""The options of one network: backbone, recurrent module, head, and what it is shown."""
+"""Options of one network: input, backbone, recurrent module, head, label decoder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tercet.records.freezing import read_rules
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What a network is shown, where it should differ from what its backbone announces."""
+    """Preprocessing of a network's input. None takes the value from the backbone's pretrained configuration."""
 
     size: tuple[int, ...] | None = None
-    """Height and width in pixels, or one number for a square."""
+    """Input height and width in pixels, or one number for a square."""
     channels: int | None = None
-    """Channels the network reads: 1 grey, 3 RGB."""
+    """Input channels: 1 for grayscale, 3 for RGB."""
     mean: tuple[float, ...] | None = None
-    """Mean to subtract, on the [0, 1] scale: one value, or one a channel."""
+    """Mean for normalization, on the [0, 1] scale: one value, or one per channel."""
     std: tuple[float, ...] | None = None
-    """Standard deviation to divide by, likewise."""
+    """Standard deviation for normalization: one value, or one per channel."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    """Resampling filter."""
-    resize: Literal["squash", "shorter", "pad"] | None = None
-    """How another aspect ratio is met: squash it, scale the shorter side and crop, or pad."""
-    crop_fraction: float | None = None
-    """Share of the resized image that the central crop keeps."""
+    """Interpolation for resizing."""
+    crop_mode: Literal["squash", "center", "border"] | None = None
+    """How to reach the input's aspect ratio: squash distorts, center crops, border pads with border pixels."""
+    crop_pct: float | None = None
+    """Fraction of the image's height and width that the center crop keeps (squash and center)."""
 
     def __post_init__(self) -> None:
         require(
@@ -40,27 +40,27 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Options of the timm network underneath."""
+    """Options of a timm backbone."""
 
     args: dict[str, Any] = field(default_factory=dict)
-    """Constructor arguments, such as '{pad_type: same, bn_eps: 0.001}'."""
+    """Keyword arguments for timm.create_model, such as '{pad_type: same, bn_eps: 0.001}'."""
 
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """How a network answers with a set of labels, where images have sets."""
+    """Multi-label output of a network."""
 
     decoder: Literal["sigmoid", "cnn-rnn"] = "sigmoid"
-    """Every label by itself (sigmoid), or one after the other by an LSTM over those named so far (cnn-rnn)."""
-    embedding: int = 64
-    """cnn-rnn: width of a label's embedding, and of the joint space."""
-    units: int = 512
-    """cnn-rnn: state width of the LSTM."""
-    beam: int = 2
-    """cnn-rnn: label sequences that the search keeps; 1 is greedy."""
+    """Multi-label decoder: sigmoid scores each label independently; cnn-rnn predicts labels one by one with an LSTM."""
+    embedding_dim: int = 64
+    """cnn-rnn: dimension of the label embedding and of the joint space."""
+    hidden_size: int = 512
+    """cnn-rnn: hidden size of the LSTM."""
+    beam_size: int = 2
+    """cnn-rnn: beam size of the search; 1 is greedy."""
 
     def __post_init__(self) -> None:
-        sizes = {"embedding": self.embedding, "units": self.units, "beam": self.beam}
+        sizes = {"embedding_dim": self.embedding_dim, "hidden_size": self.hidden_size, "beam_size": self.beam_size}
         require(value < 1 and f"labels.{name} {value} must be positive" for name, value in sizes.items())
         changed = [name for name, value in sizes.items() if value != getattr(LabelsConfig, name)]
         require(
@@ -73,47 +73,54 @@ class ModelConfig:
     """One network: backbone, recurrent module, head. None means the network's own default."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """Options of the timm network underneath."""
+    """Options of a timm backbone."""
     input: InputConfig = field(default_factory=InputConfig)
-    """What the network is shown."""
+    """Input size and preprocessing."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """How a set of labels is answered."""
+    """Multi-label output."""
     pretrained: bool = True
-    """Start timm backbones from their published weights; false trains from scratch."""
+    """Load pretrained weights for timm backbones; false trains from scratch."""
     weights: str | None = None
-    """File with the backbone's weights (safetensors, or a checkpoint that holds tensors only)."""
+    """Load the backbone's weights from this file (safetensors, or a PyTorch checkpoint of tensors only)."""
     recurrent: Literal["none", "rnn", "gru", "lstm"] = "none"
     """Recurrent module between backbone and head."""
     scan: Literal["pooled", "rows", "columns", "cells", "snake"] = "pooled"
-    """What the recurrent module reads: the pooled vector as one step (the paper), or the feature map in this order."""
-    directions: Literal["one", "both"] = "one"
-    """Read the sequence forwards, or forwards and backwards."""
-    units: int | None = None
-    """State width of a direction (backbones: 2048, or 1024 in both directions; row classifiers: 128)."""
-    layers: int | None = None
-    """Stacked recurrent layers (backbones: 1; row classifiers: 2)."""
+    """Input sequence of the recurrent module: the pooled vector as a single step (paper), or the feature map in this
+    order."""
+    bidirectional: bool = False
+    """Make the recurrent module bidirectional."""
+    hidden_size: int | None = None
+    """Hidden size per direction (backbones: 2048, or 1024 if bidirectional; row classifiers: 128)."""
+    num_layers: int | None = None
+    """Number of stacked recurrent layers (backbones: 1; row classifiers: 2)."""
     activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
-    """Activation of the state: tanh runs on fast kernels; relu is the notebook's; sigmoid is the paper's equation 1."""
-    gates: Literal["logistic", "hard_sigmoid"] = "logistic"
-    """Activation of the gates: logistic, or Keras 2.2's clip(0.2x + 0.5, 0, 1)."""
-    reset: Literal["after", "before"] = "after"
-    """Where a GRU resets: after the recurrent product (PyTorch), or before it (the paper's equations 10-13)."""
-    bias: Literal["double", "single"] = "double"
-    """Bias vectors a gate: two (PyTorch) or one (Keras, the paper's parameter counts)."""
+    """Activation of the recurrent state: tanh uses PyTorch's fast kernels, relu is the notebook's, sigmoid the paper's
+    equation 1."""
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid"] = "sigmoid"
+    """Activation of the gates: sigmoid, or the hard sigmoid of Keras 2.2, clip(0.2x + 0.5, 0, 1)."""
+    reset_after: bool = True
+    """GRU: apply the reset gate after the recurrent product (PyTorch); false applies it before (the paper's equations
+    10-13)."""
+    num_biases: Literal[1, 2] = 2
+    """Bias vectors per gate: 2 (PyTorch) or 1 (Keras and the paper's parameter counts)."""
     head: Literal["paper", "linear", "mlp"] = "paper"
-    """From features to classes: noise + dense + ReLU + linear, linear alone, or dense + ReLU + dropout + linear."""
-    dense: int | None = None
-    """Width of the dense layer in the head (backbones: 1024, mlp: 512, leaf CNN: 4096, others of our own: 32)."""
+    """Classification head: noise + dense + ReLU + linear (paper), linear, or dense + ReLU + dropout + linear (mlp)."""
+    head_hidden_dim: int | None = None
+    """Hidden dimension of the head (paper: 1024, mlp: 512, leaf-cnn: 4096, small-cnn and row classifiers: 32)."""
     noise: float = 0.1
-    """Standard deviation of the Gaussian noise in the paper's head, in training only."""
+    """Standard deviation of the Gaussian noise in the paper's head (training only)."""
     dropout: float | None = None
-    """Drop probability (mlp head: 0.3; small CNN: 0.2; wide residual networks: 0)."""
+    """Dropout probability (mlp head: 0.3; small-cnn: 0.2; wide residual networks: 0)."""
     freeze: tuple[Any, ...] = ("none",)
-    """What of a network with a timm backbone does not learn: none, backbone, all-but-last, or a list of
-    'PATTERN: frozen' and 'PATTERN: open' over the names of its parameters; the first match wins."""
+    """Parameters of a timm network to freeze: none, backbone, all-but-last, or a list of 'PATTERN: frozen' and
+    'PATTERN: open' over parameter names, of which the first match applies."""
 
     def __post_init__(self) -> None:
-        sizes = {"units": self.units, "layers": self.layers, "dense": self.dense}
+        sizes = {
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "head_hidden_dim": self.head_hidden_dim,
+        }
         require(
             [
                 *(

@@ -170,15 +170,21 @@ class Schema:
             return value
         if text and (field.element or field.inner) in (int, float, bool):
             value, text = _scalar(value), False
-        if type(value) is int and str(value) in field.choices:
-            value = str(value)  # YAML reads the choice '32' as a number
+        if type(value) in (int, str):  # YAML reads the choice '32' as a number, the command line the choice 2 as text
+            value = next((choice for choice in field.choices if str(choice) == str(value)), value)
         try:
             parsed = self._parser.parse_object({entry.key: value}, defaults=False)[entry.key]
         except ArgumentError:
             parsed = None
         finite = not isinstance(parsed, float) or math.isfinite(parsed)
-        if parsed is None or not finite or not (text or _same_kind(value, parsed)):
-            near = nearest(given, field.choices) if isinstance(given, str) else ""
+        kinds = {type(choice) for choice in field.choices}  # True and 1.0 equal the choice 1
+        if (
+            parsed is None
+            or not finite
+            or not (text or _same_kind(value, parsed))
+            or (kinds and type(parsed) not in kinds)
+        ):
+            near = nearest(given, [str(choice) for choice in field.choices]) if isinstance(given, str) else ""
             raise Refused(f"{entry.label}: expected {field.expected()}, got {shown(given)}{near}")
         return parsed
 

@@ -41,11 +41,11 @@ class Training:
         module: Takes a batch's images and returns logits B K.
         train: Batches to learn from.
         validation: Batches to choose with; None keeps the last epoch's weights.
-        config: Stages, optimizer, criterion.
+        config: Stages, optimizer, monitored metric.
         folder: Where checkpoints and history go.
         device: Where to compute: cpu, cuda, cuda:N or mps.
         objective: What is minimised (default: cross-entropy).
-        scorer: Scores logits B K against labels; has the criterion and the loss.
+        scorer: Scores logits B K against labels; includes the monitored metric and the loss.
         observers: Told of every step and epoch.
     """
 
@@ -65,14 +65,14 @@ class Training:
         self.train, self.validation, self.scorer = train, validation, scorer
         self.config, self.folder, self.observers = config, folder, observers
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
-        self.stages = config.stages()
+        self.stages = config.stage_list()
         self.num_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
         self.device, self.fabric = device, make_fabric(device)
         self.raw = module = channels_last(
             module
         )  # the module itself; `self.module` is the same one behind Fabric's door
         self.module = self.fabric.setup_module(module)
-        self.average = WeightAverage(self.raw, config.ema)
+        self.average = WeightAverage(self.raw, config.ema_decay)
         self.state, self.history = TrainingState(), History()
         self.optimizer: torch.optim.Optimizer | None = None
         self.interruption = Interruption()
@@ -139,7 +139,7 @@ class Training:
         shard = batch.shard(self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss = 0.0
-        for part in split(shard, self.config.accumulate):
+        for part in split(shard, self.config.micro_batches):
             with steady_batch_norm(self.raw, alone=len(part) == 1), autocast(self.device, self.config.precision):
                 loss, logits = self.objective(self.module, part)
             loss = loss * (len(part) / len(shard))
@@ -147,8 +147,8 @@ class Training:
             batch_loss += loss.item()
             state.num_right += count_right(logits, part)
         self.require_finite(batch_loss, batch)
-        if self.config.clip is not None:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip)
+        if self.config.clip_grad_norm is not None:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip_grad_norm)
         self.optimizer.step()
         self.average.update()
 
@@ -163,7 +163,7 @@ class Training:
             state, names = self.state, ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
             raise DivergedError(
                 f"the loss is {loss} at stage {state.stage + 1}, epoch {state.epoch + 1}, step {state.step + 1} "
-                f"(images {names}): lower --lr, set --clip 1, or look at these images"
+                f"(images {names}): lower --lr, set --clip-grad-norm 1, or look at these images"
             )
 
     def finish_epoch(self, stage: StageConfig) -> str:
@@ -173,7 +173,7 @@ class Training:
             scores = self.validate()
             asked = self.interruption.requested is not None
             best, stage_best = (
-                improves(scores, rival, self.config.criterion) for rival in (state.best, state.stage_best)
+                improves(scores, rival, self.config.monitor) for rival in (state.best, state.stage_best)
             )
             if stage_best and not asked:
                 self.keep(scores, best=best)

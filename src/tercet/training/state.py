@@ -7,7 +7,7 @@ from typing import Any
 
 from tercet.evaluation.metrics import is_better
 from tercet.records.history import History
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Best:
     digest: str
 
 
-def improves(scores: dict[str, float], rival: Best | None, criterion: Criterion) -> bool:
+def improves(scores: dict[str, float], rival: Best | None, monitor: Monitor) -> bool:
     """Tell whether scores beat the rival's; the first ones do, and without a validation split the newest always."""
-    return rival is None or not scores or is_better(criterion, scores, rival.scores)
+    return rival is None or not scores or is_better(monitor, scores, rival.scores)
 
 
 @dataclass

@@ -77,7 +77,7 @@ def _text(summary: dict[str, Any]) -> str:
         height, width = shown["size"]
         shown = (
             f"{height} x {width} pixels, {shown['channels']} channel(s), mean {_values(shown['mean'])}, "
-            f"std {_values(shown['std'])}, {shown['interpolation']}, {shown['resize']}"
+            f"std {_values(shown['std'])}, {shown['interpolation']}, {shown['crop_mode']}"
         )
     elif summary["network"] == FUSION_HEAD:
         shown = f"softmax outputs of {shown['members']} members over {shown['classes']} classes"

@@ -48,7 +48,7 @@ class RunRow:
     """Seconds of all its trainings."""
     date: str
     """When it ended, as ISO 8601 in local time."""
-    selection: str = "validation"
+    monitor_split: str = "validation"
     """What chose: validation, or test, whose scores are optimistic then."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,8 +75,8 @@ class RunsTable:
     def to_text(self) -> str:
         """Return the table and the names of what is not in it."""
         parts = [as_text(self._table())] if self.rows else [f"no finished run under {printable(self.folder)}\n"]
-        if any(row.selection == "test" for row in self.rows):
-            parts.append("! chosen on the images that were scored (selection: test): optimistic\n")
+        if any(row.monitor_split == "test" for row in self.rows):
+            parts.append("! chosen on the images that were scored (monitor_split: test): optimistic\n")
         parts += [f"unreadable: {printable(name)}: {printable(reason)}\n" for name, reason in self.unreadable]
         parts += [f"not finished: {printable(name)}\n" for name in self.unfinished]
         return "".join(parts)
@@ -99,7 +99,7 @@ class RunsTable:
         table.add_column("date", no_wrap=True)
         for row in self.rows:
             scores = (row.validation, row.test, row.macro_f1, row.kappa)
-            mark = " !" if row.selection == "test" else ""
+            mark = " !" if row.monitor_split == "test" else ""
             names = (Text(printable(name)) for name in (row.name, row.data, f"{row.chosen}{mark}"))
             shown = ("-" if value is None else f"{value:.4f}" for value in scores)
             seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
@@ -192,7 +192,7 @@ def _read(place: Path, name: str) -> RunRow:
         kappa=judged.get("kappa"),
         seconds=_seconds(document),
         date=datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds"),
-        selection=str(document.get("protocol", {}).get("selection", "validation")),
+        monitor_split=str(document.get("protocol", {}).get("monitor_split", "validation")),
     )
 
 

@@ -102,7 +102,7 @@ def write_coloured(
     **changes: object,
 ) -> Path:
     """Write the file; `changes` are other entries of its document."""
-    shown = {"size": [8, 8], "resize": "shorter", "crop_fraction": 1.0}  # the middle square of a picture
+    shown = {"size": [8, 8], "crop_mode": "center", "crop_pct": 1.0}  # the middle square of a picture
     members = [{"name": name, "network": "mean", "input": shown, "views": "none"} for name in MEMBERS]
     document = {**DOCUMENT, "members": members, **({"sets": {}} if sets else {}), **changes}
     model = coloured(maps=maps, sets=sets, work=work, spoilt=spoilt)

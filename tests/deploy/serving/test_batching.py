@@ -238,20 +238,20 @@ def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() 
     st.integers(1, 900),
     st.integers(1, 900),
     st.sampled_from([(8, 8), (30, 20), (224, 224)]),
-    st.sampled_from(["squash", "shorter", "pad"]),
+    st.sampled_from(["squash", "center", "border"]),
     st.sampled_from([1.0, 0.875]),
 )
 def test_a_map_lies_where_the_network_looked(
-    height: int, width: int, size: tuple[int, int], resize: Literal["squash", "shorter", "pad"], crop: float
+    height: int, width: int, size: tuple[int, int], crop_mode: Literal["squash", "center", "border"], crop: float
 ) -> None:
     model = Faulty()
-    shown = {"size": list(size), "resize": resize, "crop_fraction": crop}
+    shown = {"size": list(size), "crop_mode": crop_mode, "crop_pct": crop}
     members = [{"name": "a", "input": shown}, {"name": "b", "input": {**shown, "mean": [0.1]}}]
     model.metadata = {"members": members}  # type: ignore[misc]
-    window = shown_window((height, width), size, resize=resize, crop_fraction=crop)
+    window = shown_window((height, width), size, crop_mode=crop_mode, crop_pct=crop)
     expected = (window.top / height, window.left / width, window.height / height, window.width / width)
     assert Frames(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]
-    members.append({"name": "c", "input": {**shown, "crop_fraction": 0.5}})
+    members.append({"name": "c", "input": {**shown, "crop_pct": 0.5}})
     assert Frames(model).of(height, width) == (0, 0, 1, 1)  # type: ignore[arg-type]
     model.metadata["maps"] = ["a", "b"]
     assert Frames(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def describe(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> 
 
 def is_searched(bundle: Bundle) -> bool:
     """Tell whether a member finds its labels by a beam search, for which the file has one greedy sequence."""
-    return any(decoder.beam > 1 for decoder in decoders(bundle))
+    return any(decoder.beam_size > 1 for decoder in decoders(bundle))
 
 
 def decoders(bundle: Bundle) -> Iterator[LabelDecoder]:

@@ -15,8 +15,8 @@ class Geometry:
 
     size: tuple[int, int]
     channels: int
-    resize: str
-    crop_fraction: float
+    crop_mode: str
+    crop_pct: float
     interpolation: str
 
     @classmethod
@@ -28,7 +28,7 @@ class Geometry:
         """
         if spec.channels not in (1, 3):
             raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
-        return cls(spec.size, spec.channels, spec.resize, spec.crop_fraction, spec.interpolation)
+        return cls(spec.size, spec.channels, spec.crop_mode, spec.crop_pct, spec.interpolation)
 
 
 def geometries(bundle: Bundle) -> list[Geometry]:

@@ -27,7 +27,7 @@ class GreedyDecoder(nn.Module):
 
     def __init__(self, decoder: LabelDecoder) -> None:
         super().__init__()
-        self.num_classes, self.units = decoder.num_classes, decoder.lstm.hidden_size
+        self.num_classes, self.hidden_size = decoder.num_classes, decoder.lstm.hidden_size
         self.embedding, self.from_state, self.from_image = decoder.embedding, decoder.from_state, decoder.from_image
         kernel, recurrent, *biases = (value.detach() for value in decoder.lstm.parameters())
         for name, value in (("kernel", kernel.t()), ("recurrent", recurrent.t()), ("bias", sum(biases))):
@@ -37,7 +37,7 @@ class GreedyDecoder(nn.Module):
         """Map B D to logits B K, positive for the labels that were named; no sequence can be followed."""
         labels, table = self.num_classes, self.embedding.weight
         image = self.from_image(features)  # B E
-        state = cell = image.new_zeros(image.shape[0], self.units)
+        state = cell = image.new_zeros(image.shape[0], self.hidden_size)
         word = table[labels + 1].expand(image.shape[0], -1)  # START
         named = peaks = image.new_zeros(image.shape[0], labels)  # 1 where a label was named
         running = image.new_ones(image.shape[0], 1)

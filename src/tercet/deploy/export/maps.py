@@ -114,8 +114,8 @@ def mappable(bundle: Bundle) -> list[Member]:
 
 def _window(member: Member) -> tuple[Any, ...]:
     shown = Geometry.of(member.classifier.spec)
-    aspect = 1.0 if shown.resize == "squash" else shown.size[0] / shown.size[1]
-    return (shown.resize, shown.crop_fraction, aspect)
+    aspect = 1.0 if shown.crop_mode == "squash" else shown.size[0] / shown.size[1]
+    return (shown.crop_mode, shown.crop_pct, aspect)
 
 
 def draw(graph: Graph, fused: str, mapped: Sequence[Mapped], grids: Sequence[tuple[int, int]], num_classes: int) -> str:

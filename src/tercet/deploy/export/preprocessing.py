@@ -37,9 +37,9 @@ def prepare(graph: Graph, images: str, geometry: Geometry) -> str:
     """Add what brings images B H W 3, bytes of any size, to floats B C h w in [0, 1]; return their name."""
     sides = _sides(graph, images)
     target = Sides(*(graph.integers(side) for side in geometry.size))
-    if geometry.resize == "pad":
+    if geometry.crop_mode == "border":
         target = _inner(graph, sides, geometry.size)
-    elif geometry.resize == "shorter" or geometry.crop_fraction != 1:
+    elif geometry.crop_mode == "center" or geometry.crop_pct != 1:
         images, sides = _crop(graph, images, sides, geometry)
     if geometry.interpolation == "nearest":
         images = _pick(graph, images, sides, target)
@@ -53,7 +53,7 @@ def prepare(graph: Graph, images: str, geometry: Geometry) -> str:
     pixels = graph.add("Div", pixels, graph.constant(255.0))
     if geometry.interpolation == "bicubic":
         pixels = graph.add("Clip", pixels, graph.constant(0.0), graph.constant(1.0))
-    return _pad(graph, pixels, target, geometry.size) if geometry.resize == "pad" else pixels
+    return _pad(graph, pixels, target, geometry.size) if geometry.crop_mode == "border" else pixels
 
 
 def _sides(graph: Graph, images: str) -> Sides:
@@ -87,10 +87,10 @@ def _inner(graph: Graph, sides: Sides, size: tuple[int, int]) -> Sides:
 def _crop(graph: Graph, images: str, sides: Sides, geometry: Geometry) -> tuple[str, Sides]:
     """Return the centre that is kept, and its sides."""
     kept, wanted = _doubles(graph, sides, geometry.size)
-    if geometry.resize == "shorter":
+    if geometry.crop_mode == "center":
         ratio = _ratio(graph, kept, wanted)
         kept = graph.add("Mul", wanted[0], ratio), graph.add("Mul", wanted[1], ratio)
-    share = graph.constant(geometry.crop_fraction, np.float64)
+    share = graph.constant(geometry.crop_pct, np.float64)
     inner = Sides(*(_rounded(graph, graph.add("Mul", side, share)) for side in kept))
     two = graph.integers(2)
     pairs = ((sides.height, inner.height), (sides.width, inner.width))

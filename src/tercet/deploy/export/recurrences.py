@@ -17,7 +17,7 @@ from tercet.models.recurrent import RecurrentStack
 _ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # which of torch's gates comes first, second, ...
 _VERSION = 14  # of these operators
 _PARTS = ("kernel", "recurrent", "bias")
-_NAMES = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "logistic": "Sigmoid", "hard_sigmoid": "HardSigmoid"}
+_NAMES = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "hard_sigmoid": "HardSigmoid"}
 
 
 class RecurrentNodes(nn.Module):
@@ -26,22 +26,28 @@ class RecurrentNodes(nn.Module):
     Args:
         kernel: Whose weights are read.
         activation: Of the state.
-        gates: Of the gates.
-        reset: Where a GRU resets.
+        recurrent_activation: Of the gates.
+        reset_after: Whether a GRU resets after the recurrent product.
     """
 
     def __init__(
-        self, kernel: nn.RNNBase, *, activation: str = "tanh", gates: str = "logistic", reset: str = "after"
+        self,
+        kernel: nn.RNNBase,
+        *,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        reset_after: bool = True,
     ) -> None:
         super().__init__()
         if kernel.proj_size:
             raise ModelError("a recurrent layer with projected states (proj_size) cannot be exported")
         self.operator = kernel.mode.partition("_")[0]
-        self.layers, self.units, self.directions = kernel.num_layers, kernel.hidden_size, 1 + kernel.bidirectional
-        self.attributes = _attributes(self.operator, activation, gates, reset, self.directions)
-        self.attributes["hidden_size"] = self.units
+        self.num_layers, self.hidden_size = kernel.num_layers, kernel.hidden_size
+        self.directions = 1 + kernel.bidirectional
+        self.attributes = _attributes(self.operator, activation, recurrent_activation, reset_after, self.directions)
+        self.attributes["hidden_size"] = self.hidden_size
         self.batch_first = kernel.batch_first
-        for layer in range(self.layers):
+        for layer in range(self.num_layers):
             for name, values in zip(
                 ("kernel", "recurrent", "bias"), _weights(kernel, self.operator, layer), strict=True
             ):
@@ -51,9 +57,9 @@ class RecurrentNodes(nn.Module):
         """Map B T D (T B D where the kernel reads that) to all states and the final one."""
         steps = sequence.transpose(0, 1) if self.batch_first else sequence
         final = steps[0]
-        for layer in range(self.layers):
+        for layer in range(self.num_layers):
             length, count = steps.shape[0], steps.shape[1]
-            shape = (self.directions, count, self.units)
+            shape = (self.directions, count, self.hidden_size)
             shapes = [(length, *shape), *[shape] * (2 if self.operator == "LSTM" else 1)]
             weights = [cast("Tensor", getattr(self, f"{name}{layer}")) for name in _PARTS]
             outputs = torch.onnx.ops.symbolic_multi_out(
@@ -79,7 +85,12 @@ class StackNodes(nn.Module):
     def __init__(self, stack: RecurrentStack) -> None:
         super().__init__()
         self.stack = stack
-        self.nodes = RecurrentNodes(stack.kernel, activation=stack.activation, gates=stack.gates, reset=stack.reset)
+        self.nodes = RecurrentNodes(
+            stack.kernel,
+            activation=stack.activation,
+            recurrent_activation=stack.recurrent_activation,
+            reset_after=stack.reset_after,
+        )
 
     def forward(self, sequence: Tensor) -> Tensor:
         """Map B T D to B F."""
@@ -102,8 +113,10 @@ def with_nodes(module: nn.Module) -> nn.Module:
     return module
 
 
-def _attributes(operator: str, activation: str, gates: str, reset: str, directions: int) -> dict[str, Any]:
-    state, gate = _NAMES[activation], _NAMES[gates]
+def _attributes(
+    operator: str, activation: str, recurrent_activation: str, reset_after: bool, directions: int
+) -> dict[str, Any]:
+    state, gate = _NAMES[activation], _NAMES[recurrent_activation]
     functions = {"LSTM": [gate, state, state], "GRU": [gate, state], "RNN": [state]}[operator] * directions
     attributes: dict[str, Any] = {
         "direction": "bidirectional" if directions == 2 else "forward",
@@ -113,21 +126,21 @@ def _attributes(operator: str, activation: str, gates: str, reset: str, directio
     if hard:  # Keras 2.2's
         attributes |= {"activation_alpha": [0.2] * hard, "activation_beta": [0.5] * hard}
     if operator == "GRU":
-        attributes["linear_before_reset"] = int(reset == "after")
+        attributes["linear_before_reset"] = int(reset_after)
     return attributes
 
 
 @torch.no_grad()
 def _weights(kernel: nn.RNNBase, operator: str, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return a layer's weights, each direction's behind the other's: (GH D), (GH H) and both biases (2 GH)."""
-    units, found = kernel.hidden_size, []
+    found = []
     for suffix in ("", "_reverse")[: 1 + kernel.bidirectional]:
         read = [getattr(kernel, f"{name}_l{layer}{suffix}") for name in ("weight_ih", "weight_hh")]
         if kernel.bias:
             read += [getattr(kernel, f"{name}_l{layer}{suffix}") for name in ("bias_ih", "bias_hh")]
         else:
             read += [torch.zeros(len(read[0]))] * 2
-        rows = [value.detach().split(units) for value in read]
+        rows = [value.detach().split(kernel.hidden_size) for value in read]
         found.append([torch.cat([parts[gate] for gate in _ORDER[operator]]) for parts in rows])
     inputs, states, *biases = (torch.stack(parts) for parts in zip(*found, strict=True))
     return inputs, states, torch.cat(biases, dim=1)

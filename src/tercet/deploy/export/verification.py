@@ -198,14 +198,14 @@ def _searched_sets(bundle: Bundle, pictures: Sequence[Picture]) -> NDArray[np.bo
 @contextmanager
 def _greedy(bundle: Bundle) -> Iterator[None]:
     """Let the decoders follow one sequence, as the file does."""
-    beams = [(decoder, decoder.beam) for decoder in decoders(bundle)]
+    beams = [(decoder, decoder.beam_size) for decoder in decoders(bundle)]
     for decoder, _ in beams:
-        decoder.beam = 1
+        decoder.beam_size = 1
     try:
         yield
     finally:
         for decoder, beam in beams:
-            decoder.beam = beam
+            decoder.beam_size = beam
 
 
 def _asked_file(model: Respondent, pictures: Sequence[Picture], size: int) -> _Said:

@@ -3,7 +3,7 @@
 PyTorch's exporter fixes height and width wherever Python looks at them, as `ground.geometry.fit` and PyTorch's own
 antialiased resize do. Here sizes are tensors from the first step on, and a resize is two products with matrices whose
 rows are the filter's weights: zero outside the centre that is kept, each row's sum 1, the outermost rows repeated
-where `pad` repeats the border. Sizes are computed in 64 bits, as Python computes them; weights in 32, as PyTorch does.
+where `border` repeats it. Sizes are computed in 64 bits, as Python computes them; weights in 32, as PyTorch does.
 
 Shapes: B images, C channels, H x W pixels of the image, h x w of the result; n pixels along one side, m of the result.
 """
@@ -53,14 +53,14 @@ class Preparation(nn.Module):
         wanted = self.geometry.size
         whole = [images.new_full((), images.shape[axis], dtype=torch.float64) for axis in (1, 2)]
         kept, reached = whole, [images.new_full((), side, dtype=torch.float64) for side in wanted]
-        if self.geometry.resize == "pad":
+        if self.geometry.crop_mode == "border":
             ratio = torch.minimum(reached[0] / whole[0], reached[1] / whole[1])
             reached = [_rounded(side * ratio) for side in whole]
         else:
-            if self.geometry.resize == "shorter":
+            if self.geometry.crop_mode == "center":
                 ratio = torch.minimum(whole[0] / reached[0], whole[1] / reached[1])
                 kept = [side * ratio for side in reached]
-            kept = [_rounded(side * self.geometry.crop_fraction) for side in kept]
+            kept = [_rounded(side * self.geometry.crop_pct) for side in kept]
         down, across = (_Side(*values) for values in zip(whole, kept, reached, wanted, strict=True))
         return down, across
 

@@ -35,23 +35,23 @@ class Frames:
         """Return the frame for an image of this height and width."""
         if self._input is None:
             return _WHOLE
-        size, resize = self._input["size"], self._input["resize"]
-        if resize == "pad":
+        size, crop_mode = self._input["size"], self._input["crop_mode"]
+        if crop_mode == "border":
             ratio = min(size[0] / height, size[1] / width)
             inner = max(1, round(height * ratio)), max(1, round(width * ratio))
             top, left = ((outer - own) // 2 for outer, own in zip(size, inner, strict=True))
             return -top / inner[0], -left / inner[1], size[0] / inner[0], size[1] / inner[1]
         kept = (float(height), float(width))
-        if resize == "shorter":
+        if crop_mode == "center":
             ratio = min(height / size[0], width / size[1])
             kept = (size[0] * ratio, size[1] * ratio)
-        own = tuple(max(1, round(one * self._input["crop_fraction"])) for one in kept)
+        own = tuple(max(1, round(one * self._input["crop_pct"])) for one in kept)
         return (height - own[0]) // 2 / height, (width - own[1]) // 2 / width, own[0] / height, own[1] / width
 
 
 def _way(given: Any) -> tuple[Any, ...] | None:
     """Return what of an input decides on the frame; None where it is not said."""
-    if not isinstance(given, Mapping) or not {"size", "resize", "crop_fraction"} <= set(given):
+    if not isinstance(given, Mapping) or not {"size", "crop_mode", "crop_pct"} <= set(given):
         return None
-    size = tuple(given["size"]) if given["resize"] != "squash" else ()
-    return given["resize"], given["crop_fraction"], (size[0] / size[1] if given["resize"] == "shorter" else size)
+    size = tuple(given["size"]) if given["crop_mode"] != "squash" else ()
+    return given["crop_mode"], given["crop_pct"], (size[0] / size[1] if given["crop_mode"] == "center" else size)

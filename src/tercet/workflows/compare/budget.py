@@ -108,7 +108,7 @@ def _rationed(cell: Cell, flops: float, prepared: PreparedData, data: DataConfig
     classifier = _built(member, member.model, prepared)
     an_image = int(summarize(classifier)["flops"])
     updates = int(flops / (FORWARD_AND_BACKWARD * an_image * training.batch_size))
-    stages = training.stages()
+    stages = training.stage_list()
     if updates < len(stages):
         least = FORWARD_AND_BACKWARD * an_image * training.batch_size * len(stages)
         raise ConfigError(
@@ -118,12 +118,12 @@ def _rationed(cell: Cell, flops: float, prepared: PreparedData, data: DataConfig
     an_epoch = len(prepared.training_loader(rows, (classifier.spec,), training=training, data=data, seed=0))
     lengths = [stage_steps(stage, an_epoch) for stage in stages]
     ends = [round(updates * sum(lengths[: index + 1]) / sum(lengths)) for index in range(len(stages))]
-    strategy = tuple(
+    stages = tuple(
         replace(stage, epochs=None, steps=max(1, end - start))
         for stage, start, end in zip(stages, [0, *ends[:-1]], ends, strict=True)
     )
-    return Cell(replace(member, training=_with(training, strategy)), {**cell.notes, "planned_updates": updates})
+    return Cell(replace(member, training=_with(training, stages)), {**cell.notes, "planned_updates": updates})
 
 
-def _with(training: TrainingConfig, strategy: Any) -> TrainingConfig:
-    return replace(training, strategy=strategy, epochs=None, lr=None, schedule="constant", patience=None)
+def _with(training: TrainingConfig, stages: Any) -> TrainingConfig:
+    return replace(training, stages=stages, epochs=None, lr=None, schedule="constant", patience=None)

@@ -18,7 +18,7 @@ from tercet.evaluation.significance import holm
 from tercet.evaluation.spread import spread_of
 from tercet.records.history import History
 from tercet.records.predictions import Predictions
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.workflows.compare.grid import member_name
 from tercet.workflows.train.fusing import TrainedMember, read_members
 from tercet.workflows.train.run_folder import RunFolder
@@ -62,13 +62,13 @@ def tested_split(contenders: Sequence[Contender]) -> str:
     return "test" if trained and all(one.scored("test") for one in trained) else "validation"
 
 
-def compare_contenders(contenders: Sequence[Contender], *, baseline: str, criterion: Criterion) -> dict[str, Any]:
+def compare_contenders(contenders: Sequence[Contender], *, baseline: str, monitor: Monitor) -> dict[str, Any]:
     """Return the findings as plain values: `networks`, `pairs`, `easy`, `hard`, `chosen`, `tested_on`.
 
     Args:
         contenders: The networks; those without a finished training have a name and nothing else in the answer.
         baseline: The network that the others are tested against.
-        criterion: What chooses, on validation.
+        monitor: What chooses, on validation.
     """
     split = tested_split(contenders)
     trained = [one for one in contenders if one.trainings]
@@ -92,7 +92,7 @@ def compare_contenders(contenders: Sequence[Contender], *, baseline: str, criter
         "pairs": pairs,
         "easy": _images(hardness, hardness.easy) if hardness else None,
         "hard": _images(hardness, hardness.hard) if hardness else None,
-        "chosen": _best(trained, criterion),
+        "chosen": _best(trained, monitor),
     }
 
 
@@ -169,12 +169,12 @@ def _beside(pairs: Sequence[Mapping[str, Any]], name: str, baseline: str) -> dic
     return None
 
 
-def _best(contenders: Sequence[Contender], criterion: Criterion) -> str | None:
+def _best(contenders: Sequence[Contender], monitor: Monitor) -> str | None:
     """Return the network whose mean validation score is best; the first at equal scores."""
     best: tuple[str | None, dict[str, float] | None] = (None, None)
     for one in contenders:
-        criteria = [score(said).criteria() for said in one.said("validation")]
-        means = {key: statistics.fmean(each[key] for each in criteria) for key in criteria[0]}
-        if is_better(criterion, means, best[1]):
+        scores = [score(said).monitored() for said in one.said("validation")]
+        means = {key: statistics.fmean(each[key] for each in scores) for key in scores[0]}
+        if is_better(monitor, means, best[1]):
             best = (one.name, means)
     return best[0]

@@ -17,9 +17,9 @@ from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import TrainingConfig
 from tercet.workflows.train.members import member_mapping, resolve_members
 
-_OPTIONS = {"recurrent": "recurrent", "directions": "directions", "scans": "scan", "sizes": "input"}
+_OPTIONS = {"recurrent": "recurrent", "bidirectional": "bidirectional", "scans": "scan", "sizes": "input"}
 """The field of `ModelConfig` that each axis of the grid sets."""
-_PLAIN = {"recurrent": "none", "directions": "one", "scans": "pooled"}
+_PLAIN = {"recurrent": "none", "bidirectional": False, "scans": "pooled"}
 
 
 def expand_grid(config: CompareConfig, model: ModelConfig, training: TrainingConfig) -> tuple[MemberConfig, ...]:
@@ -47,7 +47,10 @@ def expand_grid(config: CompareConfig, model: ModelConfig, training: TrainingCon
             points += [] if point in points else [point]
         cells += [_cell(mapping, point) for point in points]
     idle = ((axis, value) for axis in _OPTIONS for value in getattr(config, axis) if value != _PLAIN.get(axis))
-    require((axis, value) not in used and f"--{axis} {value} has no effect on any network" for axis, value in idle)
+    require(
+        (axis, value) not in used and f"--{axis} {str(value).lower()} has no effect on any network"
+        for axis, value in idle
+    )
     return resolve_members(cells, model, training)
 
 
@@ -65,12 +68,12 @@ def _acting(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 def _cell(mapping: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """Return a member: a backbone at one point of the grid, with a name that says where."""
-    both = point.get("directions") == "both"
+    bidirectional = point.get("bidirectional", False)
     suffix = ""
     if point.get("recurrent", "none") != "none":
-        suffix = f"+{'bi' if both else ''}{point['recurrent']}"
-    elif both:
-        suffix = "+both"
+        suffix = f"+{'bi' if bidirectional else ''}{point['recurrent']}"
+    elif bidirectional:
+        suffix = "+bidirectional"
     if point.get("scans", "pooled") != "pooled":
         suffix += f":{point['scans']}"
     options = {_OPTIONS[axis]: value for axis, value in point.items() if axis != "sizes"}
@@ -100,7 +103,7 @@ def check_fairness(config: CompareConfig, cells: Sequence[MemberConfig]) -> None
 
     Raises:
         ConfigError: Trainings of different length without a budget, a schedule that a budget of seconds leaves without
-            a length, or a network with nothing to turn where parameters are to be matched.
+            a length, or a network without an adjustable width where parameters are to be matched.
     """
     kind, _ = config.limit()
     first = cells[0]
@@ -120,17 +123,17 @@ def _fairness_problems(
         if kind == "seconds" and is_open(cell.training) and cell.training.schedule not in ("constant", "plateau"):
             yield f"schedule {cell.training.schedule} needs a length that seconds do not give: set --epochs, the most"
         if config.match_parameters and cell.name != baseline and find_knob(cell.network, cell.model) is None:
-            yield f"match_parameters: '{cell.name}' has nothing to turn, neither --units nor --dense acts on it"
+            yield f"match_parameters: '{cell.name}' has no adjustable width (--hidden-size or --head-hidden-dim)"
 
 
 def is_open(training: TrainingConfig) -> bool:
     """Tell whether nothing says how many epochs a training has."""
-    return training.strategy is None and training.epochs is None
+    return training.stages is None and training.epochs is None
 
 
 def _length(training: TrainingConfig) -> tuple[Any, ...]:
-    """Return what decides the number of updates; stages count together, so that strategies can be compared."""
-    stages = training.stages()
+    """Return what decides the number of updates; stages count together, so that different stages can be compared."""
+    stages = training.stage_list()
     epochs = round(sum(stage.epochs or 0 for stage in stages), 6)
     return training.batch_size, epochs, sum(stage.steps or 0 for stage in stages)
 

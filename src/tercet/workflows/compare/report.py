@@ -46,8 +46,10 @@ def report_text(metrics: Mapping[str, Any]) -> str:
     tested = [row for row in networks if row["against_baseline"]]
     trained = [row for row in networks if row["seeds"]]
     parts = []
-    if metrics["protocol"]["selection"] == "test":
-        parts.append("WARNING: epochs were chosen on the test split (selection: test): its scores are optimistic.\n")
+    if metrics["protocol"]["monitor_split"] == "test":
+        parts.append(
+            "WARNING: epochs were chosen on the test split (monitor_split: test): its scores are optimistic.\n"
+        )
     title = f"{metrics['data']['source']}: {len(networks)} network(s) x {len(metrics['protocol']['seeds'])} seed(s)"
     parts.append(tables_text(networks, baseline=baseline, title=title, split=split))
     if tested:
@@ -85,7 +87,7 @@ def _size_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in networks:
         if matched := row.get("matched"):
             yield (
-                f"{printable(row['name'])}: --{matched['option']} {matched['width']} gives {matched['parameters']:,} "
+                f"{printable(row['name'])}: --{matched['option'].replace('_', '-')} {matched['width']} gives {matched['parameters']:,} "
                 f"parameters, {100 * matched['deviation']:+.2f} % of the baseline's {matched['target']:,}"
             )
 

@@ -189,7 +189,7 @@ def _work(run: RunFolder, plan: Plan, prepared: PreparedData, parsed: Parsed, co
     grid = read_json(_grid_file(run))
     names = [network["name"] for network in grid["networks"]]
     contenders = read_contenders(run, names, grid["seeds"])
-    found = compare_contenders(contenders, baseline=grid["baseline"], criterion=plan.criterion)
+    found = compare_contenders(contenders, baseline=grid["baseline"], monitor=plan.monitor)
     for row, network in zip(found["networks"], grid["networks"], strict=True):
         row.update(network)
     metrics = {
@@ -218,8 +218,8 @@ def _work(run: RunFolder, plan: Plan, prepared: PreparedData, parsed: Parsed, co
 def _protocol(plan: Plan, config: CompareConfig) -> dict[str, Any]:
     kind, amount = config.limit()
     return {
-        "criterion": plan.criterion,
-        "selection": plan.selection,
+        "monitor": plan.monitor,
+        "monitor_split": plan.monitor_split,
         "seeds": list(config.every_seed()),
         "equal": kind,
         "budget": amount or None,

@@ -25,7 +25,7 @@ from tercet.workflows.train.fusing import groups_of
 from tercet.workflows.train.prepared import held_out_digest
 
 _ON_TEST = (
-    "WARNING: epochs and ensembles were chosen on the held-out folds themselves (selection: test), as papers and\n"
+    "WARNING: epochs and ensembles were chosen on the held-out folds themselves (monitor_split: test), as papers and\n"
     "competitions do. The scores of the folds below are optimistic.\n"
 )
 _UNCALIBRATED = (
@@ -102,8 +102,8 @@ def _metrics(pooled: Pooled, comparison: Comparison | None, calibrated: Calibrat
         "protocol": {
             "folds": len(runs.folds),
             "how": runs.how,
-            "criterion": plan.criterion,
-            "selection": plan.selection,
+            "monitor": plan.monitor,
+            "monitor_split": plan.monitor_split,
             "seed": plan.run.seed,
         },
         "folds": [
@@ -133,9 +133,11 @@ def _report(pooled: Pooled, comparison: Comparison | None, calibrated: Calibrate
     runs, plan = pooled.runs, pooled.runs.plan
     chosen = [pooled.chosen] if len(pooled.members) > 1 else []
     everyone = [*pooled.members, *pooled.ensembles, *chosen]
-    parts = [_ON_TEST] if plan.selection == "test" else []
+    parts = [_ON_TEST] if plan.monitor_split == "test" else []
     title = f"{plan.data}: {len(runs.folds)} folds ({runs.how}), all held-out images together"
-    note = f"each fold's own, chosen on {plan.selection}" + (" (WHAT IS SCORED)" if plan.selection == "test" else "")
+    note = f"each fold's own, chosen on {plan.monitor_split}" + (
+        " (WHAT IS SCORED)" if plan.monitor_split == "test" else ""
+    )
     parts.append(as_text(results_table([_row(result, pooled) for result in everyone], title=title, note=note)))
     parts.append(as_text(results_table(_fold_rows(pooled), title=f"{CHOSEN}, by held-out fold")))
     rows = {result.name: list(result.scores.values()) for result in everyone}

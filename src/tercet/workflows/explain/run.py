@@ -20,7 +20,7 @@ from tercet.deploy.loose import ImageLike
 from tercet.evaluation.predict import evaluating
 from tercet.ground.errors import ConfigError, DataError, ModelError
 from tercet.ground.files import new_folder, slug, write_json
-from tercet.ground.geometry import Resize, shown_window
+from tercet.ground.geometry import CropMode, shown_window
 from tercet.ground.registry import nearest
 from tercet.ground.runtime import choose_device
 from tercet.models.classifier import Classifier
@@ -237,10 +237,8 @@ def _image(asked: _Asked, place: int, pixels: NDArray[np.uint8]) -> Any:
 def _saw(asked: _Asked, place: int, pixels: NDArray[np.uint8], target: int, answer: _Answer) -> Saw:
     one = asked.bundle.members[place]
     spec, image = one.classifier.spec, _image(asked, place, pixels)
-    resize: Resize = spec.resize  # type: ignore[assignment]  # InputSpec has checked the word
-    window = shown_window(
-        (pixels.shape[0], pixels.shape[1]), spec.size, resize=resize, crop_fraction=spec.crop_fraction
-    )
+    crop_mode: CropMode = spec.crop_mode  # type: ignore[assignment]  # InputSpec has checked the word
+    window = shown_window((pixels.shape[0], pixels.shape[1]), spec.size, crop_mode=crop_mode, crop_pct=spec.crop_pct)
     reasons: list[str] = []
 
     def offered(way: Callable[[], Found]) -> Found | None:

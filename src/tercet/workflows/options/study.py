@@ -119,7 +119,7 @@ COMPARE = Options(
     config_file=True,
     aliases=ALIASES,
     examples=["photos/ --backbones resnet18 --recurrent none,lstm --scans rows"],
-    without={ModelConfig: frozenset({"recurrent", "directions", "scan"})},
+    without={ModelConfig: frozenset({"recurrent", "bidirectional", "scan"})},
 )
 TUNE = Options(
     "tune",

@@ -102,7 +102,7 @@ def _of_recipe(record: Record) -> list[str]:
 
 
 def _option(field: Field, value: Any) -> str:
-    if field.key == "strategy" and value:
+    if field.key == "stages" and value:
         value = [{key: item for key, item in stage.items() if item is not None} for stage in value]
     text = _value(value)
     if text == "true" and field.flag:

@@ -25,8 +25,8 @@ _VERBS = {
 }
 _SPLITS = {"test": "test images", "validation": "validation images", "pooled": "held-out images of all folds"}
 _OPTIMISTIC = (
-    "Epochs, ensembles or both were chosen by the very images that are scored here (selection: test). These scores are "
-    "optimistic and must not be compared with scores on images that chose nothing."
+    "Epochs, ensembles or both were chosen by the very images that are scored here (monitor_split: test). These scores "
+    "are optimistic and must not be compared with scores on images that chose nothing."
 )
 
 
@@ -52,7 +52,7 @@ def headline(record: Record) -> tuple[str, Mapping[str, Any]] | None:
 def warnings_of(record: Record) -> list[Warning]:
     """Return what cannot be overlooked: test images that chose, trainings that failed."""
     found: list[Warning] = []
-    if record.selection == "test":
+    if record.monitor_split == "test":
         found.append(Warning(_OPTIMISTIC, "Chosen on the test images"))
     found += [
         Warning(f"In part {title}: {_OPTIMISTIC}", "Chosen on the test images")
@@ -79,10 +79,10 @@ def protocol(record: Record) -> Section:
     facts = [
         (
             "chosen on",
-            f"{record.selection} (what is scored: optimistic)" if record.selection == "test" else "validation",
+            f"{record.monitor_split} (what is scored: optimistic)" if record.monitor_split == "test" else "validation",
         )
     ]
-    facts += [("criterion", str(told.get("criterion") or record.document.get("criterion") or ABSENT))]
+    facts += [("monitor", str(told.get("monitor") or record.document.get("monitor") or ABSENT))]
     facts += [("judged on", _SPLITS[record.judged] if record.kind != "tune" else "validation images alone")]
     if record.kind == "crossval":
         facts += [("folds", f"{told['folds']} ({told['how']})")]
@@ -110,7 +110,7 @@ def ending(record: Record) -> list[Section]:
 def _chosen_on_test(part: Path) -> bool:
     metrics = RunFolder(part).metrics
     told = read_json(metrics) if metrics.is_file() else {}
-    return bool(told.get("protocol", {}).get("selection") == "test")
+    return bool(told.get("protocol", {}).get("monitor_split") == "test")
 
 
 def _result(record: Record) -> Iterator[Block]:

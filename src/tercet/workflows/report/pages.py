@@ -47,7 +47,7 @@ def page_of_runs(records: Sequence[Record], book: Sketchbook, *, title: str | No
         for name, record in zip(names, records, strict=True)
         for training, history in record.histories.items()
     }
-    sections.append(curves(together, book, selection=" or ".join(sorted({one.selection for one in records}))))
+    sections.append(curves(together, book, monitor_split=" or ".join(sorted({one.monitor_split for one in records}))))
     if board:
         sections.append(_leaderboard(board, own_scores(records), book))
     for number_of, (name, record) in enumerate(zip(names, records, strict=True), 1):
@@ -90,7 +90,7 @@ def _sections(record: Record, book: Sketchbook) -> list[Section]:
     if record.kind == "study":
         return [*opening, *study(record, book), *end]
     opening += [protocol(record), data(record, book)]
-    training = curves(record.histories, book, selection=record.selection)
+    training = curves(record.histories, book, monitor_split=record.monitor_split)
     if record.kind == "tune":
         return [*opening, trials(record, book), training, *end]
     if record.sets:

@@ -24,7 +24,7 @@ _NEEDED = {
     "ensemble": ("data", "protocol", "members", "ensembles", "chosen"),
     "crossval": ("data", "protocol", "folds", "pooled", "members", "ensembles"),
     "compare": ("data", "protocol", "networks", "pairs", "tested_on", "chosen"),
-    "tune": ("data", "criterion", "best", "trials"),
+    "tune": ("data", "monitor", "best", "trials"),
     "study": ("title", "source", "scale", "table", "tests", "parts"),
 }
 CHOSEN = "chosen"
@@ -82,9 +82,9 @@ class Record:
         return str(data["source"]) if data else str(self.config.get("data") or self.document["source"])
 
     @property
-    def selection(self) -> str:
+    def monitor_split(self) -> str:
         """The split that chose."""
-        return str(self.document.get("protocol", {}).get("selection", "validation"))
+        return str(self.document.get("protocol", {}).get("monitor_split", "validation"))
 
     @property
     def finished(self) -> float:

@@ -44,7 +44,7 @@ def _of_run(record: Record, book: Sketchbook) -> Iterator[Block]:
         scored = [(row["name"], kind, row[split]) for row, kind in zip(rows, kinds, strict=True) if row.get(split)]
         if scored:
             last = {index for index, (name, *_) in enumerate(scored) if name == document["chosen"]}
-            yield _table(scored, _TITLES[record.selection, split], last)
+            yield _table(scored, _TITLES[record.monitor_split, split], last)
     yield from _figure(rows, kinds, record.judged, document["best_member"], book)
     if told := document.get("comparison"):
         yield Paragraph(_sentence(told))

@@ -33,7 +33,7 @@ def _results(record: Record, book: Sketchbook) -> Iterator[Block]:
             for name, kind, scores in scored
         ]
         chosen = {index for index, (name, *_) in enumerate(scored) if name == document["chosen"]}
-        optimistic = " (WHICH CHOSE: optimistic)" if split == record.selection == "test" else ""
+        optimistic = " (WHICH CHOSE: optimistic)" if split == record.monitor_split == "test" else ""
         caption = f"{split.capitalize()} images{optimistic}, n = {scored[0][2]['n']:,}"
         yield Table(_HEADER, cells, "ll" + "r" * 7, caption, frozenset(chosen))
     drawn = [

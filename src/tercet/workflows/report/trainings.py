@@ -28,7 +28,7 @@ _COSTS = {
 }
 
 
-def curves(histories: Mapping[str, History], book: Sketchbook, *, selection: str = "validation") -> Section:
+def curves(histories: Mapping[str, History], book: Sketchbook, *, monitor_split: str = "validation") -> Section:
     """Return the curves of all trainings overlaid, as far as their histories are there."""
     some = {name: history for name, history in histories.items() if len(history)}
     if not some:
@@ -39,7 +39,7 @@ def curves(histories: Mapping[str, History], book: Sketchbook, *, selection: str
     for quantity, title in _CURVES:
         known = {name: history for name, history in some.items() if quantity == "rate" or _has(history, quantity)}
         if known:
-            where = "" if quantity == "rate" else f" on {selection} images; a dot marks the epoch that was kept"
+            where = "" if quantity == "rate" else f" on {monitor_split} images; a dot marks the epoch that was kept"
             blocks.append(
                 book.draw(
                     f"training-{quantity.replace('_', '-')}",

@@ -21,25 +21,25 @@ def trials(record: Record, book: Sketchbook) -> Section:
 
 
 def _trials(record: Record, book: Sketchbook) -> Iterator[Block]:
-    document, criterion = record.document, record.document["criterion"]
+    document, monitor = record.document, record.document["monitor"]
     rows, first = document["trials"], document["trials"][0]
     best = document["best"]
     if first["score"] is not None:
         gain = best["score"] - first["score"]
         yield Paragraph(
-            f"Trial 0 has the options as they are: {criterion} {number(first['score'])}. Trial {best['number']} is the "
+            f"Trial 0 has the options as they are: {monitor} {number(first['score'])}. Trial {best['number']} is the "
             f"best of {len(rows)}: {number(best['score'])} ({gain:+.4f}) on validation images, where it is a little "
             "lucky. No test image was looked at."
         )
     scored = [row for row in rows if row["score"] is not None]
     drawn = [
-        Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ordered(scored, criterion)
+        Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ordered(scored, monitor)
     ]
     if drawn:
         yield book.draw(
             "trials",
-            f"{criterion.capitalize()} on validation images; the line is trial 0, the options as they are.",
-            lambda axes: bars(axes, drawn, xlabel=criterion, baseline=first["score"]),
+            f"{monitor.capitalize()} on validation images; the line is trial 0, the options as they are.",
+            lambda axes: bars(axes, drawn, xlabel=monitor, baseline=first["score"]),
             height=bars_height(drawn),
         )
     shares = [Bar(key, share) for key, share in document.get("importance", {}).items()]
@@ -50,11 +50,11 @@ def _trials(record: Record, book: Sketchbook) -> Iterator[Block]:
             lambda axes: bars(axes, shares, xlabel="share"),
             height=bars_height(shares),
         )
-    table = _ordered(rows, criterion)
-    yield _table(table[:_SHOWN], criterion, f"The best {_SHOWN} trials" if len(table) > _SHOWN else "All trials")
+    table = _ordered(rows, monitor)
+    yield _table(table[:_SHOWN], monitor, f"The best {_SHOWN} trials" if len(table) > _SHOWN else "All trials")
     if len(table) > _SHOWN:
         yield Details(
-            f"the other {count(len(table) - _SHOWN, 'trial')}", [_table(table[_SHOWN:], criterion, "Other trials")]
+            f"the other {count(len(table) - _SHOWN, 'trial')}", [_table(table[_SHOWN:], monitor, "Other trials")]
         )
     path = record.run.path / "best.yaml"
     if path.is_file():
@@ -62,7 +62,7 @@ def _trials(record: Record, book: Sketchbook) -> Iterator[Block]:
         yield Code(path.read_text("utf-8").splitlines()[1].removeprefix("# "), "command")
 
 
-def _table(rows: list[Mapping[str, Any]], criterion: str, caption: str) -> Table:
+def _table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> Table:
     keys = list(rows[0]["options"])
     cells = [
         (
@@ -76,12 +76,12 @@ def _table(rows: list[Mapping[str, Any]], criterion: str, caption: str) -> Table
         )
         for row in rows
     ]
-    header = ("trial", "state", criterion, "epochs", "time", *keys, "remark")
+    header = ("trial", "state", monitor, "epochs", "time", *keys, "remark")
     return Table(header, cells, "llrrr" + "r" * len(keys), caption)
 
 
-def _ordered(rows: list[Mapping[str, Any]], criterion: str) -> list[Mapping[str, Any]]:
-    sign = 1 if criterion == "loss" else -1
+def _ordered(rows: list[Mapping[str, Any]], monitor: str) -> list[Mapping[str, Any]]:
+    sign = 1 if monitor == "loss" else -1
     return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0), row["number"]))
 
 

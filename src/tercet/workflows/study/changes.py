@@ -17,7 +17,7 @@ from tercet.records.documents import read_mapping
 from tercet.records.recipe import Part, Setting
 from tercet.workflows.train.members import member_mapping
 
-_LENGTH = ("strategy", "epochs", "lr", "schedule", "patience", "max_time")
+_LENGTH = ("stages", "epochs", "lr", "schedule", "patience", "max_time")
 _REHEARSED = {"model": "test_resnet", "pretrained": False, "weights": None}
 _REHEARSED_SIZE = 64  # pixels; less, and its feature map has nothing to scan
 _REHEARSED_LIMIT = 2000  # training images; a class more than that has none
@@ -143,7 +143,7 @@ def _rehearsed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
     if part.verb == "ensemble":
         return {**options, "fusion": {**_nested(options.get("fusion")), "steps": 1}}
     short = {key: value for key, value in options.items() if key not in _LENGTH}
-    short["strategy"] = [{"lr": 1e-4, "steps": 1}]
+    short["stages"] = [{"lr": 1e-4, "steps": 1}]
     short["data"] = {**_nested(options.get("data")), "limit": _REHEARSED_LIMIT}
     if part.verb == "compare":
         return {**short, "seeds": 1}

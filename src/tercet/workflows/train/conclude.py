@@ -44,7 +44,7 @@ TITLES = {
 }
 """By the split that chooses, and the split that is shown."""
 CHOSEN_ON_TEST = (
-    "WARNING: epochs and ensemble were chosen on the test split (selection: test). The test scores below are\n"
+    "WARNING: epochs and ensemble were chosen on the test split (monitor_split: test). The test scores below are\n"
     "optimistic and must not be compared with scores on images that chose nothing.\n"
 )
 """What a report begins with where the test split chose."""
@@ -107,24 +107,26 @@ def conclude(
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
     )
-    selected = select_members(trained, plan.fusion.top, plan.criterion)
+    selected = select_members(trained, plan.fusion.top, plan.monitor)
     ensembles = fuse(selected, plan.run.fuse, plan=plan, prepared=prepared) if len(selected) > 1 else []
     groups = validation_groups(selected, prepared)
     for one in ensembles:
         for split, said in one.predictions.items():
             said.save(run.predictions(one.method, split))
-    best = choose({member.name: score(member.predictions[plan.selection]) for member in selected}, plan.criterion)
+    best = choose({member.name: score(member.predictions[plan.monitor_split]) for member in selected}, plan.monitor)
     conclusion = Conclusion(
         plan,
         tuple(trained),
         tuple(ensembles),
         next(member for member in selected if member.name == best),
-        choose_ensemble(ensembles, plan.criterion, split=plan.selection, groups=groups) if ensembles else None,
+        choose_ensemble(ensembles, plan.monitor, split=plan.monitor_split, groups=groups) if ensembles else None,
         tta,
         {},
         "",
         tuple(
-            one.method for one in ensembles if plan.selection == "validation" and fitted_within_one_group(one, groups)
+            one.method
+            for one in ensembles
+            if plan.monitor_split == "validation" and fitted_within_one_group(one, groups)
         ),
     )
     conclusion = replace(conclusion, calibrated=_calibrate(conclusion, prepared))
@@ -190,7 +192,7 @@ def _metrics(run: RunFolder, conclusion: Conclusion) -> dict[str, Any]:
         "run": str(run.path),
         "bundle": str(run.bundle),
         "data": data_card(plan),
-        "protocol": {"criterion": plan.criterion, "selection": plan.selection, "seed": plan.run.seed},
+        "protocol": {"monitor": plan.monitor, "monitor_split": plan.monitor_split, "seed": plan.run.seed},
         "tta": conclusion.tta.to_dict() if conclusion.tta else None,
         "members": [
             {"name": member.name, **member.summary, **_scores(member.predictions)} for member in conclusion.members
@@ -231,23 +233,23 @@ def _rows(conclusion: Conclusion, split: str) -> list[ResultRow]:
 
 def _report(conclusion: Conclusion) -> str:
     plan, chosen, best = conclusion.plan, conclusion.chosen, conclusion.best
-    parts = [CHOSEN_ON_TEST] if plan.selection == "test" else []
+    parts = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
     parts += [conclusion.tta.to_text()] if conclusion.tta else []
     for split in ("validation", "test"):
         if rows := _rows(conclusion, split):
-            title = f"{plan.data}: {TITLES[plan.selection, split]}"
-            table = results_table(rows, title=title, note=f"chosen on {plan.selection}")
+            title = f"{plan.data}: {TITLES[plan.monitor_split, split]}"
+            table = results_table(rows, title=title, note=f"chosen on {plan.monitor_split}")
             parts.append(as_text(table))
     if conclusion.unsound:
         parts.append(_ONE_GROUP.format(ways=", ".join(conclusion.unsound)))
     comparison = conclusion.comparison()
     if chosen is not None and comparison is not None:
         parts.append(comparison_text(comparison, chosen.method, best.name) + "\n")
-        alone, fused = (score(one.predictions[plan.selection]).criteria() for one in (best, chosen))
-        if is_better(plan.criterion, alone, fused):
+        alone, fused = (score(one.predictions[plan.monitor_split]).monitored() for one in (best, chosen))
+        if is_better(plan.monitor, alone, fused):
             better = printable(best.name)
             parts.append(
-                f"On {plan.selection} {better} alone is better than every ensemble; its own bundle is beside.\n"
+                f"On {plan.monitor_split} {better} alone is better than every ensemble; its own bundle is beside.\n"
             )
     if conclusion.calibrated is not None:
         parts.append(conclusion.calibrated.to_text(printable(conclusion.name)))

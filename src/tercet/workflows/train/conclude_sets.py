@@ -110,9 +110,9 @@ def _fuse(method: SetMethod, members: Sequence[SetResult], plan: Plan) -> SetRes
     }
     rule = SetRule(method, tuple(member.rule.thresholds[0] for member in members))
     if method == "average":
-        rule = replace(rule, threshold=threshold_of(said["validation"], plan.criterion))
+        rule = replace(rule, threshold=threshold_of(said["validation"], plan.monitor))
         seed, folds = plan.run.seed, plan.fusion.folds
-        fitted = cross_fitted_sets(said["validation"], plan.criterion, folds=folds, seed=seed)
+        fitted = cross_fitted_sets(said["validation"], plan.monitor, folds=folds, seed=seed)
         said = {split: one.with_chosen(one.scores > rule.threshold) for split, one in said.items()}
         said["validation"] = fitted
     cost = {key: sum(member.summary[key] for member in members) for key in ("seconds", "parameters")}
@@ -128,8 +128,8 @@ def _best(results: Sequence[SetResult], plan: Plan) -> SetResult:
     """Return the best on the split that chooses; the earlier one at equal scores and losses."""
     best = results[0]
     for one in results[1:]:
-        new, old = (score_sets(result.predictions[plan.selection]).criteria() for result in (one, best))
-        best = one if is_better(plan.criterion, new, old) else best
+        new, old = (score_sets(result.predictions[plan.monitor_split]).monitored() for result in (one, best))
+        best = one if is_better(plan.monitor, new, old) else best
     return best
 
 
@@ -146,7 +146,7 @@ def _metrics(
         "run": str(run.path),
         "bundle": str(run.bundle),
         "data": data_card(plan),
-        "protocol": {"criterion": plan.criterion, "selection": plan.selection, "seed": plan.run.seed},
+        "protocol": {"monitor": plan.monitor, "monitor_split": plan.monitor_split, "seed": plan.run.seed},
         "members": [one.to_dict() for one in members],
         "ensembles": [one.to_dict() for one in fused],
         "best_member": best,
@@ -160,7 +160,7 @@ def _metrics(
 def _report(
     plan: Plan, members: Sequence[SetResult], fused: Sequence[SetResult], *, best: SetResult, winner: SetResult
 ) -> str:
-    parts = [CHOSEN_ON_TEST] if plan.selection == "test" else []
+    parts = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
     for split in _SPLITS:
         rows = [
             SetRow(
@@ -175,13 +175,15 @@ def _report(
             if split in one.scores
         ]
         if rows:
-            title = f"{plan.data}, sets of {len(plan.classes)} labels: {TITLES[plan.selection, split]}"
-            parts.append(as_text(set_results_table(rows, title=title, note=f"chosen on {plan.selection}")))
+            title = f"{plan.data}, sets of {len(plan.classes)} labels: {TITLES[plan.monitor_split, split]}"
+            parts.append(as_text(set_results_table(rows, title=title, note=f"chosen on {plan.monitor_split}")))
     if winner is not best:
-        alone, together = (score_sets(one.predictions[plan.selection]).criteria() for one in (best, winner))
-        if is_better(plan.criterion, alone, together):
+        alone, together = (score_sets(one.predictions[plan.monitor_split]).monitored() for one in (best, winner))
+        if is_better(plan.monitor, alone, together):
             name = printable(best.name)
-            parts.append(f"On {plan.selection} {name} alone is better than every ensemble; its own bundle is beside.\n")
+            parts.append(
+                f"On {plan.monitor_split} {name} alone is better than every ensemble; its own bundle is beside.\n"
+            )
     parts.append("Scores of sets of labels are not calibrated.\n")
     parts += left_out(plan)
     split = "test" if "test" in winner.scores else "validation"

@@ -188,7 +188,9 @@ class EndToEndFitter:
         if not augmented:
             return self.prepared.loader(rows, specs, num_workers=workers)
         first = self.plan.members[0].training  # one augmentation for all branches, as they see the same image
-        training = TrainingConfig(batch_size=self.fusion.batch_size, augment=first.augment, erase=first.erase)
+        training = TrainingConfig(
+            batch_size=self.fusion.batch_size, augment=first.augment, random_erasing=first.random_erasing
+        )
         seed = self.plan.run.seed
         return self.prepared.training_loader(rows, specs, training=training, data=self.plan.data_config, seed=seed)
 
@@ -196,8 +198,8 @@ class EndToEndFitter:
         self, module: nn.Module, train: BatchSource, validation: BatchSource | None, objective: Objective | None = None
     ) -> None:
         stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine")
-        criterion = self.plan.criterion
-        config = TrainingConfig(strategy=(stage,), batch_size=self.fusion.batch_size, criterion=criterion)
+        monitor = self.plan.monitor
+        config = TrainingConfig(stages=(stage,), batch_size=self.fusion.batch_size, monitor=monitor)
         with tempfile.TemporaryDirectory() as folder:
             Training(
                 module,

@@ -21,7 +21,7 @@ from tercet.models.fusion import FusionHead
 from tercet.models.summary import summarize
 from tercet.records.config import Method
 from tercet.records.predictions import Predictions, join
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.workflows.train.end_to_end import EndToEndFitter
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.prepared import PreparedData
@@ -85,11 +85,11 @@ def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) ->
     return members
 
 
-def select_members(members: Sequence[TrainedMember], top: int, criterion: Criterion) -> list[TrainedMember]:
+def select_members(members: Sequence[TrainedMember], top: int, monitor: Monitor) -> list[TrainedMember]:
     """Return the best `top` members by their validation scores (Algorithm 1, step 3), in their own order; 0 is all."""
     if not top or top >= len(members):
         return list(members)
-    order = rank({member.name: score(member.predictions["validation"]) for member in members}, criterion)
+    order = rank({member.name: score(member.predictions["validation"]) for member in members}, monitor)
     return [member for member in members if member.name in order[:top]]
 
 
@@ -132,11 +132,11 @@ def groups_of(predictions: Predictions, prepared: PreparedData | None) -> tuple[
 def _fuse_simply(members: Sequence[TrainedMember], method: str, plan: Plan, groups: tuple[str, ...] | None) -> Ensemble:
     started = time.monotonic()
     names = tuple(member.name for member in members)
-    criterion = plan.criterion
+    monitor = plan.monitor
     validation = [member.predictions["validation"] for member in members]
-    combiner = fit_combiner(method, validation, names=names, criterion=criterion)
+    combiner = fit_combiner(method, validation, names=names, monitor=monitor)
     seed = plan.run.seed
-    scored = cross_fitted(method, validation, folds=plan.fusion.folds, seed=seed, criterion=criterion, groups=groups)
+    scored = cross_fitted(method, validation, folds=plan.fusion.folds, seed=seed, monitor=monitor, groups=groups)
     said = {"validation": scored}
     if all("test" in member.predictions for member in members):
         said["test"] = combiner.apply([member.predictions["test"] for member in members])
@@ -195,7 +195,7 @@ def learned_from_validation(one: Ensemble) -> bool:
 
 
 def choose_ensemble(
-    ensembles: Sequence[Ensemble], criterion: Criterion, *, split: str, groups: tuple[str, ...] | None = None
+    ensembles: Sequence[Ensemble], monitor: Monitor, *, split: str, groups: tuple[str, ...] | None = None
 ) -> Ensemble:
     """Return the ensemble that scores best on the split that chooses; at equal scores the simpler one.
 
@@ -204,7 +204,7 @@ def choose_ensemble(
     flattered = {one.method for one in ensembles if split == "validation" and fitted_within_one_group(one, groups)}
     sound = [one for one in ensembles if one.method not in flattered] or ensembles
     scores: dict[str, Scores] = {one.method: score(one.predictions[split]) for one in sound}
-    best = choose(scores, criterion)
+    best = choose(scores, monitor)
     return next(one for one in ensembles if one.method == best)
 
 

@@ -88,7 +88,7 @@ def run_jobs(
     Raises:
         Interrupted: A signal came; every training has saved itself.
     """
-    bars = Bars(console, split=Plan.load(jobs[0].run).selection)
+    bars = Bars(console, split=Plan.load(jobs[0].run).monitor_split)
     threads = threads if len(jobs) > 1 else ThreadPlan(1, threads.threads)
     return do_all(jobs, whole=whole, threads=threads, bars=bars, prepared=prepared)
 

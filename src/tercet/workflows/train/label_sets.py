@@ -16,14 +16,14 @@ from tercet.ground.errors import ConfigError, require
 from tercet.records.config import METHODS, UNCALIBRATED, MemberConfig, Method
 from tercet.records.label_sets import SetPredictions
 from tercet.records.model_config import LabelsConfig
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.training.losses import BinaryCrossEntropy, LabelSequences, Objective
 from tercet.workflows.train.data_card import trained_on
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.prepared import PreparedData
 from tercet.workflows.train.run_folder import MemberFolder, RunFolder
 
-_CRITERIA: dict[Criterion, Criterion] = {"accuracy": "o_f1", "macro_f1": "c_f1"}
+_MULTILABEL: dict[Monitor, Monitor] = {"accuracy": "o_f1", "macro_f1": "c_f1"}
 """What the usual words mean for label sets."""
 _UNFIT = "one class an image, and here every image has a set of labels"
 
@@ -35,7 +35,7 @@ def for_sets(plan: Plan) -> Plan:
         ConfigError: Options that only make sense where an image has one class.
     """
     members = tuple(
-        replace(member, training=replace(member.training, criterion=_criterion(member.training.criterion)))
+        replace(member, training=replace(member.training, monitor=_monitor(member.training.monitor)))
         for member in plan.members
     )
     views = not plan.run.views.plain and f"tta {plan.run.views} averages probabilities of {_UNFIT}"
@@ -45,10 +45,10 @@ def for_sets(plan: Plan) -> Plan:
     return replace(plan, members=members, run=replace(plan.run, fuse=cast("tuple[Method, ...]", _fuse(plan.run.fuse))))
 
 
-def _criterion(criterion: Criterion) -> Criterion:
-    if criterion in ("kappa", "sum"):
-        raise ConfigError(f"criterion {criterion} is for {_UNFIT}: give o_f1, c_f1, map or loss")
-    return _CRITERIA.get(criterion, criterion)
+def _monitor(monitor: Monitor) -> Monitor:
+    if monitor in ("kappa", "sum"):
+        raise ConfigError(f"monitor {monitor} is for {_UNFIT}: give o_f1, c_f1, map or loss")
+    return _MULTILABEL.get(monitor, monitor)
 
 
 def _problems(member: MemberConfig) -> Iterator[str]:
@@ -102,9 +102,9 @@ def leave_sets(
     bundle = Bundle(plan.classes, (member,), card=card, sets=SetRule("single", (DECIDED,)))
     on_validation = _predict(bundle, plan, prepared, "validation")
     if not decided:
-        bundle = replace(bundle, sets=SetRule("single", (threshold_of(on_validation, plan.criterion),)))
+        bundle = replace(bundle, sets=SetRule("single", (threshold_of(on_validation, plan.monitor),)))
         seed, folds = plan.run.seed, plan.fusion.folds
-        on_validation = cross_fitted_sets(on_validation, plan.criterion, folds=folds, seed=seed)
+        on_validation = cross_fitted_sets(on_validation, plan.monitor, folds=folds, seed=seed)
     on_validation.save(run.predictions(member.name, "validation"))
     if len(prepared.rows("test")):
         _predict(bundle, plan, prepared, "test").save(run.predictions(member.name, "test"))

@@ -148,7 +148,7 @@ class _Work:
         rows = np.setdiff1d(self.prepared.rows("train"), self.held_out())
         specs, config = (classifier.spec,), member.training
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
-        chooser = self.prepared.rows(plan.selection)
+        chooser = self.prepared.rows(plan.monitor_split)
         workers = plan.data_config.num_workers
         objective = self.objective(config, rows)
         if config.precision != "32":
@@ -198,7 +198,7 @@ class _Work:
     def watch(self, chooser: Rows, config: TrainingConfig) -> tuple[Scorer, list[Observer]]:
         """Return what scores the rows that choose, and those who write the member's own records."""
         plan, wanted = self.plan, self.plan.run.tensorboard and self.fold is None
-        log = EpochLog(self.folder.path / "train.log", split=plan.selection)
+        log = EpochLog(self.folder.path / "train.log", split=plan.monitor_split)
         boards = tensorboard(self.folder.path / "tensorboard", wanted=wanted)
         if plan.sets:
             return validation_set_scores, [log, *boards]
@@ -208,7 +208,7 @@ class _Work:
             classes=plan.classes,
             store=self.prepared.store,
             rows=chooser,
-            criterion=config.criterion,
+            monitor=config.monitor,
         )
         return scorer, [log, *observers]
 

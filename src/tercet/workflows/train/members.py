@@ -25,7 +25,7 @@ PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 MEMBER_OPTIONS = Options("member", groups=[("", ModelConfig), ("", TrainingConfig)])
 """The options that a member may have of its own."""
 _DEFAULTS = ModelConfig()
-_SHAPES_ONE_STAGE = "schedule and patience shape a single stage: give epochs or lr, or write them into a strategy"
+_SHAPES_ONE_STAGE = "schedule and patience shape a single stage: give epochs or lr, or write them into stages"
 
 
 def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
@@ -87,8 +87,8 @@ def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) ->
     name = str(options.pop("name", network))
     check_network(network)
     if {"epochs", "lr"} & options.keys():
-        training = replace(training, strategy=None)  # a member's own single stage replaces the run's strategy
-    if "strategy" in options:
+        training = replace(training, stages=None)  # a member's own single stage replaces the run's stages
+    if "stages" in options:
         training = replace(training, epochs=None, lr=None, schedule="constant", patience=None)
     parsed = MEMBER_OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
     config = parsed.of(ModelConfig)

@@ -23,7 +23,7 @@ from tercet.records.config import (
 )
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options
-from tercet.records.training_config import Criterion, TrainingConfig
+from tercet.records.training_config import Monitor, TrainingConfig
 from tercet.workflows.train.members import MEMBER_OPTIONS
 from tercet.workflows.train.prepared import PreparedData
 from tercet.workflows.train.run_folder import RunFolder
@@ -70,31 +70,31 @@ class Plan:
         return self.run.seed * 10_000 + position * 100 + further
 
     @property
-    def criterion(self) -> Criterion:
+    def monitor(self) -> Monitor:
         """What 'best' means, for members and for ensembles."""
-        return self.members[0].training.criterion
+        return self.members[0].training.monitor
 
     @property
-    def selection(self) -> str:
+    def monitor_split(self) -> str:
         """The split that chooses: validation, or test where a paper is reproduced that did so."""
-        return self.members[0].training.selection
+        return self.members[0].training.monitor_split
 
     def check(self) -> None:
         """Refuse members chosen by different rules, crops that do not fit, promises that cannot be kept, and
         what is for label sets where none are.
 
         Raises:
-            ConfigError: Criterion or selection differ between members or are for label sets, a crop is too large, or no
-                validation rows would be left to calibrate with.
+            ConfigError: Members differ in `monitor` or `monitor_split`, or these are for label sets; a crop is too
+                large; or no validation rows would be left to calibrate with.
         """
         if not self.sets:
             decoders = [member.name for member in self.members if member.model.labels.decoder != "sigmoid"]
-            only_sets = self.criterion in ("o_f1", "c_f1", "map")
+            only_sets = self.monitor in ("o_f1", "c_f1", "map")
             needs = "needs sets of labels (several --data.label-columns, or --data.label-separator)"
             require(
                 [
                     bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
-                    only_sets and f"criterion {self.criterion} {needs}",
+                    only_sets and f"monitor {self.monitor} {needs}",
                 ]
             )
         fused = len(self.members) > 1 and self.fusion.top != 1
@@ -104,7 +104,7 @@ class Plan:
                 f"{', '.join(self.run.fuse)} learn from all of them: add average, pruned or vote, or give "
                 "fusion.data out-of-fold with e2e"
             )
-        for what in ("criterion", "selection"):
+        for what in ("monitor", "monitor_split"):
             kinds = sorted({getattr(member.training, what) for member in self.members})
             if len(kinds) > 1:
                 raise ConfigError(f"members differ in {what} ({', '.join(kinds)}): give one for the whole run")

@@ -67,7 +67,7 @@ class PreparedData:
             seed=seed,
             shuffle=True,
             augment=training.augment,
-            erase=training.erase,
+            random_erasing=training.random_erasing,
             mixup=training.mixup,
             cutmix=training.cutmix,
             balanced=data.balanced,

@@ -18,7 +18,7 @@ from tercet.data.store import Store
 from tercet.evaluation.metrics import Scorer, is_better
 from tercet.records.history import EpochRow
 from tercet.records.predictions import Floats, Ints
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.training.observers import Observer, Progress, TensorBoard
 from tercet.workflows.train.prepared import Rows
 
@@ -46,7 +46,7 @@ class StageImages:
         classes: K class names.
         store: The images.
         rows: The samples that are validated, in that order.
-        criterion: What is best.
+        monitor: What is best.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class StageImages:
         classes: Sequence[str],
         store: Store,
         rows: Rows,
-        criterion: Criterion,
+        monitor: Monitor,
     ) -> None:
-        self.board, self.scorer, self.classes, self.criterion = board, scorer, classes, criterion
+        self.board, self.scorer, self.classes, self.monitor = board, scorer, classes, monitor
         self._store, self._rows = store, rows
         self._shown = np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(np.int64))
         self._latest: _Said | None = None
@@ -80,7 +80,7 @@ class StageImages:
         """Keep the stage's best validation; draw it with the stage's last epoch."""
         if self._latest is None:
             return
-        if self._best is None or is_better(self.criterion, row.validation, self._best[0].validation):
+        if self._best is None or is_better(self.monitor, row.validation, self._best[0].validation):
             self._best = (row, self._latest)
         if row.note:
             self._draw(*self._best, step=row.step)
@@ -117,7 +117,7 @@ def stage_images(
     classes: Sequence[str],
     store: Store,
     rows: Rows,
-    criterion: Criterion,
+    monitor: Monitor,
 ) -> tuple[Scorer, list[Observer]]:
     """Return the scorer and the observers of a training, with pictures where TensorBoard and matplotlib are there.
 
@@ -127,9 +127,9 @@ def stage_images(
         classes: K class names.
         store: The images.
         rows: The samples that are validated, in that order.
-        criterion: What is best.
+        monitor: What is best.
     """
     if not boards or find_spec("matplotlib") is None:
         return scorer, list(boards)
-    images = StageImages(boards[0], scorer, classes=classes, store=store, rows=rows, criterion=criterion)
+    images = StageImages(boards[0], scorer, classes=classes, store=store, rows=rows, monitor=monitor)
     return images.score, [*boards, images]

@@ -23,7 +23,7 @@ from tercet.evaluation.tta import picture_spec, predict_levels
 from tercet.ground.files import write_bytes
 from tercet.models.classifier import Classifier
 from tercet.records.predictions import Predictions
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.records.views import Views
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.prepared import PreparedData, Rows
@@ -79,7 +79,7 @@ class Settled:
     """Plain prediction, then all that was tried, in ascending number of passes."""
     chosen: Level
     """What the run uses."""
-    criterion: Criterion
+    monitor: Monitor
     """What was compared."""
     split: str
     """Where it was measured."""
@@ -88,7 +88,7 @@ class Settled:
     def rival(self) -> Level:
         """Return what stands against plain: the level chosen, or the best of those that were not."""
         others = {str(level.views): level for level in self.levels[1:]}
-        best = rank({name: level.scores for name, level in others.items()}, self.criterion)[0]
+        best = rank({name: level.scores for name, level in others.items()}, self.monitor)[0]
         return others[best] if self.chosen is self.levels[0] else self.chosen
 
     def comparison(self) -> Comparison:
@@ -102,7 +102,7 @@ class Settled:
             "chosen": str(self.chosen.views),
             "seed": self.asked.seed,
             "split": self.split,
-            "criterion": self.criterion,
+            "monitor": self.monitor,
             "levels": [level.to_dict() for level in self.levels],
             "gain": {"of": str(self.rival.views), "against": "none", **self.comparison().to_dict()},
         }
@@ -121,7 +121,7 @@ class Settled:
 def settle(run: RunFolder, plan: Plan) -> Settled | None:
     """Choose the run's level and put its predictions and bundles in their places; None where none was asked for.
 
-    A level is used only where its criterion is better than that of every level with fewer forward passes. Doing it
+    A level is used only where its monitor is better than that of every level with fewer forward passes. Doing it
     again changes nothing.
     """
     asked = plan.run.views
@@ -130,10 +130,10 @@ def settle(run: RunFolder, plan: Plan) -> Settled | None:
     levels = [_measure(run, plan, level) for level in (Views(seed=asked.seed), *asked.levels())]
     chosen = levels[0]
     for level in levels[1:]:  # ascending number of passes
-        if _value(level, plan.criterion) > _value(chosen, plan.criterion):
+        if _value(level, plan.monitor) > _value(chosen, plan.monitor):
             chosen = level
     _adopt(run, plan, chosen.views)
-    return Settled(asked, tuple(levels), chosen, plan.criterion, plan.selection)
+    return Settled(asked, tuple(levels), chosen, plan.monitor, plan.monitor_split)
 
 
 def is_settled(run: RunFolder, plan: Plan) -> bool:
@@ -146,18 +146,18 @@ def is_settled(run: RunFolder, plan: Plan) -> bool:
 def _measure(run: RunFolder, plan: Plan, views: Views) -> Level:
     """Score a level on the split that chooses: the members, and the average of those that would be fused."""
     said = {
-        member.name: Predictions.load(run.member(member.name).level(str(views), plan.selection))
+        member.name: Predictions.load(run.member(member.name).level(str(views), plan.monitor_split))
         for member in plan.members
     }
     members = {name: score(predictions) for name, predictions in said.items()}
-    best = rank(members, plan.criterion)[: plan.fusion.top or None]
+    best = rank(members, plan.monitor)[: plan.fusion.top or None]
     fused = average([said[name] for name in said if name in best])
     return Level(views, fused, score(fused), members)
 
 
-def _value(level: Level, criterion: Criterion) -> float:
-    value = level.scores.criteria()[criterion]
-    return -value if criterion == "loss" else value
+def _value(level: Level, monitor: Monitor) -> float:
+    value = level.scores.monitored()[monitor]
+    return -value if monitor == "loss" else value
 
 
 def _adopt(run: RunFolder, plan: Plan, views: Views) -> None:

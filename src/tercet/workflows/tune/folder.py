@@ -19,7 +19,7 @@ from tercet.evaluation.metrics import is_better
 from tercet.ground.errors import StorageError
 from tercet.ground.files import read_json, write_json
 from tercet.records.history import History
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.workflows.train.run_folder import RunFolder
 
 State = Literal["complete", "pruned", "failed"]
@@ -45,11 +45,11 @@ class Outcome:
     """The exit code that goes with the reason."""
 
     @classmethod
-    def of_epochs(cls, state: State, history: History, criterion: Criterion) -> Outcome:
+    def of_epochs(cls, state: State, history: History, monitor: Monitor) -> Outcome:
         """Return how a trial ended that was not trained to its end."""
         best: Mapping[str, float] | None = None
         for row in history:
-            if all(map(math.isfinite, row.validation.values())) and is_better(criterion, row.validation, best):
+            if all(map(math.isfinite, row.validation.values())) and is_better(monitor, row.validation, best):
                 best = row.validation
         return cls(state, best or {}, len(history), sum(row.seconds for row in history))
 

@@ -55,10 +55,10 @@ class Journal:
     def __init__(self, path: Path, search: Search) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._distributions = search, _distributions(search.space)
-        self._criterion, self._seed = search.criterion, search.run.seed
+        self._monitor, self._seed = search.monitor, search.run.seed
         self._settings = {
             "study_name": _NAME,
-            "direction": "minimize" if self._criterion == "loss" else "maximize",
+            "direction": "minimize" if self._monitor == "loss" else "maximize",
             "pruner": _pruner(search),
         }
         backend = optuna.storages.journal.JournalFileBackend(str(path))
@@ -111,7 +111,7 @@ class Journal:
         known = self._study.get_trials(deepcopy=False)[number].intermediate_values
         for epoch, values in enumerate(scores):
             if epoch not in known:
-                trial.report(values[self._criterion], epoch)
+                trial.report(values[self._monitor], epoch)
 
     def hopeless(self, number: int) -> bool:
         """Tell whether the pruner would end a trial now."""

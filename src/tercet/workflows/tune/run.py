@@ -104,7 +104,7 @@ def run_tuning(
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume FOLDER")
     if space is None:
-        raise ConfigError("say which options vary: --space SPACE.yaml, with lines such as 'units: [32, 64, 128]'")
+        raise ConfigError("say which options vary: --space SPACE.yaml, with lines such as 'hidden_size: [32, 64, 128]'")
     search = Search.make(str(data), parsed, space, trials=config.trials, pruner=config.pruner)
     choose_device(search.run.device)
     search.check(draw(search.space, _DRAWN))
@@ -209,7 +209,7 @@ class _Tuner:
         folder.clear()
         row = self.row(number)
         self.journal.tell(number, row.score if row.outcome.state == "complete" else None)
-        score = f"{row.criterion} {row.score:.4f}" if row.score is not None else "no score"
+        score = f"{row.monitor} {row.score:.4f}" if row.score is not None else "no score"
         reason = f": {row.outcome.reason}" if row.outcome.reason else ""
         say(self.console, f"trial {number} {row.outcome.state}: {score}{reason}")
 
@@ -217,14 +217,14 @@ class _Tuner:
         folder, history = self.study.trial(number), History()
         if folder.run.plan.is_file():
             history = folder.keep_history(Plan.load(folder.run).members[0].name)
-        outcome = Outcome.of_epochs("failed", history, self.plan.criterion)
+        outcome = Outcome.of_epochs("failed", history, self.plan.monitor)
         reason = failure.message.replace("\n", "; ")
         folder.end(replace(outcome, reason=reason, exit_code=failure.exit_code))
 
     def row(self, number: int) -> TrialRow:
         """Return a trial that ended."""
         values = self.search.values(self.journal.points()[number])
-        return TrialRow(number, values, self.study.trial(number).outcome(), self.plan.criterion)
+        return TrialRow(number, values, self.study.trial(number).outcome(), self.plan.monitor)
 
     def conclude(self) -> Tuning:
         """Write the table, the report and the best configuration."""
@@ -241,7 +241,7 @@ class _Tuner:
             "study": str(study.path),
             "best_config": str(study.best),
             "data": {"source": self.plan.data, "fingerprint": self.plan.fingerprint},
-            "criterion": self.plan.criterion,
+            "monitor": self.plan.monitor,
             "baseline": rows[0].to_dict(),
             "best": best.to_dict(),
             "importance": importance,
@@ -249,7 +249,7 @@ class _Tuner:
         }
         report = trials_report(rows, best, data=self.plan.data, best_file=str(study.best), importance=importance)
         document = self.search.document(self.journal.points()[best.number])
-        head = f"# trial {best.number} of {len(rows)}: {best.criterion} {best.score:.4f} on validation\n"
+        head = f"# trial {best.number} of {len(rows)}: {best.monitor} {best.score:.4f} on validation\n"
         command = f"# {train_command(self.plan.data, str(study.best))}\n"
         write_text(study.best, head + command + dump_yaml(document))
         write_text(study.table, as_csv(rows))

@@ -16,7 +16,7 @@ from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Parsed
 from tercet.records.space import Choices, Space, read_space
-from tercet.records.training_config import Criterion, TrainingConfig
+from tercet.records.training_config import Monitor, TrainingConfig
 from tercet.workflows.train.members import resolve_member, resolve_members
 
 _KINDS = (RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
@@ -35,8 +35,8 @@ _FIXED = {
         for key in SEARCHED.schema.fields
         if key.startswith("data.") and key != "data.balanced"
     },
-    "criterion": "it is what trials are compared by",
-    "selection": "trials are compared on validation",
+    "monitor": "it is what trials are compared by",
+    "monitor_split": "trials are compared on validation",
     "seed": "the best of several seeds is luck",
 }
 """Why some options cannot vary."""
@@ -81,10 +81,10 @@ class Search:
         members = resolve_members([*first, *choices], given[ModelConfig], given[TrainingConfig])
         require(
             [
-                any(member.training.selection != "validation" for member in members)
-                and "tune chooses on validation: leave --selection as it is",
-                len({member.training.criterion for member in members}) > 1
-                and "the networks differ in criterion: give one for the whole search",
+                any(member.training.monitor_split != "validation" for member in members)
+                and "tune chooses on validation: leave --monitor-split as it is",
+                len({member.training.monitor for member in members}) > 1
+                and "the networks differ in monitor: give one for the whole search",
             ]
         )
         for member in members:
@@ -158,14 +158,14 @@ class Search:
         return run
 
     @property
-    def criterion(self) -> Criterion:
+    def monitor(self) -> Monitor:
         """What trials are compared by."""
-        return self.configuration({})[0].training.criterion
+        return self.configuration({})[0].training.monitor
 
     @property
     def epochs(self) -> int | None:
         """Length of a training with the options as they are; None where its stages are counted in steps."""
-        stages = self.configuration({})[0].training.stages()
+        stages = self.configuration({})[0].training.stage_list()
         lengths = [stage.epochs for stage in stages if stage.epochs is not None]
         return math.ceil(sum(lengths)) if len(lengths) == len(stages) else None
 

@@ -70,7 +70,7 @@ class Judge:
     def finished(self, history: History) -> bool:
         """Tell whether the last epoch ended the training anyway."""
         last = history.rows[-1]
-        final = last.stage + 1 == len(self.member.training.stages()) or last.note == "training time limit"
+        final = last.stage + 1 == len(self.member.training.stage_list()) or last.note == "training time limit"
         return bool(last.note) and final
 
 
@@ -100,7 +100,7 @@ def run_trial(
         data = prepared or plan.open_data(study.run)
         train_member(folder.run, name, observers=[*observers, judge], prepared=data, keep=False)
     except Pruned:
-        folder.end(Outcome.of_epochs("pruned", folder.keep_history(name), plan.criterion))
+        folder.end(Outcome.of_epochs("pruned", folder.keep_history(name), plan.monitor))
         return
     summary = folder.run.member(name).summary()
     scores = {key: value for key, value in summary["best"].items() if key not in ("stage", "epoch")}

@@ -18,7 +18,7 @@ from tercet.ground.files import csv_text
 from tercet.ground.streams import printable
 from tercet.records.entries import shown
 from tercet.records.foreign_files import guarded
-from tercet.records.training_config import Criterion
+from tercet.records.training_config import Monitor
 from tercet.workflows.tune.folder import Outcome
 
 _COLUMNS = ("number", "state", "score", "epochs", "seconds", "parameters", "reason")
@@ -34,13 +34,13 @@ class TrialRow:
     """The options that vary, with their values here."""
     outcome: Outcome
     """How it ended."""
-    criterion: Criterion
+    monitor: Monitor
     """What trials are compared by."""
 
     @property
     def score(self) -> float | None:
-        """The criterion at the best epoch, or None where there is none."""
-        value = self.outcome.scores.get(self.criterion)
+        """The monitor at the best epoch, or None where there is none."""
+        value = self.outcome.scores.get(self.monitor)
         return value if value is not None and math.isfinite(value) else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
     for row in rows:
         if row.outcome.state == "complete" and row.score is not None:
             rival = best.outcome.scores if best is not None else None
-            if is_better(row.criterion, row.outcome.scores, rival):
+            if is_better(row.monitor, row.outcome.scores, rival):
                 best = row
     return best
 
@@ -85,7 +85,7 @@ def trials_report(
     rows: Sequence[TrialRow], best: TrialRow, *, data: str, best_file: str, importance: Mapping[str, float]
 ) -> str:
     """Return the trials from best to worst, what the search gained, and how to go on."""
-    first, name = rows[0], best.criterion
+    first, name = rows[0], best.monitor
     parts = [as_text(_table(rows, best, title=f"{data}: {len(rows)} trials, {name} on validation"))]
     if first.score is None:
         parts.append(f"The options as they are (trial 0) could not be trained: {printable(first.outcome.reason)}\n")
@@ -112,10 +112,10 @@ def train_command(data: str, best_file: str) -> str:
 
 def _table(rows: Sequence[TrialRow], best: TrialRow, *, title: str) -> Table:
     table = plain_table(title)
-    for header in ("trial", best.criterion, "epochs", "time\n/ s", "para-\nmeters"):
+    for header in ("trial", best.monitor, "epochs", "time\n/ s", "para-\nmeters"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("options", overflow="fold")
-    for row in sorted(rows, key=lambda row: _rank(row, best.criterion)):
+    for row in sorted(rows, key=lambda row: _rank(row, best.monitor)):
         outcome = row.outcome
         table.add_row(
             f"{'* ' if row is best else ''}{row.number}",
@@ -143,9 +143,9 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else shown(value)
 
 
-def _rank(row: TrialRow, criterion: Criterion) -> tuple[int, float, int]:
+def _rank(row: TrialRow, monitor: Monitor) -> tuple[int, float, int]:
     """Order trials: finished ones from best to worst, then those given up, then those that failed."""
     group = ("complete", "pruned", "failed").index(row.outcome.state)
     score = row.score if row.score is not None else math.nan
-    value = math.inf if math.isnan(score) else score if criterion == "loss" else -score
+    value = math.inf if math.isnan(score) else score if monitor == "loss" else -score
     return group, value, row.number
