@@ -163,7 +163,7 @@ def test_every_kind_of_member(options: dict, tmp_path: Path) -> None:
     proved(tmp_path, bundle, [graph])
     recurrent = [node.op_type for node in graph.graph.node if node.op_type in ("LSTM", "GRU", "RNN")]
     stepwise = str(options["name"]).startswith("row") or options.get("scan", "pooled") != "pooled"
-    assert len(recurrent) == (options.get("layers", 2 if str(options["name"]).startswith("row") else 1)) * stepwise
+    assert len(recurrent) == (options.get("num_layers", 2 if str(options["name"]).startswith("row") else 1)) * stepwise
 
 
 def test_views_are_shown_inside_the_file(tmp_path: Path) -> None:

@@ -86,8 +86,9 @@ def _pair_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _size_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in networks:
         if matched := row.get("matched"):
+            option = "--" + matched["option"].replace("_", "-")
             yield (
-                f"{printable(row['name'])}: --{matched['option'].replace('_', '-')} {matched['width']} gives {matched['parameters']:,} "
+                f"{printable(row['name'])}: {option} {matched['width']} gives {matched['parameters']:,} "
                 f"parameters, {100 * matched['deviation']:+.2f} % of the baseline's {matched['target']:,}"
             )
 
