@@ -37,19 +37,33 @@ def test_every_form(tmp_path: Path) -> None:
         "optimizer: {choices: [adam, adamw]}\n"
         "augment: [none, light]\n"
         "input:\n  size: [[24, 24], 28]\n"
-        "data.balanced: [true, false]\n"
+        "data.class_balanced_sampling: [true, false]\n"
         "strategy: [paper, [{lr: 1e-3, epochs: 2}]]\n"
         "clip: [null, 1.0]\n"
     )
     space = read(path)
-    assert space.keys == ("lr", "units", "optimizer", "augment", "input.size", "data.balanced", "strategy", "clip")
+    assert space.keys == (
+        "lr",
+        "units",
+        "optimizer",
+        "augment",
+        "input.size",
+        "data.class_balanced_sampling",
+        "strategy",
+        "clip",
+    )
     assert space.axes[:3] == (
         Range("lr", 1e-4, 1e-2, log=True),
         Range("units", 32, 256, step=32, whole=True),
         Choices("optimizer", ("adam", "adamw")),
     )
-    labels = {"input.size": "[24, 24]", "strategy": "paper", "clip": "null", "data.balanced": "false"}
-    assert space.values(labels) == {"input.size": [24, 24], "data.balanced": False, "strategy": "paper", "clip": None}
+    labels = {"input.size": "[24, 24]", "strategy": "paper", "clip": "null", "data.class_balanced_sampling": "false"}
+    assert space.values(labels) == {
+        "input.size": [24, 24],
+        "data.class_balanced_sampling": False,
+        "strategy": "paper",
+        "clip": None,
+    }
     assert read(space.to_dict()) == space
 
 
@@ -57,7 +71,10 @@ def test_every_form(tmp_path: Path) -> None:
     ("mapping", "said"),
     [
         ({"unitz": [1, 2]}, "space: unitz: unknown option, did you mean 'units'?"),
-        ({"balanced": [True]}, "space: balanced: unknown option, did you mean 'data.balanced'?"),
+        (
+            {"class_balanced_sampling": [True]},
+            "space: class_balanced_sampling: unknown option, did you mean 'data.class_balanced_sampling'?",
+        ),
         ({"criterion": ["loss"]}, "space: criterion: cannot vary, it is what trials are compared by"),
         ({"lr": 0.1}, "space: lr: expected a list of choices, or a range such as {low: 1, high: 8}, got 0.1"),
         ({"lr": []}, "space: lr: expected a list of choices, got []"),

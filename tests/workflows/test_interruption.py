@@ -30,7 +30,7 @@ from tests.workflows.conftest import one_core
 PATIENCE = 60.0  # seconds until a test gives up; nothing waits that long unless it is stuck
 OPTIONS = ["--members", "row-gru,row-lstm", "--units", "8", "--layers", "1", "--dense", "6", "--batch-size", "8"]
 OPTIONS += ["--lr", "0.003", "--augment", "light", "--seed", "3", "--tensorboard", "false"]
-OPTIONS += ["--fuse", "average"]
+OPTIONS += ["--ensemble-methods", "average"]
 EPOCHS, LONGER = 8, 24
 SHORT, LONG = [*OPTIONS, "--epochs", str(EPOCHS)], [*OPTIONS, "--epochs", str(LONGER)]
 MEMBERS = ("row-gru", "row-lstm")
