@@ -16,7 +16,7 @@ from tercet.deploy.bundle import load_bundle
 from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.records.calibration import Calibration
 from tercet.workflows.infer.run import predict
-from tercet.workflows.ship import export_model as export_module
+from tercet.workflows.ship import export as export_module
 from tercet.workflows.ship.export import Exported, export_model
 from tercet.workflows.ship.files import load_file, proof_of
 from tercet.workflows.ship.verify import verify

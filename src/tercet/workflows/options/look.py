@@ -58,7 +58,7 @@ REPORT = Options(
 )
 AUDIT = Options(
     "audit",
-    "Check data before training: unreadable images, duplicates, leakage, labels. Reports unreadable images, exact and "
+    "Check data for bad images, duplicates, leakage and wrong labels. Reports unreadable images, exact and "
     "near duplicates within and across splits, groups in several splits, small and missing classes and, with --run, "
     "likely label errors. With --output, writes an HTML page.",
     groups=[("", AuditConfig), ("data", DataConfig), ("", OutputConfig)],

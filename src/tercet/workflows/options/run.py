@@ -210,7 +210,7 @@ ENSEMBLE = Options(
     positionals=[Positional("inputs", "run folders, or prediction files", many=True, metavar="RUNS|FILES")],
     config_file=True,
     examples=[
-        "runs/photos-1 runs/photos-2 --ensemble-methods average,weighted",
+        "runs/photos-1 runs/photos-2 --ensemble-methods average",
         "a.npy b.npy c.npy --labels truth.csv",
     ],
 )
