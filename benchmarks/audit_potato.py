@@ -38,7 +38,7 @@ from tercet.data.splits import assign_splits
 from tercet.ground.runtime import describe_environment
 from tercet.records.config import DataConfig
 from tercet.workflows.audit.embedding import build_embedder, embed_images
-from tercet.workflows.audit.run import audit
+from tercet.workflows.audit.run import audit_data
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audit_potato.json"
@@ -187,7 +187,7 @@ def speed(folder: Path, count: int = 20_000) -> dict[str, Any]:
             target.mkdir(parents=True, exist_ok=True)
             picture.save(target / f"{index}.png")
         started, used = time.monotonic(), time.process_time()
-        done = audit(Path(place) / "images", output=str(Path(place) / "audit"))
+        done = audit_data(Path(place) / "images", output=str(Path(place) / "audit"))
         seconds, processor = time.monotonic() - started, time.process_time() - used
     copies = done.found.copies
     return {

@@ -1,9 +1,9 @@
 r"""How well the mean of folds is calibrated by what its parts could tell, and by images that no fold saw.
 
     tercet crossval fashion-mnist --data-dir ../shared/data --folds 5 --data.limit 2000 --members small-cnn,row-lstm \
-        --epochs 12 --lr 2e-3 --fuse average --output CV
+        --epochs 12 --lr 2e-3 --ensemble-methods average --output CV
     tercet crossval digits --folds 5 --data.test-fraction 0.4 --members small-cnn,row-lstm --epochs 20 --lr 2e-3 \
-        --fuse average --output CV
+        --ensemble-methods average --output CV
     python benchmarks/folds_calibration.py CV [CV ...]
 
 CV is a finished cross-validation with a test split, which no fold saw. Told, for every member and for what the folds

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 HERE = Path(__file__).parent
-TRAIN = ["--members", "small-cnn,row-gru", "--epochs", "0.1", "--fuse", "average,vote"]
+TRAIN = ["--members", "small-cnn,row-gru", "--epochs", "0.1", "--ensemble-methods", "average,vote"]
 
 
 def tercet(*words: str) -> float:

@@ -100,7 +100,7 @@ def main() -> int:
         roads = [road_of(run.path / "bundle", 1)]
         for name, ending, options in KINDS:
             started = time.perf_counter()
-            done = tercet.export(run.path, place / f"{name}{ending}", force=True, **options)
+            done = tercet.export_model(run.path, place / f"{name}{ending}", force=True, **options)
             proof = done.verification
             found[name] = {
                 "megabytes": round(done.path.stat().st_size / 1e6, 1),

@@ -29,4 +29,4 @@ def write_files(folder: Path, *, samples: int = 1000, classes: int = 5) -> tuple
 if __name__ == "__main__":
     files, labels = write_files(Path("runs/example-predictions"))
     for method in ("average", "weighted"):  # weighted learns from the labels, so its score is cross-fitted
-        print(tercet.blend(files, method=method, labels=labels).to_text())
+        print(tercet.combine(files, ensemble_methods=[method], labels=labels).report)

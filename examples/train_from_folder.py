@@ -32,7 +32,7 @@ if __name__ == "__main__":
         members=["small-cnn", {"model": "row-gru", "hidden_size": 32, "num_layers": 1}],
         epochs=10,
         lr=3e-3,
-        fuse=["average", "weighted", "vote"],
+        ensemble_methods=["average", "weighted", "vote"],
     )
     print(run.report)
     print(f"run folder: {run.path}")

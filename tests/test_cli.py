@@ -138,8 +138,8 @@ def test_words_come_from_the_command_line_where_none_are_given(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trian", "data"], ["unknown verb 'trian', did you mean 'train'?", "datasets"]),
-        (["--json"], ["unknown verb"]),
+        (["trian", "data"], ["unknown command 'trian', did you mean 'train'?", "datasets"]),
+        (["--json"], ["unknown command"]),
         (["train", "x", "--eopchs", "3"], ["--eopchs", "--epochs"]),
         (["train", "x", "--fusion.widht", "3"], ["--fusion.width"]),
         (["train"], ["--resume"]),
@@ -148,14 +148,13 @@ def test_words_come_from_the_command_line_where_none_are_given(
         (["train", "x", "--epochs", "many"], ["--epochs", "many"]),
         (["train", "x", "--config", "absent.yaml"], ["absent.yaml"]),
         (["train", "x", "--monitor-split", "tset"], ["--monitor-split", "validation"]),
-        (["ensemble"], ["RUNS"]),
+        (["ensemble"], ["RUNS|FILES"]),
         (["evaluate", "bundle"], ["DATA"]),
         (["evaluate", "bundle", "data", "--batch-size", "0"], ["batch_size"]),
         (["predict", "bundle"], ["IMAGES"]),
-        (["predict", "bundle", "a.png", "--top", "0"], ["top"]),
-        (["predict", "bundle", "a.png", "--top"], ["--top"]),
-        (["blend"], ["FILES"]),
-        (["blend", "a.npy", "--method", "averge"], ["--method", "average"]),
+        (["predict", "bundle", "a.png", "--top-k", "0"], ["top_k"]),
+        (["predict", "bundle", "a.png", "--top-k"], ["--top-k"]),
+        (["ensemble", "a.npy", "--ensemble-methods", "averge"], ["--ensemble-methods", "average"]),
         (["models", "smal-cnn"], ["did you mean 'small-cnn'"]),
         (["models", "row-lstm", "--classes", "1"], ["classes"]),
         (["models", "row-lstm", "--scan", "rows"], ["scan"]),
@@ -222,7 +221,7 @@ def test_bad_data_is_3(run: Run, trained: Path, tmp_path: Path) -> None:
         ["evaluate", trained, tmp_path / "nowhere"],
         ["predict", trained, tmp_path / "nowhere.png"],
         ["predict", trained, tmp_path / "empty"],
-        ["blend", tmp_path / "nowhere.npy"],
+        ["ensemble", tmp_path / "nowhere.npy"],
     ):
         code, out, err = run(*words)
         assert (code, out) == (3, ""), err
@@ -319,7 +318,7 @@ def test_signals_are_130_and_143(run: Run, monkeypatch: pytest.MonkeyPatch, numb
 def test_train_as_json(run: Run, data: Path, tmp_path: Path) -> None:
     with one_core():
         code, out, err = run(
-            "train", data, *SMALL, *QUIET, "--fuse", "average,e2e", "--output", tmp_path / "r", "--json"
+            "train", data, *SMALL, *QUIET, "--ensemble-methods", "average,e2e", "--output", tmp_path / "r", "--json"
         )
     assert code == 0, err
     document = strict(out)
@@ -342,12 +341,12 @@ def test_train_as_text(trained: Path, run: Run) -> None:
 
 
 def test_ensemble(run: Run, trained: Path, tmp_path: Path) -> None:
-    words = ["ensemble", trained, "--methods", "vote,greedy", "--output", tmp_path / "out"]
+    words = ["ensemble", trained, "--ensemble-methods", "vote,greedy", "--output", tmp_path / "out"]
     code, out, err = run(*words, "--json")
     assert code == 0, err
     assert [row["name"] for row in strict(out)["ensembles"]] == ["vote", "greedy"]
     assert run(*words)[0] == 5  # it exists now
-    assert "vote" in run("ensemble", trained, "--methods", "vote", "--output", tmp_path / "text")[1]
+    assert "vote" in run("ensemble", trained, "--ensemble-methods", "vote", "--output", tmp_path / "text")[1]
 
 
 def test_evaluate(run: Run, trained: Path, data: Path) -> None:
@@ -362,7 +361,7 @@ def test_evaluate(run: Run, trained: Path, data: Path) -> None:
 
 def test_predict(run: Run, trained: Path, data: Path, tmp_path: Path) -> None:
     table = tmp_path / "out.csv"
-    code, out, err = run("predict", trained, data / "stroke", "--top", "2", "--csv", table, "--json")
+    code, out, err = run("predict", trained, data / "stroke", "--top-k", "2", "--csv", table, "--json")
     assert (code, err) == (0, "")
     images = strict(out)["images"]
     names = {os.fsencode(Path(image["id"]).name) for image in images}
@@ -394,16 +393,16 @@ def test_predict_tells_what_it_could_not_read_and_still_answers(
     assert len(out.splitlines()) == 2 and "UNREADABLE" in out and r"bro\nken [red].png" in out
 
 
-def test_blend(run: Run, trained: Path) -> None:
+def test_ensemble_of_prediction_files(run: Run, trained: Path) -> None:
     files = sorted((trained / "predictions").glob("*-test.npz"))
-    code, out, err = run("blend", *files, "--json")
+    code, out, err = run("ensemble", *files, "--json")
     assert (code, err) == (0, "")
     document = strict(out)
     assert [row["name"] for row in document["members"]] == [path.stem for path in files]
-    assert document.keys() >= {"blend", "comparison"}
-    code, out, err = run("blend", *files)
+    assert document.keys() >= {"ensemble", "comparison"}
+    code, out, err = run("ensemble", *files)
     assert (code, err) == (0, "") and "average" in out
-    assert run("blend", files[0])[0] == 0
+    assert run("ensemble", files[0])[0] == 0
 
 
 @pytest.mark.parametrize("words", [["models"], ["models", "seresnext101"], ["datasets"], ["datasets", "digits"]])

@@ -61,7 +61,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     cases = [
         *((name, ["export", run, file], "export") for name in FILES),
         *((name, ["verify", file, "--bundle", run], "export") for name in FILES),
-        *((name, ["benchmark-model", file], "export") for name in FILES),
+        *((name, ["benchmark", file], "export") for name in FILES),
         ("onnxruntime", ["predict", file, data], "export"),
         ("onnxruntime", ["evaluate", file, data], "export"),
         *((name, ["serve", file], "serve") for name in SERVER),

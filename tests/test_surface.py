@@ -60,10 +60,10 @@ def test_signatures_are_typed_to_the_last_parameter(name: str) -> None:
 
 
 def test_names_stay_themselves_after_their_modules_were_imported() -> None:
-    import tercet.workflows.blend
+    import tercet.workflows.runs
     import tercet.workflows.train.run
 
-    for name in ("blend", "train", "demo", "ensemble"):
+    for name in ("train", "demo", "runs", "verify"):
         assert inspect.isfunction(getattr(tercet, name))
 
 

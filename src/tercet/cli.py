@@ -30,9 +30,9 @@ def usage() -> str:
     for purpose, names in PURPOSES.items():
         lines += ["", f"{purpose}:", *(f"  {name:<{width}}  {VERBS[name][0].summary()}" for name in names)]
     return (
-        f"tercet {__version__}: from a folder of images to one fused classifier.\n\n"
-        "Usage: tercet VERB [words] [options]\n" + "\n".join(lines) + "\n\n"
-        "tercet VERB --help tells a verb's options. Every verb takes --json for programs.\n"
+        f"tercet {__version__}: train an ensemble of image classifiers from a folder of images.\n\n"
+        "Usage: tercet COMMAND [arguments] [options]\n" + "\n".join(lines) + "\n\n"
+        "Run 'tercet COMMAND --help' for its options. Every command supports --json.\n"
         "Exit codes: 0 done, 2 options, 3 data, 4 model, 5 disk, 6 diverged, 7 memory.\n"
         "A first run, two minutes, no download: tercet demo\n"
     )
@@ -68,12 +68,12 @@ def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         write(sys.stdout if words else sys.stderr, usage())
         return 0 if words else 2
-    if words[0] == "--version":
+    if words[0] in ("--version", "-V", "version"):
         write(sys.stdout, f"tercet {__version__}\n")
         return 0
     verb = words[0]
     if verb not in VERBS:
-        raise ConfigError(f"unknown verb {shown(verb)}{nearest(verb, VERBS)} (verbs: {', '.join(VERBS)})")
+        raise ConfigError(f"unknown command {shown(verb)}{nearest(verb, VERBS)} (commands: {', '.join(VERBS)})")
     options, work = VERBS[verb]
     try:
         parsed = options.parse_args(words[1:])

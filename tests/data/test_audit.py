@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.drawings import drawing, poorer, table_of
 
 from tercet.data import linked
 from tercet.data.audit import audit_table
@@ -21,14 +22,12 @@ from tercet.records.audit_config import FINDING_KINDS, AuditConfig
 from tercet.records.config import DataConfig
 from tercet.records.predictions import Predictions
 
-from tests.data.drawings import drawing, poorer, table_of
-
 NO_HOLD_OUT = DataConfig(val_fraction=0, test_fraction=0)
 
 
 def audited(table: SampleTable, config: DataConfig = NO_HOLD_OUT, **options: object) -> Audit:
     chosen = AuditConfig(**{"folds": 2, **options})  # type: ignore[arg-type]
-    seen = inspect(table, max_pixels=config.max_pixels, hashed=chosen.near_distance is not None)
+    seen = inspect(table, max_pixels=config.max_pixels, hashed=chosen.max_hash_distance is not None)
     return audit_table(table, seen, config, chosen)
 
 
@@ -91,7 +90,7 @@ def test_clean_data_has_no_finding() -> None:
 
 def test_near_duplicates_can_be_left_out() -> None:
     table = table_of(drawing(0), drawing(1), turned(drawing(0), 1), drawing(1))
-    assert [copy.how for copy in audited(table, near_distance=None).copies] == ["pixels"]
+    assert [copy.how for copy in audited(table, max_hash_distance=None).copies] == ["pixels"]
 
 
 def test_grey_saved_as_colour_is_the_same_picture(tmp_path: Path) -> None:
@@ -334,12 +333,12 @@ def test_predictions_of_other_data_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"near_distance": 17}, "near_distance 17"),
+        ({"max_hash_distance": 17}, "max_hash_distance 17"),
         ({"folds": 1}, "folds 1"),
         ({"imbalance": 0.5}, "imbalance 0.5"),
         ({"similarity": 0.0}, "similarity 0.0"),
         ({"fail_on": ("leakage", "leakage")}, "fail_on names leakage twice"),
-        ({"embed": ("a", "b")}, "one network"),
+        ({"feature_network": ("a", "b")}, "one network"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.conftest import Tree, picture
 
 from tercet.data import cards, catalog
 from tercet.data.catalog import DATASETS, load_table, table_from_arrays
@@ -14,8 +15,6 @@ from tercet.data.remote import RemoteFile
 from tercet.data.unlabelled import table_of_files
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
-
-from tests.data.conftest import Tree, picture
 
 CONFIG = DataConfig()
 

@@ -4,13 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.data.drawings import drawing, poorer
 
 from tercet.data import duplicates, linked
 from tercet.data.duplicates import correlations, exact_groups, near_pairs, similar_pairs
 from tercet.data.linked import Pairs
 from tercet.data.perceptual import ORIENTATIONS, hashes, is_flat, oriented, shrink, turned
-
-from tests.data.drawings import drawing, poorer
 
 SEEDS = st.integers(0, 2**32 - 1)
 WAYS = range(len(ORIENTATIONS))

@@ -91,7 +91,7 @@ def test_options_that_do_not_fit_the_table(options: dict, message: str) -> None:
         {"task": "single", "label_separator": "|"},
         {"task": "single", "label_columns": ("a", "b")},
         {"label_separator": ""},
-        {"label_separator": "|", "balanced": True},
+        {"label_separator": "|", "class_balanced_sampling": True},
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.conftest import Tree, picture
 
 from tercet.data.catalog import load_table, table_from_arrays
 from tercet.data.loading import ImageLoader, prepare
@@ -16,8 +17,6 @@ from tercet.ground.errors import ConfigError, DataError
 from tercet.ground.geometry import fit
 from tercet.records.config import DataConfig
 from tercet.records.contracts import Batch, InputSpec
-
-from tests.data.conftest import Tree, picture
 
 SPEC = InputSpec((8, 8), 1)
 ON_DEMAND = DataConfig(memory_budget=1)

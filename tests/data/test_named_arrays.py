@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.data.official import mat, pickled_batch, tar, unpacked
 
 from tercet.data import catalog
 from tercet.data.cards import DatasetCard
@@ -17,8 +18,6 @@ from tercet.data.readers.mat import count_digits, read_digits
 from tercet.data.remote import RemoteFile
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import DataConfig
-
-from tests.data.official import mat, pickled_batch, tar, unpacked
 
 Files = dict[str, bytes]
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
@@ -206,21 +205,20 @@ def test_svhn_with_and_without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert table.splits == ("train",) * 12 + ("test",) * 5 and table.classes == tuple("0123456789")
     assert table.labels[:12].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]  # the label 10 is the digit 0
     np.testing.assert_array_equal(table.source.pixels("13", max_pixels=1024), tiny.images["test"][1])
-    more = load_table("svhn", DataConfig(data_dir=str(tmp_path), extra=True))
+    more = load_table("svhn:extra", DataConfig(data_dir=str(tmp_path)))
     assert more.splits == ("train",) * 19 + ("test",) * 5
     assert (more.ids[12], more.ids[-1]) == ("extra-00000", "test-00004")
     np.testing.assert_array_equal(more.source.pixels("13", max_pixels=1024), tiny.images["extra"][1])
     (tmp_path / "extra_32x32.mat").write_bytes(b"other")
     with pytest.raises(DataError, match="not the official file of svhn"):
-        load_table("svhn", DataConfig(data_dir=str(tmp_path), extra=True))
+        load_table("svhn:extra", DataConfig(data_dir=str(tmp_path)))
 
 
-def test_options_of_one_data_set_are_refused_by_others(pets: Path) -> None:
-    for data in ("digits", str(pets)):
-        with pytest.raises(ConfigError, match=r"data\.extra is for svhn, not for"):
-            load_table(data, DataConfig(extra=True))
-        with pytest.raises(ConfigError, match=r"data\.modality is for fingerspelling"):
-            load_table(data, DataConfig(modality="depth"))
+def test_unknown_variants_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"svhn has no variant 'more' \(variants: svhn:extra\)"):
+        load_table("svhn:more", DataConfig())
+    with pytest.raises(ConfigError, match=r"digits has no variant 'extra' \(it has none\)"):
+        load_table("digits:extra", DataConfig())
 
 
 X = pictures(3, 0).transpose(1, 2, 3, 0)

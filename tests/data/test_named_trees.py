@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.data.conftest import picture
+from tests.data.official import tar, unpacked, zipped
 
 from tercet.data import catalog
 from tercet.data.catalog import DATASETS, load_table
@@ -21,9 +23,6 @@ from tercet.data.sources import source_of
 from tercet.data.splits import assign_splits
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
-
-from tests.data.conftest import picture
-from tests.data.official import tar, unpacked, zipped
 
 Files = dict[str, bytes]
 
@@ -181,7 +180,7 @@ def test_fingerspelling_in_colour_and_depth(tmp_path: Path, monkeypatch: pytest.
         len({group for row, group in enumerate(table.groups or ()) if (divided.splits or ())[row] == split})
         for split in ("val", "test")
     } == {1}
-    deep = read("fingerspelling", tmp_path, modality="depth")
+    deep = read("fingerspelling:depth", tmp_path)
     assert len(deep) == 120 and deep.notes == ()
     pixels = deep.source.pixels(deep.locations[0], max_pixels=30)
     assert pixels.shape == (5, 6, 1) and sorted(set(pixels.ravel().tolist())) == [0, 1, 255]
@@ -192,7 +191,7 @@ def test_fingerspelling_in_colour_and_depth(tmp_path: Path, monkeypatch: pytest.
 def test_colour_images_are_no_depth_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(monkeypatch, "fingerspelling")
     wrong = {name: encoded(picture(1), "PNG") for name in SIGNS}
-    table = load_table("fingerspelling", DataConfig(data_dir=str(unpacked(tmp_path, wrong)), modality="depth"))
+    table = load_table("fingerspelling:depth", DataConfig(data_dir=str(unpacked(tmp_path, wrong))))
     with pytest.raises(DataError, match="expected 16 bits grey"):
         table.source.pixels(table.locations[0], max_pixels=30)
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.data.official import pickled_batch
 
 from tercet.data.readers.pickled import read_pickled_mapping
 from tercet.ground.errors import DataError
-
-from tests.data.official import pickled_batch
 
 VALUES = np.random.default_rng(0).integers(0, 256, (4, 12), dtype=np.uint8)
 BATCH = pickled_batch({"batch_label": "training batch 1 of 5", "labels": [6, 300, 0, 70_000], "data": VALUES})

@@ -3,14 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.conftest import picture
 
 from tercet.data.catalog import load_table, table_from_arrays
 from tercet.data.samples import SampleTable, load_samples
 from tercet.data.splits import assign_splits
 from tercet.ground.errors import DataError, StorageError
 from tercet.records.config import DataConfig
-
-from tests.data.conftest import picture
 
 
 @pytest.fixture

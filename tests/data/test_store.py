@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.conftest import Tree, picture
 
 from tercet.data.catalog import load_table, table_from_arrays
 from tercet.data.store import FileStore, ImageStore, Store, open_store
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
-
-from tests.data.conftest import Tree, picture
 
 CONFIG = DataConfig()
 SMALL = DataConfig(memory_budget=100)

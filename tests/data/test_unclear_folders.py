@@ -4,12 +4,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.data.conftest import Tree
 
 from tercet.data.catalog import load_table
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
-
-from tests.data.conftest import Tree
 
 CONFIG = DataConfig()
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.conftest import Tree
 
 from tercet.data.catalog import load_table
 from tercet.ground import archives
 from tercet.ground.errors import DataError
 from tercet.records.config import DataConfig
-
-from tests.data.conftest import Tree
 
 CONFIG = DataConfig()
 

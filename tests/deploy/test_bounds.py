@@ -73,7 +73,7 @@ def test_limits_change_no_answer(tmp_path: Path, image: Path) -> None:
     path = write_tiny(tmp_path / "-- of, strangers.onnx")
     (tmp_path / "-odd, name.png").write_bytes(image.read_bytes())
     words = (
-        "--top",
+        "--top-k",
         2,
         "--json",
         "--batch-size=3",
@@ -85,7 +85,7 @@ def test_limits_change_no_answer(tmp_path: Path, image: Path) -> None:
     )
     plain, bounded = run("predict", *words), run("predict", "--max-memory", LIMIT, "--max-seconds", PATIENCE, *words)
     assert plain[:3] == bounded[:3]
-    words = ("--top", 2, "--json", "--csv", tmp_path / "out.csv", "--", path, image)
+    words = ("--top-k", 2, "--json", "--csv", tmp_path / "out.csv", "--", path, image)
     assert run("predict", "--max-memory", LIMIT, *words)[0] == 0
     assert (tmp_path / "out.csv").read_text().count("\n") == 2
 

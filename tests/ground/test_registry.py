@@ -3,7 +3,7 @@
 import pytest
 
 from tercet.ground.errors import ConfigError
-from tercet.ground.registry import Registry, nearest
+from tercet.ground.registry import Registry, most_similar, nearest
 
 
 def shapes() -> Registry[int]:
@@ -50,3 +50,40 @@ def test_nearest_takes_any_names() -> None:
     assert nearest("A", ["a", "b"]) == ", did you mean 'a'?"
     assert nearest("LOSSES", ["Loss", "accuracy"]) == ", did you mean 'Loss'?"
     assert nearest("zzz", ["loss"]) == "" == nearest("x", [])
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("batch-siez", "batch_size"),
+        ("fusion.widht", "fusion.width"),
+        ("fuison.width", "fusion.width"),
+        ("rtain", "train"),
+        ("EfficientNet-B0", "efficientnet_b0"),
+        ("lable_smothing", "label_smoothing"),
+        ("warmup", "warmup_steps"),
+        ("augmentation", "augment"),
+    ],
+)
+def test_misspellings_and_abbreviations_are_recognized(word: str, name: str) -> None:
+    others = ["lr", "loss", "reset", "device", "data.limit", "fusion.slope", "classes"]
+    assert most_similar(word, [*others, name]) == name
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("preset", "reset"),
+        ("fast", "last"),
+        ("top", "tta"),
+        ("data.lr", "data.limit"),
+        ("fusion.width", "fusion.dropout"),
+        ("noise", "voice"),
+        ("masks", "tasks"),
+        ("scale", "scan"),
+        ("lr", "ls"),
+        ("x", "xception"),
+    ],
+)
+def test_unrelated_names_are_not_proposed(word: str, name: str) -> None:
+    assert most_similar(word, [name]) is None

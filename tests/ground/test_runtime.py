@@ -60,7 +60,13 @@ def test_the_processor_is_always_there() -> None:
     assert choose_device("auto") in ("cpu", "cuda", "mps")
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cpu:1", "cuda:x", "cuda:-1", "mps:0", "tpu"])
+def test_gpu_means_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert (choose_device("gpu"), choose_device("gpu:1")) == ("cuda", "cuda:1")
+
+
+@pytest.mark.parametrize("name", ["", "cpu:1", "cuda:x", "cuda:-1", "mps:0", "tpu"])
 def test_unknown_devices_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown device"):
         choose_device(name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tercet.workflows.audit.run import audit
+from tercet.workflows.audit.run import audit_data
 
 NAMES = ("<script>alert(1)</script>", "$\\frac{a}{", "long " * 20, "🐦 ελ שלום", "plain")
 
@@ -30,7 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(f'{file},"{name}",train,g{place}')
     (root / "bad.png").write_bytes(b"bad")
     (root / "data.csv").write_text("\n".join([*lines, "bad.png,plain,train,g", "gone.png,plain,train,g"]), "utf-8")
-    done = audit(root / "data.csv", output=str(root / "look"), data={"group_column": "group"})
+    done = audit_data(root / "data.csv", output=str(root / "look"), data={"group_column": "group"})
     assert {finding.kind for finding in done.found.findings} >= {"unreadable", "leakage", "small-classes"}
     return root / "look" / "audit.html"
 

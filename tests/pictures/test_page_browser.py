@@ -17,7 +17,7 @@ from tercet.pictures.page import (
     Warning,
     write_page,
 )
-from tercet.workflows.report.run import report
+from tercet.workflows.report.run import write_report
 from tests.pictures.conftest import DESK, HOSTILE, PHONE, Seen
 from tests.pictures.runs import write_run
 
@@ -29,7 +29,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><script>alert(2
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("runs") / "run", options={"monitor_split": "test"})
-    return report(run, title=HOSTILE[0]).path
+    return write_report(run, title=HOSTILE[0]).path
 
 
 @pytest.fixture

@@ -70,13 +70,13 @@ def test_configurations_are_values(kind: type[Any]) -> None:
         (TrainingConfig, {"ema_decay": 1.0}, "ema_decay"),
         (TrainingConfig, {"clip_grad_norm": 0}, "clip_grad_norm"),
         (TrainingConfig, {"max_time": 0}, "max_time"),
-        (FusionConfig, {"top": -1}, "top"),
+        (FusionConfig, {"num_members": -1}, "num_members"),
         (FusionConfig, {"width": -1}, "width"),
         (FusionConfig, {"dropout": 1.0}, "dropout"),
-        (FusionConfig, {"own_loss": 1.5}, "own_loss"),
+        (FusionConfig, {"aux_loss_weight": 1.5}, "aux_loss_weight"),
         (FusionConfig, {"folds": 1}, "folds"),
         (FusionConfig, {"batch_size": 0}, "batch_size"),
-        (RunConfig, {"fuse": ("vote", "average", "vote")}, "vote twice"),
+        (RunConfig, {"ensemble_methods": ("vote", "average", "vote")}, "vote twice"),
         (RunConfig, {"seed": -1}, "seed"),
         (RunConfig, {"threads": 0}, "threads"),
     ],
@@ -128,7 +128,7 @@ def test_a_strategy_is_kept_as_it_is() -> None:
 
 
 def test_the_default_run_tries_every_method() -> None:
-    assert RunConfig().fuse == METHODS
+    assert RunConfig().ensemble_methods == METHODS
     assert set(METHODS) == set(typing.get_args(config.Method))
 
 

@@ -92,8 +92,8 @@ def test_options_have_many_spellings(line: str) -> None:
         ("--members net.yaml", RunConfig, "members", ("net.yaml",)),
         ("--members '[a, {model: b, lr: 1e-3}]'", RunConfig, "members", ("a", {"model": "b", "lr": 1e-3})),
         ("--members 'a,{model: b, lr: 1e-3}'", RunConfig, "members", ("a", {"model": "b", "lr": 1e-3})),
-        ("--fuse average,vote", RunConfig, "fuse", ("average", "vote")),
-        ("--fuse=", RunConfig, "fuse", ()),
+        ("--ensemble-methods average,vote", RunConfig, "ensemble_methods", ("average", "vote")),
+        ("--ensemble_methods=", RunConfig, "ensemble_methods", ()),
         ("--output 2024", RunConfig, "output", "2024"),
         ("--output a=b", RunConfig, "output", "a=b"),
         ("--output=--odd", RunConfig, "output", "--odd"),
@@ -105,9 +105,9 @@ def test_options_have_many_spellings(line: str) -> None:
         ("--data.label-columns 1,no", DataConfig, "label_columns", ("1", "no")),
         ("--data.image-pattern '{id}.jpg'", DataConfig, "image_pattern", "{id}.jpg"),
         ("--data.group-from '-(\\d+)'", DataConfig, "group_from", r"-(\d+)"),
-        ("--data.balanced", DataConfig, "balanced", True),
-        ("--data.balanced true", DataConfig, "balanced", True),
-        ("--data.balanced=false", DataConfig, "balanced", False),
+        ("--data.class-balanced-sampling", DataConfig, "class_balanced_sampling", True),
+        ("--data.class-balanced-sampling true", DataConfig, "class_balanced_sampling", True),
+        ("--data.class-balanced-sampling=false", DataConfig, "class_balanced_sampling", False),
         ("--pretrained false", ModelConfig, "pretrained", False),
         ("--pretrained=false", ModelConfig, "pretrained", False),
         ("--weights null", ModelConfig, "weights", None),
@@ -206,12 +206,18 @@ def test_python_may_nest_keys_or_dot_them(mapping: dict[str, Any]) -> None:
 def test_python_values_of_the_right_kind_are_taken() -> None:
     stage = StageConfig(lr=0.1, steps=3)
     parsed = TRAIN.parse_object(
-        {"input": {"size": [96, 96], "mean": 0.5}, "precision": 32, "output": Path("a/b"), "fuse": "vote", "noise": 0}
+        {
+            "input": {"size": [96, 96], "mean": 0.5},
+            "precision": 32,
+            "output": Path("a/b"),
+            "ensemble_methods": "vote",
+            "noise": 0,
+        }
         | {"stages": (stage, {"epochs": 1}), "members": [Path("net.yaml"), {"model": "row-lstm"}]}
     )
     assert parsed.of(InputConfig) == InputConfig(size=(96, 96), mean=(0.5,))
     assert parsed.of(TrainingConfig) == TrainingConfig(stages=(stage, StageConfig(epochs=1)), precision="32")
-    run = RunConfig(output="a/b", fuse=("vote",), members=("net.yaml", {"model": "row-lstm"}))
+    run = RunConfig(output="a/b", ensemble_methods=("vote",), members=("net.yaml", {"model": "row-lstm"}))
     assert parsed.of(RunConfig) == run
 
 
@@ -276,7 +282,7 @@ def test_a_strategy_has_a_name_or_a_file_or_stands_in_place(tmp_path: Path) -> N
     [
         ("papr", ["--stages: cannot read papr: No such file or directory, did you mean 'paper'?"]),
         ("'[{lr: 1}]'", ["--stages: stage 1: a stage needs either epochs or steps"]),
-        ("'[{lr: 1, epoch: 3}]'", ["--stages: stage 1: epoch: unknown option, did you mean 'epochs'?"]),
+        ("'[{lr: 1, epohcs: 3}]'", ["--stages: stage 1: epohcs: unknown option, did you mean 'epochs'?"]),
         (
             "'[{epochs: 1}, {lr: a, steps: 0}]'",
             ["--stages: stage 2: lr: expected a number, got 'a'", "--stages: stage 2: steps 0 must be positive"],
@@ -306,9 +312,9 @@ def test_what_is_no_list_of_stages_is_refused(value: str) -> None:
         ("photos --no-pretrained", "--no-pretrained: unknown option, did you mean '--pretrained'?"),
         ("--data photos", "--data: unknown option, DATA is written without it"),
         ("photos --fusion 3", "--fusion: expected options of its own, such as --fusion.regime"),
-        ("photos -b", "-b: unknown option (a name that begins with '-' is written after '--')"),
+        ("photos -q", "-q: unknown option (put names starting with '-' after '--')"),
         ("photos --lr", "--lr: expected a number, got nothing"),
-        ("photos --lr --data.balanced", "--lr: expected a number, got nothing"),
+        ("photos --lr --data.class-balanced-sampling", "--lr: expected a number, got nothing"),
         ("photos --lr ''", "--lr: expected a number, got ''"),
         ("photos --lr .nan", "--lr: expected a number, got '.nan'"),
         ("photos --hidden-size yes", "--hidden-size: expected a whole number, got 'yes'"),
@@ -355,7 +361,7 @@ def test_a_mistake_is_told_in_one_line(line: str, expected: str) -> None:
         ("pretrained", None, "true or false, got null"),
         ("batch_size", None, "a whole number, got null"),
         ("precision", 16, "one of 32, bf16, auto, got 16"),
-        ("fuse", ["vote", 3], "each one of average, pruned, weighted, vote, greedy, e2e, got 3"),
+        ("ensemble_methods", ["vote", 3], "each one of average, pruned, weighted, vote, greedy, e2e, got 3"),
         ("members", None, "a list, got null"),
         ("backbone.args", [1], "a mapping, got [1]"),
         ("backbone.args", "{a: 1}", "a mapping, got '{a: 1}'"),
@@ -427,8 +433,9 @@ def test_faults_of_a_verbs_author_are_found_at_once() -> None:
 
 
 def test_what_is_written_down_is_read_back(tmp_path: Path) -> None:
-    line = "photos --stages paper --fuse vote,average --input.mean .5,.25,.125 --members 'a,{model: b, lr: 1e-5}'"
-    parsed = train(f"{line} --backbone.args '{{x: [1, no]}}' --data.label-columns 1e3,null,true --output 010")
+    line = "photos --stages paper --ensemble-methods vote,average --input.mean .5,.25,.125"
+    line += " --members 'a,{model: b, lr: 1e-5}' --backbone.args '{x: [1, no]}' --data.label-columns 1e3,null,true"
+    parsed = train(f"{line} --output 010")
     for again in (
         TRAIN.parse_object(parsed.to_dict()),
         train(f"photos --config {written(tmp_path, parsed.to_yaml())}"),
@@ -458,7 +465,7 @@ options = st.fixed_dictionaries(
         "lr": st.none() | st.floats(1e-300, 1e300),
         "seed": st.integers(0, 2**70),
         "pretrained": st.booleans(),
-        "fuse": st.lists(st.sampled_from(METHODS), unique=True),
+        "ensemble_methods": st.lists(st.sampled_from(METHODS), unique=True),
         "recurrent": st.sampled_from(["none", "rnn", "gru", "lstm"]),
         "members": st.lists(odd_texts | st.dictionaries(texts, odd_texts, max_size=2), max_size=3),
     },
@@ -477,7 +484,12 @@ def test_any_options_survive_yaml(tmp_path_factory: pytest.TempPathFactory, mapp
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(texts | st.sampled_from(["--lr", "--lr=1", "--data.balanced", "--", "-1", "--members", "--x", "--config"]))
+    st.lists(
+        texts
+        | st.sampled_from(
+            ["--lr", "--lr=1", "--data.class-balanced-sampling", "--", "-1", "--members", "--x", "--config"]
+        )
+    )
 )
 def test_any_words_are_understood_or_refused(words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
@@ -515,13 +527,13 @@ def test_the_help_fits_its_width() -> None:
         ("--batch-size N", True),
         ("(default: 32)", True),
         ("--pretrained true|false", True),
-        ("--data.balanced\n", False),  # a flag stands alone, with its sentence on the same line
-        ("--data.balanced         Draw", True),
+        ("--data.limit N          Maximum", True),
+        ("--data.class-balanced-sampling\n", True),  # a flag stands alone, without a placeholder
         ("(default: None)", False),
         ("default: null", False),
         ("_size", False),
-        ("Where the images are, what", False),
-        ("Data: where the images are, what", True),
+        ("Reading and splitting of the data", False),
+        ("Data: reading and splitting of the data", True),
     ],
 )
 def test_the_help_is_written_for_people(part: str, there: bool) -> None:

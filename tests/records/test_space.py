@@ -37,7 +37,7 @@ def test_every_form(tmp_path: Path) -> None:
         "optimizer: {choices: [adam, adamw]}\n"
         "augment: [none, light]\n"
         "input:\n  size: [[24, 24], 28]\n"
-        "data.balanced: [true, false]\n"
+        "data.class_balanced_sampling: [true, false]\n"
         "stages: [paper, [{lr: 1e-3, epochs: 2}]]\n"
         "clip_grad_norm: [null, 1.0]\n"
     )
@@ -48,7 +48,7 @@ def test_every_form(tmp_path: Path) -> None:
         "optimizer",
         "augment",
         "input.size",
-        "data.balanced",
+        "data.class_balanced_sampling",
         "stages",
         "clip_grad_norm",
     )
@@ -57,10 +57,15 @@ def test_every_form(tmp_path: Path) -> None:
         Range("hidden_size", 32, 256, step=32, whole=True),
         Choices("optimizer", ("adam", "adamw")),
     )
-    labels = {"input.size": "[24, 24]", "stages": "paper", "clip_grad_norm": "null", "data.balanced": "false"}
+    labels = {
+        "input.size": "[24, 24]",
+        "stages": "paper",
+        "clip_grad_norm": "null",
+        "data.class_balanced_sampling": "false",
+    }
     assert space.values(labels) == {
         "input.size": [24, 24],
-        "data.balanced": False,
+        "data.class_balanced_sampling": False,
         "stages": "paper",
         "clip_grad_norm": None,
     }
@@ -71,7 +76,10 @@ def test_every_form(tmp_path: Path) -> None:
     ("mapping", "said"),
     [
         ({"hidden_sise": [1, 2]}, "space: hidden_sise: unknown option, did you mean 'hidden_size'?"),
-        ({"balanced": [True]}, "space: balanced: unknown option, did you mean 'data.balanced'?"),
+        (
+            {"class_balanced_sampling": [True]},
+            "space: class_balanced_sampling: unknown option, did you mean 'data.class_balanced_sampling'?",
+        ),
         ({"monitor": ["loss"]}, "space: monitor: cannot vary, it is what trials are compared by"),
         ({"lr": 0.1}, "space: lr: expected a list of choices, or a range such as {low: 1, high: 8}, got 0.1"),
         ({"lr": []}, "space: lr: expected a list of choices, got []"),

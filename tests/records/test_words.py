@@ -18,7 +18,7 @@ SERVED = (
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [*((SERVE, words) for words in SERVED), (PREDICT, ["b", "x.png", "--top=3", "--csv=-", "--max-seconds=1e-3"])],
+    [*((SERVE, words) for words in SERVED), (PREDICT, ["b", "x.png", "--top-k=3", "--csv=-", "--max-seconds=1e-3"])],
 )
 def test_words_are_read_as_the_same_values(options: Options, words: list[str]) -> None:
     parsed = options.parse_args(words)

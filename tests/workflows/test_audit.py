@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.records.predictions import Predictions
-from tercet.workflows.audit.run import audit
+from tercet.workflows.audit.run import audit_data
 from tercet.workflows.audit.unseen import unseen_predictions
 from tercet.workflows.train.run import Run
 from tercet.workflows.train.run_folder import MemberFolder, RunFolder
@@ -76,11 +76,11 @@ def test_the_folder_holds_a_document_and_a_page(
     assert page.count("<img") == 1 + 2 + 12 and "test/cat/copy.png" in page  # a figure, a pair, samples
     assert {path.name for path in (output / "figures").iterdir()} == {"classes.png", "classes.svg"}
     with pytest.raises(StorageError, match=r"audit\.json exists already"):
-        audit(leaking, output=str(output))
+        audit_data(leaking, output=str(output))
 
 
 def test_python_returns_values(leaking: Path) -> None:
-    done = audit(leaking, fail_on=["leakage"], near_distance=None)
+    done = audit_data(leaking, fail_on=["leakage"], max_hash_distance=None)
     assert done.exit_code == 3 and [finding.kind for finding in done.failed] == ["leakage"]
     assert done.path is None and not list(leaking.parent.glob("*.html"))
     assert "near duplicates were not looked for" not in done.to_text()  # there is an equal pair to tell of
@@ -90,14 +90,14 @@ def test_python_returns_values(leaking: Path) -> None:
 
 
 def test_one_class_is_no_reason_to_refuse(tmp_path: Path) -> None:
-    done = audit(draw_classes(tmp_path / "one", kinds=("disc",)))
+    done = audit_data(draw_classes(tmp_path / "one", kinds=("disc",)))
     assert done.found.classes == ("disc",) and done.found.images == 8
 
 
 def test_what_a_training_would_refuse_is_told(tmp_path: Path) -> None:
     root = draw_classes(tmp_path / "one", kinds=("disc",))
     (root / "disc" / "bad.png").write_bytes(b"no image")
-    said = audit(root).to_text()
+    said = audit_data(root).to_text()
     assert "! tercet train would refuse this data: one has one class ('disc'): need at least 2 classes" in said
     assert "! tercet train would refuse this data: 1 of 9 images cannot be read, more than" in said
 
@@ -145,7 +145,7 @@ def test_more_unreadable_images_than_a_training_accepts_are_told(tmp_path: Path)
     root = draw_classes(tmp_path / "shapes", count=4)
     for index in range(6):
         (root / "disc" / f"bad-{index}.png").write_bytes(b"no image")
-    done = audit(root)
+    done = audit_data(root)
     assert len(done.found.unreadable) == 6 and done.found.readable == 8
 
 
@@ -153,14 +153,14 @@ def test_more_unreadable_images_than_a_training_accepts_are_told(tmp_path: Path)
     ("options", "message"),
     [
         ({"fail_on": ["typos"]}, "fail_on"),
-        ({"near_distance": -1}, "near_distance"),
+        ({"max_hash_distance": -1}, "max_hash_distance"),
         ({"data": {"group_from": "("}}, "regular expression"),
-        ({"embed": ["no-such-network"]}, "no-such-network"),
+        ({"feature_network": ["no-such-network"]}, "no-such-network"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        audit(draw_classes(tmp_path / "shapes", count=2), **options)
+        audit_data(draw_classes(tmp_path / "shapes", count=2), **options)
 
 
 # ------------------------------------------------------------------------------------------ groups and features
@@ -171,9 +171,9 @@ def test_groups_keep_copies_whole(tmp_path: Path) -> None:
         for plant in range(10):
             first = noise(tmp_path / "data" / label / f"p{plant}-0.png", 100 * place + plant)
             shutil.copy(first, first.with_name(f"p{plant}-1.png"))
-    torn = audit(tmp_path / "data")
+    torn = audit_data(tmp_path / "data")
     assert torn.found.leaks and len(torn.found.copies_by("pixels")) == 20
-    whole = audit(tmp_path / "data", data={"group_from": "(p[0-9]+)-"})
+    whole = audit_data(tmp_path / "data", data={"group_from": "(p[0-9]+)-"})
     assert not whole.found.leaks and len(whole.found.copies_by("pixels")) == 20
 
 
@@ -182,7 +182,9 @@ def test_a_networks_features_tell_copies_too(tmp_path: Path) -> None:
     Image.open(files[3]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(files[3].with_name("mirrored.png"))
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
     network = {"model": "test_resnet", "weights": str(tmp_path / "weights.safetensors"), "input.size": [32]}
-    done = audit(tmp_path / "data", near_distance=None, embed=[network], similarity=0.9999, device="cpu", folds=2)
+    done = audit_data(
+        tmp_path / "data", max_hash_distance=None, feature_network=[network], similarity=0.9999, device="cpu", folds=2
+    )
     (copy,) = done.found.copies
     assert copy.how == "network" and copy.ids == ("b/3.png", "b/mirrored.png") and copy.orientation == "mirrored"
 
@@ -196,8 +198,8 @@ def test_a_networks_features_tell_copies_too(tmp_path: Path) -> None:
     ],
 )
 def test_features_of_random_weights_are_refused_before_any_work(network: object, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--embed .* would compare .* random"):
-        audit(tmp_path / "nowhere", embed=[network])
+    with pytest.raises(ConfigError, match=r"--feature-network .* would compare .* random"):
+        audit_data(tmp_path / "nowhere", feature_network=[network])
 
 
 # ------------------------------------------------------------------------------------------ suspicious labels
@@ -213,7 +215,7 @@ def test_a_finished_run_tells_a_wrong_label(finished: Run, shapes: Path, tmp_pat
         name = file.relative_to(copied).as_posix()
         lines.append(f"{name},{wrong if name == said.ids[sure] else name.split('/')[0]}")
     (copied / "labels.csv").write_text("\n".join(["image,label", *lines]))
-    done = audit(copied / "labels.csv", run=str(finished.path), fail_on=["labels"])
+    done = audit_data(copied / "labels.csv", run=str(finished.path), fail_on=["labels"])
     check = done.found.labels
     assert check is not None and check.checked == len(said) and "validation" in check.predictions
     assert said.ids[sure] in {issue.id for issue in check.issues}
@@ -286,18 +288,18 @@ def test_sets_of_labels_are_not_judged(tmp_path: Path) -> None:
     lines = [f'{name},"{("a", "a,b", "b")[place % 3]}"' for place, name in enumerate(names)]
     (tmp_path / "sets.csv").write_text("\n".join(["image,labels", *lines]))
     options = {"data": {"label_columns": ["labels"], "label_separator": ","}, "folds": 2}
-    done = audit(tmp_path / "sets.csv", **options)
+    done = audit_data(tmp_path / "sets.csv", **options)
     assert "labels           no equal pictures have different sets; sets are not judged otherwise" in done.to_text()
     with pytest.raises(ConfigError, match="here are label sets: leave --run out"):
-        audit(tmp_path / "sets.csv", run=str(tmp_path / "no-run"), **options)
+        audit_data(tmp_path / "sets.csv", run=str(tmp_path / "no-run"), **options)
     shutil.copy(tmp_path / names[0], tmp_path / names[1])
     assert (
         "! labels           1 pictures have different sets of labels: "
-        in audit(tmp_path / "sets.csv", **options).to_text()
+        in audit_data(tmp_path / "sets.csv", **options).to_text()
     )
 
 
 def test_a_run_on_other_data_is_refused(finished: Run, tmp_path: Path) -> None:
     other = draw_classes(tmp_path / "other", kinds=("disc", "square", "stroke"))
     with pytest.raises(DataError, match="predicted no labelled image of other"):
-        audit(other, run=str(finished.path))
+        audit_data(other, run=str(finished.path))

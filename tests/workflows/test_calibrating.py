@@ -21,9 +21,9 @@ from tercet.records.prediction_files import read_predictions
 from tercet.records.predictions import Predictions
 from tercet.workflows.crossval.run import crossval
 from tercet.workflows.infer.run import evaluate, predict_files
-from tercet.workflows.report.run import report
+from tercet.workflows.report.run import write_report
 from tercet.workflows.train.calibrating import calibrate
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.run import Run, train
 from tercet.workflows.train.run_folder import RunFolder
@@ -150,7 +150,7 @@ def promised(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         {"model": "small-cnn", "epochs": 3},
         {"model": "row-gru", "epochs": 4, "hidden_size": 16, "num_layers": 1},
     ]
-    options = {"members": members, "fuse": ["average"], "data": {"val_fraction": 0.5}, **QUICK}
+    options = {"members": members, "ensemble_methods": ["average"], "data": {"val_fraction": 0.5}, **QUICK}
     calibration = {"coverage": 0.8, "reject_risk": 0.45}
     with one_core():
         return train(
@@ -218,7 +218,7 @@ def test_without_promises_answers_look_as_before(finished: Run, shapes: Path, tm
 
 def test_the_command_line(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], alone: None) -> None:
     output = tmp_path / "fused"
-    options = ["--methods", "average", "--calibration.coverage", "0.6", "--calibration.temperature", "none"]
+    options = ["--ensemble-methods", "average", "--calibration.coverage", "0.6", "--calibration.temperature", "none"]
     assert main(["ensemble", str(finished.path), *options, "--output", str(output), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["calibration"]
     assert told["temperature"] == 1 and told["conformal"]["coverage"] == 0.6
@@ -229,10 +229,16 @@ def test_the_command_line(finished: Run, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_ways_that_leave_no_rows_are_refused_before_any_work(finished: Run, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weighted, e2e learn from all of them"):
-        ensemble([finished.path], methods=["weighted", "e2e"], calibration={"coverage": 0.9})
+        combine([finished.path], ensemble_methods=["weighted", "e2e"], calibration={"coverage": 0.9})
     members = ["small-cnn", "row-gru"]
     with pytest.raises(ConfigError, match="greedy learn"):
-        train(shapes, members=members, fuse=["greedy"], calibration={"reject_risk": 0.1}, output=str(tmp_path / "run"))
+        train(
+            shapes,
+            members=members,
+            ensemble_methods=["greedy"],
+            calibration={"reject_risk": 0.1},
+            output=str(tmp_path / "run"),
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -257,7 +263,7 @@ def test_folds_stay_as_they_are(shapes: Path, tmp_path: Path, alone: None) -> No
 
 
 def test_the_page_shows_before_and_after(promised: Run) -> None:
-    done = report(promised.path)
+    done = write_report(promised.path)
     page, told = done.path.read_text("utf-8"), promised.metrics["calibration"]
     for key in ("ece_before", "ece_after", "log_loss_after"):
         assert f"{told[key]:.4f}" in page and f"{told['test'][key]:.4f}" in page
@@ -277,7 +283,7 @@ def test_a_page_without_a_temperature(tmp_path: Path, calibration: Calibration |
         None if calibration is None else {**calibration.to_dict(), "used": False, "notes": ["it is <so>"], "test": None}
     )
     write_json(run / "metrics.json", {**metrics, "calibration": told})
-    page = report(run).path.read_text("utf-8")
+    page = write_report(run).path.read_text("utf-8")
     assert (("No temperature lowers" in page) and ("It is &lt;so&gt;." in page)) is bool(shown)
     assert not (run / "figures" / "reliability-calibrated.png").exists()
 

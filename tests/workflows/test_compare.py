@@ -16,7 +16,7 @@ from tercet.models.summary import count_parameters
 from tercet.records.history import History
 from tercet.records.predictions import Predictions
 from tercet.workflows.compare.run import ComparisonRun, compare
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.run import train
 from tercet.workflows.train.run_folder import RunFolder
@@ -125,7 +125,7 @@ def test_the_tables_name_every_network_and_its_cost(compared: ComparisonRun) -> 
 
 
 def test_a_comparisons_members_can_be_fused(compared: ComparisonRun, tmp_path: Path) -> None:
-    fused = ensemble([compared.path], methods=["average"], output=str(tmp_path / "fused"))
+    fused = combine([compared.path], ensemble_methods=["average"], output=str(tmp_path / "fused"))
     assert len(fused.metrics["members"]) == 6
 
 

@@ -65,7 +65,7 @@ def left_out(signs: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossVali
             members=[CNN, GRU],
             **{**QUICK, "epochs": 3},
             data={"group_column": "person", "val_fraction": 0.4},
-            fuse=["average", "weighted", "e2e"],
+            ensemble_methods=["average", "weighted", "e2e"],
             fusion={"width": 8, "steps": 10, "folds": 2},
             output=str(tmp_path_factory.mktemp("runs") / "cv"),
         )
@@ -212,7 +212,7 @@ def test_members_in_chosen_folds(signs: Path, tmp_path: Path) -> None:
         folds=3,
         members=[CNN, GRU],
         fold_members=["gru=2+3"],
-        fuse=["average"],
+        ensemble_methods=["average"],
         **QUICK,
         output=str(tmp_path / "cv"),
     )
@@ -225,7 +225,13 @@ def test_members_in_chosen_folds(signs: Path, tmp_path: Path) -> None:
 
 def test_each_fold_settles_its_own_test_time_augmentation(signs: Path, tmp_path: Path) -> None:
     done = crossval(
-        signs, folds=2, members=[CNN, GRU], fuse=["average"], tta="flip+shifts:1", **QUICK, output=str(tmp_path / "cv")
+        signs,
+        folds=2,
+        members=[CNN, GRU],
+        ensemble_methods=["average"],
+        tta="flip+shifts:1",
+        **QUICK,
+        output=str(tmp_path / "cv"),
     )
     pooled = done.predictions()
     for run in folds_of(done.path):

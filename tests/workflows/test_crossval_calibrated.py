@@ -16,8 +16,8 @@ from tercet.records.calibration import Calibration
 from tercet.records.predictions import Predictions
 from tercet.workflows.crossval.run import CrossValidation, crossval
 from tercet.workflows.infer.run import evaluate
-from tercet.workflows.report.run import report
-from tercet.workflows.ship.export import export
+from tercet.workflows.report.run import write_report
+from tercet.workflows.ship.export import export_model
 from tests.workflows.conftest import one_core
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -88,9 +88,9 @@ def test_the_temperature_is_that_of_the_mean(tmp_path: Path, shapes: Path) -> No
     before = json.loads((again.path / "metrics.json").read_text())
     resumed = crossval(resume=again.path)
     assert resumed.metrics["calibration"] == before["calibration"]
-    page = report(resumed.path)
+    page = write_report(resumed.path)
     assert f"temperature {found.temperature:.3f}" in page.path.read_text()
-    made = export(again.path, tmp_path / "mean.onnx")
+    made = export_model(again.path, tmp_path / "mean.onnx")
     assert made.verification.passed and made.verification.source.startswith("29 of 29: validation images of")
     file = ExportedModel.load(made.path)
     assert file.metadata["calibration"]["temperature"] == found.temperature
@@ -105,7 +105,7 @@ def test_without_such_images_nothing_is_calibrated_and_the_report_says_so(
     plain = crossval(shapes, output=str(tmp_path / "cv"), **{**OPTIONS, "calibration_fraction": 0.0, "epochs": 1})
     assert plain.bundle().calibration is None and plain.metrics["calibration"] is None
     assert "The bundle is not calibrated" in plain.report and "--calibration-fraction" in plain.report
-    made = export(plain.path, tmp_path / "mean.onnx")
+    made = export_model(plain.path, tmp_path / "mean.onnx")
     assert made.verification.passed and "images of" in made.verification.source
     words = ["crossval", str(shapes), "--members", "row-gru", "--output", str(tmp_path / "other")]
     assert main([*words, "--calibration.coverage", "0.9"]) == 2

@@ -19,7 +19,7 @@ from tercet.records.views import Views
 from tercet.workflows.explain import run as workflow
 from tercet.workflows.explain.explained import Explanations
 from tercet.workflows.explain.layers import list_layers
-from tercet.workflows.explain.run import explain
+from tercet.workflows.explain.run import explain_images
 from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw
 
@@ -47,7 +47,7 @@ def explained(finished: Run, pictures: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("explained") / "figures"
     (bad := pictures.parent / f"{pictures.name}-bad.png").write_bytes(b"no picture")
     features = ["features.activation", "features.convolution"]
-    return explain(finished.path, [pictures, bad], output=str(folder), filters=True, features=features)
+    return explain_images(finished.path, [pictures, bad], output=str(folder), filters=True, features=features)
 
 
 def test_figures_and_numbers_are_left_for_every_image(explained: Explanations) -> None:
@@ -113,7 +113,9 @@ def test_the_command_line_answers_and_tells_of_what_it_could_not_read(
 def test_a_layer_that_is_named_twice_is_drawn_once(finished: Run, pictures: Path, tmp_path: Path) -> None:
     bundle = load_bundle(finished.path)
     names = ["convolution", "features.convolution", "convolution"]
-    found = explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / "out"), features=names, member="wide")
+    found = explain_images(
+        bundle, str(pictures / "disc.png"), output=str(tmp_path / "out"), features=names, member="wide"
+    )
     left = sorted(path.name for path in found.path.iterdir())
     assert sorted([*found.images[0].files, "explain.json"]) == left
     assert "(4 figures, explain.json)" in found.to_text()
@@ -123,10 +125,10 @@ def test_rows_are_told_in_the_picture_whatever_the_network_reads(tmp_path: Path)
     picture = np.zeros((200, 30), np.uint8)
     picture[150:160] = 255
     rows = member("row-gru", size=(20, 20), hidden_size=4, num_layers=1)
-    text = explain(Bundle(CLASSES, (rows,)), [picture], output=str(tmp_path / "squash")).to_text()
+    text = explain_images(Bundle(CLASSES, (rows,)), [picture], output=str(tmp_path / "squash")).to_text()
     assert "20 steps over pixel rows" in text and "most by step 16 (picture row 156: " in text
     padded = member("row-gru", hidden_size=4, num_layers=1, input=InputConfig(size=(20, 20), crop_mode="border"))
-    (found,) = explain(Bundle(CLASSES, (padded,)), [picture], output=str(tmp_path / "pad")).images
+    (found,) = explain_images(Bundle(CLASSES, (padded,)), [picture], output=str(tmp_path / "pad")).images
     assert found.members[0].window.left < 0 and "(picture row 156: " in found.to_text()
 
 
@@ -134,7 +136,7 @@ def test_a_scan_of_cells_is_told_by_row_and_column_of_the_picture(pictures: Path
     options = {"recurrent": "lstm", "hidden_size": 4, "head_hidden_dim": 4, "input": InputConfig(size=(96,))}
     for scan, place in (("snake", (1, 2)), ("cells", (1, 0))):
         bundle = Bundle(CLASSES, (member("test_resnet", scan=scan, **options),))
-        (found,) = explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / scan)).images
+        (found,) = explain_images(bundle, str(pictures / "disc.png"), output=str(tmp_path / scan)).images
         steps = found.members[0].steps
         assert steps.place(3) == place  # the first of the second row: a snake turns
         first = int(steps.contributions.abs().argmax())
@@ -151,7 +153,7 @@ def test_cells_that_are_finer_than_the_picture_are_all_drawn(tmp_path: Path, mon
     monkeypatch.setattr(drawn, "signed", lambda *given: (laid.append(given[-1]), signed(*given))[1])
     bundle = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
     strip = np.arange(60, dtype=np.uint8)[:, None]
-    (found,) = explain(bundle, [strip], output=str(tmp_path / "out")).images
+    (found,) = explain_images(bundle, [strip], output=str(tmp_path / "out")).images
     cells = found.members[0].steps.cells.numpy()
     assert laid[0].shape == (60, 16)
     np.testing.assert_allclose(laid[0][1::5], cells[np.arange(1, 60, 5) * 24 // 60], atol=1e-6)
@@ -159,7 +161,7 @@ def test_cells_that_are_finer_than_the_picture_are_all_drawn(tmp_path: Path, mon
 
 def test_an_image_that_gives_nothing_is_told_so(tmp_path: Path) -> None:
     bundle = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
-    found = explain(bundle, [np.zeros((24, 16), np.uint8)], output=str(tmp_path / "out"))
+    found = explain_images(bundle, [np.zeros((24, 16), np.uint8)], output=str(tmp_path / "out"))
     assert "with; no step contributed anything\n" in found.to_text() and "-0.000" not in found.to_text()
 
 
@@ -176,7 +178,7 @@ def test_without_an_output_the_next_free_folder_is_taken(pictures: Path, tmp_pat
     monkeypatch.chdir(tmp_path)
     bundle = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
     picture = np.asarray(Image.open(pictures / "disc.png"))
-    assert [str(explain(bundle, picture).path) for _ in range(2)] == ["explanations", "explanations-2"]
+    assert [str(explain_images(bundle, picture).path) for _ in range(2)] == ["explanations", "explanations-2"]
 
 
 def test_a_bundle_is_left_as_it_was(pictures: Path, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_bundle_is_left_as_it_was(pictures: Path, tmp_path: Path) -> None:
     )
     bundle.members[1].classifier.train()
     before = [(part.training, len(part._forward_hooks)) for one in bundle.members for part in one.classifier.modules()]
-    explain(bundle, [pictures], output=str(tmp_path / "out"))
+    explain_images(bundle, [pictures], output=str(tmp_path / "out"))
     after = [(part.training, len(part._forward_hooks)) for one in bundle.members for part in one.classifier.modules()]
     assert after == before
     assert all(weight.grad is None for one in bundle.members for weight in one.classifier.parameters())
@@ -197,7 +199,7 @@ def test_maps_lie_in_the_frame_of_the_picture_whatever_the_member_was_shown(crop
     picture = np.zeros((20, 60), np.uint8)
     picture[8:12, 24:36] = 255
     one = member("row-gru", hidden_size=4, num_layers=1, input=InputConfig(size=(20, 20), crop_mode=crop_mode))
-    (found,) = explain(Bundle(CLASSES, (one,)), picture, output=str(tmp_path / "out")).images
+    (found,) = explain_images(Bundle(CLASSES, (one,)), picture, output=str(tmp_path / "out")).images
     (saw,) = found.members
     cells = saw.steps.cells.abs()
     row, column = divmod(int(cells.argmax()), 20)
@@ -216,7 +218,7 @@ def test_networks_with_attention_and_scans_are_explained_side_by_side(pictures: 
         ),
     )
     bundle = Bundle(CLASSES, members, Combiner("average", ("a", "b", "c", "d")))
-    found = explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / "out"), filters=True)
+    found = explain_images(bundle, str(pictures / "disc.png"), output=str(tmp_path / "out"), filters=True)
     vit, *scans = found.images[0].members
     assert vit.rollout is not None and vit.activation is not None and vit.steps is None
     assert [saw.steps.scan for saw in scans] == ["rows", "columns", "snake"]
@@ -226,30 +228,30 @@ def test_networks_with_attention_and_scans_are_explained_side_by_side(pictures: 
 
 def test_sets_of_labels_are_explained_by_their_most_probable_label(pictures: Path, tmp_path: Path) -> None:
     sigmoid = Bundle(CLASSES, (member("small-cnn"),), sets=SetRule("single", (0.4,)))
-    (image,) = explain(sigmoid, str(pictures / "disc.png"), output=str(tmp_path / "sigmoid")).images
+    (image,) = explain_images(sigmoid, str(pictures / "disc.png"), output=str(tmp_path / "sigmoid")).images
     said = sigmoid.predict(str(pictures / "disc.png"))
     assert image.target == CLASSES[int(said.scores.argmax())]
     assert image.members[0].activation is not None and image.predicted == " | ".join(said.predicted_names[0])
     decoder = member("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", hidden_size=4, embedding_dim=4))
     named = Bundle(CLASSES, (decoder,), sets=SetRule("single", (0.5,)))
     with pytest.raises(ModelError, match=r"no explanation can be drawn .*no gradient.*--features NAME and --filters"):
-        explain(named, str(pictures / "disc.png"), output=str(tmp_path / "none"))
-    found = explain(named, str(pictures / "disc.png"), output=str(tmp_path / "maps"), features=["convolution"])
+        explain_images(named, str(pictures / "disc.png"), output=str(tmp_path / "none"))
+    found = explain_images(named, str(pictures / "disc.png"), output=str(tmp_path / "maps"), features=["convolution"])
     assert "nothing to draw: labels that a CNN-RNN tells" in found.to_text()
     assert "1-disc-small-cnn-convolution.png" in found.images[0].files
 
 
 def test_filters_alone_need_no_image_and_a_network_without_any_says_so(tmp_path: Path) -> None:
     colours = Bundle(CLASSES, (member("small-cnn", channels=3),))
-    drawn = explain(colours, filters=True, output=str(tmp_path / "cnn"))
+    drawn = explain_images(colours, filters=True, output=str(tmp_path / "cnn"))
     assert drawn.files == ("filters-small-cnn-convolution.png", "filters-small-cnn-convolution.svg")
     rows = Bundle(CLASSES, (member("row-gru", hidden_size=4, num_layers=1),))
-    assert "no filters to draw" in explain(rows, filters=True, output=str(tmp_path / "rows")).to_text()
+    assert "no filters to draw" in explain_images(rows, filters=True, output=str(tmp_path / "rows")).to_text()
 
 
 def test_the_same_answer_leaves_the_same_files(pictures: Path, tmp_path: Path) -> None:
     bundle = Bundle(CLASSES, (member("small-cnn"),))
     for name in ("one", "two"):
-        explain(bundle, str(pictures / "disc.png"), output=str(tmp_path / name))
+        explain_images(bundle, str(pictures / "disc.png"), output=str(tmp_path / name))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.workflows.explain import run as workflow
-from tercet.workflows.explain.run import explain
+from tercet.workflows.explain.run import explain_images
 from tercet.workflows.train.run import Run
 from tests.workflows.conftest import draw
 
@@ -24,7 +24,7 @@ def test_a_layer_is_sought_in_all_members(finished: Run, disc: Path) -> None:
         with pytest.raises(
             ConfigError, match=f"'small-cnn' and 'row-gru' have no layer '{name}', did you mean 'recurrent"
         ):
-            explain(finished.path, str(disc), layer=name)
+            explain_images(finished.path, str(disc), layer=name)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_what_cannot_be_is_said(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.png").write_bytes(b"bad")
     with pytest.raises(error, match=told):
-        explain(finished.path, **{"images": str(disc), "output": "figures", **options})
+        explain_images(finished.path, **{"images": str(disc), "output": "figures", **options})
     assert not (tmp_path / "figures").exists()
 
 
 def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(workflow, "figures", None)
     with pytest.raises(ConfigError, match=r"needs matplotlib.*pip install 'tercet\[explain\]'"):
-        explain(tmp_path, "a.png")
+        explain_images(tmp_path, "a.png")

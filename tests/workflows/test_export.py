@@ -22,7 +22,7 @@ from tercet.workflows.infer.classifying import classify_with_file
 from tercet.workflows.infer.exported_file import evaluate_file
 from tercet.workflows.infer.run import evaluate, predict, predict_files
 from tercet.workflows.ship import onnx_export
-from tercet.workflows.ship.export import Exported, export
+from tercet.workflows.ship.export import Exported, export_model
 from tercet.workflows.ship.files import proof_of
 from tercet.workflows.ship.verify import verify
 from tercet.workflows.train.run import Run
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("alone")  # threads that wait for each othe
 @pytest.fixture(scope="module")
 def done(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with one_core():
-        return export(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx")
+        return export_model(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_validation_images_of_the_run_are_the_proof(done: Exported, finished: Ru
 def test_a_users_own_images(done: Exported, finished: Run, others: Path) -> None:
     labelled = verify(done.path, finished.path / "bundle", data=str(others))
     assert labelled.passed and labelled.images == 18 + 6 and labelled.accuracy_file is not None
-    loose = verify(done.path, load_bundle(finished.path), images=[others / "disc"], most=4)
+    loose = verify(done.path, load_bundle(finished.path), images=[others / "disc"], max_images=4)
     assert loose.passed and loose.images == 4 + 6 and loose.accuracy_file is None
     assert json.loads(done.path.with_name(f"{done.path.name}.verify.json").read_text())["images"] == 10
 
@@ -130,7 +130,7 @@ def test_what_is_fixed_in_a_file_cannot_be_changed(
 
 def test_views_on_request(finished: Run, tmp_path: Path, others: Path) -> None:
     bundle = finished.path / "members" / "wide" / "bundle"
-    made = export(bundle, tmp_path / "flipped.onnx", tta="flip", maps=True)
+    made = export_model(bundle, tmp_path / "flipped.onnx", tta="flip", class_activation_maps=True)
     assert made.verification.passed
     assert made.mapped == () and "no class-activation maps" in made.to_text()
     said = predict(made.path, others)
@@ -140,13 +140,13 @@ def test_views_on_request(finished: Run, tmp_path: Path, others: Path) -> None:
 
 def test_nothing_is_lost(done: Exported, finished: Run, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="exists already"):
-        export(finished.path, done.path)
+        export_model(finished.path, done.path)
     with pytest.raises(ConfigError, match=r"must end in \.onnx"):
-        export(finished.path, tmp_path / "model.bin")
+        export_model(finished.path, tmp_path / "model.bin")
     with pytest.raises(ConfigError, match="not both"):
-        export(finished.path, tmp_path / "a.onnx", data="x", images=["y"])
+        export_model(finished.path, tmp_path / "a.onnx", data="x", images=["y"])
     with pytest.raises(ConfigError, match="unknown view"):
-        export(finished.path, tmp_path / "a.onnx", tta="sideways")
+        export_model(finished.path, tmp_path / "a.onnx", tta="sideways")
     assert not list(tmp_path.iterdir())
 
 
@@ -193,7 +193,7 @@ def test_a_file_that_says_something_else_is_no_success(
 def test_verify_tells_a_difference_by_its_exit_code(
     done: Exported, finished: Run, tmp_path: Path, others: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--bundle", str(finished.path), "--images", str(others), "--most", "3"]
+    words = ["--bundle", str(finished.path), "--images", str(others), "--max-images", "3"]
     assert main(["verify", str(done.path), *words]) == 0
     proto = onnx.load(done.path)
     document = {key: value for key, value in unseal(done.path.read_bytes(), "x").items() if key != "model_sha256"}
@@ -208,7 +208,7 @@ def test_verify_tells_a_difference_by_its_exit_code(
 
 
 def test_8_bits_are_used_where_answers_bear_them(finished: Run, tmp_path: Path, others: Path, shapes: Path) -> None:
-    made = export(finished.path, tmp_path / "small.onnx", int8=True, data=str(others))
+    made = export_model(finished.path, tmp_path / "small.onnx", int8=True, data=str(others))
     told = {entry["name"]: entry["precision"] for entry in ExportedModel.load(made.path).metadata["members"]}
     assert "int8" in told.values()
     assert {name for name, precision in told.items() if precision == "fp32"} == set(made.kept)
@@ -223,7 +223,7 @@ def test_a_member_that_does_not_bear_8_bits_is_named(
 ) -> None:
     losses = iter([0.2, 0.0, 0.0])
     monkeypatch.setattr(onnx_export, "loss_of", lambda *given: next(losses))
-    made = export(finished.path, tmp_path / "small.onnx", int8=True, images=[others])
+    made = export_model(finished.path, tmp_path / "small.onnx", int8=True, images=[others])
     first = made.members[0]
     assert (
         made.kept[first] == "in 8 it loses 20.00% agreement" and f"member '{first}' stays in 32 bits" in made.to_text()
@@ -233,13 +233,13 @@ def test_a_member_that_does_not_bear_8_bits_is_named(
 def test_8_bits_need_real_images(finished: Run, tmp_path: Path) -> None:
     alone = shutil.copytree(finished.path / "bundle", tmp_path / "alone")
     with pytest.raises(ConfigError, match="real images"):
-        export(alone, tmp_path / "small.onnx", int8=True)
+        export_model(alone, tmp_path / "small.onnx", int8=True)
     assert not (tmp_path / "small.onnx").exists()
 
 
 def test_speed_is_told_of_both_roads(done: Exported, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(done.path), str(finished.path), "--threads", "1", "--seconds", "0.05", "--batches", "1,3"]
-    assert main(["benchmark-model", *words, "--json"]) == 0
+    assert main(["benchmark", *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["size"] == [20, 20]
     assert [(row["runtime"], row["batch"]) for row in found["rows"]] == [
@@ -251,13 +251,13 @@ def test_speed_is_told_of_both_roads(done: Exported, finished: Run, capsys: pyte
     for row in found["rows"]:
         assert 0 < row["p50"] <= row["p95"] and row["answers"] >= 5 and row["threads"] == 1
         assert row["images_per_second"] == pytest.approx(1000 * row["batch"] / row["p50"])
-    assert main(["benchmark-model", str(done.path), "--seconds", "0.01", "--size", "16,24", "--batches", "1"]) == 0
+    assert main(["benchmark", str(done.path), "--seconds", "0.01", "--size", "16,24", "--batches", "1"]) == 0
     assert "images of 16 x 24 pixels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", [["--threads", "0"], ["--seconds", "0"], ["--batches", "0"], ["--size", "1,2,3"]])
 def test_speeds_that_cannot_be_measured(option: list[str], done: Exported) -> None:
-    assert main(["benchmark-model", str(done.path), *option]) == 2
+    assert main(["benchmark", str(done.path), *option]) == 2
 
 
 LIGHT = """

@@ -17,7 +17,7 @@ from tercet.ground.errors import ConfigError, ModelError, StorageError
 from tercet.records.calibration import Calibration
 from tercet.workflows.infer.run import predict
 from tercet.workflows.ship import export as export_module
-from tercet.workflows.ship.export import Exported, export
+from tercet.workflows.ship.export import Exported, export_model
 from tercet.workflows.ship.files import load_file, proof_of
 from tercet.workflows.ship.verify import verify
 from tercet.workflows.train.run import Run
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 @pytest.fixture(scope="module")
 def done(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with one_core():
-        return export(finished.path, tmp_path_factory.mktemp("programs") / "shapes.pt2", format="torch")
+        return export_model(finished.path, tmp_path_factory.mktemp("programs") / "shapes.pt2", format="torch")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_validation_images_of_the_run_are_the_proof(done: Exported, finished: Ru
 
 
 def test_a_users_own_images(done: Exported, finished: Run, others: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--bundle", str(finished.path), "--images", str(others / "disc"), "--most", "2"]
+    words = ["--bundle", str(finished.path), "--images", str(others / "disc"), "--max-images", "2"]
     assert main(["verify", str(done.path), *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 2 + 6 and json.loads(proof_of(done.path).read_text()) == found
@@ -78,15 +78,15 @@ def test_the_format_decides_the_name(
     done: Exported, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"must end in \.onnx, or say --format torch"):
-        export(finished.path, tmp_path / "model.pt2")
+        export_model(finished.path, tmp_path / "model.pt2")
     with pytest.raises(ConfigError, match=r"must end in \.pt2, or say --format onnx"):
-        export(finished.path, tmp_path / "model.onnx", format="torch")
+        export_model(finished.path, tmp_path / "model.onnx", format="torch")
     with pytest.raises(ConfigError, match=r"must end in \.pt2$"):
-        export(finished.path, tmp_path / "model.bin", format="torch")
+        export_model(finished.path, tmp_path / "model.bin", format="torch")
     with pytest.raises(ConfigError, match="unknown format 'tensorrt'"):
-        export(finished.path, format="tensorrt")  # type: ignore[arg-type]
+        export_model(finished.path, format="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(StorageError, match="exists already"):
-        export(finished.path, done.path, format="torch")
+        export_model(finished.path, done.path, format="torch")
     assert not list(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
     assert main(["export", str(finished.path / "members" / "wide"), "--format", "torch", "--tta", "flip"]) == 0
@@ -94,7 +94,10 @@ def test_the_format_decides_the_name(
     assert load_file("model.pt2").metadata["members"][0]["views"] == "flip"
 
 
-@pytest.mark.parametrize(("option", "told"), [("--int8", "32 bits: leave --int8 out"), ("--maps", "leave --maps out")])
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("--int8", "32 bits: leave --int8 out"), ("--class-activation-maps", "leave --class-activation-maps out")],
+)
 def test_what_only_onnx_has(option: str, told: str, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(finished.path), "x.pt2", "--format", "torch", option]) == 2
     assert told in capsys.readouterr().err
@@ -102,7 +105,7 @@ def test_what_only_onnx_has(option: str, told: str, finished: Run, capsys: pytes
 
 def test_speed_is_told(done: Exported, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(done.path), str(finished.path), "--threads", "1", "--seconds", "0.05", "--batches", "1", "--json"]
-    assert main(["benchmark-model", *words]) == 0
+    assert main(["benchmark", *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["size"] == [20, 20] and all(row["p50"] > 0 and row["answers"] >= 5 for row in found["rows"])
     assert [row["runtime"] for row in found["rows"]] == ["PyTorch, exported", "PyTorch, eager"]
@@ -143,7 +146,7 @@ from tercet.cli import main
 import sys
 run, folder = sys.argv[1:]
 words = [["export", run, f"{folder}/a.pt2", "--format", "torch"], ["verify", f"{folder}/a.pt2", "--bundle", run]]
-words.append(["benchmark-model", f"{folder}/a.pt2", run, "--seconds", "0.01", "--batches", "1"])
+words.append(["benchmark", f"{folder}/a.pt2", run, "--seconds", "0.01", "--batches", "1"])
 words.append(["export", run, f"{folder}/a.onnx"])
 print([main(one) for one in words])
 """

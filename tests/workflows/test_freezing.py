@@ -29,7 +29,7 @@ def test_a_run_leaves_frozen_weights_as_the_file_has_them(shapes: Path, alone: N
     run = train(
         shapes,
         members=[frozen, partly],
-        fuse=["average"],
+        ensemble_methods=["average"],
         output=str(tmp_path / "run"),
         augment="leaves",
         random_erasing=0.5,

@@ -10,7 +10,7 @@ from tercet.ground.errors import ConfigError, DataError
 from tercet.records.config import FusionConfig
 from tercet.records.predictions import Predictions
 from tercet.workflows.train.end_to_end import EndToEndFitter, ProbabilitySource, joint_objective
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.fusing import read_members
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.run import Run, train
@@ -41,8 +41,11 @@ def weights(bundle: Path) -> dict[str, torch.Tensor]:
     ],
 )
 def test_every_permitted_pair_of_regime_and_data(finished: Run, tmp_path: Path, regime: str, data: str) -> None:
-    result = ensemble(
-        [finished.path], methods=["e2e"], output=str(tmp_path / "out"), fusion={**HEAD, "regime": regime, "data": data}
+    result = combine(
+        [finished.path],
+        ensemble_methods=["e2e"],
+        output=str(tmp_path / "out"),
+        fusion={**HEAD, "regime": regime, "data": data},
     )
     row = result.metrics["ensembles"][0]
     assert regime in row["fitted_on"] and data in row["fitted_on"]
@@ -62,7 +65,7 @@ def test_every_permitted_pair_of_regime_and_data(finished: Run, tmp_path: Path, 
 )
 def test_other_pairs_are_refused_with_the_reason(finished: Run, tmp_path: Path, regime: str, data: str) -> None:
     with pytest.raises(ConfigError, match=r"use (cached|train)"):
-        ensemble([finished.path], output=str(tmp_path / "out"), fusion={"regime": regime, "data": data})
+        combine([finished.path], output=str(tmp_path / "out"), fusion={"regime": regime, "data": data})
 
 
 def test_the_shipped_end_to_end_bundle_repeats_its_predictions(finished: Run, tmp_path: Path, shapes: Path) -> None:
@@ -70,7 +73,7 @@ def test_the_shipped_end_to_end_bundle_repeats_its_predictions(finished: Run, tm
         out = tmp_path / regime
         fusion = {**HEAD, "regime": regime, "data": data}
         plain = {"temperature": "none"}
-        result = ensemble([finished.path], methods=["e2e"], output=str(out), fusion=fusion, calibration=plain)
+        result = combine([finished.path], ensemble_methods=["e2e"], output=str(out), fusion=fusion, calibration=plain)
         stored = Predictions.load(out / "predictions" / "e2e-test.npz")
         said = result.bundle().predict([shapes / name for name in stored.ids])
         assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
@@ -111,7 +114,7 @@ def test_a_head_scored_by_cross_fitting_never_saw_the_row(finished: Run, monkeyp
 
 def test_out_of_fold_predictions_cover_every_training_row_once(finished: Run, tmp_path: Path) -> None:
     fusion = {**HEAD, "data": "out-of-fold"}
-    ensemble([finished.path], methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion)
+    combine([finished.path], ensemble_methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion)
     members = read_members(RunFolder(finished.path), ["small-cnn", "row-gru"], ("validation",))
     table = Plan.load(RunFolder(finished.path)).open_data(RunFolder(finished.path)).table
     expected = {table.ids[row] for row in table.rows_of("train")}
@@ -122,7 +125,7 @@ def test_out_of_fold_predictions_cover_every_training_row_once(finished: Run, tm
 
 def test_runs_on_the_same_data_can_be_fused(finished: Run, shapes: Path, tmp_path: Path) -> None:
     more = train(shapes, output=str(tmp_path / "more"), **{**OPTIONS, "seed": 5, "members": OPTIONS["members"][2:]})
-    result = ensemble([finished.path, more.path], methods=["average"], output=str(tmp_path / "out"))
+    result = combine([finished.path, more.path], ensemble_methods=["average"], output=str(tmp_path / "out"))
     names = [row["name"] for row in result.metrics["members"]]
     assert len(names) == len(set(names)) == 4
     assert len(result.bundle().members) == 4
@@ -132,10 +135,10 @@ def test_runs_on_other_splits_or_data_cannot(finished: Run, shapes: Path, tmp_pa
     options = {**OPTIONS, "members": OPTIONS["members"][2:]}
     other_split = train(shapes, output=str(tmp_path / "a"), data={"split_seed": 3}, **options)
     with pytest.raises(DataError, match="split-seed"):
-        ensemble([finished.path, other_split.path], output=str(tmp_path / "out"))
+        combine([finished.path, other_split.path], output=str(tmp_path / "out"))
     other_data = train(draw_folder(tmp_path / "data", count=14, seed=4), output=str(tmp_path / "b"), **options)
     with pytest.raises(DataError, match="other data"):
-        ensemble([finished.path, other_data.path], output=str(tmp_path / "out"))
+        combine([finished.path, other_data.path], output=str(tmp_path / "out"))
 
 
 def test_probability_batches_are_a_pure_function_of_the_epoch() -> None:

@@ -52,7 +52,7 @@ def test_it_is_right_more_often_than_not(finished: Run, outside: Path) -> None:
 def test_files_that_cannot_be_read_are_named_and_left_out(finished: Run, outside: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(outside, tmp_path / "data"))
     (folder / "broken.png").write_bytes(b"broken")
-    result = predict_files(finished.path, [folder], csv=str(tmp_path / "out.csv"), top=2, batch_size=5)
+    result = predict_files(finished.path, [folder], csv=str(tmp_path / "out.csv"), top_k=2, batch_size=5)
     document = result.to_dict()
     assert len(document["images"]) == 24
     assert [Path(bad["id"]).name for bad in document["unreadable"]] == ["broken.png"]
@@ -65,7 +65,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(finished: Run, outside
 
 def test_the_most_probable_classes_come_first(finished: Run, outside: Path) -> None:
     for top, count in ((1, 1), (2, 2), (50, 3)):
-        for image in predict_files(finished.path, [outside / "disc"], top=top).to_dict()["images"]:
+        for image in predict_files(finished.path, [outside / "disc"], top_k=top).to_dict()["images"]:
             shares = list(image["probabilities"].values())
             assert len(shares) == count and shares == sorted(shares, reverse=True)
             assert next(iter(image["probabilities"])) == image["predicted"]

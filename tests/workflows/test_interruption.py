@@ -41,7 +41,7 @@ OPTIONS = [
     "8",
 ]
 OPTIONS += ["--lr", "0.003", "--augment", "light", "--seed", "3", "--tensorboard", "false"]
-OPTIONS += ["--fuse", "average"]
+OPTIONS += ["--ensemble-methods", "average"]
 EPOCHS, LONGER = 8, 24
 SHORT, LONG = [*OPTIONS, "--epochs", str(EPOCHS)], [*OPTIONS, "--epochs", str(LONGER)]
 MEMBERS = ("row-gru", "row-lstm")

@@ -30,7 +30,7 @@ from tercet.records.model_config import LabelsConfig, ModelConfig
 from tercet.records.training_config import TrainingConfig
 from tercet.training.loop import Training
 from tercet.workflows.infer.run import evaluate, predict_files
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.label_sets import set_objective
 from tercet.workflows.train.prepared import prepare_data
 from tercet.workflows.train.run import Run, train
@@ -128,7 +128,7 @@ def test_evaluate_finds_the_held_out_rows_again(run: Run, pictures: Path, tmp_pa
 def test_predict_tells_sets(run: Run, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     result = predict_files(
-        run.path, [pictures / "0.png", tmp_path / "broken.png"], csv=str(tmp_path / "out.csv"), top=2
+        run.path, [pictures / "0.png", tmp_path / "broken.png"], csv=str(tmp_path / "out.csv"), top_k=2
     )
     (image,) = result.to_dict()["images"]
     assert set(image["predicted"]) <= set(image["scores"]) and len(image["scores"]) >= 2
@@ -163,7 +163,7 @@ def test_a_changed_rule_is_noticed(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fuse": ["average", "e2e"]}, "fuse e2e needs probabilities of one class"),
+        ({"ensemble_methods": ["average", "e2e"]}, "ensemble_methods e2e needs probabilities of one class"),
         ({"monitor": "kappa"}, "monitor kappa is for one class an image"),
         ({"label_smoothing": 0.1}, "label_smoothing of each"),
         ({"class_weights": "balanced"}, "class_weights of each"),
@@ -198,7 +198,7 @@ def test_what_needs_one_class_is_refused_by_the_bundle(run: Run, pictures: Path,
 
 def test_members_are_fused_where_they_are_trained(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name all in one run"):
-        ensemble([run.path], output=str(tmp_path / "fused"))
+        combine([run.path], output=str(tmp_path / "fused"))
 
 
 # ------------------------------------------------------------------------------------------ what the decoder is for

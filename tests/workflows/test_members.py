@@ -12,7 +12,7 @@ from tercet.records.config import METHODS, MemberConfig
 from tercet.records.freezing import read_rules
 from tercet.records.model_config import ModelConfig
 from tercet.records.training_config import PAPER_STAGES, StageConfig, TrainingConfig
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members
 from tercet.workflows.train.plan import describe_member, read_member
 from tercet.workflows.train.run import Run, train
@@ -193,11 +193,13 @@ def test_a_name_cannot_be_blank(name: str) -> None:
 def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_path: Path) -> None:
     other = shutil.copytree(finished.path, tmp_path / "other" / finished.path.name)
     again = finished.path / ".." / finished.path.name  # the same run, written in another way
-    result = ensemble([finished.path, other, again], methods=["average"], output=str(tmp_path / "out"))
+    result = combine([finished.path, other, again], ensemble_methods=["average"], output=str(tmp_path / "out"))
     names = [row["name"] for row in result.metrics["members"]]
     assert len(names) == len(set(names)) == 6
     assert [member.name for member in result.bundle().members] == names
-    best = ensemble([finished.path, other], methods=["average"], output=str(tmp_path / "best"), fusion={"top": 2})
+    best = combine(
+        [finished.path, other], ensemble_methods=["average"], output=str(tmp_path / "best"), fusion={"num_members": 2}
+    )
     assert len(best.metrics["ensembles"][0]["members"]) == len(best.bundle().members) == 2
 
 

@@ -1,4 +1,4 @@
-"""Every packaged recipe: its networks can be built, its readings exist, and a rehearsal fills its table."""
+"""Every packaged recipe: its networks can be built, its readings exist, and a dry run fills its table."""
 
 import csv
 from pathlib import Path
@@ -22,7 +22,7 @@ from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.parts import Work, works
 from tercet.workflows.study.readings import FOLD, FOLD_MEAN, find, read_measurements
 from tercet.workflows.study.recipes import load_recipe, recipe_names
-from tercet.workflows.study.run import study
+from tercet.workflows.study.run import reproduce
 from tercet.workflows.study.table import table_rows, table_text
 from tercet.workflows.train.members import resolve_members
 from tests.workflows.conftest import draw
@@ -49,12 +49,16 @@ def members_of(work: Work) -> tuple[MemberConfig, ...]:
 def names_of(work: Work, trained: dict[str, list[str]]) -> set[str]:
     """Return what a part will have measured, folds aside."""
     verb = work.part.verb
-    if verb == "blend" or work.parsed is None:
+    if work.parsed is None:
         return {Path(file).stem for file in work.part.files} | {"average", "pruned", "vote"}
     if verb == "compare":
         return set(trained[work.name])
     names = [name for part in work.part.of or [work.name] for name in trained[part]]
-    fused = work.parsed.of(EnsembleConfig).methods if verb == "ensemble" else work.parsed.of(RunConfig).fuse
+    fused = (
+        work.parsed.of(EnsembleConfig).ensemble_methods
+        if verb == "ensemble"
+        else work.parsed.of(RunConfig).ensemble_methods
+    )
     return {*names, *(fused if len(names) > 1 else ()), "chosen"} | ({FOLD_MEAN} if verb == "crossval" else {"best"})
 
 
@@ -108,7 +112,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def give_predictions(part: Part, folder: Path) -> None:
-    """Write the files that a part blends, right about two thirds of their rows."""
+    """Write the prediction files of a part, right about two thirds of their rows."""
     generator = np.random.default_rng(0)
     truth = np.repeat(np.arange(len(part.runs_of_classes)), part.runs_of_classes)
     for file in part.files:
@@ -119,31 +123,30 @@ def give_predictions(part: Part, folder: Path) -> None:
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_rehearsal_measures_every_row_and_pair(name: str, pictures: Path, tmp_path: Path) -> None:
+def test_a_dry_run_measures_every_row_and_pair(name: str, pictures: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     setting = recipe.scales["small"]
     for part in setting.parts.values():
         give_predictions(part, pictures)
     grouped = any(part.options.get("leave_one_group_out") for part in setting.parts.values())
     options = {"data": {"group_column": "signer"}} if grouped else {}
-    done = study(name, pictures, rehearse=True, output=str(tmp_path / "study"), threads=1, **options)
+    done = reproduce(name, pictures, dry_run=True, output=str(tmp_path / "study"), threads=1, **options)
     assert done.metrics["missing"] == []
     readings = [reading for row in recipe.rows if (reading := row.reading("small"))]
     rows = [row for row in done.metrics["table"] if row["reading"]]
     assert [row["reading"] for row in rows] == [str(reading) for reading in readings]
     assert [row for row in rows if row["measured"] is None] == []
-    parts = works(Changes(str(pictures), options.get("data", {}), rehearse=True).apply(setting), done.path, {})
+    parts = works(Changes(str(pictures), options.get("data", {}), dry_run=True).apply(setting), done.path, {})
     found = read_measurements(parts)
     assert all(one.predictions.is_file() for reading in readings for one in found[reading])
     assert [row["what"] for row in done.metrics["tests"]] == [pair.what for pair in setting.pairs]
-    assert "REHEARSAL" in done.report
+    assert "DRY RUN" in done.report
 
 
-def test_other_images_are_not_read_as_the_named_ones_were() -> None:
+def test_other_images_replace_the_variant_of_a_named_data_set() -> None:
     setting = load_recipe("svhn").scales["paper"]
-    asked = {None: {"extra": True, "val_fraction": 0.05}, "photos": {"val_fraction": 0.05}}
-    for data, expected in asked.items():
-        assert Changes(data).apply(setting).parts["seven"].options["data"] == expected
+    assert Changes(None).apply(setting).parts["seven"].data == "svhn:extra"
+    assert Changes("photos").apply(setting).parts["seven"].data == "photos"
 
 
 def test_only_folds_may_be_missing_where_other_images_make_them() -> None:

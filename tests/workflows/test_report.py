@@ -26,9 +26,9 @@ from tercet.workflows.report import run as reporting
 from tercet.workflows.report.command import command_of
 from tercet.workflows.report.pages import names_of
 from tercet.workflows.report.record import Record
-from tercet.workflows.report.run import report
-from tercet.workflows.study.run import study
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.report.run import write_report
+from tercet.workflows.study.run import reproduce
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.run import Run, train
 from tercet.workflows.train.run_folder import RunFolder
 from tercet.workflows.tune.run import tune
@@ -51,7 +51,7 @@ def text_of(path: Path) -> str:
 
 
 def test_a_page_tells_everything_about_a_run(run: Path) -> None:
-    done = report(run)
+    done = write_report(run)
     assert (done.path, list(done.sections)) == (run / "report.html", SECTIONS)
     page, metrics = done.path.read_text("utf-8"), read_json(run / "metrics.json")
     for row in (*metrics["members"], *metrics["ensembles"]):
@@ -68,7 +68,7 @@ def test_a_page_tells_everything_about_a_run(run: Path) -> None:
     for picture in map(Image.open, map(io.BytesIO, pictures)):  # encoded anew, without metadata
         assert (picture.format, picture.size, dict(picture.getexif())) == ("JPEG", (192, 144), {})
     assert pictures
-    assert report(run).path.read_text("utf-8") == page
+    assert write_report(run).path.read_text("utf-8") == page
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_a_page_tells_everything_about_a_run(run: Path) -> None:
 def test_parts_that_are_gone_are_left_out_in_words(run: Path, gone: dict[str, str], left_out: list[str]) -> None:
     for name in gone:
         shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
-    done = report(run)
+    done = write_report(run)
     text = text_of(done.path)
     assert all(told in text for told in gone.values())
     assert [name for name in SECTIONS if name not in done.sections] == left_out
 
 
 def test_a_run_without_test_images_is_judged_by_validation(tmp_path: Path) -> None:
-    done = report(write_run(tmp_path / "run", classes=("a", "b"), splits=("validation",)))
+    done = write_report(write_run(tmp_path / "run", classes=("a", "b"), splits=("validation",)))
     text = text_of(done.path)
     assert "No test image has a label" in text and "on 60 validation images" in text
 
@@ -106,7 +106,7 @@ def test_a_run_without_any_label_has_no_scores(run: Path) -> None:
     for path in (run / "predictions").iterdir():
         said = Predictions.load(path)
         said.with_labels([-1] * len(said)).save(path)
-    done = report(run)
+    done = write_report(run)
     text = text_of(done.path)
     assert "no image with a label to judge" in text and "Left out, as no image has a label" in text
 
@@ -114,11 +114,11 @@ def test_a_run_without_any_label_has_no_scores(run: Path) -> None:
 def test_one_class_is_told(run: Path) -> None:
     said = Predictions.of([[1.0]] * 3, classes=["only"], labels=[0, 0, 0])
     said.save(RunFolder(run).predictions("average", "test"))
-    assert "Left out, as there is one class" in text_of(report(run).path)
+    assert "Left out, as there is one class" in text_of(write_report(run).path)
 
 
 def test_choosing_on_the_test_images_stands_in_a_red_box(tmp_path: Path) -> None:
-    done = report(write_run(tmp_path / "run", classes=("a", "b"), options={"monitor_split": "test"}))
+    done = write_report(write_run(tmp_path / "run", classes=("a", "b"), options={"monitor_split": "test"}))
     page = done.path.read_text("utf-8")
     assert page.index('class="warning"') < page.index("<table")
     assert "Chosen on the test images" in page and "WHICH CHOSE: optimistic" in page
@@ -126,7 +126,7 @@ def test_choosing_on_the_test_images_stands_in_a_red_box(tmp_path: Path) -> None
 
 def test_many_classes_give_pairs_instead_of_a_matrix(tmp_path: Path) -> None:
     classes = tuple(f"species {number}" for number in range(1010))
-    done = report(write_run(tmp_path / "run", classes=classes, count=1200))
+    done = write_report(write_run(tmp_path / "run", classes=classes, count=1200))
     names = {path.stem for path in done.figures}
     assert "confused-pairs" in names and "confusion" not in names
     assert "all 1,010 classes as a table" in text_of(done.path)
@@ -135,7 +135,7 @@ def test_many_classes_give_pairs_instead_of_a_matrix(tmp_path: Path) -> None:
 def test_several_runs_stand_beside_each_other(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", classes=("a", "b"))
     two = write_run(tmp_path / "two", classes=("a", "b", "c"), source="others")
-    done = report([one, two, one], output=tmp_path / "both.html", title="Both")
+    done = write_report([one, two, one], output=tmp_path / "both.html", title="Both")
     assert (done.path, done.sections) == (tmp_path / "both.html", ("Runs beside each other", "Training", "one", "two"))
     assert {path.parent for path in done.figures} == {tmp_path / "both-figures"}
     assert len(done.figures) == len({path.name for path in done.figures})
@@ -153,7 +153,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_others_scores_are_drawn_beside_ones_own(run: Path, tmp_path: Path) -> None:
     board = tmp_path / "board.csv"
     board.write_text("place,name,score\n1,<b>Ann</b>,0.97\n2,Ben,0.5\n", "utf-8")
-    done = report(run, leaderboard=board)
+    done = write_report(run, leaderboard=board)
     assert "Leaderboard" in done.sections and run / "figures" / "leaderboard.svg" in done.figures
 
 
@@ -170,38 +170,38 @@ def test_others_scores_are_drawn_beside_ones_own(run: Path, tmp_path: Path) -> N
 def test_wrong_leaderboards_are_refused(run: Path, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "board.csv").write_text(content)
     with pytest.raises(DataError, match=re.escape(message)):
-        report(run, leaderboard=tmp_path / "board.csv")
+        write_report(run, leaderboard=tmp_path / "board.csv")
     assert not (run / "report.html").exists()
 
 
 def test_what_is_no_finished_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="there is no folder"):
-        report(tmp_path / "none")
+        write_report(tmp_path / "none")
     with pytest.raises(StorageError, match=r"is not a run folder: it has no metrics\.json"):
-        report(run / "images")
+        write_report(run / "images")
     with pytest.raises(ConfigError, match="name a run folder"):
-        report([])
+        write_report([])
     with pytest.raises(StorageError, match="is a folder: name a file"):
-        report(run, output=tmp_path)
+        write_report(run, output=tmp_path)
     (run / "metrics.json").write_text("[1]")
     with pytest.raises(ModelError, match="does not hold the metrics of a run"):
-        report(run)
+        write_report(run)
     (run / "metrics.json").write_text('{"data": {}}')
     with pytest.raises(ModelError, match="protocol, members, ensembles, chosen is missing"):
-        report(run)
+        write_report(run)
     (run / "metrics.json").unlink()
     with pytest.raises(StorageError, match="is not finished: go on with"):
-        report(run)
+        write_report(run)
 
 
 def test_a_report_replaces_its_own_figures_and_no_other_file(run: Path, tmp_path: Path) -> None:
-    report(run)
+    write_report(run)
     shutil.rmtree(run / "members")
-    drawn = set(report(run).figures)
+    drawn = set(write_report(run).figures)
     assert set((run / "figures").iterdir()) == drawn and run / "figures" / "training-loss.png" not in drawn
     metrics = (run / "metrics.json").read_bytes()
     with pytest.raises(StorageError, match="is there and is no report"):
-        report(run, output=run / "metrics.json")
+        write_report(run, output=run / "metrics.json")
     assert (run / "metrics.json").read_bytes() == metrics
 
 
@@ -210,28 +210,28 @@ def test_runs_on_other_images_are_told_apart_by_the_images(tmp_path: Path) -> No
     other = write_run(tmp_path / "other", classes=("a", "b"), source="one", count=40)
     third = write_run(tmp_path / "third", classes=("a", "c"), source="one")
     told = "not judged on the same images"
-    assert told not in text_of(report([one, same], output=tmp_path / "1.html").path)
-    assert told in text_of(report([one, other], output=tmp_path / "2.html").path)
-    assert told in text_of(report([one, third], output=tmp_path / "3.html").path)
+    assert told not in text_of(write_report([one, same], output=tmp_path / "1.html").path)
+    assert told in text_of(write_report([one, other], output=tmp_path / "2.html").path)
+    assert told in text_of(write_report([one, third], output=tmp_path / "3.html").path)
 
 
 def test_beside_others_a_run_that_chose_on_test_is_named(run: Path, tmp_path: Path) -> None:
     chose = write_run(tmp_path / "chose", options={"monitor_split": "test"})
-    text = text_of(report([run, chose], output=tmp_path / "both.html").path)
+    text = text_of(write_report([run, chose], output=tmp_path / "both.html").path)
     assert "chose: Chosen on the test images" in text
     assert "Loss over the epochs on test or validation images" in text
 
 
 def test_a_leaderboard_of_percentages_shows_ones_own_as_such(run: Path, tmp_path: Path) -> None:
     (tmp_path / "board.csv").write_text("name,score\nAnn,97.1\nBen,12.5\n")
-    assert "They are percentages" in text_of(report(run, leaderboard=tmp_path / "board.csv").path)
+    assert "They are percentages" in text_of(write_report(run, leaderboard=tmp_path / "board.csv").path)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_a_study_is_reported_with_its_parts(shapes: Path, tmp_path: Path) -> None:
-    done = study("leaves", shapes, rehearse=True, output=str(tmp_path / "study"), threads=1)
-    page = report(done.path)
+    done = reproduce("leaves", shapes, dry_run=True, output=str(tmp_path / "study"), threads=1)
+    page = write_report(done.path)
     text = text_of(page.path)
     assert "Published and measured" in page.sections and "Parts" in page.sections
     for title, part in done.metrics["parts"].items():
@@ -241,7 +241,7 @@ def test_a_study_is_reported_with_its_parts(shapes: Path, tmp_path: Path) -> Non
 def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "pages", None)
     with pytest.raises(ConfigError, match=re.escape("pip install 'tercet[pictures]'")):
-        report(run)
+        write_report(run)
 
 
 def test_reports_need_no_network_library() -> None:
@@ -254,9 +254,16 @@ ODD: list[dict[str, Any]] = [
     {},
     {"data": {"group_from": r"^--(pet\d+)_'\"", "label_separator": ","}, "freeze": ["none"]},
     {"members": [{"model": "small-cnn", "name": "a, b"}, "row-lstm"], "lr": 1e-5, "tensorboard": False},
-    {"stages": [{"lr": 1e-3, "epochs": 2}, {"lr": 1e-4, "steps": 7, "schedule": "cosine"}], "fuse": ["average"]},
-    {"input": {"size": [64, 48], "mean": [0.5]}, "backbone": {"args": {"x": None, "y": "z z"}}, "data.balanced": True},
-    {"members": ["odd,name.yaml"], "fuse": [], "data.label_columns": ["a b", "c"]},
+    {
+        "stages": [{"lr": 1e-3, "epochs": 2}, {"lr": 1e-4, "steps": 7, "schedule": "cosine"}],
+        "ensemble_methods": ["average"],
+    },
+    {
+        "input": {"size": [64, 48], "mean": [0.5]},
+        "backbone": {"args": {"x": None, "y": "z z"}},
+        "data.class_balanced_sampling": True,
+    },
+    {"members": ["odd,name.yaml"], "ensemble_methods": [], "data.label_columns": ["a b", "c"]},
 ]
 
 
@@ -281,12 +288,12 @@ def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.usefixtures("alone")
 def test_a_real_run_and_a_fusion_of_it_are_reported(finished: Run, tmp_path: Path) -> None:
-    done = report(finished.path, output=tmp_path / "report.html")
+    done = write_report(finished.path, output=tmp_path / "report.html")
     assert list(done.sections) == SECTIONS
     asides = re.findall(r'<p class="quiet">(\w+)', done.path.read_text("utf-8"))
     assert asides == ["FLOPs", "Options"]  # nothing was left out
-    fused = ensemble([finished.path], methods=["average"], output=str(tmp_path / "fused"))
-    page = report(fused.path)
+    fused = combine([finished.path], ensemble_methods=["average"], output=str(tmp_path / "fused"))
+    page = write_report(fused.path)
     assert list(page.sections) == SECTIONS
     assert f"tercet ensemble {finished.path}" in page.path.read_text("utf-8")
 
@@ -298,12 +305,12 @@ def test_runs_of_other_verbs_are_reported(shapes: Path, tmp_path: Path) -> None:
         {"model": "small-cnn", "head_hidden_dim": 8},
         {"model": "row-gru", "hidden_size": 8, "num_layers": 1, "head_hidden_dim": 6},
     ]
-    crossval(shapes, folds=2, members=members, fuse=["average"], output=str(tmp_path / "folds"), **QUICK)
+    crossval(shapes, folds=2, members=members, ensemble_methods=["average"], output=str(tmp_path / "folds"), **QUICK)
     compare(shapes, backbones=members, seeds=2, output=str(tmp_path / "grid"), **QUICK)
     space = {"hidden_size": {"low": 4, "high": 12, "step": 4}}
     searched = {"num_layers": 1, "head_hidden_dim": 6, **QUICK}
     tune(shapes, space=space, members=["row-gru"], trials=3, output=str(tmp_path / "search"), **searched)
-    folds, grid, search = (report(tmp_path / name) for name in ("folds", "grid", "search"))
+    folds, grid, search = (write_report(tmp_path / name) for name in ("folds", "grid", "search"))
     assert list(folds.sections) == SECTIONS and list(grid.sections) == SECTIONS
     assert search.sections == ("Summary", "Protocol", "Data", "Trials", "Training", "Environment", "Reproduce")
     for done, words in (
@@ -314,7 +321,7 @@ def test_runs_of_other_verbs_are_reported(shapes: Path, tmp_path: Path) -> None:
         assert {path.stem for path in done.figures} >= set(words)
         assert f"tercet {read_kind(done.path.parent)}" in text_of(done.path)
         assert "the whole configuration" in text_of(done.path)
-    together = report([tmp_path / name for name in ("folds", "grid", "search")], output=tmp_path / "all.html")
+    together = write_report([tmp_path / name for name in ("folds", "grid", "search")], output=tmp_path / "all.html")
     assert together.sections[2:] == ("folds", "grid", "search")
 
 
@@ -334,7 +341,7 @@ def test_sets_of_labels_have_thresholds_and_no_matrix(shapes: Path, tmp_path: Pa
         data={"label_separator": "|"},
         **QUICK,
     )
-    page = report(done.path)
+    page = write_report(done.path)
     assert page.sections[3:7] == ("Results", "Labels", "Training", "Cost")
     text = text_of(page.path)
     assert "From scores to sets" in text and "O-F1" in text and "&lt;b&gt;" in text
@@ -347,6 +354,6 @@ def read_kind(folder: Path) -> str:
 
 def test_hostile_names_of_everything_stay_text(tmp_path: Path) -> None:
     name = HOSTILE[0]
-    done = report(write_run(tmp_path / "run", source=name, members=(name, r"$\frac{")), title=name)
+    done = write_report(write_run(tmp_path / "run", source=name, members=(name, r"$\frac{")), title=name)
     page = done.path.read_text("utf-8")
     assert "<script" not in page and page.count("&lt;script&gt;alert(1)") > 20

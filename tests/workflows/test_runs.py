@@ -8,7 +8,7 @@ import pytest
 from tercet.cli import main
 from tercet.ground.errors import ConfigError, StorageError
 from tercet.workflows.runs import RunsTable, runs
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -123,7 +123,7 @@ def test_real_runs_are_read(finished: Run, tmp_path: Path) -> None:
         scores["test"]["accuracy"],
     )
     assert row.seconds == pytest.approx(sum(one["seconds"] for one in finished.metrics["members"]))
-    ensemble([finished.path], methods=["average"], output=str(tmp_path / "fused"))
+    combine([finished.path], ensemble_methods=["average"], output=str(tmp_path / "fused"))
     (fused,) = runs(tmp_path).rows
     assert (fused.name, fused.kind, fused.chosen) == ("fused", "ensemble", "average")
 

@@ -18,7 +18,7 @@ from tercet.records.config import DataConfig
 from tercet.workflows.crossval.run import crossval
 from tercet.workflows.infer.exported_file import evaluate_file
 from tercet.workflows.infer.run import evaluate
-from tercet.workflows.ship.export import export
+from tercet.workflows.ship.export import export_model
 from tercet.workflows.train.run import Run, train
 from tests.workflows.conftest import draw, draw_folder, one_core
 
@@ -29,7 +29,7 @@ _TESTED = 18  # of 120 images, held out by default
 @pytest.fixture(scope="module")
 def file(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with one_core():
-        return export(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx").path
+        return export_model(finished.path, tmp_path_factory.mktemp("exported") / "shapes.onnx").path
 
 
 def added(folder: Path) -> None:

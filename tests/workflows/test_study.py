@@ -16,7 +16,7 @@ from tercet.records.documents import dump_yaml
 from tercet.records.predictions import Predictions
 from tercet.records.recipe import Recipe
 from tercet.workflows.study.changes import Changes
-from tercet.workflows.study.run import Study, study
+from tercet.workflows.study.run import Reproduction, reproduce
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.run_folder import RunFolder
 from tests.workflows.conftest import one_core
@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
                     "verb": "train",
                     "options": {
                         "members": ["small-cnn", {"model": "row-gru", "hidden_size": 12, "num_layers": 1}],
-                        "fuse": ["average", "pruned"],
+                        "ensemble_methods": ["average", "pruned"],
                         **QUICK,
                     },
                 },
@@ -43,7 +43,7 @@ RECIPE: dict[str, Any] = {
                     "verb": "ensemble",
                     "of": ["nets"],
                     "seeds": [0, 1],
-                    "options": {"methods": ["e2e"], "fusion": {"width": 16, "steps": 20}},
+                    "options": {"ensemble_methods": ["e2e"], "fusion": {"width": 16, "steps": 20}},
                 },
                 "grid": {
                     "verb": "compare",
@@ -72,16 +72,16 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def done(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
     with one_core():
-        return study(recipe, shapes, output=str(tmp_path_factory.mktemp("studies") / "s"), threads=1)
+        return reproduce(recipe, shapes, output=str(tmp_path_factory.mktemp("studies") / "s"), threads=1)
 
 
-def rows(done: Study) -> dict[str, dict[str, Any]]:
+def rows(done: Reproduction) -> dict[str, dict[str, Any]]:
     return {row["what"]: row for row in done.metrics["table"]}
 
 
-def test_the_table_holds_what_the_runs_stored(done: Study) -> None:
+def test_the_table_holds_what_the_runs_stored(done: Reproduction) -> None:
     average = Predictions.load(RunFolder(done.path / "parts/nets").predictions("average", "test"))
     row = rows(done)["average"]
     assert row["measured"] == score(average).accuracy
@@ -90,7 +90,7 @@ def test_the_table_holds_what_the_runs_stored(done: Study) -> None:
     assert row["low"] <= row["measured"] <= row["high"]
 
 
-def test_repetitions_are_told_as_mean_and_spread(done: Study) -> None:
+def test_repetitions_are_told_as_mean_and_spread(done: Reproduction) -> None:
     parts = [RunFolder(done.path / f"parts/fused-seed-{seed}") for seed in (0, 1)]
     found = [score(Predictions.load(part.predictions("e2e", "test"))).accuracy for part in parts]
     row = rows(done)["e2e"]
@@ -99,7 +99,7 @@ def test_repetitions_are_told_as_mean_and_spread(done: Study) -> None:
     assert row["sd"] == pytest.approx(np.std(found, ddof=1))
 
 
-def test_the_seeds_of_a_comparison_are_repetitions(done: Study) -> None:
+def test_the_seeds_of_a_comparison_are_repetitions(done: Reproduction) -> None:
     network = read_json(done.path / "parts/grid/metrics.json")["networks"][0]
     row = rows(done)["two seeds"]
     assert (row["measured"], row["sd"], row["n"]) == (
@@ -109,20 +109,20 @@ def test_the_seeds_of_a_comparison_are_repetitions(done: Study) -> None:
     )
 
 
-def test_a_ratio_divides_by_another_reading_of_the_part(done: Study) -> None:
+def test_a_ratio_divides_by_another_reading_of_the_part(done: Reproduction) -> None:
     members = {one["name"]: one for one in read_json(done.path / "parts/nets/metrics.json")["members"]}
     row = rows(done)["size of the GRU in CNNs"]
     assert row["measured"] == members["row-gru"]["parameters"] / members["small-cnn"]["parameters"]
     assert row["metric"] == "parameters, ratio"
 
 
-def test_published_numbers_stand_there_without_a_measured_one_and_empty_rows_do_not(done: Study) -> None:
+def test_published_numbers_stand_there_without_a_measured_one_and_empty_rows_do_not(done: Reproduction) -> None:
     row = rows(done)["lost"]
     assert (row["published"], row["measured"], row["difference"]) == ("0.9 or so", None, None)
     assert "elsewhere only" not in rows(done)
 
 
-def test_a_pair_is_tested_on_the_images_of_both_sides(done: Study) -> None:
+def test_a_pair_is_tested_on_the_images_of_both_sides(done: Reproduction) -> None:
     average = Predictions.load(RunFolder(done.path / "parts/nets").predictions("average", "test"))
     fused = [
         Predictions.load(RunFolder(done.path / f"parts/fused-seed-{seed}").predictions("e2e", "test"))
@@ -133,7 +133,7 @@ def test_a_pair_is_tested_on_the_images_of_both_sides(done: Study) -> None:
     assert {key: found[key] for key in expected} == expected
 
 
-def test_the_files_say_the_same(done: Study) -> None:
+def test_the_files_say_the_same(done: Reproduction) -> None:
     assert json.loads((done.path / "metrics.json").read_text()) == done.metrics
     with open(done.path / "table.csv", newline="") as stream:
         written = {row["what"]: row for row in csv.DictReader(stream)}
@@ -146,30 +146,30 @@ def test_the_files_say_the_same(done: Study) -> None:
     assert max(map(len, report.partition("parts:")[0].splitlines())) <= 80
 
 
-def test_everything_that_was_measured_is_in_the_answer(done: Study) -> None:
+def test_everything_that_was_measured_is_in_the_answer(done: Reproduction) -> None:
     names = {(row["part"], row["name"]) for row in done.metrics["measured"]}
     assert {("nets", "small-cnn"), ("nets", "chosen"), ("nets", "best"), ("nets", "pruned"), ("fused", "e2e")} <= names
 
 
-def test_a_finished_study_is_not_done_again(done: Study) -> None:
+def test_a_finished_study_is_not_done_again(done: Reproduction) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.path.glob("parts/*/metrics.json")}
-    again = study(resume=done.path)
+    again = reproduce(resume=done.path)
     assert again.metrics["table"] == done.metrics["table"]
     assert {path: path.stat().st_mtime_ns for path in done.path.glob("parts/*/metrics.json")} == before
 
 
 def test_parts_are_done_one_by_one_and_what_is_missing_is_said(recipe: Path, shapes: Path, tmp_path: Path) -> None:
-    first = study(recipe, shapes, parts=["grid"], rehearse=True, output=str(tmp_path / "s"), threads=1)
+    first = reproduce(recipe, shapes, parts=["grid"], dry_run=True, output=str(tmp_path / "s"), threads=1)
     assert first.metrics["missing"] == ["nets", "fused, seed 0"]
     assert "not done yet: nets, fused, seed 0" in first.report
     assert rows(first)["average"]["measured"] is None
-    second = study(resume=tmp_path / "s", parts=["nets"])
+    second = reproduce(resume=tmp_path / "s", parts=["nets"])
     assert second.metrics["missing"] == ["fused, seed 0"]
     assert rows(second)["average"]["measured"] is not None
-    assert study(resume=tmp_path / "s").metrics["missing"] == []
+    assert reproduce(resume=tmp_path / "s").metrics["missing"] == []
 
 
-def test_a_part_that_was_stopped_is_continued_or_done_anew(done: Study, tmp_path: Path) -> None:
+def test_a_part_that_was_stopped_is_continued_or_done_anew(done: Reproduction, tmp_path: Path) -> None:
     copy = tmp_path / "s"
     shutil.copytree(done.path, copy)
     for name in ("nets", "fused-seed-1"):  # the one goes on where it stopped, the other begins again
@@ -177,7 +177,7 @@ def test_a_part_that_was_stopped_is_continued_or_done_anew(done: Study, tmp_path
     shutil.rmtree(copy / "parts/nets/members/row-gru")
     shutil.rmtree(copy / "parts/fused-seed-1/predictions")
     kept = (copy / "parts/nets/members/small-cnn/member.json").stat().st_mtime_ns
-    again = study(resume=copy)
+    again = reproduce(resume=copy)
     assert again.metrics["missing"] == []
     assert (copy / "parts/nets/members/small-cnn/member.json").stat().st_mtime_ns == kept
     measured = {row["what"]: row["measured"] for row in again.metrics["table"]}
@@ -187,13 +187,13 @@ def test_a_part_that_was_stopped_is_continued_or_done_anew(done: Study, tmp_path
 def test_another_network_keeps_the_recipes_name(recipe: Path, shapes: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("{model: row-rnn, hidden_size: 8, num_layers: 1}")
-    found = study(
+    found = reproduce(
         recipe,
         shapes,
         parts=["nets"],
         replace=[f"row-gru={other}"],
         output=str(tmp_path / "s"),
-        rehearse=True,
+        dry_run=True,
         threads=1,
     )
     members = {member.name: member for member in Plan.load(RunFolder(tmp_path / "s/parts/nets")).members}
@@ -202,14 +202,14 @@ def test_another_network_keeps_the_recipes_name(recipe: Path, shapes: Path, tmp_
     assert "In place of row-gru: row-rnn." in found.report
 
 
-def test_a_rehearsal_is_one_update_and_says_so(recipe: Path, shapes: Path, tmp_path: Path) -> None:
-    found = study(recipe, shapes, rehearse=True, output=str(tmp_path / "s"), threads=1)
-    assert "A REHEARSAL" in found.report
+def test_a_dry_run_is_one_update_and_says_so(recipe: Path, shapes: Path, tmp_path: Path) -> None:
+    found = reproduce(recipe, shapes, dry_run=True, output=str(tmp_path / "s"), threads=1)
+    assert "DRY RUN" in found.report
     members = read_json(tmp_path / "s/parts/nets/metrics.json")["members"]
     assert [member["steps"] for member in members] == [1, 1]
 
 
-def test_a_rehearsal_puts_a_tiny_network_in_place_of_a_backbone() -> None:
+def test_a_dry_run_puts_a_tiny_network_in_place_of_a_backbone() -> None:
     part = {
         "verb": "train",
         "options": {
@@ -219,7 +219,7 @@ def test_a_rehearsal_puts_a_tiny_network_in_place_of_a_backbone() -> None:
         },
     }
     document = {"title": "t", "source": "s", "scales": {"paper": {"data": "digits", "parts": {"p": part}}}}
-    setting = Changes(rehearse=True).apply(Recipe.from_mapping("r", document).scales["paper"])
+    setting = Changes(dry_run=True).apply(Recipe.from_mapping("r", document).scales["paper"])
     options = setting.parts["p"].options
     (member,) = options["members"]
     assert (member["name"], member["model"], member["pretrained"]) == ("big", "test_resnet", False)
@@ -249,18 +249,18 @@ def test_wrong_words_are_refused_and_leave_nothing(
 ) -> None:
     words = [str(recipe) if word == "RECIPE" else word for word in arguments]
     with pytest.raises(TercetError) as caught:
-        study(*words, output=str(tmp_path / "s"), **options)
+        reproduce(*words, output=str(tmp_path / "s"), **options)
     assert message in str(caught.value)
     assert not list(tmp_path.glob("s/parts/*"))
 
 
-def test_a_resume_takes_nothing_else_and_only_a_study(done: Study, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes no scale"):
-        study(resume=done.path, scale="paper")
-    with pytest.raises(StorageError, match="not begun by `tercet study`"):
-        study(resume=done.path / "parts/nets")
+def test_a_resume_takes_nothing_else_and_only_a_study(done: Reproduction, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not accept scale"):
+        reproduce(resume=done.path, scale="paper")
+    with pytest.raises(StorageError, match="not created by `tercet reproduce`"):
+        reproduce(resume=done.path / "parts/nets")
     with pytest.raises(StorageError, match="not a run folder"):
-        study(resume=tmp_path)
+        reproduce(resume=tmp_path)
 
 
 def test_a_reading_that_nothing_measured_is_refused_with_the_names_there_are(shapes: Path, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_reading_that_nothing_measured_is_refused_with_the_names_there_are(sha
     path = tmp_path / "mine.yaml"
     path.write_text(dump_yaml(document))
     with pytest.raises(ConfigError, match="nothing called 'smal-cnn', did you mean 'small-cnn'"):
-        study(path, rehearse=True, output=str(tmp_path / "s"), threads=1)
+        reproduce(path, dry_run=True, output=str(tmp_path / "s"), threads=1)
 
 
 def test_prediction_files_are_fused_without_training(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_prediction_files_are_fused_without_training(tmp_path: Path) -> None:
         "scales": {
             "small": {
                 "data": str(tmp_path),
-                "parts": {"files": {"verb": "blend", "files": ["a.npy", "b.npy"], "runs_of_classes": [2, 4]}},
+                "parts": {"files": {"verb": "ensemble", "files": ["a.npy", "b.npy"], "runs_of_classes": [2, 4]}},
                 "pairs": [{"what": "average against pruned", "a": "files/average", "b": "files/pruned"}],
             }
         },
@@ -300,7 +300,7 @@ def test_prediction_files_are_fused_without_training(tmp_path: Path) -> None:
     }
     path = tmp_path / "mine.yaml"
     path.write_text(dump_yaml(document))
-    found = study(path, output=str(tmp_path / "s"))
+    found = reproduce(path, output=str(tmp_path / "s"))
     a, b = (np.load(tmp_path / f"{name}.npy") for name in "ab")
     labels = np.array([0, 0, 1, 1, 1, 1])
     assert rows(found)["average"]["measured"] == pytest.approx(np.mean((a + b).argmax(1) == labels))
@@ -309,22 +309,22 @@ def test_prediction_files_are_fused_without_training(tmp_path: Path) -> None:
     document["scales"]["small"]["parts"]["files"]["runs_of_classes"] = [2, 5]  # type: ignore[index]
     path.write_text(dump_yaml(document))
     with pytest.raises(TercetError, match="6"):
-        study(path, output=str(tmp_path / "t"))
+        reproduce(path, output=str(tmp_path / "t"))
 
 
 def test_the_command_line_lists_shows_and_runs(
     recipe: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["study"]) == 0
+    assert main(["reproduce"]) == 0
     assert "rows-vs-cnn" in capsys.readouterr().out
-    assert main(["study", str(recipe), "--show"]) == 0
+    assert main(["reproduce", str(recipe), "--show"]) == 0
     assert capsys.readouterr().out == recipe.read_text()
-    words = ["study", str(recipe), str(shapes), "--rehearse", "--parts", "nets", "--output", str(tmp_path / "s")]
+    words = ["reproduce", str(recipe), str(shapes), "--dry-run", "--parts", "nets", "--output", str(tmp_path / "s")]
     assert main([*words, "--threads", "1", "--json", "--data.val-fraction", "0.3"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["missing"] == ["fused, seed 0", "grid"]
     assert "Option data.val_fraction is 0.3." in document["differs"]
     validation = read_json(tmp_path / "s/parts/nets/metrics.json")["members"][0]["validation"]
     assert validation["n"] == pytest.approx(0.3 * 102, abs=1)  # the others are test
-    assert main(["study", "--resume", str(tmp_path / "s"), "--parts", "grid"]) == 0
+    assert main(["reproduce", "--resume", str(tmp_path / "s"), "--parts", "grid"]) == 0
     assert "not done yet: fused, seed 0" in capsys.readouterr().out

@@ -100,7 +100,7 @@ def test_evaluate_matches_classes_by_name(finished: Run, tmp_path: Path) -> None
 
 
 def test_the_same_seed_gives_the_same_run(shapes: Path, tmp_path: Path) -> None:
-    options = {**OPTIONS, "members": OPTIONS["members"][1:], "fuse": ["average", "e2e"]}
+    options = {**OPTIONS, "members": OPTIONS["members"][1:], "ensemble_methods": ["average", "e2e"]}
     first, second = (train(shapes, output=str(tmp_path / name), **options) for name in "ab")
     for method in ("average", "e2e"):
         one, other = (Predictions.load(run.path / "predictions" / f"{method}-test.npz") for run in (first, second))
@@ -115,7 +115,7 @@ def test_one_member_needs_no_fusion(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_the_best_members_can_be_selected(shapes: Path, tmp_path: Path) -> None:
-    options = {**OPTIONS, "fuse": ["average"], "fusion": {"top": 2}}
+    options = {**OPTIONS, "ensemble_methods": ["average"], "fusion": {"num_members": 2}}
     run = train(shapes, output=str(tmp_path / "run"), **options)
     order = sorted(
         run.metrics["members"], key=lambda row: (-row["validation"]["accuracy"], row["validation"]["log_loss"])
@@ -125,7 +125,9 @@ def test_the_best_members_can_be_selected(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_choosing_on_the_test_split_is_said_loudly(shapes: Path, tmp_path: Path) -> None:
-    run = train(shapes, output=str(tmp_path / "run"), monitor_split="test", **{**OPTIONS, "fuse": ["average"]})
+    run = train(
+        shapes, output=str(tmp_path / "run"), monitor_split="test", **{**OPTIONS, "ensemble_methods": ["average"]}
+    )
     assert run.metrics["protocol"]["monitor_split"] == "test"
     assert "WARNING" in run.report and "optimistic" in run.report
 
@@ -245,7 +247,7 @@ from tercet.ground.errors import ConfigError
 
 if torch.ops.mkldnn._is_mkldnn_bf16_supported():
     sys.exit("not emulated")
-options = {"epochs": 1, "lr": 1e-3, "threads": 1, "fuse": ["average"], "members": ["row-lstm", "small-cnn"]}
+options = {"epochs": 1, "lr": 1e-3, "threads": 1, "ensemble_methods": ["average"], "members": ["row-lstm", "small-cnn"]}
 run = train(sys.argv[1], precision="auto", output=f"{sys.argv[2]}/auto", **options)
 print([member["precision"] for member in run.metrics["members"] if member["name"] == "row-lstm"])
 print((run.path / "members" / "row-lstm" / "train.log").read_text().splitlines()[0])

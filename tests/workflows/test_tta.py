@@ -13,7 +13,7 @@ from tercet.evaluation.metrics import score
 from tercet.ground.errors import ConfigError, DataError
 from tercet.records.predictions import Predictions
 from tercet.workflows.infer.run import evaluate, predict, predict_files
-from tercet.workflows.train.ensemble import ensemble
+from tercet.workflows.train.ensemble import combine
 from tercet.workflows.train.plan import Plan
 from tercet.workflows.train.run import Run, train
 from tercet.workflows.train.run_folder import RunFolder
@@ -31,7 +31,7 @@ SMALL = {
         {"model": "small-cnn", "epochs": 3},
         {"name": "wide", "model": "small-cnn", "epochs": 2, "head_hidden_dim": 48},
     ],
-    "fuse": ["average", "e2e"],
+    "ensemble_methods": ["average", "e2e"],
     "fusion": HEAD,
     "seed": 3,
     "tta": ASKED,
@@ -134,7 +134,9 @@ def test_fusion_learns_from_and_is_shipped_with_the_level(
         run.predictions(name, "validation").unlink()  # as in a run that was stopped before it settled
     fusion = {**HEAD, "regime": regime, "data": data}
     plain = {"temperature": "none"}
-    result = ensemble([run.path], methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion, calibration=plain)
+    result = combine(
+        [run.path], ensemble_methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion, calibration=plain
+    )
     assert {str(member.views) for member in result.bundle().members} == {LEVELS[2]}
     stored = Predictions.load(tmp_path / "out" / "predictions" / "e2e-test.npz")
     said = result.bundle().predict([shapes / name for name in stored.ids])

@@ -30,7 +30,7 @@ SPACE = {
     "lr": {"low": 1e-3, "high": 3e-2, "log": True},
     "hidden_size": {"low": 4, "high": 12, "step": 4},
     "optimizer": ["adam", "sgd"],
-    "data.balanced": [True, False],
+    "data.class_balanced_sampling": [True, False],
 }
 OPTIONS: dict[str, Any] = {
     "members": ["row-lstm"],
@@ -74,7 +74,12 @@ def outcomes(path: Path) -> list[dict[str, Any]]:
 def test_the_trials_are_told_in_three_ways(finished: Tuning) -> None:
     trials = finished.metrics["trials"]
     assert [trial["number"] for trial in trials] == list(range(TRIALS))
-    assert trials[0]["options"] == {"lr": 3e-3, "hidden_size": 8, "optimizer": "adam", "data.balanced": False}
+    assert trials[0]["options"] == {
+        "lr": 3e-3,
+        "hidden_size": 8,
+        "optimizer": "adam",
+        "data.class_balanced_sampling": False,
+    }
     for trial in trials:
         options = trial["options"]
         assert 1e-3 <= options["lr"] <= 3e-2 and options["hidden_size"] in (4, 8, 12)
@@ -276,8 +281,8 @@ def test_drawn_points_lie_in_the_space(data: Path) -> None:
     assert points == draw(search.space, 20)
     for point in points:
         member, config = search.configuration(point)
-        assert member.model.hidden_size == point["hidden_size"] and config.balanced is (
-            point["data.balanced"] == "true"
+        assert member.model.hidden_size == point["hidden_size"] and config.class_balanced_sampling is (
+            point["data.class_balanced_sampling"] == "true"
         )
 
 

@@ -66,7 +66,7 @@ def audit_table(
         copies=copies.told,
         complete=copies.complete,
         leaks_complete=copies.leaks_complete,
-        near_distance=options.near_distance,
+        max_hash_distance=options.max_hash_distance,
         leaks=copies.leaks,
         torn=_torn(readable),
         folds=options.folds,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tercet.data.download import fetch
@@ -53,8 +53,10 @@ class DatasetCard:
     """Names of unpacked files and folders by which the data is known, beside the official files."""
     remarks: tuple[str, ...] = ()
     """How it is measured, and which source is followed where they disagree."""
-    options: tuple[str, ...] = ()
-    """Fields of `DataConfig` that act on this data set only."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """Variants, each with a description; `NAME:VARIANT` selects one."""
+    variant: str = ""
+    """The selected variant; empty for the default."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_classes", self.num_classes or len(self.classes))

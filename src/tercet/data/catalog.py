@@ -34,9 +34,6 @@ DATASETS: Registry[DatasetCard] = Registry("data set")
 for _card in CARDS:
     DATASETS.register(_card.name)(_card)
 
-NAMED_OPTIONS = {"extra": False, "modality": "colour"}
-"""Options of one named data set each, and their defaults."""
-
 _TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
 _PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
 
@@ -45,7 +42,8 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
     """Read a data set: a registered name, a folder, a CSV or TSV file, or a zip archive that holds any of these.
 
     Args:
-        data: Name or path. A bare name that is registered means the data set; `./name` means the path.
+        data: Name or path. A registered name, also with a variant as in `svhn:extra`, is the data set; `./name` is a
+            path.
         config: How tables are read, and where named data sets lie.
         min_classes: Fewest classes accepted; 1 suits an outside test set.
 
@@ -55,11 +53,9 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
     """
     text, path = str(data), Path(data).expanduser()
     bare = "/" not in text and "\\" not in text
-    named = text in DATASETS and ((bare and isinstance(data, str)) or not path.exists())
-    _refuse_named_options(config, text, DATASETS[text].options if named else ())
-    if named:
+    if text.partition(":")[0] in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
         _refuse_table_options(config, text)
-        card = DATASETS[text]
+        card = find_dataset(text)
         table = card.read(card, config)
     elif path.is_dir():
         source = FolderSource(path)
@@ -77,6 +73,22 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
         raise DataError(f"no data at '{data}'{nearest(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
     require_classes(table, text, min_classes)
     return _with_groups_from_names(table, config.group_from)
+
+
+def find_dataset(text: str) -> DatasetCard:
+    """Return a named data set; `NAME:VARIANT` selects one of its variants.
+
+    Raises:
+        ConfigError: No data set of this name, or no such variant of it.
+    """
+    name, colon, variant = text.partition(":")
+    card = DATASETS[name]
+    if not colon:
+        return card
+    if variant not in card.variants:
+        known = ", ".join(f"{name}:{variant}" for variant in card.variants)
+        raise ConfigError(f"{name} has no variant '{variant}' ({f'variants: {known}' if known else 'it has none'})")
+    return replace(card, variant=variant)
 
 
 def require_classes(table: SampleTable, what: str, least: int = 2) -> None:
@@ -231,13 +243,6 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
         membership=None if rows.sets is None else membership_of(rows.sets, classes),
         missing=tuple(rows.missing),
     )
-
-
-def _refuse_named_options(config: DataConfig, what: str, known: Sequence[str]) -> None:
-    for option, default in NAMED_OPTIONS.items():
-        if getattr(config, option) != default and option not in known:
-            owner = next(name for name in DATASETS if option in DATASETS[name].options)
-            raise ConfigError(f"data.{option} is for {owner}, not for {what}")
 
 
 def _refuse_table_options(config: DataConfig, what: str) -> None:

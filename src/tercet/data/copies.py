@@ -55,9 +55,9 @@ def find_copies(
     np.bitwise_or.at(where, owner, own)
     chosen = np.flatnonzero((owner == np.arange(len(table))) & ~np.array(inspection.flat, dtype=np.bool_))
     near = network = no_pairs()
-    if options.near_distance is not None and inspection.hashes is not None:
+    if options.max_hash_distance is not None and inspection.hashes is not None:
         hashes, grey = inspection.hashes[chosen], inspection.grey[chosen]
-        near = _among(near_pairs(hashes, grey, distance=options.near_distance, splits=where[chosen]), chosen)
+        near = _among(near_pairs(hashes, grey, distance=options.max_hash_distance, splits=where[chosen]), chosen)
     if features is not None:
         network = _among(similar_pairs(features[chosen], least=options.similarity, splits=where[chosen]), chosen)
     known = set(zip(near.first.tolist(), near.second.tolist(), strict=True))

@@ -167,7 +167,7 @@ class Audit:
     """Whether these are all; left out are pairs that join no further images and tell of no further split."""
     leaks_complete: bool
     """Whether all images that lie in two splits were compared: the search stops where look-alikes are too many."""
-    near_distance: int | None
+    max_hash_distance: int | None
     """Bits up to which hashes proposed near duplicates; None where they were not looked for."""
     leaks: tuple[Leak, ...]
     """Splits whose images have copies in another."""
@@ -242,7 +242,7 @@ class Audit:
         if not self.leaks_complete:
             parts.append(
                 "the search stopped, so that copies between splits may be missing: too many images look alike; a "
-                "smaller --near-distance compares fewer"
+                "smaller --max-hash-distance compares fewer"
             )
         return len(crossing) + len(torn) + (not self.leaks_complete), f"{'; '.join(parts)} ({self.division})"
 

@@ -43,7 +43,7 @@ def require_imagehash() -> None:
     if imagehash is None:
         raise ConfigError(
             "near duplicates need imagehash, which is not installed: pip install 'tercet[audit]', or leave them out "
-            "with --near-distance null"
+            "with --max-hash-distance null"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
+import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -54,11 +55,12 @@ def plan_threads(num_members: int, *, threads: int | None = None, device: str = 
 
 
 def choose_device(name: str) -> str:
-    """Resolve `auto` to the accelerator that is there, else to the CPU.
+    """Resolve `auto` to the available accelerator, else the CPU, and `gpu` to `cuda`.
 
     Raises:
-        ConfigError: The device asked for is not on this machine.
+        ConfigError: The device is not available.
     """
+    name = re.sub(r"^gpu(?=$|:)", "cuda", name)  # what many type
     kind, _, index = name.partition(":")
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The options of a comparison: the grid, what makes it fair, and where it goes."""
+"""Options of `compare`."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ _BUDGET = re.compile(r"(seconds|flops):(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """The grid of networks, what makes the comparison fair, and where it goes."""
+    """Grid of networks, budget and output."""
 
     backbones: tuple[Any, ...] = ()
-    """Networks to compare: names, YAML files, or mappings of `model` and any option of its own."""
+    """Networks to compare: names, YAML files, or mappings of `model` and its options."""
     recurrent: tuple[Literal["none", "rnn", "gru", "lstm"], ...] = ("none",)
     """Recurrent modules between backbone and head."""
     bidirectional: tuple[bool, ...] = (False,)
     """Whether the recurrent modules read in both directions, such as false,true to compare the two."""
     scans: tuple[Literal["pooled", "rows", "columns", "cells", "snake"], ...] = ("pooled",)
-    """What the recurrent modules read."""
+    """Sequences that the recurrent modules process."""
     sizes: tuple[int, ...] = ()
-    """Input sizes in pixels, all square (default: each network's own, or --input.size)."""
+    """Input sizes in pixels, square (default: --input.size, else that of each network)."""
     seeds: int = 3
-    """Trainings of every network, each with a seed of its own; the same seeds for all networks."""
+    """Number of seeds; every network is trained with each."""
     seed: int = 0
-    """The first seed."""
+    """First seed."""
     baseline: str | None = None
-    """Name of the network that the others are tested against (default: the first)."""
+    """Network that the others are tested against (default: the first)."""
     budget: str | None = None
-    """seconds:N or flops:X for each training, instead of the same number of updates."""
+    """Training budget per network, seconds:N or flops:X, instead of an equal number of optimizer steps."""
     match_parameters: bool = False
-    """Widen or narrow every network (--hidden-size, else --head-hidden-dim) to the baseline's number of parameters."""
+    """Widen or narrow every network (--hidden-size, else --head-hidden-dim) to match the baseline's parameter count."""
     tolerance: float = 0.05
-    """match_parameters: largest deviation, as a share of the baseline's number."""
+    """match_parameters: maximum relative deviation."""
     output: str | None = None
-    """Folder (default: runs/ and the data's name with a number)."""
+    """Output folder (default: runs/DATA-compare-N)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None
-    """Threads a process (default: the cores are shared among trainings side by side)."""
+    """Threads per process (default: cores divided by the number of parallel trainings)."""
     tensorboard: bool = False
-    """Write TensorBoard scalars where tensorboard is installed."""
+    """Write TensorBoard logs if tensorboard is installed."""
 
     def __post_init__(self) -> None:
         axes = ("recurrent", "bidirectional", "scans", "sizes")

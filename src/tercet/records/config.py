@@ -18,46 +18,42 @@ from tercet.records.views import Views
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images are, what they are called, and how they are read and divided."""
+    """Reading and splitting of the data."""
 
     image_column: str | None = None
-    """Column of a table with the image's file name (default: image, file, path, filename or id)."""
+    """Table column with the image file name (default: image, file, path, filename or id)."""
     label_columns: tuple[str, ...] | None = None
-    """Columns of a table with the label (default: label, class or target); several make a set of labels an image."""
+    """Table columns with the label (default: label, class or target); several: multi-label."""
     label_separator: str | None = None
-    """What stands between the labels of one cell, such as '|' or a space: every image then has a set of labels."""
+    """Separator of the labels in a cell, such as '|' or a space; implies multi-label."""
     task: Literal["auto", "single", "multi"] = "auto"
-    """One class an image (single) or a set of labels (multi); auto takes sets where columns or separator say so."""
+    """single: one class per image; multi: multi-label; auto: multi if columns or separator imply it."""
     group_column: str | None = None
-    """Column of a table with the group that must stay whole (patient, hand, plant)."""
+    """Table column with the group (patient, hand, plant); a group is never split."""
     group_from: str | None = None
-    """Regular expression on the file name whose first group names the sample's group."""
+    """Regular expression on the file name; its first capture is the sample's group."""
     image_pattern: str | None = None
-    """How a file name is made from the image column, such as '{id}.jpg'."""
+    """File name pattern applied to the image column, such as '{id}.jpg'."""
     val_fraction: float = 0.15
-    """Share of the training images held out to choose with, where no validation split is given."""
+    """Fraction of training images for validation, if the data has no validation split."""
     test_fraction: float = 0.15
-    """Share of all images held out for the one final test, where no test split is given."""
+    """Fraction of all images for the final test, if the data has no test split."""
     split_seed: int = 0
-    """Seed of the hold-out splits."""
+    """Random seed of the splits."""
     max_bad_fraction: float = 0.01
-    """Share of unreadable images above which the run stops."""
+    """Maximum fraction of unreadable images; more stop the run."""
     max_pixels: int = 100_000_000
-    """Largest image that is decoded, in pixels, checked before decoding."""
+    """Maximum image size in pixels, checked before decoding."""
     memory_budget: int = 4_000_000_000
-    """Bytes of decoded images that may be kept in memory; beyond it they are decoded again each epoch."""
+    """Bytes of decoded images to cache in memory; others are decoded every epoch."""
     num_workers: int = 0
-    """Processes that decode images which are not kept in memory."""
-    balanced: bool = False
-    """Draw every class equally often in training."""
+    """Worker processes that decode images not cached in memory."""
+    class_balanced_sampling: bool = False
+    """Sample classes uniformly during training."""
     data_dir: str | None = None
-    """Folder with the files of a named data set (also --data-dir); missing ones are downloaded there."""
-    extra: bool = False
-    """svhn: train on the 531,131 additional, easier images too."""
-    modality: Literal["colour", "depth"] = "colour"
-    """fingerspelling: which of the two pictures of every moment is read."""
+    """Folder with the files of a named data set (also --data-dir); missing files are downloaded to it."""
     limit: int | None = None
-    """Use at most this many training images, an equal share of every class."""
+    """Maximum number of training images, balanced over the classes."""
 
     def __post_init__(self) -> None:
         require(
@@ -69,12 +65,14 @@ class DataConfig:
                 self.label_separator == "" and "data.label_separator must not be empty",
                 self.task == "single"
                 and (self.label_separator is not None or len(self.label_columns or ()) > 1)
-                and "data.task single is one class an image: give one data.label_columns and no data.label_separator",
+                and "data.task single needs one data.label_columns and no data.label_separator",
                 self.task == "multi"
                 and self.label_separator is None
                 and len(self.label_columns or ()) < 2
                 and "data.task multi needs several data.label_columns, or a data.label_separator",
-                self.balanced and self.says_sets and "data.balanced draws one class an image, and here are label sets",
+                self.class_balanced_sampling
+                and self.says_sets
+                and "data.class_balanced_sampling does not apply to multi-label data",
                 self.max_pixels < 1 and "data.max_pixels must be positive",
                 self.num_workers < 0 and "data.num_workers must not be negative",
                 self.limit is not None and self.limit < 1 and "data.limit must be positive",
@@ -83,7 +81,7 @@ class DataConfig:
 
     @property
     def says_sets(self) -> bool:
-        """Whether a table is to be read as a set of labels an image."""
+        """Whether tables are read as multi-label."""
         return self.task == "multi" or self.label_separator is not None or len(self.label_columns or ()) > 1
 
 
@@ -102,40 +100,40 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """How the end-to-end fusion head (E2E-3M) is trained."""
+    """Training of the end-to-end fusion head (E2E-3M)."""
 
     regime: Regime = "cached"
-    """cached: on stored member predictions; frozen: one graph, members fixed; joint: everything trains."""
+    """cached: train on stored member predictions; frozen: through the frozen members; joint: with the members."""
     data: FusionData = "validation"
-    """What the head learns from: out-of-fold (right), validation (cheap) or train (the paper's, over-confident)."""
-    top: int = 0
-    """Fuse only this many members, the best on validation (Algorithm 1 takes 3); 0 fuses all."""
+    """Training data of the head: out-of-fold (recommended), validation (cheap) or train (published, over-confident)."""
+    num_members: int = 0
+    """Number of members to combine, the best on validation (3 in Algorithm 1); 0: all."""
     width: int = 4096
-    """Width of the dense layer; 0 is the paper's one-layer form (equation 19)."""
+    """Hidden size of the head; 0: the single-layer form of the paper (equation 19)."""
     slope: float = 0.2
-    """Slope of the LeakyReLU."""
+    """Negative slope of the LeakyReLU."""
     dropout: float = 0.5
-    """Drop probability."""
+    """Dropout probability."""
     steps: int = 300
-    """Updates of the head's training."""
+    """Optimizer steps."""
     lr: float = 1e-3
-    """Learning rate at its start; it falls to zero along a cosine."""
+    """Initial learning rate; decays to zero with a cosine schedule."""
     batch_size: int = 100
-    """Images an update."""
-    own_loss: float = 0.5
-    """joint: share of the members' own losses in the loss, from 0 (fused only) to 1 (members only)."""
+    """Images per optimizer step."""
+    aux_loss_weight: float = 0.5
+    """joint: weight of the members' losses, from 0 (ensemble only) to 1 (members only)."""
     folds: int = 5
-    """Folds of the out-of-fold predictions and of the cross-fitted scores."""
+    """Folds for out-of-fold predictions and cross-fitted scores."""
 
     def __post_init__(self) -> None:
         reason = _REFUSED.get((self.regime, self.data))
         require(
             [
                 reason is not None and f"fusion.regime {self.regime} with fusion.data {self.data}: {reason}",
-                self.top < 0 and "fusion.top must not be negative",
+                self.num_members < 0 and "fusion.num_members must not be negative",
                 self.width < 0 and "fusion.width must not be negative",
                 not 0 <= self.dropout < 1 and "fusion.dropout must lie in [0, 1)",
-                not 0 <= self.own_loss <= 1 and "fusion.own_loss must lie in [0, 1]",
+                not 0 <= self.aux_loss_weight <= 1 and "fusion.aux_loss_weight must lie in [0, 1]",
                 self.folds < 2 and "fusion.folds must be at least 2",
                 min(self.steps, self.lr, self.batch_size) <= 0 and "fusion.steps, lr and batch_size must be positive",
             ]
@@ -144,14 +142,14 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How the fused probabilities are calibrated; sets of labels are not."""
+    """Calibration of the ensemble probabilities (single-label only)."""
 
     temperature: Literal["auto", "none"] = "auto"
-    """auto: fitted on validation after fusing, and used where it lowers the cross-fitted log loss; or none."""
+    """Temperature scaling: auto fits on validation and applies it if the cross-fitted log loss improves."""
     reject_risk: float | None = None
-    """Find the probability below which nothing is answered, so that at most this share of the answers is wrong."""
+    """Reject predictions below a confidence threshold fitted so that accepted ones have at most this error rate."""
     coverage: float | None = None
-    """Also answer with sets of classes that hold the true one for this share of the images, such as 0.95."""
+    """Conformal prediction sets with this coverage, such as 0.95."""
 
     def __post_init__(self) -> None:
         require(
@@ -163,16 +161,16 @@ class CalibrationConfig:
 
     @property
     def promises(self) -> bool:
-        """Whether something is asked for that must be fitted on rows of its own."""
+        """Whether an option needs calibration rows of its own."""
         return self.reject_risk is not None or self.coverage is not None
 
 
 UNCALIBRATED = CalibrationConfig(temperature="none")
-"""Probabilities stay as they are fused."""
+"""No calibration."""
 
 Method = Literal["average", "pruned", "weighted", "vote", "greedy", "e2e"]
 METHODS: tuple[Method, ...] = ("average", "pruned", "weighted", "vote", "greedy", "e2e")
-"""The ways to fuse members, in order of preference at equal scores."""
+"""The ensemble methods, in order of preference at equal scores."""
 
 
 @dataclass(frozen=True)
@@ -193,30 +191,30 @@ class MemberConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run does beside training: members, fusion, and where everything goes."""
+    """Members, ensemble methods and output."""
 
     members: tuple[Any, ...] = ()
-    """Networks to train: names, YAML files, or mappings of `model` and any option of its own; empty chooses three."""
-    fuse: tuple[Method, ...] = METHODS
-    """Ways to fuse the members; the best on validation is shipped."""
+    """Networks to train: names, YAML files, or mappings of `model` and its options; default: three are chosen."""
+    ensemble_methods: tuple[Method, ...] = METHODS
+    """Ensemble methods to try; the best on validation is selected."""
     tta: str = "none"
-    """Test-time augmentation to measure (flip, vflip, shifts:2, crops:3@540, joined by +); used where it is better."""
+    """Test-time augmentation to try (flip, vflip, shifts:2, crops:3@540, joined by +); used if it is better."""
     output: str | None = None
-    """Run folder (default: runs/ and the data's name with a number)."""
+    """Run folder (default: runs/DATA-N)."""
     seed: int = 0
-    """Seed of initial weights, order, augmentation and noise."""
+    """Random seed of initial weights, data order, augmentation and noise."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None
-    """Threads a process (default: the cores are shared among members that train side by side)."""
+    """Threads per process (default: cores divided by the number of members that train in parallel)."""
     tensorboard: bool = True
-    """Write TensorBoard scalars where tensorboard is installed."""
+    """Write TensorBoard logs if tensorboard is installed."""
 
     def __post_init__(self) -> None:
-        doubled = sorted({method for method in self.fuse if self.fuse.count(method) > 1})
+        doubled = sorted({method for method in self.ensemble_methods if self.ensemble_methods.count(method) > 1})
         require(
             [
-                bool(doubled) and f"fuse names {', '.join(doubled)} twice",
+                bool(doubled) and f"ensemble_methods names {', '.join(doubled)} twice",
                 self.seed < 0 and "seed must not be negative",
                 self.threads is not None and self.threads < 1 and "threads must be positive",
             ]

@@ -34,11 +34,13 @@ class Positional:
     """Whether several may come."""
     required: bool = True
     """Whether at least one must come."""
+    metavar: str = ""
+    """Placeholder in help and messages (default: the name in capitals)."""
 
     @property
     def label(self) -> str:
         """The name as help and messages write it."""
-        return self.name.upper().replace("_", "-")
+        return self.metavar or self.name.upper().replace("_", "-")
 
     def usage(self) -> str:
         """Return how it stands in the usage line."""

@@ -19,6 +19,7 @@ from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.entries import COMMAND_LINE, Entry, Problems, shown
 from tercet.records.help_text import Positional, format_help
 from tercet.records.schema import Schema
+from tercet.records.synonyms import SHORT
 
 __all__ = ["Options", "Parsed", "Positional"]
 
@@ -219,8 +220,10 @@ class _Scan:
                 return
             if token.startswith("--"):
                 self._option(token, waiting)
+            elif self.schema.aliases.get(SHORT.get(token, "")) is not None:
+                self._option(f"--{SHORT[token]}", waiting)
             elif re.match(r"-[^\d.]", token):
-                self.problems.add(f"{token}: unknown option (a name that begins with '-' is written after '--')")
+                self.problems.add(f"{token}: unknown option (put names starting with '-' after '--')")
             else:
                 self.words.append(token)
 
@@ -254,7 +257,7 @@ class _Scan:
             self.problems.add(f"{entry.label}: unknown option, {same.label} is written without it")
             return
         self.schema.refuse(entry, self.problems, self.also)
-        meant = self.schema.fields.get(self.schema.suggest(entry.key, self.also) or "")
+        meant = self.schema.fields.get(next(iter(self.schema.suggest(entry.key, self.also)), ""))
         if alone and (meant is None or not meant.flag):
             waiting.popleft()
             self.uncertain |= meant is None

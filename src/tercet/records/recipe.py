@@ -17,7 +17,7 @@ from tercet.ground.registry import nearest
 Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 """The two sizes of a recipe."""
-Verb = Literal["train", "compare", "crossval", "ensemble", "blend"]
+Verb = Literal["train", "compare", "crossval", "ensemble"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 """What a part can do."""
 METRICS = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds", "seconds_per_epoch")
@@ -61,9 +61,9 @@ class Part:
     of: tuple[str, ...] = ()
     """ensemble: the parts whose members are fused."""
     files: tuple[str, ...] = ()
-    """blend: prediction files, in the data; those are a folder, in `data.data_dir` where that is given."""
+    """ensemble: prediction files, relative to `data`, a folder (in `data.data_dir` if given)."""
     runs_of_classes: tuple[int, ...] = ()
-    """blend: rows of each class, where the files are sorted by class and nothing else tells the labels."""
+    """files: rows per class, if the files are sorted by class and have no labels."""
     seeds: tuple[int, ...] = ()
     """Repeat the part with each of these seeds (a comparison has seeds of its own)."""
     note: str = ""
@@ -212,12 +212,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
 def _part_problems(where: str, part: Part, earlier: list[str]) -> Iterator[str]:
     if part.verb not in VERBS:
         yield f"{where}: unknown verb '{part.verb}'{nearest(part.verb, VERBS)} ({', '.join(VERBS)})"
-    if (part.verb == "ensemble") != bool(part.of):
-        yield f"{where}: an ensemble, and nothing else, says of which parts it is (of)"
+    if (part.verb == "ensemble") != (bool(part.of) != bool(part.files)):
+        yield f"{where}: an ensemble, and no other part, needs either of (parts) or files"
     for name in part.of:
         if name not in earlier:
             yield f"{where}: '{name}' is no part before it"
-    if (part.verb == "blend") != bool(part.files):
-        yield f"{where}: a blend, and nothing else, names files"
-    if part.seeds and part.verb in ("compare", "blend"):
-        yield f"{where}: {part.verb} takes no seeds here; a comparison has seeds among its options"
+    if part.seeds and (part.verb == "compare" or part.files):
+        yield f"{where}: {part.verb} does not take seeds here; compare has a seeds option"

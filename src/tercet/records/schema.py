@@ -23,6 +23,7 @@ from tercet.ground.registry import nearest
 from tercet.records.documents import parse_yaml, read_yaml
 from tercet.records.entries import Entry, Problems, Refused, shown
 from tercet.records.fields import Field, describe, list_fields
+from tercet.records.synonyms import aliases_of, suggest
 from tercet.records.training_config import PAPER_STAGES, StageConfig
 
 _NAMED_LISTS: dict[type, dict[str, tuple[Any, ...]]] = {StageConfig: {"paper": PAPER_STAGES}}
@@ -44,7 +45,6 @@ class Schema:
         without: Mapping[type, frozenset[str]] | None = None,
     ) -> None:
         self.groups = tuple((f"{prefix}." if prefix else "", kind) for prefix, kind in groups)
-        self.aliases = dict(aliases or {})
         self.without = dict(without or {})
         self.fields: dict[str, Field] = {}
         self.sections = {prefix for prefix, _ in groups if prefix}
@@ -56,6 +56,7 @@ class Schema:
                 self.fields[field.key] = field
                 if field.element is not Any and not dataclasses.is_dataclass(field.element):
                     self._parser.add_argument(f"--{field.key}", type=field.element or field.inner)
+        self.aliases = aliases_of(self.fields) | dict(aliases or {})
 
     def _list_fields(self, kind: type[Any], prefix: str, sections: set[str]) -> Iterator[Field]:
         for field in list_fields(kind, prefix, sections):
@@ -67,11 +68,9 @@ class Schema:
         key = name.replace("-", "_")
         return self.aliases.get(key, key)
 
-    def suggest(self, key: str, also: Iterable[str] = ()) -> str | None:
-        """Return the known key that was probably meant: the same under a prefix, or the most similar one."""
-        under = [known for known in self.fields if known.endswith(f".{key}")]
-        quoted = nearest(key, [*self.fields, *also])  # , did you mean 'key'?
-        return under[0] if len(under) == 1 else quoted.partition("'")[2].rpartition("'")[0] or None
+    def suggest(self, key: str, also: Iterable[str] = ()) -> list[str]:
+        """Return the options that were probably meant, the likeliest first; empty if none is similar."""
+        return suggest(key, [*self.fields, *also])
 
     def refuse(self, entry: Entry, problems: Problems, also: Iterable[str] = ()) -> None:
         """Enter an option that does not exist among the problems."""
@@ -80,8 +79,8 @@ class Schema:
             problems.add(f"{entry.label}: expected options of its own, such as {entry.spell(example)}")
             return
         meant = self.suggest(entry.key, also)
-        hint = f", did you mean '{entry.spell(meant)}'?" if meant else ""
-        problems.add(f"{entry.label}: unknown option{hint}", doubtful=meant)
+        hint = f", did you mean {' or '.join(repr(entry.spell(key)) for key in meant)}?" if meant else ""
+        problems.add(f"{entry.label}: unknown option{hint}", doubtful=meant[0] if meant else None)
 
     def flatten(self, mapping: Mapping[Any, Any], where: str, problems: Problems) -> list[Entry]:
         """Return what nested or dotted mappings hold, without unknown and doubled keys."""

@@ -1,10 +1,9 @@
-"""Every verb: its options, and what its answer is made of. A workflow is imported only when its verb runs."""
+"""The command table: options and implementation of every command, imported when it runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import IO, Any, cast
 
 from tercet.ground.children import Leash
@@ -54,9 +53,15 @@ def _tune(parsed: Parsed) -> Answer:
 
 
 def _ensemble(parsed: Parsed) -> Answer:
+    from tercet.workflows.blend import are_files, combine_files
+
+    inputs = parsed.positional["inputs"]
+    if are_files(inputs):  # needs no PyTorch
+        result = combine_files(inputs, parsed)
+        return Answer(result.to_text(), result.to_dict())
     from tercet.workflows.train.ensemble import run_ensemble
 
-    run = run_ensemble(parsed.positional["runs"], parsed, console=_console())
+    run = run_ensemble(inputs, parsed, console=_console())
     return Answer(f"{run.report}\nbundle: {run.path / 'bundle'}\n", dict(run.metrics))
 
 
@@ -105,24 +110,12 @@ def _predict(parsed: Parsed) -> Answer:
             parsed.positional["images"],
             csv=config.csv,
             submission=config.submission,
-            top=config.top,
+            top_k=config.top_k,
             tta=parsed.of(verbs.ViewsConfig).tta,
             batch_size=place.batch_size,
             device=place.device,
         )
     return Answer(result.to_text(), result.to_dict(), exit_code=3 if result.bad else 0)
-
-
-def _blend(parsed: Parsed) -> Answer:
-    from tercet.workflows.blend import blend
-
-    config = parsed.of(verbs.BlendConfig)
-    result = blend(
-        parsed.positional["files"], method=config.method, labels=config.labels, ties=config.ties, keep=config.keep
-    )
-    if config.output is not None:
-        result.save(Path(config.output))
-    return Answer(result.to_text(), result.to_dict())
 
 
 def _compare(parsed: Parsed) -> Answer:
@@ -141,10 +134,10 @@ def _runs(parsed: Parsed) -> Answer:
 
 
 def _report(parsed: Parsed) -> Answer:
-    from tercet.workflows.report.run import report
+    from tercet.workflows.report.run import write_report
 
     config = parsed.of(looks.ReportConfig)
-    written = report(
+    written = write_report(
         parsed.positional["runs"], output=config.output, leaderboard=config.leaderboard, title=config.title
     )
     return Answer(written.to_text(), written.to_dict())
@@ -193,14 +186,14 @@ def _demo(parsed: Parsed) -> Answer:
 
 def _explain(parsed: Parsed) -> Answer:
     from tercet.workflows.explain.layers import list_layers, require_layers_alone
-    from tercet.workflows.explain.run import explain
+    from tercet.workflows.explain.run import explain_images
 
     config, images = parsed.of(looks.ExplainConfig), parsed.positional["images"]
     if config.layers:
         require_layers_alone(config, images)
         answer = list_layers(parsed.positional["bundle"], member=config.member)
         return answer
-    found = explain(
+    found = explain_images(
         parsed.positional["bundle"],
         images,
         output=config.output,
@@ -214,18 +207,18 @@ def _explain(parsed: Parsed) -> Answer:
     return Answer(found.to_text(), found.to_dict(), exit_code=3 if found.bad else 0)
 
 
-def _study(parsed: Parsed) -> Answer:
+def _reproduce(parsed: Parsed) -> Answer:
     from tercet.workflows.study.listing import list_recipes, show_recipe
-    from tercet.workflows.study.run import run_study
+    from tercet.workflows.study.run import run_reproduction
 
     recipe, resume = parsed.positional["recipe"], parsed.of(verbs.ResumeConfig).resume
     if recipe is None and resume is None:
         answer = list_recipes()
         return answer
-    if parsed.of(studies.StudyConfig).show:
+    if parsed.of(studies.ReproduceConfig).show:
         answer = show_recipe(recipe)
         return answer
-    done = run_study(recipe, parsed.positional["data"], parsed, resume=resume, console=_console())
+    done = run_reproduction(recipe, parsed.positional["data"], parsed, resume=resume, console=_console())
     return Answer(f"{done.report}\nfolder: {done.path}\n", dict(done.metrics), done.exit_code)
 
 
@@ -234,11 +227,10 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "predict": (verbs.PREDICT, _predict),
     "evaluate": (verbs.EVALUATE, _evaluate),
     "ensemble": (verbs.ENSEMBLE, _ensemble),
-    "blend": (verbs.BLEND, _blend),
     "crossval": (studies.CROSSVAL, _crossval),
     "compare": (studies.COMPARE, _compare),
     "tune": (studies.TUNE, _tune),
-    "study": (studies.STUDY, _study),
+    "reproduce": (studies.REPRODUCE, _reproduce),
     "runs": (studies.RUNS, _runs),
     "audit": (looks.AUDIT, _audit),
     "report": (looks.REPORT, _report),
@@ -249,13 +241,12 @@ VERBS: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "datasets": (verbs.DATASETS, _datasets),
     "demo": (verbs.DEMO, _demo),
 }
-"""By name: a verb's options, and the function that answers it."""
+"""Options and implementation of every command."""
 PURPOSES: Mapping[str, tuple[str, ...]] = {
-    "From images to answers": ("train", "predict", "evaluate"),
-    "Fuse what exists": ("ensemble", "blend"),
-    "Many trainings, measured alike": ("crossval", "compare", "tune", "study", "runs"),
-    "See it": ("audit", "report", "explain"),
-    "Ship it": (*SHIPPING, *SERVING),
-    "Look around": ("models", "datasets", "demo"),
+    "Training and inference": ("train", "predict", "evaluate", "ensemble"),
+    "Experiments": ("crossval", "compare", "tune", "reproduce", "runs"),
+    "Analysis": ("audit", "report", "explain"),
+    "Deployment": (*SHIPPING, *SERVING),
+    "Catalogue": ("models", "datasets", "demo"),
 }
-"""The verbs by what they are for, as `tercet --help` groups them."""
+"""The commands, grouped as in `tercet --help`."""

@@ -18,7 +18,12 @@ from tercet.workflows.options import ship as ships
 def _shown(parsed: Parsed) -> dict[str, Any]:
     """Return which images are asked about."""
     config = parsed.of(ships.ShownConfig)
-    return {"data": config.data_set, "images": config.images, "most": config.most, "config": parsed.of(DataConfig)}
+    return {
+        "data": config.data,
+        "images": config.images,
+        "max_images": config.max_images,
+        "config": parsed.of(DataConfig),
+    }
 
 
 def _require_extras(*files: object) -> None:
@@ -31,11 +36,16 @@ def _export(parsed: Parsed) -> Answer:
     Leash.take()  # where `serve` exports a bundle, this process ends with that one
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
     _require_extras(f"model{SUFFIXES[config.format]}")
-    from tercet.workflows.ship.export import export
+    from tercet.workflows.ship.export import export_model
 
     tta = parsed.of(verbs.ViewsConfig).tta
-    wanted: dict[str, Any] = {"int8": config.int8, "maps": config.maps, "tta": tta, "force": config.force}
-    done = export(bundle, file, format=config.format, **wanted, **_shown(parsed))
+    wanted: dict[str, Any] = {
+        "int8": config.int8,
+        "class_activation_maps": config.class_activation_maps,
+        "tta": tta,
+        "force": config.force,
+    }
+    done = export_model(bundle, file, format=config.format, **wanted, **_shown(parsed))
     return Answer(done.to_text(), done.to_dict())
 
 
@@ -51,11 +61,11 @@ def _verify(parsed: Parsed) -> Answer:
 
 def _benchmark(parsed: Parsed) -> Answer:
     _require_extras(*filter(is_onnx, parsed.positional["models"]))
-    from tercet.workflows.ship.benchmark_model import benchmark_model
+    from tercet.workflows.ship.benchmark_model import benchmark
 
     config = parsed.of(ships.BenchmarkConfig)
     size = (config.size[0], config.size[-1]) if config.size else None
-    found = benchmark_model(
+    found = benchmark(
         parsed.positional["models"],
         threads=config.threads,
         seconds=config.seconds,
@@ -68,6 +78,6 @@ def _benchmark(parsed: Parsed) -> Answer:
 SHIPPING: Mapping[str, tuple[Options, Callable[[Parsed], Answer]]] = {
     "export": (ships.EXPORT, _export),
     "verify": (ships.VERIFY, _verify),
-    "benchmark-model": (ships.BENCHMARK, _benchmark),
+    "benchmark": (ships.BENCHMARK, _benchmark),
 }
 """By name, as in `tercet.verbs.VERBS`."""

@@ -1,11 +1,11 @@
-"""Blend prediction files from anywhere: ours, another toolkit's, a competition's."""
+"""Combine prediction files from any toolkit, and tell them apart from run folders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tercet.evaluation.combining import Combiner
 from tercet.evaluation.cross_fitting import cross_fitted
@@ -13,30 +13,43 @@ from tercet.evaluation.fitting import fit_combiner, is_fitted
 from tercet.evaluation.metrics import score
 from tercet.evaluation.report import ResultRow, as_text, comparison_text, results_table
 from tercet.evaluation.significance import Comparison, compare
-from tercet.ground.errors import ConfigError
+from tercet.ground.errors import ConfigError, require
 from tercet.ground.streams import printable
+from tercet.records.config import Method
+from tercet.records.options import Parsed
 from tercet.records.prediction_files import attach_labels, read_labels, read_predictions, write_csv
 from tercet.records.predictions import Predictions, aligned
+from tercet.workflows.options.run import EnsembleConfig
 
-BlendMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
+FileMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
+FILE_METHODS: tuple[FileMethod, ...] = get_args(FileMethod)
+"""Ensemble methods for prediction files; the end-to-end head needs runs."""
+_FILE_ONLY = {"labels", "ties", "keep"}
+_FOR_BOTH = {"ensemble_methods", "output", "json", "debug"}
+_SUFFIXES = (".npy", ".npz", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
-class Blend:
-    """What came of blending."""
+class CombinedPredictions:
+    """Combined prediction files and their scores."""
 
     predictions: Predictions
-    """The blend; on labelled rows cross-fitted where the method learned from these very labels."""
+    """Combined probabilities; cross-fitted on labelled rows if the method was fitted on their labels."""
     combiner: Combiner
     """The method, with weights fitted on all labelled rows."""
     members: tuple[ResultRow, ...]
-    """Each file's scores; none without labels."""
-    blend: ResultRow | None
-    """The blend's scores."""
+    """Scores per file; empty without labels."""
+    ensemble: ResultRow | None
+    """Scores of the ensemble; None without labels."""
     comparison: Comparison | None
-    """The blend against the best file."""
+    """Paired comparison of the ensemble with the best file."""
     best: str | None
-    """The best file's name."""
+    """Name of the best file."""
+
+    @property
+    def report(self) -> str:
+        """The scores as text, as a run's report."""
+        return self.to_text()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -46,17 +59,17 @@ class Blend:
             "cross_fitted": is_fitted(self.combiner.method),
             "samples": len(self.predictions),
             "members": [row.to_dict() for row in self.members] or [{"name": name} for name in self.combiner.names],
-            "blend": self.blend.to_dict() if self.blend else None,
+            "ensemble": self.ensemble.to_dict() if self.ensemble else None,
             "comparison": {"against": self.best, **self.comparison.to_dict()} if self.comparison else None,
         }
 
     def to_text(self) -> str:
         """Return what people read."""
-        if self.blend is None:
+        if self.ensemble is None:
             names = ", ".join(self.combiner.names)
             return f"{self.combiner.method} of {names}: {len(self.predictions)} samples, no labels to score with\n"
         honest = "cross-fitted" if is_fitted(self.combiner.method) else "nothing fitted"
-        rows = [*self.members, self.blend] if len(self.members) > 1 else [self.blend]
+        rows = [*self.members, self.ensemble] if len(self.members) > 1 else [self.ensemble]
         text = as_text(results_table(rows, title=f"{self.combiner.method} ({honest})"))
         if self.combiner.weights is not None:
             shares = zip(self.combiner.names, self.combiner.weights, strict=True)
@@ -66,7 +79,7 @@ class Blend:
         return text
 
     def save(self, path: Path) -> None:
-        """Write the blend as `.npz` or `.csv`.
+        """Write the combined predictions as `.npz` or `.csv`.
 
         Raises:
             ConfigError: Another ending.
@@ -79,49 +92,117 @@ class Blend:
             raise ConfigError(f"cannot write {path}: the name must end in .npz or .csv")
 
 
-def blend(
-    files: Sequence[str | Path | Predictions],
-    *,
-    method: BlendMethod = "average",
-    labels: str | Path | None = None,
-    ties: Literal["lowest", "mean"] = "lowest",
-    keep: int = 1,
-) -> Blend:
-    """Fuse prediction files and score them, where the labels are known.
-
-    Args:
-        files: `.npy` (N K), `.npz` or CSV files, or `Predictions`; one alone is only scored.
-        method: average, pruned, vote, weighted or greedy.
-        labels: File with the true labels: `.npy`, IDX, CSV (id, label) or one label a line; without ids they are in
-            the order of the first file.
-        ties: vote: who wins a tie, the lowest class index or the highest mean probability.
-        keep: pruned: classes that each member keeps a row.
+def are_files(inputs: Sequence[str | Path | Predictions]) -> bool:
+    """Whether the inputs of `ensemble` are prediction files (or `Predictions`) rather than run folders.
 
     Raises:
-        DataError: A file is damaged, or the files do not hold the same samples and classes.
-        ConfigError: The method learns from labels and there are none.
+        ConfigError: No inputs, or a mixture.
     """
-    if not files:
-        raise ConfigError("there is nothing to blend: name at least one prediction file")
-    given = [one if isinstance(one, Predictions) else read_predictions(one) for one in files]
-    if labels is not None:
-        given[0] = attach_labels(given[0], read_labels(labels))
-    given, names = aligned(given), _names(files)  # from here on every one has the first one's order and all labels
-    if is_fitted(method) and not given[0].known.any():
-        raise ConfigError(f"method {method} learns its weights from labels: give --labels FILE, or use average")
-    combiner = fit_combiner(method, given, names=names)
+    if not inputs:
+        raise ConfigError("name at least one run folder or prediction file")
+    files = [_is_file(item) for item in inputs]
+    if any(files) and not all(files):
+        file, run = inputs[files.index(True)], inputs[files.index(False)]
+        raise ConfigError(
+            f"give run folders or prediction files, not both: {_title(file)} is a file, {run} a run folder"
+        )
+    return files[0]
+
+
+def require_applicable(parsed: Parsed, *, files: bool) -> None:
+    """Raise if an option was given that applies only to the other kind of inputs.
+
+    Raises:
+        ConfigError: Such an option, or for files a method that needs runs.
+    """
+    known = parsed.given & _FILE_ONLY if not files else parsed.given - _FILE_ONLY - _FOR_BOTH
+    methods = parsed.of(EnsembleConfig).ensemble_methods or ()
+    output = parsed.of(EnsembleConfig).output
+    others = [method for method in methods if method not in FILE_METHODS]
+    applies, inputs = ("runs", "prediction files") if files else ("prediction files", "run folders")
+    require(
+        [
+            bool(known) and f"{', '.join(sorted(known))}: only for {applies}, and the inputs are {inputs}",
+            files and bool(others) and f"ensemble_methods {', '.join(others)}: only for runs",
+            files and len(methods) > 1 and "ensemble_methods: prediction files take one method",
+            files
+            and output is not None
+            and not output.endswith((".npz", ".csv"))
+            and f"output {output} must end in .npz or .csv",
+        ]
+    )
+
+
+def combine_files(files: Sequence[str | Path | Predictions], parsed: Parsed) -> CombinedPredictions:
+    """Combine prediction files, score them if labels are known, and write the result if `output` is given.
+
+    Args:
+        files: `.npy` (N K), `.npz` or CSV files, or `Predictions`; a single one is only scored.
+        parsed: Options of `ensemble`.
+
+    Raises:
+        DataError: A damaged file, or files with different samples or classes.
+        ConfigError: An option for runs, or a fitted method without labels.
+    """
+    require_applicable(parsed, files=True)
+    config = parsed.of(EnsembleConfig)
+    members = [item if isinstance(item, Predictions) else read_predictions(item) for item in files]
+    if config.labels is not None:
+        members[0] = attach_labels(members[0], read_labels(config.labels))
+    members, names = aligned(members), _names(files)  # all in the order of the first, with its labels
+    method = (config.ensemble_methods or ("average",))[0]
+    result = combine_predictions(members, names, method=method, ties=config.ties, keep=config.keep)
+    if config.output is not None:
+        result.save(Path(config.output))
+    return result
+
+
+def combine_predictions(
+    members: Sequence[Predictions],
+    names: Sequence[str],
+    *,
+    method: Method = "average",
+    ties: Literal["lowest", "mean"] = "lowest",
+    keep: int = 1,
+) -> CombinedPredictions:
+    """Combine aligned predictions and score them if labels are known.
+
+    Args:
+        members: Predictions of the same samples in the same order.
+        names: Their names.
+        method: An ensemble method other than e2e.
+        ties: vote: break ties by the lowest class index or the highest mean probability.
+        keep: pruned: number of classes kept per member and row.
+
+    Raises:
+        ConfigError: A fitted method without labels.
+    """
+    if is_fitted(method) and not members[0].known.any():
+        raise ConfigError(f"method {method} fits its weights on labels: give --labels FILE, or use average")
+    combiner = fit_combiner(method, members, names=names)
     if method in ("vote", "pruned"):
         combiner = Combiner(method, combiner.names, ties=ties, keep=keep)
-    fused = combiner.apply(given)
+    fused = combiner.apply(members)
     if is_fitted(method):
-        fused = _with_rows(fused, cross_fitted(method, given))
-    if not given[0].known.any():
-        return Blend(fused, combiner, (), None, None, None)
-    members = tuple(ResultRow(name, "member", score(one)) for name, one in zip(names, given, strict=True))
+        fused = _with_rows(fused, cross_fitted(method, members))
+    if not members[0].known.any():
+        return CombinedPredictions(fused, combiner, (), None, None, None)
+    rows = tuple(ResultRow(name, "member", score(member)) for name, member in zip(names, members, strict=True))
     row = ResultRow(method, "ensemble", score(fused))
-    best = max(range(len(given)), key=lambda index: (members[index].scores.accuracy, -index))
-    comparison = compare(fused, given[best]) if len(given) > 1 else None
-    return Blend(fused, combiner, members, row, comparison, names[best])
+    best = max(range(len(members)), key=lambda index: (rows[index].scores.accuracy, -index))
+    comparison = compare(fused, members[best]) if len(members) > 1 else None
+    return CombinedPredictions(fused, combiner, rows, row, comparison, names[best])
+
+
+def _is_file(item: str | Path | Predictions) -> bool:
+    if isinstance(item, Predictions):
+        return True
+    path = Path(item)
+    return path.is_file() or (path.suffix.lower() in _SUFFIXES and not path.is_dir())
+
+
+def _title(item: str | Path | Predictions) -> str:
+    return "a Predictions object" if isinstance(item, Predictions) else str(item)
 
 
 def _with_rows(predictions: Predictions, scored: Predictions) -> Predictions:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tercet.data.catalog import DATASETS
+from tercet.data.catalog import DATASETS, find_dataset
 from tercet.ground.result import Answer
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion import FusionHead
@@ -113,7 +113,11 @@ def _values(values: Sequence[float]) -> str:
 
 def list_datasets() -> Answer:
     """List the data sets known by name."""
-    lines = [f"{name:<15} {DATASETS[name].title}, {DATASETS[name].num_images:,} images" for name in DATASETS]
+    lines: list[str] = []
+    for name in DATASETS:
+        card = DATASETS[name]
+        lines.append(f"{name:<15} {card.title}, {card.num_images:,} images")
+        lines += [f"{f'{name}:{variant}':<20} {text}" for variant, text in card.variants.items()]
     documents = [_card(name) for name in DATASETS]
     return Answer("\n".join(lines) + "\ntercet datasets NAME tells more.\n", documents)
 
@@ -137,7 +141,7 @@ def describe_dataset(name: str) -> Answer:
         *(f"  from     {mirror}" for mirror in document["mirrors"]),
         *(f"  file     {_file_text(file)}" for file in document["files"]),
         f"  by hand  {document['by_hand']}",
-        *(f"  option   --data.{option}" for option in document["options"]),
+        *(f"  variant  {document['name']}:{variant} {text}" for variant, text in document["variants"].items()),
         *(f"  note     {remark}" for remark in document["remarks"]),
     ]
     return Answer("\n".join(lines) + "\n", document)
@@ -151,7 +155,7 @@ def _file_text(file: dict[str, Any]) -> str:
 
 
 def _card(name: str) -> dict[str, Any]:
-    card = DATASETS[name]
+    card = find_dataset(name)
     return {
         "name": card.name,
         "title": card.title,
@@ -163,7 +167,7 @@ def _card(name: str) -> dict[str, Any]:
         "classes": list(card.classes),
         "by_hand": card.by_hand,
         "mirrors": list(card.mirrors),
-        "options": list(card.options),
+        "variants": dict(card.variants),
         "remarks": list(card.remarks),
         "files": [
             {

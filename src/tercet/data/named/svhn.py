@@ -20,9 +20,9 @@ _SPLITS = {"train": "train", _EXTRA: "train", "test": "test"}
 
 
 def _read(card: DatasetCard, config: DataConfig) -> SampleTable:
-    """Read train and test, and between them the additional images where they are asked for."""
+    """Read train and test, and between them the additional images for the variant `extra`."""
     named = {file.name.split("_")[0]: file for file in (*card.files, *card.more_files)}
-    wanted = [part for part in _SPLITS if part != _EXTRA or config.extra]
+    wanted = [part for part in _SPLITS if part != _EXTRA or card.variant == _EXTRA]
     paths = find_files(card, config, [named[part] for part in wanted])
     counts = [count_digits(path) for path in paths]
     for part, path, count in zip(wanted, paths, counts, strict=True):
@@ -66,16 +66,16 @@ SVHN = DatasetCard(
             1_329_278_602,
             "a93ce644f1a588dc4d68dda5feec44a7",
             "a133a4beb38a00fcdda90c9489e0c04f900b660ce8a316a5e854838379a71eb3",
-            "with --data.extra",
+            "svhn:extra",
         ),
     ),
     mirrors=("https://ufldl.stanford.edu/housenumbers",),
-    layouts=("train_32x32.mat and test_32x32.mat, with --data.extra also extra_32x32.mat",),
+    layouts=("train_32x32.mat and test_32x32.mat, for svhn:extra also extra_32x32.mat",),
     remarks=(
         "the label 10 of the files is the digit 0, class '0' here",
-        "the E2E-3M paper trains on train and extra together (604,388 images): give --data.extra; it validates on the "
+        "the E2E-3M paper trains on train and extra together (604,388 images): svhn:extra; it validates on the "
         "test images, so its 0.9900 is optimistic: here validation is held out of train and extra",
         "the paper starts here at a learning rate of 1e-3 'instead of 1e4', a slip for 1e-4; flips are left out",
     ),
-    options=(_EXTRA,),
+    variants={_EXTRA: "adds the 531,131 easier images of the extra part to the training split"},
 )

@@ -41,11 +41,13 @@ def check_embedder(network: object) -> None:
     check_network(name, config)
     if config.weights is None and (not config.pretrained or own_network(name) is not None):
         raise ConfigError(
-            f"--embed {name} would compare features of random weights: take a timm backbone with its published "
+            f"--feature-network {name} would compare features of random weights: use a timm backbone with published "
             "weights, or give `weights`, a file with the backbone's"
         )
     if config.recurrent != "none":
-        raise ConfigError(f"--embed {name} would compare what random recurrent weights say: leave `recurrent` out")
+        raise ConfigError(
+            f"--feature-network {name} would compare features of random recurrent weights: omit `recurrent`"
+        )
     check_weights(name, config)
 
 

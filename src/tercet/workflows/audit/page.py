@@ -143,8 +143,8 @@ def _images(found: Audit) -> list[Block]:
 
 def _copies(found: Audit, gallery: _Gallery) -> list[Block]:
     method = "Equal images have the same decoded pixels. Near duplicates were not looked for."
-    if found.near_distance is not None:
-        method = _METHOD.format(distance=found.near_distance)
+    if found.max_hash_distance is not None:
+        method = _METHOD.format(distance=found.max_hash_distance)
     if not found.copies:
         return [Paragraph("No picture is there more than once."), Paragraph(method, quiet=True)]
     blocks: list[Block] = []

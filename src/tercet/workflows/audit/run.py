@@ -113,20 +113,20 @@ def _all_well(found: Audit, kind: str) -> str:
         return "no picture has two labels; --run tells suspicious ones"
     if kind == "labels":
         return f"none of {found.labels.checked if found.labels else 0} labels is suspicious"
-    if kind == "duplicates" and found.near_distance is None:
+    if kind == "duplicates" and found.max_hash_distance is None:
         return "no equal images; near duplicates were not looked for"
     if kind == "leakage" and not found.split_sizes:
         return "there are no splits"
     return "none"
 
 
-def audit(source: str | Path, /, *, console: Console | None = None, **options: Any) -> DataAudit:
+def audit_data(source: str | Path, /, *, console: Console | None = None, **options: Any) -> DataAudit:
     """Look at a data set before training: unreadable images, copies, leaks between splits, classes, labels.
 
     Args:
         source: Folder of images by class, table, zip, or the name of a data set.
         console: Where to report progress; silent by default.
-        **options: Any option of `tercet audit`, such as `output="look/"`, `run="runs/photos-1"`, `near_distance=4`,
+        **options: Any option of `tercet audit`, such as `output="look/"`, `run="runs/photos-1"`, `max_hash_distance=4`,
             `data={"group_from": "plant([0-9]+)"}`.
 
     Raises:
@@ -139,14 +139,14 @@ def run_audit(source: str | Path, parsed: Parsed, *, console: Console) -> DataAu
     """Audit a data set as the options ask."""
     options, config = parsed.of(AuditConfig), parsed.of(DataConfig)
     folder = _folder(options.output, source)
-    if options.embed:
-        check_embedder(options.embed[0])
-    if options.near_distance is not None:
+    if options.feature_network:
+        check_embedder(options.feature_network[0])
+    if options.max_hash_distance is not None:
         require_imagehash()
     table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)  # what is bad is told, not fatal
     labels = _check_labels(table, options.run)
     say(console, f"looking at {len(table)} images")
-    seen = inspect(table, max_pixels=config.max_pixels, hashed=options.near_distance is not None)
+    seen = inspect(table, max_pixels=config.max_pixels, hashed=options.max_hash_distance is not None)
     if not len(seen.rows):
         raise DataError(f"{source}: none of {len(table)} images can be read, such as {seen.bad[0]}")
     features = _embed(table, seen, config, options, console)
@@ -195,11 +195,11 @@ def _check_labels(table: SampleTable, run: str | None) -> LabelCheck | None:
 def _embed(
     table: SampleTable, seen: Inspection, config: DataConfig, options: AuditConfig, console: Console
 ) -> NDArray[np.float16] | None:
-    if not options.embed:
+    if not options.feature_network:
         return None
     channels = 1 if all(mode.split()[-1] in ("1", "L", "I;16") for mode in seen.modes) else 3
     size = _one_size(seen.sizes.tolist())
-    network = build_embedder(options.embed[0], channels=channels, image_size=size)
+    network = build_embedder(options.feature_network[0], channels=channels, image_size=size)
     say(console, f"comparing {len(seen.rows)} images by the features of {network.network}")
     return embed_images(network, table, seen.rows, max_pixels=config.max_pixels, device=options.device)
 

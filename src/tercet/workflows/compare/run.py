@@ -167,7 +167,11 @@ def _begin(run: RunFolder, data: str, parsed: Parsed) -> tuple[Plan, PreparedDat
     settled = settle(cells, config, baseline=baseline, prepared=prepared, data=data_config)
     seeds = config.every_seed()
     run_config = RunConfig(
-        fuse=(), seed=config.seed, device=config.device, threads=config.threads, tensorboard=config.tensorboard
+        ensemble_methods=(),
+        seed=config.seed,
+        device=config.device,
+        threads=config.threads,
+        tensorboard=config.tensorboard,
     )
     members = seeded([cell.member for cell in settled], seeds)
     plan = replace(make_plan(data, prepared, data_config, FusionConfig(), run_config, members), compared=True)

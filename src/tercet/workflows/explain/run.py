@@ -60,7 +60,7 @@ class _Asked:
     """Where to compute."""
 
 
-def explain(
+def explain_images(
     bundle: str | Path | Bundle,
     images: ImageLike | Sequence[ImageLike] = (),
     *,

@@ -25,7 +25,7 @@ class Classified:
     """The files that could be read."""
     bad: tuple[BadImage, ...]
     """Those that could not."""
-    top: int
+    top_k: int
     """Classes told for each image."""
     calibration: Calibration | None = None
     """The bundle's: it may have a threshold below which an answer is rejected, and make prediction sets."""
@@ -61,7 +61,7 @@ class Classified:
     def best(self, row: int) -> list[tuple[str, float]]:
         """Return the most probable classes of an image with their probabilities."""
         probabilities = self.predictions.probabilities[row]
-        order = np.argsort(-probabilities, kind="stable")[: self.top]
+        order = np.argsort(-probabilities, kind="stable")[: self.top_k]
         return [(self.predictions.classes[index], float(probabilities[index])) for index in order]
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class ClassifiedSets:
     """The files that could be read."""
     bad: tuple[BadImage, ...]
     """Those that could not."""
-    top: int
+    top_k: int
     """Labels told for each image beside the chosen ones."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class ClassifiedSets:
         names = self.predictions.predicted_names
         return {
             "images": [
-                {"id": name, "predicted": list(names[row]), "scores": self.predictions.best(row, self.top)}
+                {"id": name, "predicted": list(names[row]), "scores": self.predictions.best(row, self.top_k)}
                 for row, name in enumerate(self.predictions.ids)
             ],
             "unreadable": _told(self.bad),

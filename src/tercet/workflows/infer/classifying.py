@@ -27,7 +27,7 @@ def classify(
     calibration: Calibration | None,
     csv: str | None,
     submission: str | None,
-    top: int,
+    top_k: int,
 ) -> Classified | ClassifiedSets:
     """Classify images, and write what was asked for.
 
@@ -39,7 +39,7 @@ def classify(
         calibration: Of the answers.
         csv: Where to write a CSV file with all probabilities.
         submission: A competition's sample file; `csv` then is written in its form, and names every image of it once.
-        top: Classes told for each image.
+        top_k: Classes told for each image.
 
     Raises:
         ConfigError: Options that cannot be.
@@ -63,8 +63,8 @@ def classify(
     if isinstance(predictions, SetPredictions):
         if csv is not None:
             predictions.write_csv(Path(csv))
-        return ClassifiedSets(predictions, tuple(source.bad), top)
-    classified = Classified(predictions, tuple(source.bad), top, calibration)
+        return ClassifiedSets(predictions, tuple(source.bad), top_k)
+    classified = Classified(predictions, tuple(source.bad), top_k, calibration)
     if sample is not None and csv is not None:
         if source.bad:
             raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
@@ -80,7 +80,7 @@ def classify_with_file(
     *,
     csv: str | None = None,
     submission: str | None = None,
-    top: int = 5,
+    top_k: int = 5,
     tta: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -104,7 +104,7 @@ def classify_with_file(
         calibration=calibration_of(model),
         csv=csv,
         submission=submission,
-        top=top,
+        top_k=top_k,
     )
 
 

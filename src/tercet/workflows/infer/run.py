@@ -76,7 +76,7 @@ def predict_files(
     *,
     csv: str | None = None,
     submission: str | None = None,
-    top: int = 5,
+    top_k: int = 5,
     tta: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -88,7 +88,7 @@ def predict_files(
         paths: Image files, or folders of them.
         csv: Where to write a CSV file with all probabilities.
         submission: A competition's sample file; `csv` then is written in its form, and names every image of it once.
-        top: Classes told for each image.
+        top_k: Classes told for each image.
         tta: Test-time augmentation; None: what the bundle was chosen with.
         batch_size: Images a forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -110,7 +110,7 @@ def predict_files(
         calibration=loaded.calibration,
         csv=csv,
         submission=submission,
-        top=top,
+        top_k=top_k,
     )
 
 

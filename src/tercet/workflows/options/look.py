@@ -1,4 +1,4 @@
-"""The options of the verbs that let people see: reports, audits, explanations."""
+"""Options of `report`, `audit` and `explain`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from tercet.workflows.options.run import ALIASES, OutputConfig
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What the page holds beside the runs, and where it goes."""
+    """Contents of the page and where it is written."""
 
     output: str | None = None
-    """HTML file (default: RUN/report.html; for several runs report.html here); figures go beside it."""
+    """HTML file (default: RUN/report.html; report.html in the current folder for several runs)."""
     leaderboard: str | None = None
-    """CSV file with others' scores, columns name and score, drawn beside one's own."""
+    """CSV file with published scores to plot for comparison; columns name and score."""
     title: str | None = None
-    """The page's title (default: the run's folder and data)."""
+    """Page title (default: run folder and data)."""
 
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """What is explained, and where the figures go."""
+    """Explanations to compute and where they are written."""
 
     output: str | None = None
-    """Folder for figures and numbers (default: explanations, or the next free one with a number)."""
+    """Output folder (default: explanations, numbered if it exists)."""
     layer: str | None = None
-    """Layer of the class-activation map (default: the last whose map is fine enough)."""
+    """Layer of the class-activation map (default: the last one with sufficient resolution)."""
     filters: bool = False
-    """Draw the filters of the first convolution, and of every convolution that features names."""
+    """Plot the filters of the first convolution and of the convolutions in --features."""
     features: tuple[str, ...] = ()
-    """Layers whose feature maps are drawn."""
+    """Layers whose feature maps are plotted."""
     member: str | None = None
     """Explain this member only."""
     class_name: str | None = None
-    """Class to explain, also --class (default: the most probable one of the whole bundle)."""
+    """Class to explain, also --class (default: the predicted class)."""
     layers: bool = False
-    """List the layers by name with what they return, and explain nothing."""
+    """List layer names and output shapes, then exit."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
 
 REPORT = Options(
     "report",
-    "Write one HTML page about runs, with figures. It takes the folders that any verb left; figures are also left as "
-    "PNG and SVG. The page needs no network, and reads well on a phone, on paper, in light and in dark.",
+    "Write one self-contained HTML page about runs, with figures. Accepts the output folder of any training command. "
+    "Figures are also written as PNG and SVG.",
     groups=[("", ReportConfig), ("", OutputConfig)],
     positionals=[Positional("runs", "run folders", many=True)],
     examples=[
@@ -58,23 +58,23 @@ REPORT = Options(
 )
 AUDIT = Options(
     "audit",
-    "Look at data before training: bad images, copies, leaks, labels. Told are unreadable images, equal and near "
-    "duplicates within and across splits, groups in several splits, small and missing classes and, with --run, "
-    "suspicious labels. With --output a page shows them.",
+    "Check data for bad images, duplicates, leakage and wrong labels. Reports unreadable images, exact and "
+    "near duplicates within and across splits, groups in several splits, small and missing classes and, with --run, "
+    "likely label errors. With --output, writes an HTML page.",
     groups=[("", AuditConfig), ("data", DataConfig), ("", OutputConfig)],
-    positionals=[Positional("data", "folder of images by class, table, zip, or name of a data set")],
+    positionals=[Positional("data", "image folder with one sub-folder per class, table, zip, or data set name")],
     aliases=ALIASES,
     examples=["photos/ --output look/", "photos/ --fail-on leakage,unreadable"],
 )
 EXPLAIN = Options(
     "explain",
-    "Show what a bundle's networks saw in images. Class-activation maps for convolutional networks, attention "
-    "roll-out for vision transformers, and for recurrent scans what each step contributed; a row a member, and the "
-    "fused answer. Leaves PNG and SVG files and explain.json.",
+    "Explain a bundle's predictions. Class-activation maps for convolutional networks, attention rollout for vision "
+    "transformers, step attributions for recurrent scans; one row per member, and the ensemble prediction. Writes PNG "
+    "and SVG files and explain.json.",
     groups=[("", ExplainConfig), ("", OutputConfig)],
     positionals=[
-        Positional("bundle", "a bundle's folder, or a run's"),
-        Positional("images", "image files, or folders of them", many=True, required=False),
+        Positional("bundle", "bundle or run folder"),
+        Positional("images", "image files or folders", many=True, required=False),
     ],
     aliases={"class": "class_name"},
     examples=[

@@ -1,4 +1,4 @@
-"""The options of the verbs around one run: what may follow `tercet VERB`, without the weight of the work itself."""
+"""Options of `train`, `ensemble`, `evaluate`, `predict`, `models`, `datasets` and `demo`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from tercet.ground.errors import require
 from tercet.ground.limits import LEAST_MEMORY
-from tercet.records.config import METHODS, CalibrationConfig, DataConfig, FusionConfig, Method, RunConfig
+from tercet.records.config import CalibrationConfig, DataConfig, FusionConfig, Method, RunConfig
 from tercet.records.model_config import ModelConfig
 from tercet.records.options import Options, Positional
 from tercet.records.training_config import TrainingConfig
@@ -16,30 +16,30 @@ from tercet.records.views import Views
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """How the answer is given."""
+    """Output format."""
 
     json: bool = False
-    """Print one JSON document on standard output, and everything else on standard error."""
+    """Print one JSON document to standard output and all else to standard error."""
     debug: bool = False
-    """Show where in the code an error arose."""
+    """Show the traceback of an error."""
 
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Going on with a run that was stopped."""
+    """Continuing an interrupted run."""
 
     resume: str | None = None
-    """Run folder to go on with; takes no other options."""
+    """Run folder to continue; allows no other options."""
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """Where and in what portions networks compute."""
+    """Device and batch size."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     batch_size: int = 64
-    """Images a forward pass."""
+    """Images per forward pass."""
 
     def __post_init__(self) -> None:
         require([self.batch_size < 1 and "batch_size must be positive"])
@@ -47,18 +47,18 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class SeenConfig:
-    """Which images are measured."""
+    """Images to score."""
 
     include_seen: bool = False
-    """Score images that were used in training too; of the training data, all images."""
+    """Also score images that were used in training."""
 
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """What is shown of each image."""
+    """Test-time augmentation."""
 
     tta: str | None = None
-    """Test-time augmentation: none, flip, vflip, shifts:2, crops:3@540, joined by + (default: the bundle's own)."""
+    """Test-time augmentation: none, flip, vflip, shifts:2, crops:3@540, joined by + (default: that of the bundle)."""
 
     def __post_init__(self) -> None:
         if self.tta is not None:
@@ -67,48 +67,57 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """Which ways to fuse, and where the result goes."""
+    """Ensemble methods and output; `labels`, `ties` and `keep` are for prediction files, `seed` and below for runs."""
 
-    methods: tuple[Method, ...] = METHODS
-    """Ways to fuse."""
+    ensemble_methods: tuple[Method, ...] | None = None
+    """Ensemble methods (default: all for runs, average for prediction files, which take one)."""
     output: str | None = None
-    """Folder for the result (default: the next free one under runs/)."""
+    """Run folder (default: runs/ensemble-N); for prediction files, a .npz or .csv file (default: none)."""
+    labels: str | None = None
+    """File with the true labels: .npy, IDX, CSV (id, label), or one label per line."""
+    ties: Literal["lowest", "mean"] = "lowest"
+    """vote: break ties by the lowest class index or the highest mean probability."""
+    keep: int = 1
+    """pruned: number of classes kept per file and row."""
     seed: int = 0
     """Seed of the fusion head and of the cross-fitting folds."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None
-    """Threads a process."""
+    """Threads per process."""
+
+    def __post_init__(self) -> None:
+        require([self.keep < 1 and f"keep {self.keep} must be positive"])
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """What is told of each image."""
+    """Predictions shown per image."""
 
     csv: str | None = None
-    """Write a CSV file with the class and the probabilities of every image."""
+    """CSV file for the classes and probabilities of all images."""
     submission: str | None = None
-    """A competition's sample file; the CSV file is then written in its form, order and header."""
-    top: int = 5
-    """Classes shown for each image."""
+    """Sample submission of a competition; --csv is written with its columns and row order."""
+    top_k: int = 5
+    """Number of classes shown per image."""
 
     def __post_init__(self) -> None:
         require(
             [
-                self.top < 1 and "top must be positive",
-                self.submission is not None and self.csv is None and "submission needs csv: where to write it",
+                self.top_k < 1 and "top_k must be positive",
+                self.submission is not None and self.csv is None and "submission needs csv, the file to write",
             ]
         )
 
 
 @dataclass(frozen=True)
 class BoundsConfig:
-    """What a model of strangers may take; the work is done by another process then."""
+    """Limits for untrusted models; with a limit, prediction runs in a child process."""
 
     max_memory: int | None = None
-    """MiB of addresses that the process may have (default: no limit)."""
+    """Address-space limit in MiB (default: no limit)."""
     max_seconds: float | None = None
-    """Seconds that it may take once its libraries are loaded (default: no limit)."""
+    """Time limit in seconds after the libraries are loaded (default: no limit)."""
 
     def __post_init__(self) -> None:
         require(bound_problems(self.max_memory, "max_seconds", self.max_seconds))
@@ -128,43 +137,17 @@ def bound_problems(memory: int | None, name: str, seconds: float | None) -> list
 
 
 @dataclass(frozen=True)
-class BlendConfig:
-    """How prediction files are fused."""
-
-    method: Literal["average", "pruned", "vote", "weighted", "greedy"] = "average"
-    """average, pruned (each file keeps only its best class a row), vote, or weights fitted on the labels."""
-    labels: str | None = None
-    """File with the true labels: .npy, IDX, CSV (id, label), or one label a line."""
-    ties: Literal["lowest", "mean"] = "lowest"
-    """vote: who wins a tie, the lowest class index or the highest mean probability."""
-    keep: int = 1
-    """pruned: classes that each file keeps a row."""
-    output: str | None = None
-    """Write the blend as .npz or .csv."""
-
-    def __post_init__(self) -> None:
-        require(
-            [
-                self.keep < 1 and f"keep {self.keep} must be positive",
-                self.output is not None
-                and not self.output.endswith((".npz", ".csv"))
-                and f"output {self.output} must end in .npz or .csv",
-            ]
-        )
-
-
-@dataclass(frozen=True)
 class NetworkConfig:
-    """What the network is for."""
+    """Data and ensemble size that the network is built for."""
 
     classes: int = 1000
     """Number of classes."""
     image_size: tuple[int, ...] = (224,)
-    """Height and width of the data's images, or one number for a square."""
+    """Image height and width, or one number for squares."""
     channels: int = 3
-    """Channels of the data's images."""
+    """Image channels."""
     members: int = 3
-    """e2e: members of the fusion head."""
+    """e2e: number of ensemble members."""
 
     def __post_init__(self) -> None:
         require(
@@ -178,16 +161,16 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the demonstration leaves its run."""
+    """Output of the demonstration."""
 
     output: str | None = None
-    """Run folder (default: the next free one under runs/)."""
+    """Run folder (default: runs/digits-N)."""
 
 
 ALIASES = {"data_dir": "data.data_dir"}
 """Other names of options."""
-SOURCE = Positional("data", "folder of images by class, table, zip, or name of a data set", required=False)
-"""The images that a verb trains on; none where it resumes."""
+SOURCE = Positional("data", "image folder with one sub-folder per class, table, zip, or data set name", required=False)
+"""Training images; omitted with --resume."""
 TRAINED: list[tuple[str, type]] = [
     ("", RunConfig),
     ("", ResumeConfig),
@@ -197,12 +180,12 @@ TRAINED: list[tuple[str, type]] = [
     ("fusion", FusionConfig),
     ("", OutputConfig),
 ]
-"""The options of `train`, and of what trains as it does; what calibrates has options for that beside."""
+"""Options shared by `train`, `crossval` and `tune`; those that calibrate add `calibration`."""
 
 TRAIN = Options(
     "train",
-    "Train networks on a folder of images, fuse them, and measure them. Leaves a run folder with everything that was "
-    "measured and, in RUN/bundle, the fused model.",
+    "Train networks on a folder of images and ensemble them. Writes a run folder with all scores and, in RUN/bundle, "
+    "the deployable ensemble.",
     groups=[*TRAINED[:-1], ("calibration", CalibrationConfig), TRAINED[-1]],
     positionals=[SOURCE],
     config_file=True,
@@ -215,27 +198,31 @@ TRAIN = Options(
 )
 ENSEMBLE = Options(
     "ensemble",
-    "Fuse the trained members of one run or of several. The runs hold the same data and splits; what comes out is a "
-    "run folder with a bundle.",
+    "Combine trained runs or prediction files into an ensemble. Runs must share data and splits; the result is a run "
+    "folder with a bundle. Prediction files of any toolkit are .npy (N x K), .npz, or CSV with ids; scores and fitted "
+    "weights need labels.",
     groups=[
         ("", EnsembleConfig),
         ("fusion", FusionConfig),
         ("calibration", CalibrationConfig),
         ("", OutputConfig),
     ],
-    positionals=[Positional("runs", "run folders", many=True)],
+    positionals=[Positional("inputs", "run folders, or prediction files", many=True, metavar="RUNS|FILES")],
     config_file=True,
-    examples=["runs/photos-1 runs/photos-2 --methods average,weighted"],
+    examples=[
+        "runs/photos-1 runs/photos-2 --ensemble-methods average",
+        "a.npy b.npy c.npy --labels truth.csv",
+    ],
 )
 EVALUATE = Options(
     "evaluate",
-    "Measure a bundle or an exported file on labelled images. Classes are matched by name. Scored are the data's own "
-    "test split where it has one, else the test split that was held out if the bundle was trained on this very data, "
-    "else all images; images that were used in training are refused.",
+    "Evaluate a bundle or an exported file on labelled images. Classes are matched by name. Scores the data's own test "
+    "split if present, else the test split held out in training if the bundle was trained on this data, else all "
+    "images. Raises an error if an image was used in training.",
     groups=[("", SeenConfig), ("", ViewsConfig), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
-        Positional("bundle", "a bundle's folder, a run's, or an exported file"),
-        Positional("data", "folder of images by class, table, zip, or name of a data set"),
+        Positional("bundle", "bundle or run folder, or an exported file"),
+        Positional("data", "image folder with one sub-folder per class, table, zip, or data set name"),
     ],
     aliases=ALIASES,
     examples=["runs/photos-1 another-test-set/"],
@@ -245,8 +232,8 @@ PREDICT = Options(
     "Classify images with a bundle or an exported file.",
     groups=[("", PredictConfig), ("", ViewsConfig), ("", DeviceConfig), ("", BoundsConfig), ("", OutputConfig)],
     positionals=[
-        Positional("bundle", "a bundle's folder, a run's, or an exported file"),
-        Positional("images", "image files, or folders of them", many=True),
+        Positional("bundle", "bundle or run folder, or an exported file"),
+        Positional("images", "image files or folders", many=True),
     ],
     examples=[
         "runs/photos-1 new-photos/ --csv answers.csv",
@@ -254,33 +241,22 @@ PREDICT = Options(
         "photos.onnx new-photo.jpg",
     ],
 )
-BLEND = Options(
-    "blend",
-    "Fuse and score prediction files from anywhere. A file is .npy (N x K), .npz, or CSV with ids. Scores and fitted "
-    "weights need labels.",
-    groups=[("", BlendConfig), ("", OutputConfig)],
-    positionals=[Positional("files", "prediction files; one alone is only scored", many=True)],
-    examples=["a.npy b.npy c.npy --labels truth.csv"],
-)
 MODELS = Options(
     "models",
-    "List the networks, or tell the size and cost of one. It is built without weights; operations are those of one "
-    "image, and a multiply-add counts as two.",
+    "List the networks, or describe the layers and cost of one. FLOPs are per image; a multiply-add counts as two.",
     groups=[("", NetworkConfig), ("", ModelConfig), ("fusion", FusionConfig), ("", OutputConfig)],
-    positionals=[
-        Positional("name", "a network, part of a name to search for, or e2e: the fusion head", required=False)
-    ],
+    positionals=[Positional("name", "network, part of a name, or e2e for the fusion head", required=False)],
     examples=["efficientnet", "resnet18 --classes 10 --recurrent lstm --scan rows"],
 )
 DATASETS = Options(
     "datasets",
-    "List the data sets known by name, or tell about one. Told are where it comes from, its licence, files, sizes and "
-    "checksums, and how to place it by hand.",
+    "List the named data sets and their variants, or describe one. Reports origin, licence, files, sizes, checksums, "
+    "and how to provide the files without a download.",
     groups=[("", OutputConfig)],
-    positionals=[Positional("name", "a data set", required=False)],
+    positionals=[Positional("name", "data set", required=False)],
 )
 DEMO = Options(
     "demo",
-    "Train and fuse three members on scikit-learn's digits. Two minutes, no download.",
+    "Train an ensemble of three networks on scikit-learn's digits. Two minutes, no download.",
     groups=[("", DemoConfig), ("", OutputConfig)],
 )

@@ -1,4 +1,4 @@
-"""The options of the verb that serves."""
+"""Options of `serve`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _LOAD_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Where the server listens, and what computes."""
+    """Address, model and supervision."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; only this machine can reach the default."""
+    """Address to listen on; the default is reachable from this machine only."""
     port: int = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 selects a free port."""
     allow_host: tuple[str, ...] = ()
-    """Other names by which clients call the server, such as the public one behind a proxy."""
+    """Additional accepted Host headers, such as the public name behind a proxy."""
     threads: int | None = None
-    """Threads of the model (default: one a core)."""
+    """Threads of the model (default: one per core)."""
     name: str | None = None
-    """What the model is called on the page (default: as its file, or its run's folder)."""
+    """Model name on the page (default: name of the file or run folder)."""
     supervise: bool = True
-    """Let a small process hold the port and start the server again where it dies."""
+    """Run a supervisor that holds the port and restarts the server after a crash."""
     max_memory: int | None = None
-    """MiB of addresses that the process that loads and answers may have; for files of strangers (default: no limit)."""
+    """Address-space limit in MiB for loading untrusted files (default: no limit)."""
     load_timeout: float | None = None
-    """Seconds in which the model must be loaded (default: no limit, 120 with --max-memory)."""
+    """Time limit for loading the model in seconds (default: no limit; 120 with --max-memory)."""
 
     @property
     def load_seconds(self) -> float | None:
-        """Seconds in which the model must be loaded: without memory native code may also wait for ever."""
+        """Time limit for loading: native code that runs out of memory may also hang."""
         return _LOAD_SECONDS if self.load_timeout is None and self.max_memory is not None else self.load_timeout
 
     def __post_init__(self) -> None:
@@ -50,9 +50,9 @@ class ServeConfig:
 
 SERVE = Options(
     "serve",
-    "Answer over HTTP, and on a page for people. A bundle is exported first, by another process, to a temporary "
-    "file. POST /v1/predict takes images; /v1/model, /health/live, /health/ready, /metrics and /docs tell the rest.",
+    "Serve a model over HTTP, with a web page. A bundle is first exported to a temporary file in a child process. POST "
+    "images to /v1/predict; the API is documented at /docs.",
     groups=[("", ServeConfig), ("limits", Limits), ("", OutputConfig)],
-    positionals=[Positional("model", "a file of tercet export, a bundle's folder, or a run's")],
+    positionals=[Positional("model", "exported file, bundle or run folder")],
     examples=["model.onnx", "runs/photos-1 --port 8080", "model.onnx --host 0.0.0.0 --allow-host classify.example.org"],
 )

@@ -1,4 +1,4 @@
-"""The options of the verbs that turn a bundle into a file, and prove and measure it."""
+"""Options of `export`, `verify` and `benchmark`."""
 
 from __future__ import annotations
 
@@ -10,66 +10,66 @@ from tercet.records.config import DataConfig
 from tercet.records.options import Options, Positional
 from tercet.workflows.options.run import ALIASES, OutputConfig, ViewsConfig
 
-_ALIASES = {**ALIASES, "data": "data_set"}
-
 
 @dataclass(frozen=True)
 class ShownConfig:
-    """Which images the file and the bundle are both asked about."""
+    """Images on which the file is compared with the bundle."""
 
-    data_set: str | None = None
-    """Labelled images to ask about, also --data: folder by class, table, zip, or name of a data set."""
+    data: str | None = None
+    """Labelled images: folder with one sub-folder per class, table, zip, or data set name."""
     images: tuple[str, ...] = ()
-    """Image files, or folders of them, to ask about."""
-    most: int = 256
-    """Most images to ask about."""
+    """Image files or folders."""
+    max_images: int = 256
+    """Maximum number of images."""
 
     def __post_init__(self) -> None:
         require(
             [
-                self.data_set is not None and bool(self.images) and "give data_set or images, not both",
-                self.most < 1 and "most must be positive",
+                self.data is not None and bool(self.images) and "give data or images, not both",
+                self.max_images < 1 and "max_images must be positive",
             ]
         )
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What the file holds."""
+    """Format and contents of the file."""
 
     format: Literal["onnx", "torch"] = "onnx"
-    """ONNX, for any runtime, or a program of PyTorch that torch.export.load reads (.pt2)."""
+    """ONNX, or a torch.export program (.pt2)."""
     int8: bool = False
-    """Let convolutions and dense layers compute in 8 bits, member by member, where accuracy holds; ONNX only."""
-    maps: bool = False
-    """Let the file tell where its networks saw the class, as far as they can; ONNX only."""
+    """Quantize convolutions and dense layers to 8 bits for members whose accuracy holds; ONNX only."""
+    class_activation_maps: bool = False
+    """Add class-activation maps as an output, for members that support them; ONNX only."""
     force: bool = False
     """Replace an exported file of the same name."""
 
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """What the file is compared with."""
+    """Reference model."""
 
     bundle: str | None = None
-    """The bundle's folder, or its run's, that the file was exported from."""
+    """Bundle or run folder that the file was exported from."""
 
     def __post_init__(self) -> None:
-        require([self.bundle is None and "bundle is missing: the bundle's folder that the file was exported from"])
+        require(
+            [self.bundle is None and "bundle is missing: give the bundle or run folder that the file was exported from"]
+        )
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """How speed is measured."""
+    """Measurement of latency and throughput."""
 
     threads: int | None = None
-    """Threads an answer (default: one a core)."""
+    """Threads per model (default: one per core)."""
     seconds: float = 3.0
-    """Time for each model and number of images."""
+    """Measuring time per model and batch size, in seconds."""
     size: tuple[int, ...] = ()
-    """Height and width of the images, or one number for a square (default: what the first member wants)."""
+    """Image height and width, or one number for squares (default: input size of the first member)."""
     batches: tuple[int, ...] = (1, 8, 32)
-    """Numbers of images an answer."""
+    """Batch sizes."""
 
     def __post_init__(self) -> None:
         require(
@@ -78,39 +78,39 @@ class BenchmarkConfig:
                 min([self.threads or 1, *self.size, *self.batches]) < 1 and "threads, size, batches must be positive",
                 self.threads == 0 and "threads must be positive",
                 len(self.size) > 2 and "size takes one number, or height and width",
-                not self.batches and "batches names no number of images",
+                not self.batches and "batches must not be empty",
             ]
         )
 
 
 EXPORT = Options(
     "export",
-    "Write a whole ensemble as one file, and prove it. The file takes images of any size and holds preprocessing, "
-    "members, combiner and calibration. An ONNX file needs no PyTorch; --format torch writes a program for PyTorch, "
-    "which needs neither Tercet nor timm. It is then asked about validation images of the run, and "
-    "refused if any probability differs by more than 1e-4 (with --int8: if accuracy falls by more than half a point).",
+    "Export a whole ensemble as one verified file. The file contains preprocessing for images of any size, members, "
+    "combiner and calibration. An ONNX file runs without PyTorch; --format torch writes a torch.export program, which "
+    "runs without Tercet and timm. The export fails if a probability on the run's validation images differs by more "
+    "than 1e-4 from the bundle's (with --int8: if accuracy drops by more than half a point).",
     groups=[("", ExportConfig), ("", ShownConfig), ("", ViewsConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
-        Positional("bundle", "a bundle's folder, or a run's"),
-        Positional("file", "where to write (default: model.onnx, or model.pt2)", required=False),
+        Positional("bundle", "bundle or run folder"),
+        Positional("file", "output file (default: model.onnx or model.pt2)", required=False),
     ],
-    aliases=_ALIASES,
+    aliases=ALIASES,
     examples=["runs/photos-1", "runs/photos-1 photos.onnx --int8", "runs/photos-1 photos.pt2 --format torch"],
 )
 VERIFY = Options(
     "verify",
-    "Compare an exported file with its bundle on images of your own. Told are the largest difference of a "
-    "probability, how many answers are the same, and the accuracy of both; it is also left beside the file.",
+    "Compare an exported file with its bundle on your own images. Reports the largest difference of a probability, the "
+    "share of equal predictions, and the accuracy of both; the result is also written next to the file.",
     groups=[("", VerifyConfig), ("", ShownConfig), ("data", DataConfig), ("", OutputConfig)],
-    positionals=[Positional("file", "a file that tercet export wrote")],
-    aliases=_ALIASES,
+    positionals=[Positional("file", "file written by tercet export")],
+    aliases=ALIASES,
     examples=["photos.onnx --bundle runs/photos-1 --data test-set/", "photos.onnx --bundle bundle/ --images more/"],
 )
 BENCHMARK = Options(
-    "benchmark-model",
-    "Measure how fast exported files and bundles answer. Told are median and 95th percentile of the latency, and "
-    "images a second, from decoded images to probabilities; several models take turns.",
+    "benchmark",
+    "Measure latency and throughput of exported files and bundles. Reports median and 95th-percentile latency and "
+    "images per second, from decoded images to probabilities; several models are measured round-robin.",
     groups=[("", BenchmarkConfig), ("", OutputConfig)],
-    positionals=[Positional("models", "exported files, bundles' folders, or runs'", many=True)],
+    positionals=[Positional("models", "exported files, bundle or run folders", many=True)],
     examples=["photos.onnx", "photos.onnx runs/photos-1 --threads 1"],
 )

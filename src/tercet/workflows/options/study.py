@@ -1,4 +1,4 @@
-"""The options of verbs that train much to learn one thing (folds, a grid, a search), or look over many runs."""
+"""Options of `crossval`, `compare`, `tune`, `reproduce` and `runs`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tercet.workflows.options.run import ALIASES, SOURCE, TRAINED, OutputConfig,
 
 Sort = Literal["name", "data", "chosen", "validation", "test", "macro_f1", "kappa", "seconds", "date"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
-"""Columns by which the table of runs can be sorted."""
+"""Sortable columns of the table of runs."""
 
 
 @dataclass(frozen=True)
 class FoldsConfig:
-    """How the data are divided into folds, and which members are trained in which."""
+    """Folds, and the members trained in each."""
 
     folds: int | None = None
-    """Number of folds, stratified, groups whole (default: those of the table's own fold column, else 5)."""
+    """Number of folds, stratified and grouped (default: the table's fold column if present, else 5)."""
     leave_one_group_out: bool = False
-    """One fold a group, named after it; data.group_column or data.group_from tell the group."""
+    """One fold per group; groups are defined by data.group_column or data.group_from."""
     fold_members: tuple[str, ...] = ()
-    """Train a member in some folds only, such as xception=3+4+5: its name, then the names of folds."""
+    """Train a member in some folds only, such as xception=3+4+5."""
     calibration_fraction: float = 0.0
-    """Share of the images that no fold sees: the mean of the folds is calibrated on them (0: it is not calibrated)."""
+    """Fraction of images held out from all folds to calibrate the fold mean (0: no calibration)."""
 
     def __post_init__(self) -> None:
         odd = [text for text in self.fold_members if not all(text.rpartition("="))]
@@ -39,61 +39,61 @@ class FoldsConfig:
                 self.folds is not None and self.leave_one_group_out and "give either folds or leave_one_group_out",
                 not 0 <= self.calibration_fraction < 1
                 and f"calibration_fraction {self.calibration_fraction} must lie in [0, 1)",
-                bool(odd) and f"fold_members '{', '.join(odd)}' is not of the form MEMBER=FOLD+FOLD",
+                bool(odd) and f"fold_members '{', '.join(odd)}' must have the form MEMBER=FOLD+FOLD",
             ]
         )
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """What is searched, for how long, and which trainings are given up early."""
+    """Search space, number of trials and pruning."""
 
     space: str | None = None
-    """YAML file with the options to vary, each with a list of choices or a range {low, high, step, log}."""
+    """YAML file of the options to vary: a list of choices or a range {low, high, step, log} for each."""
     trials: int = 20
-    """Trainings in all, the first with the options as they are; with --resume the new number."""
+    """Total number of trials, the first with unchanged options; with --resume, the new total."""
     pruner: Literal["median", "hyperband", "none"] = "median"
-    """Ends trials early: those worse than the median of the others at the same epoch, by Hyperband, or none."""
+    """Stop unpromising trials early: below the median at the same epoch, Hyperband, or none."""
 
     def __post_init__(self) -> None:
-        require([self.trials < 2 and "trials must be at least 2: the options as they are, and one other"])
+        require([self.trials < 2 and "trials must be at least 2: the first one uses unchanged options"])
 
 
 @dataclass(frozen=True)
 class RunsConfig:
-    """The order of the table."""
+    """Order of the table."""
 
     sort: Sort = "date"
-    """Column to sort by: scores from the best down, dates from the newest back, all else upwards."""
+    """Column to sort by: scores and dates in descending order, others ascending."""
 
 
 @dataclass(frozen=True)
-class StudyConfig:
-    """Which setting of a recipe is run, and what is done otherwise than it says."""
+class ReproduceConfig:
+    """Scale of the recipe and changes to it."""
 
     scale: Literal["small", "paper"] = "small"
-    """small finishes on two cores; paper is the published setting."""
+    """small: feasible on two cores; paper: the published setting."""
     show: bool = False
-    """Print the recipe instead of running it."""
+    """Print the recipe and exit."""
     parts: tuple[str, ...] = ()
-    """Do these parts only; --resume does the others later."""
+    """Run these parts only; --resume runs the others later."""
     replace: tuple[Any, ...] = ()
-    """Put other networks in place of the recipe's: NETWORK=OTHER, or NETWORK=FILE.yaml with a model and its options."""
-    rehearse: bool = False
-    """Train everything for one update, a tiny network for each backbone: shows that data and options go through."""
+    """Replace networks: NETWORK=OTHER, or NETWORK=FILE.yaml with a model and its options."""
+    dry_run: bool = False
+    """Train every network for one step, with tiny backbones, to check data and options."""
     output: str | None = None
-    """Folder (default: runs/ and the recipe's name with a number)."""
+    """Output folder (default: runs/RECIPE-N)."""
     device: str | None = None
-    """auto, cpu, cuda, cuda:N or mps, for every part."""
+    """auto, cpu, cuda, cuda:N or mps; for all parts."""
     threads: int | None = None
-    """Threads a process, for every part."""
+    """Threads per process; for all parts."""
 
 
 CROSSVAL = Options(
     "crossval",
-    "Train and measure once a fold, each held out in turn. Every fold does what train does, and is a run of its own; "
-    "beside them stand the predictions of all held-out images and one bundle, the mean of the folds' answers. Without "
-    "--data.test-fraction the folds are all that is held out.",
+    "Train and evaluate once per fold. Each fold is a run of `train`; the output also contains the pooled predictions "
+    "of all held-out images and one bundle that averages the fold models. Without --data.test-fraction there is no "
+    "test split beyond the folds.",
     groups=[("", FoldsConfig), *TRAINED[:-1], ("calibration", CalibrationConfig), TRAINED[-1]],
     positionals=[SOURCE],
     config_file=True,
@@ -105,8 +105,8 @@ CROSSVAL = Options(
 )
 COMPARE = Options(
     "compare",
-    "Train a grid of networks with several seeds, and compare them. All get the same data, splits and number of "
-    "updates; told are what each reaches, whether that is more than chance, what it costs, and which errors differ.",
+    "Train a grid of networks with several seeds, and compare them. All use the same data, splits and number of "
+    "optimizer steps. Reports scores, significance, cost, and the errors that differ.",
     groups=[
         ("", CompareConfig),
         ("", ResumeConfig),
@@ -123,8 +123,8 @@ COMPARE = Options(
 )
 TUNE = Options(
     "tune",
-    "Search for better options of one network. Trials have options drawn from a space and are measured on validation. "
-    "Leaves a table of all trials and, in FOLDER/best.yaml, the configuration of the best, which train --config takes.",
+    "Tune the hyperparameters of one network. Trials are sampled from a search space and scored on validation. Writes "
+    "a table of all trials and the best configuration, FOLDER/best.yaml, for train --config.",
     groups=[("", TuneConfig), *TRAINED],
     positionals=[SOURCE],
     config_file=True,
@@ -136,19 +136,19 @@ TUNE = Options(
 )
 RUNS = Options(
     "runs",
-    "List the runs under a folder with their scores, in one table.",
+    "List the runs in a folder with their scores.",
     groups=[("", RunsConfig), ("", OutputConfig)],
-    positionals=[Positional("folder", "where to look (default: runs)", required=False)],
+    positionals=[Positional("folder", "folder to search (default: runs)", required=False)],
     examples=["runs --sort test"],
 )
-STUDY = Options(
-    "study",
-    "Repeat a published experiment by its recipe. Published numbers stand beside the measured ones; without a name, "
-    "recipes are listed. A study is a folder of ordinary runs; what is missing in it is done when it is resumed.",
-    groups=[("", StudyConfig), ("", ResumeConfig), ("data", DataConfig), ("", OutputConfig)],
+REPRODUCE = Options(
+    "reproduce",
+    "Reproduce a published experiment from a recipe. Reports published and measured numbers side by side; without a "
+    "name, lists the recipes. The output folder contains ordinary runs; --resume runs the missing parts.",
+    groups=[("", ReproduceConfig), ("", ResumeConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
-        Positional("recipe", "a recipe's name, or a YAML file", required=False),
-        Positional("data", "other images than the recipe's: folder, table, zip, or name of a data set", required=False),
+        Positional("recipe", "recipe name or YAML file", required=False),
+        Positional("data", "replacement images: folder, table, zip, or data set name", required=False),
     ],
     aliases=ALIASES,
     examples=[

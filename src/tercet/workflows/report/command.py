@@ -12,7 +12,7 @@ from tercet.records.documents import dump_yaml
 from tercet.records.fields import Field
 from tercet.records.options import Options
 from tercet.workflows.options.run import ENSEMBLE, TRAIN
-from tercet.workflows.options.study import COMPARE, CROSSVAL, STUDY, TUNE
+from tercet.workflows.options.study import COMPARE, CROSSVAL, REPRODUCE, TUNE
 from tercet.workflows.report.record import Record
 from tercet.workflows.study.recipes import recipe_names
 
@@ -32,7 +32,7 @@ def command_of(record: Record) -> str | None:
             "compare": _of_data(COMPARE),
             "ensemble": _of_runs,
             "tune": _of_space,
-            "study": _of_recipe,
+            "reproduce": _of_recipe,
         }[record.kind](record)
     except (ConfigError, KeyError, TypeError, StopIteration):
         return None
@@ -93,12 +93,12 @@ def _of_space(record: Record) -> list[str]:
 def _of_recipe(record: Record) -> list[str]:
     config = record.config
     replaced = [{old: new} for old, new in config["replaced"].items()]
-    values = {"scale": config["scale"], "rehearse": config["rehearse"], "replace": replaced}
+    values = {"scale": config["scale"], "dry_run": config["dry_run"], "replace": replaced}
     values |= {f"data.{key}": value for key, value in config["data_options"].items()}
-    recipe = str(config["study_of"])
+    recipe = str(config["reproduction_of"])
     own = str(record.run.path / "recipe.yaml")
     named = [recipe if recipe in recipe_names() else own, *([str(config["data"])] if config.get("data") else [])]
-    return [shlex.join(named), *options_given(STUDY, values)]
+    return [shlex.join(named), *options_given(REPRODUCE, values)]
 
 
 def _option(field: Field, value: Any) -> str:

@@ -21,7 +21,7 @@ _VERBS = {
     "crossval": "cross-validation",
     "compare": "comparison of networks",
     "tune": "search for options",
-    "study": "repetition of a published experiment",
+    "reproduce": "reproduction of a published experiment",
 }
 _SPLITS = {"test": "test images", "validation": "validation images", "pooled": "held-out images of all folds"}
 _OPTIMISTIC = (
@@ -42,7 +42,7 @@ def headline(record: Record) -> tuple[str, Mapping[str, Any]] | None:
     if record.kind == "tune":
         best = document["best"]
         return f"Trial {best['number']}", best["scores"]
-    if record.kind == "study":
+    if record.kind == "reproduce":
         return None
     rows = [*document["members"], *document["ensembles"]]
     row = next((row for row in reversed(rows) if row["name"] == document["chosen"]), None)
@@ -63,7 +63,7 @@ def warnings_of(record: Record) -> list[Warning]:
         where = failure.get("part", "")
         told = f"{where + ': ' if where else ''}{failure['network']}, seed {failure['seed']}: {failure['message']}"
         found.append(Warning(told, "A training failed"))
-    if record.config.get("rehearse"):
+    if record.config.get("dry_run"):
         found.append(Warning("Every training was one update of a tiny network; no number means anything.", "Rehearsal"))
     return found
 
@@ -116,7 +116,7 @@ def _chosen_on_test(part: Path) -> bool:
 def _result(record: Record) -> Iterator[Block]:
     found = headline(record)
     if found is None:
-        if record.kind != "study":
+        if record.kind != "reproduce":
             yield Paragraph("There is no image with a label to judge the result by.", quiet=True)
         return
     name, scores = found
@@ -135,7 +135,7 @@ def _result(record: Record) -> Iterator[Block]:
 def _asked(record: Record) -> Iterator[tuple[str, str]]:
     document = record.document
     yield "what", f"tercet {record.kind}: {_VERBS[record.kind]}"
-    if record.kind == "study":
+    if record.kind == "reproduce":
         yield "recipe", f"{document['title']} ({document['recipe']}, scale {document['scale']})"
         yield "source", document["source"]
     else:

@@ -21,7 +21,7 @@ from tercet.workflows.report.record import Record
 from tercet.workflows.report.scores import results
 from tercet.workflows.report.sets_part import set_results
 from tercet.workflows.report.sketchbook import Sketchbook
-from tercet.workflows.report.study_part import study
+from tercet.workflows.report.study_part import reproduction
 from tercet.workflows.report.trainings import cost, curves
 from tercet.workflows.report.trials_part import trials
 from tercet.workflows.report.wording import ABSENT, interval, number
@@ -34,7 +34,7 @@ def page_of_run(record: Record, book: Sketchbook, *, title: str | None, board: B
     sections = _sections(record, book)
     if board:
         sections.insert(-2, _leaderboard(board, own_scores([record]), book))
-    about = record.document["title"] if record.kind == "study" else PurePath(record.source).name or record.source
+    about = record.document["title"] if record.kind == "reproduce" else PurePath(record.source).name or record.source
     return Page(title or f"{record.name}: {about}", sections, f"tercet {record.kind}")
 
 
@@ -87,8 +87,8 @@ def own_scores(records: Sequence[Record]) -> dict[str, float]:
 
 def _sections(record: Record, book: Sketchbook) -> list[Section]:
     opening, end = [summary(record)], ending(record)
-    if record.kind == "study":
-        return [*opening, *study(record, book), *end]
+    if record.kind == "reproduce":
+        return [*opening, *reproduction(record, book), *end]
     opening += [protocol(record), data(record, book)]
     training = curves(record.histories, book, monitor_split=record.monitor_split)
     if record.kind == "tune":

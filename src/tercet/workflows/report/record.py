@@ -25,7 +25,7 @@ _NEEDED = {
     "crossval": ("data", "protocol", "folds", "pooled", "members", "ensembles"),
     "compare": ("data", "protocol", "networks", "pairs", "tested_on", "chosen"),
     "tune": ("data", "monitor", "best", "trials"),
-    "study": ("title", "source", "scale", "table", "tests", "parts"),
+    "reproduce": ("title", "source", "scale", "table", "tests", "parts"),
 }
 CHOSEN = "chosen"
 """How a cross-validation calls each fold's own choice in tables and files."""
@@ -38,7 +38,7 @@ class Record:
     run: RunFolder
     """Its folder."""
     kind: str
-    """The verb that left it: train, ensemble, crossval, compare, tune or study."""
+    """The verb that left it: train, ensemble, crossval, compare, tune or reproduce."""
     document: Mapping[str, Any]
     """What its `metrics.json` (or `trials.json`) holds."""
     config: Mapping[str, Any]
@@ -93,7 +93,7 @@ class Record:
 
     @cached_property
     def parts(self) -> dict[str, Path]:
-        """The folders of a study's parts by title, as far as they are there."""
+        """The folders of a reproduction's parts by title, as far as they are there."""
         places = {title: self.run.path / part["run"] for title, part in self.document.get("parts", {}).items()}
         return {title: path for title, path in places.items() if path.is_dir()}
 

@@ -48,7 +48,7 @@ class Report:
         }
 
 
-def report(
+def write_report(
     runs: str | Path | Sequence[str | Path],
     /,
     *,

@@ -1,4 +1,4 @@
-"""The results of a study: published numbers beside measured ones."""
+"""Results of a reproduction: published numbers beside measured ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHARES = frozenset({"accuracy", "macro_f1", "kappa"})
 _MOST = 40
 
 
-def study(record: Record, book: Sketchbook) -> list[Section]:
+def reproduction(record: Record, book: Sketchbook) -> list[Section]:
     """Return the sections on results, on what differs from the source, and on the parts."""
     document = record.document
     sections = [Section("Published and measured", list(_table(record, book)))]

@@ -93,7 +93,7 @@ class Speeds:
         return {"size": list(self.size), "rows": [asdict(row) for row in self.rows]}
 
 
-def benchmark_model(
+def benchmark(
     models: Sequence[str | Path],
     *,
     threads: int | None = None,
@@ -101,7 +101,7 @@ def benchmark_model(
     size: tuple[int, int] | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> Speeds:
-    """Measure how fast models answer; several are measured in turns.
+    """Measure latency and throughput of models, round-robin.
 
     Args:
         models: Exported files, bundles' folders, runs' folders.

@@ -76,17 +76,17 @@ class Exported:
         }
 
 
-def export(
+def export_model(
     bundle: str | Path | Bundle,
     file: str | Path | None = None,
     *,
     format: Format = "onnx",
     int8: bool = False,
-    maps: bool = False,
+    class_activation_maps: bool = False,
     tta: str | Views | None = None,
     data: str | None = None,
     images: Sequence[str | Path] = (),
-    most: int = 256,
+    max_images: int = 256,
     config: DataConfig | None = None,
     force: bool = False,
 ) -> Exported:
@@ -97,11 +97,11 @@ def export(
         file: Where to (default: model.onnx or model.pt2); it ends as the format asks.
         format: `onnx`, or `torch` for a program that `torch.export.load` reads.
         int8: Let members compute in 8 bits where that costs at most half a point of accuracy; ONNX only.
-        maps: Let the file tell where its networks saw the class, as far as they can; ONNX only.
+        class_activation_maps: Add class-activation maps of the members that support them as an output; ONNX only.
         tta: Test-time augmentation in the file, such as none or flip; None: what the bundle was chosen with.
         data: Labelled images to ask about (default: the run's validation images).
         images: Files and folders to ask about instead.
-        most: Most images to ask about.
+        max_images: Most images to ask about.
         config: How to read the data.
         force: Replace an exported file of that name.
 
@@ -111,7 +111,7 @@ def export(
         StorageError: Something is there already, or nothing can be written.
         DataError: The images cannot be read.
     """
-    _require_options(format, int8=int8, maps=maps)
+    _require_options(format, int8=int8, class_activation_maps=class_activation_maps)
     target = Path(f"model{SUFFIXES[format]}" if file is None else file)
     failed = target.with_name(f"{target.name}.failed")
     _require_free(target, failed, format, force=force)
@@ -120,7 +120,7 @@ def export(
     place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     loaded = loaded if tta is None else loaded.with_views(tta)
-    shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
+    shown = choose_images(loaded, place, data=data, images=images, max_images=max_images, config=config)
     version = describe_environment()["packages"]["tercet"]
     kept: dict[str, str] = {}
     mapped: tuple[str, ...] = ()
@@ -128,7 +128,9 @@ def export(
         found = _write_program(loaded, shown, failed, version)
     else:
         assert onnx_export is not None
-        found, kept, mapped = onnx_export.write(loaded, shown, failed, int8=int8, maps=maps, version=version)
+        found, kept, mapped = onnx_export.write(
+            loaded, shown, failed, int8=int8, class_activation_maps=class_activation_maps, version=version
+        )
     if not found.passed:
         raise ModelError(
             f"the exported file differs from the bundle by {max(found.largest_gap, found.member_gap):.1e} (allowed: "
@@ -137,7 +139,9 @@ def export(
         )
     put_in_place(failed, target)
     write_json(proof_of(target), found.to_dict())
-    return Exported(target, found, tuple(member.name for member in loaded.members), kept, mapped if maps else None)
+    return Exported(
+        target, found, tuple(member.name for member in loaded.members), kept, mapped if class_activation_maps else None
+    )
 
 
 def _write_program(bundle: Bundle, shown: Shown, target: Path, version: str) -> Verification:
@@ -145,7 +149,7 @@ def _write_program(bundle: Bundle, shown: Shown, target: Path, version: str) -> 
     return ask_both(bundle, LoadedProgram.load(target), shown)
 
 
-def _require_options(format: Format, *, int8: bool, maps: bool) -> None:
+def _require_options(format: Format, *, int8: bool, class_activation_maps: bool) -> None:
     """Refuse what a format cannot have.
 
     Raises:
@@ -156,7 +160,9 @@ def _require_options(format: Format, *, int8: bool, maps: bool) -> None:
         [
             format not in SUFFIXES and f"unknown format '{format}' (known: {', '.join(SUFFIXES)})",
             program and int8 and "a program of PyTorch computes in 32 bits: leave --int8 out, or export --format onnx",
-            program and maps and "a program of PyTorch draws no maps: leave --maps out, or export --format onnx",
+            program
+            and class_activation_maps
+            and "torch programs have no class-activation maps: omit --class-activation-maps, or use --format onnx",
         ]
     )
     if onnx_export is None and not program:

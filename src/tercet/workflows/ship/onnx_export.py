@@ -21,7 +21,7 @@ from tercet.ground.files import write_bytes
 
 
 def write(
-    bundle: Bundle, shown: Shown, target: Path, *, int8: bool, maps: bool, version: str
+    bundle: Bundle, shown: Shown, target: Path, *, int8: bool, class_activation_maps: bool, version: str
 ) -> tuple[Verification, dict[str, str], tuple[str, ...]]:
     """Write a bundle, and ask it and the file about images.
 
@@ -30,7 +30,7 @@ def write(
         shown: The images.
         target: Where to.
         int8: Let members compute in 8 bits where that costs at most half a point of accuracy.
-        maps: Let the file tell where its networks saw the class.
+        class_activation_maps: Add class-activation maps of the members that support them as an output.
         version: Of this package.
 
     Returns:
@@ -44,7 +44,7 @@ def write(
         raise ConfigError(
             "--int8 reads ranges from real images, and none of the run are there: give --data or --images"
         )
-    seeing = mappable(bundle) if maps else []
+    seeing = mappable(bundle) if class_activation_maps else []
     graphs = [export_member(member, mapped=member in seeing) for member in bundle.members]
     quantized = _in_8_bits(bundle, graphs, shown) if int8 else _Quantized()
     while True:

@@ -29,7 +29,7 @@ def choose_images(
     *,
     data: str | None = None,
     images: Sequence[str | Path] = (),
-    most: int = 256,
+    max_images: int = 256,
     config: DataConfig | None = None,
 ) -> Shown:
     """Return images to ask about, some of them at the edges: black, white, noise, a single pixel.
@@ -39,7 +39,7 @@ def choose_images(
         path: Where it lies; a run's folder holds its validation images. None for a bundle that lies nowhere.
         data: Labelled images instead.
         images: Files and folders instead.
-        most: Most images, spread evenly over all there are.
+        max_images: Most images, spread evenly over all there are.
         config: How to read the data.
 
     Raises:
@@ -51,22 +51,22 @@ def choose_images(
     if data is not None:
         table, store, _, subset = rows_to_score(data, bundle.card, config or DataConfig(), seen="ignore")
         rows = np.flatnonzero(table.labels != UNLABELLED)
-        return _of_table(bundle, table, store, rows, f"{data}, {subset}", most)
+        return _of_table(bundle, table, store, rows, f"{data}, {subset}", max_images)
     if images:
         pictures = [pixels for _, pixels in LoosePictures([*images]).pictures()]
-        kept = [pictures[row] for row in _spread(np.arange(len(pictures)), most)]
+        kept = [pictures[row] for row in _spread(np.arange(len(pictures)), max_images)]
         return _with_edges(kept, None, f"{len(kept)} of {len(pictures)} images given")
-    return (_of_run(bundle, Path(path), most) if path is not None else None) or _drawn(bundle)
+    return (_of_run(bundle, Path(path), max_images) if path is not None else None) or _drawn(bundle)
 
 
-def _spread(rows: Ints, most: int) -> Ints:
+def _spread(rows: Ints, max_images: int) -> Ints:
     """Return at most so many of the rows, spread evenly: tables are often sorted by class."""
-    if len(rows) <= most:
+    if len(rows) <= max_images:
         return rows
-    return np.asarray(rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)])
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, max_images).round().astype(np.int64)])
 
 
-def _of_run(bundle: Bundle, path: Path, most: int) -> Shown | None:
+def _of_run(bundle: Bundle, path: Path, max_images: int) -> Shown | None:
     """Return validation images of the run that a bundle lies in; None where they are gone."""
     run = path.resolve().parent if (path / MANIFEST).exists() else path
     try:
@@ -79,11 +79,11 @@ def _of_run(bundle: Bundle, path: Path, most: int) -> Shown | None:
     kept = table.rows_of("val") if table.splits is not None else ()
     rows = np.asarray(kept if len(kept) else np.arange(len(table)), dtype=np.int64)  # folds leave no validation rows
     told = f"validation images of {run}" if len(kept) else f"images of {run}"
-    return _of_table(bundle, table, store, rows, told, most) if len(rows) else None
+    return _of_table(bundle, table, store, rows, told, max_images) if len(rows) else None
 
 
-def _of_table(bundle: Bundle, table: SampleTable, store: Store, rows: Ints, told: str, most: int) -> Shown:
-    chosen = _spread(rows, most)
+def _of_table(bundle: Bundle, table: SampleTable, store: Store, rows: Ints, told: str, max_images: int) -> Shown:
+    chosen = _spread(rows, max_images)
     pictures = [np.asarray(store.read(int(row))) for row in chosen]
     if table.membership is None:
         index = {name: place for place, name in enumerate(bundle.classes)}

@@ -76,7 +76,7 @@ def exported(path: Path) -> Iterator[Path]:
     read_manifest(inner if is_bundle(inner) else path)  # what is no bundle is told at once
     with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
         file = Path(folder) / "model.onnx"
-        command = own_command("export", "--maps", "--", str(path), str(file))
+        command = own_command("export", "--class-activation-maps", "--", str(path), str(file))
         with Relay() as relay:
             failed = relay.wait(Child(command, silent=True))
         if failed or not file.is_file():

@@ -24,7 +24,7 @@ def verify(
     *,
     data: str | None = None,
     images: Sequence[str | Path] = (),
-    most: int = 256,
+    max_images: int = 256,
     config: DataConfig | None = None,
 ) -> Verification:
     """Compare an exported file with its bundle; what is found also lies beside the file (`proof_of`).
@@ -34,7 +34,7 @@ def verify(
         bundle: A bundle's folder, a run's folder, or a loaded bundle.
         data: Labelled images to ask about (default: the run's validation images).
         images: Files and folders to ask about instead.
-        most: Most images to ask about.
+        max_images: Most images to ask about.
         config: How to read the data.
 
     Raises:
@@ -61,7 +61,7 @@ def verify(
     views = [Views.parse(entry.get("views", "none"), seed=entry.get("seed", 0)) for entry in told]
     members = (replace(member, views=seen) for member, seen in zip(loaded.members, views, strict=True))
     loaded = replace(loaded, members=tuple(members))
-    shown = choose_images(loaded, place, data=data, images=images, most=most, config=config)
+    shown = choose_images(loaded, place, data=data, images=images, max_images=max_images, config=config)
     exact = all(entry.get("precision") == "fp32" for entry in told)
     found = ask_both(loaded, model, shown, exact=exact)
     write_json(proof, found.to_dict())

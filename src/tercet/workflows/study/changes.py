@@ -1,4 +1,4 @@
-"""What a user changes in a recipe: other data, other networks, or a rehearsal."""
+"""Overrides of a recipe: data, networks, dry run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tercet.data.catalog import NAMED_OPTIONS
 from tercet.ground.errors import ConfigError, require
 from tercet.ground.registry import nearest
 from tercet.models.networks import own_network
@@ -18,9 +17,9 @@ from tercet.records.recipe import Part, Setting
 from tercet.workflows.train.members import member_mapping
 
 _LENGTH = ("stages", "epochs", "lr", "schedule", "patience", "max_time")
-_REHEARSED = {"model": "test_resnet", "pretrained": False, "weights": None}
-_REHEARSED_SIZE = 64  # pixels; less, and its feature map has nothing to scan
-_REHEARSED_LIMIT = 2000  # training images; a class more than that has none
+_DRY_RUN = {"model": "test_resnet", "pretrained": False, "weights": None}
+_DRY_RUN_SIZE = 64  # pixels; less, and its feature map has nothing to scan
+_DRY_RUN_LIMIT = 2000  # training images; a class more than that has none
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,12 @@ class Changes:
     """Options on how they are read and divided, by dotted key."""
     replaced: Mapping[str, Any] = field(default_factory=dict)
     """By a network's name in the recipe: the name of another one, or a mapping of `model` and options."""
-    rehearse: bool = False
-    """Train every network for one update, backbones by a tiny one in their place."""
+    dry_run: bool = False
+    """Train every network for one step, with tiny backbones."""
 
     @classmethod
     def parse(
-        cls, data: str | Path | None, data_options: Mapping[str, Any], words: Sequence[Any], *, rehearse: bool
+        cls, data: str | Path | None, data_options: Mapping[str, Any], words: Sequence[Any], *, dry_run: bool
     ) -> Changes:
         """Read changes as they are written: `NETWORK=OTHER`, `NETWORK=FILE.yaml`, or mappings from one to the other.
 
@@ -53,7 +52,7 @@ class Changes:
                     raise ConfigError(f"replace '{word}' is not of the form NETWORK=OTHER or NETWORK=FILE.yaml")
                 own = isinstance(new, str) and Path(new).suffix in (".yaml", ".yml")
                 replaced[str(old)] = {"model": None, **read_mapping(new)} if own else new
-        return cls(None if data is None else str(data), dict(data_options), replaced, rehearse)
+        return cls(None if data is None else str(data), dict(data_options), replaced, dry_run)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -61,7 +60,7 @@ class Changes:
             "data": self.data,
             "data_options": dict(self.data_options),
             "replaced": dict(self.replaced),
-            "rehearse": self.rehearse,
+            "dry_run": self.dry_run,
         }
 
     def apply(self, setting: Setting) -> Setting:
@@ -82,17 +81,14 @@ class Changes:
 
     def _part(self, part: Part, setting: Setting) -> Part:
         data = self.data or part.data or setting.data
-        if part.verb == "blend":
+        if part.files:
             return replace(part, data=os.path.join(self.data_options.get("data_dir") or "", data or ""))
         options = _with_networks(part.options, partial(self._network, varied=bool(part.options.get("sizes"))))
         if part.verb != "ensemble":
-            read = _nested(options.get("data"))
-            if data != (part.data or setting.data):
-                read = {key: value for key, value in read.items() if key not in NAMED_OPTIONS}
-            options |= {"data": {**read, **self.data_options}}
+            options |= {"data": {**_nested(options.get("data")), **self.data_options}}
         seeds = part.seeds
-        if self.rehearse:
-            options, seeds = _rehearsed(part, options), part.seeds[:1]
+        if self.dry_run:
+            options, seeds = _shortened(part, options), part.seeds[:1]
         return replace(part, data=None if part.verb == "ensemble" else data, options=options, seeds=seeds)
 
     def _network(self, member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
@@ -107,7 +103,7 @@ class Changes:
         if name in self.replaced:
             other = self.replaced[name]
             changed |= {"model": other} if isinstance(other, str) else dict(other)
-        if self.rehearse:
+        if self.dry_run:
             changed = {key: value for key, value in changed.items() if key not in _LENGTH}
             if own_network(changed["model"]) is None:
                 changed = _tiny(changed, varied=varied)
@@ -118,8 +114,8 @@ def _tiny(member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
     """Return a tiny network in a backbone's place; a size that the part varies is left to it."""
     shown = {key for key in member if key.partition(".")[0] == "input"}
     options = {key: value for key, value in member.items() if key.partition(".")[0] not in ("input", "backbone")}
-    size = {} if varied and not shown else {"input": {"size": [_REHEARSED_SIZE]}}
-    return {**options, **size, **_REHEARSED}
+    size = {} if varied and not shown else {"input": {"size": [_DRY_RUN_SIZE]}}
+    return {**options, **size, **_DRY_RUN}
 
 
 def networks_of(setting: Setting) -> Iterator[str]:
@@ -138,13 +134,13 @@ def _with_networks(options: Mapping[str, Any], change: Callable[[Mapping[str, An
     return changed
 
 
-def _rehearsed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
+def _shortened(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options under which every training is one update."""
     if part.verb == "ensemble":
         return {**options, "fusion": {**_nested(options.get("fusion")), "steps": 1}}
     short = {key: value for key, value in options.items() if key not in _LENGTH}
     short["stages"] = [{"lr": 1e-4, "steps": 1}]
-    short["data"] = {**_nested(options.get("data")), "limit": _REHEARSED_LIMIT}
+    short["data"] = {**_nested(options.get("data")), "limit": _DRY_RUN_LIMIT}
     if part.verb == "compare":
         return {**short, "seeds": 1}
     return {**short, "fusion": {**_nested(options.get("fusion")), "steps": 1}}

@@ -12,7 +12,7 @@ from tercet.workflows.study.recipes import load_recipe, recipe_names, recipe_tex
 def list_recipes() -> Answer:
     """Return the packaged recipes with their titles and the time that each scale takes."""
     recipes = [load_recipe(name) for name in recipe_names()]
-    table = plain_table("recipes: tercet study NAME --data-dir FOLDER; --show prints one")
+    table = plain_table("recipes: tercet reproduce NAME --data-dir FOLDER; --show prints one")
     for header in ("name", "question", "scale small takes"):
         table.add_column(header, overflow="fold")
     for recipe in recipes:

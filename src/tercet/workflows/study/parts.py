@@ -1,4 +1,4 @@
-"""The parts of a study: each an ordinary run of a verb, begun, continued, and read when it is finished."""
+"""The parts of a reproduction: each an ordinary run of a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tercet.ground.files import read_json, write_json, write_text
 from tercet.records.options import Options, Parsed
 from tercet.records.prediction_files import read_predictions
 from tercet.records.recipe import Part, Setting
-from tercet.workflows.blend import BlendMethod, blend
+from tercet.workflows.blend import FileMethod, combine_predictions
 from tercet.workflows.compare.run import run_comparison
 from tercet.workflows.crossval.run import run_crossval
 from tercet.workflows.options.run import ENSEMBLE, TRAIN
@@ -26,12 +26,12 @@ from tercet.workflows.train.run import run_training
 from tercet.workflows.train.run_folder import RunFolder
 
 _OPTIONS: Mapping[str, Options] = {"train": TRAIN, "compare": COMPARE, "crossval": CROSSVAL, "ensemble": ENSEMBLE}
-_BLENDED: tuple[BlendMethod, ...] = ("average", "pruned", "vote")
+_FILE_METHODS: tuple[FileMethod, ...] = ("average", "pruned", "vote")
 
 
 @dataclass(frozen=True)
 class Work:
-    """One run that a study consists of: a part, with one of its seeds where it has several."""
+    """One run of a part, with one of its seeds if it has several."""
 
     name: str
     """The part's name."""
@@ -42,7 +42,7 @@ class Work:
     seed: int | None
     """The seed, where the part is repeated."""
     parsed: Parsed | None
-    """Its options; a blend has none."""
+    """Its options; None for prediction files."""
     of: tuple[RunFolder, ...] = ()
     """The runs whose members are fused."""
 
@@ -72,10 +72,10 @@ class Work:
         """
         folder = str(self.run.path)
         begun = self.run.config.is_file()
-        if not begun or self.part.verb in ("ensemble", "blend"):
+        if not begun or self.part.verb == "ensemble":
             shutil.rmtree(folder, ignore_errors=True)  # not begun, or too short to be continued
-        if self.part.verb == "blend":
-            _blend(self.run, self.part)
+        if self.part.files:
+            _combine(self.run, self.part)
             return
         assert self.parsed is not None
         if self.part.verb == "ensemble":
@@ -115,7 +115,7 @@ def works(setting: Setting, folder: Path, shared: Mapping[str, Any], only: tuple
 def _works_of(name: str, part: Part, setting: Setting, folder: Path, shared: Mapping[str, Any]) -> Iterator[Work]:
     for seed in part.seeds or (None,):
         run = _run(folder, name, seed)
-        if part.verb == "blend":
+        if part.files:
             yield Work(name, part, run, seed, None)
             continue
         options = {**part.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
@@ -130,23 +130,23 @@ def _run(folder: Path, name: str, seed: int | None) -> RunFolder:
     return RunFolder(folder / "parts" / (name if seed is None else f"{name}-seed-{seed}"))
 
 
-def _blend(run: RunFolder, part: Part) -> None:
-    """Fuse prediction files in every way that fits nothing, and leave what a run leaves."""
+def _combine(run: RunFolder, part: Part) -> None:
+    """Combine prediction files by every method that fits nothing; write the files of a run."""
     labels = np.repeat(np.arange(len(part.runs_of_classes)), part.runs_of_classes) if part.runs_of_classes else None
     paths = [Path(part.data or "") / name for name in part.files]
     said = [read_predictions(path, labels=labels) for path in paths]
     names = [path.stem for path in paths]
     for name, one in zip(names, said, strict=True):
         one.save(run.predictions(name, "test"))
-    results = [blend(said, method=method) for method in _BLENDED]
+    results = [combine_predictions(said, names, method=method) for method in _FILE_METHODS]
     for result in results:
         result.predictions.save(run.predictions(result.combiner.method, "test"))
     found = [result.to_dict() for result in results]
-    if not found[0]["blend"]:
-        raise DataError(f"the rows of {paths[0]} have no labels to score with: say runs_of_classes in the recipe")
+    if not found[0]["ensemble"]:
+        raise DataError(f"the rows of {paths[0]} have no labels to score with: give runs_of_classes in the recipe")
     document = {
         "members": [{"name": name, "test": row} for name, row in zip(names, found[0]["members"], strict=True)],
-        "ensembles": [{"name": one["method"], "test": one["blend"]} for one in found],
+        "ensembles": [{"name": one["method"], "test": one["ensemble"]} for one in found],
     }
     write_text(run.report, "\n".join(result.to_text() for result in results))
     write_json(run.metrics, document)

@@ -1,4 +1,4 @@
-"""What the parts of a study measured, by part and name: scores of every repetition, and where its predictions are."""
+"""Scores and prediction files of the parts of a reproduction, by part and name."""
 
 from __future__ import annotations
 
@@ -93,7 +93,6 @@ def _of_folds(work: Work, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mea
 _READERS: Mapping[str, Callable[[Work, Mapping[str, Any]], Iterator[tuple[str, Measured | None]]]] = {
     "train": _of_run,
     "ensemble": _of_run,
-    "blend": _of_run,
     "compare": _of_comparison,
     "crossval": _of_folds,
 }

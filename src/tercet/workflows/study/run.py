@@ -1,6 +1,6 @@
 """Run a recipe: its parts in order, each resumable, then published and measured numbers side by side.
 
-STUDY/
+FOLDER/
   config.yaml  recipe.yaml  environment.json    what was asked, as the recipe was then, and where
   parts/NAME/                                   a part, as its verb leaves it (NAME-seed-S where it is repeated)
   metrics.json  table.csv  report.txt           the table, the tests, and all that was measured
@@ -22,7 +22,7 @@ from tercet.ground.streams import printable
 from tercet.records.documents import dump_yaml, read_mapping
 from tercet.records.options import Parsed
 from tercet.records.recipe import Recipe, Scale, Setting
-from tercet.workflows.options.study import STUDY, StudyConfig
+from tercet.workflows.options.study import REPRODUCE, ReproduceConfig
 from tercet.workflows.study.changes import Changes
 from tercet.workflows.study.parts import Work, works
 from tercet.workflows.study.readings import read_measurements
@@ -35,8 +35,8 @@ _RESUMED = {"resume", "parts", "json", "debug", "device", "threads"}
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study, as far as it has been done."""
+class Reproduction:
+    """A reproduction, as far as it has been run."""
 
     path: Path
     """Its folder."""
@@ -51,7 +51,7 @@ class Study:
         return self.metrics["failed"][0]["exit_code"] if self.metrics["failed"] else 0
 
 
-def study(
+def reproduce(
     recipe: str | Path | None = None,
     source: str | Path | None = None,
     /,
@@ -59,38 +59,38 @@ def study(
     resume: str | Path | None = None,
     console: Console | None = None,
     **options: Any,
-) -> Study:
-    """Repeat a published experiment, and set its numbers beside the measured ones.
+) -> Reproduction:
+    """Reproduce a published experiment, and compare published with measured numbers.
 
     Args:
-        recipe: Name of a recipe (`list_recipes` tells them), or a YAML file.
-        source: Other images than the recipe's: folder, table, zip, or the name of a data set.
-        resume: Folder of a study to go on with, instead of a recipe.
+        recipe: Name of a recipe (as `tercet reproduce` lists them), or a YAML file.
+        source: Replacement images: folder, table, zip, or data set name.
+        resume: Folder of a reproduction to continue, instead of a recipe.
         console: Where to report progress; silent by default.
-        **options: Any option of `tercet study`, such as `scale="paper"`, `replace=[{"resnet18": "resnet50"}]`,
+        **options: Any option of `tercet reproduce`, such as `scale="paper"`, `replace=[{"resnet18": "resnet50"}]`,
             `data={"data_dir": "..."}`.
 
     Raises:
-        TercetError: See `tercet.ground.errors`; what was begun can be continued with `resume`.
+        TercetError: See `tercet.ground.errors`; an interrupted reproduction can be continued with `resume`.
     """
-    parsed = STUDY.parse_object(options)
-    return run_study(recipe, source, parsed, resume=resume, console=console or Console(quiet=True))
+    parsed = REPRODUCE.parse_object(options)
+    return run_reproduction(recipe, source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
-def run_study(
+def run_reproduction(
     recipe: str | Path | None,
     source: str | Path | None,
     parsed: Parsed,
     *,
     resume: str | Path | None,
     console: Console,
-) -> Study:
-    """Begin or continue a study and see it to its end, or to the end of the parts that were asked for."""
-    config = parsed.of(StudyConfig)
+) -> Reproduction:
+    """Begin or continue a reproduction; run all parts, or those of `parts`."""
+    config = parsed.of(ReproduceConfig)
     if resume is not None:
         other = sorted(parsed.given - _RESUMED) + [str(word) for word in (recipe, source) if word is not None]
         if other:
-            raise ConfigError(f"--resume goes on as the study was begun; it takes no {', '.join(other)}")
+            raise ConfigError(f"--resume continues with the original options; it does not accept {', '.join(other)}")
         return _resume(Path(resume), config, console)
     if recipe is None:
         raise ConfigError(f"name a recipe ({', '.join(recipe_names())}), or --resume FOLDER")
@@ -99,23 +99,23 @@ def run_study(
         raise ConfigError(f"recipe {asked.name} has no scale {config.scale} ({', '.join(asked.scales)})")
     given = {key: value for key, value in parsed.to_dict().items() if key in parsed.given}
     data_options = {key.removeprefix("data."): value for key, value in given.items() if key.startswith("data.")}
-    changes = Changes.parse(source, data_options, config.replace, rehearse=config.rehearse)
+    changes = Changes.parse(source, data_options, config.replace, dry_run=config.dry_run)
     begun = _Begun(asked, config.scale, changes)
     begun.works(Path("."), config)  # finds what is wrong before anything is written
     run = RunFolder.create(config.output, asked.name)
     with run.lock():
         write_text(run.path / "recipe.yaml", recipe_text(str(recipe)))
         write_json(run.path / "environment.json", describe_environment())
-        write_text(run.config, dump_yaml({"study_of": asked.name, "scale": config.scale, **changes.to_dict()}))
+        write_text(run.config, dump_yaml({"reproduction_of": asked.name, "scale": config.scale, **changes.to_dict()}))
         return begun.work(run, config, console)
 
 
-def _resume(folder: Path, config: StudyConfig, console: Console) -> Study:
+def _resume(folder: Path, config: ReproduceConfig, console: Console) -> Reproduction:
     run = RunFolder.open(folder)
     stored = read_mapping(run.config)
-    name = stored.pop("study_of", None)
+    name = stored.pop("reproduction_of", None)
     if name is None:
-        raise StorageError(f"{folder} holds no study: it was not begun by `tercet study`")
+        raise StorageError(f"{folder} is not a reproduction: it was not created by `tercet reproduce`")
     recipe = Recipe.from_mapping(str(name), read_mapping(run.path / "recipe.yaml"))
     scale = stored.pop("scale")
     with run.lock():
@@ -134,11 +134,11 @@ class _Begun:
     def setting(self) -> Setting:
         return self.changes.apply(self.recipe.scales[self.scale])
 
-    def works(self, folder: Path, config: StudyConfig, only: tuple[str, ...] = ()) -> list[Work]:
+    def works(self, folder: Path, config: ReproduceConfig, only: tuple[str, ...] = ()) -> list[Work]:
         shared = {"device": config.device, "threads": config.threads}
         return works(self.setting, folder, shared, only)
 
-    def work(self, run: RunFolder, config: StudyConfig, console: Console) -> Study:
+    def work(self, run: RunFolder, config: ReproduceConfig, console: Console) -> Reproduction:
         """Do what is asked for and not finished, and report all that is."""
         asked = self.works(run.path, config, config.parts)
         waiting = [work for work in asked if not work.finished()]
@@ -148,7 +148,7 @@ class _Begun:
             self.report(run, config)  # what is there can be read while the rest goes on
         return self.report(run, config)
 
-    def report(self, run: RunFolder, config: StudyConfig) -> Study:
+    def report(self, run: RunFolder, config: ReproduceConfig) -> Reproduction:
         """Write and return what the finished parts say."""
         everyone = self.works(run.path, config)
         done = [work for work in everyone if work.run.metrics.is_file()]
@@ -179,7 +179,7 @@ class _Begun:
         write_text(run.path / "table.csv", table_csv(metrics["table"]))
         write_json(run.metrics, metrics)
         write_text(run.report, text)
-        return Study(run.path, metrics, text)
+        return Reproduction(run.path, metrics, text)
 
     def _changed(self) -> list[str]:
         """Return what the user changed, in sentences."""
@@ -189,8 +189,8 @@ class _Begun:
         for old, new in changes.replaced.items():
             name = new if isinstance(new, str) else new.get("model")
             said.append(f"{old} has other options." if name == old else f"In place of {old}: {name}.")
-        if changes.rehearse:
-            said.insert(0, "A REHEARSAL: every training is one update of a tiny network; no number means anything.")
+        if changes.dry_run:
+            said.insert(0, "DRY RUN: every training is one step of a tiny network; the numbers are meaningless.")
         return said
 
 

@@ -1,4 +1,4 @@
-"""The table of a study: published numbers and measured ones side by side, as values, text and CSV."""
+"""The table of a reproduction: published numbers and measured ones side by side, as values, text and CSV."""
 
 from __future__ import annotations
 

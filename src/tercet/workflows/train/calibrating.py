@@ -30,7 +30,7 @@ from tercet.records.predictions import Ints, Predictions, join
 
 _TAKEN = (
     "no threshold and no prediction sets: {method} was fitted on all validation rows, and none is left that nothing "
-    "was fitted on; fuse again without it, as tercet ensemble RUN --methods average,pruned,vote does"
+    "was fitted on; fuse again without it, as tercet ensemble RUN --ensemble-methods average,pruned,vote does"
 )
 _NO_RISK = "no reject threshold: no threshold keeps errors at {risk:g} with {sure:.0%} confidence on {rows} rows"
 _NO_COVERAGE = "no prediction sets: {rows} rows are too few for a coverage of {coverage:g}"

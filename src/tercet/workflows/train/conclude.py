@@ -107,8 +107,8 @@ def conclude(
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
     )
-    selected = select_members(trained, plan.fusion.top, plan.monitor)
-    ensembles = fuse(selected, plan.run.fuse, plan=plan, prepared=prepared) if len(selected) > 1 else []
+    selected = select_members(trained, plan.fusion.num_members, plan.monitor)
+    ensembles = fuse(selected, plan.run.ensemble_methods, plan=plan, prepared=prepared) if len(selected) > 1 else []
     groups = validation_groups(selected, prepared)
     for one in ensembles:
         for split, said in one.predictions.items():

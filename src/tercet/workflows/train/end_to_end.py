@@ -152,7 +152,7 @@ class EndToEndFitter:
         graph = EndToEnd([member.classifier for member in members], head, train_branches=True)
         train = self._images(self.prepared.rows("train"), graph, augmented=True)
         validation = self._images(self.prepared.rows("validation"), graph)
-        self._train(graph, train, validation, joint_objective(self.fusion.own_loss))
+        self._train(graph, train, validation, joint_objective(self.fusion.aux_loss_weight))
         bundle = Bundle(self.prepared.table.classes, members, head)  # predicts as what is shipped does
         workers = self.plan.data_config.num_workers
         said = {
@@ -212,15 +212,15 @@ class EndToEndFitter:
             ).run()
 
 
-def joint_objective(own_loss: float) -> Objective:
-    """Return the loss (1 - own_loss) * fused + own_loss * mean over the members' own cross-entropies."""
+def joint_objective(aux_loss_weight: float) -> Objective:
+    """Return the loss (1 - aux_loss_weight) * fused + aux_loss_weight * mean over the members' own cross-entropies."""
     entropy = CrossEntropy()
 
     def objective(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.targets is not None
         fused, members = _joint(module)(batch.images)  # B K, B M K
         own = torch.stack([entropy.loss(logits, batch.targets) for logits in members.unbind(1)]).mean()
-        return (1 - own_loss) * entropy.loss(fused, batch.targets) + own_loss * own, fused
+        return (1 - aux_loss_weight) * entropy.loss(fused, batch.targets) + aux_loss_weight * own, fused
 
     return objective
 

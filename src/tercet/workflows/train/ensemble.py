@@ -1,4 +1,4 @@
-"""Fuse members that exist already, of one run or of several on the same data and splits."""
+"""Combine the trained members of runs on the same data and splits, or prediction files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from tercet.deploy.bundle import load_bundle
 from tercet.ground.errors import ConfigError, DataError, StorageError
 from tercet.ground.files import write_text
 from tercet.ground.runtime import choose_device, plan_threads
-from tercet.records.config import CalibrationConfig, FusionConfig, RunConfig
+from tercet.records.config import METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.records.documents import dump_yaml
 from tercet.records.options import Parsed
+from tercet.records.predictions import Predictions
+from tercet.workflows.blend import CombinedPredictions, are_files, combine_files, require_applicable
 from tercet.workflows.options.run import ENSEMBLE, EnsembleConfig
 from tercet.workflows.train.conclude import conclude
 from tercet.workflows.train.fusing import TrainedMember, read_members
@@ -27,24 +29,34 @@ from tercet.workflows.train.run_folder import RunFolder
 from tercet.workflows.train.tta import is_settled, settle
 
 
-def ensemble(runs: Sequence[str | Path], *, console: Console | None = None, **options: Any) -> Run:
-    """Fuse the members of runs on the same data and splits, and leave a run folder with the result.
+def combine(
+    inputs: Sequence[str | Path | Predictions], *, console: Console | None = None, **options: Any
+) -> Run | CombinedPredictions:
+    """Combine trained runs, or prediction files, into an ensemble.
 
     Args:
-        runs: Run folders.
+        inputs: Run folders on the same data and splits; or prediction files and `Predictions` of the same samples.
         console: Where to report progress; silent by default.
-        **options: Any option of `tercet ensemble`, such as `methods=["average", "e2e"]`,
-            `fusion={"regime": "frozen"}`.
+        **options: Any option of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
+            `fusion={"regime": "frozen"}` for runs, or `labels="truth.csv"` for files.
+
+    Returns:
+        For runs, a new run with a bundle; for files, the combined predictions. Both have a `report`.
 
     Raises:
-        ConfigError: A combination of regime and fusion data that cannot be.
-        DataError: The runs do not hold the same samples, splits and classes.
+        ConfigError: A mixture of runs and files, or options that do not apply to them.
+        DataError: The inputs do not contain the same samples, splits and classes.
     """
-    return run_ensemble(runs, ENSEMBLE.parse_object(options), console=console or Console(quiet=True))
+    parsed = ENSEMBLE.parse_object(options)
+    if are_files(inputs):
+        return combine_files(inputs, parsed)
+    folders = [item for item in inputs if not isinstance(item, Predictions)]
+    return run_ensemble(folders, parsed, console=console or Console(quiet=True))
 
 
 def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console) -> Run:
-    """Fuse as `ensemble` does, from parsed options."""
+    """Combine run folders as `combine` does, from parsed options."""
+    require_applicable(parsed, files=False)
     config, fusion = parsed.of(EnsembleConfig), parsed.of(FusionConfig)
     device = choose_device(config.device)
     folders = [RunFolder.open(path) for path in {Path(path).resolve(): path for path in runs}.values()]
@@ -56,7 +68,8 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
     if any(plan.sets for plan in plans):
         raise ConfigError("members that answer with label sets are fused where they are trained: name all in one run")
     first = plans[0]
-    run_config = RunConfig(fuse=config.methods, seed=config.seed, device=config.device, threads=config.threads)
+    methods = METHODS if config.ensemble_methods is None else config.ensemble_methods
+    run_config = RunConfig(ensemble_methods=methods, seed=config.seed, device=config.device, threads=config.threads)
     plan = replace(
         first,
         run=run_config,
@@ -74,7 +87,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: Parsed, *, console: Console
         for folder, one in zip(folders, plans, strict=True):
             _train_folds(folder, one, fusion, prepared, console)
         members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
-    if "e2e" in config.methods and (fusion.regime, fusion.data) == ("cached", "train"):
+    if "e2e" in methods and (fusion.regime, fusion.data) == ("cached", "train"):
         for folder, one in zip(folders, plans, strict=True):
             _predict_train(folder, one, prepared, device)
         members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]

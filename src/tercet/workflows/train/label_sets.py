@@ -42,7 +42,11 @@ def for_sets(plan: Plan) -> Plan:
     promised = plan.calibration.promises and f"calibration.reject_risk and coverage are for {_UNFIT}"
     require([views, promised, *(problem for member in members for problem in _problems(member))])
     plan = replace(plan, calibration=UNCALIBRATED)
-    return replace(plan, members=members, run=replace(plan.run, fuse=cast("tuple[Method, ...]", _fuse(plan.run.fuse))))
+    return replace(
+        plan,
+        members=members,
+        run=replace(plan.run, ensemble_methods=cast("tuple[Method, ...]", _fuse(plan.run.ensemble_methods))),
+    )
 
 
 def _monitor(monitor: Monitor) -> Monitor:
@@ -68,7 +72,7 @@ def _fuse(methods: Sequence[Method]) -> tuple[str, ...]:
         return SET_METHODS
     if other := [method for method in methods if method not in SET_METHODS]:
         raise ConfigError(
-            f"fuse {', '.join(other)} needs probabilities of one class an image: label sets are fused by "
+            f"ensemble_methods {', '.join(other)} needs probabilities of one class an image: label sets are fused by "
             f"{' or '.join(SET_METHODS)}"
         )
     return tuple(methods)
@@ -76,7 +80,7 @@ def _fuse(methods: Sequence[Method]) -> tuple[str, ...]:
 
 def set_methods(plan: Plan) -> tuple[SetMethod, ...]:
     """Return the ways to fuse that a plan names."""
-    return tuple(method for method in SET_METHODS if method in plan.run.fuse)
+    return tuple(method for method in SET_METHODS if method in plan.run.ensemble_methods)
 
 
 def set_objective(config: LabelsConfig, counts: Ints) -> Objective:

@@ -97,11 +97,11 @@ class Plan:
                     only_sets and f"monitor {self.monitor} {needs}",
                 ]
             )
-        fused = len(self.members) > 1 and self.fusion.top != 1
-        if self.calibration.promises and fused and all(map(self.learns_from_validation, self.run.fuse)):
+        fused = len(self.members) > 1 and self.fusion.num_members != 1
+        if self.calibration.promises and fused and all(map(self.learns_from_validation, self.run.ensemble_methods)):
             raise ConfigError(
                 "calibration.reject_risk and coverage need validation rows that nothing was fitted on, and "
-                f"{', '.join(self.run.fuse)} learn from all of them: add average, pruned or vote, or give "
+                f"{', '.join(self.run.ensemble_methods)} learn from all of them: add average, pruned or vote, or give "
                 "fusion.data out-of-fold with e2e"
             )
         for what in ("monitor", "monitor_split"):
@@ -130,11 +130,14 @@ class Plan:
 
     def needs_folds(self) -> bool:
         """Tell whether the fusion learns from out-of-fold predictions."""
-        return "e2e" in self.run.fuse and len(self.members) > 1 and self.fusion.data == "out-of-fold"
+        return "e2e" in self.run.ensemble_methods and len(self.members) > 1 and self.fusion.data == "out-of-fold"
 
     def predicted_splits(self) -> tuple[str, ...]:
         """Return the splits that members predict: the training rows only where the fusion learns from them."""
-        learns_from_train = "e2e" in self.run.fuse and (self.fusion.regime, self.fusion.data) == ("cached", "train")
+        learns_from_train = "e2e" in self.run.ensemble_methods and (self.fusion.regime, self.fusion.data) == (
+            "cached",
+            "train",
+        )
         return ("validation", "test", "train") if learns_from_train else ("validation", "test")
 
     def save(self, run: RunFolder) -> None:

@@ -70,7 +70,7 @@ class PreparedData:
             random_erasing=training.random_erasing,
             mixup=training.mixup,
             cutmix=training.cutmix,
-            balanced=data.balanced,
+            balanced=data.class_balanced_sampling,
         )
 
     def _loader(self, rows: Rows, specs: Sequence[InputSpec], **options: object) -> ImageLoader:

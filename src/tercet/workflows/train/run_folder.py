@@ -186,9 +186,9 @@ class MemberFolder:
 
 
 def kind_of(document: Mapping[str, Any], place: Path) -> str:
-    """Return the verb that left a folder with these metrics: train, ensemble, compare, crossval, tune or study."""
+    """Return the command that wrote a folder: train, ensemble, compare, crossval, tune or reproduce."""
     if "recipe" in document:
-        return "study"
+        return "reproduce"
     if "pooled" in document:
         return "crossval"
     if "trials" in document:

@@ -150,7 +150,7 @@ def _measure(run: RunFolder, plan: Plan, views: Views) -> Level:
         for member in plan.members
     }
     members = {name: score(predictions) for name, predictions in said.items()}
-    best = rank(members, plan.monitor)[: plan.fusion.top or None]
+    best = rank(members, plan.monitor)[: plan.fusion.num_members or None]
     fused = average([said[name] for name in said if name in best])
     return Level(views, fused, score(fused), members)
 

@@ -26,14 +26,14 @@ SEARCHED = Options(
     aliases={"data_dir": "data.data_dir"},
 )
 """The options of a trial, which are those of a training."""
-_NO_EFFECT = ("checkpoint_seconds", "device", "fuse", "output", "tensorboard", "threads", "tta")
+_NO_EFFECT = ("checkpoint_seconds", "device", "ensemble_methods", "output", "tensorboard", "threads", "tta")
 _FIXED = {
     **{key: "it does not change what is learned" for key in _NO_EFFECT},
     **{key: "a member alone is not fused" for key in SEARCHED.schema.fields if key.startswith("fusion.")},
     **{
         key: "all trials share one prepared data set"
         for key in SEARCHED.schema.fields
-        if key.startswith("data.") and key != "data.balanced"
+        if key.startswith("data.") and key != "data.class_balanced_sampling"
     },
     "monitor": "it is what trials are compared by",
     "monitor_split": "trials are compared on validation",

@@ -1,9 +1,9 @@
 """The recipes at scale small, on the images and pretrained networks at hand; results go to benchmarks/results/.
 
-    python benchmarks/studies.py NAME --data-dir FOLDER [--output STUDY] [--parts PART,...]
-    python benchmarks/studies.py NAME --resume STUDY [--parts PART,...]
+    python benchmarks/reproductions.py NAME --data-dir FOLDER [--output RUN] [--parts PART,...]
+    python benchmarks/reproductions.py NAME --resume RUN [--parts PART,...]
 
-This is `tercet study`, told which networks and images stand in for the recipe's. FOLDER holds mnist/, fashion-mnist/,
+This is `tercet reproduce` with other networks and images than the recipe's. FOLDER holds mnist/, fashion-mnist/,
 hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/ and weights/ with three pretrained
 networks: MobileNetV2, MobileNetV1 at width 0.75, and MobileNetV2 at width 0.35. NAME is a recipe, or one of these on
 other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato.
@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.workflows.options.study import STUDY
+from tercet.workflows.options.study import REPRODUCE
 from tercet.workflows.study.changes import networks_of
 from tercet.workflows.study.recipes import load_recipe
-from tercet.workflows.study.run import Study, run_study
+from tercet.workflows.study.run import Reproduction, run_reproduction
 
 HERE = Path(__file__).parent
 HALF = {"mean": [0.5], "std": [0.5]}  # how the TensorFlow networks were trained
@@ -66,8 +66,8 @@ def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]
     }
 
 
-def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> Study:
-    """Begin a study with the stand-ins of the networks that its recipe names."""
+def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> Reproduction:
+    """Begin a reproduction with the stand-ins of the networks that its recipe names."""
     recipe, place, options = OTHER_IMAGES.get(name, (name, None, {}))
     size = SIZES.get(name, 96)
     used = set(networks_of(load_recipe(recipe).scales["small"]))
@@ -78,19 +78,19 @@ def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> St
         replaced = {old: {**new, "stages": LONGER, "batch_size": 32} for old, new in replaced.items()}
     asked = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
     source = None if place is None else str(folder / place)
-    return run_study(recipe, source, STUDY.parse_object(asked), resume=None, console=console)
+    return run_reproduction(recipe, source, REPRODUCE.parse_object(asked), resume=None, console=console)
 
 
-def keep(name: str, study: Study) -> None:
+def keep(name: str, result: Reproduction) -> None:
     """Keep table and figures, without the places of this machine."""
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    document = {key: value for key, value in study.metrics.items() if key != "parts"}
-    document |= {"environment": json.loads((study.path / "environment.json").read_text())}
-    (results / f"study-{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-    reports = [path.read_text() for path in sorted(study.path.glob("parts/*/report.txt"))]
-    text = study.report.partition("parts:\n")[0] + "\n" + "\n".join(reports)
-    (results / f"study-{name}.txt").write_text(text)
+    document = {key: value for key, value in result.metrics.items() if key != "parts"}
+    document |= {"environment": json.loads((result.path / "environment.json").read_text())}
+    (results / f"reproduction-{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    reports = [path.read_text() for path in sorted(result.path.glob("parts/*/report.txt"))]
+    text = result.report.partition("parts:\n")[0] + "\n" + "\n".join(reports)
+    (results / f"reproduction-{name}.txt").write_text(text)
 
 
 def main() -> int:
@@ -108,13 +108,13 @@ def main() -> int:
         "parts": [part for part in arguments.parts.split(",") if part],
     }
     if arguments.resume:
-        study = run_study(None, None, STUDY.parse_object(more), resume=arguments.resume, console=console)
+        result = run_reproduction(None, None, REPRODUCE.parse_object(more), resume=arguments.resume, console=console)
     else:
         given = {**more, **({"output": arguments.output} if arguments.output else {})}
-        study = begin(arguments.name, Path(arguments.data_dir), given, console)
-    keep(arguments.name, study)
-    print(study.report)
-    return study.exit_code
+        result = begin(arguments.name, Path(arguments.data_dir), given, console)
+    keep(arguments.name, result)
+    print(result.report)
+    return result.exit_code
 
 
 if __name__ == "__main__":
