@@ -28,17 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from tercet.data.catalog import load_table
-from tercet.data.duplicates import LEAST_CORRELATION, near_pairs, similar_pairs
-from tercet.data.inspection import inspect
-from tercet.data.linked import Pairs
-from tercet.data.perceptual import hashes, shrink
-from tercet.data.samples import SampleTable
+from tercet.audit.duplicates import LEAST_CORRELATION, near_pairs, similar_pairs
+from tercet.audit.embedding import build_embedder, embed_images
+from tercet.audit.inspect import downscale, hashes, inspect
+from tercet.audit.pairs import PairList
+from tercet.audit.run import audit_data
+from tercet.config.run import DataConfig
+from tercet.core.runtime import describe_environment
+from tercet.data.load import load_table
 from tercet.data.splits import assign_splits
-from tercet.ground.runtime import describe_environment
-from tercet.records.config import DataConfig
-from tercet.workflows.audit.embedding import build_embedder, embed_images
-from tercet.workflows.audit.run import audit_data
+from tercet.data.table import SampleTable
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audit_potato.json"
@@ -83,7 +82,7 @@ def originals(table: SampleTable) -> NDArray[np.str_]:
     return np.array([match[1] if match else "" for match in found])
 
 
-def true_of(pairs: Pairs, original: NDArray[np.str_]) -> NDArray[np.bool_]:
+def true_of(pairs: PairList, original: NDArray[np.str_]) -> NDArray[np.bool_]:
     return np.asarray((original[pairs.first] == original[pairs.second]) & (original[pairs.first] != ""))
 
 
@@ -140,7 +139,7 @@ def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
 
 def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
     """Return the share of made copies that are found, and the false pairs among the pictures, by distance."""
-    grey = np.stack([shrink(pixels_of(picture)) for picture in pictures])
+    grey = np.stack([downscale(pixels_of(picture)) for picture in pictures])
     codes = np.stack([hashes(one) for one in grey])
     found = near_pairs(codes, grey, distance=DISTANCES[-1], least=-1, most=MANY)
     sure = found.similarity >= LEAST_CORRELATION
@@ -152,7 +151,7 @@ def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
     for change, apply in CHANGES.items():
         distance, likeness = np.full(sample, 99), np.full(sample, -1.0)
         for place in range(sample):
-            copy = shrink(pixels_of(apply(pictures[place])))
+            copy = downscale(pixels_of(apply(pictures[place])))
             both = near_pairs(
                 np.stack([codes[place], hashes(copy)]), np.stack([grey[place], copy]), distance=16, least=-1
             )

@@ -19,28 +19,28 @@ from typing import Any
 import numpy as np
 
 from published_predictions import FOLDER, LABELS, MEMBERS, PREFIX
-from tercet.evaluation.calibration import (
-    apply_temperature,
-    calibrated,
+from tercet.core.calibration import prediction_sets
+from tercet.core.errors import DataError
+from tercet.core.prediction_files import read_predictions
+from tercet.core.predictions import Predictions
+from tercet.ensemble.calibrate import (
+    calibrate_probabilities,
     conformal,
     fit_temperature,
-    halves,
     reject_threshold,
+    split_half,
+    with_temperature,
 )
-from tercet.evaluation.combining import average, pruned, vote
-from tercet.evaluation.metrics import score
-from tercet.ground.errors import DataError
-from tercet.records.calibration import prediction_sets
-from tercet.records.prediction_files import read_predictions
-from tercet.records.predictions import Predictions
+from tercet.ensemble.combine import average, pruned, vote
+from tercet.metrics.classification import score
 
 COVERAGES, RISKS = (0.9, 0.95, 0.99), (0.01, 0.02)
 
 
 def quarters(said: Predictions, seed: int) -> tuple[Predictions, Predictions, Predictions]:
     """Return a quarter that fits, one that decides, and the half that is measured."""
-    known, fresh = halves(said, seed=seed)
-    fitted, own = (said.take(known[rows]) for rows in halves(said.take(known), seed=seed))
+    known, fresh = split_half(said, seed=seed)
+    fitted, own = (said.take(known[rows]) for rows in split_half(said.take(known), seed=seed))
     return fitted, own, said.take(fresh)
 
 
@@ -48,11 +48,14 @@ def measure(said: Predictions, seed: int) -> dict[str, float | None]:
     """Return what one draw of the quarters gives."""
     fitted, own, fresh = quarters(said, seed)
     temperature = fit_temperature(fitted)
-    before, after = score(fresh), score(apply_temperature(fresh, temperature))
-    found: dict[str, float | None] = {"temperature": temperature, "used": float(calibrated(fitted).temperature != 1)}
+    before, after = score(fresh), score(with_temperature(fresh, temperature))
+    found: dict[str, float | None] = {
+        "temperature": temperature,
+        "used": float(calibrate_probabilities(fitted).temperature != 1),
+    }
     for key in ("ece", "log_loss", "brier"):
         found |= {f"{key} before": getattr(before, key), f"{key} after": getattr(after, key)}
-    fitted, own, fresh = (apply_temperature(part, temperature) for part in (fitted, own, fresh))
+    fitted, own, fresh = (with_temperature(part, temperature) for part in (fitted, own, fresh))
     right = fresh.predicted == fresh.labels
     for coverage in COVERAGES:
         rule = conformal(own, coverage)

@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.ground.runtime import describe_environment
-from tercet.workflows.compare.run import compare
+from tercet.core.runtime import describe_environment
+from tercet.experiments.compare import compare
 
 HERE = Path(__file__).parent
 OPTIONS: dict[str, Any] = {

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tercet.deploy.bundle import Bundle, Member
-from tercet.deploy.export.assemble import assemble
-from tercet.deploy.export.members import member_graphs
-from tercet.deploy.export.quantizing import quantize, shown_to
-from tercet.evaluation.combining import Combiner
+from tercet.config.model import InputConfig, ModelConfig
+from tercet.ensemble.bundle import Bundle, Member
+from tercet.ensemble.combine import Combiner
+from tercet.export.benchmark import BenchmarkModel, load_model, measure
+from tercet.export.onnx_assembly import assemble_onnx
+from tercet.export.onnx_members import member_graphs
+from tercet.export.quantization import calibration_batches, quantize
 from tercet.models.build import build
-from tercet.records.model_config import InputConfig, ModelConfig
-from tercet.workflows.ship.benchmark_model import Road, measure, road_of
 
 RESULTS = Path(__file__).parent / "results" / "export_speed.jsonl"
 PHOTO = {"pretrained": False, "input": InputConfig(size=(128,))}
@@ -64,17 +64,17 @@ def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
     noise = np.random.default_rng(0).integers(0, 256, (16, *size, 3), dtype=np.uint8)
     graphs = member_graphs(bundle)
     small = [
-        quantize(graph, shown_to(bundle, place, list(noise)), name=str(place)) or graph
+        quantize(graph, calibration_batches(bundle, place, list(noise)), name=str(place)) or graph
         for place, graph in enumerate(graphs)
     ]
     files = {}
     for kind, parts in (("fp32", graphs), ("int8", small)):
         files[kind] = folder / f"{name}-{kind}.onnx"
-        files[kind].write_bytes(assemble(bundle, parts, version="benchmark"))
+        files[kind].write_bytes(assemble_onnx(bundle, parts, version="benchmark"))
     return files
 
 
-def networks_alone(bundle: Bundle) -> Road:
+def networks_alone(bundle: Bundle) -> BenchmarkModel:
     prepared: dict[int, list[torch.Tensor]] = {}
     modules = [member.viewed().eval() for member in bundle.members]
 
@@ -85,7 +85,7 @@ def networks_alone(bundle: Bundle) -> Road:
             inputs = zip(modules, prepared[len(pictures)], strict=True)
             return torch.stack([module(images).softmax(1) for module, images in inputs]).mean(0)
 
-    return Road("eager", "networks", ask, bundle.specs[0].size)
+    return BenchmarkModel("eager", "networks", ask, bundle.specs[0].size)
 
 
 def cold_start(file: Path, folder: Path) -> float:
@@ -114,8 +114,8 @@ def main() -> None:
             saved, files = bundle.save(folder / name), write_files(name, bundle, folder)
             for number in range(given.rounds):
                 for threads in given.threads:
-                    roads = [road_of(saved, threads), networks_alone(bundle)]
-                    roads += [road_of(file, threads) for file in files.values()]
+                    roads = [load_model(saved, threads), networks_alone(bundle)]
+                    roads += [load_model(file, threads) for file in files.values()]
                     for batch in (1, 32):
                         size = bundle.specs[0].size
                         found = measure(roads, batch, threads=threads, seconds=given.seconds, size=size)

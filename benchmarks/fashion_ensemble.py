@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tercet.ground.runtime import describe_environment
-from tercet.workflows.options.run import TRAIN
-from tercet.workflows.train.run import run_training
+from tercet.config.commands import TRAIN
+from tercet.core.runtime import describe_environment
+from tercet.experiments.train import run_training
 
 HERE = Path(__file__).parent
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import tercet
-from tercet.ground.errors import TercetError
+from tercet.core.errors import TercetError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = SHARED / "fashion-products" / "fashion-products-112.zip"

@@ -19,15 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tercet.evaluation.calibration import apply_temperature, calibrated, cross_fitted_temperature, fit_temperature
-from tercet.evaluation.combining import average
-from tercet.evaluation.metrics import score
-from tercet.ground.files import write_text
-from tercet.records.predictions import Predictions, join
-from tercet.workflows.crossval.fold_runs import FoldRuns
-from tercet.workflows.crossval.pooled import Pooled, pool
-from tercet.workflows.report.record import CHOSEN
-from tercet.workflows.train.run_folder import RunFolder
+from tercet.core.files import write_text
+from tercet.core.predictions import Predictions, join
+from tercet.core.run_folder import RunFolder
+from tercet.data.run_reader import CHOSEN
+from tercet.ensemble.calibrate import (
+    calibrate_probabilities,
+    cross_fitted_temperature,
+    fit_temperature,
+    with_temperature,
+)
+from tercet.ensemble.combine import average
+from tercet.experiments.crossval_pooled import PooledResults, pool
+from tercet.experiments.fold_runs import FoldRuns
+from tercet.metrics.classification import score
 
 _HEADER = f"{'':44}{'n':>7}{'accuracy':>10}{'confidence':>12}{'ECE':>8}{'log loss':>10}{'Brier':>8}\n"
 
@@ -39,7 +44,7 @@ def line(name: str, said: Predictions) -> str:
     return f"{name:<44}{told}{found.brier:>8.4f}\n"
 
 
-def test_answers(pooled: Pooled) -> dict[str, list[Predictions]]:
+def test_answers(pooled: PooledResults) -> dict[str, list[Predictions]]:
     """Return what each fold says of the test split, by member, and by its choice."""
     rows = pooled.whole.rows("test")
     said = pooled.bundle.predict_source(pooled.whole.loader(rows, pooled.bundle.specs))
@@ -59,10 +64,10 @@ def measure(folder: Path) -> str:
         own = {fold.name: pooled.documents[fold.name]["chosen"] if name == CHOSEN else name for fold in runs.folds}
         fitted = [Predictions.load(fold.run.predictions(own[fold.name], "validation")) for fold in runs.folds]
         held = [Predictions.load(fold.run.predictions(own[fold.name], "test")) for fold in runs.folds]
-        of_parts = [calibrated(said).temperature for said in fitted]
+        of_parts = [calibrate_probabilities(said).temperature for said in fitted]
         whole, mean = join(held), average(parts)
         of_pool, of_test = fit_temperature(whole), fit_temperature(mean)
-        each = [apply_temperature(said, one) for said, one in zip(held, of_parts, strict=True)]
+        each = [with_temperature(said, one) for said, one in zip(held, of_parts, strict=True)]
         lines += [
             f"\n{name}: temperatures of the folds {', '.join(f'{one:.3f}' for one in np.sort(of_parts))}\n",
             line("held-out images", whole),
@@ -70,9 +75,9 @@ def measure(folder: Path) -> str:
             line("test, mean of the folds", mean),
             line(
                 "test, mean of calibrated folds",
-                average([apply_temperature(said, one) for said, one in zip(parts, of_parts, strict=True)]),
+                average([with_temperature(said, one) for said, one in zip(parts, of_parts, strict=True)]),
             ),
-            line(f"test, mean, T {of_pool:.3f} of held-out images", apply_temperature(mean, of_pool)),
+            line(f"test, mean, T {of_pool:.3f} of held-out images", with_temperature(mean, of_pool)),
             line(f"test, mean, T {of_test:.3f} of test, cross-fitted", cross_fitted_temperature(mean)),
         ]
     return "".join(lines)

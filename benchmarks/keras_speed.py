@@ -54,18 +54,18 @@ def tercet_epoch(case: str, folder: str, count: int, threads: int, precision: st
     import numpy as np
     import torch
 
-    from tercet.data.catalog import load_table
-    from tercet.data.loading import ImageLoader
-    from tercet.data.store import ImageStore
+    from tercet.config.model import ModelConfig
+    from tercet.config.run import DataConfig
+    from tercet.config.training import StageConfig, TrainingConfig
+    from tercet.data.image_cache import ImageCache
+    from tercet.data.load import load_table
+    from tercet.data.loader import ImageLoader
     from tercet.models.build import build
-    from tercet.records.config import DataConfig
-    from tercet.records.model_config import ModelConfig
-    from tercet.records.training_config import StageConfig, TrainingConfig
-    from tercet.training.loop import Training
+    from tercet.training.trainer import Trainer
 
     torch.set_num_threads(threads)
     table = load_table("fashion-mnist", DataConfig(data_dir=folder))
-    store, _ = ImageStore.decode(table, DataConfig())
+    store, _ = ImageCache.decode(table, DataConfig())
     network, _, activation = case.partition(" ")
     config = ModelConfig(activation=activation or "tanh")  # type: ignore[arg-type]
     seconds = 0.0
@@ -86,7 +86,7 @@ def tercet_epoch(case: str, folder: str, count: int, threads: int, precision: st
         training = TrainingConfig(stages=stages, precision=precision)  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            Training(classifier, loader, None, config=training, folder=Path(scratch)).run()
+            Trainer(classifier, loader, None, config=training, folder=Path(scratch)).run()
             seconds = time.perf_counter() - started
     return {"seconds": seconds, "torch": torch.__version__}
 

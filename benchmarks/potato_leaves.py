@@ -19,9 +19,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.ground.runtime import describe_environment
-from tercet.workflows.crossval.run import run_crossval
-from tercet.workflows.options.study import CROSSVAL
+from tercet.config.experiments import CROSSVAL
+from tercet.core.runtime import describe_environment
+from tercet.experiments.crossval import run_crossval
 
 HERE = Path(__file__).parent
 KEPT = ("protocol", "folds", "pooled", "mean", "sd", "members", "ensembles", "test", "test_by_fold")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tercet.evaluation.combining import average, pruned, vote
-from tercet.evaluation.metrics import score
-from tercet.evaluation.report import ResultRow, as_text, comparison_text, results_table
-from tercet.evaluation.significance import compare
-from tercet.ground.errors import DataError
-from tercet.records.prediction_files import read_predictions
+from tercet.core.errors import DataError
+from tercet.core.prediction_files import read_predictions
+from tercet.ensemble.combine import average, pruned, vote
+from tercet.metrics.classification import score
+from tercet.metrics.significance import compare
+from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared/data/e2e3m-predictions/fashion-mnist"
 PREFIX = "FashionMNIST_MulModel_Mixed_STDSE_LSTMXc_STD_IcR_299_"

@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.workflows.options.study import REPRODUCE
-from tercet.workflows.study.changes import networks_of
-from tercet.workflows.study.recipes import load_recipe
-from tercet.workflows.study.run import Reproduction, run_reproduction
+from tercet.config.experiments import REPRODUCE
+from tercet.config.recipe import load_recipe
+from tercet.experiments.reproduce import Reproduction, run_reproduction
+from tercet.experiments.reproduce_steps import networks_of
 
 HERE = Path(__file__).parent
 HALF = {"mean": [0.5], "std": [0.5]}  # how the TensorFlow networks were trained

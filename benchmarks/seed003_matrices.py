@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from tercet.evaluation.metrics import scores_from_confusion
+from tercet.metrics.classification import scores_from_confusion
 
 MATRICES = {
     "row-LSTM": (

@@ -34,24 +34,24 @@ def run(name: str, seed: int, data_dir: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from tercet.data.catalog import load_table
-    from tercet.data.loading import ImageLoader
-    from tercet.data.store import ImageStore
-    from tercet.evaluation.metrics import score
-    from tercet.evaluation.predict import predict
-    from tercet.ground.runtime import seed_everything
+    from tercet.config.model import ModelConfig
+    from tercet.config.run import DataConfig
+    from tercet.config.training import TrainingConfig
+    from tercet.core.runtime import seed_everything
+    from tercet.data.image_cache import ImageCache
+    from tercet.data.load import load_table
+    from tercet.data.loader import ImageLoader
+    from tercet.metrics.classification import score
     from tercet.models.build import build
-    from tercet.records.config import DataConfig
-    from tercet.records.model_config import ModelConfig
-    from tercet.records.training_config import TrainingConfig
-    from tercet.training.loop import Training
+    from tercet.models.forward import predict
+    from tercet.training.trainer import Trainer
 
     torch.set_num_threads(1)
     seed_everything(seed)
     network, options = NETWORKS[name]
     config = DataConfig(data_dir=data_dir)
     table = load_table("fashion-mnist", config)
-    store, _ = ImageStore.decode(table, config)
+    store, _ = ImageCache.decode(table, config)
     classifier = build(network, num_classes=10, config=ModelConfig(**options), channels=1, image_size=(28, 28))  # type: ignore[arg-type]
     training = TrainingConfig(epochs=5, lr=1e-3, batch_size=32)
 
@@ -62,7 +62,7 @@ def run(name: str, seed: int, data_dir: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         train = loader("train", batch_size=32, seed=seed, shuffle=True)
-        result = Training(classifier, train, None, config=training, folder=Path(folder)).run()
+        result = Trainer(classifier, train, None, config=training, folder=Path(folder)).run()
     started = time.perf_counter()
     scores = score(predict(classifier, loader("test", batch_size=500), classes=table.classes))
     return {

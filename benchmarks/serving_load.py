@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tercet.data.images import decode
-from tercet.deploy.exported import ExportedModel
-from tercet.deploy.outputs import as_colour
+from tercet.data.decode import decode
+from tercet.inference.onnx_model import OnnxModel
+from tercet.inference.outputs import as_rgb
 
 RESULTS = Path(__file__).parent / "results" / "serving_load.jsonl"
 BATCHES = (1, 32)
@@ -36,8 +36,8 @@ BATCHES = (1, 32)
 
 def bare(model: str, image: str, threads: int, seconds: float) -> dict[str, Any]:
     """Return images a second by batch size, and the p50 in milliseconds at batch 1."""
-    loaded = ExportedModel.load(model, threads=threads)
-    pixels = as_colour(decode(Path(image), max_pixels=10**9))
+    loaded = OnnxModel.load(model, threads=threads)
+    pixels = as_rgb(decode(Path(image), max_pixels=10**9))
     found: dict[str, Any] = {}
     for size in BATCHES:
         batch = np.repeat(pixels[None], size, axis=0)

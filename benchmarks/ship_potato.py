@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 import tercet
-from tercet.deploy.export.geometry import Geometry
-from tercet.deploy.program.preprocessing import Preparation
-from tercet.ground.geometry import fit
-from tercet.ground.runtime import describe_environment
-from tercet.workflows.infer.exported_file import evaluate_file
-from tercet.workflows.infer.run import evaluate
-from tercet.workflows.ship.benchmark_model import measure, road_of
+from tercet.core.resize import fit_size
+from tercet.core.runtime import describe_environment
+from tercet.export.benchmark import load_model, measure
+from tercet.export.onnx_preprocessing import InputGeometry
+from tercet.export.torch_preprocessing import Preprocess
+from tercet.inference.evaluate_file import evaluate_file
+from tercet.inference.predict import evaluate
 
 HERE = Path(__file__).parent
 MOBILENET = {
@@ -66,10 +66,10 @@ def resizes(seconds: float) -> dict[str, Any]:
     found = {}
     for size in ((900, 1200), (3000, 4000)):
         bytes_ = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
-        prepare = Preparation(Geometry((224, 224), 3, "squash", 1.0, "bilinear"))
+        prepare = Preprocess(InputGeometry((224, 224), 3, "squash", 1.0, "bilinear"))
 
         def plain(images: torch.Tensor) -> torch.Tensor:
-            return fit(images.permute(0, 3, 1, 2).float() / 255, (224, 224))
+            return fit_size(images.permute(0, 3, 1, 2).float() / 255, (224, 224))
 
         taken: dict[str, list[float]] = {"program": [], "pytorch": []}
         end = time.perf_counter() + 2 * seconds
@@ -97,7 +97,7 @@ def main() -> int:
         run = train(leaves, weights, place / "run", given.epochs)
         asked = scores(evaluate(run.path, str(leaves)))
         found: dict[str, Any] = {"bundle": {"chosen": run.metrics["chosen"], "test": asked}}
-        roads = [road_of(run.path / "bundle", 1)]
+        roads = [load_model(run.path / "bundle", 1)]
         for name, ending, options in KINDS:
             started = time.perf_counter()
             done = tercet.export_model(run.path, place / f"{name}{ending}", force=True, **options)
@@ -113,7 +113,7 @@ def main() -> int:
                 "test": scores(evaluate_file(done.path, str(leaves))) if ending == ".onnx" else None,
                 "kept_in_32_bits": done.kept,
             }
-            roads.append(road_of(done.path, 1))
+            roads.append(load_model(done.path, 1))
         for batch in (1, 32):
             told = measure(roads, batch, threads=1, seconds=given.seconds, size=(160, 160))
             for name, one in zip(found, told, strict=True):

@@ -19,8 +19,8 @@ from typing import Any
 from rich.console import Console
 
 import tercet
-from tercet.ground.runtime import describe_environment
-from tercet.records.documents import read_mapping
+from tercet.core.runtime import describe_environment
+from tercet.core.yaml_io import read_mapping
 
 HERE = Path(__file__).parent
 SPACE = HERE.parent / "examples" / "row_lstm_space.yaml"

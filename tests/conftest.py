@@ -13,6 +13,13 @@ from tests import leftovers
 
 torch.set_num_threads(1)
 
+pytest_plugins = (
+    "tests.fixtures.browser",
+    "tests.fixtures.bundles",
+    "tests.fixtures.image_trees",
+    "tests.fixtures.runs",
+)
+
 
 def pytest_configure() -> None:
     leftovers.watch()

@@ -1,4 +1,7 @@
-"""The house rules, read from the syntax trees: floors, late imports, sizes, names, docstrings, and nothing unsafe."""
+"""Rules of the code base, checked on its syntax trees: layers, late imports, sizes, names, docstrings, unsafe calls.
+
+One test per rule; each collects every offender.
+"""
 
 import ast
 import subprocess
@@ -12,29 +15,28 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-FLOORS = {
-    "ground": 0,
-    "records": 1,
-    "data": 2,
-    "models": 2,
-    "training": 3,
-    "evaluation": 3,
-    "deploy": 4,
-    "pictures": 4,
-    "workflows": 5,
-    "verbs": 6,
-    "cli": 7,
-}
-BESIDE = {("training", "evaluation")}  # rooms of one floor that may see each other, in this direction
-NOT_BELOW = {(upper, lower) for upper in ("training", "evaluation") for lower in ("data", "models")}
-PACKAGES = ("options", "blend", "inspect", "runs", "train", "crossval", "compare", "tune", "study", "infer", "report")
-PACKAGES += ("audit", "explain", "ship")  # of workflows; each sees only those before it
-DOORS = ("tercet", "tercet.__main__")  # they lead to every floor
-LATE_IMPORTS = ("tercet", "tercet.cli", "tercet.verbs", "tercet.verbs.serving", "tercet.verbs.shipping")
-LATE_IMPORTS += ("tercet.workflows.train.tensorboard_images",)
-FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+LAYERS = (
+    ("core",),
+    ("config",),
+    ("data", "models"),
+    ("metrics",),
+    ("training", "ensemble"),
+    ("inference", "plots"),
+    ("explain", "export"),
+    ("report", "audit", "serve"),
+    ("experiments",),
+    ("cli",),
+)
+"""Packages from the lowest layer to the highest; packages of one layer do not import each other."""
+LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}
+ENTRY_POINTS = ("tercet", "tercet.__main__")  # these may import from every layer
+LATE_IMPORTS = ("tercet", "tercet.cli.main", "tercet.cli.commands", "tercet.cli.deployment")
+LATE_IMPORTS += ("tercet.experiments.tensorboard",)
+MAX_LINES = 300
+VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")
+LIGHT = ("core.errors", "core.registry", "core.files", "core.predictions", "config")
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,16 @@ class Module:
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     @property
-    def room(self) -> str:
-        return room_of(self.name)
+    def package(self) -> str:
+        return package_of(self.name)
 
 
 MODULES = [Module(path) for path in sorted((SOURCE / "tercet").rglob("*.py"))]
 NAMES = {module.name for module in MODULES}
-ALL = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
 
 
-def room_of(name: str) -> str:
-    """Return the room of a module; empty for the package's own door."""
+def package_of(name: str) -> str:
+    """Return the package directly below `tercet` that a module belongs to; empty for tercet itself."""
     return name.split(".")[1] if "." in name else ""
 
 
@@ -86,7 +87,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "tercet")
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative imports hide the floor"
+            assert node.level == 0, f"line {node.lineno}: write absolute imports"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 if (name := inner if inner in NAMES else str(node.module)).split(".")[0] == "tercet":
@@ -103,7 +104,7 @@ def late_imports(tree: ast.AST) -> list[int]:
 
 
 def undocumented(tree: ast.Module) -> Iterator[str]:
-    """Yield the public functions, classes and methods of a module that have no docstring; overloads need none."""
+    """Yield the public functions, classes and methods of a module without a docstring; overloads need none."""
     if ast.get_docstring(tree) is None:
         yield "the module"
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -118,7 +119,7 @@ def undocumented(tree: ast.Module) -> Iterator[str]:
 
 
 def code_only(tree: ast.Module) -> str:
-    """Return a module without its comments and docstrings, in one spelling."""
+    """Return the code of a module in a normal form, without comments and docstrings."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -128,139 +129,123 @@ def code_only(tree: ast.Module) -> str:
 
 
 def unsafe(tree: ast.Module) -> list[str]:
-    """Return what a module does that may run a stranger's code; `model.eval()` and `literal_eval` do not."""
+    """Return the calls of a module that may run foreign code; `model.eval()` and `literal_eval` do not."""
     text = code_only(tree).replace(".eval(", ".").replace("literal_eval(", "").replace(".exec(", ".")
     return [word for word in UNSAFE if word in text]
 
 
-def sees_above(module: str, target: str) -> bool:
-    """Say whether an import breaks the floors."""
-    here, there = room_of(module), room_of(target)
-    if module in DOORS or here == there or (here, target) == ("cli", "tercet"):  # the verbs show the version
+def breaks_layers(module: str, target: str) -> bool:
+    """Return whether an import goes upwards, or sideways between packages of one layer."""
+    here, there = package_of(module), package_of(target)
+    if module in ENTRY_POINTS or here == there or (here, target) == ("cli", "tercet"):  # cli prints the version
         return False
-    if there not in FLOORS or here not in FLOORS:
-        return True
-    pair = (here, there)
-    return pair in NOT_BELOW or not (FLOORS[there] < FLOORS[here] or pair in BESIDE)
+    return here not in LAYER_OF or there not in LAYER_OF or LAYER_OF[there] >= LAYER_OF[here]
 
 
-def test_the_package_is_here() -> None:
-    assert {"tercet", "tercet.ground.errors", "tercet.records.config"} <= NAMES
+def test_modules_are_found() -> None:
+    assert {"tercet", "tercet.core.errors", "tercet.config.run"} <= NAMES
 
 
-@ALL
-def test_every_room_has_a_floor(module: Module) -> None:
-    assert module.name in DOORS or module.room in FLOORS, f"{module.name} belongs to no floor"
+def test_every_package_has_a_layer() -> None:
+    assert [
+        module.name for module in MODULES if module.name not in ENTRY_POINTS and module.package not in LAYER_OF
+    ] == []
 
 
-@ALL
-def test_imports_point_down(module: Module) -> None:
-    assert [target for target in imported(module.tree) if sees_above(module.name, target)] == []
+def test_imports_point_down() -> None:
+    pairs = [(module.name, target) for module in MODULES for target in imported(module.tree)]
+    assert [f"{name} -> {target}" for name, target in pairs if breaks_layers(name, target)] == []
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.room == "workflows"], ids=lambda it: it.name)
-def test_packages_of_workflows_see_those_before_them(module: Module) -> None:
-    if module.name == "tercet.workflows":
-        return
-    here = PACKAGES.index(module.name.split(".")[2])
-    others = {target.split(".")[2] for target in imported(module.tree) if target.startswith("tercet.workflows.")}
-    assert [name for name in others if PACKAGES.index(name) > here] == []
-
-
-def test_no_import_goes_in_a_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     graph = {module.name: {name for name in imported(module.tree) if name != module.name} for module in MODULES}
-    for name, targets in graph.items():  # a door imports late, so nobody waits for it
+    for name, targets in graph.items():  # tercet itself imports late, so nothing waits for it
         targets -= {"tercet"} if name != "tercet" else targets
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(f"imports go in a circle: {' <- '.join(error.args[1])}")
+        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
 
 
-@ALL
-def test_imports_stand_at_the_top(module: Module) -> None:
-    if module.name not in LATE_IMPORTS:
-        assert late_imports(module.tree) == []
+def test_imports_are_at_the_top() -> None:
+    late = {module.name: late_imports(module.tree) for module in MODULES if module.name not in LATE_IMPORTS}
+    assert {name: lines for name, lines in late.items() if lines} == {}
 
 
-@ALL
-def test_files_are_short(module: Module) -> None:
-    assert len(module.text.splitlines()) <= 300
+def test_files_are_short() -> None:
+    lengths = {module.name: len(module.text.splitlines()) for module in MODULES}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
-@ALL
-def test_names_say_something(module: Module) -> None:
-    assert not FORBIDDEN_NAMES & set(module.name.split("."))
+def test_module_names_are_specific() -> None:
+    assert [module.name for module in MODULES if VAGUE_NAMES & set(module.name.split("."))] == []
 
 
-@ALL
-def test_nothing_unsafe(module: Module) -> None:
-    assert unsafe(ast.parse(module.text)) == []
+def test_no_unsafe_calls() -> None:
+    calls = {module.name: unsafe(ast.parse(module.text)) for module in MODULES}
+    assert {name: words for name, words in calls.items() if words} == {}
 
 
-@ALL
-def test_what_is_public_is_documented(module: Module) -> None:
-    assert list(undocumented(module.tree)) == []
+def test_public_names_have_docstrings() -> None:
+    missing = {module.name: list(undocumented(module.tree)) for module in MODULES}
+    assert {name: names for name, names in missing.items() if names} == {}
 
 
-def test_low_floors_are_light() -> None:
-    light = [module.name for module in MODULES if module.room == "records"]
-    light += [f"tercet.ground.{name}" for name in ("errors", "registry", "files")]
-    assert heavy_after("import " + ", ".join(light)) == []
-
-
-def heavy_after(statement: str) -> list[str]:
-    """Return the heavy packages that a fresh interpreter has loaded after a statement."""
+def loaded_after(statement: str, packages: tuple[str, ...]) -> list[str]:
+    """Return those of the packages that a fresh interpreter has loaded after a statement."""
     script = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nfinally:\n"
-    script += f"    print('LOADED', *[name for name in {HEAVY} if name in sys.modules])"
+    script += f"    print('LOADED', *[name for name in {packages} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()[-1].split()[1:]
+
+
+def test_low_layers_load_no_heavy_library() -> None:
+    light = [name for name in sorted(NAMES) if name.startswith(tuple(f"tercet.{prefix}" for prefix in LIGHT))]
+    assert loaded_after("import " + ", ".join(light), HEAVY) == []
 
 
 HELP = "import runpy; sys.argv = ['tercet', '--help']; runpy.run_module('tercet', run_name='__main__', alter_sys=True)"
 
 
 @pytest.mark.parametrize("statement", ["import tercet", HELP], ids=["import tercet", "python -m tercet --help"])
-def test_the_door_is_light(statement: str) -> None:
-    assert heavy_after(statement) == []
+def test_import_and_help_load_no_heavy_library(statement: str) -> None:
+    assert loaded_after(statement, HEAVY) == []
 
 
-def test_the_road_of_training_draws_nothing() -> None:
-    """Matplotlib itself may be loaded: torchmetrics, under Fabric, does so where it is installed."""
-    script = "import sys, tercet.workflows.train.run, tercet.workflows.infer.run\n"
-    script += "print([name for name in sys.modules if name.startswith(('tercet.pictures', 'captum', 'cleanlab'))])"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout == "[]\n"
+def test_training_loads_no_plots() -> None:
+    """Matplotlib itself may be loaded: torchmetrics, which Fabric imports, does so where it is installed."""
+    statement = "import tercet.experiments.train, tercet.inference.predict"
+    assert loaded_after(statement, ("tercet.plots", "captum", "cleanlab")) == []
 
 
-def test_a_loaded_heavy_package_would_be_seen() -> None:
-    assert heavy_after("import torch") == ["torch"]
+def test_loaded_packages_are_detected() -> None:
+    assert loaded_after("import torch", HEAVY) == ["torch"]
 
 
 @pytest.mark.parametrize(
     ("here", "there", "broken"),
     [
-        ("tercet.records.config", "tercet.ground.errors", False),
-        ("tercet.records.config", "tercet.records.contracts", False),
-        ("tercet.training.loop", "tercet.evaluation.metrics", False),
-        ("tercet.cli", "tercet.workflows.train.run", False),
-        ("tercet", "tercet.workflows.train.run", False),
-        ("tercet.cli", "tercet", False),
-        ("tercet.evaluation.metrics", "tercet.training.loop", True),
-        ("tercet.data.samples", "tercet.models.build", True),
-        ("tercet.training.loop", "tercet.models.build", True),
-        ("tercet.ground.files", "tercet.records.config", True),
-        ("tercet.deploy.bundle", "tercet.workflows.train.run", True),
-        ("tercet.records.config", "tercet", True),
+        ("tercet.config.run", "tercet.core.errors", False),
+        ("tercet.config.run", "tercet.config.model", False),
+        ("tercet.training.trainer", "tercet.metrics.classification", False),
+        ("tercet.cli.main", "tercet.experiments.train", False),
+        ("tercet", "tercet.experiments.train", False),
+        ("tercet.cli.main", "tercet", False),
+        ("tercet.metrics.classification", "tercet.training.trainer", True),
+        ("tercet.data.table", "tercet.models.build", True),
+        ("tercet.report.run", "tercet.audit.run", True),
+        ("tercet.core.files", "tercet.config.run", True),
+        ("tercet.ensemble.bundle", "tercet.experiments.train", True),
+        ("tercet.config.run", "tercet", True),
     ],
 )
-def test_the_floors_are_told_apart(here: str, there: str, broken: bool) -> None:
-    assert sees_above(here, there) is broken
+def test_layers_decide_which_imports_are_allowed(here: str, there: str, broken: bool) -> None:
+    assert breaks_layers(here, there) is broken
 
 
 @pytest.mark.parametrize(
-    ("code", "found"),
+    ("code", "words"),
     [
         ("torch.load(path, weights_only=False)", ["weights_only=False"]),
         ("import pickle\npickle.loads(data)", ["pickle.load"]),
@@ -270,15 +255,15 @@ def test_the_floors_are_told_apart(here: str, there: str, broken: bool) -> None:
         ("run(command, shell = True)", ["shell=True"]),
     ],
 )
-def test_the_unsafe_is_told_from_the_safe(code: str, found: list[str]) -> None:
-    assert unsafe(ast.parse(code)) == found
+def test_unsafe_calls_are_detected(code: str, words: list[str]) -> None:
+    assert unsafe(ast.parse(code)) == words
 
 
-def test_late_imports_are_seen() -> None:
+def test_late_imports_are_detected() -> None:
     code = "import a\nif TYPE_CHECKING:\n    import b\ndef f():\n    import c\nclass D:\n    from e import f\n"
     assert late_imports(ast.parse(code)) == [5, 7]
 
 
-def test_missing_docstrings_are_seen() -> None:
+def test_missing_docstrings_are_detected() -> None:
     code = "'Module.'\ndef f(): pass\ndef _g(): pass\nclass C:\n    'C.'\n    def m(self): pass\n    def _n(self): pass"
     assert list(undocumented(ast.parse(code))) == ["f", "C.m"]

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import tercet
-from tercet.cli import VERBS, main
-from tercet.workflows.options.run import TRAIN
-from tests.workflows.conftest import draw, draw_folder, one_core
+from tercet.cli.main import VERBS, main
+from tercet.config.commands import TRAIN
+from tests.fixtures.runs import draw, draw_folder, one_core
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--members", "row-gru,small-cnn", "--epochs", "2", "--lr", "0.003", "--batch-size", "16"]
@@ -452,7 +452,7 @@ def test_errors_about_any_name_are_one_readable_line(run: Run, tmp_path: Path, n
 
 def test_warnings_are_one_line_and_go_to_standard_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def odd(parsed: object) -> Any:
-        from tercet.verbs import Answer
+        from tercet.cli.commands import Answer
 
         warnings.warn("classes 'Cat' and 'cat\n' look alike", UserWarning, stacklevel=2)
         return Answer("done\n", None)
@@ -519,8 +519,8 @@ def test_the_command_is_the_module(tmp_path: Path) -> None:
 
 
 def test_the_command_line_overrides_the_file_and_the_resolved_one_is_kept(trained: Path, tmp_path: Path) -> None:
-    from tercet.records.documents import read_mapping
-    from tercet.records.training_config import TrainingConfig
+    from tercet.config.training import TrainingConfig
+    from tercet.core.yaml_io import read_mapping
 
     (tmp_path / "options.yaml").write_text("epochs: 9\nlr: 1e-2\nbatch_size: 8\n")
     parsed = TRAIN.parse_args(["x", "--config", str(tmp_path / "options.yaml"), "--epochs", "2"])

@@ -16,19 +16,19 @@ import pytest
 import torch
 
 import tercet
-from tercet.cli import VERBS
+from tercet.cli.main import VERBS
+from tercet.config.commands import TRAIN
+from tercet.config.model import ModelConfig
+from tercet.config.parser import ParsedArguments
+from tercet.config.run import RunConfig
+from tercet.config.search_space import read_space
+from tercet.config.training import TrainingConfig
+from tercet.core.yaml_io import parse_yaml
+from tercet.experiments.catalog import describe_model
+from tercet.experiments.tune_study import SEARCHED
 from tercet.models.build import check_network, network_descriptions
+from tercet.models.members import resolve_members
 from tercet.models.summary import count_parameters
-from tercet.records.config import RunConfig
-from tercet.records.documents import parse_yaml
-from tercet.records.model_config import ModelConfig
-from tercet.records.options import Parsed
-from tercet.records.space import read_space
-from tercet.records.training_config import TrainingConfig
-from tercet.workflows.inspect import describe_model
-from tercet.workflows.options.run import TRAIN
-from tercet.workflows.train.members import resolve_members
-from tercet.workflows.tune.search import SEARCHED
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
@@ -111,7 +111,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.sched_setaffinity(0, cores)
 
 
-def require_members(parsed: Parsed) -> None:
+def require_members(parsed: ParsedArguments) -> None:
     """Resolve a command's or a file's members; their weights files need not exist here."""
     model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
     if model.weights is None:

@@ -10,7 +10,7 @@ from PIL import Image
 CHILDREN = """
 import json, os, sys
 import numpy, sklearn.metrics, torch
-from tercet.ground._compat import declare_torchvision_operators
+from tercet.core.torchvision_ops import declare_torchvision_operators
 declare_torchvision_operators()
 import timm  # slow to import, and no part of Tercet: every case below inherits them
 

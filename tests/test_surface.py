@@ -60,8 +60,8 @@ def test_signatures_are_typed_to_the_last_parameter(name: str) -> None:
 
 
 def test_names_stay_themselves_after_their_modules_were_imported() -> None:
-    import tercet.workflows.runs
-    import tercet.workflows.train.run
+    import tercet.experiments.runs
+    import tercet.experiments.train
 
     for name in ("train", "demo", "runs", "verify"):
         assert inspect.isfunction(getattr(tercet, name))

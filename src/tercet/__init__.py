@@ -9,72 +9,78 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tercet.deploy.bundle import Bundle as Bundle
-    from tercet.deploy.bundle import load_bundle as load_bundle
-    from tercet.deploy.exported import ExportedModel as ExportedModel
-    from tercet.ground.errors import TercetError as TercetError
+    from tercet.audit.run import audit_data as audit_data
+    from tercet.core.errors import TercetError as TercetError
+    from tercet.core.multilabel import MultilabelPredictions as MultilabelPredictions
+    from tercet.core.predictions import Predictions as Predictions
+    from tercet.core.submissions import write_submission as write_submission
+    from tercet.ensemble.bundle import Bundle as Bundle
+    from tercet.ensemble.bundle import load_bundle as load_bundle
+    from tercet.experiments.catalog import describe_dataset as describe_dataset
+    from tercet.experiments.catalog import describe_model as describe_model
+    from tercet.experiments.catalog import list_datasets as list_datasets
+    from tercet.experiments.catalog import list_models as list_models
+    from tercet.experiments.compare import compare as compare
+    from tercet.experiments.crossval import crossval as crossval
+    from tercet.experiments.ensemble import combine as combine
+    from tercet.experiments.reproduce import reproduce as reproduce
+    from tercet.experiments.runs import runs as runs
+    from tercet.experiments.train import demo as demo
+    from tercet.experiments.train import train as train
+    from tercet.experiments.tune import tune as tune
+    from tercet.explain.explain import explain_images as explain_images
+    from tercet.export.benchmark import benchmark as benchmark
+    from tercet.export.export import export_model as export_model
+    from tercet.export.verify import verify as verify
+    from tercet.inference.onnx_model import OnnxModel as OnnxModel
+    from tercet.inference.predict import evaluate as evaluate
+    from tercet.inference.predict import predict as predict
     from tercet.models.build import build as build
-    from tercet.records.label_sets import SetPredictions as SetPredictions
-    from tercet.records.predictions import Predictions as Predictions
-    from tercet.records.submissions import write_submission as write_submission
-    from tercet.workflows.audit.run import audit_data as audit_data
-    from tercet.workflows.compare.run import compare as compare
-    from tercet.workflows.crossval.run import crossval as crossval
-    from tercet.workflows.explain.run import explain_images as explain_images
-    from tercet.workflows.infer.run import evaluate as evaluate
-    from tercet.workflows.infer.run import predict as predict
-    from tercet.workflows.inspect import describe_dataset as describe_dataset
-    from tercet.workflows.inspect import describe_model as describe_model
-    from tercet.workflows.inspect import list_datasets as list_datasets
-    from tercet.workflows.inspect import list_models as list_models
-    from tercet.workflows.report.run import write_report as write_report
-    from tercet.workflows.runs import runs as runs
-    from tercet.workflows.ship.benchmark_model import benchmark as benchmark
-    from tercet.workflows.ship.export import export_model as export_model
-    from tercet.workflows.ship.verify import verify as verify
-    from tercet.workflows.study.run import reproduce as reproduce
-    from tercet.workflows.train.demo import demo as demo
-    from tercet.workflows.train.ensemble import combine as combine
-    from tercet.workflows.train.run import train as train
-    from tercet.workflows.tune.run import tune as tune
+    from tercet.report.run import write_report as write_report
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Bundle": "deploy.bundle",
-    "ExportedModel": "deploy.exported",
-    "Predictions": "records.predictions",
-    "SetPredictions": "records.label_sets",
-    "TercetError": "ground.errors",
-    "audit_data": "workflows.audit.run",
-    "benchmark": "workflows.ship.benchmark_model",
+    "Bundle": "ensemble.bundle",
+    "MultilabelPredictions": "core.multilabel",
+    "OnnxModel": "inference.onnx_model",
+    "Predictions": "core.predictions",
+    "TercetError": "core.errors",
+    "audit_data": "audit.run",
+    "benchmark": "export.benchmark",
     "build": "models.build",
-    "combine": "workflows.train.ensemble",
-    "compare": "workflows.compare.run",
-    "crossval": "workflows.crossval.run",
-    "demo": "workflows.train.demo",
-    "describe_dataset": "workflows.inspect",
-    "describe_model": "workflows.inspect",
-    "evaluate": "workflows.infer.run",
-    "explain_images": "workflows.explain.run",
-    "export_model": "workflows.ship.export",
-    "list_datasets": "workflows.inspect",
-    "list_models": "workflows.inspect",
-    "load_bundle": "deploy.bundle",
-    "predict": "workflows.infer.run",
-    "reproduce": "workflows.study.run",
-    "runs": "workflows.runs",
-    "train": "workflows.train.run",
-    "tune": "workflows.tune.run",
-    "verify": "workflows.ship.verify",
-    "write_report": "workflows.report.run",
-    "write_submission": "records.submissions",
+    "combine": "experiments.ensemble",
+    "compare": "experiments.compare",
+    "crossval": "experiments.crossval",
+    "demo": "experiments.train",
+    "describe_dataset": "experiments.catalog",
+    "describe_model": "experiments.catalog",
+    "evaluate": "inference.predict",
+    "explain_images": "explain.explain",
+    "export_model": "export.export",
+    "list_datasets": "experiments.catalog",
+    "list_models": "experiments.catalog",
+    "load_bundle": "ensemble.bundle",
+    "predict": "inference.predict",
+    "reproduce": "experiments.reproduce",
+    "runs": "experiments.runs",
+    "train": "experiments.train",
+    "tune": "experiments.tune",
+    "verify": "export.verify",
+    "write_report": "report.run",
+    "write_submission": "core.submissions",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+_PACKAGES = ("ensemble", "metrics")
+"""Packages that are attributes without an import statement: `tercet.ensemble.average`, `tercet.metrics.score`."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"tercet.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'tercet' has no attribute '{name}'")
     return getattr(importlib.import_module(f"tercet.{_HOMES[name]}"), name)

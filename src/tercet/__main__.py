@@ -2,6 +2,6 @@
 
 import sys
 
-from tercet.cli import main
+from tercet.cli.main import main
 
 sys.exit(main())

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.data.catalog import table_from_arrays
+from tercet.config.run import DataConfig
+from tercet.core.errors import DataError
 from tercet.data.folds import NO_FOLD, FoldPlan, make_folds
-from tercet.data.samples import SampleTable
-from tercet.ground.errors import DataError
-from tercet.records.config import DataConfig
+from tercet.data.load import table_from_arrays
+from tercet.data.table import SampleTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*too small to be held out for val")
 WHOLE = DataConfig(test_fraction=0.0, val_fraction=0.25)

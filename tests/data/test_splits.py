@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.data.catalog import table_from_arrays
-from tercet.data.samples import SampleTable
+from tercet.config.run import DataConfig
+from tercet.core.errors import ConfigError, DataError
+from tercet.data.load import table_from_arrays
 from tercet.data.splits import assign_splits, check_disjoint, stratified_folds
-from tercet.ground.errors import ConfigError, DataError
-from tercet.records.config import DataConfig
+from tercet.data.table import SampleTable
 
 
 def table_of(labels: Sequence[int], **columns: object) -> SampleTable:

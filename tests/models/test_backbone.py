@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from tercet.ground.errors import ConfigError
+from tercet.core.errors import ConfigError
 from tercet.models.backbone import Backbone
 
 SHAPE = (3, 64, 96)

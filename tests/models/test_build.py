@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.ground.errors import ConfigError
-from tercet.ground.geometry import scale
+from tercet.config.model import BackboneConfig, InputConfig, LabelsConfig, ModelConfig
+from tercet.core.errors import ConfigError
+from tercet.core.resize import scale
+from tercet.core.types import InputSpec
 from tercet.models.build import build, network_descriptions, network_names, options_of
 from tercet.models.classifier import Classifier, Preprocess
-from tercet.models.networks import NETWORKS
+from tercet.models.registry import NETWORKS
 from tercet.models.summary import count_parameters
-from tercet.records.contracts import InputSpec
-from tercet.records.model_config import BackboneConfig, InputConfig, LabelsConfig, ModelConfig
 
 SCRATCH = {"pretrained": False}
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tercet.config.model import LabelsConfig, ModelConfig
 from tercet.models.build import build
 from tercet.models.label_decoder import LabelDecoder
 from tercet.models.summary import summarize
-from tercet.records.model_config import LabelsConfig, ModelConfig
 from tercet.training.losses import LabelSequences
 
 LABELS = 4

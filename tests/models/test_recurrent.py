@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tercet.ground.errors import ConfigError
+from tercet.core.errors import ConfigError
 from tercet.models.recurrent import RecurrentModule, RecurrentStack, scan_sequence
 
 OPTIONS = [

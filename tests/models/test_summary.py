@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from tercet.config.model import BackboneConfig, InputConfig, ModelConfig
 from tercet.models.build import build
-from tercet.models.fusion import EndToEnd, FusionHead
+from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.models.summary import summarize
-from tercet.records.model_config import BackboneConfig, InputConfig, ModelConfig
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 

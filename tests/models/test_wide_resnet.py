@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from tercet.ground.errors import ConfigError
+from tercet.config.model import ModelConfig
+from tercet.core.errors import ConfigError
 from tercet.models.build import build, check_network, network_descriptions
 from tercet.models.summary import count_parameters
-from tercet.records.model_config import ModelConfig
 
 
 @pytest.mark.parametrize(

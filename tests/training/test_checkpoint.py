@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tercet.ground.errors import ModelError, StorageError
+from tercet.core.errors import ModelError, StorageError
 from tercet.models.weight_files import load_weights, save_weights
 from tercet.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -102,7 +102,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     before = path.read_bytes()
     program = (
         "import resource, sys, torch; from pathlib import Path\n"
-        "from tercet.training.checkpoint import save_checkpoint; from tercet.ground.errors import StorageError\n"
+        "from tercet.training.checkpoint import save_checkpoint; from tercet.core.errors import StorageError\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: save_checkpoint(Path(sys.argv[1]), {'x': torch.zeros(1_000_000)})\n"

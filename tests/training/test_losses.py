@@ -3,11 +3,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tercet.ground.errors import ConfigError
-from tercet.records.contracts import Batch
-from tercet.training.averaging import WeightAverage
+from tercet.core.errors import ConfigError
+from tercet.core.types import Batch
 from tercet.training.fabric import choose_precision, require_bf16, split
 from tercet.training.losses import CrossEntropy, balanced_class_weights
+from tercet.training.optim import WeightAverage
 
 
 def test_hard_and_one_hot_labels_agree() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tercet.records.contracts import Batch
+from tercet.core.types import Batch
 
 
 class Points:

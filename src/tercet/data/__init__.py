@@ -1,1 +1,1 @@
-"""Floor 2: from files to batches: sample tables, splits, decoded images, loaders, augmentation."""
+"""From files to batches: sample tables, splits, decoded images, loaders, augmentation."""

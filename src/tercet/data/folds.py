@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tercet.data.samples import LEFT_OUT, Ints, SampleTable
+from tercet.config.run import DataConfig
+from tercet.core.errors import DataError
+from tercet.core.files import natural_key
 from tercet.data.splits import assign_splits, check_classes, stratified_folds
-from tercet.ground.errors import DataError
-from tercet.ground.files import natural_key
-from tercet.records.config import DataConfig
+from tercet.data.table import LEFT_OUT, Ints, SampleTable
 
 DEFAULT_FOLDS = 5
 NO_FOLD = -1

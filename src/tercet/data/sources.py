@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tercet.data.images import Pixels, decode, open_regular, to_depth
-from tercet.ground.errors import DataError
+from tercet.core.errors import DataError
+from tercet.data.decode import Pixels, decode, open_regular, to_depth
 
 _CHUNK = 1 << 20  # bytes read at a time
 DIGEST_BYTES = 8  # of an image: two of ten million have the same digest with a probability of 3e-6
@@ -264,7 +264,7 @@ class ArraySource:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class SubsetSource:
     """The source of a table that was read back from a run, whose decoded images are in the run's store."""
 
     digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -19,10 +19,10 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
 )
 
-from tercet.data.samples import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
-from tercet.data.set_splits import held_out_sets, rows_within
-from tercet.ground.errors import ConfigError, DataError
-from tercet.records.config import DataConfig
+from tercet.config.run import DataConfig
+from tercet.core.errors import ConfigError, DataError
+from tercet.data.multilabel_splits import held_out_sets, rows_within
+from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 
 _GROUP_DRAWS = 64  # random ways to hold groups out, of which the best balanced is taken
 _NAMED = 5  # classes named in a message

@@ -1,5 +1,5 @@
-"""Floor 2: networks: timm backbones, recurrent parts, row classifiers, small networks, heads and fusion."""
+"""Networks: timm backbones, recurrent modules, row classifiers, small networks, heads, and inference with them."""
 
-from tercet.ground._compat import declare_torchvision_operators
+from tercet.core.torchvision_ops import declare_torchvision_operators
 
 declare_torchvision_operators()

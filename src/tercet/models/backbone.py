@@ -1,27 +1,62 @@
-"""Any timm network as a backbone: the pooled vector, or the feature map, whatever form timm returns.
-
-timm's `forward_features` has three forms: B C H W (most convolutional networks), B H W C (those that say so in
-`output_fmt`: Swin, Sequencer, ...) and B N D tokens in raster order, after `num_prefix_tokens` tokens that stand for no
-place (class, registers). All become B h w D.
-
-The pooled vector is what the network's own classifier would read: `forward_head(pre_logits=True)`. Its width is not
-always D: MobileNetV3, VGG, HGNet and others have trained layers between pooling and classifier (MobileNetV3-large: 960
-to 1280, `head_hidden_size`). They are part of the pretrained network and stay for scan `pooled`. A feature map never
-passes through them, so there they are removed: no parameter is kept that could not learn.
-
-Shapes: B images, C channels, H x W pixels, h x w cells of the feature map, N = h w, D features.
-"""
+"""timm backbones: features, feature maps and tokens with known shapes."""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from tercet.ground.errors import ConfigError
-from tercet.models.shapes import abstract_copy
+from tercet.core.errors import ConfigError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def to_meta(module: Module, *, products: list[int] | None = None) -> Module:
+    """Return a copy in evaluation mode whose parameters and buffers have shapes but no storage (the meta device).
+
+    Every parameter of the copy takes gradients; what is shared in the module is shared in the copy. Recurrent kernels
+    do not come apart into steps, which would take seconds.
+
+    Args:
+        module: The module.
+        products: Gains the multiply-adds of each recurrent kernel that runs.
+    """
+    stand_ins: dict[int, Any] = {}
+    for parameter in module.parameters():
+        stand_ins[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
+    for buffer in module.buffers():
+        stand_ins[id(buffer)] = torch.empty_like(buffer, device="meta")
+    abstract = copy.deepcopy(module, stand_ins).eval()
+    for part in abstract.modules():
+        if isinstance(part, nn.RNNBase):
+            part.forward = _without_steps(part, [] if products is None else products)
+    return abstract
+
+
+def _without_steps(kernel: nn.RNNBase, products: list[int]) -> Callable[..., Any]:
+    """Return a forward pass of a recurrent kernel that has its shapes and gradients, and counts what it would cost.
+
+    Each step multiplies by every weight once: G h (i + h) a direction, with i inputs, h units and G = 4 matrices in an
+    LSTM, 3 in a GRU, 1 in a simple RNN.
+    """
+    weights = sum(weight.numel() for name, weight in kernel.named_parameters() if name.startswith("weight"))
+    states = kernel.num_layers * (2 if kernel.bidirectional else 1)
+
+    def forward(sequence: Tensor, state: Any = None) -> Any:
+        *leading, _ = sequence.shape  # B T, T B, or T alone
+        products.append(math.prod(leading) * weights)
+        units = kernel.proj_size or kernel.hidden_size
+        everything = sequence.sum() + sum(parameter.sum() for parameter in kernel.parameters())
+        batch = leading[:-1] if kernel.batch_first else leading[1:]
+        output = everything.expand(*leading, units * (2 if kernel.bidirectional else 1)).contiguous()
+        hidden, cell = (everything.expand(states, *batch, size) for size in (units, kernel.hidden_size))
+        return output, (hidden, cell) if isinstance(kernel, nn.LSTM) else hidden
+
+    return forward
 
 
 class Backbone(nn.Module):
@@ -52,7 +87,7 @@ class Backbone(nn.Module):
         self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # whatever the caller's mode is
-            trial = abstract_copy(self)
+            trial = to_meta(self)
             try:
                 output = trial(torch.empty(1, *input_shape, device="meta"))
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:

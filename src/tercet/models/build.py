@@ -22,20 +22,18 @@ from timm.models import (
 )
 from torch import nn
 
-from tercet.ground.errors import ConfigError, ModelError, require
-from tercet.ground.registry import nearest
-from tercet.models import convnets, mobilenetv1, rows, sequencers, wide_resnet  # noqa: F401  (each enters its networks)
+from tercet.config.model import ModelConfig, read_rules
+from tercet.core.errors import ConfigError, ModelError, raise_problems
+from tercet.core.registry import did_you_mean
+from tercet.core.types import INTERPOLATIONS, InputSpec
+from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
 from tercet.models.heads import HEADS
 from tercet.models.label_decoder import decode_labels
-from tercet.models.networks import Request, override, own_network, own_networks, pixel_size
-from tercet.models.published import published_file
+from tercet.models.pretrained import hub_file, load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
-from tercet.models.weights import load_backbone, read_weights
-from tercet.records.contracts import INTERPOLATIONS, InputSpec
-from tercet.records.freezing import read_rules
-from tercet.records.model_config import ModelConfig
+from tercet.models.registry import BuildRequest, override, pixel_size, registered_network, registered_networks
 
 _DEFAULT = ModelConfig()
 _STATED = frozenset({"pretrained", "num_biases"})
@@ -77,8 +75,8 @@ def build(
     check_network(network, config)
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
-    request = Request(network, num_classes, config, channels, image_size, load_weights)
-    own = own_network(network)
+    request = BuildRequest(network, num_classes, config, channels, image_size, load_weights)
+    own = registered_network(network)
     classifier = own.build(request) if own else _timm_classifier(request)
     read = classifier.spec.channels
     if channels not in (1, read) and (channels, read) != (3, 1):
@@ -98,10 +96,12 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
     Raises:
         ConfigError: There is no such network, or options were set that have no effect on it.
     """
-    if own_network(network) is None and not _is_timm(network):
-        raise ConfigError(f"unknown network '{network}'{nearest(network, network_names())}: 'tercet models' lists them")
+    if registered_network(network) is None and not _is_timm(network):
+        raise ConfigError(
+            f"unknown network '{network}'{did_you_mean(network, network_names())}: 'tercet models' lists them"
+        )
     ignored = sorted(changed_options(config) - options_of(network, config) - _STATED)
-    require(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
+    raise_problems(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
 
 
 def check_weights(network: str, config: ModelConfig) -> None:
@@ -113,8 +113,8 @@ def check_weights(network: str, config: ModelConfig) -> None:
     if config.weights is not None:
         if not Path(config.weights).expanduser().is_file():
             raise ModelError(f"there is no weights file {config.weights}")
-    elif own_network(network) is None and config.pretrained:
-        published_file(network, _announced(network))
+    elif registered_network(network) is None and config.pretrained:
+        hub_file(network, _announced(network))
 
 
 def check_build(network: str, config: ModelConfig) -> None:
@@ -124,7 +124,7 @@ def check_build(network: str, config: ModelConfig) -> None:
         ConfigError: Images of a size that it cannot read, or a table of frozen parts that does not fit its names.
     """
     told = {"backbone", "freeze", "input"} & changed_options(config)
-    if told and own_network(network) is None:
+    if told and registered_network(network) is None:
         build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=False)
 
 
@@ -136,19 +136,19 @@ def check_images(network: str, config: ModelConfig, *, channels: int, image_size
     Raises:
         ConfigError: The images are too small, or have many sizes and `input.size` is not given.
     """
-    if own_network(network) is not None:
+    if registered_network(network) is not None:
         with torch.device("meta"):
             build(network, num_classes=2, config=config, channels=channels, image_size=image_size, load_weights=False)
 
 
 def network_names() -> list[str]:
     """Return the names that `build` knows: Tercet's own first, then timm's."""
-    return [*own_networks(), *timm.list_models()]
+    return [*registered_networks(), *timm.list_models()]
 
 
 def network_descriptions() -> dict[str, str]:
     """Return one line about each of `network_names`, in their order."""
-    described = {name: network.description for name, network in own_networks().items()}
+    described = {name: network.description for name, network in registered_networks().items()}
     for name in timm.list_models():
         height, width = _announced(name).input_size[1:]
         weights = "published weights" if is_model_pretrained(name) else "no published weights"
@@ -158,7 +158,7 @@ def network_descriptions() -> dict[str, str]:
 
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that act on a network under the other options of `config`."""
-    if own := own_network(network):
+    if own := registered_network(network):
         return own.options | {"labels"}
     acting = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
     acting |= _HEAD[config.head]
@@ -182,7 +182,7 @@ def _flag(name: str) -> str:
 
 
 def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
-    if own_network(network):
+    if registered_network(network):
         return f"'{network}'"
     if option in _RECURRENT:
         return f"--recurrent {config.recurrent}"
@@ -200,7 +200,7 @@ def _announced(network: str) -> PretrainedCfg:
     return get_pretrained_cfg(network) or PretrainedCfg()
 
 
-def _timm_classifier(request: Request) -> Classifier:
+def _timm_classifier(request: BuildRequest) -> Classifier:
     config = request.config
     backbone, spec = _timm_backbone(request)
     _require_sequence(request, backbone)
@@ -229,7 +229,7 @@ def _timm_classifier(request: Request) -> Classifier:
     )
 
 
-def _timm_backbone(request: Request) -> tuple[Backbone, InputSpec]:
+def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     """Return the backbone with its weights, and the input it announces with the user's changes."""
     config, announced = request.config, _announced(request.network)
     learnt = config.pretrained or config.weights is not None
@@ -238,7 +238,7 @@ def _timm_backbone(request: Request) -> tuple[Backbone, InputSpec]:
     if request.load_weights and config.weights is not None:
         tensors = read_weights(Path(config.weights).expanduser())
     elif request.load_weights and config.pretrained:
-        file = published_file(request.network, announced)
+        file = hub_file(request.network, announced)
         overlay = {"file": str(file), "custom_load": announced.custom_load}
     network = _create(request, channels, overlay)
     size = get_model_input_config(network)["input_size"][1:]
@@ -250,7 +250,7 @@ def _timm_backbone(request: Request) -> tuple[Backbone, InputSpec]:
     return Backbone(network, (spec.channels, *spec.size), read=read), spec
 
 
-def _create(request: Request, channels: int, overlay: dict[str, Any] | None) -> nn.Module:
+def _create(request: BuildRequest, channels: int, overlay: dict[str, Any] | None) -> nn.Module:
     """Return timm's network without classifier; the errors of its constructor become one line."""
     arguments = {"num_classes": 0, **request.config.backbone.args}
     size = pixel_size(request.config.input)
@@ -290,7 +290,7 @@ def _announced_spec(announced: PretrainedCfg, channels: int, size: tuple[int, in
     return InputSpec(size=size, channels=channels, mean=mean, std=std, interpolation=known)
 
 
-def _require_sequence(request: Request, backbone: Backbone) -> None:
+def _require_sequence(request: BuildRequest, backbone: Backbone) -> None:
     """Refuse a scan over a single step: there the order could not matter and the recurrent weights never act."""
     scan, (height, width) = request.config.scan, backbone.grid
     steps = {"pooled": 2, "rows": height, "columns": width}.get(scan, height * width)

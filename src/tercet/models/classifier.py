@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tercet.ground.geometry import Interpolation, scale, to_channels
-from tercet.models.freezing import Match, apply_rules, match_rules
-from tercet.records.contracts import InputSpec
-from tercet.records.freezing import FreezeRule
+from tercet.config.model import FreezeRule
+from tercet.core.resize import Interpolation, scale, to_channels
+from tercet.core.types import InputSpec
+from tercet.models.freeze import FreezeMatch, apply_rules, match_rules
 
 
 class Preprocess(nn.Module):
@@ -22,7 +22,7 @@ class Preprocess(nn.Module):
 
     Maps B C H W in [0, 1], of any size, to B C' H' W'. Loaders that resized already lose nothing: at the right size and
     with the right channels only the normalisation is left. The aspect ratio is not kept here; where it should be
-    (`crop_mode` of the spec), loaders crop or pad with `tercet.ground.geometry.fit` before.
+    (`crop_mode` of the spec), loaders crop or pad with `tercet.core.resize.fit_size` before.
 
     Args:
         spec: What the network wants.
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         self.features = features
         self.recurrent = recurrent or nn.Identity()
         self.head = head
-        self.freezing: tuple[Match, ...] = ()
+        self.freezing: tuple[FreezeMatch, ...] = ()
         self._fixed: tuple[str, ...] = ()
 
     def freeze(self, rules: Sequence[FreezeRule]) -> None:

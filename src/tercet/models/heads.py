@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tercet.ground.registry import Registry
-from tercet.records.model_config import ModelConfig
+from tercet.config.model import ModelConfig
+from tercet.core.registry import Registry
 
 HeadBuilder = Callable[[int, int, ModelConfig], nn.Module]
 HEADS: Registry[HeadBuilder] = Registry("head")
@@ -43,7 +43,7 @@ class GaussianNoise(nn.Module):
         return f"std={self.std}"
 
 
-def dense(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:
+def dense_layer(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:
     """Return a linear layer with Keras' initial weights."""
     layer = nn.Linear(num_inputs, num_outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
@@ -58,9 +58,9 @@ def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.M
     width = config.head_hidden_dim or 1024
     layers = {
         "noise": GaussianNoise(config.noise),
-        "dense": dense(num_features, width),
+        "dense": dense_layer(num_features, width),
         "activation": nn.ReLU(),
-        "classes": dense(width, num_classes),
+        "classes": dense_layer(width, num_classes),
     }
     return nn.Sequential(OrderedDict(layers))
 
@@ -68,7 +68,7 @@ def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.M
 @HEADS.register("linear")
 def linear_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
     """One linear layer: B D to B K."""
-    return nn.Sequential(OrderedDict({"classes": dense(num_features, num_classes)}))
+    return nn.Sequential(OrderedDict({"classes": dense_layer(num_features, num_classes)}))
 
 
 @HEADS.register("mlp")
@@ -76,9 +76,9 @@ def mlp_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Mod
     """Dense layer (512 wide unless told otherwise) with ReLU, dropout (0.3), classes: B D to B K."""
     width = config.head_hidden_dim or 512
     layers = {
-        "dense": dense(num_features, width),
+        "dense": dense_layer(num_features, width),
         "activation": nn.ReLU(),
         "dropout": nn.Dropout(0.3 if config.dropout is None else config.dropout),
-        "classes": dense(width, num_classes),
+        "classes": dense_layer(width, num_classes),
     }
     return nn.Sequential(OrderedDict(layers))

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tercet.config.model import LabelsConfig
 from tercet.models.classifier import Classifier
-from tercet.models.heads import dense
-from tercet.records.model_config import LabelsConfig
+from tercet.models.heads import dense_layer
 
-EDGE = 1e-6
+TOKEN_EDGE = 1e-6
 """Keeps decoded scores off 0 and 1, so that their logits are finite."""
 
 
@@ -51,8 +51,8 @@ class LabelDecoder(nn.Module):
         self.embedding = nn.Embedding(num_classes + 2, config.embedding_dim)
         nn.init.normal_(self.embedding.weight, std=config.embedding_dim**-0.5)  # products with x(t) start small
         self.lstm = nn.LSTM(config.embedding_dim, config.hidden_size, batch_first=True)
-        self.from_state = dense(config.hidden_size, config.embedding_dim, bias=False)
-        self.from_image = dense(num_features, config.embedding_dim)
+        self.from_state = dense_layer(config.hidden_size, config.embedding_dim, bias=False)
+        self.from_image = dense_layer(num_features, config.embedding_dim)
 
     def forward(self, features: Tensor, sequence: Tensor | None = None) -> Tensor:
         """Name the labels, or follow a sequence that is given.
@@ -71,7 +71,7 @@ class LabelDecoder(nn.Module):
             return self._follow(features, sequence)
         found = self.search(features, beam_size=self.beam_size)
         scores = 0.5 * (found.peaks + found.chosen.to(found.peaks.dtype))
-        return torch.logit(scores.clamp(EDGE, 1 - EDGE))
+        return torch.logit(scores.clamp(TOKEN_EDGE, 1 - TOKEN_EDGE))
 
     def _follow(self, features: Tensor, sequence: Tensor) -> Tensor:
         start = sequence.new_full((len(sequence), 1), self.num_classes + 1)

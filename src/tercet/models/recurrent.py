@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tercet.ground.errors import ConfigError
+from tercet.core.errors import ConfigError
 from tercet.models.cells import (
     ACTIVATIONS,
     RECURRENT_ACTIVATIONS,

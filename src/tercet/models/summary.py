@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tercet.core.types import InputSpec
+from tercet.models.backbone import to_meta
 from tercet.models.classifier import Classifier
-from tercet.models.fusion import EndToEnd, FusionHead
-from tercet.models.shapes import abstract_copy
-from tercet.records.contracts import InputSpec
+from tercet.models.fusion_head import EndToEnd, FusionHead
 
 _DEPTH = 3
 
@@ -55,7 +55,7 @@ def count_parameters(module: nn.Module) -> int:
 
 def _count_flops(module: Classifier | FusionHead | EndToEnd) -> int:
     counter, products = FlopCounterMode(display=False), [0]
-    abstract = abstract_copy(module, products=products).requires_grad_(False)
+    abstract = to_meta(module, products=products).requires_grad_(False)
     with torch.no_grad(), counter:  # the counter fails on views of a parameter that wants gradients, as SigLIP's query
         abstract(_one_image(module))
     return int(counter.get_total_flops()) + 2 * sum(products)

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tercet.ground.errors import ModelError, StorageError
-from tercet.ground.files import atomic_path, sha256
+from tercet.core.errors import ModelError, StorageError
+from tercet.core.files import atomic_path, sha256
 
 
 def save_weights(path: Path, module: nn.Module) -> str:

@@ -17,10 +17,10 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tercet.ground.errors import ConfigError
+from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
-from tercet.models.heads import dense
-from tercet.models.networks import FAMILIES, NamedNetwork, NetworkFamily, Request, plain_spec
+from tercet.models.heads import dense_layer
+from tercet.models.registry import FAMILIES, BuildRequest, ModelEntry, NetworkFamily, plain_spec
 
 _STEM = 16
 _NAME = re.compile(r"wrn-([1-9]\d{0,2})-([1-9]\d?)")
@@ -63,7 +63,7 @@ def _convolution(num_inputs: int, num_outputs: int, *, side: int = 3, stride: in
     return layer
 
 
-def build_wide_resnet(request: Request, *, depth: int, width: int) -> Classifier:
+def build_wide_resnet(request: BuildRequest, *, depth: int, width: int) -> Classifier:
     """Return wrn-D-K: 36,479,194 parameters for D = 28, K = 10, three channels and 10 classes.
 
     Args:
@@ -92,11 +92,11 @@ def build_wide_resnet(request: Request, *, depth: int, width: int) -> Classifier
         spec=spec,
         num_classes=request.num_classes,
         features=nn.Sequential(OrderedDict(trunk)),
-        head=nn.Sequential(OrderedDict({"classes": dense(channels, request.num_classes)})),
+        head=nn.Sequential(OrderedDict({"classes": dense_layer(channels, request.num_classes)})),
     )
 
 
-def wide_resnet(name: str) -> NamedNetwork:
+def wide_resnet(name: str) -> ModelEntry:
     """Return the network called wrn-D-K.
 
     Raises:
@@ -109,7 +109,7 @@ def wide_resnet(name: str) -> NamedNetwork:
             f"there is no '{name}': wide residual networks are called wrn-D-K, with a depth D of 10, 16, 22, 28, 34, "
             "40, ... (6 n + 4) and a width K of 1 to 99, such as wrn-16-4, wrn-28-10 or wrn-40-4"
         )
-    return NamedNetwork(
+    return ModelEntry(
         f"wide residual network of depth {depth} and width {width}, for small images; any wrn-D-K with D = 6 n + 4",
         frozenset({"input", "dropout"}),
         partial(build_wide_resnet, depth=depth, width=width),

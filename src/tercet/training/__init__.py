@@ -1,5 +1,5 @@
-"""Floor 3: the training loop and its stages; it knows neither data sets nor networks, only modules and batches."""
+"""The training loop: stages, callbacks, checkpoints. It depends on modules and batches only."""
 
-from tercet.ground._compat import declare_torchvision_operators
+from tercet.core.torchvision_ops import declare_torchvision_operators
 
-declare_torchvision_operators()  # lightning imports torchvision
+declare_torchvision_operators()

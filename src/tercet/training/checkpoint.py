@@ -1,9 +1,4 @@
-"""Checkpoints: what a training needs to go on, bit for bit, after it was killed at any moment.
-
-A checkpoint is one file, written whole or not at all, that carries its own SHA-256: a flipped bit is noticed.
-The best weights lie beside it in files of their own; a checkpoint names the ones that belong to it and is only
-written after them, so the two never contradict each other.
-"""
+"""State of a training, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,13 +6,90 @@ import hashlib
 import io
 import pickle  # only for the name of its error
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tercet.ground.errors import ModelError
-from tercet.ground.files import atomic_path
+from tercet.config.training import Monitor
+from tercet.core.errors import ModelError
+from tercet.core.files import atomic_path
+from tercet.core.history import History
+from tercet.metrics.classification import is_better
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The weights that scored best so far, in a stage or altogether."""
+
+    scores: dict[str, float]
+    stage: int
+    epoch: int
+    file: str
+    digest: str
+
+
+def improves(scores: dict[str, float], rival: BestEpoch | None, monitor: Monitor) -> bool:
+    """Tell whether scores beat the rival's; the first ones do, and without a validation split the newest always."""
+    return rival is None or not scores or is_better(monitor, scores, rival.scores)
+
+
+@dataclass
+class TrainingState:
+    """Where the training stands; with the tensors, all that a resume needs."""
+
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    stage_step: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    num_right: int = 0
+    num_seen: int = 0
+    epoch_seconds: float = 0.0
+    stage_seconds: float = 0.0
+    seconds: float = 0.0
+    best: BestEpoch | None = None
+    stage_best: BestEpoch | None = None
+
+    def count_step(self, loss: float, num_samples: int) -> None:
+        """Count an update and what its batch showed."""
+        self.loss_sum += loss * num_samples
+        self.num_seen += num_samples
+        self.batch, self.stage_step, self.step = self.batch + 1, self.stage_step + 1, self.step + 1
+
+    def count_seconds(self, seconds: float) -> None:
+        """Add to the clocks of epoch, stage and training; they go on after a resume."""
+        self.epoch_seconds += seconds
+        self.stage_seconds += seconds
+        self.seconds += seconds
+
+    def begin_epoch(self) -> None:
+        """Go to the next epoch of the stage."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.num_right, self.num_seen, self.epoch_seconds = 0.0, 0, 0, 0.0
+
+    def begin_stage(self) -> None:
+        """Go to the first epoch of a stage."""
+        self.epoch, self.stage_step, self.stage_seconds, self.stage_best = 0, 0, 0.0, None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingState:
+        """Rebuild from `dataclasses.asdict`."""
+        bests = {key: values[key] and BestEpoch(**values[key]) for key in ("best", "stage_best")}
+        return cls(**{**values, **bests})
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training leaves: the module carries the best weights."""
+
+    history: History
+    best: BestEpoch
+    seconds: float
+    steps: int
+
 
 _MAGIC = b"tercet-checkpoint-1 "
 LAST = "last.ckpt"

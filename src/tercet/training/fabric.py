@@ -14,9 +14,9 @@ from lightning.fabric import Fabric
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tercet.ground.errors import ConfigError, starved
-from tercet.ground.runtime import generator_states, restore_generators
-from tercet.records.contracts import Batch
+from tercet.core.errors import ConfigError, is_out_of_memory
+from tercet.core.runtime import generator_states, restore_generators
+from tercet.core.types import Batch
 from tercet.training.losses import Objective
 
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # its start-up banner is no news
@@ -65,7 +65,7 @@ def bf16_fault(module: nn.Module, batch: Batch, objective: Objective, *, device:
         try:
             _step(trial, batch, objective, device, "bf16")
         except RuntimeError as error:
-            if starved(error):
+            if is_out_of_memory(error):
                 raise
             return str(error).splitlines()[0].partition(". ")[0]
     return ""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tercet.records.contracts import Batch
+from tercet.core.types import Batch
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 """From a module and a batch to (mean loss over the batch, logits B K)."""
@@ -91,7 +91,7 @@ class LabelSequences:
         return loss / num_images, 2.0 * named - 1.0
 
 
-def count_right(logits: Tensor, batch: Batch) -> int:
+def count_correct(logits: Tensor, batch: Batch) -> int:
     """Return how many images of a batch have the right class, or exactly the right set; 0 where labels are soft."""
     labels = batch.labels if batch.labels is not None else batch.targets
     if labels is None or labels.is_floating_point():

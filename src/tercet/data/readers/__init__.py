@@ -1,1 +1,1 @@
-"""Readers: what lies on disk (folders, tables, archives, IDX files), told as plain rows."""
+"""Readers of class folders, tables and annotation files."""

@@ -1,14 +1,18 @@
-"""Which column of a table is the image, the label, the group: told by the user or by the usual names."""
+"""Which column of a table holds what, and how label cells are read."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tercet.ground.errors import ConfigError, DataError
-from tercet.ground.registry import nearest
-from tercet.records.config import DataConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from tercet.config.run import DataConfig
+from tercet.core.errors import ConfigError, DataError
+from tercet.core.registry import did_you_mean
 
 IMAGE_COLUMNS = ("image", "file", "path", "filename", "id")
 LABEL_COLUMNS = ("label", "class", "target")
@@ -42,7 +46,8 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
     def asked(option: str, column: str) -> int:
         if column not in header:
             raise ConfigError(
-                f"data.{option}: {name} has no column '{column}'{nearest(column, header)} (it has: {', '.join(header)})"
+                f"data.{option}: {name} has no column '{column}'{did_you_mean(column, header)} "
+                f"(columns: {', '.join(header)})"
             )
         return header.index(column)
 
@@ -106,3 +111,139 @@ def file_name(pattern: str | None, fields: Sequence[str], *, header: Sequence[st
     if not used:
         raise ConfigError(f"data.image_pattern '{pattern}' names no column: write it like '{{id}}.jpg'")
     return name
+
+
+_ABSENT, _PRESENT = frozenset({"0", "0.0", "false"}), frozenset({"1", "1.0", "true"})
+
+
+@dataclass(frozen=True)
+class LabelCells:
+    """Where the labels of a record stand, and how they are spelled."""
+
+    positions: tuple[int, ...]
+    """Columns of the labels."""
+    names: tuple[str, ...] = ()
+    """What each of several columns is called; nothing where there is one."""
+    indicators: frozenset[int] = frozenset()
+    """Those of the columns that hold only 0 and 1."""
+    separator: str | None = None
+    """What stands between the labels of a cell."""
+
+    @property
+    def sets(self) -> bool:
+        """Whether a row has a set of labels, not one class."""
+        return self.separator is not None or len(self.positions) > 1
+
+    def text(self, fields: Sequence[str]) -> str:
+        """Return what the row says as text; empty where it says nothing."""
+        if not self.sets:
+            return fields[self.positions[0]].strip()
+        labels = self.read(fields)
+        return "" if labels is None else f"{{{', '.join(labels)}}}"
+
+    def read(self, fields: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the labels of the row, each once, in their order; None where it is unlabelled."""
+        labels: dict[str, None] = {}
+        known = False
+        for place, position in enumerate(self.positions):
+            cell = fields[position].strip()
+            known |= bool(cell)
+            if position in self.indicators:
+                labels |= {self.names[place]: None} if cell.casefold() in _PRESENT else {}
+            else:
+                prefix = f"{self.names[place]}=" if self.names else ""
+                labels |= {prefix + part: None for part in self._parts(cell)}
+        return tuple(labels) if known else None
+
+    def _parts(self, cell: str) -> list[str]:
+        if self.separator is None:
+            return [cell] if cell else []
+        parts = cell.split() if self.separator.isspace() else cell.split(self.separator)
+        return [part.strip() for part in parts if part.strip()]
+
+
+def label_cells(
+    header: Sequence[str],
+    positions: tuple[int, ...],
+    records: Sequence[Sequence[str]],
+    *,
+    separator: str | None,
+    single_labels: bool,
+    name: str,
+) -> LabelCells:
+    """Find out how a table spells its labels.
+
+    Args:
+        header: Names of the columns.
+        positions: The label columns.
+        records: The fields of every row.
+        separator: What stands between the labels of a cell, where one was given.
+        single_labels: Accept that no cell holds the separator.
+        name: The file's name, for messages.
+
+    Raises:
+        DataError: No cell holds the separator.
+    """
+    if separator is not None and not single_labels:
+        mark = separator.strip() or " "
+        cells = [fields[position].strip() for fields in records for position in positions]
+        if any(cells) and not any(mark in cell for cell in cells):
+            searched = ", ".join(header[position] for position in positions)
+            raise DataError(
+                f"{name}: no cell of {searched} holds the separator '{separator}': give another --data.label-separator "
+                "(or --data.task multi beside it, if every image has one label)"
+            )
+    if len(positions) == 1:
+        return LabelCells(positions, separator=separator)
+    indicators = {position for position in positions if _is_indicator([fields[position] for fields in records])}
+    return LabelCells(positions, tuple(header[position] for position in positions), frozenset(indicators), separator)
+
+
+def _is_indicator(cells: Sequence[str]) -> bool:
+    values = {cell.strip().casefold() for cell in cells} - {""}
+    return bool(values) and values <= _ABSENT | _PRESENT
+
+
+LabelNames = Sequence[str] | None
+"""The labels of one row; None where they are unknown."""
+
+
+def membership_of(sets: Sequence[LabelNames], classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which labels each row has (N K); unknown sets as empty rows.
+
+    Raises:
+        KeyError: A label is none of the K names.
+    """
+    index_of = {name: index for index, name in enumerate(classes)}
+    membership = np.zeros((len(sets), len(classes)), dtype=np.bool_)
+    for row, labels in enumerate(sets):
+        membership[row, [index_of[label] for label in labels or ()]] = True
+    return membership
+
+
+def known_sets(sets: Sequence[LabelNames]) -> list[int]:
+    """Return what stands for class indices where rows have sets: 0, or -1 where the set is unknown (N)."""
+    return [-1 if labels is None else 0 for labels in sets]
+
+
+def write_sets(membership: NDArray[np.bool_], known: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
+    """Return each set as a JSON list of names (N); empty text where it is unknown."""
+    return [
+        json.dumps([classes[label] for label in np.flatnonzero(row).tolist()], ensure_ascii=False) if told else ""
+        for row, told in zip(membership, known, strict=True)
+    ]
+
+
+def read_sets(cells: Sequence[str]) -> list[list[str] | None]:
+    """Return what `write_sets` wrote.
+
+    Raises:
+        ValueError: A cell is no JSON list of texts.
+    """
+    sets: list[list[str] | None] = []
+    for cell in cells:
+        labels = json.loads(cell) if cell else None
+        if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+            raise ValueError(f"'{cell}' is no list of labels")
+        sets.append(labels)
+    return sets

@@ -1,0 +1,221 @@
+"""Configuration of a network: input, backbone, recurrent module, head and frozen parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.registry import did_you_mean
+
+
+@dataclass(frozen=True)
+class FreezeRule:
+    """One line of the table."""
+
+    pattern: str
+    """Glob over names such as `features.network.layer4.0.conv1.weight`."""
+    frozen: bool
+    """Whether what it matches stays bit-identical; else it is open: it learns."""
+
+    @property
+    def state(self) -> str:
+        """The state in words."""
+        return "frozen" if self.frozen else "open"
+
+
+FREEZE_PRESETS: dict[str, tuple[FreezeRule, ...]] = {
+    "none": (FreezeRule("*", False),),
+    "backbone": (FreezeRule("features.*", True), FreezeRule("*", False)),
+    "all-but-last": (FreezeRule("head.classes*", False), FreezeRule("*", True)),
+}
+"""The tables that have names: nothing is frozen, all before recurrent module and head, all but the last layer."""
+
+
+def read_rules(freeze: Sequence[Any]) -> tuple[FreezeRule, ...]:
+    """Return the table that the option `freeze` stands for.
+
+    Args:
+        freeze: Names of presets, texts `PATTERN: frozen` or `PATTERN: open`, or mappings from patterns to these words;
+            in their order.
+
+    Raises:
+        ConfigError: An element is none of these, or there is none.
+    """
+    rules = tuple(rule for element in freeze for rule in _read(element))
+    if not rules:
+        raise ConfigError("freeze is empty: give none, or PATTERN: frozen|open")
+    return rules
+
+
+def _read(element: Any) -> Iterator[FreezeRule]:
+    if isinstance(element, Mapping):
+        for pattern, state in element.items():
+            yield _rule(pattern, state)
+    elif isinstance(element, str) and element in FREEZE_PRESETS:
+        yield from FREEZE_PRESETS[element]
+    elif isinstance(element, str) and ":" in element:
+        pattern, _, state = element.rpartition(":")
+        yield _rule(pattern.strip(), state.strip())
+    else:
+        hint = did_you_mean(element, FREEZE_PRESETS) if isinstance(element, str) else ""
+        raise ConfigError(
+            f"freeze: expected {', '.join(FREEZE_PRESETS)} or PATTERN: frozen|open, got {element!r}{hint}"
+        )
+
+
+def _rule(pattern: Any, state: Any) -> FreezeRule:
+    if not isinstance(pattern, str) or not pattern or state not in ("frozen", "open"):
+        raise ConfigError(f"freeze: expected PATTERN: frozen|open, got '{pattern}: {state}'")
+    return FreezeRule(pattern, state == "frozen")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Preprocessing of a network's input. None takes the value from the backbone's pretrained configuration."""
+
+    size: tuple[int, ...] | None = None
+    """Input height and width in pixels, or one number for a square."""
+    channels: int | None = None
+    """Input channels: 1 for grayscale, 3 for RGB."""
+    mean: tuple[float, ...] | None = None
+    """Mean for normalization, on the [0, 1] scale: one value, or one per channel."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation for normalization: one value, or one per channel."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    """Interpolation for resizing."""
+    crop_mode: Literal["squash", "center", "border"] | None = None
+    """How to reach the input's aspect ratio: squash distorts, center crops, border pads with border pixels."""
+    crop_pct: float | None = None
+    """Fraction of the image's height and width that the center crop keeps (squash and center)."""
+
+    def __post_init__(self) -> None:
+        raise_problems(
+            [
+                self.size is not None
+                and len(self.size) not in (1, 2)
+                and "input.size takes one number, or height and width"
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Options of a timm backbone."""
+
+    args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for timm.create_model, such as '{pad_type: same, bn_eps: 0.001}'."""
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """Multi-label output of a network."""
+
+    decoder: Literal["sigmoid", "cnn-rnn"] = "sigmoid"
+    """Multi-label decoder: sigmoid scores each label independently; cnn-rnn predicts labels one by one with an LSTM."""
+    embedding_dim: int = 64
+    """cnn-rnn: dimension of the label embedding and of the joint space."""
+    hidden_size: int = 512
+    """cnn-rnn: hidden size of the LSTM."""
+    beam_size: int = 2
+    """cnn-rnn: beam size of the search; 1 is greedy."""
+
+    def __post_init__(self) -> None:
+        sizes = {"embedding_dim": self.embedding_dim, "hidden_size": self.hidden_size, "beam_size": self.beam_size}
+        raise_problems(value < 1 and f"labels.{name} {value} must be positive" for name, value in sizes.items())
+        changed = [name for name, value in sizes.items() if value != getattr(LabelsConfig, name)]
+        raise_problems(
+            self.decoder == "sigmoid" and f"labels.{name} has no effect on labels.decoder sigmoid" for name in changed
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One network: backbone, recurrent module, head. None means the network's own default."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """Options of a timm backbone."""
+    input: InputConfig = field(default_factory=InputConfig)
+    """Input size and preprocessing."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Multi-label output."""
+    pretrained: bool = True
+    """Load pretrained weights for timm backbones; false trains from scratch."""
+    weights: str | None = None
+    """Load the backbone's weights from this file (safetensors, or a PyTorch checkpoint of tensors only)."""
+    recurrent: Literal["none", "rnn", "gru", "lstm"] = "none"
+    """Recurrent module between backbone and head."""
+    scan: Literal["pooled", "rows", "columns", "cells", "snake"] = "pooled"
+    """Input sequence of the recurrent module: the pooled vector as a single step (paper), or the feature map in this
+    order."""
+    bidirectional: bool = False
+    """Make the recurrent module bidirectional."""
+    hidden_size: int | None = None
+    """Hidden size per direction (backbones: 2048, or 1024 if bidirectional; row classifiers: 128)."""
+    num_layers: int | None = None
+    """Number of stacked recurrent layers (backbones: 1; row classifiers: 2)."""
+    activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
+    """Activation of the recurrent state: tanh uses PyTorch's fast kernels, relu is the notebook's, sigmoid the paper's
+    equation 1."""
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid"] = "sigmoid"
+    """Activation of the gates: sigmoid, or the hard sigmoid of Keras 2.2, clip(0.2x + 0.5, 0, 1)."""
+    reset_after: bool = True
+    """GRU: apply the reset gate after the recurrent product (PyTorch); false applies it before (the paper's equations
+    10-13)."""
+    num_biases: Literal[1, 2] = 2
+    """Bias vectors per gate: 2 (PyTorch) or 1 (Keras and the paper's parameter counts)."""
+    head: Literal["paper", "linear", "mlp"] = "paper"
+    """Classification head: noise + dense + ReLU + linear (paper), linear, or dense + ReLU + dropout + linear (mlp)."""
+    head_hidden_dim: int | None = None
+    """Hidden dimension of the head (paper: 1024, mlp: 512, leaf-cnn: 4096, small-cnn and row classifiers: 32)."""
+    noise: float = 0.1
+    """Standard deviation of the Gaussian noise in the paper's head (training only)."""
+    dropout: float | None = None
+    """Dropout probability (mlp head: 0.3; small-cnn: 0.2; wide residual networks: 0)."""
+    freeze: tuple[Any, ...] = ("none",)
+    """Parameters of a timm network to freeze: none, backbone, all-but-last, or a list of 'PATTERN: frozen' and
+    'PATTERN: open' over parameter names, of which the first match applies."""
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "head_hidden_dim": self.head_hidden_dim,
+        }
+        raise_problems(
+            [
+                *(
+                    value is not None and value < 1 and f"{name} {value} must be positive"
+                    for name, value in sizes.items()
+                ),
+                self.noise < 0 and f"noise {self.noise} must not be negative",
+                self.dropout is not None and not 0 <= self.dropout < 1 and f"dropout {self.dropout} must lie in [0, 1)",
+                self.recurrent == "none"
+                and self.scan != "pooled"
+                and f"scan '{self.scan}' needs --recurrent rnn, gru or lstm",
+                _freeze_problem(self.freeze),
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuild from `to_dict`'s result, lists standing for tuples."""
+        shown: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()
+        }
+        nested: dict[str, Any] = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)}
+        labels = LabelsConfig(**values.get("labels", {}))  # absent in bundles from before there were label sets
+        return cls(**{**values, **nested, "labels": labels, "freeze": tuple(values.get("freeze", cls.freeze))})
+
+
+def _freeze_problem(freeze: tuple[Any, ...]) -> str | None:
+    try:
+        read_rules(freeze)
+    except ConfigError as error:
+        return str(error)
+    return None

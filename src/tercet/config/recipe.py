@@ -1,0 +1,263 @@
+"""Recipes of published experiments: schema, and the packaged YAML files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.registry import did_you_mean
+from tercet.core.yaml_io import parse_yaml, read_mapping
+
+Scale = Literal["small", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+"""The two sizes of a recipe."""
+StepCommand = Literal["train", "compare", "crossval", "ensemble"]
+VERBS: tuple[StepCommand, ...] = get_args(StepCommand)
+"""What a part can do."""
+METRICS = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds", "seconds_per_epoch")
+"""What a row can be about."""
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class ResultSource:
+    """Where a measured number is found: a part, and the name of a member, network, way to fuse or fold in it."""
+
+    part: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: Any) -> ResultSource:
+        """Read `PART/NAME`.
+
+        Raises:
+            ConfigError: Another form.
+        """
+        part, slash, name = str(text).partition("/")
+        if not (part and slash and name):
+            raise ConfigError(f"'{text}' is not of the form PART/NAME")
+        return cls(part, name)
+
+    def __str__(self) -> str:
+        return f"{self.part}/{self.name}"
+
+
+@dataclass(frozen=True)
+class RecipeStep:
+    """One run of a verb."""
+
+    verb: StepCommand
+    """What is done."""
+    data: str | None = None
+    """Name of a data set, folder, table or zip (default: the scale's)."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the verb, as its own configuration file has them."""
+    of: tuple[str, ...] = ()
+    """ensemble: the parts whose members are fused."""
+    files: tuple[str, ...] = ()
+    """ensemble: prediction files, relative to `data`, a folder (in `data.data_dir` if given)."""
+    runs_of_classes: tuple[int, ...] = ()
+    """files: rows per class, if the files are sorted by class and have no labels."""
+    seeds: tuple[int, ...] = ()
+    """Repeat the part with each of these seeds (a comparison has seeds of its own)."""
+    note: str = ""
+    """What a reader should know of it."""
+
+
+@dataclass(frozen=True)
+class PublishedPair:
+    """Two readings that a test compares on the images they were measured on."""
+
+    what: str
+    a: ResultSource
+    b: ResultSource
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe at one scale."""
+
+    parts: Mapping[str, RecipeStep]
+    """By name, in the order to run."""
+    data: str | None = None
+    """Name of a data set, folder, table or zip, for parts that name none."""
+    takes: str = ""
+    """How long, on what."""
+    differs: tuple[str, ...] = ()
+    """What this scale does differently from the source, beside what the recipe says."""
+    pairs: tuple[PublishedPair, ...] = ()
+    """Tests to make."""
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """One line of the final table."""
+
+    what: str
+    """What was measured, in the source's words."""
+    metric: str = "accuracy"
+    """Which number."""
+    published: float | str | None = None
+    """The source's, or None where it has none."""
+    source: str = ""
+    """Where it stands there."""
+    small: ResultSource | None = None
+    """What is measured beside it at this scale."""
+    paper: ResultSource | None = None
+    """The same at the published scale."""
+    per: str | None = None
+    """Name in the same part that the number is divided by (how many times as slow)."""
+
+    def reading(self, scale: Scale) -> ResultSource | None:
+        """Return where the measured number is found at a scale."""
+        return self.small if scale == "small" else self.paper
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published experiment."""
+
+    name: str
+    title: str
+    source: str
+    scales: Mapping[Scale, Setting]
+    differs: tuple[str, ...] = ()
+    rows: tuple[PublishedResult, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, name: str, document: Mapping[str, Any]) -> Recipe:
+        """Read what a recipe's file holds.
+
+        Raises:
+            ConfigError: Unknown or missing keys, or parts, scales and readings that do not fit together; all are told.
+        """
+        head = _take(cls, {**document, "name": name}, name)
+        raise_problems([not isinstance(head["scales"], Mapping) and f"{name}: scales must be a mapping"])
+        scales = {scale: _setting(value, f"{name}, scale {scale}") for scale, value in head["scales"].items()}
+        rows = tuple(_row(row, f"{name}, row {number + 1}") for number, row in enumerate(head.get("rows") or ()))
+        head |= {"scales": scales, "rows": rows, "differs": tuple(head.get("differs") or ())}
+        recipe = cls(**head)
+        raise_problems(_problems(recipe))
+        return recipe
+
+
+def _setting(value: Any, where: str) -> Setting:
+    found = _take(Setting, value, where)
+    raise_problems([not isinstance(found["parts"], Mapping) and f"{where}: parts must be a mapping"])
+    parts = {}
+    for name, part in found["parts"].items():
+        taken = _take(RecipeStep, part, f"{where}, part {name}")
+        listed = {key: tuple(taken.get(key) or ()) for key in ("of", "files", "runs_of_classes", "seeds")}
+        parts[str(name)] = RecipeStep(**{**taken, **listed, "options": dict(taken.get("options") or {})})
+    pairs = []
+    for number, pair in enumerate(found.get("pairs") or ()):
+        taken = _take(PublishedPair, pair, f"{where}, pair {number + 1}")
+        pairs.append(PublishedPair(str(taken["what"]), ResultSource.parse(taken["a"]), ResultSource.parse(taken["b"])))
+    return Setting(**{**found, "parts": parts, "pairs": tuple(pairs), "differs": tuple(found.get("differs") or ())})
+
+
+def _row(value: Any, where: str) -> PublishedResult:
+    found = _take(PublishedResult, value, where)
+    readings: dict[str, ResultSource] = {
+        scale: ResultSource.parse(found[scale]) for scale in SCALES if found.get(scale) is not None
+    }
+    return PublishedResult(**(found | readings))
+
+
+def _take(kind: type[Any], value: Any, where: str) -> dict[str, Any]:
+    """Return a mapping whose keys are fields of a class, and hold all those without a default."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {value!r}")
+    known = {item.name: item for item in fields(kind)}
+    needed = [name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING]
+    raise_problems(
+        [
+            *(f"{where}: unknown key '{key}'{did_you_mean(str(key), known)}" for key in value if key not in known),
+            *(f"{where}: '{key}' is missing" for key in needed if key not in value),
+        ]
+    )
+    return dict(value)
+
+
+def _problems(recipe: Recipe) -> Iterator[str]:
+    for scale, setting in recipe.scales.items():
+        where = f"{recipe.name}, scale {scale}"
+        if scale not in SCALES:
+            yield f"{where}: the scales are {', '.join(SCALES)}"
+        for name, part in setting.parts.items():
+            yield from _part_problems(
+                f"{where}, part {name}", part, list(setting.parts)[: list(setting.parts).index(name)]
+            )
+            if part.verb != "ensemble" and part.data is None and setting.data is None:
+                yield f"{where}, part {name}: no data"
+        readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
+        for reading in [*readings, *(found for row in recipe.rows if (found := row.reading(scale)))]:
+            if reading.part not in setting.parts:
+                yield f"{where}: '{reading}' names no part{did_you_mean(reading.part, setting.parts)}"
+    for number, row in enumerate(recipe.rows):
+        where = f"{recipe.name}, row {number + 1}"
+        if row.metric not in METRICS:
+            yield f"{where}: unknown metric '{row.metric}'{did_you_mean(row.metric, METRICS)} ({', '.join(METRICS)})"
+        for scale in SCALES:
+            if row.reading(scale) is not None and scale not in recipe.scales:
+                yield f"{where}: there is no scale {scale}"
+
+
+def _part_problems(where: str, part: RecipeStep, earlier: list[str]) -> Iterator[str]:
+    if part.verb not in VERBS:
+        yield f"{where}: unknown verb '{part.verb}'{did_you_mean(part.verb, VERBS)} ({', '.join(VERBS)})"
+    if (part.verb == "ensemble") != (bool(part.of) != bool(part.files)):
+        yield f"{where}: an ensemble, and no other part, needs either of (parts) or files"
+    for name in part.of:
+        if name not in earlier:
+            yield f"{where}: '{name}' is no part before it"
+    if part.seeds and (part.verb == "compare" or part.files):
+        yield f"{where}: {part.verb} does not take seeds here; compare has a seeds option"
+
+
+_SUFFIX = ".yaml"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes."""
+    return sorted(entry.name.removesuffix(_SUFFIX) for entry in _folder().iterdir() if entry.name.endswith(_SUFFIX))
+
+
+def recipe_text(name: str) -> str:
+    """Return a packaged recipe's file, or a user's, as it is written.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if Path(name).suffix in (_SUFFIX, ".yml"):
+        try:
+            return Path(name).read_text("utf-8-sig")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise ConfigError(f"cannot read {name}: {reason}") from error
+    if name not in recipe_names():
+        known = ", ".join(recipe_names())
+        raise ConfigError(
+            f"unknown recipe '{name}'{did_you_mean(name, recipe_names())} (known: {known}; or a YAML file)"
+        )
+    return (_folder() / f"{name}{_SUFFIX}").read_text("utf-8")
+
+
+def load_recipe(name: str) -> Recipe:
+    """Return a recipe by its name, or from a YAML file.
+
+    Raises:
+        ConfigError: There is none of that name, or it is not sound.
+    """
+    own = Path(name).suffix in (_SUFFIX, ".yml")
+    document = read_mapping(name) if own else parse_yaml(recipe_text(name), source=f"recipe {name}")
+    return Recipe.from_mapping(Path(name).stem if own else name, document)
+
+
+def _folder() -> Traversable:
+    return files("tercet") / "recipes"

@@ -1,0 +1,73 @@
+"""Names that other toolkits give to options: understood, or reported with the option to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from tercet.core.registry import most_similar
+
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "learning_rate": ("lr",),
+    "lr0": ("lr",),
+    "model": ("members", "backbones"),
+    "models": ("members", "backbones"),
+    "arch": ("members", "backbones"),
+    "imgsz": ("image_size", "input.size"),
+    "img_size": ("image_size", "input.size"),
+    "image_size": ("input.size",),
+    "input_size": ("input.size",),
+    "bs": ("batch_size", "batches"),
+    "batch": ("batch_size",),
+    "epoch": ("epochs",),
+    "workers": ("data.num_workers",),
+    "num_workers": ("data.num_workers",),
+    "opt": ("optimizer",),
+    "wd": ("weight_decay",),
+    "output_dir": ("output",),
+    "out_dir": ("output",),
+    "out": ("output",),
+}
+"""Per name, the options with the same meaning; the first one that a command has is set."""
+
+SHORT: Mapping[str, str] = {"-m": "model", "-b": "bs", "-o": "out"}
+"""Short options, as a key of `SYNONYMS`."""
+
+HINTS: Mapping[str, tuple[str, ...]] = {
+    "quick": ("dry_run", "epochs", "data.limit"),
+    "fast": ("dry_run", "epochs", "data.limit"),
+    "gpu": ("device",),
+    "gpus": ("device",),
+    "cuda": ("device",),
+    "fp16": ("precision",),
+    "bf16": ("precision",),
+    "amp": ("precision",),
+    "scheduler": ("schedule",),
+    "lr_scheduler": ("schedule",),
+}
+"""Per name, options that serve the purpose but take other values: proposed, never set."""
+
+
+def aliases_of(keys: Collection[str]) -> dict[str, str]:
+    """Return the synonyms that a command with these options understands, each with its option."""
+    meant = {name: [key for key in known if key in keys] for name, known in SYNONYMS.items() if name not in keys}
+    return {name: found[0] for name, found in meant.items() if found}
+
+
+def suggest(key: str, keys: Collection[str]) -> list[str]:
+    """Return the options of a command that an unknown one probably means, the likeliest first.
+
+    Args:
+        key: The unknown option, dotted, with underscores.
+        keys: The command's options.
+    """
+    hints = [hint for hint in HINTS.get(key, ()) if hint in keys]
+    if hints:
+        return hints[:1] if hints[0] == "dry_run" else hints
+    positive = key.removeprefix("no_")
+    under = [known for known in keys if known.endswith(f".{positive}")]
+    if len(under) == 1:  # the option without its prefix
+        return under
+    direct = most_similar(positive, keys)
+    names = {known.rpartition(".")[2]: known for known in keys}
+    indirect = names.get(most_similar(positive, names) or "")
+    return [item for item in (direct or indirect,) if item is not None]

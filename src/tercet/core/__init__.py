@@ -1,0 +1,1 @@
+"""Shared values and services without dependencies on other packages: errors, files, predictions, devices."""

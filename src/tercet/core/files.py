@@ -1,0 +1,179 @@
+"""Files that are whole or absent: atomic writes, hashes, and names that are safe as paths."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tercet.core.errors import ModelError, StorageError
+
+UNFINISHED = ".bundle-"
+"""Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it is synced to disk and renamed onto `target`.
+
+    A crash at any moment leaves either the old file or the new one, never a part.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written; the old file is untouched.
+    """
+    descriptor, name = -1, ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:60]}.", suffix=".tmp", dir=target.parent)
+        os.close(descriptor)
+        yield Path(name)
+        os.chmod(name, 0o666 & ~umask())
+        replace_file(Path(name), target)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {target}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if name and os.path.exists(name):
+            os.unlink(name)
+
+
+def replace_file(finished: Path, target: Path) -> None:
+    """Sync a finished file to disk and rename it onto `target`, in the same folder or one of the same disk."""
+    with open(finished, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(finished, target)
+    _sync_folder(target.parent)
+
+
+def umask() -> int:
+    """Return the permissions that new files of this process do not get."""
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write `content` atomically (see `atomic_path`)."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write `content` as UTF-8, atomically."""
+    write_bytes(target, content.encode("utf-8", "surrogateescape"))
+
+
+def write_json(target: Path, document: Any) -> None:
+    """Write `document` as indented JSON, atomically; NaN and infinities are refused."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    # File names may hold bytes that are no UTF-8; JSON can carry them as escapes.
+    write_text(target, re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", text) + "\n")
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as comma separated lines; None becomes an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def read_json(source: Path) -> Any:
+    """Read a JSON document that Tercet wrote.
+
+    Raises:
+        ModelError: The file is absent or not JSON.
+    """
+    try:
+        return json.loads(source.read_text("utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {source}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{source} is not a JSON document: {error}") from error
+
+
+def sha256(source: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(source, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def new_folder(path: Path, *, resumes: bool = True) -> Path:
+    """Create an empty folder, or accept an empty one.
+
+    Args:
+        path: The folder.
+        resumes: Whether what is there could be continued with --resume.
+
+    Raises:
+        StorageError: Something is there already; nothing is ever overwritten silently.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            kind = "and is not empty" if path.is_dir() else "and is a file"
+            way = f", or continue it with --resume {path}" if resumes and path.is_dir() else ""
+            raise StorageError(f"{path} exists already {kind}: choose another --output{way}")
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass  # a folder that cannot be written is found now, not after an epoch
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write to {path}: {error.strerror or error}; choose another --output") from error
+    return path
+
+
+def require_writable(folder: Path, *, way: str = "choose another --output") -> None:
+    """Refuse a folder that cannot be written or made, and leave nothing behind.
+
+    Args:
+        folder: The folder; it need not exist.
+        way: What to do about it, as the message says.
+
+    Raises:
+        StorageError: It is a file, or the disk is read-only, or permission is missing.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise StorageError(f"cannot write to {folder}: {reason}; {way}") from error
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def slug(name: str) -> str:
+    """Return `name` as one harmless path component; different names may give the same slug."""
+    harmless = re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+    short = harmless.encode()[:80].decode(errors="ignore")  # a path component has at most 255 bytes
+    return short.strip("-.") or "unnamed"
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a sort key under which `class10` follows `class9`; different names never have the same key."""
+    parts = re.split(r"(\d+)", name)
+    keys = [(1, part.casefold()) if index % 2 == 0 else (0, int(part)) for index, part in enumerate(parts) if part]
+    return (*keys, (-1, name))  # `Cat` and `cat`, `01` and `1` keep one order wherever they come from

@@ -1,0 +1,217 @@
+"""`Predictions`: the one place where logits become probabilities, and the one currency of everything after.
+
+Ensembles, metrics, reports and calibration take and give nothing else. N samples, K classes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.core.errors import DataError
+from tercet.core.files import atomic_path
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+UNKNOWN = -1
+TOLERANCE = 1e-3  # rows of float16 files still sum to one within this
+DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error)
+"""What NumPy raises on array files that are cut short, changed, or of another kind."""
+
+
+def save_arrays(path: Path, ids: Sequence[str], classes: Sequence[str], **arrays: NDArray[Any]) -> None:
+    """Write names and arrays as an `.npz` file, atomically, that `load_arrays` reads."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        names = {"ids": np.array(ids, dtype=np.str_), "classes": np.array(classes, dtype=np.str_)}
+        np.savez_compressed(stream, **names, **arrays)  # type: ignore[arg-type]  # the stub means allow_pickle
+
+
+def load_arrays(path: Path, *keys: str) -> tuple[Any, ...]:
+    """Return ids, classes, and the arrays of `keys`; no code of the file is run. A bad file raises one of `DAMAGED`."""
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
+        return ids, classes, *(stored[key] for key in keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities of N samples over K classes, with their ids and, where known, their true labels."""
+
+    ids: tuple[str, ...]
+    """N sample names, all different."""
+    classes: tuple[str, ...]
+    """K class names, in the order of the columns."""
+    probabilities: Floats
+    """N K, rows sum to 1."""
+    labels: Ints
+    """N true class indices; -1 where unknown."""
+
+    def __post_init__(self) -> None:
+        probabilities = np.asarray(self.probabilities, dtype=np.float64)
+        labels = np.asarray(self.labels)
+        if labels.size and labels.dtype.kind not in "iu":
+            raise DataError(f"labels are of type {labels.dtype}, expected class indices")
+        labels = labels.astype(np.int64, copy=False)
+        object.__setattr__(self, "probabilities", probabilities)
+        object.__setattr__(self, "labels", labels)
+        expected = (len(self.ids), len(self.classes))
+        if probabilities.shape != expected:
+            raise DataError(f"probabilities have shape {probabilities.shape}, expected {expected} (samples, classes)")
+        if labels.shape != (len(self.ids),):
+            raise DataError(f"labels have shape {labels.shape}, expected ({len(self.ids)},)")
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError("sample ids are not unique: one row a sample is needed")
+        if len(set(self.classes)) != len(self.classes):
+            raise DataError(f"class names are not unique: {', '.join(self.classes)}")
+        if labels.size and not (labels.min() >= UNKNOWN and labels.max() < len(self.classes)):
+            raise DataError(f"labels lie in {labels.min()}..{labels.max()}, expected -1..{len(self.classes) - 1}")
+        if not np.isfinite(probabilities).all():
+            row = int(np.argmax(~np.isfinite(probabilities).all(axis=1)))
+            raise DataError(f"probabilities of sample '{self.ids[row]}' are not finite")
+        if probabilities.size and (probabilities.min() < 0 or abs(probabilities.sum(1) - 1).max() > TOLERANCE):
+            raise DataError("rows are not probabilities (negative, or not summing to 1): use Predictions.from_logits")
+
+    @classmethod
+    def from_logits(
+        cls, logits: ArrayLike, *, ids: Sequence[str], classes: Sequence[str], labels: ArrayLike | None = None
+    ) -> Predictions:
+        """Turn logits (N K) into probabilities by softmax, in double precision.
+
+        Raises:
+            DataError: They are not of this shape, or hold NaN or infinity (minus infinity excludes a class).
+        """
+        values = np.asarray(logits, dtype=np.float64)
+        if values.ndim != 2 or not values.shape[1]:
+            raise DataError(f"logits have shape {values.shape}, expected (samples, classes)")
+        finite = np.isfinite(values.max(axis=1))
+        if not finite.all():
+            raise DataError(f"the logits of sample '{ids[int(np.argmin(finite))]}' are not finite")
+        exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+        return cls.of(exponentials / exponentials.sum(axis=1, keepdims=True), ids=ids, classes=classes, labels=labels)
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: ArrayLike,
+        *,
+        ids: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        labels: ArrayLike | None = None,
+    ) -> Predictions:
+        """Wrap an array (N K); ids and classes default to their numbers, labels to unknown."""
+        values = np.asarray(probabilities, dtype=np.float64)
+        if values.ndim != 2:
+            raise DataError(f"probabilities have shape {values.shape}, expected (samples, classes)")
+        truth = np.full(len(values), UNKNOWN) if labels is None else np.asarray(labels)
+        names = tuple(ids) if ids is not None else tuple(str(index) for index in range(values.shape[0]))
+        columns = tuple(classes) if classes is not None else tuple(str(index) for index in range(values.shape[1]))
+        return cls(names, columns, values, truth)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def predicted(self) -> Ints:
+        """Most probable class index of each sample (N); the lowest index wins a tie."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    @property
+    def predicted_names(self) -> list[str]:
+        """Most probable class name of each sample (N)."""
+        return [self.classes[index] for index in self.predicted]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which samples have a true label (N)."""
+        return np.not_equal(self.labels, UNKNOWN)
+
+    def take(self, rows: ArrayLike) -> Predictions:
+        """Return some samples: indices or a mask over N."""
+        wanted = np.asarray(rows)
+        index = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
+        ids = tuple(self.ids[row] for row in index)
+        return Predictions(ids, self.classes, self.probabilities[index], self.labels[index])
+
+    def with_labels(self, labels: ArrayLike) -> Predictions:
+        """Return the same probabilities with these true class indices (N)."""
+        return replace(self, labels=np.asarray(labels))
+
+    def aligned_to(self, other: Predictions) -> Predictions:
+        """Return these predictions with the ids and classes of `other`, in its order.
+
+        Raises:
+            DataError: The two do not hold the same samples or the same classes.
+        """
+        if self.ids == other.ids and self.classes == other.classes:
+            return self
+        for what, mine, theirs in (("samples", self.ids, other.ids), ("classes", self.classes, other.classes)):
+            if set(mine) != set(theirs):
+                odd = sorted(set(mine) ^ set(theirs))
+                raise DataError(f"predictions do not hold the same {what}: {len(odd)} differ, such as '{odd[0]}'")
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        column_of = {name: column for column, name in enumerate(self.classes)}
+        rows = np.array([row_of[name] for name in other.ids], dtype=np.int64)
+        columns = np.array([column_of[name] for name in other.classes], dtype=np.int64)
+        index_of = np.append(np.argsort(columns), UNKNOWN)  # old class index -> new one; -1 stays -1
+        return Predictions(other.ids, other.classes, self.probabilities[rows][:, columns], index_of[self.labels[rows]])
+
+    def save(self, path: Path) -> None:
+        """Write an `.npz` file that runs no code when read."""
+        save_arrays(path, self.ids, self.classes, probabilities=self.probabilities, labels=self.labels)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is absent, damaged, or of another kind.
+        """
+        try:
+            return cls(*load_arrays(path, "probabilities", "labels"))
+        except DAMAGED as error:
+            raise DataError(f"{path} is not a predictions file: {error}") from error
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Return predictions of different samples as one, in the order of the parts.
+
+    Raises:
+        DataError: The classes or their order differ, or a sample is in two parts.
+    """
+    first = parts[0]
+    if any(part.classes != first.classes for part in parts):
+        raise DataError("folds were predicted with different classes, or in another order")
+    return Predictions(
+        tuple(name for part in parts for name in part.ids),
+        first.classes,
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+
+
+def aligned(members: Sequence[Predictions]) -> list[Predictions]:
+    """Return the members with the ids and classes of the first, in its order; each gets every label that one knows.
+
+    Raises:
+        DataError: There is no member, or samples, classes or known labels differ.
+    """
+    if not members:
+        raise DataError("an ensemble needs at least one member")
+    matched = [member.aligned_to(members[0]) for member in members]
+    labels = matched[0].labels.copy()
+    for member in matched[1:]:
+        clash = (labels != member.labels) & (labels >= 0) & member.known
+        if clash.any():
+            row = int(np.argmax(clash))
+            names = f"'{member.classes[labels[row]]}' and '{member.classes[member.labels[row]]}'"
+            raise DataError(f"members disagree about the label of sample '{member.ids[row]}': {names}")
+        labels = np.where(labels >= 0, labels, member.labels)
+    return [replace(member, labels=labels) for member in matched]

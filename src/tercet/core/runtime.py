@@ -1,0 +1,115 @@
+"""Devices, threads, seeds and generator states: what a computation runs on, decided in one place."""
+
+from __future__ import annotations
+
+import platform
+import random
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from tercet.core.errors import ConfigError
+from tercet.core.resource_limits import available_cores
+
+
+@dataclass(frozen=True)
+class ThreadPlan:
+    """How the cores are shared: `jobs` processes side by side with `threads` threads each."""
+
+    jobs: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.jobs} process(es) side by side, {self.threads} thread(s) each"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that a child process needs before it loads its numerical libraries.
+
+        Passive waiting matters: OpenMP threads that spin on a busy machine were measured 270 times slower.
+        """
+        count = str(self.threads)
+        return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def plan_threads(num_members: int, *, threads: int | None = None, device: str = "cpu") -> ThreadPlan:
+    """Share the cores among members: whole members side by side beat one member on many threads.
+
+    Args:
+        num_members: How many trainings are waiting.
+        threads: Threads a process, if the user fixed them.
+        device: On an accelerator the members take turns.
+    """
+    cores = available_cores()
+    if device != "cpu":
+        return ThreadPlan(1, threads or cores)
+    if threads is not None:
+        return ThreadPlan(max(1, min(num_members, cores // threads)), threads)
+    jobs = max(1, min(num_members, cores))
+    # alone, a core stays free: threads that wait for one that is busy elsewhere made a step ten times slower
+    return ThreadPlan(jobs, max(1, cores // jobs if jobs > 1 else cores - 1))
+
+
+def choose_device(name: str) -> str:
+    """Resolve `auto` to the available accelerator, else the CPU, and `gpu` to `cuda`.
+
+    Raises:
+        ConfigError: The device is not available.
+    """
+    name = re.sub(r"^gpu(?=$|:)", "cuda", name)  # what many type
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError(f"device '{name}' is not on this machine: use --device cpu or auto")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}' is not on this machine, which has {torch.cuda.device_count()}")
+    return name
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of the generators that modules draw from, as tensors (safe to store and to load)."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    """Put back what `generator_states` returned."""
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return the versions and the machine, as every run folder records them."""
+    packages = ("tercet", "torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "safetensors")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": sys.version.split()[0],
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "accelerators": devices,
+        "packages": versions,
+    }

@@ -1,0 +1,276 @@
+"""CIFAR-10 and CIFAR-100 from their official archives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tercet.config.run import DataConfig
+from tercet.core.archives import read_members
+from tercet.core.errors import DataError
+from tercet.data.datasets.download import RemoteFile
+from tercet.data.datasets.info import DatasetInfo, check, find_files, find_folder
+from tercet.data.datasets.pickle_reader import read_pickled_mapping
+from tercet.data.decode import Pixels, open_regular
+from tercet.data.table import ArrayPart, Ints, SampleTable, table_of_parts
+
+SIDE, CHANNELS = 32, 3
+IMAGE_SHAPE = SIDE * SIDE * CHANNELS
+"""Bytes of a picture: the red plane row by row, then the green one, then the blue one."""
+
+
+def read_records(content: bytes, *, name: str, label_bytes: int, num_classes: int) -> tuple[Pixels, Ints]:
+    """Read a file of the binary version.
+
+    Args:
+        content: Its bytes.
+        name: Its name, for messages.
+        label_bytes: Label bytes before a picture, of which the last one counts: 1 for CIFAR-10, 2 for CIFAR-100
+            (coarse, then fine).
+        num_classes: Labels lie below it.
+
+    Returns:
+        Images (N 32 32 3) and labels (N).
+
+    Raises:
+        DataError: Its size is no multiple of a record, or a label is too large.
+    """
+    record = label_bytes + IMAGE_SHAPE
+    if not content or len(content) % record:
+        raise DataError(f"{name} has {len(content):,} bytes, expected a multiple of {record:,}: get it again")
+    values = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
+    return _upright(values[:, label_bytes:]), _checked(values[:, label_bytes - 1].astype(np.int64), name, num_classes)
+
+
+def read_batch(content: bytes, *, name: str, key: str, num_classes: int) -> tuple[Pixels, Ints]:
+    """Read a pickled batch of the Python version, without unpickling (see `pickled`).
+
+    Args:
+        content: Its bytes.
+        name: Its name, for messages.
+        key: Where the labels are: `labels` for CIFAR-10, `fine_labels` for CIFAR-100.
+        num_classes: Labels lie below it.
+
+    Returns:
+        Images (N 32 32 3) and labels (N).
+
+    Raises:
+        DataError: It is no such batch.
+    """
+    batch = read_pickled_mapping(content, name=name)
+    values, labels = batch.get("data"), batch.get(key)
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.shape[1] != IMAGE_SHAPE:
+        raise DataError(f"{name} holds no 'data' of N x {IMAGE_SHAPE} bytes: expected a batch of CIFAR")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise DataError(f"{name} holds no whole numbers under '{key}': expected a batch of CIFAR")
+    if len(labels) != len(values) or not labels:
+        raise DataError(f"{name} holds {len(values)} images and {len(labels)} labels")
+    if not all(0 <= label < num_classes for label in labels):
+        raise DataError(f"{name} holds the label {max(labels, key=abs)}, expected 0 to {num_classes - 1}")
+    return _upright(values), np.array(labels, dtype=np.int64)
+
+
+def _upright(planes: Pixels) -> Pixels:
+    """Turn planes (N 3072) into images (N 32 32 3)."""
+    images = planes.reshape(-1, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images)
+
+
+def _checked(labels: Ints, name: str, num_classes: int) -> Ints:
+    if labels.max() >= num_classes:
+        raise DataError(f"{name} holds the label {labels.max()}, expected 0 to {num_classes - 1}")
+    return labels
+
+
+_LARGEST = 1 << 28  # bytes; CIFAR-100's pickled training images take 155 MB
+_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_MIRRORS = ("https://www.cs.toronto.edu/~kriz",)
+_LICENCE = "none stated; the publishers ask to cite Krizhevsky 2009, Learning Multiple Layers of Features"
+
+
+@dataclass(frozen=True)
+class _Version:
+    """One of the two forms in which the images are published."""
+
+    folder: str
+    """Folder within the archive."""
+    train: tuple[str, ...]
+    """Names of the files with training images."""
+    test: tuple[str, ...]
+    """Names of the files with test images."""
+    read: Callable[..., tuple[Pixels, Ints]]
+    """Reads one file."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All file names."""
+        return (*self.train, *self.test)
+
+    def find(self, folder: Path) -> Path | None:
+        """Return the folder with the unpacked files, or None."""
+        places = (folder / self.folder, folder)
+        return next((place for place in places if any((place / name).is_file() for name in self.names)), None)
+
+
+def _read(versions: tuple[_Version, _Version], card: DatasetInfo, config: DataConfig) -> SampleTable:
+    """Read the unpacked files where there are any, else an archive; the binary version before the Python one."""
+    folder = find_folder(card, config)
+    for version in versions:
+        if (place := version.find(folder)) is not None:
+            return _table(card, version, _unpacked(place, version))
+    for version, archive in zip(versions, (*card.files, *card.more_files), strict=True):
+        path = folder / archive.name
+        if path.exists():
+            check(card, archive, path)
+            return _table(card, version, _packed(path, version))
+    return _table(card, versions[0], _packed(find_files(card, config)[0], versions[0]))
+
+
+def _unpacked(place: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
+    for name in version.names:
+        with open_regular(place / name) as stream:
+            content = stream.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise DataError(f"{place / name} is too large to be a file of CIFAR")
+        yield f"{place / name}", content
+
+
+def _packed(path: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
+    contents = read_members(path, dict.fromkeys(version.names, _LARGEST))
+    for name in version.names:
+        if name not in contents:
+            raise DataError(f"{path} holds no {name}: get it again")
+        yield f"{path}:{name}", contents.pop(name)
+
+
+def _table(card: DatasetInfo, version: _Version, contents: Iterator[tuple[str, bytes]]) -> SampleTable:
+    """Read the files in order, and check that every class has as many images as was published."""
+    pictures: list[Pixels] = []
+    parts: list[ArrayPart] = []
+    for (split, count), names in zip(card.counts, (version.train, version.test), strict=True):
+        labels: list[Ints] = []
+        for _ in names:
+            name, content = next(contents)
+            images, found = version.read(content, name=name, num_classes=card.num_classes)
+            pictures.append(images)
+            labels.append(found)
+        together = np.concatenate(labels)
+        each = np.bincount(together, minlength=card.num_classes)
+        if len(together) != count or (each != count // card.num_classes).any():
+            raise DataError(
+                f"{name}: the {split} files hold {len(together):,} images, {each.min():,} to {each.max():,} a class, "
+                f"expected {count:,} with {count // card.num_classes:,} a class: get them again"
+            )
+        parts.append((split, split, together))
+    return table_of_parts(np.concatenate(pictures), parts, name=card.name, classes=card.classes)
+
+
+def _layouts(number: int, binary: str, pickled: str) -> tuple[str, ...]:
+    return (
+        f"cifar-{number}-binary.tar.gz, or its .bin files loose or in {binary}/",
+        f"cifar-{number}-python.tar.gz, or its files loose or in {pickled}/ (read as data: no code in them runs)",
+    )
+
+
+_FINE_LABELS = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+
+CIFAR10 = DatasetInfo(
+    name="cifar10",
+    title="CIFAR-10, objects, 32 x 32 colour",
+    page=_PAGE,
+    licence=_LICENCE,
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    counts=(("train", 50_000), ("test", 10_000)),
+    image_shape=(32, 32, 3),
+    read=partial(
+        _read,
+        (
+            _Version(
+                "cifar-10-batches-bin",
+                tuple(f"{name}.bin" for name in _BATCHES),
+                ("test_batch.bin",),
+                partial(read_records, label_bytes=1),
+            ),
+            _Version("cifar-10-batches-py", _BATCHES, ("test_batch",), partial(read_batch, key="labels")),
+        ),
+    ),
+    files=(
+        RemoteFile(
+            "cifar-10-binary.tar.gz",
+            170_052_171,
+            "c32a1d4ab5d03f1284b67883e8d87530",
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        ),
+    ),
+    more_files=(
+        RemoteFile(
+            "cifar-10-python.tar.gz",
+            170_498_071,
+            "c58f30108f718f92721af3b95e74349a",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+            "read instead where it is there already",
+        ),
+    ),
+    mirrors=_MIRRORS,
+    layouts=_layouts(10, "cifar-10-batches-bin", "cifar-10-batches-py"),
+    tops=("cifar-10-batches-bin", "cifar-10-batches-py", "test_batch.bin", "test_batch"),
+    remarks=(
+        "the E2E-3M paper validates on the test images, so its 0.9852 is optimistic: here validation is held out of "
+        "train, and the test images are looked at once",
+        "the paper's images were enlarged beforehand; its logs show 299 pixels, and 345 for EfficientNet-B5",
+    ),
+)
+
+CIFAR100 = DatasetInfo(
+    name="cifar100",
+    title="CIFAR-100, objects (fine labels), 32 x 32 colour",
+    page=_PAGE,
+    licence=_LICENCE,
+    classes=tuple(_FINE_LABELS.split()),
+    counts=(("train", 50_000), ("test", 10_000)),
+    image_shape=(32, 32, 3),
+    read=partial(
+        _read,
+        (
+            _Version("cifar-100-binary", ("train.bin",), ("test.bin",), partial(read_records, label_bytes=2)),
+            _Version("cifar-100-python", ("train",), ("test",), partial(read_batch, key="fine_labels")),
+        ),
+    ),
+    files=(
+        RemoteFile(
+            "cifar-100-binary.tar.gz",
+            168_513_733,
+            "03b5dce01913d631647c71ecec9e9cb8",
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        ),
+    ),
+    more_files=(
+        RemoteFile(
+            "cifar-100-python.tar.gz",
+            169_001_437,
+            "eb9058c3a382ffc7106e4002c42a8d85",
+            "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+            "read instead where it is there already",
+        ),
+    ),
+    mirrors=_MIRRORS,
+    layouts=_layouts(100, "cifar-100-binary", "cifar-100-python"),
+    tops=("cifar-100-binary", "cifar-100-python", "train.bin"),
+    remarks=(
+        "the E2E-3M paper validates on the test images, so its 0.9027 is optimistic: here validation is held out of "
+        "train, and the test images are looked at once",
+    ),
+)

@@ -1,0 +1,175 @@
+"""User-supplied images (paths, folders, arrays, PIL images) as batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tercet.core.errors import DataError, raise_problems
+from tercet.core.files import natural_key
+from tercet.core.types import Batch, InputSpec
+from tercet.data.decode import decode, to_pixels
+from tercet.data.image_cache import BadImage
+from tercet.data.loader import prepare
+from tercet.data.readers.folder import is_image, scan_folder, summarise
+from tercet.data.sources import FolderSource
+from tercet.data.table import UNLABELLED, SampleTable
+
+
+def table_of_files(paths: Sequence[str | Path]) -> SampleTable:
+    """List images to classify: files as they are, folders with every image under them; nothing is labelled.
+
+    Raises:
+        DataError: A path does not exist, or there is no image.
+    """
+    locations: list[str] = []
+    notes: list[str] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            listing = scan_folder(path)
+            found = sorted(
+                (name for name in listing.files if is_image(name)), key=lambda name: (natural_key(name), name)
+            )
+            locations += [str(path / name) for name in found]
+            others = [(name, "not an image by its ending") for name in listing.files if not is_image(name)]
+            notes += summarise([*listing.skipped, *others])
+        elif path.exists():
+            locations.append(str(path))
+        else:
+            raise DataError(f"no file or folder at {path}")
+    unique = tuple(dict.fromkeys(locations))
+    if not unique:
+        raise DataError(f"no images under {', '.join(map(str, paths))}")
+    labels = np.full(len(unique), UNLABELLED)
+    return SampleTable("images", unique, unique, labels, (), FolderSource(Path(".")), notes=tuple(notes))
+
+
+ImageLike = str | Path | NDArray[np.uint8] | Image.Image
+_MAX_PIXELS = 100_000_000
+
+
+class ImageInputs:
+    """Images of any kind and size, decoded when they are asked for.
+
+    Args:
+        images: Paths, folders, uint8 arrays or PIL images; one or many.
+        batch_size: Images a batch.
+        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
+
+    Raises:
+        ConfigError: The batch size is not positive.
+        DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
+    """
+
+    def __init__(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 1, skip_bad: bool = False) -> None:
+        raise_problems([batch_size < 1 and f"batch_size {batch_size} must be positive"])
+        self.items = list(_named(images))
+        self.bad: list[BadImage] = []
+        self.skip_bad = skip_bad
+        self.batch_size = batch_size
+        names = [name for name, _ in self.items]
+        if not names:
+            raise DataError("there are no images to classify")
+        if len(set(names)) != len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise DataError(f"the image {twice} was given twice")
+
+    def pictures(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C as they are; `bad` then lists those that cannot be read."""
+        self.bad = []
+        for name, image in self.items:
+            pixels = self._read(name, image)
+            if pixels is not None:
+                yield name, pixels
+
+    def _read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
+        try:
+            return _pixels(image)
+        except DataError as error:
+            if not self.skip_bad:
+                raise DataError(f"image {name}: {error}") from error
+            self.bad.append(BadImage(name, name, str(error)))
+            return None
+
+
+def _named(images: ImageLike | Sequence[ImageLike]) -> Iterator[tuple[str, Any]]:
+    if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        images = [images]
+    for index, image in enumerate(images):
+        if isinstance(image, (str, Path)):
+            for name in table_of_files([image]).ids:
+                yield name, Path(name)
+        else:
+            yield str(index), image
+
+
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    if isinstance(image, Path):
+        return decode(image, max_pixels=_MAX_PIXELS)
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
+        pixels = image[..., None] if image.ndim == 2 else image
+        if pixels.shape[2] in (1, 3):
+            return np.ascontiguousarray(pixels)  # torch takes no negative strides, which mirrored views have
+    shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise DataError(f"a {shape} is no image: expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")
+
+
+def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels; Pillow reads a file only now, and meets damage with every kind of exception."""
+    try:
+        pixels = to_pixels(image)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"truncated or damaged: {error}") from error
+    if not pixels.size:
+        raise DataError(f"it has {image.width} x {image.height} pixels")
+    return pixels
+
+
+class InputBatches(ImageInputs):
+    """Images of any kind and size as batches: one tensor B C H W a spec, decoded when they are asked for.
+
+    Args:
+        images: Paths, folders, uint8 arrays or PIL images; one or many.
+        specs: What each network wants to be shown.
+        batch_size: Images a batch.
+        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
+
+    Raises:
+        ConfigError: The batch size is not positive.
+        DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
+    """
+
+    def __init__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        specs: Sequence[InputSpec],
+        *,
+        batch_size: int,
+        skip_bad: bool = False,
+    ) -> None:
+        super().__init__(images, batch_size=batch_size, skip_bad=skip_bad)
+        self.specs = tuple(specs)
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the images in the order they were given; `bad` then lists those of this pass."""
+        self.bad = []
+        for first in range(start * self.batch_size, len(self.items), self.batch_size):
+            part = self.items[first : first + self.batch_size]
+            read = [(name, pixels) for name, image in part if (pixels := self._read(name, image)) is not None]
+            if read:
+                views = tuple(torch.stack([prepare(pixels, spec) for _, pixels in read]) for spec in self.specs)
+                yield Batch(views, None, tuple(name for name, _ in read))

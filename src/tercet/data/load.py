@@ -1,0 +1,272 @@
+"""From a name, a folder, a table, an archive or arrays to a `SampleTable`.
+
+Shapes: N images, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.config.run import DataConfig
+from tercet.core.errors import ConfigError, DataError
+from tercet.core.files import natural_key
+from tercet.core.registry import Registry, did_you_mean
+from tercet.data.datasets import CARDS
+from tercet.data.datasets.info import DatasetInfo
+from tercet.data.readers.columns import known_sets, membership_of
+from tercet.data.readers.folder import Listing, find_layout, is_image, scan_folder, single_subfolder, summarise
+from tercet.data.readers.formats import scan_zip
+from tercet.data.readers.table import SUFFIXES, TableRows, read_table, require_files
+from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
+from tercet.data.table import UNLABELLED, SampleTable
+
+DATASETS: Registry[DatasetInfo] = Registry("data set")
+"""The named data sets, by name."""
+for _card in CARDS:
+    DATASETS.register(_card.name)(_card)
+
+_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
+_PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
+
+
+def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) -> SampleTable:
+    """Read a data set: a registered name, a folder, a CSV or TSV file, or a zip archive that holds any of these.
+
+    Args:
+        data: Name or path. A registered name, also with a variant as in `svhn:extra`, is the data set; `./name` is a
+            path.
+        config: How tables are read, and where named data sets lie.
+        min_classes: Fewest classes accepted; 1 suits an outside test set.
+
+    Raises:
+        DataError: There is no such data, or it cannot be used; the message says what is expected.
+        ConfigError: Options that do not fit the data.
+    """
+    text, path = str(data), Path(data).expanduser()
+    bare = "/" not in text and "\\" not in text
+    if text.partition(":")[0] in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
+        _refuse_table_options(config, text)
+        card = find_dataset(text)
+        table = card.read(card, config)
+    elif path.is_dir():
+        source = FolderSource(path)
+        table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
+    elif path.suffix.lower() in SUFFIXES and path.exists():
+        source = FolderSource(path.parent)
+        rows = read_table(source.content(path.name), name=str(path), config=config, find=source.find)
+        table = _from_rows(rows, source, name=path.stem, what=str(path), config=config)
+    elif path.suffix.lower() == ".zip" and path.exists():
+        archive = ZipSource(path)
+        table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
+    elif path.exists():
+        raise DataError(f"{path} is no folder, .csv, .tsv or .zip")
+    else:
+        raise DataError(f"no data at '{data}'{did_you_mean(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
+    require_classes(table, text, min_classes)
+    return _with_groups_from_names(table, config.group_from)
+
+
+def find_dataset(text: str) -> DatasetInfo:
+    """Return a named data set; `NAME:VARIANT` selects one of its variants.
+
+    Raises:
+        ConfigError: No data set of this name, or no such variant of it.
+    """
+    name, colon, variant = text.partition(":")
+    card = DATASETS[name]
+    if not colon:
+        return card
+    if variant not in card.variants:
+        known = ", ".join(f"{name}:{variant}" for variant in card.variants)
+        raise ConfigError(f"{name} has no variant '{variant}' ({f'variants: {known}' if known else 'it has none'})")
+    return replace(card, variant=variant)
+
+
+def require_classes(table: SampleTable, what: str, least: int = 2) -> None:
+    """Refuse a table of one class, with a `DataError`, where more are needed."""
+    if table.num_classes < least:
+        raise DataError(f"{what} has one class ('{table.classes[0]}'): need at least 2 classes")
+
+
+def table_from_arrays(
+    images: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> SampleTable:
+    """Wrap images that are in memory; they are not copied.
+
+    Args:
+        images: N H W or N H W C, uint8, C 1 or 3.
+        labels: N class indices, or N class names; None or -1 where unlabelled.
+        classes: Class names in the order of the indices (default: the numbers, or the names found).
+        ids: N unique sample names (default: the row, as `image-00000`).
+        splits: N times train, val or test.
+        groups: N group names.
+        name: Name of the data.
+
+    Raises:
+        DataError: Another type or shape, or columns that do not fit.
+    """
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
+        raise DataError(
+            f"images have shape {pixels.shape} and type {pixels.dtype}, expected uint8 N H W, N H W 1 or N H W 3"
+        )
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    indices, names = _class_indices(np.full(len(pixels), UNLABELLED) if labels is None else labels, classes)
+    if len(indices) != len(pixels):
+        raise DataError(f"{len(indices)} labels for {len(pixels)} images")
+    return SampleTable(
+        name=name,
+        ids=tuple(ids) if ids is not None else tuple(f"image-{row:05d}" for row in range(len(pixels))),
+        locations=tuple(str(row) for row in range(len(pixels))),
+        labels=indices,
+        classes=names,
+        source=ArraySource(pixels),
+        groups=None if groups is None else tuple(groups),
+        splits=None if splits is None else tuple(splits),
+    )
+
+
+def _class_indices(labels: ArrayLike, classes: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    values = np.asarray(labels)
+    if values.dtype.kind in "iu":
+        highest = int(values.max(initial=-1)) + 1
+        return values.astype(np.int64), tuple(classes or (str(index) for index in range(highest)))
+    texts = [str(value) for value in values]
+    names = tuple(classes) if classes is not None else sort_classes(texts)
+    index_of = {name: index for index, name in enumerate(names)}
+    unknown = sorted(set(texts) - set(names) - {""})
+    if unknown:
+        raise DataError(f"label '{unknown[0]}' is not one of the classes {', '.join(names)}")
+    return np.array([index_of.get(text, UNLABELLED) for text in texts], dtype=np.int64), names
+
+
+def sort_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the different names in natural order (`class10` after `class9`); names that look alike are warned of."""
+    unique = sorted({name for name in names if name}, key=lambda name: (natural_key(name), name))
+    alike: dict[str, str] = {}
+    for name in unique:
+        twin = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if twin != name:
+            warnings.warn(f"classes '{twin}' and '{name}' differ in case or accents only", UserWarning, stacklevel=2)
+    return tuple(unique)
+
+
+def _from_tree(
+    listing: Listing, source: FolderSource | ZipSource, *, name: str, what: str, config: DataConfig
+) -> SampleTable:
+    """Read class folders, or the one table where that was asked for or there are no class folders."""
+    asked = [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
+    prefix = single_subfolder(listing)
+    images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
+    class_folders = {path.split("/")[0] for path in images if "/" in path}
+    tables = [
+        path for path in listing.files if path.startswith(prefix) and PurePosixPath(path).suffix.lower() in SUFFIXES
+    ]
+    level = min((path.count("/") for path in tables), default=0)
+    few = len(class_folders) < 2
+    tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few]  # beside or in one folder
+    if tables and (asked or few):
+        chosen = _choose_table(tables, what)
+        base = chosen[: len(chosen) - len(PurePosixPath(chosen).name)]
+        rows = read_table(
+            source.content(chosen), name=f"{what}:{chosen}", config=config, find=lambda file: source.find(base + file)
+        )
+        return _from_rows(rows, source, name=name, what=what, config=config)
+    _refuse_table_options(config, what)
+    found = find_layout(listing, what=what, tables=tables)
+    classes = sort_classes(found.names)
+    notes = list(summarise(found.skipped))
+    if found.empty:
+        notes.append(f"{len(found.empty)} class folders hold no images: {', '.join(found.empty[:5])}")
+    index_of = {class_name: index for index, class_name in enumerate(classes)}
+    labels = np.array([index_of[class_name] for class_name in found.names], dtype=np.int64)
+    return SampleTable(
+        name,
+        found.ids,
+        found.locations,
+        labels,
+        classes,
+        source,
+        splits=found.splits,
+        notes=tuple(notes),
+        empty=found.empty,
+    )
+
+
+def _choose_table(tables: Sequence[str], what: str) -> str:
+    if len(tables) == 1:
+        return tables[0]
+    preferred = [path for stem in _PREFERRED for path in tables if PurePosixPath(path).stem.casefold() == stem]
+    if not preferred:
+        raise DataError(
+            f"{what} holds {len(tables)} tables ({', '.join(tables[:5])}): name the one to read as the data"
+        )
+    return preferred[0]
+
+
+def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, config: DataConfig) -> SampleTable:
+    require_files(rows.num_missing, len(rows.ids), what, rows.notes, config)
+    classes = sort_classes(rows.labels if rows.sets is None else [label for one in rows.sets for label in one or ()])
+    if not classes:
+        raise DataError(f"{what}: no row has a label{'' if rows.sets is None else ': all label sets are empty'}")
+    index_of = {class_name: index for index, class_name in enumerate(classes)}
+    labels = [index_of.get(label, UNLABELLED) for label in rows.labels] if rows.sets is None else known_sets(rows.sets)
+    return SampleTable(
+        name=name,
+        ids=tuple(rows.ids),
+        locations=tuple(rows.locations),
+        labels=np.array(labels, dtype=np.int64),
+        classes=classes,
+        source=source,
+        groups=None if rows.groups is None else tuple(rows.groups),
+        splits=None if rows.splits is None else tuple(rows.splits),
+        folds=None if rows.folds is None else np.array(rows.folds, dtype=np.int64),
+        weights=None if rows.weights is None else np.array(rows.weights, dtype=np.float64),
+        notes=tuple(rows.notes),
+        membership=None if rows.sets is None else membership_of(rows.sets, classes),
+        missing=tuple(rows.missing),
+    )
+
+
+def _refuse_table_options(config: DataConfig, what: str) -> None:
+    asked = [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
+    if asked:
+        raise ConfigError(f"data.{asked[0]} is for tables, but {what} is none and holds none")
+
+
+def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTable:
+    """Name each sample's group by a regular expression on its file name; one that does not match stands alone."""
+    if pattern is None:
+        return table
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"data.group_from '{pattern}' is not a regular expression: {error}") from error
+    if not expression.groups:
+        raise ConfigError(f"data.group_from '{pattern}' has no group: put parentheses around the part that names it")
+    if table.groups is not None:
+        raise ConfigError("give either data.group_column or data.group_from, not both")
+    found = [expression.search(PurePosixPath(location).name) for location in table.locations]
+    matched = [match[1] if match else None for match in found]
+    if not any(matched):
+        raise DataError(f"data.group_from '{pattern}' matches no file name, such as '{table.locations[0]}'")
+    groups = tuple(name or f"={sample}" for name, sample in zip(matched, table.ids, strict=True))
+    alone = sum(not name for name in matched)
+    notes = [f"{alone} file names do not match data.group_from: each is a group of its own"] if alone else []
+    return replace(table, groups=groups).with_notes(*notes)

@@ -1,0 +1,275 @@
+"""`SampleTable`: one row an image, and the file that lets a resumed run find the very same rows and splits.
+
+N samples, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercet.core.errors import DataError
+from tercet.core.files import csv_text, write_text
+from tercet.data.decode import Pixels
+from tercet.data.readers.columns import known_sets, membership_of, read_sets, write_sets
+from tercet.data.sources import ArraySource, ImageSource, SubsetSource
+
+Ints = NDArray[np.int64]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""The names of the splits; a row in none of them (unlabelled, or beyond `data.limit`) has an empty name."""
+LEFT_OUT = ""
+UNLABELLED = -1
+_COLUMNS = ("id", "location", "label", "split", "group", "fold", "weight", "checksum")
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """Images by name, where they are read from, what they show, and how they are divided.
+
+    Raises:
+        DataError: Ids that are not unique, columns of different lengths, labels or splits that cannot be.
+    """
+
+    name: str
+    """Name of the data, for run folders and reports."""
+    ids: tuple[str, ...]
+    """N sample names, all different."""
+    locations: tuple[str, ...]
+    """N places within the source: relative path, archive member, or array index as text."""
+    labels: Ints
+    """N class indices; -1 where unlabelled. Where images have sets: 0, or -1 where the set is unknown."""
+    classes: tuple[str, ...]
+    """K class names, in the order of the indices."""
+    source: ImageSource
+    """What reads a location's pixels."""
+    groups: tuple[str, ...] | None = None
+    """N group names; a group stays whole in every split."""
+    splits: tuple[str, ...] | None = None
+    """N times train, val or test; empty for a row that is left out."""
+    folds: Ints | None = None
+    """N fold numbers that came with the data."""
+    weights: NDArray[np.float64] | None = None
+    """N sample weights that came with the data."""
+    notes: tuple[str, ...] = ()
+    """What was skipped or dropped while reading, one sentence each, for the report."""
+    membership: NDArray[np.bool_] | None = None
+    """N K: the labels of each image, where images have sets; a row may be empty."""
+    missing: tuple[str, ...] = ()
+    """What a table names that is not there, with line numbers; no rows."""
+    empty: tuple[str, ...] = ()
+    """Class folders without an image."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
+        columns = {
+            "locations": self.locations,
+            "labels": self.labels,
+            "groups": self.groups,
+            "splits": self.splits,
+            "folds": self.folds,
+            "weights": self.weights,
+            "label sets": self.membership,
+        }
+        for column, values in columns.items():
+            if values is not None and len(values) != len(self.ids):
+                raise DataError(f"{self.name}: {len(values)} {column} for {len(self.ids)} samples")
+        if self.membership is not None and self.membership.shape[1:] != (len(self.classes),):
+            raise DataError(f"{self.name}: label sets of shape {self.membership.shape} for {len(self.classes)} labels")
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError(f"{self.name}: sample id '{_first_double(self.ids)}' occurs twice: ids must be unique")
+        if len(set(self.classes)) != len(self.classes):
+            raise DataError(f"{self.name}: class '{_first_double(self.classes)}' occurs twice")
+        if len(self) and not (self.labels.min() >= UNLABELLED and self.labels.max() < len(self.classes)):
+            found = f"{self.labels.min()}..{self.labels.max()}"
+            raise DataError(f"{self.name}: labels lie in {found}, expected -1..{len(self.classes) - 1}")
+        if self.splits is not None and (odd := set(self.splits) - {*SPLITS, LEFT_OUT}):
+            raise DataError(f"{self.name}: split '{min(odd)}' is not one of {', '.join(SPLITS)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    def take(self, rows: ArrayLike) -> SampleTable:
+        """Return some rows, in this order: positions, or a mask over N."""
+        index: Ints = np.arange(len(self))[np.asarray(rows)]
+
+        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[row] for row in index)
+
+        return replace(
+            self,
+            ids=pick(self.ids),
+            locations=pick(self.locations),
+            labels=self.labels[index],
+            groups=None if self.groups is None else pick(self.groups),
+            splits=None if self.splits is None else pick(self.splits),
+            folds=None if self.folds is None else self.folds[index],
+            weights=None if self.weights is None else self.weights[index],
+            membership=None if self.membership is None else self.membership[index],
+        )
+
+    def rows_of(self, split: Split) -> Ints:
+        """Return the positions of one split's rows; without splits every row is a training row."""
+        if split not in SPLITS:
+            raise ValueError(f"split '{split}' is not one of {', '.join(SPLITS)}")
+        if self.splits is None:
+            return np.arange(len(self) if split == "train" else 0, dtype=np.int64)
+        return np.flatnonzero(np.array(self.splits, dtype=np.str_) == split).astype(np.int64)
+
+    def targets(self, rows: ArrayLike) -> Ints:
+        """Return what loaders give for some rows: class indices, or sets (rows K) of 0 and 1; -1 where unknown."""
+        index = np.asarray(rows)
+        if self.membership is None:
+            return np.asarray(self.labels[index])
+        unknown = self.labels[index] == UNLABELLED
+        return np.where(unknown[:, None], UNLABELLED, self.membership[index].astype(np.int64))
+
+    def shown(self, rows: ArrayLike) -> set[int]:
+        """Return the classes that some rows show."""
+        index = np.asarray(rows)
+        if self.membership is not None:
+            return set(np.flatnonzero(self.membership[index].any(axis=0)).tolist())
+        return set(self.labels[index].tolist()) - {UNLABELLED}
+
+    def class_counts(self) -> Ints:
+        """Return the number of labelled rows of each class (K)."""
+        if self.membership is not None:
+            return np.asarray(self.membership.sum(axis=0, dtype=np.int64))
+        return np.bincount(self.labels[self.labels != UNLABELLED], minlength=self.num_classes).astype(np.int64)
+
+    def with_splits(self, splits: Sequence[str]) -> SampleTable:
+        """Return the same rows, divided so (N names; empty leaves a row out)."""
+        return replace(self, splits=tuple(splits))
+
+    def with_notes(self, *notes: str) -> SampleTable:
+        """Return the same rows with further sentences for the report."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def checksums(self) -> list[int]:
+        """Return the CRC-32 of every image's stored bytes (N); every file is read once."""
+        return [self.source.checksum(location) for location in self.locations]
+
+    def digests(self, rows: ArrayLike) -> list[bytes]:
+        """Return the digest of some rows' stored bytes: the same file has the same one in every data set."""
+        return [self.source.digest(self.locations[row]) for row in np.asarray(rows)]
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over ids, labels, class names and image contents: what a cache of predictions goes by."""
+        digest = hashlib.sha256(repr((self.ids, self.classes)).encode("utf-8", "surrogatepass"))
+        digest.update(self.labels.tobytes())
+        if self.membership is not None:
+            digest.update(self.membership.tobytes())
+        digest.update(np.array(self.checksums(), dtype=np.uint32).tobytes())
+        return digest.hexdigest()
+
+    def label_names(self) -> list[str]:
+        """Return every row's class name, or the names of its set as JSON (N); empty where unlabelled."""
+        if self.membership is None:
+            return [self.classes[label] if label != UNLABELLED else "" for label in self.labels]
+        return write_sets(self.membership, self.labels != UNLABELLED, self.classes)
+
+    def save(self, path: Path) -> None:
+        """Write one CSV row a sample, atomically: with it `load_samples` restores ids, labels and splits."""
+        blank = [""] * len(self)
+        rows = zip(
+            self.ids,
+            self.locations,
+            self.label_names(),
+            self.splits or blank,
+            self.groups or blank,
+            blank if self.folds is None else self.folds.tolist(),
+            blank if self.weights is None else map(repr, self.weights.tolist()),
+            (digest.hex() for digest in self.digests(range(len(self)))),
+            strict=True,
+        )
+        write_text(path, csv_text([_COLUMNS, *rows]))
+
+
+def _first_double(names: Iterable[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def load_samples(path: Path, *, name: str, classes: Sequence[str], sets: bool = False) -> SampleTable:
+    """Return the table that `SampleTable.save` wrote, without its images: they are in the run's store.
+
+    Args:
+        path: The CSV file.
+        name: Name of the data.
+        classes: Class names in the order of the indices.
+        sets: Whether images have sets of labels.
+
+    Raises:
+        DataError: The file cannot be read, or holds other classes.
+    """
+    saved = _read_saved(path)
+    index_of = {label: index for index, label in enumerate(classes)} | {"": UNLABELLED}
+    cells = [row["label"] for row in saved.values()]
+    try:
+        named = read_sets(cells) if sets else None
+        membership = None if named is None else membership_of(named, classes)
+        labels = [index_of[cell] for cell in cells] if named is None else known_sets(named)
+    except KeyError as error:
+        raise DataError(f"the samples {path} hold the class {error}, which the run does not know") from error
+    except ValueError as error:
+        raise DataError(f"the samples {path} hold a label set that cannot be read: {error}") from error
+    try:
+        digests = {row["location"]: bytes.fromhex(row["checksum"]) for row in saved.values()}
+    except ValueError as error:
+        raise DataError(f"the samples {path} hold a checksum that cannot be read: {error}") from error
+    columns = {column: tuple(row[column] for row in saved.values()) for column in ("location", "split", "group")}
+    return SampleTable(
+        name=name,
+        ids=tuple(saved),
+        locations=columns["location"],
+        labels=np.array(labels, dtype=np.int64),
+        classes=tuple(classes),
+        source=SubsetSource(digests),
+        groups=columns["group"] if any(columns["group"]) else None,
+        splits=columns["split"],
+        membership=membership,
+    )
+
+
+def _read_saved(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            if tuple(reader.fieldnames or ()) != _COLUMNS:
+                raise DataError(f"{path} is not a table of samples: expected the columns {', '.join(_COLUMNS)}")
+            rows = list(reader)
+    except (OSError, csv.Error) as error:
+        raise DataError(f"cannot read the samples {path}: {error}") from error
+    if any(None in row.values() or None in row for row in rows):
+        raise DataError(f"the samples {path} are damaged: a row does not have {len(_COLUMNS)} fields")
+    return {row["id"]: row for row in rows}
+
+
+ArrayPart = tuple[str, str, Ints]
+"""Consecutive images: what their ids begin with, their split (empty where there is none), and their labels."""
+
+
+def table_of_parts(images: Pixels, parts: Sequence[ArrayPart], *, name: str, classes: tuple[str, ...]) -> SampleTable:
+    """Wrap images (N H W C) that come in parts; ids are the part's name and the row in it."""
+    splits = tuple(split for _, split, labels in parts for _ in range(len(labels)))
+    return SampleTable(
+        name=name,
+        ids=tuple(f"{part}-{row:05d}" for part, _, labels in parts for row in range(len(labels))),
+        locations=tuple(str(row) for row in range(len(images))),
+        labels=np.concatenate([labels for _, _, labels in parts]),
+        classes=classes,
+        source=ArraySource(images),
+        splits=None if set(splits) == {LEFT_OUT} else splits,
+    )

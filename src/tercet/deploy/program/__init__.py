@@ -1,1 +1,0 @@
-"""From a bundle to one program of PyTorch: preprocessing, members, combiner and calibration as one `torch.export`."""

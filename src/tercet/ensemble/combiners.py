@@ -1,0 +1,171 @@
+"""From members' predictions to one answer: a rule, a trained head, or the mean of several folds' answers.
+
+Shapes: N samples, M members, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tercet.core.errors import ModelError
+from tercet.core.predictions import Predictions
+from tercet.ensemble.combine import Combiner, average
+from tercet.ensemble.member import load_finite
+from tercet.models.fusion_head import FusionHead
+from tercet.models.weight_files import save_weights
+
+FOLD_MEAN = "fold-mean"
+"""What the mean over folds is called, in manifests and tables."""
+
+
+def stack_probabilities(members: Sequence[Predictions]) -> Tensor:
+    """Return the members' probabilities N M K in 32 bits, in the order of the first one's samples and classes."""
+    columns = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
+    return torch.stack(columns, dim=1).float()
+
+
+@torch.inference_mode()
+def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
+    """Return what a trained fusion head makes of the members' predictions."""
+    first = members[0]
+    logits = head.cpu().eval()(stack_probabilities(members))  # N K
+    return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
+
+
+@dataclass(frozen=True)
+class FoldCombiner:
+    """One fold's share of the members, which stand side by side, and its way to combine them."""
+
+    num_members: int
+    """How many of the members are the fold's."""
+    combiner: Combiner | FusionHead | None = None
+    """How they are combined; None for a single member."""
+
+    def __post_init__(self) -> None:
+        if self.num_members < 1 or (self.combiner is None and self.num_members > 1):
+            raise ModelError(f"a fold of {self.num_members} members cannot answer without a combiner")
+
+
+@dataclass(frozen=True)
+class FoldMean:
+    """The mean of the answers that several folds give, each from members of its own."""
+
+    parts: tuple[FoldCombiner, ...]
+    """The folds, in the order of their members."""
+
+    def answers(self, members: Sequence[Predictions]) -> list[Predictions]:
+        """Return the answer of each fold.
+
+        Raises:
+            ModelError: These are not the members of all folds.
+        """
+        expected = sum(part.num_members for part in self.parts)
+        if len(members) != expected:
+            raise ModelError(f"the folds have {expected} members, not {len(members)}")
+        said, first = [], 0
+        for part in self.parts:
+            said.append(combine(part.combiner, members[first : first + part.num_members]))
+            first += part.num_members
+        return said
+
+
+AnyCombiner = Combiner | FusionHead | FoldMean
+"""Every way in which a bundle's members become one answer."""
+
+
+def combine(combiner: AnyCombiner | None, members: Sequence[Predictions]) -> Predictions:
+    """Return the one answer of the members; without a combiner that of the first."""
+    if combiner is None:
+        return members[0]
+    if isinstance(combiner, Combiner):
+        return combiner.apply(members)
+    if isinstance(combiner, FoldMean):
+        return average(combiner.answers(members))
+    return apply_head(combiner, members)
+
+
+def fusion_heads(combiner: AnyCombiner | None) -> list[FusionHead]:
+    """Return the trained heads within a way to combine."""
+    parts = [part.combiner for part in combiner.parts] if isinstance(combiner, FoldMean) else [combiner]
+    return [part for part in parts if isinstance(part, FusionHead)]
+
+
+def combiner_name(combiner: AnyCombiner) -> str:
+    """Return what a way to combine is called in tables."""
+    if isinstance(combiner, FoldMean):
+        return FOLD_MEAN
+    return "e2e" if isinstance(combiner, FusionHead) else combiner.method
+
+
+# -------------------------------------------------------------------------------------------------- on disk
+
+
+def save_combiner(folder: Path, combiner: AnyCombiner | None) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Write the heads; return the manifest's entry, and the SHA-256 of each file."""
+    if not isinstance(combiner, FoldMean):
+        return _save(folder, combiner, "head.safetensors")
+    parts: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    for number, part in enumerate(combiner.parts, 1):
+        entry, written = _save(folder, part.combiner, f"head-{number}.safetensors")
+        parts.append({"members": part.num_members, "combiner": entry})
+        files |= written
+    return {"method": FOLD_MEAN, "parts": parts}, files
+
+
+def _save(
+    folder: Path, combiner: Combiner | FusionHead | None, file: str
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    if isinstance(combiner, FusionHead):
+        digest = save_weights(folder / file, combiner)
+        return {"method": "e2e", "options": combiner.options(), "weights": file}, {file: digest}
+    return (None if combiner is None else combiner.to_dict()), {}
+
+
+def load_combiner(
+    weights: dict[str, Path], entry: dict[str, Any] | None, num_members: int, num_classes: int
+) -> AnyCombiner | None:
+    """Rebuild from `save_combiner`'s entry.
+
+    Args:
+        weights: The bundle's files by name; no other is read.
+        entry: What the manifest says.
+        num_members: M.
+        num_classes: K.
+
+    Raises:
+        ModelError: It does not fit the members, or is damaged. Odd values may also raise what they cause in
+            constructors: KeyError, TypeError, ValueError, AttributeError.
+    """
+    if entry is None or entry["method"] != FOLD_MEAN:
+        return _load(weights, entry, num_members, num_classes)
+    parts = []
+    for part in entry["parts"]:
+        size = part["members"]
+        if not isinstance(size, int):
+            raise ModelError(f"its folds have {size!r} members, which is no whole number")
+        parts.append(FoldCombiner(size, _load(weights, part["combiner"], size, num_classes)))
+    if sum(part.num_members for part in parts) != num_members:
+        raise ModelError(f"its folds are for {sum(part.num_members for part in parts)} members, not {num_members}")
+    return FoldMean(tuple(parts))
+
+
+def _load(
+    weights: dict[str, Path], entry: dict[str, Any] | None, num_members: int, num_classes: int
+) -> Combiner | FusionHead | None:
+    if entry is None:
+        return None
+    if entry["method"] != "e2e":
+        combiner = Combiner.from_dict(entry)
+        if len(combiner.names) != num_members:
+            raise ModelError(f"its combiner is for {len(combiner.names)} members, not {num_members}")
+        return combiner
+    head = FusionHead(num_members, num_classes, **entry["options"])
+    load_finite(weights[entry["weights"]], head)
+    return head

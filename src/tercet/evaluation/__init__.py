@@ -1,1 +1,0 @@
-"""Floor 3: predictions of any module, their metrics, ensembles, comparisons and tables."""

@@ -1,0 +1,1 @@
+"""Commands that train: train, ensemble, crossval, compare, tune, reproduce; and their run folders."""

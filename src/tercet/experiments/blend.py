@@ -1,0 +1,223 @@
+"""Combine prediction files from any toolkit, and tell them apart from run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tercet.config.commands import EnsembleConfig
+from tercet.config.parser import ParsedArguments
+from tercet.config.run import Method
+from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.prediction_files import attach_labels, read_labels, read_predictions, write_csv
+from tercet.core.predictions import Predictions, aligned
+from tercet.core.streams import printable
+from tercet.ensemble.combine import Combiner
+from tercet.ensemble.cross_fit import cross_fitted
+from tercet.ensemble.weights import fit_combiner, is_fitted
+from tercet.metrics.classification import score
+from tercet.metrics.significance import Comparison, compare
+from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table
+
+FileMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
+FILE_METHODS: tuple[FileMethod, ...] = get_args(FileMethod)
+"""Ensemble methods for prediction files; the end-to-end head needs runs."""
+_FILE_ONLY = {"labels", "ties", "keep"}
+_FOR_BOTH = {"ensemble_methods", "output", "json", "debug"}
+_SUFFIXES = (".npy", ".npz", ".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class CombinedPredictions:
+    """Combined prediction files and their scores."""
+
+    predictions: Predictions
+    """Combined probabilities; cross-fitted on labelled rows if the method was fitted on their labels."""
+    combiner: Combiner
+    """The method, with weights fitted on all labelled rows."""
+    members: tuple[ResultRow, ...]
+    """Scores per file; empty without labels."""
+    ensemble: ResultRow | None
+    """Scores of the ensemble; None without labels."""
+    comparison: Comparison | None
+    """Paired comparison of the ensemble with the best file."""
+    best: str | None
+    """Name of the best file."""
+
+    @property
+    def report(self) -> str:
+        """The scores as text, as a run's report."""
+        return self.to_text()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "method": self.combiner.method,
+            "weights": None if self.combiner.weights is None else list(self.combiner.weights),
+            "cross_fitted": is_fitted(self.combiner.method),
+            "samples": len(self.predictions),
+            "members": [row.to_dict() for row in self.members] or [{"name": name} for name in self.combiner.names],
+            "ensemble": self.ensemble.to_dict() if self.ensemble else None,
+            "comparison": {"against": self.best, **self.comparison.to_dict()} if self.comparison else None,
+        }
+
+    def to_text(self) -> str:
+        """Return what people read."""
+        if self.ensemble is None:
+            names = ", ".join(self.combiner.names)
+            return f"{self.combiner.method} of {names}: {len(self.predictions)} samples, no labels to score with\n"
+        honest = "cross-fitted" if is_fitted(self.combiner.method) else "nothing fitted"
+        rows = [*self.members, self.ensemble] if len(self.members) > 1 else [self.ensemble]
+        text = as_text(results_table(rows, title=f"{self.combiner.method} ({honest})"))
+        if self.combiner.weights is not None:
+            shares = zip(self.combiner.names, self.combiner.weights, strict=True)
+            text += "weights: " + ", ".join(f"{printable(name)} {weight:.3f}" for name, weight in shares) + "\n"
+        if self.comparison is not None and self.best is not None:
+            text += comparison_text(self.comparison, self.combiner.method, self.best) + "\n"
+        return text
+
+    def save(self, path: Path) -> None:
+        """Write the combined predictions as `.npz` or `.csv`.
+
+        Raises:
+            ConfigError: Another ending.
+        """
+        if path.suffix == ".npz":
+            self.predictions.save(path)
+        elif path.suffix == ".csv":
+            write_csv(self.predictions, path)
+        else:
+            raise ConfigError(f"cannot write {path}: the name must end in .npz or .csv")
+
+
+def are_files(inputs: Sequence[str | Path | Predictions]) -> bool:
+    """Whether the inputs of `ensemble` are prediction files (or `Predictions`) rather than run folders.
+
+    Raises:
+        ConfigError: No inputs, or a mixture.
+    """
+    if not inputs:
+        raise ConfigError("name at least one run folder or prediction file")
+    files = [_is_file(item) for item in inputs]
+    if any(files) and not all(files):
+        file, run = inputs[files.index(True)], inputs[files.index(False)]
+        raise ConfigError(
+            f"give run folders or prediction files, not both: {_title(file)} is a file, {run} a run folder"
+        )
+    return files[0]
+
+
+def require_applicable(parsed: ParsedArguments, *, files: bool) -> None:
+    """Raise if an option was given that applies only to the other kind of inputs.
+
+    Raises:
+        ConfigError: Such an option, or for files a method that needs runs.
+    """
+    known = parsed.given & _FILE_ONLY if not files else parsed.given - _FILE_ONLY - _FOR_BOTH
+    methods = parsed.of(EnsembleConfig).ensemble_methods or ()
+    output = parsed.of(EnsembleConfig).output
+    others = [method for method in methods if method not in FILE_METHODS]
+    applies, inputs = ("runs", "prediction files") if files else ("prediction files", "run folders")
+    raise_problems(
+        [
+            bool(known) and f"{', '.join(sorted(known))}: only for {applies}, and the inputs are {inputs}",
+            files and bool(others) and f"ensemble_methods {', '.join(others)}: only for runs",
+            files and len(methods) > 1 and "ensemble_methods: prediction files take one method",
+            files
+            and output is not None
+            and not output.endswith((".npz", ".csv"))
+            and f"output {output} must end in .npz or .csv",
+        ]
+    )
+
+
+def combine_files(files: Sequence[str | Path | Predictions], parsed: ParsedArguments) -> CombinedPredictions:
+    """Combine prediction files, score them if labels are known, and write the result if `output` is given.
+
+    Args:
+        files: `.npy` (N K), `.npz` or CSV files, or `Predictions`; a single one is only scored.
+        parsed: Options of `ensemble`.
+
+    Raises:
+        DataError: A damaged file, or files with different samples or classes.
+        ConfigError: An option for runs, or a fitted method without labels.
+    """
+    require_applicable(parsed, files=True)
+    config = parsed.of(EnsembleConfig)
+    members = [item if isinstance(item, Predictions) else read_predictions(item) for item in files]
+    if config.labels is not None:
+        members[0] = attach_labels(members[0], read_labels(config.labels))
+    members, names = aligned(members), _names(files)  # all in the order of the first, with its labels
+    method = (config.ensemble_methods or ("average",))[0]
+    result = combine_predictions(members, names, method=method, ties=config.ties, keep=config.keep)
+    if config.output is not None:
+        result.save(Path(config.output))
+    return result
+
+
+def combine_predictions(
+    members: Sequence[Predictions],
+    names: Sequence[str],
+    *,
+    method: Method = "average",
+    ties: Literal["lowest", "mean"] = "lowest",
+    keep: int = 1,
+) -> CombinedPredictions:
+    """Combine aligned predictions and score them if labels are known.
+
+    Args:
+        members: Predictions of the same samples in the same order.
+        names: Their names.
+        method: An ensemble method other than e2e.
+        ties: vote: break ties by the lowest class index or the highest mean probability.
+        keep: pruned: number of classes kept per member and row.
+
+    Raises:
+        ConfigError: A fitted method without labels.
+    """
+    if is_fitted(method) and not members[0].known.any():
+        raise ConfigError(f"method {method} fits its weights on labels: give --labels FILE, or use average")
+    combiner = fit_combiner(method, members, names=names)
+    if method in ("vote", "pruned"):
+        combiner = Combiner(method, combiner.names, ties=ties, keep=keep)
+    fused = combiner.apply(members)
+    if is_fitted(method):
+        fused = _with_rows(fused, cross_fitted(method, members))
+    if not members[0].known.any():
+        return CombinedPredictions(fused, combiner, (), None, None, None)
+    rows = tuple(ResultRow(name, "member", score(member)) for name, member in zip(names, members, strict=True))
+    row = ResultRow(method, "ensemble", score(fused))
+    best = max(range(len(members)), key=lambda index: (rows[index].scores.accuracy, -index))
+    comparison = compare(fused, members[best]) if len(members) > 1 else None
+    return CombinedPredictions(fused, combiner, rows, row, comparison, names[best])
+
+
+def _is_file(item: str | Path | Predictions) -> bool:
+    if isinstance(item, Predictions):
+        return True
+    path = Path(item)
+    return path.is_file() or (path.suffix.lower() in _SUFFIXES and not path.is_dir())
+
+
+def _title(item: str | Path | Predictions) -> str:
+    return "a Predictions object" if isinstance(item, Predictions) else str(item)
+
+
+def _with_rows(predictions: Predictions, scored: Predictions) -> Predictions:
+    """Return predictions whose labelled rows are the ones fit to be scored."""
+    probabilities = predictions.probabilities.copy()
+    probabilities[predictions.known] = scored.probabilities
+    return replace(predictions, probabilities=probabilities)
+
+
+def _names(files: Sequence[str | Path | Predictions]) -> list[str]:
+    """Name each file by its stem, or by its path where stems repeat."""
+    stems = [
+        f"predictions-{index + 1}" if isinstance(one, Predictions) else Path(one).stem
+        for index, one in enumerate(files)
+    ]
+    paths = [stem if isinstance(one, Predictions) else str(one) for stem, one in zip(stems, files, strict=True)]
+    names = [path if stems.count(stem) > 1 else stem for stem, path in zip(stems, paths, strict=True)]
+    return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]

@@ -1,0 +1,183 @@
+"""What there is: networks and data sets, described without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tercet.config.model import ModelConfig
+from tercet.config.run import FusionConfig
+from tercet.core.result import CommandResult
+from tercet.data.load import DATASETS, find_dataset
+from tercet.models.build import build, network_descriptions, network_names
+from tercet.models.fusion_head import FusionHead
+from tercet.models.summary import summarize
+
+FUSION_HEAD = "e2e"
+
+
+def list_models(pattern: str = "") -> CommandResult:
+    """List the networks whose names contain `pattern`, with a line about each."""
+    described = {name: line for name, line in network_descriptions().items() if pattern in name}
+    width = max((len(name) for name in described), default=0)
+    lines = [f"{name:<{width}}  {line}" for name, line in described.items()]
+    note = f"\n{len(described)} networks. tercet models NAME --classes 10 describes one; e2e is the fusion head.\n"
+    return CommandResult("\n".join(lines) + note, described)
+
+
+def describe_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    config: ModelConfig | None = None,
+    channels: int = 3,
+    image_size: tuple[int, int] = (224, 224),
+    num_members: int = 3,
+    fusion: FusionConfig | None = None,
+) -> CommandResult:
+    """Build a network without weights and describe it; a part of a name lists the networks that contain it.
+
+    Args:
+        name: Network, or `e2e` for the fusion head.
+        num_classes: Number of classes.
+        config: The network's options.
+        channels: Channels of the data's images.
+        image_size: Height and width of the data's images.
+        num_members: Members of the fusion head.
+        fusion: The fusion head's options.
+
+    Raises:
+        ConfigError: There is no such network, or an option does not fit it.
+    """
+    if name == FUSION_HEAD:
+        options = fusion or FusionConfig()
+        head = FusionHead(num_members, num_classes, width=options.width, slope=options.slope, dropout=options.dropout)
+        summary = {**summarize(head), "network": FUSION_HEAD}
+    else:
+        known = network_names()
+        if name not in known and any(name in other for other in known):
+            return list_models(name)
+        untrained = replace(config or ModelConfig(), weights=None)
+        network = build(
+            name,
+            num_classes=num_classes,
+            config=untrained,
+            channels=channels,
+            image_size=image_size,
+            load_weights=False,
+        )
+        summary = summarize(network)
+    return CommandResult(_text(summary), summary)
+
+
+def _text(summary: dict[str, Any]) -> str:
+    shown = summary["input"]
+    if isinstance(shown, dict) and "size" in shown:
+        height, width = shown["size"]
+        shown = (
+            f"{height} x {width} pixels, {shown['channels']} channel(s), mean {_values(shown['mean'])}, "
+            f"std {_values(shown['std'])}, {shown['interpolation']}, {shown['crop_mode']}"
+        )
+    elif summary["network"] == FUSION_HEAD:
+        shown = f"softmax outputs of {shown['members']} members over {shown['classes']} classes"
+    lines = [
+        summary["network"],
+        f"  parameters  {summary['parameters']:,} ({summary['trainable']:,} trainable)",
+        f"  buffers     {summary['buffers']:,} (running statistics)",
+        f"  operations  {summary['flops'] / 1e6:,.1f} MFLOP an image (a multiply-add is two)",
+        f"  input       {shown}",
+        "  layers",
+    ]
+    width = max(len(layer["name"]) for layer in summary["layers"])
+    lines += [
+        f"    {layer['name']:<{width}}  {layer['type']:<20}  {layer['parameters']:>12,}" for layer in summary["layers"]
+    ]
+    if summary["freezing"]:
+        lines += ["  freezing", *_freezing(summary["freezing"])]
+    return "\n".join(lines) + "\n"
+
+
+def _freezing(table: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table of frozen and open names; the first pattern that matches a name decides."""
+    width = max(len(line["pattern"]) for line in table)
+    return [
+        f"    {line['pattern']:<{width}}  {line['state']:<6}  {len(line['names']):>5} names  {line['parameters']:>12,}"
+        for line in table
+    ]
+
+
+def _values(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def list_datasets() -> CommandResult:
+    """List the data sets known by name."""
+    lines: list[str] = []
+    for name in DATASETS:
+        card = DATASETS[name]
+        lines.append(f"{name:<15} {card.title}, {card.num_images:,} images")
+        lines += [f"{f'{name}:{variant}':<20} {text}" for variant, text in card.variants.items()]
+    documents = [_card(name) for name in DATASETS]
+    return CommandResult("\n".join(lines) + "\ntercet datasets NAME tells more.\n", documents)
+
+
+def describe_dataset(name: str) -> CommandResult:
+    """Tell where a data set comes from, its licence, files and checksums, and how to place it by hand.
+
+    Raises:
+        ConfigError: There is no data set of this name.
+    """
+    document = _card(name)
+    counts = ", ".join(f"{count:,} {part}" for part, count in document["images"].items())
+    shape = " x ".join("any" if size is None else str(size) for size in document["image_shape"])
+    classes = ", ".join(document["classes"]) or "named by the files"
+    lines = [
+        document["title"],
+        f"  page     {document['page']}",
+        f"  licence  {document['licence']}",
+        f"  images   {counts}; {shape}",
+        f"  classes  {document['num_classes']:,}: {classes}",
+        *(f"  from     {mirror}" for mirror in document["mirrors"]),
+        *(f"  file     {_file_text(file)}" for file in document["files"]),
+        f"  by hand  {document['by_hand']}",
+        *(f"  variant  {document['name']}:{variant} {text}" for variant, text in document["variants"].items()),
+        *(f"  note     {remark}" for remark in document["remarks"]),
+    ]
+    return CommandResult("\n".join(lines) + "\n", document)
+
+
+def _file_text(file: dict[str, Any]) -> str:
+    sums = [f"{kind} {file[key]}" for key, kind in (("md5", "MD5"), ("sha256", "SHA-256")) if file[key]]
+    size = "size not published" if file["size"] is None else f"{file['size']:,} bytes"
+    note = f" ({file['note']})" if file["note"] else ""
+    return f"{file['name']}{note}  {size}  {'  '.join(sums) or 'no checksum is published'}"
+
+
+def _card(name: str) -> dict[str, Any]:
+    card = find_dataset(name)
+    return {
+        "name": card.name,
+        "title": card.title,
+        "page": card.page,
+        "licence": card.licence,
+        "images": dict(card.counts),
+        "image_shape": list(card.image_shape),
+        "num_classes": card.num_classes,
+        "classes": list(card.classes),
+        "by_hand": card.by_hand,
+        "mirrors": list(card.mirrors),
+        "variants": dict(card.variants),
+        "remarks": list(card.remarks),
+        "files": [
+            {
+                "name": file.name,
+                "size": file.num_bytes,
+                "md5": file.md5,
+                "sha256": file.sha256,
+                "needed": file in card.files,
+                "note": file.note,
+            }
+            for file in (*card.files, *card.more_files)
+        ],
+    }

@@ -1,0 +1,234 @@
+"""E2E-3M: members' softmax outputs -> dense -> LeakyReLU -> dropout -> classes, in three regimes.
+
+`cached` trains the head on stored member predictions, `frozen` trains it in one graph with live augmentation and
+unchanged members, `joint` trains everything. What the head learns from is explicit; where these are validation rows,
+its score there comes from heads that never saw the row. Shapes: N rows, B a batch, M members, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tercet.config.run import FusionConfig
+from tercet.config.training import StageConfig, TrainingConfig
+from tercet.core.errors import ConfigError
+from tercet.core.predictions import Predictions
+from tercet.core.runtime import seed_everything
+from tercet.core.types import Batch, BatchSource
+from tercet.data.data_module import DataModule, Rows
+from tercet.ensemble.bundle import Bundle, Member
+from tercet.ensemble.combiners import apply_head, stack_probabilities
+from tercet.ensemble.cross_fit import cross_fit
+from tercet.experiments.plan import Plan
+from tercet.models.fusion_head import EndToEnd, FusionHead
+from tercet.training.losses import CrossEntropy, Objective
+from tercet.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class EndToEndResult:
+    """A trained fusion and what it says."""
+
+    head: FusionHead
+    members: tuple[Member, ...]
+    validation: Predictions
+    test: Predictions | None
+    learned_from: str
+
+
+class ProbabilitySource:
+    """Batches of stored member predictions B M K, in an order that is a pure function of seed and epoch."""
+
+    def __init__(self, members: Sequence[Predictions], *, batch_size: int, seed: int) -> None:
+        first = members[0]
+        self.probabilities = stack_probabilities(members)  # N M K
+        self.labels = torch.from_numpy(first.labels)
+        self.ids, self.batch_size, self.seed = first.ids, batch_size, seed
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
+        order = torch.randperm(len(self.ids), generator=generator)
+        for first in range(start * self.batch_size, len(order), self.batch_size):
+            part = order[first : first + self.batch_size]
+            yield Batch(self.probabilities[part], self.labels[part], tuple(self.ids[row] for row in part.tolist()))
+
+
+@dataclass(frozen=True)
+class EndToEndFitter:
+    """Trains the fusion of some members of a run.
+
+    Args:
+        plan: The run's plan.
+        prepared: The run's data.
+        members: The members, with their networks.
+        predictions: By split, the members' stored predictions; `out-of-fold` where the folds were trained.
+        fusion: The options.
+        groups: Of the validation rows; cross-fitting keeps them whole.
+    """
+
+    plan: Plan
+    prepared: DataModule
+    members: tuple[Member, ...]
+    predictions: dict[str, list[Predictions]]
+    fusion: FusionConfig
+    groups: tuple[str, ...] | None = None
+
+    def fit(self) -> EndToEndResult:
+        """Train the fusion as configured.
+
+        Raises:
+            ConfigError: The predictions that the fusion data asks for are not there.
+        """
+        if self.fusion.regime == "joint":
+            return self._fit_joint()
+        fit_rows = self._fit_frozen if self.fusion.regime == "frozen" else self._fit_cached
+        validation = self.predictions["validation"]
+        if self.fusion.data == "validation":
+            scored = cross_fit(
+                lambda seen, held_out: self._apply(fit_rows(seen), [member.take(held_out) for member in validation]),
+                validation[0].labels,
+                folds=self.fusion.folds,
+                seed=self.plan.run.seed,
+                groups=self.groups,
+            )
+            head = fit_rows(np.arange(len(validation[0])))
+        else:
+            head = fit_rows(None)
+            scored = self._apply(head, validation)
+        return self._fused(head, scored)
+
+    def _fused(self, head: FusionHead, validation: Predictions) -> EndToEndResult:
+        test = self.predictions.get("test")
+        learned = f"{self.fusion.data} rows, {self.fusion.regime}"
+        if self.fusion.data == "out-of-fold":
+            learned += "; the members shipped were fitted on all training rows"
+        return EndToEndResult(head, self.members, validation, self._apply(head, test) if test else None, learned)
+
+    def _apply(self, head: FusionHead, members: Sequence[Predictions]) -> Predictions:
+        return apply_head(head, members)
+
+    # ------------------------------------------------------------------------------------------ the regimes
+
+    def _fit_cached(self, rows: Rows | None) -> FusionHead:
+        """Train the head on stored predictions: some validation rows, or all train or out-of-fold ones."""
+        split = "validation" if rows is not None else self.fusion.data
+        if split not in self.predictions:
+            raise ConfigError(f"there are no {split} predictions of these members: train with --fusion.data {split}")
+        stored = self.predictions[split]
+        seen = [member.take(rows) for member in stored] if rows is not None else stored
+        source = self._source(seen)
+        choose_with = None if rows is not None else self._source(self.predictions["validation"])
+        head = self._new_head()
+        self._train(head, source, choose_with)
+        return head
+
+    def _fit_frozen(self, rows: Rows | None) -> FusionHead:
+        """Train the head in one graph with live augmentation; the members do not change."""
+        head = self._new_head()
+        graph = EndToEnd([member.classifier for member in self.members], head, train_branches=False)
+        split = "validation" if rows is not None else "train"
+        table_rows = self.prepared.rows(split)
+        train = self._images(table_rows if rows is None else table_rows[rows], graph, augmented=True)
+        choose_with = None if rows is not None else self._images(self.prepared.rows("validation"), graph)
+        self._train(graph, train, choose_with)
+        return head
+
+    def _fit_joint(self) -> EndToEndResult:
+        """Train members and head together on the training rows, from the trained members on."""
+        head = self._new_head()
+        members = tuple(replace(member, classifier=copy.deepcopy(member.classifier)) for member in self.members)
+        graph = EndToEnd([member.classifier for member in members], head, train_branches=True)
+        train = self._images(self.prepared.rows("train"), graph, augmented=True)
+        validation = self._images(self.prepared.rows("validation"), graph)
+        self._train(graph, train, validation, joint_objective(self.fusion.aux_loss_weight))
+        bundle = Bundle(self.prepared.table.classes, members, head)  # predicts as what is shipped does
+        workers = self.plan.data_config.num_workers
+        said = {
+            split: bundle.combine(
+                bundle.predict_source(
+                    self.prepared.loader(rows, bundle.specs, num_workers=workers), device=self.plan.device
+                )
+            )
+            for split in ("validation", "test")
+            if len(rows := self.prepared.rows(split))
+        }
+        return EndToEndResult(head, members, said["validation"], said.get("test"), "train rows, joint")
+
+    # ------------------------------------------------------------------------------------------ the parts
+
+    def _new_head(self) -> FusionHead:
+        seed_everything(self.plan.run.seed)
+        fusion = self.fusion
+        return FusionHead(
+            len(self.members),
+            len(self.prepared.table.classes),
+            width=fusion.width,
+            slope=fusion.slope,
+            dropout=fusion.dropout,
+        )
+
+    def _source(self, members: Sequence[Predictions]) -> ProbabilitySource:
+        return ProbabilitySource(members, batch_size=self.fusion.batch_size, seed=self.plan.run.seed)
+
+    def _images(self, rows: Rows, graph: EndToEnd, *, augmented: bool = False) -> BatchSource:
+        specs = [member.classifier.spec for member in self.members]
+        workers = self.plan.data_config.num_workers
+        if not augmented:
+            return self.prepared.loader(rows, specs, num_workers=workers)
+        first = self.plan.members[0].training  # one augmentation for all branches, as they see the same image
+        training = TrainingConfig(
+            batch_size=self.fusion.batch_size, augment=first.augment, random_erasing=first.random_erasing
+        )
+        seed = self.plan.run.seed
+        return self.prepared.training_loader(rows, specs, training=training, data=self.plan.data_config, seed=seed)
+
+    def _train(
+        self, module: nn.Module, train: BatchSource, validation: BatchSource | None, objective: Objective | None = None
+    ) -> None:
+        stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine")
+        monitor = self.plan.monitor
+        config = TrainingConfig(stages=(stage,), batch_size=self.fusion.batch_size, monitor=monitor)
+        with tempfile.TemporaryDirectory() as folder:
+            Trainer(
+                module,
+                train,
+                validation,
+                config=config,
+                folder=Path(folder),
+                device=self.plan.device,
+                objective=objective,
+            ).run()
+
+
+def joint_objective(aux_loss_weight: float) -> Objective:
+    """Return the loss (1 - aux_loss_weight) * fused + aux_loss_weight * mean over the members' own cross-entropies."""
+    entropy = CrossEntropy()
+
+    def objective(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.targets is not None
+        fused, members = _joint(module)(batch.images)  # B K, B M K
+        own = torch.stack([entropy.loss(logits, batch.targets) for logits in members.unbind(1)]).mean()
+        return (1 - aux_loss_weight) * entropy.loss(fused, batch.targets) + aux_loss_weight * own, fused
+
+    return objective
+
+
+def _joint(module: nn.Module) -> Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]]:
+    """Return the graph's two-fold forward pass, through Fabric's door where it stands behind one."""
+    mark = getattr(module, "mark_forward_method", None)
+    if mark is not None:
+        mark("joint")
+    joint: Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]] = module.joint  # type: ignore[assignment]
+    return joint

@@ -1,0 +1,160 @@
+"""Combine the trained members of runs on the same data and splits, or prediction files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.config.commands import ENSEMBLE, EnsembleConfig
+from tercet.config.parser import ParsedArguments
+from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfig
+from tercet.core.errors import ConfigError, DataError, StorageError
+from tercet.core.files import write_text
+from tercet.core.predictions import Predictions
+from tercet.core.run_folder import RunFolder
+from tercet.core.runtime import choose_device, plan_threads
+from tercet.core.yaml_io import dump_yaml
+from tercet.data.data_module import DataModule
+from tercet.ensemble.bundle import load_bundle
+from tercet.experiments.blend import CombinedPredictions, are_files, combine_files, require_applicable
+from tercet.experiments.finalize import finalize
+from tercet.experiments.fit_ensemble import TrainedMember, read_members
+from tercet.experiments.jobs import Job, raise_failures, run_jobs
+from tercet.experiments.plan import Plan
+from tercet.experiments.train import Run
+from tercet.experiments.tta import choose_tta, is_tta_chosen
+
+
+def combine(
+    inputs: Sequence[str | Path | Predictions], *, console: Console | None = None, **options: Any
+) -> Run | CombinedPredictions:
+    """Combine trained runs, or prediction files, into an ensemble.
+
+    Args:
+        inputs: Run folders on the same data and splits; or prediction files and `Predictions` of the same samples.
+        console: Where to report progress; silent by default.
+        **options: Any option of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
+            `fusion={"regime": "frozen"}` for runs, or `labels="truth.csv"` for files.
+
+    Returns:
+        For runs, a new run with a bundle; for files, the combined predictions. Both have a `report`.
+
+    Raises:
+        ConfigError: A mixture of runs and files, or options that do not apply to them.
+        DataError: The inputs do not contain the same samples, splits and classes.
+    """
+    parsed = ENSEMBLE.parse_object(options)
+    if are_files(inputs):
+        return combine_files(inputs, parsed)
+    folders = [item for item in inputs if not isinstance(item, Predictions)]
+    return run_ensemble(folders, parsed, console=console or Console(quiet=True))
+
+
+def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console: Console) -> Run:
+    """Combine run folders as `combine` does, from parsed options."""
+    require_applicable(parsed, files=False)
+    config, fusion = parsed.of(EnsembleConfig), parsed.of(FusionConfig)
+    device = choose_device(config.device)
+    folders = [RunFolder.open(path) for path in {Path(path).resolve(): path for path in runs}.values()]
+    for folder in folders:
+        if not folder.plan.is_file():
+            raise StorageError(f"{folder.path} has no members of its own: name the runs that trained them")
+    plans = [Plan.load(folder) for folder in folders]
+    _require_same_data(folders, plans)
+    if any(plan.sets for plan in plans):
+        raise ConfigError("members that answer with label sets are fused where they are trained: name all in one run")
+    first = plans[0]
+    methods = METHODS if config.ensemble_methods is None else config.ensemble_methods
+    run_config = RunConfig(ensemble_methods=methods, seed=config.seed, device=config.device, threads=config.threads)
+    plan = replace(
+        first,
+        run=run_config,
+        fusion=fusion,
+        calibration=parsed.of(CalibrationConfig),
+        device=device,
+        members=tuple(member for one in plans for member in one.members),
+    )
+    plan.check()
+    members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if len(members) < 2:
+        raise ConfigError("an ensemble needs at least two members: name more runs")
+    prepared = first.open_data(folders[0])
+    if plan.needs_folds():
+        for folder, one in zip(folders, plans, strict=True):
+            _train_folds(folder, one, fusion, prepared, console)
+        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if "e2e" in methods and (fusion.regime, fusion.data) == ("cached", "train"):
+        for folder, one in zip(folders, plans, strict=True):
+            _predict_train(folder, one, prepared, device)
+        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    run = RunFolder.create(config.output, "ensemble", resumes=False)
+    with run.lock():
+        write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
+        conclusion = finalize(run, plan, prepared, _distinct(members))
+    return Run(run.path, conclusion.metrics, conclusion.report)
+
+
+def _members(folder: RunFolder, plan: Plan) -> list[TrainedMember]:
+    unfinished = [member.name for member in plan.members if not folder.member(member.name).finished()]
+    if unfinished:
+        names = ", ".join(unfinished)
+        raise StorageError(f"{folder.path}: member {names} is not finished: tercet train --resume {folder.path}")
+    if not is_tta_chosen(folder, plan):
+        with folder.lock():
+            choose_tta(folder, plan)
+    return read_members(folder, [member.name for member in plan.members], ("validation", "test", "train"))
+
+
+def _require_same_data(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> None:
+    for folder, plan in zip(folders[1:], plans[1:], strict=True):
+        if plan.fingerprint != plans[0].fingerprint or plan.classes != plans[0].classes:
+            raise DataError(
+                f"{folder.path} was trained on other data than {folders[0].path}: only equal data can be fused"
+            )
+        if folder.samples.read_bytes() != folders[0].samples.read_bytes():
+            raise DataError(
+                f"{folder.path} divides the data otherwise than {folders[0].path}: train with the same "
+                "--data.split-seed and fractions"
+            )
+
+
+def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: DataModule, console: Console) -> None:
+    """Train the members without each fold, in their own run, where that has not been done."""
+    if plan.fusion.folds != fusion.folds:
+        raise ConfigError(f"{folder.path} was planned with {plan.fusion.folds} folds: set --fusion.folds to that")
+    jobs = [Job(folder, member.name, fold) for member in plan.members for fold in range(fusion.folds)]
+    waiting = [job for job in jobs if not job.folder.finished()]
+    if waiting:
+        with folder.lock():
+            threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)
+            failures = run_jobs(waiting, whole=folder, threads=threads, console=console, prepared=prepared)
+            raise_failures(failures, folder)
+
+
+def _predict_train(folder: RunFolder, plan: Plan, prepared: DataModule, device: str) -> None:
+    """Store what the members say of the training rows, in their own run, where that has not been done."""
+    with folder.lock():
+        for member in plan.members:
+            target = folder.predictions(member.name, "train")
+            if not target.is_file():
+                bundle = load_bundle(folder.member(member.name).bundle)
+                source = prepared.loader(prepared.rows("train"), bundle.specs)
+                bundle.predict_source(source, device=device)[0].save(target)
+
+
+def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
+    """Tell members of different runs that share a name apart by their run, and by number where runs share theirs."""
+    names = [member.name for member in members]
+    titles = [
+        f"{member.folder.path.parent.parent.name}/{member.name}" if names.count(member.name) > 1 else member.name
+        for member in members
+    ]
+    numbered = [
+        f"{title}-{titles[: index + 1].count(title)}" if titles.count(title) > 1 else title
+        for index, title in enumerate(titles)
+    ]
+    return [replace(member, name=name) for member, name in zip(members, numbered, strict=True)]

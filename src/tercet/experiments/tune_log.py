@@ -1,0 +1,157 @@
+"""Optuna's part of a search: which point is tried next, and which trial is given up; all of it in a journal file.
+
+The journal holds points, states and the score of every epoch, and several processes may write it at once. A proposal is
+a function of the seed, the trial's number and the trials before it, so a resumed search goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tercet.config.search_space import Choices, NumberRange, SearchSpace
+from tercet.core.errors import ConfigError
+from tercet.experiments.tune_study import SearchStudy
+
+try:
+    import optuna
+except ImportError:  # an extra: `pip install tercet[search]`
+    optuna = None
+
+_NAME = "tercet"
+_MOST_RANDOM = 10  # Optuna's own number of random trials before the model of good and bad points is used
+_FEWEST_FOR_IMPORTANCE = 10
+
+
+def require_optuna() -> None:
+    """Refuse to go on without Optuna.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    if optuna is None:
+        raise ConfigError("tercet tune needs Optuna, which is not installed: pip install 'tercet[search]'")
+
+
+def sample_trial(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+    """Return some points drawn at random, always the same ones."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [study.ask(_distributions(space)).params for _ in range(count)]
+
+
+class TrialLog:
+    """The trials of a search, as Optuna knows them.
+
+    Args:
+        path: The journal file.
+        search: The search.
+    """
+
+    def __init__(self, path: Path, search: SearchStudy) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._search, self._distributions = search, _distributions(search.space)
+        self._monitor, self._seed = search.monitor, search.run.seed
+        self._settings = {
+            "study_name": _NAME,
+            "direction": "minimize" if self._monitor == "loss" else "maximize",
+            "pruner": _pruner(search),
+        }
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        storage = optuna.storages.JournalStorage(backend)
+        self._study = optuna.create_study(storage=storage, load_if_exists=True, **self._settings)
+
+    @staticmethod
+    def repair(path: Path) -> None:
+        """Remove what a process that was killed left in the way; only for the one that holds the study's lock."""
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        if path.is_file():
+            whole = path.read_bytes().rpartition(b"\n")[:2]
+            os.truncate(path, sum(map(len, whole)))
+
+    def count(self) -> int:
+        """Return how many trials were begun."""
+        return len(self._study.get_trials(deepcopy=False))
+
+    def points(self) -> list[dict[str, Any]]:
+        """Return the point of every trial, by number."""
+        return [dict(trial.params) for trial in self._study.get_trials(deepcopy=False)]
+
+    def running(self) -> list[int]:
+        """Return the trials that were begun and did not end."""
+        return [trial.number for trial in self._study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+
+    def propose(self) -> int:
+        """Begin a trial and return its number: the first one as the options are, later ones by TPE."""
+        number = self.count()
+        point = self._search.start() if number == 0 else self._suggest(number)
+        distributions = {key: self._distributions[key] for key in point}
+        running = optuna.trial.TrialState.RUNNING
+        self._study.add_trial(
+            optuna.trial.create_trial(state=running, params=point, distributions=distributions)
+        )  # one line of the journal: a trial is there with its whole point, or not at all
+        return number
+
+    def _suggest(self, number: int) -> dict[str, Any]:
+        """Return what the sampler makes of the trials so far, asked in a copy of the study."""
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        startup = min(_MOST_RANDOM, max(2, self._search.trials // 4))
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        copy = optuna.create_study(sampler=sampler, **self._settings)
+        copy.add_trials(self._study.get_trials(deepcopy=False))
+        return dict(copy.ask(self._distributions).params)
+
+    def report(self, number: int, scores: Sequence[Mapping[str, float]]) -> None:
+        """Enter the validation scores of a trial's epochs, as far as they are new."""
+        trial = self._trial(number)
+        known = self._study.get_trials(deepcopy=False)[number].intermediate_values
+        for epoch, values in enumerate(scores):
+            if epoch not in known:
+                trial.report(values[self._monitor], epoch)
+
+    def hopeless(self, number: int) -> bool:
+        """Tell whether the pruner would end a trial now."""
+        return bool(self._trial(number).should_prune())
+
+    def tell(self, number: int, value: float | None) -> None:
+        """Enter how a trial ended: its score, or None where it was given up or failed.
+
+        A trial that failed is entered as one that was given up, so that later ones keep away from its point.
+        """
+        state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.PRUNED
+        self._study.tell(number, value, state=state, skip_if_finished=True)
+
+    def importance(self) -> dict[str, float]:
+        """Return the share of each option in the variance of the scores (PED-ANOVA); empty after too few trials."""
+        complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        if len(complete) < _FEWEST_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
+            return {}
+        return {key: float(share) for key, share in optuna.importance.get_param_importances(self._study).items()}
+
+    def _trial(self, number: int) -> Any:
+        trials = self._study.get_trials(deepcopy=False)
+        return optuna.trial.Trial(self._study, trials[number]._trial_id)
+
+
+def _distributions(space: SearchSpace) -> dict[str, Any]:
+    return {axis.key: _distribution(axis) for axis in space.axes}
+
+
+def _distribution(axis: NumberRange | Choices) -> Any:
+    if isinstance(axis, Choices):
+        return optuna.distributions.CategoricalDistribution(axis.labels)
+    if axis.whole:
+        return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=axis.step or 1)
+    return optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
+
+
+def _pruner(search: SearchStudy) -> Any:
+    if search.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=4)
+    if search.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(max_resource=search.epochs or "auto")
+    return optuna.pruners.NopPruner()

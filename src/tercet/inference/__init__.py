@@ -1,0 +1,1 @@
+"""Prediction and evaluation with bundles, ONNX files and torch programs."""

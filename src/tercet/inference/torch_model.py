@@ -1,0 +1,148 @@
+"""A loaded torch.export program (.pt2): load only files from trusted sources."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tercet.core.errors import DataError, MemoryExhausted, ModelError, is_out_of_memory
+from tercet.core.files import atomic_path
+from tercet.data.decode import open_regular
+from tercet.inference.outputs import ModelOutput, check_output, load_error, require_fields, run_checked
+
+DOCUMENT = "tercet.json"
+"""Name of the extra file that tells classes, members, combiner and versions."""
+FORMAT = "tercet-torch-1"
+_NOISE = (  # what the exporter says of its own parts
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "_check_is_size will be removed",
+    "The tensor attributes .* were assigned during export",
+)
+
+
+def save_program(program: torch.export.ExportedProgram, target: Path, document: dict[str, Any]) -> None:
+    """Write a program and what is said about it, atomically."""
+    text = json.dumps({"format": FORMAT, **document}, ensure_ascii=True)
+    with atomic_path(target) as temporary, open(temporary, "wb") as stream:
+        torch.export.save(program, stream, extra_files={DOCUMENT: text})
+
+
+def read_program_document(stream: BinaryIO, name: str | Path) -> dict[str, Any]:
+    """Return what a file says of itself, after checking that it is ours and whole.
+
+    Args:
+        stream: The open file.
+        name: What it is called in messages.
+
+    Raises:
+        ModelError: It is not.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise ModelError(f"{name} is damaged: '{damaged[:80]}' has changed; export the bundle again")
+            told = [one for one in archive.namelist() if one.partition("/")[2] == f"extra/{DOCUMENT}"]
+            if len(told) != 1:
+                raise ModelError(f"{name} was not written by tercet export: it has no {DOCUMENT}")
+            found = json.loads(archive.read(told[0]))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise ModelError(f"{name} is no .pt2 archive, or is damaged: {error}; export the bundle again") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ModelError(f"{name} is not of format {FORMAT}: export the bundle again with this version")
+    return found
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's remarks about itself from the user; other warnings pass."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class TorchModel:
+    """An exported ensemble that PyTorch computes; make one with `load`.
+
+    Args:
+        program: From images to the outputs by name.
+        metadata: What the file says of itself.
+        path: Where it came from, for messages.
+    """
+
+    def __init__(
+        self, program: Callable[[Tensor], Mapping[str, Tensor]], metadata: Mapping[str, Any], path: Path
+    ) -> None:
+        self._program, self.path = program, path
+        self.metadata: Mapping[str, Any] = metadata
+        self.classes: tuple[str, ...] = tuple(metadata["classes"])
+        self.member_names: tuple[str, ...] = tuple(member["name"] for member in metadata["members"])
+
+    @classmethod
+    def load(cls, path: str | Path) -> TorchModel:
+        """Load a file that `tercet export --format torch` wrote, and let it answer for one black image.
+
+        Loading can run code that the file brings along, as with any program of `torch.export`.
+
+        Raises:
+            ModelError: It is another kind of file, is damaged, or does not run.
+            MemoryExhausted: There is no memory for it.
+        """
+        try:
+            with open_regular(Path(path)) as stream:
+                document = read_program_document(stream, path)
+                require_fields(document, path)
+                stream.seek(0)
+                with quiet_exporter():
+                    program: Any = torch.export.load(stream).module()
+        except DataError as error:
+            raise ModelError(str(error)) from error
+        except ModelError:
+            raise
+        except Exception as error:  # the archive's reader and the graph's have no exception of their own
+            if is_out_of_memory(error):
+                raise MemoryExhausted(f"no memory to load {path}") from error
+            raise load_error(path, error) from error
+        model = cls(program, document, Path(path))
+        model.run(np.zeros((1, 8, 8, 3), dtype=np.uint8))
+        return model
+
+    def run(self, images: NDArray[np.uint8]) -> ModelOutput:
+        """Answer for images B H W 3 of one size.
+
+        Raises:
+            DataError: They have another shape or type.
+            ModelError: The answer is not finite, or the program cannot answer.
+            MemoryExhausted: There is no memory for so many pixels.
+        """
+        named = run_checked(lambda: self._computed(images), images, self.path)
+        try:
+            output = ModelOutput(named["probabilities"], named["members"], named.get("chosen"))
+        except KeyError as error:
+            raise ModelError(f"{self.path} does not give {error}: export the bundle again") from error
+        check_output(output, len(images), len(self.member_names), len(self.classes), self.path)
+        return output
+
+    @torch.inference_mode()
+    def _computed(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        return {name: value.numpy() for name, value in self._program(torch.tensor(images)).items()}

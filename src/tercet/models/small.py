@@ -1,0 +1,215 @@
+"""Small networks of the sources: CNNs, row-by-row classifiers, MobileNetV1."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from typing import Any
+
+from timm.models import generate_default_cfgs, register_model
+from timm.models.efficientnet import EfficientNet, _gen_mobilenet_v1
+from torch import Tensor, nn
+
+from tercet.core.errors import ConfigError
+from tercet.models.classifier import Classifier
+from tercet.models.heads import dense_layer
+from tercet.models.recurrent import Cell, RecurrentStack
+from tercet.models.registry import NETWORKS, BuildRequest, ModelEntry, plain_spec
+
+_FILTERS = 32
+
+
+def build_small_cnn(request: BuildRequest) -> Classifier:
+    """Return the notebook's small CNN: 697,130 parameters on 28 x 28 x 1 with 10 classes.
+
+    B C H W, convolution (32 filters 3 x 3, no padding, ReLU), max-pooling by 2, flattened, dense 128 (ReLU), dropout,
+    dense 32 (ReLU), dropout, classes: B K. Initial weights are Keras'.
+
+    Raises:
+        ConfigError: Images under 4 x 4 pixels leave nothing after convolution and pooling.
+    """
+    config, spec = request.config, plain_spec(request)
+    height, width = (spec.size[0] - 2) // 2, (spec.size[1] - 2) // 2
+    if min(height, width) < 1:
+        raise ConfigError(
+            f"small-cnn needs images of at least 4 x 4 pixels, got {spec.size[0]} x {spec.size[1]}: set --input.size"
+        )
+    convolution = nn.Conv2d(spec.channels, _FILTERS, 3)
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    trunk = {
+        "convolution": convolution,
+        "activation": nn.ReLU(),
+        "pooling": nn.MaxPool2d(2),
+        "flatten": nn.Flatten(),  # B 32 h w to B (32 h w)
+    }
+    drop, narrow = 0.2 if config.dropout is None else config.dropout, config.head_hidden_dim or 32
+    head = {
+        "wide": dense_layer(_FILTERS * height * width, 128),
+        "wide_activation": nn.ReLU(),
+        "wide_dropout": nn.Dropout(drop),
+        "dense": dense_layer(128, narrow),
+        "activation": nn.ReLU(),
+        "dropout": nn.Dropout(drop),
+        "classes": dense_layer(narrow, request.num_classes),
+    }
+    return Classifier(
+        request.network,
+        spec=spec,
+        num_classes=request.num_classes,
+        features=nn.Sequential(OrderedDict(trunk)),
+        head=nn.Sequential(OrderedDict(head)),
+    )
+
+
+_LEAF = ((16, 7, 2), (64, 5, 2), (128, 3, 1), (256, 3, 1))
+"""Filters, kernel side and stride of the leaf CNN's convolutions."""
+
+
+def build_leaf_cnn(request: BuildRequest) -> Classifier:
+    """Return the CNN baseline of the leaf report, table 1: 2,171,568 parameters with three channels and 176 classes.
+
+    Four convolutions without padding, each followed by ReLU, the first three by batch normalisation, the first two by
+    max-pooling (3, stride 2); global average, dense 4096 (ReLU), classes, and batch normalisation of the logits. Images
+    of 224 pixels become maps of 109, 54, 25, 12, 10 and 8. Initial weights are PyTorch's, which it was trained with.
+
+    Raises:
+        ConfigError: Images that the convolutions leave nothing of.
+    """
+    spec, width = plain_spec(request), request.config.head_hidden_dim or 4096
+    layers: dict[str, nn.Module] = {}
+    channels, sides = spec.channels, spec.size
+    for number, (filters, side, stride) in enumerate(_LEAF, 1):
+        layers[f"convolution{number}"] = nn.Conv2d(channels, filters, side, stride)
+        layers[f"activation{number}"] = nn.ReLU()
+        channels, sides = filters, _valid(sides, side, stride)
+        if number < 4:
+            layers[f"norm{number}"] = nn.BatchNorm2d(filters)
+        if number < 3:
+            layers[f"pooling{number}"] = nn.MaxPool2d(3, 2)
+            sides = _valid(sides, 3, 2)
+    if min(sides) < 1:
+        raise ConfigError(
+            f"leaf-cnn needs images of at least 107 x 107 pixels, got {spec.size[0]} x {spec.size[1]}: "
+            "set --input.size, such as 224"
+        )
+    layers |= {"pooling": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}  # B 256 h w to B 256
+    head = {
+        "dense": nn.Linear(channels, width),
+        "activation": nn.ReLU(),
+        "classes": nn.Linear(width, request.num_classes),
+        "classes_norm": nn.BatchNorm1d(request.num_classes),
+    }
+    return Classifier(
+        request.network,
+        spec=spec,
+        num_classes=request.num_classes,
+        features=nn.Sequential(OrderedDict(layers)),
+        head=nn.Sequential(OrderedDict(head)),
+    )
+
+
+def _valid(sides: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
+    """Return height and width after a window without padding."""
+    height, width = ((side - kernel) // stride + 1 for side in sides)
+    return height, width
+
+
+NETWORKS.register("leaf-cnn")(
+    ModelEntry(
+        "four convolutions, dense 4096, batch normalisation of the logits, for photos of 224 pixels",
+        frozenset({"input", "head_hidden_dim"}),
+        build_leaf_cnn,
+    )
+)
+NETWORKS.register("small-cnn")(
+    ModelEntry(
+        "one convolution, pooling and two dense layers (128, 32)",
+        frozenset({"input", "num_biases", "head_hidden_dim", "dropout"}),
+        build_small_cnn,
+    )
+)
+
+
+class RowScan(nn.Module):
+    """Lays an image B C H W out as the sequence of its rows, B H (W C)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map B C H W to B H (W C)."""
+        return images.permute(0, 2, 3, 1).flatten(2)  # B H W C to B H (W C)
+
+
+def build_rows(request: BuildRequest, *, cell: Cell, bidirectional: bool = False) -> Classifier:
+    """Return a row classifier for the data's image size and channels.
+
+    Args:
+        request: What is to be built.
+        cell: Simple RNN, GRU or LSTM.
+        bidirectional: Read the rows from bottom to top as well.
+    """
+    config, spec = request.config, plain_spec(request)
+    recurrent = RecurrentStack(
+        spec.size[1] * spec.channels,
+        cell=cell,
+        hidden_size=config.hidden_size or 128,
+        num_layers=config.num_layers or 2,
+        bidirectional=bidirectional,
+        activation=config.activation,
+        recurrent_activation=config.recurrent_activation,
+        reset_after=config.reset_after,
+        num_biases=config.num_biases,
+    )
+    width = config.head_hidden_dim or 32
+    layers = {
+        "dense": dense_layer(recurrent.output_size, width),
+        "activation": nn.ReLU(),
+        "classes": dense_layer(width, request.num_classes),
+    }
+    return Classifier(
+        request.network,
+        spec=spec,
+        num_classes=request.num_classes,
+        features=RowScan(),
+        recurrent=recurrent,
+        head=nn.Sequential(OrderedDict(layers)),
+    )
+
+
+_OPTIONS = frozenset({"input", "hidden_size", "num_layers", "activation", "num_biases", "head_hidden_dim"})
+_ROWS = "reads pixel rows from top to bottom, 2 layers of 128, dense 32"
+NETWORKS.register("row-rnn")(ModelEntry(f"simple RNN that {_ROWS}", _OPTIONS, partial(build_rows, cell="rnn")))
+NETWORKS.register("row-gru")(
+    ModelEntry(f"GRU that {_ROWS}", _OPTIONS | {"recurrent_activation", "reset_after"}, partial(build_rows, cell="gru"))
+)
+NETWORKS.register("row-lstm")(
+    ModelEntry(f"LSTM that {_ROWS}", _OPTIONS | {"recurrent_activation"}, partial(build_rows, cell="lstm"))
+)
+NETWORKS.register("row-bilstm")(
+    ModelEntry(
+        "LSTM that reads pixel rows in both directions, 2 layers of 2 x 128, dense 32",
+        _OPTIONS | {"recurrent_activation"},
+        partial(build_rows, cell="lstm", bidirectional=True),
+    )
+)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "mobilenetv1_075": {
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "interpolation": "bicubic",
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+        }
+    }
+)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def mobilenetv1_075(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """Return MobileNetV1 with three quarters of the channels (arXiv:1704.04861); keywords as in timm."""
+    return _gen_mobilenet_v1("mobilenetv1_075", 0.75, pretrained=pretrained, **kwargs)

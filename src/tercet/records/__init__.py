@@ -1,1 +1,0 @@
-"""Floor 1: the values that flow between the rooms: contracts, configuration, history, predictions."""

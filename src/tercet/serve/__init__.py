@@ -1,0 +1,1 @@
+"""The HTTP server. It runs exported files and does not import torch."""

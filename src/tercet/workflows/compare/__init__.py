@@ -1,1 +1,0 @@
-"""A fair comparison: a grid of networks, several seeds each, one table."""

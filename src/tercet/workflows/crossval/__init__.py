@@ -1,1 +1,0 @@
-"""Cross-validation: one run a fold, and what the folds say together."""

@@ -1,1 +1,0 @@
-"""What a bundle's networks saw."""

@@ -1,1 +1,0 @@
-"""What may follow `tercet VERB`, without the weight of the work itself."""

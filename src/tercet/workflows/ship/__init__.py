@@ -1,1 +1,0 @@
-"""From a bundle to one verified file, its speed, and its server."""

@@ -1,1 +1,0 @@
-"""One run: members trained side by side, fused, measured once."""

@@ -1,1 +1,0 @@
-"""A search for better options of one network."""

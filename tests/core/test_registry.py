@@ -1,0 +1,89 @@
+"""Names stand for one thing each, and a typing error is answered with the nearest name."""
+
+import pytest
+
+from tercet.core.errors import ConfigError
+from tercet.core.registry import Registry, did_you_mean, most_similar
+
+
+def shapes() -> Registry[int]:
+    registry: Registry[int] = Registry("shape")
+    registry.register("square")(4)
+    registry.register("circle")(0)
+    return registry
+
+
+def test_values_are_found_by_name_and_names_come_sorted() -> None:
+    registry = shapes()
+    assert registry["square"] == 4
+    assert list(registry) == ["circle", "square"]
+    assert len(registry) == 2
+    assert "circle" in registry and "line" not in registry
+
+
+def test_register_gives_back_what_it_was_given() -> None:
+    registry: Registry[type] = Registry("class")
+
+    @registry.register("mine")
+    class Mine:
+        pass
+
+    assert registry["mine"] is Mine
+
+
+def test_doubles_are_refused_and_the_first_stays() -> None:
+    registry = shapes()
+    with pytest.raises(ConfigError, match="shape 'circle' is registered twice"):
+        registry.register("circle")(7)
+    assert registry["circle"] == 0
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown shape 'sqare', did you mean 'square'\? \(known: circle, square\)"):
+        shapes()["sqare"]
+    with pytest.raises(ConfigError, match=r"unknown shape 'xyz' \(known"):
+        shapes()["xyz"]
+
+
+def test_nearest_takes_any_names() -> None:
+    assert did_you_mean("acuracy", iter(["loss", "accuracy"])) == ", did you mean 'accuracy'?"
+    assert did_you_mean("A", ["a", "b"]) == ", did you mean 'a'?"
+    assert did_you_mean("LOSSES", ["Loss", "accuracy"]) == ", did you mean 'Loss'?"
+    assert did_you_mean("zzz", ["loss"]) == "" == did_you_mean("x", [])
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("batch-siez", "batch_size"),
+        ("fusion.widht", "fusion.width"),
+        ("fuison.width", "fusion.width"),
+        ("rtain", "train"),
+        ("EfficientNet-B0", "efficientnet_b0"),
+        ("lable_smothing", "label_smoothing"),
+        ("warmup", "warmup_steps"),
+        ("augmentation", "augment"),
+    ],
+)
+def test_misspellings_and_abbreviations_are_recognized(word: str, name: str) -> None:
+    others = ["lr", "loss", "reset", "device", "data.limit", "fusion.slope", "classes"]
+    assert most_similar(word, [*others, name]) == name
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("preset", "reset"),
+        ("fast", "last"),
+        ("top", "tta"),
+        ("data.lr", "data.limit"),
+        ("fusion.width", "fusion.dropout"),
+        ("noise", "voice"),
+        ("masks", "tasks"),
+        ("scale", "scan"),
+        ("lr", "ls"),
+        ("x", "xception"),
+    ],
+)
+def test_unrelated_names_are_not_proposed(word: str, name: str) -> None:
+    assert most_similar(word, [name]) is None

@@ -1,0 +1,240 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.fixtures.runs import OPTIONS, metrics_of, one_core
+
+from tercet.cli import main as cli
+from tercet.core.errors import ConfigError, DataError
+from tercet.core.predictions import Predictions
+from tercet.core.run_folder import RunFolder
+from tercet.ensemble.bundle import load_bundle
+from tercet.ensemble.combine import average
+from tercet.experiments.ensemble import combine
+from tercet.experiments.plan import Plan
+from tercet.experiments.train import Run, train
+from tercet.experiments.tta import choose_tta, is_tta_chosen
+from tercet.inference.predict import evaluate, predict, predict_files
+from tercet.metrics.classification import score
+
+pytestmark = pytest.mark.usefixtures("alone")
+ASKED = "crops:1,3@1.2x+flip"
+LEVELS = ["none", "crops:1@1.2x+flip", "crops:3@1.2x+flip"]
+NAMES = ("small-cnn", "wide")
+HEAD = {"width": 32, "steps": 40, "folds": 2, "batch_size": 16}
+SMALL = {
+    **OPTIONS,
+    "members": [
+        {"model": "small-cnn", "epochs": 3},
+        {"name": "wide", "model": "small-cnn", "epochs": 2, "head_hidden_dim": 48},
+    ],
+    "ensemble_methods": ["average", "e2e"],
+    "fusion": HEAD,
+    "seed": 3,
+    "tta": ASKED,
+}
+
+
+@pytest.fixture(scope="module")
+def viewed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with one_core():
+        return train(shapes, output=str(tmp_path_factory.mktemp("viewed") / "run"), **SMALL)
+
+
+def make_it_best(run: RunFolder, level: str) -> None:
+    """Write predictions under which one level is always right on validation, and the others are never."""
+    for name in NAMES:
+        for other in LEVELS:
+            place = run.member(name).level(other, "validation")
+            said = Predictions.load(place)
+            sure = np.full(said.probabilities.shape, 0.05)
+            sure[np.arange(len(said)), (said.labels + (other != level)) % 3] = 0.9
+            Predictions(said.ids, said.classes, sure, said.labels).save(place)
+
+
+@pytest.fixture(scope="module", params=["none", "crops:3@1.2x+flip"], ids=["plain", "views"])
+def decided(viewed: Run, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Run, str]:
+    """Return a copy of the run in which validation is made to speak for one level, resumed to its end."""
+    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path_factory.mktemp("decided") / "run")))
+    make_it_best(run, request.param)
+    with one_core():
+        return train(resume=run.path), request.param
+
+
+def test_every_level_is_measured_beside_plain(viewed: Run) -> None:
+    told, run = viewed.metrics["tta"], RunFolder(viewed.path)
+    assert (told["asked"], told["seed"], told["split"]) == (ASKED, 3, "validation")
+    assert [(level["views"], level["passes"]) for level in told["levels"]] == list(zip(LEVELS, (1, 2, 6), strict=True))
+    for level in told["levels"]:
+        said = [Predictions.load(run.member(name).level(level["views"], "validation")) for name in NAMES]
+        assert level["accuracy"] == score(average(said)).accuracy
+        assert [level["members"][name]["log_loss"] for name in NAMES] == [score(one).log_loss for one in said]
+    best = max(level["accuracy"] for level in told["levels"])
+    assert told["chosen"] == next(level["views"] for level in told["levels"] if level["accuracy"] == best)
+    plain, gain = told["levels"][0], told["gain"]
+    rival = next(level for level in told["levels"] if level["views"] == gain["of"])
+    assert gain["of"] != "none" and gain["difference"] == pytest.approx(rival["accuracy"] - plain["accuracy"])
+    assert "test-time augmentation: the members' average on validation" in viewed.report
+    assert f"{gain['of']} against plain on" in viewed.report
+    json.dumps(viewed.metrics, allow_nan=False)
+
+
+def test_what_is_shipped_and_stored_is_of_the_level_that_was_chosen(decided: tuple[Run, str], shapes: Path) -> None:
+    done, level = decided
+    run = RunFolder(done.path)
+    assert done.metrics["tta"]["chosen"] == level
+    bundle = done.bundle()
+    assert {str(member.views) for member in bundle.members} == {level}
+    assert {member.views.seed for member in bundle.members} == {3}
+    for name in NAMES:
+        stored = Predictions.load(run.predictions(name, "test"))
+        waiting = Predictions.load(run.member(name).level(level, "test"))
+        assert np.array_equal(stored.probabilities, waiting.probabilities)
+        said = load_bundle(run.member(name).bundle).predict([shapes / name for name in stored.ids])
+        assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
+    stored = Predictions.load(run.predictions(done.metrics["chosen"], "test"))
+    said = bundle.predict([shapes / name for name in stored.ids])
+    assert bundle.calibration is not None
+    assert np.abs(said.probabilities - bundle.calibration.apply(stored).probabilities).max() < 1e-5
+
+
+def test_settling_again_changes_nothing(decided: tuple[Run, str]) -> None:
+    run = RunFolder(decided[0].path)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    choose_tta(run, Plan.load(run))
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_tie_is_for_fewer_passes(viewed: Run, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path / "run")))
+    for name in NAMES:
+        for level in LEVELS[1:]:
+            shutil.copy(run.member(name).level("none", "validation"), run.member(name).level(level, "validation"))
+    settled = choose_tta(run, Plan.load(run))
+    assert settled is not None and str(settled.chosen.views) == "none"
+
+
+def test_a_run_that_never_asked_has_none(finished: Run) -> None:
+    assert finished.metrics["tta"] is None and "test-time" not in finished.report
+    run = RunFolder(finished.path)
+    assert choose_tta(run, Plan.load(run)) is None and is_tta_chosen(run, Plan.load(run))
+    assert not list(run.path.rglob("tta"))
+
+
+@pytest.mark.parametrize(("regime", "data"), [("cached", "out-of-fold"), ("cached", "train"), ("joint", "train")])
+def test_fusion_learns_from_and_is_shipped_with_the_level(
+    viewed: Run, tmp_path: Path, shapes: Path, regime: str, data: str
+) -> None:
+    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path / "run")))
+    make_it_best(run, LEVELS[2])
+    for name in NAMES:
+        run.predictions(name, "validation").unlink()  # as in a run that was stopped before it settled
+    fusion = {**HEAD, "regime": regime, "data": data}
+    plain = {"temperature": "none"}
+    result = combine(
+        [run.path], ensemble_methods=["e2e"], output=str(tmp_path / "out"), fusion=fusion, calibration=plain
+    )
+    assert {str(member.views) for member in result.bundle().members} == {LEVELS[2]}
+    stored = Predictions.load(tmp_path / "out" / "predictions" / "e2e-test.npz")
+    said = result.bundle().predict([shapes / name for name in stored.ids])
+    assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
+    if data == "out-of-fold":
+        for fold in run.member(NAMES[0]).folds():
+            assert fold.predictions.read_bytes() == fold.level(LEVELS[2], "held-out").read_bytes()
+
+
+def test_crops_that_do_not_fit_are_refused_before_anything_is_trained(shapes: Path, tmp_path: Path) -> None:
+    for tta, message in (("crops:3@12", "at least 20"), ("crops:0@30", "positive"), ("mirror", "unknown view")):
+        with pytest.raises(ConfigError, match=message):
+            train(shapes, output=str(tmp_path / "run"), **{**SMALL, "tta": tta})
+        assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------ the bundle
+
+
+def test_the_views_of_a_bundle_can_be_overridden(decided: tuple[Run, str], shapes: Path) -> None:
+    done, level = decided
+    images = sorted((shapes / "disc").glob("*.png"))[:5]
+    own, plain, other = (predict(done.path, images, tta=tta).probabilities for tta in (None, "none", "vflip"))
+    assert (level == "none") == np.array_equal(own, plain)
+    assert not np.allclose(plain, other)
+    again = predict_files(done.path, images, tta=LEVELS[2]).predictions.probabilities
+    assert level == "none" or np.allclose(again, own, atol=1e-6)  # the seed is the bundle's own
+
+
+def test_evaluating_tells_of_both(decided: tuple[Run, str], shapes: Path) -> None:
+    done, level = decided
+    evaluation = evaluate(done.path, shapes)
+    plain = evaluate(done.path, shapes, tta="none")
+    assert plain.plain is None and plain.to_dict()["plain"] is None
+    if level == "none":
+        assert evaluation.plain is None and evaluation.rows[0].scores == plain.rows[0].scores
+        return
+    assert evaluation.to_dict()["plain"]["accuracy"] == plain.to_dict()["accuracy"]
+    assert ", plain" in evaluation.to_text() and "test-time augmentation against plain" in evaluation.to_text()
+    assert evaluation.rows[0].scores == score(evaluation.predictions)
+    stored = Predictions.load(RunFolder(done.path).predictions(done.metrics["chosen"], "test"))
+    assert np.abs(evaluation.predictions.aligned_to(stored).probabilities - stored.probabilities).max() < 1e-5
+
+
+# ------------------------------------------------------------------------------------------ submissions
+
+
+def write_sample(path: Path, names: list[str], header: str = "image,label") -> Path:
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows([header.split(","), *([name, "disc"] for name in names)])
+    return path
+
+
+def test_a_submission_from_the_command_line(
+    finished: Run, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{kind}-{index}" for index in (3, 11, 2) for kind in ("stroke", "disc")]
+    for name in names:
+        shutil.copy(shapes / name.split("-")[0] / f"{name}.png", tmp_path)
+    sample = write_sample(tmp_path / "sample.csv", names)
+    images = sorted(map(str, tmp_path.glob("*.png")))
+    words = ["predict", str(finished.path), *images, "--submission", str(sample), "--csv", str(tmp_path / "out.csv")]
+    assert cli.main([*words, "--tta", "flip"]) == 0
+    with open(tmp_path / "out.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    said = predict(finished.path, images, tta="flip")
+    expected = {Path(name).stem: label for name, label in zip(said.ids, said.predicted_names, strict=True)}
+    assert rows == [["image", "label"], *([name, expected[name]] for name in names)]
+    capsys.readouterr()
+    assert cli.main([*words[:-2]]) == 2
+    assert "csv" in capsys.readouterr().err
+    assert cli.main([*words, "--tta", "crops:3@5"]) == 2
+    assert "at least 20" in capsys.readouterr().err
+
+
+def test_a_row_without_an_image_is_found_before_the_work(
+    finished: Run, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = write_sample(tmp_path / "sample.csv", [f"disc-{index}" for index in range(41)])
+    monkeypatch.setattr("tercet.ensemble.bundle.Bundle.predict_source", lambda *_: pytest.fail("images were predicted"))
+    with pytest.raises(DataError, match="1 of its 41 rows have no image, such as 'disc-40'"):
+        predict_files(finished.path, [shapes / "disc"], submission=str(sample), csv=str(tmp_path / "out.csv"))
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_submission_needs_every_image_to_be_readable(finished: Run, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    sample = write_sample(tmp_path / "sample.csv", ["broken", "good"])
+    shutil.copy(shapes / "disc" / "disc-1.png", tmp_path / "good.png")
+    with pytest.raises(DataError, match="broken"):
+        predict_files(
+            finished.path,
+            [tmp_path / "broken.png", tmp_path / "good.png"],
+            submission=str(sample),
+            csv=str(tmp_path / "out.csv"),
+        )
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_metrics_are_as_reported(decided: tuple[Run, str]) -> None:
+    assert metrics_of(decided[0].path)["tta"] == decided[0].metrics["tta"]

@@ -1,0 +1,70 @@
+"""The OpenAPI document: requests made up from it get answers that it describes, and never a fault."""
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    ensure_resource_availability,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from tests.serve.server import PATIENCE, Server
+
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    ensure_resource_availability,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+]
+OPERATIONS = [
+    ("/v1/predict", "POST", 40),
+    ("/v1/model", "GET", 4),
+    ("/health/live", "GET", 4),
+    ("/health/ready", "GET", 4),
+    ("/metrics", "GET", 4),
+]
+
+
+@pytest.mark.parametrize(("path", "method", "examples"), OPERATIONS, ids=[path for path, _, _ in OPERATIONS])
+def test_made_up_requests_get_described_answers(server: Server, path: str, method: str, examples: int) -> None:
+    described = httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=PATIENCE).json()
+    operation = schemathesis.openapi.from_dict(described)[path][method]
+    seen = set()
+
+    @given(case=operation.as_strategy())
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def try_it(case: schemathesis.Case) -> None:
+        response = case.call(base_url=server.url, timeout=PATIENCE)
+        seen.add(response.status_code)
+        case.validate_response(response, checks=CHECKS)
+
+    try_it()
+    assert seen
+    if path == "/v1/predict":
+        assert seen <= {400, 413, 415, 422, 200} and 415 in seen
+    else:
+        assert seen == {200}
+
+
+def test_the_document_names_every_operation(server: Server) -> None:
+    described = httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=PATIENCE).json()
+    operations = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
+    assert operations == {(path, method) for path, method, _ in OPERATIONS}

@@ -1,0 +1,239 @@
+"""What clients get: one image or many, the card, health, numbers, and plain refusals."""
+
+import base64
+import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tercet.core.calibration import Calibration, PredictionSets, Rejection
+from tercet.core.errors import DataError
+from tercet.data.decode import FORMATS, decode
+from tercet.inference.onnx_model import OnnxModel
+from tercet.serve.schemas import ErrorResponse, Health, ModelInfo, PredictionResponse
+from tests.inference.tiny import CLASSES
+from tests.serve.models import BLUE, GREEN, MAP, MEMBERS, RED, expected, picture, write_coloured
+from tests.serve.server import Server
+
+
+def test_one_image_as_the_body(server: Server) -> None:
+    with server.client() as client:
+        response = client.post("/v1/predict", content=GREEN, headers={"Content-Type": "image/png"})
+    assert response.status_code == 200
+    said = PredictionResponse.model_validate_json(response.content)
+    (answer,) = said.answers
+    assert (said.model, answer.file, answer.label, answer.error) == ("colours", None, "green", None)
+    probabilities = expected((0, 200, 0))
+    assert answer.probability == pytest.approx(probabilities[1], abs=1e-5)
+    assert [one.label for one in answer.top or []] == ["green", "red", "blue"]
+    assert [(one.name, one.label) for one in answer.members or []] == [(name, "green") for name in MEMBERS]
+    assert (answer.members or [])[1].probability == pytest.approx(expected((0, 200, 0), 3)[1], abs=1e-5)
+    assert answer.map is not None and (answer.map.height, answer.map.width) == MAP
+    assert list(base64.b64decode(answer.map.values)) == [255, 128, 0] * 2
+    assert answer.map.frame == [0, 0.125, 1, 0.75]  # 6 of 8 columns
+    assert (answer.rejected, answer.set, answer.labels) == (None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["", "image/anything", "application/octet-stream"])
+def test_the_kind_of_an_image_is_told_by_its_content(server: Server, kind: str) -> None:
+    for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+        with server.client() as client:
+            response = client.post(
+                "/v1/predict", content=picture((0, 0, 200), kind=form), headers={"Content-Type": kind}
+            )
+        assert response.json()["answers"][0]["label"] == "blue"
+
+
+def test_many_images_of_several_sizes_keep_their_order(server: Server) -> None:
+    files = [("files", ("r.png", RED)), ("files", ("same.png", picture((0, 0, 99), (3, 9))))]
+    files += [("files", ("no.txt", b"no image")), ("other", ("same.png", GREEN))]
+    with server.client() as client:
+        response = client.post("/v1/predict", files=files)
+    assert response.status_code == 200
+    answers = PredictionResponse.model_validate_json(response.content).answers
+    assert [answer.file for answer in answers] == ["r.png", "same.png", "no.txt", "same.png"]
+    assert [answer.label for answer in answers] == ["red", "blue", None, "green"]
+    assert answers[2].error is not None and "not an image" in answers[2].error
+    assert response.json()["answers"][2].keys() == {"file", "error"}
+
+
+def test_it_says_what_the_file_says_elsewhere(server: Server, folder: Path) -> None:
+    generator = np.random.default_rng(3)
+    images = [generator.integers(0, 255, (5 + one, 9, 3)).astype(np.uint8) for one in range(6)]
+    said = OnnxModel.load(folder / "colours.onnx", threads=1).predict(images)
+    for index, image in enumerate(images):
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "PNG")
+        with server.client() as client:
+            answer = client.post("/v1/predict", content=stream.getvalue()).json()["answers"][0]
+        told = {entry["label"]: entry["probability"] for entry in answer["top"]}
+        assert [told[name] for name in CLASSES] == pytest.approx(said.probabilities[index], abs=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_camera_changes_nothing(server: Server, orientation: int) -> None:
+    """The map's left and right would change places if the picture were not upright; the size tells it too."""
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, :, 0] = 150
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", exif=exif)
+    with server.client() as client:
+        answer = client.post("/v1/predict", content=stream.getvalue()).json()["answers"][0]
+    assert answer["label"] == "red"
+
+
+def test_200_images_at_32_at_once_get_their_own_answers(server: Server) -> None:
+    generator = np.random.default_rng(0)
+    colours = [tuple(int(value) for value in generator.integers(0, 250, 3)) for _ in range(200)]
+    sizes = [(8, 6), (8, 6), (8, 6), (7, 9)]
+    files = [picture(colour, sizes[index % 4]) for index, colour in enumerate(colours)]
+
+    def ask(index: int) -> dict[str, float]:
+        response = client.post("/v1/predict", content=files[index])
+        assert response.status_code == 200, response.text
+        return {entry["label"]: entry["probability"] for entry in response.json()["answers"][0]["top"]}
+
+    with server.client() as client, ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(200)))
+    for colour, answer in zip(colours, answers, strict=True):
+        assert [answer[name] for name in CLASSES] == pytest.approx(expected(colour), abs=1e-5)
+    sizes_told = httpx.get(f"{server.url}/metrics", trust_env=False).text
+    total = next(line for line in sizes_told.splitlines() if line.startswith("tercet_batch_size_count"))
+    alone = next(line for line in sizes_told.splitlines() if 'tercet_batch_size_bucket{le="1.0"}' in line)
+    assert float(alone.split()[-1]) < float(total.split()[-1])  # some were computed together
+
+
+def refused(server: Server) -> list[dict[str, Any]]:
+    return [one for told in server.events("request") for one in told.get("refused", [])]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "words"),
+    [
+        (b"no image", "image/png", 415, "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 415, "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/eps", 415, "not an image"),
+        (b"GIF89a<script>alert(1)</script>", "image/gif", 415, "not an image"),
+        (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "image/png", 422, "damaged"),
+        (b"", "image/png", 400, "empty"),
+        (RED, "text/html", 415, "Content-Type"),
+        (RED, "application/x-www-form-urlencoded", 415, "Content-Type"),
+        (picture((255, 0, 0)), "image/png", 422, "no finite answer"),
+        (picture((9, 9, 9), (1001, 1000)), "image/png", 422, "more than 1000000 pixels"),
+        (picture((9, 9, 9), (9000, 9000)), "image/png", 422, "more than 1000000 pixels"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_general_words(
+    server: Server, content: bytes, kind: str, status: int, words: str
+) -> None:
+    with server.client() as client:
+        response = client.post("/v1/predict", content=content, headers={"Content-Type": kind})
+    assert response.status_code == status
+    assert words in ErrorResponse.model_validate_json(response.content).error
+    if content and kind.startswith("image/"):
+        digest = hashlib.sha256(content).hexdigest()
+        server.wait_for(lambda: any(digest == one["sha256"] and one["reason"] for one in refused(server)))
+
+
+def stored(mode: str) -> bytes:
+    """Return a picture of a mode that only TIFF has."""
+    stream = io.BytesIO()
+    Image.new(mode, (8, 6)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+ODD = {
+    "integers": (stored("I"), "mode I (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
+    "floats": (stored("F"), "mode F (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
+    "cut short": (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "truncated or damaged"),
+    "seven bits": (picture((9, 9, 9), kind="BMP").replace(b"\x01\x00\x18\x00", b"\x01\x00\x07\x00"), "not read"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_who_sends_an_odd_image_is_told_what_would_be_read(server: Server, what: str) -> None:
+    """As much as `tercet predict` tells, without the words of a library that met it."""
+    content, words = ODD[what]
+    with pytest.raises(DataError) as elsewhere:
+        decode(content, max_pixels=10**6)
+    with server.client() as client:
+        response = client.post("/v1/predict", content=content)
+    error = ErrorResponse.model_validate_json(response.content).error
+    assert response.status_code == 422
+    assert words in error and all(kind in error for kind in FORMATS)
+    cause = elsewhere.value.__cause__
+    assert words in str(elsewhere.value) if cause is None else str(cause) not in error
+
+
+def test_one_bad_image_spoils_no_other(server: Server) -> None:
+    """An answer that is not finite, among images of the same size that are computed with it."""
+    files = [("files", (f"{one}.png", content)) for one, content in enumerate([RED, picture((255, 9, 9)), BLUE])]
+    with server.client() as client:
+        answers = client.post("/v1/predict", files=files).json()["answers"]
+    assert [answer.get("label") for answer in answers] == ["red", None, "blue"]
+    assert "no finite answer" in answers[1]["error"]
+
+
+def test_the_card_and_the_health(server: Server) -> None:
+    with server.client() as client:
+        card = ModelInfo.model_validate_json(client.get("/v1/model").content)
+        assert (card.classes, card.maps, card.sets, card.combiner) == (CLASSES, True, False, "average")
+        assert card.card["metrics"] == {"accuracy": 0.5} and card.limits["max_pixels"] == 1_000_000
+        assert [member["name"] for member in card.members] == list(MEMBERS) and len(card.sha256 or "") == 64
+        for path, status in (("/health/live", "live"), ("/health/ready", "ready")):
+            assert Health.model_validate_json(client.get(path).content).status == status
+
+
+def test_the_numbers_are_prometheus_text(server: Server) -> None:
+    with server.client() as client:
+        client.get("/made/up/by-a-client")
+        text = client.get("/metrics").text
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert {"tercet_requests_total", "tercet_batch_size", "tercet_queue_images", "tercet_held_bytes"} <= families
+    assert "process_resident_memory_bytes" in families
+    assert 'tercet_requests_total{path="other",status="404"}' in text and "made" not in text
+    assert "\ntercet_queue_images 0.0" in text and "\ntercet_held_bytes 0.0" in text
+
+
+def test_the_interface_is_described_without_a_network(server: Server) -> None:
+    with server.client() as client:
+        described = client.get("/openapi.json").json()
+        page = client.get("/docs").text
+    assert set(described["paths"]) == {"/v1/predict", "/v1/model", "/health/live", "/health/ready", "/metrics"}
+    assert all(f"{path}</code>" in page for path in described["paths"])
+    assert "http:" not in page and "https:" not in page and "<script" not in page
+
+
+def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
+    reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, answered=0.5, errors=0.01, rows=99)
+    calibration = Calibration(reject=reject, conformal=PredictionSets(quantile=0.9, coverage=0.9, rows=99))
+    single = write_coloured(folder / "calibrated.onnx", calibration=calibration.to_dict())
+    with Server(single, "--name", "own name") as running, running.client() as client:
+        sure, unsure = (client.post("/v1/predict", content=one).json() for one in (RED, picture((60, 99, 9))))
+        assert sure["model"] == "own name"
+        assert sure["answers"][0]["rejected"] is False and sure["answers"][0]["set"] == ["red"]
+        (answer,) = PredictionResponse.model_validate(unsure).answers
+        assert (answer.label, answer.rejected, answer.set) == ("green", True, ["green", "red"])
+    several = write_coloured(folder / "sets.onnx", sets=True)
+    with Server(several) as running, running.client() as client:
+        (answer,) = PredictionResponse.model_validate(
+            client.post("/v1/predict", content=picture((90, 99, 0))).json()
+        ).answers
+        assert answer.labels == ["green", "red"] and answer.label is None and len(answer.top or []) == 3
+
+
+def test_the_journal_is_one_ascii_line_a_request(server: Server) -> None:
+    with server.client() as client:
+        client.get("/%0d%0a%1b[31m%e2%80%ae<b>")
+    server.wait_for(lambda: server.events("request")[-1]["path"].endswith("<b>"))
+    assert server.events("request")[-1]["path"] == "/\r\n\x1b[31m\u202e<b>"
+    line = next(line for line in reversed(server.lines) if "<b>" in line)
+    assert line.isascii() and "\x1b" not in line and line.count("\n") == 1

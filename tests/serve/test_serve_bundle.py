@@ -1,0 +1,52 @@
+"""A bundle's folder can be served as it is: it is exported first, by another process."""
+
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fixtures.bundles import CLASSES, make_bundle
+from tests.serve.server import PATIENCE, Server, gone
+
+
+def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> None:
+    bundle = make_bundle("single")
+    folder = bundle.save(tmp_path / "run" / "bundle")
+    images = [np.random.default_rng(one).integers(0, 255, (20, 14 + one, 3)).astype(np.uint8) for one in range(3)]
+    said = bundle.predict(images)
+    with Server(folder, faults=True) as running, running.client() as client:
+        for image, probabilities in zip(images, said.probabilities, strict=True):  # type: ignore[union-attr]
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, "PNG")
+            answer = client.post("/v1/predict", content=stream.getvalue()).json()
+            assert answer["model"] == "run"
+            told = {entry["label"]: entry["probability"] for entry in answer["answers"][0]["top"]}
+            assert [told[name] for name in CLASSES] == pytest.approx(probabilities, abs=1e-4)
+        maps = Path(f"/proc/{running.pid}/maps").read_text()
+        assert "libtorch" not in maps  # what exported it has ended
+    assert running.events("library") == []
+
+
+def test_what_exports_ends_with_who_asked_for_it(tmp_path: Path) -> None:
+    folder = make_bundle("single").save(tmp_path / "run" / "bundle")
+    command = [sys.executable, "-m", "tercet", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    end = time.monotonic() + PATIENCE
+    while not (found := children.read_text().split()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    exporting = Path(f"/proc/{found[0]}")
+    while b"export" not in (exporting / "cmdline").read_bytes() or "torch" not in (exporting / "maps").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait(PATIENCE)
+    while not gone(int(found[0])):
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,253 @@
+"""A server that dies is started again, and nobody is refused meanwhile: real processes, really killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from tercet.core.errors import Crashed, Interrupted
+from tercet.serve.server import bind
+from tercet.serve.supervisor import supervise
+from tests.serve.crowd import wire
+from tests.serve.models import GREEN, write_coloured
+from tests.serve.server import PATIENCE, Server, answer, form, gone, request
+
+TAKE = "import os, signal, sys, time; from tercet.core.process import Leash; leash = Leash.take()\n"
+
+
+@contextmanager
+def served(folder: Path, *options: str, work: int = 0) -> Iterator[Server]:
+    model = write_coloured(folder / f"supervised{work}.onnx", work=work)
+    with Server(model, *options) as running:
+        assert running.pid != running.process.pid
+        yield running
+
+
+def kill(running: Server, kind: signal.Signals) -> None:
+    """Kill the process that answers, and wait until another one does."""
+    before = len(running.events("listening"))
+    os.kill(running.pid, kind)
+    running.wait_for(lambda: len(running.events("listening")) > before)
+
+
+def test_a_server_that_dies_is_started_again_and_refuses_nobody(folder: Path) -> None:
+    with served(folder, "--limits.keep-alive", "1", work=150) as running:
+        url = running.url
+        with running.connect() as under_way, running.client() as client:
+            under_way.sendall(wire(GREEN))
+            running.wait_for(lambda: "tercet_queue_images 1.0" in client.get("/metrics").text)
+            dead = running.pid
+            os.kill(dead, signal.SIGABRT)
+            running.wait_for(lambda: gone(dead))
+            with running.connect() as waiting:  # nobody answers now, and yet this is not refused
+                waiting.sendall(wire(GREEN))
+                with suppress(ConnectionResetError):
+                    assert under_way.recv(100) == b""
+                assert answer(waiting)[0] == 200
+        assert running.pid != dead and running.url == url
+        kill(running, signal.SIGSEGV)
+        with running.client() as client:
+            assert "tercet_restarts_total 2.0" in client.get("/metrics").text
+    assert [died["signal"] for died in running.events("died")] == ["SIGABRT", "SIGSEGV"]
+    assert (running.events("died")[0]["pid"], running.events("died")[0]["pause"]) == (dead, 0.1)
+    assert len(running.events("stopped")) == 1 and running.said.count("answered ") == 1
+
+
+def test_who_supervises_is_small(server: Server) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert not any(name in maps for name in ("onnxruntime", "pydantic_core", "httptools", "numpy", "PIL"))
+    (resident,) = [
+        line for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if "VmRSS" in line
+    ]
+    assert int(resident.split()[1]) < 50_000  # kB
+
+
+def test_a_supervisor_that_is_killed_takes_the_server_with_it(folder: Path) -> None:
+    running = Server(write_coloured(folder / "orphan.onnx"))
+    running.__enter__()
+    running.process.kill()
+    assert running.process.wait(PATIENCE) == -signal.SIGKILL
+    running.wait_for(lambda: gone(running.pid))
+    running._reader.join(PATIENCE)
+    assert running.events("orphaned")
+    with pytest.raises(ConnectionRefusedError):
+        running.connect()
+    for stream in (running.process.stdout, running.process.stderr):
+        assert stream is not None
+        stream.close()
+
+
+def test_a_signal_to_both_processes_counts_once(folder: Path) -> None:
+    """A process manager signals all of a service: what is under way is finished nevertheless."""
+    patient = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
+    header, body = form([(f"{index}.png", GREEN) for index in range(12)])
+    with served(folder, *patient, work=150) as running, running.connect() as under_way:
+        under_way.sendall(request(headers=[header, f"Content-Length: {len(body)}", "Connection: close"], body=body))
+        with running.client() as client:
+            running.wait_for(lambda: "tercet_queue_images 12.0" in client.get("/metrics").text)
+        os.kill(running.pid, signal.SIGTERM)
+        running.wait_for(lambda: running.events("stopping"))
+        for pid in (running.process.pid, running.pid):
+            os.kill(pid, signal.SIGTERM)
+        status, received = answer(under_way)
+        assert status == 200 and received.count(b'"label":"green"') >= 12
+    assert len(running.events("stopping")) == 1
+
+
+def test_ctrl_c_at_a_terminal_stops_once(folder: Path) -> None:
+    """A terminal signals its foreground group; the server is told by its supervisor alone."""
+    model = write_coloured(folder / "terminal.onnx")
+    command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", "0"]
+    leader, follower = os.openpty()
+    script = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    script += "os.execvp(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *command], stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    said = b""
+    with suppress(OSError):  # the terminal ends with the last process that has it
+        while piece := os.read(leader, 4096):
+            said += piece
+            if b'"listening"' in said and said.endswith(b"\n") and b"^C" not in said:
+                os.write(leader, b"\x03")
+    os.close(leader)
+    assert process.wait(PATIENCE) == 0, said
+    assert said.count(b'"stopping"') == said.count(b'"stopped"') == 1 and b"answered 0 request(s)" in said
+    assert b"Traceback" not in said
+
+
+# ------------------------------------------------------------------------------ small processes in a server's place
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with bind("127.0.0.1", 0) as bound:
+        yield bound
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", TAKE + code]
+
+
+@pytest.mark.parametrize("code", [0, 4, 7, 143])
+def test_an_ordinary_end_is_passed_on(listener: socket.socket, code: int) -> None:
+    assert supervise(python(f"sys.exit({code})"), listener) == code
+
+
+def test_a_row_of_deaths_is_given_up(
+    listener: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    note = "open(sys.argv[1], 'a').write(str(leash.told['restarts'])); os.abort()"
+    with pytest.raises(Crashed, match=r"died 3 times in a row .* by SIGABRT") as caught:
+        supervise([*python(note), str(tmp_path / "starts")], listener, pauses=(0.01, 0.02))
+    assert caught.value.exit_code == 128 + signal.SIGABRT
+    assert (tmp_path / "starts").read_text() == "012"
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(one["event"], one["signal"], one["pause"]) for one in told] == [
+        ("died", "SIGABRT", 0.01),
+        ("died", "SIGABRT", 0.02),
+        ("died", "SIGABRT", None),
+    ]
+
+
+def test_service_in_between_makes_another_row(listener: socket.socket) -> None:
+    """Loading is no service: only a process that was ready for a while begins a new row."""
+    lives = "leash.told['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
+    ready = lives.format("leash.ready(print)")
+    assert supervise(python(ready), listener, pauses=(0.01,), steady=0.2) == 9
+    with pytest.raises(Crashed, match=r"died 2 times .* SIGKILL, often for want of memory"):
+        supervise(python(lives.format("None")), listener, pauses=(0.01,), steady=0.2)
+
+
+def test_a_model_that_is_not_loaded_in_time_is_not_tried_again(listener: socket.socket) -> None:
+    with pytest.raises(Crashed, match="not loaded in time: see --load-timeout"):
+        supervise(python("os.kill(os.getpid(), signal.SIGALRM)"), listener, pauses=(60,))
+
+
+SUPERVISE = """
+import signal, sys
+from tercet.serve.server import bind
+from tercet.serve.supervisor import supervise
+from tercet.core.errors import TercetError
+print("up", flush=True)
+try:
+    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], bind("127.0.0.1", 0), pauses=(600,)))
+except TercetError as error:
+    print(error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str]:
+    """Signal a supervisor as soon as it or its child has written `when`; return exit code and output."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISE, TAKE + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    with process.stdout as lines:
+        for line in lines:
+            said.append(line)
+            if when in line:
+                for kind in kinds:
+                    process.send_signal(kind)
+                    time.sleep(0.1)
+        code_ = process.wait(PATIENCE)
+    return code_, "".join(said)
+
+
+@pytest.mark.parametrize(("kind", "told"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")], ids=str)
+@pytest.mark.parametrize(
+    ("code", "when"),
+    [("os.abort()", '"died"'), ("print('loading', flush=True); time.sleep(600)", "loading")],
+    ids=["in a pause", "while it loads"],
+)
+def test_a_signal_while_nothing_is_served_ends_it_at_once(
+    kind: signal.Signals, told: str, code: str, when: str
+) -> None:
+    status, said = ended(code, when, kind)
+    assert status == 128 + kind and said.endswith(f"stopped by {told}\n") and said.count('"died"') <= 1
+
+
+@pytest.mark.parametrize("when", ["serving", "pausing"])
+def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socket, tmp_path: Path, when: str) -> None:
+    """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
+    begun = tmp_path / "begun"
+    work = {"serving": "leash.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
+        when
+    ]
+
+    def send() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        time.sleep(1)
+        signal.raise_signal(signal.SIGTERM)  # to this thread
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with nullcontext() if when == "serving" else pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        command = [*python(work.format("open(sys.argv[1], 'w').close()")), str(begun)]
+        assert supervise(command, listener, pauses=(600,)) == 0
+    sender.join()
+
+
+def test_what_ignores_two_signals_is_killed_by_the_third() -> None:
+    deaf = "leash.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(600)"
+    status, said = ended(deaf, "deaf", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM and said.count("heard\n") == 2
+
+
+def test_a_death_while_it_stops_is_told_and_ends_it() -> None:
+    dying = "leash.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
+    status, said = ended(dying, "served", signal.SIGTERM)
+    assert status == 128 + signal.SIGABRT and "the server died while it stopped (SIGABRT)" in said
