@@ -22,7 +22,7 @@ from tercet.data.table import Ints
 
 BITS = 64
 LEAST_CORRELATION = 0.97
-"""Correlation of two small grey copies from which on they count as one picture (see docs/pictures.md)."""
+"""Correlation of two small grey copies from which on they count as one picture (see docs/reports.md)."""
 MOST_PAIRS = 20_000
 """Pairs that are listed whatever they tell: one picture 200 times over is not told better by more of them."""
 _PORTION = 1 << 21  # pairs of hashes compared at a time
