@@ -312,7 +312,7 @@ def test_what_is_no_list_of_stages_is_refused(value: str) -> None:
         ("photos --data.imge-column x", "--data.imge-column: unknown option, did you mean '--data.image-column'?"),
         ("photos --confg x", "--confg: unknown option, did you mean '--config'?"),
         ("photos --no-pretrained", "--no-pretrained: unknown option, did you mean '--pretrained'?"),
-        ("--data photos", "--data: unknown option, DATA is written without it"),
+        ("--data photos", "--data: unknown option, DATA is a positional argument"),
         ("photos --fusion 3", "--fusion: expected options of its own, such as --fusion.regime"),
         ("photos -q", "-q: unknown option (put names starting with '-' after '--')"),
         ("photos --lr", "--lr: expected a number, got nothing"),

@@ -41,8 +41,8 @@ def test_a_sound_recipe_is_read_whole() -> None:
     recipe = Recipe.from_mapping("mine", SOUND)
     small = recipe.scales["small"]
     assert (recipe.name, list(small.parts), small.parts["fused"].of) == ("mine", ["nets", "fused"], ("nets",))
-    assert recipe.rows[0].reading("small") == ResultSource("nets", "small-cnn")
-    assert recipe.rows[0].reading("paper") is None
+    assert recipe.rows[0].result_source("small") == ResultSource("nets", "small-cnn")
+    assert recipe.rows[0].result_source("paper") is None
     assert str(small.pairs[0].b) == "fused/e2e"
 
 

@@ -22,17 +22,19 @@ SERVED = (
 )
 def test_words_are_read_as_the_same_values(options: CommandOptions, words: list[str]) -> None:
     parsed = options.parse_args(words)
-    again = options.parse_args([*parsed.to_words(), "--", *words[-1:], *words[-1:]][: -1 if options is SERVE else None])
+    again = options.parse_args(
+        [*parsed.to_arguments(), "--", *words[-1:], *words[-1:]][: -1 if options is SERVE else None]
+    )
     assert again.to_dict() == parsed.to_dict()
 
 
 @given(st.text())
 def test_any_name_survives(name: str) -> None:
     parsed = SERVE.parse_args([f"--name={name}", "model"])
-    again = SERVE.parse_args([*parsed.to_words(), "model"])
+    again = SERVE.parse_args([*parsed.to_arguments(), "model"])
     assert again.of(ServeConfig) == parsed.of(ServeConfig)
 
 
 def test_what_was_not_given_is_not_written() -> None:
     parsed = SERVE.parse_args(["model", "--port", "1", "--name", "n"])
-    assert parsed.to_words("name") == ["--port=1"]
+    assert parsed.to_arguments("name") == ["--port=1"]

@@ -81,13 +81,13 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, message: str) -> None:
 
 
 def test_the_picture_is_as_large_as_asked() -> None:
-    assert TTAConfig.parse("crops:3@540").picture_size((501, 501)) == (540, 540)
-    assert TTAConfig.parse("crops:3@128").picture_size((64, 96)) == (128, 192)
-    assert TTAConfig.parse("crops:3@1.25x").picture_size((64, 96)) == (80, 120)
-    assert TTAConfig.parse("flip+shifts:3").picture_size((64, 96)) == (64, 96)
+    assert TTAConfig.parse("crops:3@540").enlarged_size((501, 501)) == (540, 540)
+    assert TTAConfig.parse("crops:3@128").enlarged_size((64, 96)) == (128, 192)
+    assert TTAConfig.parse("crops:3@1.25x").enlarged_size((64, 96)) == (80, 120)
+    assert TTAConfig.parse("flip+shifts:3").enlarged_size((64, 96)) == (64, 96)
 
 
 def test_a_crop_must_fit_its_picture() -> None:
     with pytest.raises(ConfigError, match="give at least 224"):
-        TTAConfig.parse("crops:3@200").picture_size((224, 320))
-    assert TTAConfig.parse("crops:3@224").picture_size((224, 320)) == (224, 320)
+        TTAConfig.parse("crops:3@200").enlarged_size((224, 320))
+    assert TTAConfig.parse("crops:3@224").enlarged_size((224, 320)) == (224, 320)

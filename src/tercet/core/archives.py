@@ -119,7 +119,7 @@ def read_members(archive: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
             raise DataError(f"{archive} holds two files named {base}")
         if size > wanted[base]:
             raise DataError(f"{archive}: {name} takes {size} bytes, expected at most {wanted[base]}")
-        found[base] = b"".join(parts_of(archive, content))
+        found[base] = b"".join(read_chunks(archive, content))
         if found.keys() == wanted.keys():
             break
     return found
@@ -245,7 +245,7 @@ def _damage(archive: Path) -> Iterator[None]:
         raise DataError(f"{archive} is not a readable archive: {error or type(error).__name__}") from error
 
 
-def parts_of(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
+def read_chunks(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
     """Yield a member's bytes part by part.
 
     Raises:

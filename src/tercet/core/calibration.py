@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import ModelError
 from tercet.core.predictions import Floats, Predictions
 
-SMALLEST = 1e-12
+MIN_PROBABILITY = 1e-12
 """Probabilities below are taken for this before their logarithm: what votes or pruning made zero stays finite."""
-COOLEST, WARMEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """The temperatures that can be."""
 
 
@@ -32,7 +32,7 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
     given = np.asarray(probabilities, dtype=np.float64)
     if temperature == 1 or not given.size:
         return given
-    logits = np.log(np.maximum(given, SMALLEST)) / temperature
+    logits = np.log(np.maximum(given, MIN_PROBABILITY)) / temperature
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     changed: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
     # Two probabilities one rounding apart may become equal, and then the lower index would win.
@@ -125,8 +125,10 @@ class Calibration:
     """The quantile, where a coverage was asked for and can be kept."""
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.temperature) and COOLEST <= self.temperature <= WARMEST):
-            raise ModelError(f"a temperature of {self.temperature!r} cannot be: it lies in [{COOLEST}, {WARMEST}]")
+        if not (_is_number(self.temperature) and MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):
+            raise ModelError(
+                f"a temperature of {self.temperature!r} cannot be: it lies in [{MIN_TEMPERATURE}, {MAX_TEMPERATURE}]"
+            )
         for key in _SCORES:
             value = getattr(self, key)
             if value is not None and not (_is_number(value) and value >= 0):

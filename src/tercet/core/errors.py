@@ -93,7 +93,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in text for word in words)
 
 
-def explain(error: Exception) -> TercetError | None:
+def to_tercet_error(error: Exception) -> TercetError | None:
     """Return what an error of the system means for the user, or None for a fault of our own.
 
     PyTorch reports exhausted memory on the CPU as a RuntimeError, and a full disk likewise.

@@ -16,7 +16,7 @@ from typing import Any
 
 from tercet.core.errors import ModelError, StorageError
 
-UNFINISHED = ".bundle-"
+UNFINISHED_PREFIX = ".bundle-"
 """Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
 
 

@@ -17,7 +17,7 @@ from tercet.core.untrusted_files import (
     ID_COLUMNS,
     NPY_MAGIC,
     decode_text,
-    is_plain_number,
+    unescape_formula,
     read_npy,
     read_start,
     read_table,
@@ -119,7 +119,7 @@ def _by_id(rows: list[tuple[int, list[str]]], place: int, label: int, source: Pa
     for line, row in rows:
         if len(row) <= max(place, label) or not row[label].strip():
             raise DataError(f"{source} line {line} has no label")
-        name, value = is_plain_number(row[place]), is_plain_number(row[label])
+        name, value = unescape_formula(row[place]), unescape_formula(row[label])
         if labels.setdefault(name, value) != value:
             raise DataError(f"{source} line {line} calls '{name}' '{value}', an earlier line '{labels[name]}'")
     return labels

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path
 from tercet.core.predictions import DAMAGED, UNKNOWN, Floats, load_arrays, save_arrays
-from tercet.core.untrusted_files import untrusted
+from tercet.core.untrusted_files import escape_formula
 
 LabelMatrix = NDArray[np.bool_]
 """N K: which labels each sample has."""
@@ -161,9 +161,9 @@ class MultilabelPredictions:
             open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
         ):
             writer = csv.writer(stream)
-            writer.writerow(["id", *(["labels"] if labelled else []), "predicted", *map(untrusted, self.classes)])
+            writer.writerow(["id", *(["labels"] if labelled else []), "predicted", *map(escape_formula, self.classes)])
             said, true = self.predicted_names, self.true_names
             for row, name in enumerate(self.ids):
                 sets = [true[row] or ()] if labelled else []
                 texts = [name, *(SEPARATOR.join(names) for names in (*sets, said[row]))]
-                writer.writerow([*map(untrusted, texts), *self.scores[row].tolist()])
+                writer.writerow([*map(escape_formula, texts), *self.scores[row].tolist()])

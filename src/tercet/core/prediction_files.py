@@ -21,12 +21,12 @@ from tercet.core.untrusted_files import (
     ID_COLUMNS,
     NPY_MAGIC,
     decode_text,
-    is_plain_number,
+    unescape_formula,
     read_npy,
     read_start,
     read_table,
     table_column,
-    untrusted,
+    escape_formula,
 )
 
 __all__ = ["Labels", "attach_labels", "read_labels", "read_predictions", "write_csv"]
@@ -113,18 +113,20 @@ def write_csv(
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         writer = csv.writer(stream)
-        writer.writerow(["id", *(["label"] if labelled else []), "predicted", *marks, *map(untrusted, columns)])
+        writer.writerow(["id", *(["label"] if labelled else []), "predicted", *marks, *map(escape_formula, columns)])
         truth, said = predictions.labels.tolist(), predictions.predicted.tolist()
         for row, name in enumerate(predictions.ids):
             texts = [name, *([names[truth[row]]] if labelled else []), names[said[row]]]
             texts += [cells[row] for cells in marks.values()]
             values = predictions.probabilities[row]
-            writer.writerow([*map(untrusted, texts), *(values.tolist() if top is None else _best(values, names, top))])
+            writer.writerow(
+                [*map(escape_formula, texts), *(values.tolist() if top is None else _best(values, names, top))]
+            )
 
 
 def _best(values: Floats, names: Sequence[str], top: int) -> list[str | float]:
     order = np.argsort(-values, kind="stable")[:top]
-    return [cell for index in order for cell in (untrusted(names[index]), float(values[index]))]
+    return [cell for index in order for cell in (escape_formula(names[index]), float(values[index]))]
 
 
 def _read_npz(source: Path, classes: Sequence[str] | None) -> Predictions:
@@ -190,13 +192,13 @@ def _read_table(source: Path) -> Predictions:
         if len(row) != len(header):
             raise DataError(f"{source} line {line} has {len(row)} cells, the header has {len(header)}")
         values[number] = [_number(row[index], line, header[index], source) for index in columns]
-    names = tuple(is_plain_number(header[index]) for index in columns)
-    texts = [is_plain_number(row[label]) if label is not None else "" for _, row in rows]
+    names = tuple(unescape_formula(header[index]) for index in columns)
+    texts = [unescape_formula(row[label]) if label is not None else "" for _, row in rows]
     truth = np.full(len(rows), UNKNOWN)
     proper = _proper(values, source)
     try:
         truth[[text != "" for text in texts]] = class_indices([text for text in texts if text], names)
-        return Predictions(tuple(is_plain_number(row[place]) for _, row in rows), names, proper, truth)
+        return Predictions(tuple(unescape_formula(row[place]) for _, row in rows), names, proper, truth)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
 
@@ -206,11 +208,11 @@ def _marks(header: Sequence[str], rows: Sequence[tuple[int, list[str]]], said: i
     if said is None:
         return []
     found: list[int] = []
-    names = {is_plain_number(name) for name in header}
+    names = {unescape_formula(name) for name in header}
     for name in (REJECTED, SET):
         index = said + 1 + len(found)
         if index < len(header) and header[index].strip().casefold() == name:
-            cells = [is_plain_number(row[index]) for _, row in rows if index < len(row)]
+            cells = [unescape_formula(row[index]) for _, row in rows if index < len(row)]
             if not all(_reads_as_number(cell) and cell not in names for cell in cells):
                 found.append(index)
     return found

@@ -180,7 +180,7 @@ class Predictions:
             raise DataError(f"{path} is not a predictions file: {error}") from error
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Return predictions of different samples as one, in the order of the parts.
 
     Raises:

@@ -181,7 +181,7 @@ class SignalForwarder:
 
     def _hand_on(self) -> None:
         while self._child is not None and self._untold:
-            self._child.tell(self._untold.popleft())
+            self._child.send_signal(self._untold.popleft())
 
 
 def signal_name(number: int) -> str:

@@ -17,6 +17,6 @@ class CommandResult:
     """Whether another process has said it already."""
 
     @classmethod
-    def given_elsewhere(cls, exit_code: int) -> CommandResult:
+    def from_exit_code(cls, exit_code: int) -> CommandResult:
         """Return what is left to answer where another process did the work: its exit code."""
         return cls("", None, exit_code, silent=True)

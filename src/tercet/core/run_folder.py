@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import UNFINISHED, new_folder, read_json, slug, write_json
+from tercet.core.files import UNFINISHED_PREFIX, new_folder, read_json, slug, write_json
 from tercet.core.locks import FileLock
 
 
@@ -117,7 +117,7 @@ class RunFolder:
 
     def remove_unfinished(self) -> None:
         """Delete what a process that was killed left half written; only for the one that holds the lock."""
-        for path in [*self.path.rglob(f"{UNFINISHED}*"), *self.path.rglob(".*.tmp")]:
+        for path in [*self.path.rglob(f"{UNFINISHED_PREFIX}*"), *self.path.rglob(".*.tmp")]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -185,7 +185,7 @@ class MemberFolder:
         write_json(self.done, summary)
 
 
-def kind_of(document: Mapping[str, Any], place: Path) -> str:
+def command_of(document: Mapping[str, Any], place: Path) -> str:
     """Return the command that wrote a folder: train, ensemble, compare, crossval, tune or reproduce."""
     if "recipe" in document:
         return "reproduce"

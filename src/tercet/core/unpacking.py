@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from tercet.core.archives import parts_of, read_archive
+from tercet.core.archives import read_chunks, read_archive
 from tercet.core.errors import DataError, StorageError
 from tercet.core.files import umask
 
@@ -79,5 +79,5 @@ def _write(archive: Path, target: Path, content: IO[bytes]) -> None:
         except (FileExistsError, NotADirectoryError) as error:
             raise DataError(f"{archive} holds {target.name!r} twice: not unpacked") from error
         with stream:
-            for part in parts_of(archive, content):
+            for part in read_chunks(archive, content):
                 stream.write(part)

@@ -80,11 +80,11 @@ def table_column(header: Sequence[str], names: Sequence[str]) -> int | None:
     return next((folded.index(name) for name in names if name in folded), None)
 
 
-def untrusted(cell: str) -> str:
+def escape_formula(cell: str) -> str:
     """Prefix `cell` with `'` if a spreadsheet might run it as a formula; `is_plain_number` is the inverse."""
     return f"'{cell}" if re.match(f"'*{_FORMULA}", cell) else cell
 
 
-def is_plain_number(cell: str) -> str:
+def unescape_formula(cell: str) -> str:
     """Return `cell` without the `'` that `untrusted` puts in front."""
     return cell[1:] if re.match(f"'+{_FORMULA}", cell) else cell
