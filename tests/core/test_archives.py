@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tercet.core import archives
-from tercet.core.archives import read_chunks, read_archive, read_members
+from tercet.core.archives import read_archive, read_chunks, read_members
 from tercet.core.errors import DataError, StorageError
 from tercet.core.unpacking import unpack, unpacked_folder
 

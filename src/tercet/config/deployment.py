@@ -202,7 +202,7 @@ class ServeConfig:
 
     @property
     def load_seconds(self) -> float | None:
-        """Time limit for loading; set with `max_memory` because native code without memory may hang instead of failing."""
+        """Time limit for loading; always set with `max_memory`, as native code without memory may hang."""
         return _LOAD_SECONDS if self.load_timeout is None and self.max_memory is not None else self.load_timeout
 
     def __post_init__(self) -> None:

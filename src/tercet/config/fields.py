@@ -58,7 +58,7 @@ class ErrorCollector:
     messages: list[str] = field(default_factory=list)
     """One per problem."""
     unreadable: set[str] = field(default_factory=set)
-    """Keys without a valid value; rules that mention them are not reported, since the default may be what breaks them."""
+    """Keys without a valid value. Rules that mention them are not reported, as they were checked with the default."""
 
     def add(self, *messages: str, unreadable: str | None = None) -> None:
         """Add messages, and the key that has no valid value because of them."""

@@ -16,9 +16,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from tercet.core.calibration import (
-    MIN_TEMPERATURE,
-    MIN_PROBABILITY,
     MAX_TEMPERATURE,
+    MIN_PROBABILITY,
+    MIN_TEMPERATURE,
     Calibration,
     PredictionSets,
     Rejection,
