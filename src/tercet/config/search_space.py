@@ -33,8 +33,7 @@ class NumberRange:
     """Step size; None: 1 for whole numbers, continuous for others."""
     log: bool = False
     """Whether to sample uniformly on a logarithmic scale."""
-    whole: bool = False
-    """Whether the values are whole numbers."""
+    integer: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the range as in the YAML file."""

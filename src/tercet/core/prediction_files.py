@@ -173,7 +173,7 @@ def _check_probabilities(values: Floats, source: Path) -> Floats:
     if invalid.any():
         row = int(np.argmax(invalid))
         raise DataError(
-            f"{source}: sample {row + 1} has sum {totals[row]:.4g} and minimum {values[row].min():.4g}, so these are not "
+            f"{source}: sample {row + 1} has sum {totals[row]:.4g} and minimum {values[row].min():.4g}; these are not "
             "probabilities: if they are logits, apply softmax first (Predictions.from_logits in Python)"
         )
     return values

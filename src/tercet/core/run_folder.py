@@ -124,7 +124,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def beginning(self) -> Iterator[None]:
+    def delete_if_invalid(self) -> Iterator[None]:
         """Delete the run on ConfigError or DataError, so that the corrected command can use the same folder."""
         try:
             yield
