@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tercet.core.files import write_text
-from tercet.core.predictions import Predictions, join
+from tercet.core.predictions import Predictions, concatenate
 from tercet.core.run_folder import RunFolder
 from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.calibrate import (
@@ -65,13 +65,13 @@ def measure(folder: Path) -> str:
         fitted = [Predictions.load(fold.run.predictions(own[fold.name], "validation")) for fold in runs.folds]
         held = [Predictions.load(fold.run.predictions(own[fold.name], "test")) for fold in runs.folds]
         of_parts = [calibrate_probabilities(said).temperature for said in fitted]
-        whole, mean = join(held), average(parts)
+        whole, mean = concatenate(held), average(parts)
         of_pool, of_test = fit_temperature(whole), fit_temperature(mean)
         each = [with_temperature(said, one) for said, one in zip(held, of_parts, strict=True)]
         lines += [
             f"\n{name}: temperatures of the folds {', '.join(f'{one:.3f}' for one in np.sort(of_parts))}\n",
             line("held-out images", whole),
-            line("held-out images, each fold calibrated", join(each)),
+            line("held-out images, each fold calibrated", concatenate(each)),
             line("test, mean of the folds", mean),
             line(
                 "test, mean of calibrated folds",

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tercet.core import archives
-from tercet.core.archives import parts_of, read_archive, read_members
+from tercet.core.archives import read_archive, read_chunks, read_members
 from tercet.core.errors import DataError, StorageError
 from tercet.core.unpacking import unpack, unpacked_folder
 
@@ -175,6 +175,6 @@ def test_damaged_archives_are_one_clear_error(tmp_path: Path, form: str, cut: in
     try:
         for name, _, member in read_archive(tmp_path / form):
             assert ".." not in name.split("/")
-            list(parts_of(tmp_path / form, member))
+            list(read_chunks(tmp_path / form, member))
     except DataError as error:
         assert str(tmp_path / form) in str(error)

@@ -11,7 +11,7 @@ from tercet.core.errors import (
     MemoryExhausted,
     StorageError,
     TercetError,
-    explain,
+    to_tercet_error,
 )
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, TercetError)]
@@ -70,21 +70,21 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
     ],
 )
 def test_errors_of_the_system_are_explained(error: Exception, kind: type[TercetError]) -> None:
-    explained = explain(error)
+    explained = to_tercet_error(error)
     assert type(explained) is kind
     assert "\n" not in str(explained)
 
 
 def test_the_file_of_a_system_error_is_named() -> None:
-    explained = explain(OSError(28, "No space left on device", "/full/file"))
+    explained = to_tercet_error(OSError(28, "No space left on device", "/full/file"))
     assert "/full/file" in str(explained) and "No space left" in str(explained)
 
 
 def test_an_explained_error_is_the_error_itself() -> None:
     error = ConfigError("unknown option")
-    assert explain(error) is error
+    assert to_tercet_error(error) is error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("name"), ValueError("bad")])
 def test_faults_of_our_own_are_not_explained_away(error: Exception) -> None:
-    assert explain(error) is None
+    assert to_tercet_error(error) is None

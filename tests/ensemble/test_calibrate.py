@@ -225,7 +225,7 @@ def test_errors_stay_below_the_risk_as_often_as_promised() -> None:
             found += 1
             answered = ~rule.rejected(new.probabilities)
             failed += bool(wrong[answered].mean() > risk)
-            assert rule.errors <= risk and 0 < rule.answered <= 1 and rule.rows == len(second)
+            assert rule.errors <= risk and 0 < rule.accepted <= 1 and rule.rows == len(second)
     assert found > 0.8 * draws
     assert failed <= binom.ppf(0.999, draws, 0.05)
 
@@ -233,7 +233,7 @@ def test_errors_stay_below_the_risk_as_often_as_promised() -> None:
 def test_a_higher_risk_answers_more() -> None:
     said, guide = world(1500, seed=1, spread=4.0), world(1500, seed=2, spread=4.0)
     rules = [reject_threshold(said, risk, guide=guide) for risk in (0.05, 0.1, 0.2, 0.5)]
-    shares = [0.0 if rule is None else rule.answered for rule in rules]
+    shares = [0.0 if rule is None else rule.accepted for rule in rules]
     assert shares == sorted(shares)
     assert shares[0] > 0
     assert shares[-1] == 1
@@ -246,7 +246,7 @@ def test_the_bound_is_clopper_pearsons() -> None:
     assert rule is not None
     kept = said.take(~rule.rejected(said.probabilities))
     wrong = int((kept.predicted != kept.labels).sum())
-    assert (wrong / len(kept), len(kept) / len(said)) == pytest.approx((rule.errors, rule.answered))
+    assert (wrong / len(kept), len(kept) / len(said)) == pytest.approx((rule.errors, rule.accepted))
     assert binom.cdf(wrong, len(kept), 0.1) <= 0.05
     below = guide.probabilities.max(axis=1)
     further = said.take(said.probabilities.max(axis=1) >= below[below < rule.threshold].max())
@@ -260,7 +260,7 @@ def test_what_cannot_be_kept_is_not_promised() -> None:
     assert reject_threshold(perfect, 0.1, guide=perfect) is None  # 0.9 ** 28 > 0.05: too few to know
     more = Predictions.of(np.eye(2)[np.arange(29) % 2], labels=np.arange(29) % 2)
     rule = reject_threshold(more, 0.1, guide=more)
-    assert rule is not None and (rule.errors, rule.answered, rule.threshold) == (0, 1, 0)
+    assert rule is not None and (rule.errors, rule.accepted, rule.threshold) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 2.0, float("nan")])

@@ -110,9 +110,9 @@ def test_the_options_have_rules(options: dict[str, Any], message: str) -> None:
 
 
 def test_budgets_are_read() -> None:
-    assert CompareConfig(budget="seconds:1.5").limit() == ("seconds", 1.5)
-    assert CompareConfig(budget="flops:1e15").limit() == ("flops", 1e15)
-    assert CompareConfig().limit() == ("updates", 0.0)
+    assert CompareConfig(budget="seconds:1.5").budget_limit() == ("seconds", 1.5)
+    assert CompareConfig(budget="flops:1e15").budget_limit() == ("flops", 1e15)
+    assert CompareConfig().budget_limit() == ("updates", 0.0)
 
 
 def fair(backbones: tuple[Any, ...], training: TrainingConfig = TRAINING, **options: Any) -> None:

@@ -48,10 +48,10 @@ OF_EACH = 20  # images of a class by a signer: a twentieth of them all still val
 
 def members_of(work: StepResult) -> tuple[MemberConfig, ...]:
     """Return the networks that a part trains, as its verb resolves them."""
-    if work.parsed is None or work.part.verb == "ensemble":
+    if work.parsed is None or work.part.command == "ensemble":
         return ()
     model, training = work.parsed.of(ModelConfig), work.parsed.of(TrainingConfig)
-    if work.part.verb == "compare":
+    if work.part.command == "compare":
         config = work.parsed.of(CompareConfig)
         cells = expand_grid(config, model, training)
         check_fairness(config, cells)
@@ -61,7 +61,7 @@ def members_of(work: StepResult) -> tuple[MemberConfig, ...]:
 
 def names_of(work: StepResult, trained: dict[str, list[str]]) -> set[str]:
     """Return what a part will have measured, folds aside."""
-    verb = work.part.verb
+    verb = work.part.command
     if work.parsed is None:
         return {Path(file).stem for file in work.part.files} | {"average", "pruned", "vote"}
     if verb == "compare":
@@ -100,7 +100,7 @@ def test_options_are_known_networks_can_be_built_and_readings_exist(name: str, s
             if registered_network(member.network) is None and member.model.pretrained:
                 assert is_model_pretrained(member.network), f"{work.name}: no weights are published of {member.network}"
     readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
-    for reading in [*readings, *(row.reading(scale) for row in recipe.rows)]:
+    for reading in [*readings, *(row.result_source(scale) for row in recipe.rows)]:
         if reading is not None:
             fold, _, network = reading.name.partition(": ")
             name = (network or "chosen") if fold.startswith(FOLD) else reading.name
@@ -145,7 +145,7 @@ def test_a_dry_run_measures_every_row_and_pair(name: str, pictures: Path, tmp_pa
     options = {"data": {"group_column": "signer"}} if grouped else {}
     done = reproduce(name, pictures, dry_run=True, output=str(tmp_path / "study"), threads=1, **options)
     assert done.metrics["missing"] == []
-    readings = [reading for row in recipe.rows if (reading := row.reading("small"))]
+    readings = [reading for row in recipe.rows if (reading := row.result_source("small"))]
     rows = [row for row in done.metrics["table"] if row["reading"]]
     assert [row["reading"] for row in rows] == [str(reading) for reading in readings]
     assert [row for row in rows if row["measured"] is None] == []

@@ -95,7 +95,7 @@ def test_too_little_for_anything_is_refused(tmp_path: Path, image: Path) -> None
     for verb in (("predict", path, image), ("serve", path, "--port", 0)):
         code, _, complaints, _ = run(*verb, "--max-memory", 257)
         assert code == 2 and re.fullmatch(
-            r"tercet: error: max_memory 257 is too small: with \d+ threads the process has \d+ MiB of addresses "
+            r"tercet: error: max_memory 257 is too small: with \d+ threads the process needs \d+ MiB of address space "
             r"before it loads a model\n",
             complaints,
         )

@@ -81,7 +81,7 @@ def test_shifts_move_by_pixels_and_repeat_the_border() -> None:
 def test_crops_are_windows_of_the_larger_picture() -> None:
     images = pictures(size=(21, 17))
     views = TTAConfig.parse("crops:4@12+flip", seed=5)
-    assert views.picture_size(SPEC.size) == enlarged_input_spec(SPEC, views).size == (12, 15)
+    assert views.enlarged_size(SPEC.size) == enlarged_input_spec(SPEC, views).size == (12, 15)
     larger = scale(images, (12, 15), "bilinear")
     windows = [larger[..., top : top + 8, left : left + 10] for top, left in crop_corners(views, (12, 15), (8, 10))]
     expected = mean_over([view for window in windows for view in (window, window.flip(3))])

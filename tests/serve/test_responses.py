@@ -213,7 +213,7 @@ def test_the_interface_is_described_without_a_network(server: Server) -> None:
 
 
 def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
-    reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, answered=0.5, errors=0.01, rows=99)
+    reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, accepted=0.5, errors=0.01, rows=99)
     calibration = Calibration(reject=reject, conformal=PredictionSets(quantile=0.9, coverage=0.9, rows=99))
     single = write_coloured(folder / "calibrated.onnx", calibration=calibration.to_dict())
     with Server(single, "--name", "own name") as running, running.client() as client:

@@ -21,7 +21,9 @@ from tests.serve.crowd import wire
 from tests.serve.models import GREEN, write_coloured
 from tests.serve.server import PATIENCE, Server, answer, form, gone, request
 
-TAKE = "import os, signal, sys, time; from tercet.core.process import Leash; leash = Leash.take()\n"
+TAKE = (
+    "import os, signal, sys, time; from tercet.core.process import ParentLink; leash = ParentLink.from_environment()\n"
+)
 
 
 @contextmanager
@@ -147,7 +149,7 @@ def test_an_ordinary_end_is_passed_on(listener: socket.socket, code: int) -> Non
 def test_a_row_of_deaths_is_given_up(
     listener: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    note = "open(sys.argv[1], 'a').write(str(leash.told['restarts'])); os.abort()"
+    note = "open(sys.argv[1], 'a').write(str(leash.settings['restarts'])); os.abort()"
     with pytest.raises(Crashed, match=r"died 3 times in a row .* by SIGABRT") as caught:
         supervise([*python(note), str(tmp_path / "starts")], listener, pauses=(0.01, 0.02))
     assert caught.value.exit_code == 128 + signal.SIGABRT
@@ -162,7 +164,7 @@ def test_a_row_of_deaths_is_given_up(
 
 def test_service_in_between_makes_another_row(listener: socket.socket) -> None:
     """Loading is no service: only a process that was ready for a while begins a new row."""
-    lives = "leash.told['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
+    lives = "leash.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
     ready = lives.format("leash.ready(print)")
     assert supervise(python(ready), listener, pauses=(0.01,), steady=0.2) == 9
     with pytest.raises(Crashed, match=r"died 2 times .* SIGKILL, often for want of memory"):

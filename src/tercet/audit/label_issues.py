@@ -8,7 +8,7 @@ import numpy as np
 
 from tercet.audit.result import LabelCheck, LabelIssue
 from tercet.core.errors import ConfigError, DataError, ModelError
-from tercet.core.predictions import UNKNOWN, Floats, Ints, Predictions, join
+from tercet.core.predictions import UNKNOWN, Floats, Ints, Predictions, concatenate
 from tercet.data.run_reader import CHOSEN, RunReader
 from tercet.data.table import SampleTable
 from tercet.ensemble.combine import average
@@ -123,7 +123,7 @@ def held_out_predictions(path: str | Path) -> tuple[Predictions, str]:
     names, chosen = [str(member["name"]) for member in record.document["members"]], str(record.document.get("chosen"))
     parts = [[fold.predictions for fold in run.member(name).folds()] for name in names]
     if all(files and all(file.is_file() for file in files) for files in parts):
-        said = [join([Predictions.load(file) for file in files]) for files in parts]
+        said = [concatenate([Predictions.load(file) for file in files]) for files in parts]
         return average([one.aligned_to(said[0]) for one in said]), "out-of-fold, of all training images"
     validation = run.predictions(chosen, "validation")
     if not validation.is_file():

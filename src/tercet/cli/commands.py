@@ -82,7 +82,7 @@ def _evaluate(parsed: ParsedArguments) -> CommandResult:
         parsed.positional["data"],
         config=parsed.of(DataConfig),
         tta=parsed.of(verbs.TTAOptions).tta,
-        include_seen=parsed.of(verbs.SeenConfig).include_seen,
+        include_seen=parsed.of(verbs.EvaluateConfig).include_seen,
         batch_size=place.batch_size,
         device=place.device,
     )
@@ -95,9 +95,9 @@ def _predict(parsed: ParsedArguments) -> CommandResult:
 
     bundle, bounds = parsed.positional["bundle"], parsed.of(verbs.LimitsConfig)
     memory, seconds = bounds.max_memory, bounds.max_seconds
-    if bounds.any and ParentLink.take() is None:
-        words = [*parsed.to_words(), "--", bundle, *parsed.positional["images"]]
-        return CommandResult.given_elsewhere(predict_in_child(words, memory=memory, seconds=seconds))
+    if bounds.any and ParentLink.from_environment() is None:
+        words = [*parsed.to_arguments(), "--", bundle, *parsed.positional["images"]]
+        return CommandResult.from_exit_code(predict_in_child(words, memory=memory, seconds=seconds))
     work: Callable[..., Any]
     if is_onnx(bundle):  # this road loads no PyTorch
         from tercet.inference.predict_file import predict_with_file as work

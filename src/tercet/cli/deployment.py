@@ -35,7 +35,7 @@ def _require_extras(*files: object) -> None:
 
 
 def _export(parsed: ParsedArguments) -> CommandResult:
-    ParentLink.take()  # where `serve` exports a bundle, this process ends with that one
+    ParentLink.from_environment()  # where `serve` exports a bundle, this process ends with that one
     config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
     _require_extras(f"model{SUFFIXES[config.format]}")
     from tercet.export.export import export_model
@@ -86,7 +86,7 @@ SHIPPING: Mapping[str, tuple[CommandOptions, Callable[[ParsedArguments], Command
 
 
 def _serve(parsed: ParsedArguments) -> CommandResult:
-    leash = ParentLink.take()
+    leash = ParentLink.from_environment()
     if leash is None:
         is_folder = Path(parsed.positional["model"]).is_dir()  # a bundle's, which is exported first
         require_extras("servers", {**FOR_FILES, **FOR_SERVING} if is_folder else FOR_SERVING)
@@ -116,11 +116,11 @@ def _supervise(parsed: ParsedArguments) -> CommandResult:
     from tercet.serve.supervisor import serve_supervised
 
     def words(file: Path, name: str) -> list[str]:
-        return ["serve", *parsed.to_words("name"), f"--name={name}", "--", str(file)]
+        return ["serve", *parsed.to_arguments("name"), f"--name={name}", "--", str(file)]
 
     config = parsed.of(ServeConfig)
     model = parsed.positional["model"]
-    return CommandResult.given_elsewhere(
+    return CommandResult.from_exit_code(
         serve_supervised(model, words, host=config.host, port=config.port, name=config.name)
     )
 

@@ -18,7 +18,7 @@ from tercet import __version__
 from tercet.cli.commands import PURPOSES, VERBS
 from tercet.config.commands import OutputConfig
 from tercet.config.fields import quote_value
-from tercet.core.errors import ConfigError, explain
+from tercet.core.errors import ConfigError, to_tercet_error
 from tercet.core.registry import did_you_mean
 from tercet.core.streams import SafeStream, printable, write
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()
-        known = explain(error)
+        known = to_tercet_error(error)
         if known is None:
             kind = type(error).__name__
             return _complain(f"this should not happen: {kind}: {error} (run again with --debug and report it)", 1)

@@ -1,4 +1,4 @@
-"""A file that the system locks for one process at a time, and unlocks when that process ends, however it ends."""
+"""File lock between processes; the system releases it when its process ends, even by a crash."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; there nothing is refused
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; no locking there
 
 
 class FileLock:
-    """A lock between processes, held within a `with` block.
+    """Lock between processes, for use in a `with` statement.
 
-    The file holds the process number for the message to others; a number alone proves nothing, as it may have been
-    given to another process since, or on another machine.
+    The file contains the process ID of the owner, for messages only: IDs are reused and differ between machines.
 
     Args:
-        path: The lock's file; its folder exists. It is deleted when the lock is given back.
-        busy: Called with the owner's process number where another process holds the lock; raises to give up, returns
-            to wait.
+        path: Lock file in an existing folder; deleted on release.
+        busy: Called with the process ID of the owner if another process holds the lock; raises to give up, returns to
+            wait.
     """
 
     def __init__(self, path: Path, busy: Callable[[str], None]) -> None:
         self.path = path
         self.waited = False
-        """Whether another process held the lock before."""
+        """Whether the lock had to be waited for."""
         self._busy = busy
         self._descriptor = -1
 
@@ -40,7 +39,7 @@ class FileLock:
                 raise
             if self._is_current(descriptor):
                 break
-            os.close(descriptor)  # the last owner deleted it between our two steps
+            os.close(descriptor)  # the previous owner deleted the file between open and lock
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         self._descriptor = descriptor

@@ -1,4 +1,4 @@
-"""What a verb has to say."""
+"""Results of commands."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a verb has to say: once for people, once for programs."""
+    """Result of a command, as text and as a JSON document."""
 
     text: str
     document: Any
     exit_code: int = 0
     silent: bool = False
-    """Whether another process has said it already."""
+    """Whether a child process has already printed the result."""
 
     @classmethod
-    def given_elsewhere(cls, exit_code: int) -> CommandResult:
-        """Return what is left to answer where another process did the work: its exit code."""
+    def from_exit_code(cls, exit_code: int) -> CommandResult:
+        """Return the result of a command that ran in a child process."""
         return cls("", None, exit_code, silent=True)

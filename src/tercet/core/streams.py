@@ -1,4 +1,4 @@
-"""Standard output and error: names cannot break a line, and a reader that has gone ends no work."""
+"""Output to standard streams: escapes unprintable characters, and tolerates closed pipes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Stream = TextIO | io.TextIOBase
 
 
 def printable(text: str) -> str:
-    """Return `text` with everything that is not printable escaped: a file name cannot move the cursor."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    """Return `text` with unprintable characters escaped, so that file names cannot contain control sequences."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def write(stream: Stream, text: str) -> None:
-    """Write text whose file names may hold what the stream's encoding cannot.
+    """Write and flush text; characters that the encoding lacks are escaped.
 
     Raises:
-        BrokenPipeError: The reader has gone.
-        OSError: The disk behind the stream is full.
+        BrokenPipeError: The reader has closed the pipe.
+        OSError: The disk is full.
     """
     encoding = stream.encoding or "utf-8"
     try:
@@ -32,16 +32,16 @@ def write(stream: Stream, text: str) -> None:
 
 
 def _discard(stream: Stream) -> None:
-    """Send what is still to be written nowhere, or the interpreter would stumble over it when it ends."""
-    with suppress(OSError):  # the streams of a notebook have no descriptor
+    """Redirect the stream to the null device; else the interpreter fails to flush it at exit."""
+    with suppress(OSError):  # streams of notebooks have no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class SafeStream(io.TextIOBase):
-    """A stream for progress and complaints, which must not end a training when they cannot be written.
+    """Stream for progress and warnings that ignores write errors, so that they cannot stop a training.
 
     Args:
-        stream: Where to write while that is possible.
+        stream: The underlying stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -49,22 +49,22 @@ class SafeStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The stream's own."""
+        """Encoding of the underlying stream."""
         return self._stream.encoding
 
     def isatty(self) -> bool:
-        """Tell whether a terminal is behind it."""
+        """Return whether the underlying stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Return the stream's descriptor."""
+        """Return the descriptor of the underlying stream."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write at once, or not at all."""
+        """Write and flush; errors are ignored."""
         with suppress(OSError):
             write(self._stream, text)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits: `write` has flushed."""
+        """Do nothing: `write` flushes."""

@@ -109,7 +109,7 @@ def read_data(data: str | Path, config: DataConfig, *, sets: bool = False) -> Da
         ConfigError: Images have sets of labels where they may not.
         DataError: Nothing to read, or too many unreadable images.
     """
-    if config.says_sets and not sets:
+    if config.is_multilabel and not sets:
         raise ConfigError("sets of labels are learned with tercet train: give one data.label_columns, no separator")
     table = load_table(data, config)
     fingerprint = table.fingerprint()

@@ -13,7 +13,7 @@ from tercet.core.files import read_json
 from tercet.core.history import History
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import RunFolder, kind_of
+from tercet.core.run_folder import RunFolder, command_of
 from tercet.core.yaml_io import read_mapping
 from tercet.data.image_cache import CachedImages, open_cache
 from tercet.data.table import SampleTable, load_samples
@@ -64,7 +64,7 @@ class RunReader:
         document = read_json(source)
         if not isinstance(document, dict):
             raise ModelError(f"{source} does not hold the metrics of a run")
-        kind = kind_of(document, place)
+        kind = command_of(document, place)
         missing = [key for key in _NEEDED.get(kind, ()) if key not in document]
         if missing or kind not in _NEEDED:
             raise ModelError(f"{source} does not hold the metrics of a run: {', '.join(missing) or kind} is missing")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tercet.config.tta import TTAConfig
 from tercet.core.calibration import Calibration
 from tercet.core.errors import ConfigError, ModelError, StorageError
-from tercet.core.files import UNFINISHED, slug
+from tercet.core.files import UNFINISHED_PREFIX, slug
 from tercet.core.model_formats import reject_program
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
@@ -190,7 +190,7 @@ class Bundle:
             if folder.exists() and not (folder.is_dir() and (is_bundle(folder) or not any(folder.iterdir()))):
                 raise StorageError(f"{folder} exists and is not a bundle: choose another folder")
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as temporary:
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED_PREFIX, dir=folder.parent) as temporary:
                 new = Path(temporary) / "new"
                 new.mkdir()
                 self._write(new)

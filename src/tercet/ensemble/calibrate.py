@@ -16,9 +16,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from tercet.core.calibration import (
-    COOLEST,
-    SMALLEST,
-    WARMEST,
+    MAX_TEMPERATURE,
+    MIN_PROBABILITY,
+    MIN_TEMPERATURE,
     Calibration,
     PredictionSets,
     Rejection,
@@ -46,7 +46,7 @@ def fit_temperature(predictions: Predictions) -> float:
     known = _labelled(predictions)
     if len(known.classes) < 2:
         return 1.0
-    logs = np.log(np.maximum(known.probabilities, SMALLEST))
+    logs = np.log(np.maximum(known.probabilities, MIN_PROBABILITY))
     logs -= logs.max(axis=1, keepdims=True)
     true = logs[np.arange(len(known)), known.labels].mean()
     runner_up = np.partition(logs, -2, axis=1)[:, -2].mean()
@@ -57,9 +57,9 @@ def fit_temperature(predictions: Predictions) -> float:
         share = math.exp(-exponent)  # 1 / T
         return float(np.log(np.exp(logs * share).sum(axis=1)).mean() - true * share)
 
-    bounds = (math.log(COOLEST), math.log(WARMEST))
+    bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return min(max(math.exp(float(found.x)), COOLEST), WARMEST) if found.fun < loss(0.0) else 1.0
+    return min(max(math.exp(float(found.x)), MIN_TEMPERATURE), MAX_TEMPERATURE) if found.fun < loss(0.0) else 1.0
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:

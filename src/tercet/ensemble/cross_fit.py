@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 from tercet.config.run import METHODS
 from tercet.config.training import Monitor
 from tercet.core.errors import DataError
-from tercet.core.predictions import Ints, Predictions, aligned, join
+from tercet.core.predictions import Ints, Predictions, aligned, concatenate
 from tercet.ensemble.weights import fit_combiner, is_fitted
 from tercet.metrics.classification import Scores
 
@@ -50,7 +50,7 @@ def cross_fit(
             raise DataError(f"{len(held_out)} rows were held out, but {len(part)} were predicted")
         parts.append(part)
         rows.append(held_out)
-    return join(parts).take(np.argsort(np.concatenate(rows)))
+    return concatenate(parts).take(np.argsort(np.concatenate(rows)))
 
 
 def split_folds(

@@ -97,7 +97,7 @@ class Member:
     def __post_init__(self) -> None:
         if len(self.views.levels()) > 1:
             raise ConfigError(f"tta '{self.views}': give one number of crops; only training chooses among several")
-        self.views.picture_size(self.classifier.spec.size)
+        self.views.enlarged_size(self.classifier.spec.size)
 
     def viewed(self) -> TTAModel:
         """Return the network as it predicts: shown its views."""

@@ -16,7 +16,7 @@ import numpy as np
 from tercet.config.run import CalibrationConfig
 from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
-from tercet.core.predictions import Ints, Predictions, join
+from tercet.core.predictions import Ints, Predictions, concatenate
 from tercet.ensemble.calibrate import (
     calibrate_probabilities,
     check_coverage,
@@ -75,7 +75,7 @@ class CalibrationResult:
             where = f"rejected below {reject.threshold:.4f}" if reject.threshold else "nothing need be rejected"
             lines.append(f"{where}: of what is answered at most {reject.risk:g} is wrong")
             lines[-1] += f", with {reject.confidence:.0%} confidence ({reject.rows} validation images of its own: "
-            lines[-1] += f"{reject.answered:.1%} answered, {reject.errors:.2%} of them wrong)"
+            lines[-1] += f"{reject.accepted:.1%} answered, {reject.errors:.2%} of them wrong)"
             if test is not None:
                 lines.append(f"  on test {test['answered']:.1%} answered")
                 wrong = test["errors_answered"]
@@ -112,18 +112,18 @@ def fit_calibration(
     """
     validation = predictions["validation"]
     rows = np.flatnonzero(validation.known)
-    asked = config.promises or config.temperature == "auto"
+    asked = config.guarantees or config.temperature == "auto"
     if not asked or len(rows) < 2 or len(validation.classes) < 2:
         return None
-    split = config.promises and not taken and _wants_halves(config)
+    split = config.guarantees and not taken and _wants_halves(config)
     try:
         fitted, own = split_half(validation, seed=seed, groups=groups) if split else (rows, rows)
     except DataError:
         return None
     cross = {"folds": folds, "seed": seed, "groups": None if groups is None else [groups[row] for row in fitted]}
     one, honest = _temperature(validation, config, fitted, own if split else rows[:0], **cross)
-    notes: list[str] = [_TAKEN.format(method=method)] if config.promises and taken else []
-    if config.promises and not taken:
+    notes: list[str] = [_TAKEN.format(method=method)] if config.guarantees and taken else []
+    if config.guarantees and not taken:
         guide, clean = (with_temperature(validation.take(part), one.temperature) for part in (fitted, own))
         one, missing = _promises(one, config, guide, clean)
         notes += missing
@@ -144,11 +144,11 @@ def _temperature(
     """Return the temperature of some rows, and all rows by temperatures that never saw them."""
     mine, rest = validation.take(fitted), validation.take(others)
     if config.temperature == "none" or len(mine) < 2:
-        return Calibration(), join([mine, rest])
+        return Calibration(), concatenate([mine, rest])
     one = calibrate_probabilities(mine, **cross)
     if one.temperature == 1:
-        return one, join([mine, rest])
-    return one, join([cross_fitted_temperature(mine, **cross), with_temperature(rest, one.temperature)])
+        return one, concatenate([mine, rest])
+    return one, concatenate([cross_fitted_temperature(mine, **cross), with_temperature(rest, one.temperature)])
 
 
 def _promises(

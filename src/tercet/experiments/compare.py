@@ -130,7 +130,7 @@ def run_comparison(
     run = RunFolder.create(parsed.of(CompareConfig).output, f"{Path(str(data)).stem}-compare")
     with run.lock():
         write_text(run.config, dump_yaml({_DATA: str(data), **parsed.to_dict(*_CONFIGS)}))
-        with run.beginning():
+        with run.delete_if_invalid():
             plan, prepared = _begin(run, str(data), parsed)
         return _work(run, plan, prepared, parsed, console)
 
@@ -171,7 +171,7 @@ def _begin(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, Da
     baseline = baseline_of(config, cells)
     prepared = prepare_data(data, data_config)
     settled = fix_budget(cells, config, baseline=baseline, prepared=prepared, data=data_config)
-    seeds = config.every_seed()
+    seeds = config.all_seeds()
     run_config = RunConfig(
         ensemble_methods=(),
         seed=config.seed,
@@ -226,11 +226,11 @@ def _work(run: RunFolder, plan: Plan, prepared: DataModule, parsed: ParsedArgume
 
 
 def _protocol(plan: Plan, config: CompareConfig) -> dict[str, Any]:
-    kind, amount = config.limit()
+    kind, amount = config.budget_limit()
     return {
         "monitor": plan.monitor,
         "monitor_split": plan.monitor_split,
-        "seeds": list(config.every_seed()),
+        "seeds": list(config.all_seeds()),
         "equal": kind,
         "budget": amount or None,
         "device": plan.device,

@@ -111,7 +111,7 @@ def check_fairness(config: CompareConfig, cells: Sequence[MemberConfig]) -> None
         ConfigError: Trainings of different length without a budget, a schedule that a budget of seconds leaves without
             a length, or a network without an adjustable width where parameters are to be matched.
     """
-    kind, _ = config.limit()
+    kind, _ = config.budget_limit()
     first = cells[0]
     raise_problems(_fairness_problems(config, cells, kind, first))
 
@@ -183,7 +183,7 @@ def fix_budget(
             cell if cell.member.name == baseline else _matched(cell, target, config.tolerance, prepared)
             for cell in settled
         ]
-    kind, amount = config.limit()
+    kind, amount = config.budget_limit()
     if kind == "seconds":
         return [replace(cell, member=_timed(cell.member, amount)) for cell in settled]
     if kind == "flops":

@@ -15,7 +15,7 @@ from tercet.core.history import History
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.streams import printable
-from tercet.core.untrusted_files import untrusted
+from tercet.core.untrusted_files import escape_formula
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.metrics.classification import is_better, score
@@ -274,7 +274,10 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], contenders: Sequenc
     header = ["network", "seeds", *_PLAIN, *(f"{name}_{what}" for name, _ in _SPREADS for what in ("mean", "sd"))]
     rows = (_network_row(row) for row in networks)
     _write(run, "networks.csv", [*header, *_TEST, *(f"baseline_{key}" for key in _PAIR)], rows)
-    pairs = ([untrusted(pair["a"]), untrusted(pair["b"]), *(pair[key] for key in _PAIR)] for pair in metrics["pairs"])
+    pairs = (
+        [escape_formula(pair["a"]), escape_formula(pair["b"]), *(pair[key] for key in _PAIR)]
+        for pair in metrics["pairs"]
+    )
     _write(run, "pairs.csv", ["a", "b", *_PAIR], pairs)
     trained = [one for one in contenders if one.trainings]
     hardness = difficulty_of(trained, metrics["tested_on"])
@@ -285,19 +288,19 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], contenders: Sequenc
     order = sorted(range(len(hardness.ids)), key=lambda row: hardness.right[row])
     images = (
         [
-            untrusted(hardness.ids[row]),
-            untrusted(hardness.labels[row]),
+            escape_formula(hardness.ids[row]),
+            escape_formula(hardness.labels[row]),
             hardness.right[row],
             hardness.models,
             *columns[row],
         ]
         for row in order
     )
-    _write(run, "images.csv", ["id", "label", "right", "trainings", *map(untrusted, by_network)], images)
+    _write(run, "images.csv", ["id", "label", "right", "trainings", *map(escape_formula, by_network)], images)
 
 
 def _network_row(row: Mapping[str, Any]) -> list[Any]:
-    cells = [untrusted(row["name"]), len(row["seeds"]), *(row.get(key) for key in _PLAIN)]
+    cells = [escape_formula(row["name"]), len(row["seeds"]), *(row.get(key) for key in _PLAIN)]
     for _, path in _SPREADS:
         value: Any = row
         for key in path:

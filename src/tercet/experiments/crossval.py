@@ -95,7 +95,7 @@ def run_crossval(
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume CV")
     check_members(parsed)
-    if parsed.of(CalibrationConfig).promises and not parsed.of(FoldsConfig).calibration_fraction:
+    if parsed.of(CalibrationConfig).guarantees and not parsed.of(FoldsConfig).calibration_fraction:
         raise ConfigError(
             "calibration.reject_risk and coverage need images that no fold learned from: keep some with "
             "--calibration-fraction 0.1"
@@ -109,7 +109,7 @@ def run_crossval(
             FoldsConfig, RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig
         )
         write_text(whole.config, dump_yaml({_DATA: str(data), **options}))
-        with whole.beginning():
+        with whole.delete_if_invalid():
             runs = _begin(whole, str(data), parsed)
         return _work(runs, console)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.files import read_json
-from tercet.core.predictions import Predictions, join
+from tercet.core.predictions import Predictions, concatenate
 from tercet.data.data_module import DataModule
 from tercet.data.image_cache import ImageCache
 from tercet.data.run_reader import CHOSEN
@@ -42,7 +42,7 @@ class PooledResult:
     @cached_property
     def pooled(self) -> Predictions:
         """The rows of all folds."""
-        return join(list(self.by_fold.values()))
+        return concatenate(list(self.by_fold.values()))
 
     @cached_property
     def overall(self) -> Scores:

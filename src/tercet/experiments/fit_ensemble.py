@@ -14,7 +14,7 @@ from typing import Any
 from tercet.config.run import Method
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError
-from tercet.core.predictions import Predictions, join
+from tercet.core.predictions import Predictions, concatenate
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
@@ -80,7 +80,7 @@ def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) ->
         folder = run.member(name)
         stored = {split: Predictions.load(path) for split in splits if (path := run.predictions(name, split)).is_file()}
         if parts := [Predictions.load(fold.predictions) for fold in folder.folds() if fold.predictions.is_file()]:
-            stored["out-of-fold"] = join(parts)
+            stored["out-of-fold"] = concatenate(parts)
         members.append(TrainedMember(name, folder, stored, folder.summary()))
     return members
 

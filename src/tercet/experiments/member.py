@@ -15,7 +15,7 @@ import torch
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import explain
+from tercet.core.errors import to_tercet_error
 from tercet.core.files import write_text
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import MemberFolder, RunFolder
@@ -299,7 +299,7 @@ def report_to_parent(work: Callable[[EventStream], None]) -> int:
     except BrokenPipeError:
         os._exit(1)  # the process that reads the events is gone
     except Exception as error:
-        known = explain(error)
+        known = to_tercet_error(error)
         if known is None:
             raise
         events.error(str(known), known.exit_code)

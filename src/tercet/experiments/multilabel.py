@@ -46,7 +46,7 @@ def is_multilabel(plan: Plan) -> Plan:
         for member in plan.members
     )
     views = not plan.run.views.plain and f"tta {plan.run.views} averages probabilities of {_UNFIT}"
-    promised = plan.calibration.promises and f"calibration.reject_risk and coverage are for {_UNFIT}"
+    promised = plan.calibration.guarantees and f"calibration.reject_risk and coverage are for {_UNFIT}"
     raise_problems([views, promised, *(problem for member in members for problem in _problems(member))])
     plan = replace(plan, calibration=UNCALIBRATED)
     return replace(

@@ -90,7 +90,7 @@ class Plan:
                 ]
             )
         fused = len(self.members) > 1 and self.fusion.num_members != 1
-        if self.calibration.promises and fused and all(map(self.learns_from_validation, self.run.ensemble_methods)):
+        if self.calibration.guarantees and fused and all(map(self.learns_from_validation, self.run.ensemble_methods)):
             raise ConfigError(
                 "calibration.reject_risk and coverage need validation rows that nothing was fitted on, and "
                 f"{', '.join(self.run.ensemble_methods)} learn from all of them: add average, pruned or vote, or give "
@@ -102,7 +102,7 @@ class Plan:
                 raise ConfigError(f"members differ in {what} ({', '.join(kinds)}): give one for the whole run")
         if self.run.views.crops:
             for member in self.members:
-                self.run.views.picture_size(self._input_size(member))
+                self.run.views.enlarged_size(self._input_size(member))
 
     def _input_size(self, member: MemberConfig) -> tuple[int, int]:
         """Return height and width of what a member's network is shown; only building it tells."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tercet.core.errors import Interrupted, explain
+from tercet.core.errors import Interrupted, to_tercet_error
 from tercet.core.history import EpochRow
 from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import RunFolder
@@ -113,7 +113,7 @@ def _do_here(
     except Interrupted as error:
         raise Interrupted(f"{error} {whole.path}", error.exit_code - 128) from None
     except Exception as error:
-        known = explain(error)
+        known = to_tercet_error(error)
         if known is None:
             raise
         failure = FailedJob(job, str(known), known.exit_code)

@@ -147,7 +147,7 @@ class _Begun:
         waiting = [work for work in asked if not work.finished()]
         for number, work in enumerate(waiting):
             print_status(
-                console, f"{self.recipe.name}: {work.title} ({work.part.verb}; {number + 1} of {len(waiting)})"
+                console, f"{self.recipe.name}: {work.title} ({work.part.command}; {number + 1} of {len(waiting)})"
             )
             work.do(console)
             self.report(run, config)  # what is there can be read while the rest goes on
@@ -171,7 +171,7 @@ class _Begun:
             "parts": {
                 work.title: {
                     "run": str(work.run.path.relative_to(run.path)),
-                    "verb": work.part.verb,
+                    "verb": work.part.command,
                     "note": work.part.note,
                 }
                 for work in done

@@ -16,7 +16,7 @@ from tercet.core.files import csv_text
 from tercet.core.predictions import Predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.streams import printable
-from tercet.core.untrusted_files import untrusted
+from tercet.core.untrusted_files import escape_formula
 from tercet.data.run_reader import CHOSEN
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fold_runs import fold_folder
@@ -51,7 +51,7 @@ def read_measurements(works: Sequence[StepResult]) -> dict[ResultSource, list[Me
     """Read what finished works measured; repetitions of a part stand together."""
     found: dict[ResultSource, list[MeasuredResult]] = {}
     for work in works:
-        for name, measured in _READERS[work.part.verb](work, work.metrics()):
+        for name, measured in _READERS[work.part.command](work, work.metrics()):
             found.setdefault(ResultSource(work.name, name), []).extend([] if measured is None else [measured])
     return found
 
@@ -176,7 +176,7 @@ def table_rows(recipe: Recipe, scale: Scale, measurements: Measurements) -> list
     """
     rows = []
     for row in recipe.rows:
-        reading = row.reading(scale)
+        reading = row.result_source(scale)
         if reading is None and row.published is None:
             continue
         found = summary(find_measurement(reading, measurements), row.metric) if reading else None
@@ -266,7 +266,7 @@ def filled(line: str) -> str:
 
 def table_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table as CSV."""
-    cells = ([untrusted(row[key]) if isinstance(row[key], str) else row[key] for key in _COLUMNS] for row in rows)
+    cells = ([escape_formula(row[key]) if isinstance(row[key], str) else row[key] for key in _COLUMNS] for row in rows)
     return csv_text([_COLUMNS, *cells])
 
 

@@ -83,18 +83,18 @@ class StepResult:
         """
         folder = str(self.run.path)
         begun = self.run.config.is_file()
-        if not begun or self.part.verb == "ensemble":
+        if not begun or self.part.command == "ensemble":
             shutil.rmtree(folder, ignore_errors=True)  # not begun, or too short to be continued
         if self.part.files:
             _combine(self.run, self.part)
             return
         assert self.parsed is not None
-        if self.part.verb == "ensemble":
+        if self.part.command == "ensemble":
             run_ensemble([run.path for run in self.of], self.parsed, console=console)
             return
-        work: Any = {"train": run_training, "compare": run_comparison, "crossval": run_crossval}[self.part.verb]
+        work: Any = {"train": run_training, "compare": run_comparison, "crossval": run_crossval}[self.part.command]
         if begun:
-            untouched = _OPTIONS[self.part.verb].parse_object({})
+            untouched = _OPTIONS[self.part.command].parse_object({})
             work(None, untouched, resume=folder, console=console)
         else:
             work(self.part.data, self.parsed, resume=None, console=console)
@@ -132,9 +132,9 @@ def _works_of(
             yield StepResult(name, part, run, seed, None)
             continue
         options = {**part.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
-        known = _OPTIONS[part.verb].schema.fields
+        known = _OPTIONS[part.command].schema.fields
         options |= {key: value for key, value in shared.items() if key in known and value is not None}
-        parsed = _OPTIONS[part.verb].parse_object(options, source=f"part {name}")
+        parsed = _OPTIONS[part.command].parse_object(options, source=f"part {name}")
         of = tuple(_run(folder, other, seed if seed in setting.parts[other].seeds else None) for other in part.of)
         yield StepResult(name, part, run, seed, parsed, of)
 
@@ -233,12 +233,12 @@ class Overrides:
         if part.files:
             return replace(part, data=os.path.join(self.data_options.get("data_dir") or "", data or ""))
         options = _with_networks(part.options, partial(self._network, varied=bool(part.options.get("sizes"))))
-        if part.verb != "ensemble":
+        if part.command != "ensemble":
             options |= {"data": {**_nested(options.get("data")), **self.data_options}}
         seeds = part.seeds
         if self.dry_run:
             options, seeds = _shortened(part, options), part.seeds[:1]
-        return replace(part, data=None if part.verb == "ensemble" else data, options=options, seeds=seeds)
+        return replace(part, data=None if part.command == "ensemble" else data, options=options, seeds=seeds)
 
     def _network(self, member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
         """Return a member with another network in its place, under the same name.
@@ -285,12 +285,12 @@ def _with_networks(options: Mapping[str, Any], change: Callable[[Mapping[str, An
 
 def _shortened(part: RecipeStep, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options under which every training is one update."""
-    if part.verb == "ensemble":
+    if part.command == "ensemble":
         return {**options, "fusion": {**_nested(options.get("fusion")), "steps": 1}}
     short = {key: value for key, value in options.items() if key not in _LENGTH}
     short["stages"] = [{"lr": 1e-4, "steps": 1}]
     short["data"] = {**_nested(options.get("data")), "limit": _DRY_RUN_LIMIT}
-    if part.verb == "compare":
+    if part.command == "compare":
         return {**short, "seeds": 1}
     return {**short, "fusion": {**_nested(options.get("fusion")), "steps": 1}}
 

@@ -15,7 +15,7 @@ from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import natural_key, read_json
 from tercet.core.registry import did_you_mean
-from tercet.core.run_folder import kind_of
+from tercet.core.run_folder import command_of
 from tercet.core.streams import printable
 from tercet.metrics.tables import as_text, plain_table
 
@@ -177,7 +177,7 @@ def _read(place: Path, name: str) -> RunRow:
     """
     path = next(place / name for name in _METRICS if (place / name).is_file())
     document = read_json(path)
-    kind = kind_of(document, place)
+    kind = command_of(document, place)
     chosen, *scores = _scores(document)
     validation, test = map(_of_classes, scores)
     judged = test or validation

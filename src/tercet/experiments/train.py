@@ -94,7 +94,7 @@ def run_training(
     with run.lock():
         options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig)
         write_text(run.config, dump_yaml({DATA_SOURCE: str(data), **options}))
-        with run.beginning():
+        with run.delete_if_invalid():
             plan, prepared = _begin(run, str(data), parsed)
         return _work(run, plan, prepared, console)
 

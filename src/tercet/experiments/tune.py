@@ -110,7 +110,7 @@ def run_tuning(
     study = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
     with study.run.lock():
         search.save(study.search)
-        with study.run.beginning():
+        with study.run.delete_if_invalid():
             tuner = _Tuner.begin(study, search, console)
         return tuner.finish()
 

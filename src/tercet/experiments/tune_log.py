@@ -144,7 +144,7 @@ def _distributions(space: SearchSpace) -> dict[str, Any]:
 def _distribution(axis: NumberRange | Choices) -> Any:
     if isinstance(axis, Choices):
         return optuna.distributions.CategoricalDistribution(axis.labels)
-    if axis.whole:
+    if axis.integer:
         return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=axis.step or 1)
     return optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
 

@@ -22,7 +22,7 @@ from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
 from tercet.core.history import EpochRow, History
 from tercet.core.streams import printable
-from tercet.core.untrusted_files import untrusted
+from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
 from tercet.experiments.member import report_to_parent, train_member
 from tercet.experiments.plan import Plan
@@ -229,7 +229,7 @@ def as_csv(rows: Sequence[TrialRow]) -> str:
     for row in rows:
         values = row.to_dict()
         cells = [values[name] for name in _COLUMNS] + [row.options[key] for key in keys]
-        lines.append([untrusted(cell) if isinstance(cell, str) else cell for cell in cells])
+        lines.append([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     return csv_text(lines)
 
 

@@ -194,7 +194,7 @@ def _require_free(target: Path, failed: Path, format: Format, *, force: bool) ->
             raise StorageError(f"{target.name[:40]}... is too long a name for a file: choose a shorter one")
         if beside.is_dir():
             raise StorageError(f"{beside} is in the way: it is a folder, so choose another name, or remove it")
-    require_writable(target.parent, way="choose another folder for the file")
+    require_writable(target.parent, hint="choose another folder for the file")
 
 
 def write_onnx(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from tercet.core.calibration import SMALLEST, Calibration
+from tercet.core.calibration import MIN_PROBABILITY, Calibration
 from tercet.ensemble.combine import TIE_SHARE, Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
 from tercet.ensemble.multilabel import MultilabelRule
@@ -101,7 +101,7 @@ def add_calibration(graph: Graph, probabilities: str, calibration: Calibration |
     """Add the temperature; return softmax(log p / T), B K."""
     if calibration is None or calibration.temperature == 1:
         return probabilities
-    logits = graph.add("Log", graph.add("Max", probabilities, graph.constant(SMALLEST)))
+    logits = graph.add("Log", graph.add("Max", probabilities, graph.constant(MIN_PROBABILITY)))
     return graph.add("Softmax", graph.add("Div", logits, graph.constant(calibration.temperature)), axis=1)
 
 

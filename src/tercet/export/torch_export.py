@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tercet.core.calibration import SMALLEST, Calibration
+from tercet.core.calibration import MIN_PROBABILITY, Calibration
 from tercet.core.errors import ModelError
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import TIE_SHARE, Combiner
@@ -73,7 +73,7 @@ def apply_calibration(probabilities: Tensor, calibration: Calibration | None) ->
     """Return softmax(log p / T), B K."""
     if calibration is None or calibration.temperature == 1:
         return probabilities
-    return (probabilities.clamp(min=SMALLEST).log() / calibration.temperature).softmax(1)
+    return (probabilities.clamp(min=MIN_PROBABILITY).log() / calibration.temperature).softmax(1)
 
 
 def chosen_sets(scores: Tensor, rule: MultilabelRule) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def verify(
         StorageError: Nothing can be written beside the file.
     """
     proof = verification_path(Path(file))
-    require_writable(proof.parent, way="the proof lies beside the file: copy it to where you may write")
+    require_writable(proof.parent, hint="the proof lies beside the file: copy it to where you may write")
     model = load_file(file)
     place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)

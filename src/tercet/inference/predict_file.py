@@ -120,7 +120,7 @@ def _require_place(csv: Path, source: ImageInputs, submission: str | None) -> No
     given += [] if submission is None else [submission]
     if csv.exists() and any(Path(one).samefile(csv) for one in given if Path(one).exists()):
         raise StorageError(f"{csv} is one of the files that are read: write the answers to another --csv")
-    require_writable(csv.parent, way="choose another --csv")
+    require_writable(csv.parent, hint="choose another --csv")
 
 
 def reject_options(tta: object, device: str) -> None:

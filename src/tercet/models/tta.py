@@ -24,7 +24,7 @@ from tercet.models.forward import predict_logits
 
 def enlarged_input_spec(spec: InputSpec, views: TTAConfig) -> InputSpec:
     """Return what a loader must bring so that `views` can be cut out: `spec`, at the picture's size."""
-    return replace(spec, size=views.picture_size(spec.size))
+    return replace(spec, size=views.enlarged_size(spec.size))
 
 
 class TTAModel(nn.Module):
@@ -43,7 +43,7 @@ class TTAModel(nn.Module):
     def __init__(self, module: nn.Module, views: TTAConfig, spec: InputSpec) -> None:
         super().__init__()
         self.module, self.views, self.spec = module, views, spec
-        self.picture_size = views.picture_size(spec.size)
+        self.picture_size = views.enlarged_size(spec.size)
         wanted = {(3,): views.flip, (2,): views.vflip, (2, 3): views.flip and views.vflip}
         self._mirrors = [axes for axes, asked in wanted.items() if asked]
 

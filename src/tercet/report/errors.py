@@ -79,7 +79,7 @@ def _promises(one: Calibration, test: Mapping[str, Any]) -> Iterator[str]:
         told = (
             f"{f'An answer is rejected {below}' if rule.threshold else 'No answer need be rejected: of all'} at most "
             f"{_percent(rule.risk)} are wrong, with {_percent(rule.confidence)} confidence: of {rule.rows:,} "
-            f"validation images of its own {_percent(rule.answered)} are answered, and {_percent(rule.errors)} of "
+            f"validation images of its own {_percent(rule.accepted)} are answered, and {_percent(rule.errors)} of "
             "those are wrong"
         )
         if test.get("answered") is not None:

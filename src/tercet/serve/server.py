@@ -143,12 +143,12 @@ def serve(
     """
     limits = limits or ServerLimits()
     limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
-    metrics = Metrics(restarts=leash.told["restarts"] if leash is not None else 0)
+    metrics = Metrics(restarts=leash.settings["restarts"] if leash is not None else 0)
     service = Service(model, limits, metrics)
     app = make_app(model, name, service, limits, metrics)
     model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
     loaded()
-    listener = bind(host, port) if leash is None else socket.socket(fileno=leash.told["listener"])
+    listener = bind(host, port) if leash is None else socket.socket(fileno=leash.settings["listener"])
     listen(listener, _BACKLOG)
     url = url_of(listener)
     journal = AccessLog(sys.stderr)

@@ -51,7 +51,7 @@ def supervise(
     row = restarts = 0
     try:
         with SignalForwarder(
-            heard=listener.close
+            on_signal=listener.close
         ) as relay:  # who comes after the server has closed it is refused at once
             while True:
                 child = ChildProcess(command, descriptors={"listener": listener.fileno()}, restarts=restarts)
