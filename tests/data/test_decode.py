@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tercet.core.errors import DataError
-from tercet.data.decode import check_image, decode, to_pixels
+from tercet.data.decode import pillow_limits, decode, to_pixels
 
 LIMIT = 10**6
 
@@ -218,7 +218,7 @@ def test_settings_are_restored_after_threads_and_errors() -> None:
             decode(content, max_pixels=LIMIT)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
-    with check_image(5):
+    with pillow_limits(5):
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -8,7 +8,7 @@ from tests.fixtures.image_trees import Tree, picture
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
-from tercet.data.image_cache import CachedImages, ImageCache, MemoryMappedImages, open_cache
+from tercet.data.image_cache import CachedImages, ImageCache, OnDemandImages, open_cache
 from tercet.data.load import load_table, table_from_arrays
 
 CONFIG = DataConfig()
@@ -143,7 +143,7 @@ def test_damaged_stores_are_refused(pets: Path, tmp_path: Path, damage: str) -> 
 
 def test_files_that_change_during_a_run_are_noticed(pets: Path) -> None:
     store, _ = ImageCache.decode(load_table(pets, SMALL), SMALL)
-    assert isinstance(store, MemoryMappedImages)
+    assert isinstance(store, OnDemandImages)
     (pets / "cat/0.png").unlink()
     picture(1, size=(3, 3)).save(pets / "cat/1.png")
     with pytest.raises(DataError, match=r"cat/0.png can no longer be read"):

@@ -15,7 +15,7 @@ from tercet.core.types import InputSpec
 from tercet.data.image_cache import ImageCache
 from tercet.data.load import load_table, table_from_arrays
 from tercet.data.loader import ImageLoader
-from tercet.data.readers.columns import read_sets
+from tercet.data.readers.columns import parse_label_sets
 from tercet.data.readers.table import TableRows, read_table
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable, load_samples
@@ -166,7 +166,7 @@ def test_a_saved_table_gives_back_sets_and_splits(photos: Path) -> None:
 @pytest.mark.parametrize("cell", ["{}", '["a", 1]', "red", '["a"'])
 def test_cells_that_hold_no_set(cell: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        read_sets([cell])
+        parse_label_sets([cell])
 
 
 # ------------------------------------------------------------------------------------------ splits

@@ -16,8 +16,8 @@ from tercet.audit.inspect import Inspection
 from tercet.audit.result import AuditResult, LabelCheck
 from tercet.config.analysis import AuditConfig
 from tercet.config.run import DataConfig
-from tercet.data.split_preview import preview_splits, read_problems
-from tercet.data.splits import kept_splits
+from tercet.data.data_module import preview_splits, read_problems
+from tercet.data.splits import initial_splits
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, SampleTable
 
 
@@ -55,8 +55,8 @@ def check_table(
         counts=_counts(readable),
         by_split={} if divided.splits is None else {split: _counts(_part(divided, split)) for split in _used(divided)},
         split_sizes={} if divided.splits is None else {split: len(_part(divided, split)) for split in _used(divided)},
-        division=division.how,
-        refusals=(*read_problems(table, inspection.bad, config), *division.refusals),
+        division=division.description,
+        refusals=(*read_problems(table, inspection.bad, config), *division.problems),
         unreadable=inspection.bad,
         missing=table.missing,
         empty=table.empty,
@@ -98,7 +98,7 @@ def _torn(table: SampleTable) -> dict[str, tuple[str, ...]]:
     if table.groups is None or table.splits is None:
         return {}
     places: dict[str, set[str]] = {}
-    for group, split in zip(table.groups, kept_splits(table).tolist(), strict=True):
+    for group, split in zip(table.groups, initial_splits(table).tolist(), strict=True):
         places.setdefault(group, set()).add(split)
     ordered = {group: tuple(split for split in SPLITS if split in found) for group, found in places.items()}
     return {group: found for group, found in ordered.items() if len(found) > 1}

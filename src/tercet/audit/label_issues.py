@@ -115,12 +115,12 @@ def held_out_predictions(path: str | Path) -> tuple[Predictions, str]:
     run = record.run
     if record.kind not in _JUDGES:
         raise ModelError(f"{path} is a run of tercet {record.kind}: name a run of tercet train or tercet crossval")
-    if record.sets:
+    if record.is_multilabel:
         raise DataError(f"{path} predicts sets of labels, which are not judged: leave --run out")
     pooled = run.predictions(CHOSEN, "pooled")
     if pooled.is_file():
         return Predictions.load(pooled), "all images that a fold held out, by that fold's choice"
-    names, chosen = [str(member["name"]) for member in record.document["members"]], str(record.document.get("chosen"))
+    names, chosen = [str(member["name"]) for member in record.metrics["members"]], str(record.metrics.get("chosen"))
     parts = [[fold.predictions for fold in run.member(name).folds()] for name in names]
     if all(files and all(file.is_file() for file in files) for files in parts):
         said = [concatenate([Predictions.load(file) for file in files]) for files in parts]

@@ -134,7 +134,7 @@ def _begin(whole: RunFolder, data: str, parsed: ParsedArguments) -> FoldRuns:
     for fold, plan, divided in planned:
         write_fold(fold, plan, divided, parsed)
     calibration = parsed.of(CalibrationConfig) if folds.calibration_fraction else UNCALIBRATED
-    runs = FoldRuns(whole, division.how, tuple(fold for fold, _, _ in planned), calibration)
+    runs = FoldRuns(whole, division.description, tuple(fold for fold, _, _ in planned), calibration)
     runs.save()  # last: a cross-validation with its list of folds has all it needs
     return runs
 

@@ -14,7 +14,7 @@ from typing import Any
 from tercet.core.files import read_json
 from tercet.core.predictions import Predictions, concatenate
 from tercet.data.data_module import DataModule
-from tercet.data.image_cache import ImageCache
+from tercet.data.image_cache import open_cache
 from tercet.data.run_reader import CHOSEN
 from tercet.data.table import load_samples
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
@@ -96,7 +96,7 @@ def pool(runs: FoldRuns) -> PooledResults:
     """Read what the concluded folds left, and let their mean predict the rows that all of them left alone."""
     documents = {fold.name: read_json(fold.run.metrics) for fold in runs.folds}
     table = load_samples(runs.whole.samples, name=Path(runs.plan.data).name, classes=runs.plan.classes)
-    whole = DataModule(table, ImageCache.open(runs.whole.images), fingerprint=runs.plan.fingerprint)
+    whole = DataModule(table, open_cache(runs.whole.images), fingerprint=runs.plan.fingerprint)
     bundle = fold_mean(runs)
     kept = _predict(runs, bundle, whole, "validation")
     return PooledResults(

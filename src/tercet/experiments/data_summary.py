@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tercet.data.seen_images import training_digests
+from tercet.data.data_module import training_digests
 from tercet.data.table import SampleTable
 from tercet.experiments.plan import Plan
 

@@ -23,9 +23,10 @@ from tercet.core.files import read_json, write_json, write_text
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import dump_yaml
-from tercet.data.data_module import DataModule, require_splits
+from tercet.data.data_module import DataModule
 from tercet.data.folds import FoldPlan
 from tercet.data.run_reader import CHOSEN
+from tercet.data.splits import require_rows
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import DATA_SOURCE, make_plan
 
@@ -159,8 +160,8 @@ def plan_folds(
     trainings = sum(map(len, members.values()))
     planned = []
     for number, fold in enumerate(division.folds, 1):
-        divided = replace(prepared, table=division.divided(fold, options.of(DataConfig)))
-        require_splits(divided)
+        divided = replace(prepared, table=division.fold_table(fold, options.of(DataConfig)))
+        require_rows(divided.table)
         plan = make_plan(
             data,
             divided,

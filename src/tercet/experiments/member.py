@@ -222,7 +222,7 @@ class _Work:
             boards,
             validation_scores,
             classes=plan.classes,
-            store=self.prepared.store,
+            store=self.prepared.images,
             rows=chooser,
             monitor=config.monitor,
         )

@@ -14,7 +14,7 @@ from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule
-from tercet.data.image_cache import ImageCache
+from tercet.data.image_cache import open_cache
 from tercet.data.table import load_samples
 from tercet.ensemble.weights import is_fitted
 from tercet.models.build import build
@@ -180,8 +180,8 @@ class Plan:
 
     def open_data(self, run: RunFolder) -> DataModule:
         """Return the samples and decoded images that the run keeps."""
-        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, sets=self.sets)
-        return DataModule(table, ImageCache.open(run.path / self.images), fingerprint=self.fingerprint)
+        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, multilabel=self.sets)
+        return DataModule(table, open_cache(run.path / self.images), fingerprint=self.fingerprint)
 
 
 _GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("calibration", CalibrationConfig), ("", RunConfig)]

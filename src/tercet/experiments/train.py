@@ -133,7 +133,7 @@ def resolve_config(members: Sequence[Any], parsed: ParsedArguments) -> tuple[Mem
 def _begin(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
     config = parsed.of(RunConfig)
     write_json(run.path / "environment.json", describe_environment())
-    prepared = prepare_data(data, parsed.of(DataConfig), sets=True)
+    prepared = prepare_data(data, parsed.of(DataConfig), multilabel=True)
     members = resolve_config(config.members or default_members(prepared.image_size), parsed)
     plan = make_plan(
         data,
@@ -210,7 +210,7 @@ def write_run(run: RunFolder, plan: Plan, prepared: DataModule) -> None:
 def write_data(run: RunFolder, prepared: DataModule) -> None:
     """Write the data into a run's folder, or into one that several runs share."""
     prepared.table.save(run.samples)
-    prepared.store.save(run.images)
+    prepared.images.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
 
 

@@ -180,7 +180,7 @@ def _together(asked: _Asked) -> Iterator[None]:
 
 
 def _explained(asked: _Asked, source: InputBatches, folder: Path) -> Iterator[ImageExplanation]:
-    for number, (name, pixels) in enumerate(source.pictures(), 1):
+    for number, (name, pixels) in enumerate(source.pixels(), 1):
         fused, each = _answers(asked.bundle, pixels, asked.device)
         target = int(np.argmax(fused.shares)) if asked.target is None else asked.target
         saw = [_saw(asked, place, pixels, target, each[place]) for place in asked.members]

@@ -53,7 +53,7 @@ def choose_verification_images(
         rows = np.flatnonzero(table.labels != UNLABELLED)
         return _of_table(bundle, table, store, rows, f"{data}, {subset}", max_images)
     if images:
-        pictures = [pixels for _, pixels in ImageInputs([*images]).pictures()]
+        pictures = [pixels for _, pixels in ImageInputs([*images]).pixels()]
         kept = [pictures[row] for row in _spread(np.arange(len(pictures)), max_images)]
         return _with_edges(kept, None, f"{len(kept)} of {len(pictures)} images given")
     return (_of_run(bundle, Path(path), max_images) if path is not None else None) or _drawn(bundle)

@@ -13,10 +13,9 @@ from tercet.config.parser import CommandOptions
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.predictions import UNKNOWN, Ints
-from tercet.data.data_module import held_out_digest, prepare_data, without_rows
+from tercet.data.data_module import drop_unreadable, held_out_digest, prepare_data, unpack_digests
 from tercet.data.image_cache import BadImage, CachedImages, ImageCache
 from tercet.data.load import load_table
-from tercet.data.seen_images import unpack_digests
 from tercet.data.table import UNLABELLED, SampleTable
 
 _DIVISION = CommandOptions("data", groups=[("", DataConfig)])
@@ -50,7 +49,7 @@ def rows_to_score(
         found = _seen_in(table, trained_on, data) if seen != "ignore" else ""
         return _decoded(table, data, config, "all images", found, seen)
     config = _as_divided(config, trained_on)
-    prepared = prepare_data(data, config, sets=True)
+    prepared = prepare_data(data, config, multilabel=True)
     table, held_out = prepared.table, prepared.rows("test")
     if held_out_digest(table) != trained_on.get("held_out"):
         raise DataError(
@@ -66,7 +65,7 @@ def rows_to_score(
     scored = np.full(len(table), UNKNOWN)
     scored[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
-    return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
+    return replace(table, labels=scored), prepared.images, list(prepared.bad), subset
 
 
 def _decoded(
@@ -75,7 +74,7 @@ def _decoded(
     if found and seen == "refuse":
         raise DataError(f"{found}: evaluate it on other images, or give --include-seen to score all of {data}")
     store, bad = ImageCache.decode(table, config)
-    return without_rows(table, bad), store, bad, f"{subset}; {found}" if found else subset
+    return drop_unreadable(table, bad), store, bad, f"{subset}; {found}" if found else subset
 
 
 def _seen_in(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path) -> str:
@@ -177,7 +176,7 @@ def known_sets(table: SampleTable, classes: Sequence[str]) -> KnownRows:
         DataError: The table shows no label that the model knows.
     """
     known = np.flatnonzero(table.labels != UNLABELLED)
-    shown = table.shown(known)
+    shown = table.classes_in(known)
     place = {name: column for column, name in enumerate(table.classes) if column in shown}
     if not place.keys() & set(classes):
         raise _nothing_known(table, place, classes, what="labels")

@@ -140,7 +140,7 @@ class OnnxModel:
         """
         raise_problems([batch_size < 1 and f"batch_size {batch_size} must be positive"])
         found: dict[str, tuple[Any, Any]] = {}
-        for names, batch in in_batches(pictures.pictures(), batch_size):
+        for names, batch in in_batches(pictures.pixels(), batch_size):
             output = self.run(batch)
             chosen = output.chosen if output.chosen is not None else [None] * len(names)
             found |= zip(names, zip(output.probabilities, chosen, strict=True), strict=True)

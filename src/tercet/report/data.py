@@ -30,10 +30,10 @@ def data_section(record: RunReader, book: FigureWriter) -> Section:
 def _facts(record: RunReader, table: SampleTable) -> Iterator[tuple[str, str]]:
     yield "source", record.source
     yield "images", f"{len(table):,}"
-    yield "labels" if record.sets else "classes", f"{table.num_classes:,}"
+    yield "labels" if record.is_multilabel else "classes", f"{table.num_classes:,}"
     if table.groups is not None:
         yield "groups", f"{len(set(table.groups)):,}"
-    if (sizes := _sizes(record.home.path)) is not None:
+    if (sizes := _sizes(record.data_run.path)) is not None:
         yield "image sizes", sizes
     counts = table.class_counts()
     if counts.min() not in (0, counts.max()):
@@ -41,7 +41,7 @@ def _facts(record: RunReader, table: SampleTable) -> Iterator[tuple[str, str]]:
             "largest to smallest class",
             f"{counts.max():,} to {counts.min():,} ({counts.max() / counts.min():.1f} times)",
         )
-    if fingerprint := record.document.get("data", {}).get("fingerprint"):
+    if fingerprint := record.metrics.get("data", {}).get("fingerprint"):
         yield "fingerprint", fingerprint
 
 
@@ -53,12 +53,13 @@ def _counts(record: RunReader, table: SampleTable, book: FigureWriter) -> Iterat
         splits = {}  # folds take turns: there is no division to show
     elif (rest := whole - sum(splits.values())).any():
         splits["left out"] = rest
-    header = ["label" if record.sets else "class", *splits, "all"]
+    header = ["label" if record.is_multilabel else "class", *splits, "all"]
     rows = [
         (name, *(f"{counts[index]:,}" for counts in splits.values()), f"{whole[index]:,}")
         for index, name in enumerate(table.classes)
     ]
-    caption = ("Images that show each label" if record.sets else "Images of each class") + ", by split" * bool(splits)
+    caption = "Images per label" if record.is_multilabel else "Images per class"
+    caption += ", by split" if splits else ""
     block = Table(header, rows, "l" + "r" * (len(splits) + 1), caption)
     shares = {name: dict(zip(table.classes, map(int, counts), strict=True)) for name, counts in splits.items()}
     counted = dict(zip(table.classes, map(int, whole), strict=True))
@@ -85,7 +86,7 @@ def _sizes(folder: Path) -> str | None:
 
 
 def _notes(record: RunReader) -> Iterator[Block]:
-    notes = list(record.document.get("data", {}).get("notes") or ())
+    notes = list(record.metrics.get("data", {}).get("notes") or ())
     if notes:
         rows = [(note,) for note in notes]
         yield Details(

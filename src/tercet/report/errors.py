@@ -36,7 +36,7 @@ def calibration_section(record: RunReader, said: Predictions, book: FigureWriter
         said: What its choice said of the split that judges it, before calibration.
         book: Where figures go.
     """
-    told = record.document.get("calibration")
+    told = record.metrics.get("calibration")
     if not isinstance(told, Mapping):
         return
     one = Calibration.from_dict({key: value for key, value in told.items() if key not in ("used", "notes", "test")})
@@ -51,7 +51,7 @@ def calibration_section(record: RunReader, said: Predictions, book: FigureWriter
             *([_row("test", test.get("n", 0), test)] if test else []),
         ]
         yield Table(_HEADER, rows, "lrrrrrrr", "Probabilities before and after the temperature")
-        if test and record.judged == "test":
+        if test and record.evaluation_split == "test":
             yield book.draw(
                 "reliability-calibrated",
                 f"The same images after the temperature of {one.temperature:.3f}.",
@@ -109,7 +109,7 @@ _SIDE = 192  # pixels of a small picture
 
 def errors_section(record: RunReader, book: FigureWriter) -> list[Section]:
     """Return the sections on classes, probabilities, members beside each other, and the hardest images."""
-    said = record.choice
+    said = record.chosen_predictions
     if said is None:
         gone = "The stored predictions of what was chosen are gone: no confusion, no classes, no hardest images."
         return [Section("Classes", [Paragraph(gone, quiet=True)])]
@@ -195,11 +195,11 @@ def _reliability(said: Predictions, book: FigureWriter) -> Block:
 
 
 def _agreement(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    names = list(record.answers)
+    names = list(record.member_predictions)
     if len(names) < 2:
         return
     try:
-        matrix = agreement_matrix(list(record.answers.values()))
+        matrix = agreement_matrix(list(record.member_predictions.values()))
     except DataError:
         yield Paragraph("The members did not see the same images: how far they agree is left out.", quiet=True)
         return

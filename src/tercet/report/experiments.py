@@ -20,7 +20,7 @@ _MOST = 40
 
 def reproduction(record: RunReader, book: FigureWriter) -> list[Section]:
     """Return the sections on results, on what differs from the source, and on the parts."""
-    document = record.document
+    document = record.metrics
     sections = [Section("Published and measured", list(_results_table(record, book)))]
     if document.get("differs"):
         rows = [(f"{number}", line) for number, line in enumerate(document["differs"], 1)]
@@ -29,7 +29,7 @@ def reproduction(record: RunReader, book: FigureWriter) -> list[Section]:
 
 
 def _results_table(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    rows = record.document["table"]
+    rows = record.metrics["table"]
     cells = [
         (
             row["what"],
@@ -58,7 +58,7 @@ def _results_table(record: RunReader, book: FigureWriter) -> Iterator[Block]:
                 height=bars_height(drawn),
                 wide=len(drawn) > 20,
             )
-    tests = record.document["tests"]
+    tests = record.metrics["tests"]
     if tests:
         header = ("what", "difference / points", "95 % interval", "p", "test", "images", "seeds")
         found = [
@@ -69,11 +69,11 @@ def _results_table(record: RunReader, book: FigureWriter) -> Iterator[Block]:
 
 
 def _parts(record: RunReader) -> Iterator[Block]:
-    document = record.document
+    document = record.metrics
     rows = [(title, part["verb"], part["note"] or "", part["run"]) for title, part in document["parts"].items()]
     if rows:
         yield Table(("part", "verb", "note", "folder"), rows, "llll", "Each part is a run with a report of its own")
-        folders = [str(path) for path in record.parts.values()]
+        folders = [str(path) for path in record.step_runs.values()]
         yield Code("\n".join(f"tercet report {shlex.quote(folder)}" for folder in folders), "commands")
     if document.get("missing"):
         yield Paragraph(f"Not done yet: {', '.join(document['missing'])}. Go on with --resume {record.run.path}.")
@@ -114,7 +114,7 @@ def trials_section(record: RunReader, book: FigureWriter) -> Section:
 
 
 def _trials(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    document, monitor = record.document, record.document["monitor"]
+    document, monitor = record.metrics, record.metrics["monitor"]
     rows, first = document["trials"], document["trials"][0]
     best = document["best"]
     if first["score"] is not None:

@@ -22,7 +22,7 @@ def multilabel_section(record: RunReader, book: FigureWriter) -> list[Section]:
 
 
 def _results(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    document = record.document
+    document = record.metrics
     rows = [(row, "member") for row in document["members"]] + [(row, "ensemble") for row in document["ensembles"]]
     for split in ("test", "validation"):
         scored = [(row["name"], kind, row[split]) for row, kind in rows if row.get(split)]
@@ -39,12 +39,12 @@ def _results(record: RunReader, book: FigureWriter) -> Iterator[Block]:
     drawn = [
         Bar(row["name"], scores["o_f1"], scores["o_f1_low"], scores["o_f1_high"], kind)
         for row, kind in rows
-        if (scores := row.get(record.judged))
+        if (scores := row.get(record.evaluation_split))
     ]
     if drawn:
         yield book.draw(
             "ensemble-against-members",
-            f"O-F1 on {record.judged} images with 95 % intervals.",
+            f"O-F1 on {record.evaluation_split} images with 95 % intervals.",
             lambda axes: bars(axes, drawn, xlabel="O-F1"),
             height=bars_height(drawn),
         )
@@ -66,7 +66,7 @@ def _own(rule: dict[str, object]) -> str:
 
 
 def _labels(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    said = record.said_sets(record.document["chosen"], record.judged)
+    said = record.multilabel_predictions(record.metrics["chosen"], record.evaluation_split)
     if said is None or not said.known.any():
         yield Paragraph(
             "What was said of each image is gone, or no set is known: scores by label are left out.", quiet=True
@@ -77,7 +77,7 @@ def _labels(record: RunReader, book: FigureWriter) -> Iterator[Block]:
     if drawn:
         yield book.draw(
             "labels",
-            f"F1 of each label on {record.judged} images, by {record.document['chosen']}.",
+            f"F1 of each label on {record.evaluation_split} images, by {record.metrics['chosen']}.",
             lambda axes: bars(axes, drawn, xlabel="F1"),
             height=bars_height(drawn),
         )

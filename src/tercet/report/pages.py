@@ -32,7 +32,7 @@ def page_of_run(record: RunReader, book: FigureWriter, *, title: str | None, boa
     sections = _sections(record, book)
     if board:
         sections.insert(-2, _leaderboard(board, scores_of([record]), book))
-    about = record.document["title"] if record.kind == "reproduce" else PurePath(record.source).name or record.source
+    about = record.metrics["title"] if record.kind == "reproduce" else PurePath(record.source).name or record.source
     return Page(title or f"{record.name}: {about}", sections, f"tercet {record.kind}")
 
 
@@ -93,7 +93,7 @@ def _sections(record: RunReader, book: FigureWriter) -> list[Section]:
     training = curves_section(record.histories, book, monitor_split=record.monitor_split)
     if record.kind == "tune":
         return [*opening, trials_section(record, book), training, *end]
-    if record.sets:
+    if record.is_multilabel:
         return [*opening, *multilabel_section(record, book), training, cost_section(record, book), *end]
     return [
         *opening,
@@ -110,20 +110,24 @@ def _table(records: Sequence[RunReader], names: Sequence[str], book: FigureWrite
     for name, record in zip(names, records, strict=True):
         chosen, scores = headline(record) or (MISSING, {})
         value = _main(scores)
-        measure = "o_f1" if record.sets else "accuracy"
+        measure = "o_f1" if record.is_multilabel else "accuracy"
         cells = (number(value), interval(scores, measure), number(scores.get("macro_f1")))
-        rows.append((name, record.kind, record.source, chosen, record.judged if scores else MISSING, *cells))
+        rows.append((name, record.kind, record.source, chosen, record.evaluation_split if scores else MISSING, *cells))
         if value is not None:
             drawn.append(Bar(name, value, scores.get(f"{measure}_low"), scores.get(f"{measure}_high")))
     header = ("run", "verb", "data", "chosen", "judged on", "accuracy", "95 % interval", "macro F1")
-    caption = "Of sets of labels accuracy is O-F1" if any(record.sets for record in records) else "What each run chose"
+    caption = (
+        "Of sets of labels accuracy is O-F1"
+        if any(record.is_multilabel for record in records)
+        else "What each run chose"
+    )
     blocks: list[Any] = [
         replace(block, title=f"{name}: {block.title}")
         for name, record in zip(names, records, strict=True)
         for block in warnings_of(record)
     ]
     blocks.append(Table(header, rows, "lllllrrr", caption))
-    if len({record.judged_images for record in records}) > 1:
+    if len({record.evaluation_key for record in records}) > 1:
         blocks.append(
             Paragraph("The runs are not judged on the same images: their scores cannot be compared.", quiet=True)
         )

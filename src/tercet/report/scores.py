@@ -32,12 +32,12 @@ def results_section(record: RunReader, book: FigureWriter) -> Section:
 
 
 def _of_run(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    document = record.document
+    document = record.metrics
     rows = [*document["members"], *document["ensembles"]]
     kinds = ["member"] * len(document["members"]) + ["ensemble"] * len(document["ensembles"])
     if not any(row.get("test") for row in rows):
         yield Paragraph("No test image has a label: the scores are those on validation images.", quiet=True)
-    if not any(row.get(record.judged) for row in rows):
+    if not any(row.get(record.evaluation_split) for row in rows):
         yield Paragraph("No image has a label to score with.", quiet=True)
         return
     for split in ("test", "validation"):
@@ -45,14 +45,14 @@ def _of_run(record: RunReader, book: FigureWriter) -> Iterator[Block]:
         if scored:
             last = {index for index, (name, *_) in enumerate(scored) if name == document["chosen"]}
             yield _table(scored, _TITLES[record.monitor_split, split], last)
-    yield from _figure(rows, kinds, record.judged, document["best_member"], book)
+    yield from _figure(rows, kinds, record.evaluation_split, document["best_member"], book)
     if told := document.get("comparison"):
         yield Paragraph(_sentence(told))
     yield from _paired(record, document["chosen"])
 
 
 def _of_folds(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    document = record.document
+    document = record.metrics
     rows = [*document["members"], *document["ensembles"]]
     kinds = ["member"] * len(document["members"]) + ["ensemble"] * len(document["ensembles"])
     scored = [(row["name"], kind, row["pooled"]) for row, kind in zip(rows, kinds, strict=True)]
@@ -94,7 +94,7 @@ def _of_folds(record: RunReader, book: FigureWriter) -> Iterator[Block]:
 
 
 def _of_networks(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    document, split = record.document, record.judged
+    document, split = record.metrics, record.evaluation_split
     trained = [row for row in document["networks"] if row.get(split)]
     if not trained:
         yield Paragraph("No network was trained to its end.", quiet=True)
@@ -140,16 +140,16 @@ def _against_baseline(document: Mapping[str, Any], split: str) -> Iterator[Block
 
 def _paired(record: RunReader, chosen: str) -> Iterator[Block]:
     """Test what was chosen against every member on the same images."""
-    mine = record.choice
+    mine = record.chosen_predictions
     found: list[tuple[str, Comparison]] = []
-    for name, said in record.answers.items():
+    for name, said in record.member_predictions.items():
         if mine is None or name == chosen:
             continue
         try:
             found.append((name, compare(mine, said)))
         except DataError:
             continue  # a member of some folds only has not seen the same images
-    if not found or (len(record.answers) == 1 and record.kind == "crossval"):
+    if not found or (len(record.member_predictions) == 1 and record.kind == "crossval"):
         return
     adjusted = holm([one.p_value for _, one in found])
     rows = [
@@ -166,7 +166,8 @@ def _paired(record: RunReader, chosen: str) -> Iterator[Block]:
         "p, Holm",
     )
     caption = (
-        f"Paired tests of {chosen} on the {found[0][1].n:,} images of the {record.judged} split (McNemar's exact test)"
+        f"Paired tests of {chosen} on the {found[0][1].n:,} images of the {record.evaluation_split} split "
+        "(McNemar's exact test)"
     )
     yield Table(header, rows, "lrrrrrr", caption)
 

@@ -76,12 +76,12 @@ _OPTIMISTIC = (
 
 def headline(record: RunReader) -> tuple[str, Mapping[str, Any]] | None:
     """Return the name of what was chosen and its scores on the judged split; None where a run has no such thing."""
-    document = record.document
+    document = record.metrics
     if record.kind == "crossval":
         return "Each fold's own choice", document["pooled"]
     if record.kind == "compare":
         row = next((row for row in document["networks"] if row["name"] == document["chosen"]), None)
-        means = (row or {}).get(record.judged)
+        means = (row or {}).get(record.evaluation_split)
         return (row["name"], {key: value["mean"] for key, value in means.items()}) if row and means else None
     if record.kind == "tune":
         best = document["best"]
@@ -90,7 +90,7 @@ def headline(record: RunReader) -> tuple[str, Mapping[str, Any]] | None:
         return None
     rows = [*document["members"], *document["ensembles"]]
     row = next((row for row in reversed(rows) if row["name"] == document["chosen"]), None)
-    return (row["name"], row[record.judged]) if row and row.get(record.judged) else None
+    return (row["name"], row[record.evaluation_split]) if row and row.get(record.evaluation_split) else None
 
 
 def warnings_of(record: RunReader) -> list[Warning]:
@@ -100,10 +100,10 @@ def warnings_of(record: RunReader) -> list[Warning]:
         found.append(Warning(_OPTIMISTIC, "Chosen on the test images"))
     found += [
         Warning(f"In part {title}: {_OPTIMISTIC}", "Chosen on the test images")
-        for title, path in record.parts.items()
+        for title, path in record.step_runs.items()
         if _chosen_on_test(path)
     ]
-    for failure in record.document.get("failed", ()):
+    for failure in record.metrics.get("failed", ()):
         where = failure.get("part", "")
         told = f"{where + ': ' if where else ''}{failure['network']}, seed {failure['seed']}: {failure['message']}"
         found.append(Warning(told, "A training failed"))
@@ -119,15 +119,15 @@ def summary(record: RunReader) -> Section:
 
 def protocol(record: RunReader) -> Section:
     """Return how it was measured: what chose, and what was looked at once."""
-    told = record.document.get("protocol", {})
+    told = record.metrics.get("protocol", {})
     facts = [
         (
             "chosen on",
             f"{record.monitor_split} (what is scored: optimistic)" if record.monitor_split == "test" else "validation",
         )
     ]
-    facts += [("monitor", str(told.get("monitor") or record.document.get("monitor") or MISSING))]
-    facts += [("judged on", _SPLITS[record.judged] if record.kind != "tune" else "validation images alone")]
+    facts += [("monitor", str(told.get("monitor") or record.metrics.get("monitor") or MISSING))]
+    facts += [("judged on", _SPLITS[record.evaluation_split] if record.kind != "tune" else "validation images alone")]
     if record.kind == "crossval":
         facts += [("folds", f"{told['folds']} ({told['how']})")]
     for key in ("seed", "seeds", "equal", "budget", "device"):
@@ -136,7 +136,7 @@ def protocol(record: RunReader) -> Section:
     blocks: list[Block] = [Table((), facts)]
     if record.kind == "crossval":
         blocks.append(Paragraph("Every held-out image was predicted once, by networks that never saw it."))
-    elif record.document.get("ensembles"):
+    elif record.metrics.get("ensembles"):
         blocks.append(Paragraph("Whatever was fitted on validation images is scored there by cross-fitting."))
     return Section("Protocol", [*blocks, *_views(record)])
 
@@ -164,9 +164,9 @@ def _result(record: RunReader) -> Iterator[Block]:
             yield Paragraph("There is no image with a label to judge the result by.", quiet=True)
         return
     name, scores = found
-    where = _SPLITS[record.judged]
+    where = _SPLITS[record.evaluation_split]
     size = f"{scores['n']:,} " if "n" in scores else ""
-    if record.sets:
+    if record.is_multilabel:
         text = f"O-F1 {number(scores['o_f1'])} (95 % interval {interval(scores, 'o_f1')}), exact match "
         yield Paragraph(f"{name}: {text}{number(scores['exact_match'])} on {size}{where}.")
         return
@@ -177,7 +177,7 @@ def _result(record: RunReader) -> Iterator[Block]:
 
 
 def _asked(record: RunReader) -> Iterator[tuple[str, str]]:
-    document = record.document
+    document = record.metrics
     yield "what", f"tercet {record.kind}: {_VERBS[record.kind]}"
     if record.kind == "reproduce":
         yield "recipe", f"{document['title']} ({document['recipe']}, scale {document['scale']})"
@@ -195,11 +195,11 @@ def _asked(record: RunReader) -> Iterator[tuple[str, str]]:
         yield "trials", f"{len(document['trials'])}"
         yield "options searched", _listed(list(document["trials"][0].get("options", {})))
     yield "folder", str(record.run.path)
-    yield "finished", datetime.fromtimestamp(record.finished).isoformat(sep=" ", timespec="minutes")
+    yield "finished", datetime.fromtimestamp(record.finished_at).isoformat(sep=" ", timespec="minutes")
 
 
 def _views(record: RunReader) -> Iterator[Block]:
-    found = record.document.get("tta")
+    found = record.metrics.get("tta")
     if not found:
         return
     rows = [

@@ -54,7 +54,7 @@ def curves_section(
 
 def cost_section(record: RunReader, book: FigureWriter) -> Section:
     """Return what trainings and answers cost, and accuracy against that."""
-    rows = list(record.document["networks"] if record.kind == "compare" else record.document["members"])
+    rows = list(record.metrics["networks"] if record.kind == "compare" else record.metrics["members"])
     rows = [row for row in rows if "parameters" in row]
     if not rows:
         return Section("Cost", [Paragraph("The run does not tell what its trainings cost.", quiet=True)])
@@ -70,7 +70,7 @@ def _figures(record: RunReader, rows: list[dict[str, Any]], what: str, book: Fig
     if not points:
         return
     words = _COSTS[what]
-    score = "O-F1" if record.sets else "accuracy"
+    score = "O-F1" if record.is_multilabel else "accuracy"
     yield book.draw(
         f"accuracy-against-{what}",
         f"{score[0].upper()}{score[1:]} against {words}; the area of a dot is the number of parameters, the line its "
@@ -81,7 +81,7 @@ def _figures(record: RunReader, rows: list[dict[str, Any]], what: str, book: Fig
 
 def _point(record: RunReader, row: Mapping[str, Any], what: str) -> Cost | None:
     """Return a network's score and cost; None where one of them is not known."""
-    scores, cost_section = row.get(record.judged), row.get(what)
+    scores, cost_section = row.get(record.evaluation_split), row.get(what)
     if what == "milliseconds" and (speed := row.get("images_per_second")):  # only comparisons measure it
         cost_section = 1000 / speed["mean"]
     if not scores or not cost_section:
@@ -94,7 +94,7 @@ def _point(record: RunReader, row: Mapping[str, Any], what: str) -> Cost | None:
         spread = value["sd"]
         low, high = (value["mean"] - spread, value["mean"] + spread) if spread else (None, None)
         return Cost(row["name"], value["mean"], low, high, float(cost_section), int(row["parameters"]))
-    key = "o_f1" if record.sets else "accuracy"
+    key = "o_f1" if record.is_multilabel else "accuracy"
     low, high = scores[f"{key}_low"], scores[f"{key}_high"]
     return Cost(row["name"], scores[key], low, high, float(cost_section), int(row["parameters"]))
 
