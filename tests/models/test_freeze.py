@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.test_trainer import StopAt
+from tests.training.toy import StopAt
 from torch import Tensor, nn
 
 from tercet.config.model import BackboneConfig, InputConfig, ModelConfig
@@ -53,10 +53,10 @@ class Noise:
 
 def train(module: Classifier, folder: Path, **options) -> None:
     folder.mkdir(exist_ok=True)
-    observers = options.pop("observers", ())
+    callbacks = options.pop("callbacks", ())
     stages = (StageConfig(lr=1e-2, epochs=2, schedule="constant"), StageConfig(lr=1e-3, epochs=1))
     config = TrainingConfig(stages=stages, batch_size=4, weight_decay=0.1, **options)
-    training = Trainer(module, Noise(), None, config=config, folder=folder, observers=observers)
+    training = Trainer(module, Noise(), None, config=config, folder=folder, callbacks=callbacks)
     training.resume()
     training.run()
 
@@ -120,7 +120,7 @@ def test_a_resumed_training_keeps_what_is_frozen_and_equals_an_uninterrupted_one
     before = state(whole)
     train(whole, tmp_path / "whole", ema_decay=0.9)
     with pytest.raises(Interrupted):
-        train(network("backbone", noise=0.0), tmp_path / "parts", ema_decay=0.9, observers=[StopAt(3)])
+        train(network("backbone", noise=0.0), tmp_path / "parts", ema_decay=0.9, callbacks=[StopAt(3)])
     parts = network("backbone", noise=0.0)
     train(parts, tmp_path / "parts", ema_decay=0.9)
     assert not changed(state(whole), parts)
