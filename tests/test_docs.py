@@ -250,7 +250,7 @@ def test_every_backbone_of_the_table_is_timms_and_has_the_weights_it_says() -> N
     described = network_descriptions()
     for name, weights in rows:
         assert described[name].startswith("timm backbone")
-        assert described[name].endswith(", published weights") == (weights == "yes"), name
+        assert described[name].endswith(", pretrained weights") == (weights == "yes"), name
 
 
 def test_the_table_of_other_own_networks_is_right() -> None:

@@ -57,7 +57,7 @@ def test_the_best_validation_of_a_stage_is_drawn(tmp_path: Path, store: ImageCac
             scores = images.score(logits(right), LABELS)
             assert scores == validation_scores(logits(right), LABELS)
             last = epoch == len(rights) - 1
-            images.epoch(row(epoch, scores, "stage complete" if last else ""))
+            images.on_epoch_end(row(epoch, scores, "stage complete" if last else ""))
     found = pictures(tmp_path / "b")
     assert sorted(found) == TAGS
     assert [step for step, _ in found[TAGS[0]]] == [30]
@@ -70,7 +70,7 @@ def test_the_best_validation_of_a_stage_is_drawn(tmp_path: Path, store: ImageCac
 
 def test_a_stage_that_was_interrupted_is_drawn_from_what_is_known(tmp_path: Path, store: ImageCache) -> None:
     images = watching(tmp_path, store)
-    images.epoch(row(3, {}, "stage complete"))  # no validation was seen: nothing to draw, no fault
+    images.on_epoch_end(row(3, {}, "stage complete"))  # no validation was seen: nothing to draw, no fault
     assert pictures(tmp_path) == {}
 
 

@@ -218,7 +218,7 @@ def _matched(cell: GridCell, target: int, tolerance: float, prepared: DataModule
 
 def _describe(match: ParameterMatch) -> dict[str, Any]:
     return {
-        "option": match.knob,
+        "option": match.option,
         "width": match.width,
         "parameters": match.parameters,
         "target": match.target,

@@ -52,9 +52,9 @@ class Job:
         whole = f"{self.name} of {self.part}" if self.part else self.name
         return whole if self.fold is None else f"{whole}, fold {self.fold + 1}"
 
-    def train(self, prepared: DataModule | None, observers: Sequence[Callback]) -> None:
+    def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
         """Train here."""
-        train_member(self.run, self.name, fold=self.fold, observers=observers, prepared=prepared)
+        train_member(self.run, self.name, fold=self.fold, callbacks=callbacks, prepared=prepared)
 
     def ended(self, failure: FailedJob | None) -> None:
         """The training's own files tell all there is to tell."""

@@ -74,7 +74,7 @@ def train_member(
     name: str,
     *,
     fold: int | None = None,
-    observers: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
     prepared: DataModule | None = None,
     keep: bool = True,
 ) -> None:
@@ -84,7 +84,7 @@ def train_member(
         run: The run, with its plan.
         name: The member.
         fold: Train without this fold of the training rows and predict it; None trains the member itself.
-        observers: Told how it goes.
+        callbacks: Told how it goes.
         prepared: The run's data, if it is at hand.
         keep: Leave predictions and a bundle too, not only how good and how large the member is.
     """
@@ -94,7 +94,7 @@ def train_member(
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     plan = Plan.load(run)
     work = _Work(run, folder, plan, prepared or plan.open_data(run), name, fold)
-    classifier, summary = work.train(observers)
+    classifier, summary = work.train(callbacks)
     if fold is None:
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARISED}
         if keep:
@@ -149,7 +149,7 @@ class _Work:
             return np.array([], dtype=np.int64)
         return fold_rows(self.prepared, self.plan)[self.fold]
 
-    def train(self, observers: Sequence[Callback]) -> tuple[Classifier, dict[str, Any]]:
+    def train(self, callbacks: Sequence[Callback]) -> tuple[Classifier, dict[str, Any]]:
         """Build the network and train it; return it with its best weights, and what its training was."""
         plan, member = self.plan, self.plan.member(self.name)
         seed = plan.seed(self.name, self.fold)
@@ -180,7 +180,7 @@ class _Work:
             device=plan.device,
             objective=objective,
             scorer=scorer,
-            observers=[*watching, *observers],
+            callbacks=[*watching, *callbacks],
         )
         training.resume()
         result = training.run()
@@ -215,10 +215,10 @@ class _Work:
         """Return what scores the rows that choose, and those who write the member's own records."""
         plan, wanted = self.plan, self.plan.run.tensorboard and self.fold is None
         log = EpochLog(self.folder.path / "train.log", split=plan.monitor_split)
-        boards = tensorboard(self.folder.path / "tensorboard", wanted=wanted)
+        boards = tensorboard(self.folder.path / "tensorboard", enabled=wanted)
         if plan.sets:
             return validation_multilabel_scores, [log, *boards]
-        scorer, observers = stage_images(
+        scorer, callbacks = stage_images(
             boards,
             validation_scores,
             classes=plan.classes,
@@ -226,7 +226,7 @@ class _Work:
             rows=chooser,
             monitor=config.monitor,
         )
-        return scorer, [log, *observers]
+        return scorer, [log, *callbacks]
 
     def objective(self, config: TrainingConfig, rows: Rows) -> Objective:
         """Return what is minimised on the training rows."""
@@ -286,7 +286,7 @@ def main() -> int:
     def work(events: EventStream) -> None:
         run = RunFolder.open(arguments.run)
         torch.set_num_threads(Plan.load(run).threads)
-        train_member(run, arguments.name, fold=arguments.fold, observers=[events])
+        train_member(run, arguments.name, fold=arguments.fold, callbacks=[events])
 
     return report_to_parent(work)
 

@@ -49,7 +49,7 @@ class PoolTask(Protocol):
         """What that process writes on standard error."""
         ...
 
-    def train(self, prepared: DataModule | None, observers: Sequence[Callback]) -> None:
+    def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
         """Do the work here."""
         ...
 
@@ -74,7 +74,7 @@ class _InProcess:
     bars: ProgressDisplay
     job: PoolTask
 
-    def step(self, progress: StepProgress) -> None:
+    def on_train_batch_end(self, progress: StepProgress) -> None:
         self.bars.step(
             self.job.title,
             step=progress.step,
@@ -83,7 +83,7 @@ class _InProcess:
             loss=progress.loss,
         )
 
-    def epoch(self, row: EpochRow) -> None:
+    def on_epoch_end(self, row: EpochRow) -> None:
         self.bars.epoch(self.job.title, row.__dict__)
 
 
@@ -164,7 +164,7 @@ class _Pool:
                     self.hear(*self.events.get(timeout=0.2))
                 except queue.Empty:
                     continue
-            interruption.check(f"every member has saved itself; continue with --resume {self.whole.path}")
+            interruption.raise_if_requested(f"every member has saved itself; continue with --resume {self.whole.path}")
         return self.failures
 
     def start(self, job: PoolTask) -> None:

@@ -73,10 +73,10 @@ class StageImages:
         self._latest = _Said(truth, values.argmax(axis=1), shares.max(axis=1) / shares.sum(axis=1))
         return self.scorer(values, truth)
 
-    def step(self, progress: TrainingProgress) -> None:
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
         """Updates are not drawn."""
 
-    def epoch(self, row: EpochRow) -> None:
+    def on_epoch_end(self, row: EpochRow) -> None:
         """Keep the stage's best validation; draw it with the stage's last epoch."""
         if self._latest is None:
             return
@@ -119,7 +119,7 @@ def stage_images(
     rows: Rows,
     monitor: Monitor,
 ) -> tuple[Scorer, list[Callback]]:
-    """Return the scorer and the observers of a training, with pictures where TensorBoard and matplotlib are there.
+    """Return the scorer and the callbacks of a training, with pictures where TensorBoard and matplotlib are there.
 
     Args:
         boards: The training's TensorBoard, if it has one.

@@ -55,10 +55,10 @@ class TrialScorer:
         self.folder, self.journal, self.number = folder, journal, number
         (self.member,) = plan.members
 
-    def step(self, progress: TrainingProgress) -> None:
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
         """Updates are not judged."""
 
-    def epoch(self, row: EpochRow) -> None:
+    def on_epoch_end(self, row: EpochRow) -> None:
         """Judge the trial as it stands."""
         self.judge()
 
@@ -92,7 +92,7 @@ def run_trial(
     number: int,
     *,
     prepared: DataModule | None = None,
-    observers: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train a trial to its end, going on where an earlier attempt stopped, and record how it ended.
 
@@ -101,7 +101,7 @@ def run_trial(
         journal: The search's journal.
         number: The trial.
         prepared: The data of the search, if they are at hand.
-        observers: Told how it goes.
+        callbacks: Told how it goes.
     """
     folder = study.trial(number)
     plan = Plan.load(folder.run)
@@ -110,7 +110,7 @@ def run_trial(
     try:
         judge.judge()
         data = prepared or plan.open_data(study.run)
-        train_member(folder.run, name, observers=[*observers, judge], prepared=data, keep=False)
+        train_member(folder.run, name, callbacks=[*callbacks, judge], prepared=data, keep=False)
     except TrialPruned:
         folder.end(TrialOutcome.of_epochs("pruned", folder.keep_history(name), plan.monitor))
         return
@@ -144,9 +144,9 @@ class TrialWork:
         """What that process writes on standard error."""
         return self.study.trial(self.number).path / "stderr.txt"
 
-    def train(self, prepared: DataModule | None, observers: Sequence[Callback]) -> None:
+    def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
         """Train here."""
-        run_trial(self.study, self.journal, self.number, prepared=prepared, observers=observers)
+        run_trial(self.study, self.journal, self.number, prepared=prepared, callbacks=callbacks)
 
     def ended(self, failure: FailedJob | None) -> None:
         """Settle what came of it."""
@@ -164,7 +164,7 @@ def main() -> int:
         study = SearchFolder.open(arguments.study)
         torch.set_num_threads(Plan.load(study.run).threads)
         journal = TrialLog(study.journal, SearchStudy.load(study.search))
-        run_trial(study, journal, arguments.number, observers=[events])
+        run_trial(study, journal, arguments.number, callbacks=[events])
 
     return report_to_parent(work)
 

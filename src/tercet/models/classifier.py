@@ -1,4 +1,4 @@
-"""A classifier: preprocessing, features, recurrent part and head in one module that takes images as they come.
+"""The classifier: preprocessing, backbone, recurrent module and head in one module that takes images of any size.
 
 Shapes: B images, C channels, H x W pixels, D and F features, K classes.
 """
@@ -18,14 +18,14 @@ from tercet.models.freeze import FreezeMatch, apply_rules, match_rules
 
 
 class Preprocess(nn.Module):
-    """Brings images to what a network was made for: size, channels, mean and standard deviation.
+    """Resizes images to the network's input size, converts their channels, and normalizes them.
 
-    Maps B C H W in [0, 1], of any size, to B C' H' W'. Loaders that resized already lose nothing: at the right size and
-    with the right channels only the normalisation is left. The aspect ratio is not kept here; where it should be
-    (`crop_mode` of the spec), loaders crop or pad with `tercet.core.resize.fit_size` before.
+    Maps B C H W in [0, 1], of any size, to B C' H' W'. Images that a loader has resized already are only normalized.
+    The aspect ratio is not kept; if the spec's `crop_mode` requires it, loaders crop or pad first
+    (`tercet.core.resize.fit_size`).
 
     Args:
-        spec: What the network wants.
+        spec: Input spec of the network.
     """
 
     mean: Tensor
@@ -36,13 +36,13 @@ class Preprocess(nn.Module):
         self.spec = spec
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
-        self._normalise = any(spec.mean) or any(value != 1 for value in spec.std)
+        self._normalize = any(spec.mean) or any(value != 1 for value in spec.std)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map B C H W to B C' H' W'."""
         images = scale(images, self.spec.size, cast("Interpolation", self.spec.interpolation))
         images = to_channels(images, self.spec.channels)
-        return (images - self.mean) / self.std if self._normalise else images
+        return (images - self.mean) / self.std if self._normalize else images
 
     def extra_repr(self) -> str:
         """Return the spec for `repr`."""
@@ -50,15 +50,15 @@ class Preprocess(nn.Module):
 
 
 class Classifier(nn.Module):
-    """One network from images to logits, in four parts that other modules may use one by one.
+    """A network from images to logits: `preprocess`, `features`, `recurrent`, `head`.
 
     Args:
-        network: Its name.
-        spec: What it wants to see; `preprocess` brings any images there.
+        network: Name of the network.
+        spec: Input spec; `preprocess` converts images to it.
         num_classes: K.
-        features: Backbone or trunk: B C H W to whatever `recurrent` reads.
-        recurrent: To the features B F; `nn.Identity` where there is none.
-        head: To the logits B K.
+        features: Backbone: maps B C H W to the input of `recurrent`.
+        recurrent: Maps it to the features B F; None is the identity.
+        head: Maps the features to logits B K.
     """
 
     def __init__(
@@ -78,30 +78,30 @@ class Classifier(nn.Module):
         self.recurrent = recurrent or nn.Identity()
         self.head = head
         self.freezing: tuple[FreezeMatch, ...] = ()
-        self._fixed: tuple[str, ...] = ()
+        self._eval_modules: tuple[str, ...] = ()
 
     def freeze(self, rules: Sequence[FreezeRule]) -> None:
-        """Freeze what a table of name patterns says: bit-identical from now on, running statistics included.
+        """Freeze parameters and running statistics by name patterns; `freezing` then lists what each rule matched.
 
         Args:
-            rules: The table, from `read_rules`; `freezing` then tells what each line matched.
+            rules: From `tercet.config.model.read_rules`.
 
         Raises:
-            ConfigError: The table does not cover every name, has a pattern without a match, or leaves nothing to train.
+            ConfigError: The rules do not cover every name, have a pattern without a match, or leave nothing to train.
         """
         self.freezing = match_rules(self.network, self, rules)
-        self._fixed = apply_rules(self, self.freezing)
+        self._eval_modules = apply_rules(self, self.freezing)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
+        """Set the mode of all modules except frozen ones, which stay in evaluation mode."""
         super().train(mode)
-        for name in self._fixed:
+        for name in self._eval_modules:
             self.get_submodule(name).training = False
         return self
 
     def embed(self, images: Tensor) -> Tensor:
-        """Map images B C H W in [0, 1] to the features B F that the head reads."""
+        """Map images B C H W in [0, 1] to the features B F that the head takes."""
         return cast("Tensor", self.recurrent(self.features(self.preprocess(images))))
 
     def forward(self, images: Tensor, sequence: Tensor | None = None) -> Tensor:
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
         Args:
             images: The images.
-            sequence: B T, labels for a decoder to follow (`tercet.models.label_decoder`); other heads take none.
+            sequence: B T, label sequence for teacher forcing of a label decoder; None for other heads.
         """
         features = self.embed(images)
         return cast("Tensor", self.head(features) if sequence is None else self.head(features, sequence))

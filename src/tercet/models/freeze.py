@@ -1,6 +1,6 @@
-"""The table of frozen and open parts, matched against a network's names.
+"""Freezing by name patterns: rules are matched against the names of a network's `state_dict`.
 
-Names are those of `state_dict`: parameters, and the running statistics of normalisation layers.
+Those are the names of parameters, and of the running statistics of normalization layers.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import nn
 from tercet.config.model import FreezeRule
 from tercet.core.errors import ConfigError
 
-_SHOWN = 3
+_NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class FreezeMatch:
-    """One line of the table and what it is the first to match."""
+    """A rule, and the names for which it is the first to match."""
 
     rule: FreezeRule
     """The pattern, and whether it freezes."""
     names: tuple[str, ...]
     """Parameters and running statistics."""
     parameters: int
-    """Learnable numbers among them."""
+    """Number of parameters (elements) among them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -40,26 +40,26 @@ class FreezeMatch:
 
 
 def match_rules(network: str, module: nn.Module, rules: Sequence[FreezeRule]) -> tuple[FreezeMatch, ...]:
-    """Give every parameter and running statistic to the first rule that matches its name.
+    """Assign every parameter and running statistic to the first rule that matches its name.
 
     Args:
-        network: The network's name, for messages.
+        network: Name of the network, for messages.
         module: The network.
-        rules: The table, in order.
+        rules: Rules, in order.
 
     Raises:
-        ConfigError: A name that no pattern matches, a pattern that matches no name, or nothing is left to train.
+        ConfigError: A name matches no pattern, a pattern matches no name, or nothing is left to train.
     """
     tensors = module.state_dict(keep_vars=True)
-    taken: dict[FreezeRule, list[str]] = {rule: [] for rule in rules}
+    matched: dict[FreezeRule, list[str]] = {rule: [] for rule in rules}
     uncovered: list[str] = []
     for name in tensors:
         first = next((rule for rule in rules if fnmatchcase(name, rule.pattern)), None)
-        (uncovered if first is None else taken[first]).append(name)
-    idle = [rule.pattern for rule in rules if not any(fnmatchcase(name, rule.pattern) for name in tensors)]
-    if idle:
+        (uncovered if first is None else matched[first]).append(name)
+    unmatched = [rule.pattern for rule in rules if not any(fnmatchcase(name, rule.pattern) for name in tensors)]
+    if unmatched:
         raise ConfigError(
-            f"freeze: '{idle[0]}' matches nothing in '{network}', whose parameters have names such as "
+            f"freeze: '{unmatched[0]}' matches no parameter of '{network}', which has names such as "
             f"{_examples(list(tensors))}: 'tercet models {network}' lists its parts"
         )
     if uncovered:
@@ -73,19 +73,19 @@ def match_rules(network: str, module: nn.Module, rules: Sequence[FreezeRule]) ->
             tuple(names),
             sum(tensors[name].numel() for name in names if isinstance(tensors[name], nn.Parameter)),
         )
-        for rule, names in taken.items()
+        for rule, names in matched.items()
     )
     if not any(match.parameters for match in matches if not match.rule.frozen):
-        raise ConfigError(f"freeze: nothing of '{network}' is left to train: leave 'head.classes*: open'")
+        raise ConfigError(f"freeze: nothing of '{network}' is left to train: keep 'head.classes*: open'")
     return matches
 
 
 def apply_rules(module: nn.Module, matches: Sequence[FreezeMatch]) -> tuple[str, ...]:
-    """Take the frozen parameters out of training; return the modules that have to stay in evaluation mode.
+    """Disable gradients of the frozen parameters; return the modules that must stay in evaluation mode.
 
-    These are all modules of wholly frozen parts, so that a frozen part is a fixed function without dropout, and all
-    that hold frozen running statistics. Recurrent kernels are left out: they compute the same in both modes, and on
-    CUDA they let gradients through in training mode only.
+    These are completely frozen modules, which thereby become fixed functions without dropout, and modules with frozen
+    running statistics. Recurrent kernels are not among them: they compute the same in both modes, but on CUDA they
+    pass gradients in training mode only.
 
     Args:
         module: The network.
@@ -95,18 +95,18 @@ def apply_rules(module: nn.Module, matches: Sequence[FreezeMatch]) -> tuple[str,
     for name, tensor in module.state_dict(keep_vars=True).items():
         if name in frozen and isinstance(tensor, nn.Parameter):
             tensor.requires_grad_(False)
-    fixed: list[str] = []
+    eval_modules: list[str] = []
     for name, part in module.named_modules():
         if isinstance(part, nn.RNNBase):
             continue
         prefix = f"{name}." if name else ""
-        held = [f"{prefix}{key}" for key in part.state_dict()]
+        tensors = [f"{prefix}{key}" for key in part.state_dict()]
         statistics = {f"{prefix}{key}" for key, _ in part.named_buffers(recurse=False)}
-        within = any(name.startswith(f"{outer}.") for outer in fixed) and not held  # such as dropout in a frozen block
-        if (held and frozen.issuperset(held)) or statistics & frozen or within:
-            fixed.append(name)
-    return tuple(fixed)
+        inner = not tensors and any(name.startswith(f"{outer}.") for outer in eval_modules)  # dropout in a frozen block
+        if (tensors and frozen.issuperset(tensors)) or statistics & frozen or inner:
+            eval_modules.append(name)
+    return tuple(eval_modules)
 
 
 def _examples(names: list[str]) -> str:
-    return ", ".join(names[-_SHOWN:])
+    return ", ".join(names[-_NUM_EXAMPLES:])

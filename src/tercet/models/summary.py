@@ -1,4 +1,4 @@
-"""What a network is made of: parameters, running statistics, operations an image, input, and where its layers are.
+"""Summary of a network: parameters, running statistics, FLOPs per image, input, and layers.
 
 Shapes: C channels, H x W pixels, M members, K classes.
 """
@@ -20,18 +20,16 @@ _DEPTH = 3
 
 
 def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
-    """Return plain values for JSON and tables.
+    """Return the summary as plain values for JSON and tables.
 
-    `parameters` counts the learnable ones, `trainable` those that are not frozen, `buffers` the running means and
-    variances of normalisation layers (not their batch counters). `flops` are those of one image in evaluation, a
-    multiply-add counted as two, matrix products and convolutions only; they are counted on shapes alone. Recurrent
-    kernels, whose products common counters do not see, count by their formula. `input` is the input spec, or what else
-    goes in. `layers` lists the main parts by the dotted names under which hooks, freezing and explanations find them.
-    `freezing` is the table of frozen and open names, each line with what it was the first to match; empty where nothing
-    was asked for.
+    `parameters` includes frozen parameters, `trainable` does not; `buffers` counts the running means and variances of
+    normalization layers. `flops` are those of one image in evaluation mode, two per multiply-add, of matrix products
+    and convolutions only. They are counted on the meta device; recurrent kernels, which PyTorch's counter ignores,
+    are counted by their formula. `input` is the input spec, or M and K of a fusion head. `layers` lists the main
+    modules by their dotted names. `freezing` lists the freezing rules with the names that they match.
 
     Args:
-        module: A classifier, a fusion head, or both as one.
+        module: A classifier, a fusion head, or an end-to-end ensemble.
     """
     return {
         "network": module.network if isinstance(module, Classifier) else type(module).__name__,
@@ -49,19 +47,22 @@ def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of learnable parameters, frozen ones included."""
+    """Return the number of parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _count_flops(module: Classifier | FusionHead | EndToEnd) -> int:
     counter, products = FlopCounterMode(display=False), [0]
-    abstract = to_meta(module, products=products).requires_grad_(False)
-    with torch.no_grad(), counter:  # the counter fails on views of a parameter that wants gradients, as SigLIP's query
-        abstract(_one_image(module))
+    meta = to_meta(module, products=products).requires_grad_(False)
+    with (
+        torch.no_grad(),
+        counter,
+    ):  # the counter fails on views of a parameter that requires gradients, such as SigLIP's query
+        meta(_sample_input(module))
     return int(counter.get_total_flops()) + 2 * sum(products)
 
 
-def _one_image(module: nn.Module) -> Tensor | tuple[Tensor, ...]:
+def _sample_input(module: nn.Module) -> Tensor | tuple[Tensor, ...]:
     if isinstance(module, FusionHead):
         return torch.empty(1, module.num_members, module.num_classes, device="meta")
     if isinstance(module, EndToEnd):
@@ -89,8 +90,8 @@ def _describe_input(module: nn.Module) -> Any:
 
 def _layers(module: nn.Module, *, prefix: str, depth: int) -> list[dict[str, Any]]:
     rows = []
-    for name, part in module.named_children():
-        rows.append({"name": f"{prefix}{name}", "type": type(part).__name__, "parameters": count_parameters(part)})
+    for name, layer in module.named_children():
+        rows.append({"name": f"{prefix}{name}", "type": type(layer).__name__, "parameters": count_parameters(layer)})
         if depth > 1:
-            rows += _layers(part, prefix=f"{prefix}{name}.", depth=depth - 1)
+            rows += _layers(layer, prefix=f"{prefix}{name}.", depth=depth - 1)
     return rows
