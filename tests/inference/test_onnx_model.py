@@ -79,10 +79,10 @@ def test_images_that_cannot_be_read_are_named_or_left_out(model: OnnxModel, tmp_
     with pytest.raises(DataError, match=r"bad\.png.*not an image"):
         model.predict(tmp_path / "bad.png")
     pictures = ImageInputs([tmp_path / "bad.png", flat("red")], skip_bad=True)
-    assert model.answer(pictures).ids == ("1",)
+    assert model.predict_inputs(pictures).ids == ("1",)
     assert [bad.id for bad in pictures.bad] == [str(tmp_path / "bad.png")]
     with pytest.raises(DataError, match="none of the 1 image"):
-        model.answer(ImageInputs([tmp_path / "bad.png"], skip_bad=True))
+        model.predict_inputs(ImageInputs([tmp_path / "bad.png"], skip_bad=True))
     with pytest.raises(ConfigError, match="batch_size 0"):
         model.predict(flat("red"), batch_size=0)
 

@@ -219,7 +219,7 @@ def _answers(bundle: Bundle, pixels: NDArray[np.uint8], device: str) -> tuple[_A
         members = bundle.predict_members(pixels, device=device)
         said = [_Answer(one.probabilities[0], one.predicted_names[0]) for one in (bundle.combine(members), *members)]
     else:
-        sets = bundle.predict_sets(InputBatches(pixels, bundle.specs, batch_size=1), device=device)
+        sets = bundle.predict_member_labels(InputBatches(pixels, bundle.specs, batch_size=1), device=device)
         said = [_set_answer(one) for one in (bundle.sets.combine(sets), *sets)]
     return said[0], said[1:]
 

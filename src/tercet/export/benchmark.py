@@ -146,7 +146,7 @@ def load_model(model: str | Path, threads: int) -> BenchmarkModel:
 
 
 def _eager(bundle: Bundle, pictures: Sequence[ImageInput]) -> object:
-    return bundle.answer(InputBatches(list(pictures), bundle.specs, batch_size=len(pictures)))
+    return bundle.predict_batches(InputBatches(list(pictures), bundle.specs, batch_size=len(pictures)))
 
 
 def measure(

@@ -124,7 +124,7 @@ def evaluate_multilabel(
         num_workers=config.num_workers,
     )
     assert bundle.sets is not None
-    said = bundle.predict_sets(source, device=device)
+    said = bundle.predict_member_labels(source, device=device)
     members = [
         MultilabelMemberOutput(member.name, one, count_parameters(member.classifier))
         for member, one in zip(bundle.members, said, strict=True)

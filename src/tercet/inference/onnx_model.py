@@ -130,9 +130,9 @@ class OnnxModel:
         Raises:
             DataError: An image cannot be read, or there is none.
         """
-        return self.answer(ImageInputs(images), batch_size=batch_size)
+        return self.predict_inputs(ImageInputs(images), batch_size=batch_size)
 
-    def answer(self, pictures: ImageInputs, *, batch_size: int = 32) -> Predictions | MultilabelPredictions:
+    def predict_inputs(self, pictures: ImageInputs, *, batch_size: int = 32) -> Predictions | MultilabelPredictions:
         """Classify pictures; those that cannot be read are left out where they say so (see `predict`).
 
         Raises:

@@ -65,7 +65,7 @@ def _load(bundle: str | Path | Bundle, tta: str | TTAConfig | None) -> Bundle:
     if isinstance(tta, str):
         TTAConfig.parse(tta)  # a slip is told before anything is loaded
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    return loaded if tta is None else loaded.with_views(tta)
+    return loaded if tta is None else loaded.with_tta(tta)
 
 
 def predict_files(
@@ -102,7 +102,7 @@ def predict_files(
     source = InputBatches(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
     return predict_rows_of_file(
         source,
-        lambda: loaded.answer(source, device=device),
+        lambda: loaded.predict_batches(source, device=device),
         classes=loaded.classes,
         sets=loaded.sets is not None,
         calibration=loaded.calibration,
@@ -227,11 +227,11 @@ def evaluate(
             batch_size=batch_size,
             num_workers=config.num_workers,
         )
-        return shown.predict_source(source, device=device)
+        return shown.predict_member_batches(source, device=device)
 
     members = members_of(loaded)
     fused = loaded.combine(members)
-    plain = None if loaded.plain else loaded.combine(members_of(loaded.with_views("none")))
+    plain = None if loaded.plain else loaded.combine(members_of(loaded.with_tta("none")))
     rows = [_row(loaded.name, loaded, fused)]
     if len(members) > 1:
         rows += [

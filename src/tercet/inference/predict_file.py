@@ -102,7 +102,7 @@ def predict_with_file(
     source = ImageInputs(list(paths), skip_bad=True)
     return predict_rows_of_file(
         source,
-        lambda: model.answer(source, batch_size=batch_size),
+        lambda: model.predict_inputs(source, batch_size=batch_size),
         classes=model.classes,
         sets=model.sets,
         calibration=calibration_of(model),
