@@ -8,7 +8,7 @@ from PIL import Image
 from tests.fixtures.bundles import make_bundle
 
 from tercet.core.errors import DataError
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
 
 SHARED = make_bundle("weighted")

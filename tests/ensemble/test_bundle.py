@@ -14,7 +14,7 @@ from tests.fixtures.bundles import CLASSES, COMBINERS, KINDS, make_bundle, make_
 
 from tercet.core.errors import DataError, ModelError, StorageError
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.ensemble.member import read_manifest
+from tercet.ensemble.manifest import read_manifest
 from tercet.models.fusion_head import FusionHead
 
 

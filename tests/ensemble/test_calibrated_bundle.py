@@ -12,7 +12,7 @@ from tests.fixtures.bundles import NAMES, make_bundle
 from tercet.core.calibration import Calibration, PredictionSets, Rejection, apply_temperature
 from tercet.core.errors import ModelError
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.ensemble.member import MANIFEST, read_manifest, write_manifest
+from tercet.ensemble.manifest import MANIFEST, read_manifest, write_manifest
 from tercet.ensemble.multilabel import MultilabelRule
 
 CALIBRATION = Calibration(

@@ -13,7 +13,7 @@ from tests.fixtures.bundles import CLASSES, make_bundle, make_member
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import ConfigError, ModelError
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.ensemble.member import read_manifest, write_manifest
+from tercet.ensemble.manifest import read_manifest, write_manifest
 
 
 @pytest.mark.parametrize("kind", ["single", "average", "e2e"])

@@ -1,4 +1,4 @@
-"""User-supplied images (paths, folders, arrays, PIL images) as batches."""
+"""User-supplied images: paths, folders, arrays, PIL images. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from tercet.core.errors import DataError, raise_problems
 from tercet.core.files import natural_key
-from tercet.core.types import Batch, InputSpec
 from tercet.data.decode import decode, to_pixels
 from tercet.data.image_cache import BadImage
-from tercet.data.loader import prepare
 from tercet.data.readers.folder import is_image, scan_folder, summarise
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
@@ -134,42 +131,3 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     if not pixels.size:
         raise DataError(f"it has {image.width} x {image.height} pixels")
     return pixels
-
-
-class InputBatches(ImageInputs):
-    """Images of any kind and size as batches: one tensor B C H W a spec, decoded when they are asked for.
-
-    Args:
-        images: Paths, folders, uint8 arrays or PIL images; one or many.
-        specs: What each network wants to be shown.
-        batch_size: Images a batch.
-        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
-
-    Raises:
-        ConfigError: The batch size is not positive.
-        DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
-    """
-
-    def __init__(
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        specs: Sequence[InputSpec],
-        *,
-        batch_size: int,
-        skip_bad: bool = False,
-    ) -> None:
-        super().__init__(images, batch_size=batch_size, skip_bad=skip_bad)
-        self.specs = tuple(specs)
-
-    def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the images in the order they were given; `bad` then lists those of this pass."""
-        self.bad = []
-        for first in range(start * self.batch_size, len(self.items), self.batch_size):
-            part = self.items[first : first + self.batch_size]
-            read = [(name, pixels) for name, image in part if (pixels := self._read(name, image)) is not None]
-            if read:
-                views = tuple(torch.stack([prepare(pixels, spec) for _, pixels in read]) for spec in self.specs)
-                yield Batch(views, None, tuple(name for name, _ in read))

@@ -27,18 +27,12 @@ from tercet.core.model_formats import reject_program
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
 from tercet.core.types import BatchSource, InputSpec
-from tercet.data.inputs import ImageLike, InputBatches
+from tercet.data.input_batches import InputBatches
+from tercet.data.inputs import ImageLike
 from tercet.ensemble.combiners import AnyCombiner, combine, combiner_name, fusion_heads, load_combiner, save_combiner
-from tercet.ensemble.member import (
-    MANIFEST,
-    check_files,
-    describe_member,
-    is_bundle,
-    load_member,
-    read_manifest,
-    write_manifest,
-)
+from tercet.ensemble.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.ensemble.member import Member as Member
+from tercet.ensemble.member import describe_member, load_member
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.models.forward import predict_logits
 from tercet.models.summary import count_parameters

@@ -19,7 +19,8 @@ from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
 from tercet.core.registry import did_you_mean
 from tercet.core.resize import CropMode, visible_window
 from tercet.core.runtime import choose_device
-from tercet.data.inputs import ImageLike, InputBatches
+from tercet.data.input_batches import InputBatches
+from tercet.data.inputs import ImageLike
 from tercet.data.loader import prepare
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.explain.attention_rollout import attention_rollout

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.predictions import Floats
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
@@ -211,7 +211,7 @@ def _greedy(bundle: Bundle) -> Iterator[None]:
 def _asked_file(model: Predictor, pictures: Sequence[ImageInput], size: int) -> _Said:
     """Ask in batches of images of one size; those left over make smaller ones."""
     found: dict[int, tuple[ModelOutput, int]] = {}
-    for rows, images in in_batches(enumerate(pictures), size, most_bytes=math.inf):  # they are all here anyway
+    for rows, images in in_batches(enumerate(pictures), size, max_bytes=math.inf):  # they are all here anyway
         output = model.run(images)
         found |= {row: (output, place) for place, row in enumerate(rows)}
     pairs = [found[row] for row in range(len(pictures))]
