@@ -76,7 +76,7 @@ def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
 
 def networks_alone(bundle: Bundle) -> BenchmarkModel:
     prepared: dict[int, list[torch.Tensor]] = {}
-    modules = [member.viewed().eval() for member in bundle.members]
+    modules = [member.tta_model().eval() for member in bundle.members]
 
     def ask(pictures: Any) -> object:
         if len(pictures) not in prepared:

@@ -47,7 +47,7 @@ def line(name: str, said: Predictions) -> str:
 def test_answers(pooled: PooledResults) -> dict[str, list[Predictions]]:
     """Return what each fold says of the test split, by member, and by its choice."""
     rows = pooled.whole.rows("test")
-    said = pooled.bundle.predict_source(pooled.whole.loader(rows, pooled.bundle.specs))
+    said = pooled.bundle.predict_member_batches(pooled.whole.loader(rows, pooled.bundle.specs))
     found = {CHOSEN: [pooled.test[fold.title] for fold in pooled.runs.folds]}
     for member, one in zip(pooled.bundle.members, said, strict=True):
         found.setdefault(member.name.partition("/")[2], []).append(one)

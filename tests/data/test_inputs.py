@@ -8,7 +8,7 @@ from PIL import Image
 from tests.fixtures.bundles import make_bundle
 
 from tercet.core.errors import DataError
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
 
 SHARED = make_bundle("weighted")
@@ -254,7 +254,7 @@ def test_bad_images_can_be_left_out_and_are_listed(bundles: dict[str, Bundle], f
     (folder / "broken.png").write_bytes(b"broken")
     bundle = bundles["average"]
     source = InputBatches(folder, bundle.specs, batch_size=2, skip_bad=True)
-    said = bundle.combine(bundle.predict_source(source))
+    said = bundle.combine(bundle.predict_member_batches(source))
     assert len(said) == 3 and not any("broken" in name for name in said.ids)
     assert [(Path(bad.id).name, "not an image" in bad.reason) for bad in source.bad] == [("broken.png", True)]
 

@@ -25,7 +25,7 @@ from tercet.data.image_cache import ImageCache
 from tercet.data.load import table_from_arrays
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
-from tercet.ensemble.multilabel import MultilabelRule, threshold_of
+from tercet.ensemble.multilabel import MultilabelRule, best_threshold
 from tercet.experiments.ensemble import combine
 from tercet.experiments.multilabel import multilabel_objective
 from tercet.experiments.train import Run, train
@@ -261,9 +261,9 @@ def overall_f1_of(network: Classifier, config: LabelsConfig, folder: Path) -> fl
     names = tuple(f"label-{index}" for index in range(LABELS))
     bundle = Bundle(names, (Member("one", network, ModelConfig()),), sets=MultilabelRule("single", (0.5,)))
     if config.decoder == "sigmoid":
-        threshold = threshold_of(bundle.predict_sets(validation)[0], "o_f1")
+        threshold = best_threshold(bundle.predict_member_labels(validation)[0], "o_f1")
         bundle = replace(bundle, sets=MultilabelRule("single", (threshold,)))
-    return score_multilabel(bundle.predict_sets(source(400, 2, shuffle=False))[0]).o_f1
+    return score_multilabel(bundle.predict_member_labels(source(400, 2, shuffle=False))[0]).o_f1
 
 
 def test_labels_that_follow_from_others_are_told_by_the_decoder(tmp_path: Path) -> None:

@@ -216,7 +216,9 @@ def test_a_row_without_an_image_is_found_before_the_work(
     finished: Run, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = write_sample(tmp_path / "sample.csv", [f"disc-{index}" for index in range(41)])
-    monkeypatch.setattr("tercet.ensemble.bundle.Bundle.predict_source", lambda *_: pytest.fail("images were predicted"))
+    monkeypatch.setattr(
+        "tercet.ensemble.bundle.Bundle.predict_member_batches", lambda *_: pytest.fail("images were predicted")
+    )
     with pytest.raises(DataError, match="1 of its 41 rows have no image, such as 'disc-40'"):
         predict_files(finished.path, [shapes / "disc"], submission=str(sample), csv=str(tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()

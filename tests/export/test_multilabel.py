@@ -131,5 +131,5 @@ def test_data_of_the_other_kind_are_refused(
     file.write_bytes(
         assemble_onnx(Bundle(LABELS, members[:1], sets=MultilabelRule("single", (0.4,))), graphs[:1], version="0")
     )
-    with pytest.raises(DataError, match=r"holds one class an image, and .*sets.onnx tells sets of labels"):
+    with pytest.raises(DataError, match=r"has one class per image, and .*sets.onnx predicts label sets"):
         evaluate_file(file, pictures, config=DataConfig(label_columns=("shape",)))

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.ensemble.multilabel import MultilabelRule, cross_fitted_multilabel, threshold_of
+from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel
 from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import fit_threshold, per_label, score_multilabel, validation_multilabel_scores
 from tercet.metrics.tables import as_text
@@ -89,12 +89,12 @@ def test_cross_fitted_sets_are_chosen_by_thresholds_of_other_rows() -> None:
     said = random_sets(count=30, noise=0.6)
     fitted = cross_fitted_multilabel(said, "o_f1", folds=5)
     assert np.array_equal(fitted.scores, said.scores) and not np.array_equal(fitted.chosen, said.chosen)
-    best = said.with_chosen(said.scores > threshold_of(said, "o_f1"))
+    best = said.with_chosen(said.scores > best_threshold(said, "o_f1"))
     assert score_multilabel(fitted).o_f1 <= score_multilabel(best).o_f1 + 1e-12
     alone = cross_fitted_multilabel(said, "o_f1", folds=30)  # one row held out: its threshold comes from the 29 others
     for row in (0, 7):
         others = said.take([index for index in range(30) if index != row])
-        assert np.array_equal(alone.chosen[row], said.scores[row] > threshold_of(others, "o_f1"))
+        assert np.array_equal(alone.chosen[row], said.scores[row] > best_threshold(others, "o_f1"))
 
 
 def test_rules_fuse_scores_or_votes() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet.ensemble.member import write_manifest
+from tercet.ensemble.manifest import write_manifest
 from tercet.serve.server import bind
 from tests.serve.crowd import Outcome, crowd, wire
 from tests.serve.models import GREEN, RED, write_coloured

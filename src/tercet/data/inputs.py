@@ -1,4 +1,4 @@
-"""User-supplied images (paths, folders, arrays, PIL images) as batches."""
+"""User-supplied images: paths, folders, arrays, PIL images. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from tercet.core.errors import DataError, raise_problems
 from tercet.core.files import natural_key
-from tercet.core.types import Batch, InputSpec
 from tercet.data.decode import decode, to_pixels
 from tercet.data.image_cache import BadImage
-from tercet.data.loader import prepare
 from tercet.data.readers.scan import is_image, scan_folder, summarise_skipped
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
@@ -132,42 +129,3 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     if not pixels.size:
         raise DataError(f"the image has {image.width} x {image.height} pixels")
     return pixels
-
-
-class InputBatches(ImageInputs):
-    """Images of any kind and size as batches, decoded lazily: one tensor B C H W per spec.
-
-    Args:
-        images: Paths, folders, uint8 arrays or PIL images; one or many.
-        specs: Input spec of each network.
-        batch_size: Images per batch.
-        skip_bad: Skip unreadable images and list them in `bad`, instead of raising.
-
-    Raises:
-        ConfigError: The batch size is not positive.
-        DataError: There are no images, or two have the same name; during iteration: an image is unreadable.
-    """
-
-    def __init__(
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        specs: Sequence[InputSpec],
-        *,
-        batch_size: int,
-        skip_bad: bool = False,
-    ) -> None:
-        super().__init__(images, batch_size=batch_size, skip_bad=skip_bad)
-        self.specs = tuple(specs)
-
-    def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the images in the given order; refills `bad`."""
-        self.bad = []
-        for first in range(start * self.batch_size, len(self.items), self.batch_size):
-            items = self.items[first : first + self.batch_size]
-            images = {name: pixels for name, image in items if (pixels := self._read(name, image)) is not None}
-            if images:
-                inputs = (torch.stack([prepare(pixels, spec) for pixels in images.values()]) for spec in self.specs)
-                yield Batch(tuple(inputs), None, tuple(images))

@@ -130,9 +130,9 @@ def _predict(runs: FoldRuns, bundle: Bundle, whole: DataModule, split: str) -> d
     if not len(rows):
         return {}
     source = whole.loader(rows, bundle.specs, num_workers=runs.plan.data_config.num_workers)
-    members = bundle.predict_source(source, device=runs.plan.device)
+    members = bundle.predict_member_batches(source, device=runs.plan.device)
     assert isinstance(bundle.combiner, FoldMean)
-    said = dict(zip((fold.title for fold in runs.folds), bundle.combiner.answers(members), strict=True))
+    said = dict(zip((fold.title for fold in runs.folds), bundle.combiner.fold_predictions(members), strict=True))
     return {**said, FOLD_MEAN: bundle.combine(members)}
 
 

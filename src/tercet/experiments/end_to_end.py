@@ -157,7 +157,7 @@ class EndToEndFitter:
         workers = self.plan.data_config.num_workers
         said = {
             split: bundle.combine(
-                bundle.predict_source(
+                bundle.predict_member_batches(
                     self.prepared.loader(rows, bundle.specs, num_workers=workers), device=self.plan.device
                 )
             )

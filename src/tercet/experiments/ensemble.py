@@ -143,7 +143,7 @@ def _predict_train(folder: RunFolder, plan: Plan, prepared: DataModule, device: 
             if not target.is_file():
                 bundle = load_bundle(folder.member(member.name).bundle)
                 source = prepared.loader(prepared.rows("train"), bundle.specs)
-                bundle.predict_source(source, device=device)[0].save(target)
+                bundle.predict_member_batches(source, device=device)[0].save(target)
 
 
 def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:

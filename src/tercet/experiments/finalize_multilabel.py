@@ -13,12 +13,12 @@ from tercet.core.runtime import describe_environment
 from tercet.core.streams import printable
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import (
-    DECISION_METHODS,
+    DECODER_THRESHOLD,
     MultilabelMethod,
     MultilabelRule,
+    best_threshold,
     combine_scores,
     cross_fitted_multilabel,
-    threshold_of,
 )
 from tercet.experiments.data_summary import data_card, trained_on
 from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, left_out
@@ -112,7 +112,7 @@ def _fuse(method: MultilabelMethod, members: Sequence[MultilabelResult], plan: P
     }
     rule = MultilabelRule(method, tuple(member.rule.thresholds[0] for member in members))
     if method == "average":
-        rule = replace(rule, threshold=threshold_of(said["validation"], plan.monitor))
+        rule = replace(rule, threshold=best_threshold(said["validation"], plan.monitor))
         seed, folds = plan.run.seed, plan.fusion.folds
         fitted = cross_fitted_multilabel(said["validation"], plan.monitor, folds=folds, seed=seed)
         said = {split: one.with_chosen(one.scores > rule.threshold) for split, one in said.items()}
@@ -123,7 +123,7 @@ def _fuse(method: MultilabelMethod, members: Sequence[MultilabelResult], plan: P
 
 def _fused(method: MultilabelMethod, members: Sequence[MultilabelPredictions]) -> MultilabelPredictions:
     scores = combine_scores(method, members)
-    return replace(members[0], scores=scores, chosen=scores > DECISION_METHODS)
+    return replace(members[0], scores=scores, chosen=scores > DECODER_THRESHOLD)
 
 
 def _best(results: Sequence[MultilabelResult], plan: Plan) -> MultilabelResult:

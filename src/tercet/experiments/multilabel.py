@@ -19,12 +19,12 @@ from tercet.data.data_module import DataModule
 from tercet.data.table import Ints
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import (
-    DECISION_METHODS,
-    SET_METHODS,
+    DECODER_THRESHOLD,
+    MULTILABEL_METHODS,
     MultilabelMethod,
     MultilabelRule,
+    best_threshold,
     cross_fitted_multilabel,
-    threshold_of,
 )
 from tercet.experiments.data_summary import trained_on
 from tercet.experiments.plan import Plan
@@ -76,18 +76,18 @@ def _problems(member: MemberConfig) -> Iterator[str]:
 def _fuse(methods: Sequence[Method]) -> tuple[str, ...]:
     """Return the ways to fuse that there are for sets; all of them where nothing was asked."""
     if tuple(methods) == METHODS:
-        return SET_METHODS
-    if other := [method for method in methods if method not in SET_METHODS]:
+        return MULTILABEL_METHODS
+    if other := [method for method in methods if method not in MULTILABEL_METHODS]:
         raise ConfigError(
             f"ensemble_methods {', '.join(other)} needs probabilities of one class an image: label sets are fused by "
-            f"{' or '.join(SET_METHODS)}"
+            f"{' or '.join(MULTILABEL_METHODS)}"
         )
     return tuple(methods)
 
 
 def multilabel_methods(plan: Plan) -> tuple[MultilabelMethod, ...]:
     """Return the ways to fuse that a plan names."""
-    return tuple(method for method in SET_METHODS if method in plan.run.ensemble_methods)
+    return tuple(method for method in MULTILABEL_METHODS if method in plan.run.ensemble_methods)
 
 
 def multilabel_objective(config: LabelsConfig, counts: Ints) -> Objective:
@@ -110,10 +110,10 @@ def save_multilabel(
     """
     decided = member.config.labels.decoder == "cnn-rnn"
     card = {"data": trained_on(plan, prepared.table)}
-    bundle = Bundle(plan.classes, (member,), card=card, sets=MultilabelRule("single", (DECISION_METHODS,)))
+    bundle = Bundle(plan.classes, (member,), card=card, sets=MultilabelRule("single", (DECODER_THRESHOLD,)))
     on_validation = _predict(bundle, plan, prepared, "validation")
     if not decided:
-        bundle = replace(bundle, sets=MultilabelRule("single", (threshold_of(on_validation, plan.monitor),)))
+        bundle = replace(bundle, sets=MultilabelRule("single", (best_threshold(on_validation, plan.monitor),)))
         seed, folds = plan.run.seed, plan.fusion.folds
         on_validation = cross_fitted_multilabel(on_validation, plan.monitor, folds=folds, seed=seed)
     on_validation.save(run.predictions(member.name, "validation"))
@@ -126,4 +126,4 @@ def save_multilabel(
 
 def _predict(bundle: Bundle, plan: Plan, prepared: DataModule, split: str) -> MultilabelPredictions:
     source = prepared.loader(prepared.rows(split), bundle.specs, num_workers=plan.data_config.num_workers)
-    return bundle.predict_sets(source, device=plan.device)[0]
+    return bundle.predict_member_labels(source, device=plan.device)[0]

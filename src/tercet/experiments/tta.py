@@ -167,7 +167,7 @@ def _adopt(run: RunFolder, plan: Plan, views: TTAConfig) -> None:
     for folder in folders.values():
         bundle = load_bundle(folder.bundle)
         if bundle.members[0].views != views:
-            bundle.with_views(views).save(folder.bundle)
+            bundle.with_tta(views).save(folder.bundle)
     for name, folder in folders.items():
         for source in sorted(folder.level(str(views), "*").parent.glob("*.npz")):
             write_bytes(run.predictions(name, source.stem), source.read_bytes())

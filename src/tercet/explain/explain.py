@@ -19,7 +19,8 @@ from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
 from tercet.core.registry import did_you_mean
 from tercet.core.resize import CropMode, visible_window
 from tercet.core.runtime import choose_device
-from tercet.data.inputs import ImageLike, InputBatches
+from tercet.data.input_batches import InputBatches
+from tercet.data.inputs import ImageLike
 from tercet.data.loader import prepare
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.explain.attention_rollout import attention_rollout
@@ -219,7 +220,7 @@ def _answers(bundle: Bundle, pixels: NDArray[np.uint8], device: str) -> tuple[_A
         members = bundle.predict_members(pixels, device=device)
         said = [_Answer(one.probabilities[0], one.predicted_names[0]) for one in (bundle.combine(members), *members)]
     else:
-        sets = bundle.predict_sets(InputBatches(pixels, bundle.specs, batch_size=1), device=device)
+        sets = bundle.predict_member_labels(InputBatches(pixels, bundle.specs, batch_size=1), device=device)
         said = [_set_answer(one) for one in (bundle.sets.combine(sets), *sets)]
     return said[0], said[1:]
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from tercet.core.errors import raise_problems
 from tercet.core.model_formats import Format, format_of
 from tercet.core.resource_limits import available_cores
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.export.verification import ImageInput
 from tercet.export.verify import load_file
@@ -146,7 +146,7 @@ def load_model(model: str | Path, threads: int) -> BenchmarkModel:
 
 
 def _eager(bundle: Bundle, pictures: Sequence[ImageInput]) -> object:
-    return bundle.answer(InputBatches(list(pictures), bundle.specs, batch_size=len(pictures)))
+    return bundle.predict_batches(InputBatches(list(pictures), bundle.specs, batch_size=len(pictures)))
 
 
 def measure(

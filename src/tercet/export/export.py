@@ -124,7 +124,7 @@ def export_model(
         TTAConfig.parse(tta)
     place = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    loaded = loaded if tta is None else loaded.with_views(tta)
+    loaded = loaded if tta is None else loaded.with_tta(tta)
     shown = choose_verification_images(loaded, place, data=data, images=images, max_images=max_images, config=config)
     version = describe_environment()["packages"]["tercet"]
     kept: dict[str, str] = {}

@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tercet.core.errors import ModelError
 from tercet.core.resource_limits import available_cores
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
 from tercet.export.verification import ImageInput
 

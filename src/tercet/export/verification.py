@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.predictions import Floats
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
@@ -178,11 +178,11 @@ def _answers(bundle: Bundle, said: _Said) -> NDArray[np.int64]:
 def _asked_bundle(bundle: Bundle, pictures: Sequence[ImageInput]) -> _Said:
     source = InputBatches(list(pictures), bundle.specs, batch_size=32)
     if bundle.sets is None:
-        members = bundle.predict_source(source)
+        members = bundle.predict_member_batches(source)
         stack = np.stack([member.probabilities for member in members], axis=1)
         return _Said(bundle.combine(members).probabilities, stack, None)
     with _greedy(bundle):
-        sets = bundle.predict_sets(source)
+        sets = bundle.predict_member_labels(source)
     fused = bundle.sets.combine(sets)
     return _Said(fused.scores, np.stack([one.scores for one in sets], axis=1), fused.chosen)
 
@@ -192,7 +192,7 @@ def _searched_sets(bundle: Bundle, pictures: Sequence[ImageInput]) -> NDArray[np
     if bundle.sets is None or not uses_beam_search(bundle):
         return None
     source = InputBatches(list(pictures), bundle.specs, batch_size=32)
-    return bundle.sets.combine(bundle.predict_sets(source)).chosen
+    return bundle.sets.combine(bundle.predict_member_labels(source)).chosen
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def _greedy(bundle: Bundle) -> Iterator[None]:
 def _asked_file(model: Predictor, pictures: Sequence[ImageInput], size: int) -> _Said:
     """Ask in batches of images of one size; those left over make smaller ones."""
     found: dict[int, tuple[ModelOutput, int]] = {}
-    for rows, images in in_batches(enumerate(pictures), size, most_bytes=math.inf):  # they are all here anyway
+    for rows, images in in_batches(enumerate(pictures), size, max_bytes=math.inf):  # they are all here anyway
         output = model.run(images)
         found |= {row: (output, place) for place, row in enumerate(rows)}
     pairs = [found[row] for row in range(len(pictures))]

@@ -16,7 +16,7 @@ from tercet.data.inputs import ImageInputs
 from tercet.data.run_reader import RunReader
 from tercet.data.table import UNLABELLED, SampleTable
 from tercet.ensemble.bundle import Bundle
-from tercet.ensemble.member import MANIFEST
+from tercet.ensemble.manifest import MANIFEST
 from tercet.export.verification import ImageInput, VerificationImages
 from tercet.inference.evaluation_rows import rows_to_score
 

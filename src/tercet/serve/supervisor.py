@@ -16,7 +16,7 @@ from tercet.config.deployment import ServerLimits
 from tercet.core.errors import Crashed, ModelError
 from tercet.core.process import ChildProcess, ParentLink, SignalForwarder, signal_name, tercet_command
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
-from tercet.ensemble.member import is_bundle, read_manifest
+from tercet.ensemble.manifest import is_bundle, read_manifest
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.access_log import AccessLog
 from tercet.serve.middleware import is_loopback
