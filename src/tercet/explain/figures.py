@@ -92,12 +92,12 @@ def _project(
     """
     shapes = [cells.shape for other in explanation.members for cells in other.all_cells()]
     size = (max(small.shape[0], *(shape[0] for shape in shapes)), max(small.shape[1], *(shape[1] for shape in shapes)))
-    interpolation = "nearest" if blocks else "bilinear"
+    values = cells[None].cpu().double()
     projected = project_to_image(
-        cells[None].cpu().double(), member.window, explanation.size, size, interpolation=interpolation
+        values, member.window, explanation.size, size, interpolation="nearest" if blocks else "bilinear"
     )
-    values: Floats = projected[0].numpy()
-    return values
+    pixels: Floats = projected[0].numpy()
+    return pixels
 
 
 def _activation(axes: Axes, member: MemberExplanation, small: Pixels, explanation: ImageExplanation) -> Axes:
