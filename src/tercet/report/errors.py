@@ -113,8 +113,8 @@ def _classes(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
 def _reliability(predictions: Predictions, writer: FigureWriter) -> Block:
     return writer.draw(
         "reliability",
-        "Reliability diagram: accuracy of predictions grouped by their confidence. Where the red marks (confidence) are "
-        "above the bars (accuracy), the model is overconfident.",
+        "Reliability diagram: accuracy of predictions grouped by their confidence. Where the red marks (confidence) "
+        "are above the bars (accuracy), the model is overconfident.",
         lambda axes: reliability(axes, predictions),
         height=4.2,
     )

@@ -34,7 +34,9 @@ def _results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
         ]
         chosen = {index for index, (name, *_) in enumerate(scored) if name == document["chosen"]}
         optimistic = " (used for model selection: OPTIMISTIC)" if split == record.monitor_split == "test" else ""
-        caption = f"{split.capitalize()} images{optimistic}, n = {scored[0][2]['n']:,}; the selected model is in bold"
+        caption = (
+            f"{split.capitalize()} images{optimistic}, n = {scored[0][2]['n']:,}; the selected model is highlighted"
+        )
         yield Table(_HEADER, cells, "ll" + "r" * 7, caption, frozenset(chosen))
     drawn = [
         Bar(row["name"], scores["o_f1"], scores["o_f1_low"], scores["o_f1_high"], kind)

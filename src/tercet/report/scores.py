@@ -22,6 +22,7 @@ _TITLES = {
     ("test", "validation"): "Validation images",
 }
 _SCORES = ("accuracy", "95 % interval", "macro F1", "kappa", "top 5", "log loss", "ECE")
+_FOLD_METRICS = ("accuracy", "macro_f1", "log_loss")
 _SEEDS = ("network", "seeds", "test accuracy", "validation accuracy", "training accuracy", "macro F1", "log loss")
 
 
@@ -65,8 +66,7 @@ def _fold_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
         scored.append((CHOSEN, kinds[-1], document["pooled"]))
     yield _scores_table(scored, "Held-out images of all folds", {len(scored) - 1})
     spread = [
-        (row["name"], *(mean_sd({"mean": row["mean"][key], "sd": row["sd"][key]}) for key in metrics))
-        for metrics in [("accuracy", "macro_f1", "log_loss")]
+        (row["name"], *(mean_sd({"mean": row["mean"][key], "sd": row["sd"][key]}) for key in _FOLD_METRICS))
         for row in [*document["members"], *document["ensembles"]]
         if "mean" in row
     ]
@@ -79,7 +79,7 @@ def _fold_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     pooled = document["pooled"]["accuracy"]
     yield writer.draw(
         "folds",
-        f"Accuracy of each held-out fold with its 95 % interval. The line is the accuracy over all folds ({pooled:.4f}).",
+        f"Accuracy of each held-out fold with its 95 % interval. The line is the accuracy over all folds, {pooled:.4f}.",
         lambda axes: bars(axes, drawn, xlabel="accuracy", baseline=pooled),
         height=bars_height(drawn),
     )
@@ -112,8 +112,8 @@ def _network_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]
     ]
     best = {index for index, row in enumerate(trained) if row["name"] == document["chosen"]}
     caption = (
-        f"Mean ± standard deviation over seeds; macro F1 and log loss on {split} images; the best network on validation "
-        "images is in bold"
+        f"Mean ± standard deviation over seeds; macro F1 and log loss on {split} images; the best network on "
+        "validation images is highlighted"
     )
     yield Table(_SEEDS, rows, "lrrrrrr", caption, frozenset(best))
     drawn = [_network_bar(row, split) for row in trained]

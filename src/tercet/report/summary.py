@@ -206,7 +206,7 @@ def _tta_levels(record: RunReader) -> Iterator[Block]:
     ]
     chosen = {index for index, level in enumerate(tta["levels"]) if level["views"] == tta["chosen"]}
     header = ("views", "forward passes per image", "accuracy", "95 % interval", "log loss")
-    caption = f"Test-time augmentation on {tta.get('split', 'validation')} images; the selected one is in bold"
+    caption = f"Test-time augmentation on {tta.get('split', 'validation')} images; the selected one is highlighted"
     yield Table(header, rows, "lrrrr", caption, frozenset(chosen))
 
 
