@@ -22,7 +22,7 @@ from tercet.plots.matrices import agreement, reliability
 from tercet.plots.matrices import confused_pairs as draw_pairs
 from tercet.plots.matrices import confusion as draw_confusion
 from tercet.plots.page import Block, Details, Images, Paragraph, Section, Table
-from tercet.report.summary import number
+from tercet.report.summary import count, number
 
 _MAX_MATRIX = 20  # classes up to which the numbers of a confusion matrix are legible
 _NUM_HARDEST = 24
@@ -51,10 +51,10 @@ def errors_section(record: RunReader, writer: FigureWriter) -> list[Section]:
 
 
 def _confusions(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
-    count = len(predictions.classes)
+    num_classes = len(predictions.classes)
     pairs = confused_pairs(predictions, most=20)
-    if count <= _MAX_MATRIX:
-        matrix, side = confusion(predictions), min(9.0, 3.2 + 0.3 * count)
+    if num_classes <= _MAX_MATRIX:
+        matrix, side = confusion(predictions), min(9.0, 3.2 + 0.3 * num_classes)
         for rates, content in ((False, "number of images"), (True, "fraction of the true class")):
             yield writer.draw(
                 "confusion-rates" if rates else "confusion",
@@ -62,12 +62,12 @@ def _confusions(predictions: Predictions, writer: FigureWriter) -> Iterator[Bloc
                 lambda axes, rates=rates: draw_confusion(axes, matrix, predictions.classes, rates=rates),  # type: ignore[misc]
                 width=side,
                 height=0.92 * side,
-                wide=count > 12,
+                wide=num_classes > 12,
             )
     elif pairs:
         yield writer.draw(
             "confused-pairs",
-            f"The most frequent confusions among {count:,} classes: true class → predicted class.",
+            f"The most frequent confusions among {num_classes:,} classes: true class → predicted class.",
             lambda axes: draw_pairs(axes, pairs),
             width=6.4,
             height=1.0 + 0.24 * len(pairs),
@@ -161,9 +161,9 @@ def calibration_blocks(record: RunReader, predictions: Predictions, writer: Figu
     yield from (Paragraph(note[:1].upper() + note[1:] + ".", quiet=True) for note in values.get("notes", ()))
 
 
-def _calibration_row(name: str, count: int, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _calibration_row(name: str, images: int, values: Mapping[str, Any]) -> tuple[str, ...]:
     scores = (number(values.get(f"{key}_{when}")) for key in _SCORES for when in ("before", "after"))
-    return (name, f"{count:,}", *scores)
+    return (name, f"{images:,}", *scores)
 
 
 def _guarantees(calibration: Calibration, test: Mapping[str, Any]) -> Iterator[str]:
@@ -213,8 +213,8 @@ def _agreement(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     models = "networks (first seed of each)" if record.kind == "compare" else "members"
     yield writer.draw(
         "agreement",
-        f"Fraction of images for which two {models} predict the same class, correct or not. Members that disagree more "
-        "are more useful in an ensemble.",
+        f"Fraction of images for which two {models} predict the same class, correct or not. Of members with "
+        "similar accuracy, those that agree less gain more from being combined.",
         lambda axes: agreement(axes, matrix, names),
         width=side,
         height=0.9 * side,
@@ -228,7 +228,8 @@ def _hardest(record: RunReader, predictions: Predictions) -> Iterator[Block]:
     if not order:
         yield Paragraph("All images are classified correctly.")
         return
-    caption = f"The {len(order)} of {len(wrong):,} errors with the lowest probability of the true class."
+    number_shown = f"{len(order)} of {len(wrong):,} errors" if len(order) < len(wrong) else count(len(wrong), "error")
+    caption = f"{number_shown}, ordered by the probability of the true class, lowest first."
     thumbnails = list(_thumbnails(record, predictions, order))
     if thumbnails:
         yield Images(thumbnails, caption)

@@ -79,7 +79,7 @@ def _fold_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     pooled = document["pooled"]["accuracy"]
     yield writer.draw(
         "folds",
-        f"Accuracy of each held-out fold with its 95 % interval. The line is the accuracy over all folds, {pooled:.4f}.",
+        f"Accuracy of each held-out fold with its 95 % interval. The line is the accuracy of all folds, {pooled:.4f}.",
         lambda axes: bars(axes, drawn, xlabel="accuracy", baseline=pooled),
         height=bars_height(drawn),
     )
@@ -212,7 +212,7 @@ def _accuracy_bars(
     ]
     baseline = next((bar.value for bar in drawn if bar.name == best), None)
     images = "held-out images of all folds" if split == "pooled" else f"{split} images"
-    note = f" The line is the best single member by the selection criterion, {best}." if baseline is not None else ""
+    note = f" The line is {best}, the best single member by model selection." if baseline is not None else ""
     yield writer.draw(
         "ensemble-against-members",
         f"Accuracy on {images} with 95 % intervals.{note}",

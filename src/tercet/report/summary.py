@@ -80,14 +80,14 @@ def headline(record: RunReader) -> tuple[str, Mapping[str, Any]] | None:
     """Return name and scores of the selected model on the judged split; None if the run has none."""
     document = record.document
     if record.kind == "crossval":
-        return "Selected model of each fold", document["pooled"]
+        return "one per fold", document["pooled"]
     if record.kind == "compare":
         row = next((row for row in document["networks"] if row["name"] == document["chosen"]), None)
         means = (row or {}).get(record.judged)
         return (row["name"], {key: value["mean"] for key, value in means.items()}) if row and means else None
     if record.kind == "tune":
         best = document["best"]
-        return f"Trial {best['number']}", best["scores"]
+        return f"trial {best['number']}", best["scores"]
     if record.kind == "reproduce":
         return None
     rows = [*document["members"], *document["ensembles"]]
@@ -123,10 +123,10 @@ def summary(record: RunReader) -> Section:
 def protocol(record: RunReader) -> Section:
     """Return how models were selected and evaluated."""
     values = record.document.get("protocol", {})
-    on_test = record.monitor_split == "test"
-    facts = [("selected on", f"{record.monitor_split} images" + " (optimistic)" * on_test)]
-    facts += [("selected by", str(values.get("monitor") or record.document.get("monitor") or MISSING))]
-    facts += [("evaluated on", _SPLITS[record.judged] if record.kind != "tune" else "validation images only")]
+    optimistic = " (optimistic)" if record.monitor_split == "test" else ""
+    monitor = values.get("monitor") or record.document.get("monitor") or MISSING
+    facts = [("model selection", f"by {monitor} on {record.monitor_split} images{optimistic}")]
+    facts += [("evaluation", f"on {_SPLITS[record.judged] if record.kind != 'tune' else 'validation images only'}")]
     if record.kind == "crossval":
         facts += [("folds", f"{values['folds']} ({values['how']})")]
     facts += [(title, _join(values[key])) for key, title in _PROTOCOL.items() if values.get(key) is not None]
@@ -165,12 +165,13 @@ def _result(record: RunReader) -> Iterator[Block]:
     size = f"{scores['n']:,} " if "n" in scores else ""
     if record.sets:
         o_f1 = f"O-F1 {number(scores['o_f1'])} (95 % interval {interval(scores, 'o_f1')})"
-        yield Paragraph(f"{name}: {o_f1}, exact match {number(scores['exact_match'])} on {size}{split}.")
+        exact = f"exact match {number(scores['exact_match'])}"
+        yield Paragraph(f"Selected model: {name}. {o_f1}, {exact} on {size}{split}.")
         return
     bounds = f" (95 % interval {interval(scores)})" if "accuracy_low" in scores else ""
-    values = f"accuracy {number(scores.get('accuracy'))}{bounds}, macro F1 {number(scores.get('macro_f1'))}"
+    values = f"Accuracy {number(scores.get('accuracy'))}{bounds}, macro F1 {number(scores.get('macro_f1'))}"
     means = " (means over seeds)" if record.kind == "compare" else ""
-    yield Paragraph(f"{name}: {values}{means} on {size}{split}.")
+    yield Paragraph(f"Selected model: {name}. {values}{means} on {size}{split}.")
 
 
 def _facts(record: RunReader) -> Iterator[tuple[str, str]]:

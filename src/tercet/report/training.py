@@ -42,7 +42,11 @@ def curves_section(
             name: history for name, history in available.items() if quantity == "rate" or _records(history, quantity)
         }
         if recorded:
-            split = "" if quantity == "rate" else f" on {monitor_split} images; the dot marks the selected epoch"
+            split = (
+                ""
+                if quantity == "rate"
+                else f" on {monitor_split} images; a dot marks the epoch whose weights are used"
+            )
             blocks.append(
                 writer.draw(
                     f"training-{quantity.replace('_', '-')}",
