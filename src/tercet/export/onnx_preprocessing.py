@@ -92,11 +92,11 @@ def _crop(graph: Graph, images: str, image: DynamicSize, geometry: InputGeometry
 
 def _nearest(graph: Graph, images: str, size: DynamicSize, target: DynamicSize) -> str:
     """Return the nearest pixels, B h w 3, with indices computed in 32 bits as in PyTorch."""
-    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
+    start, step = graph.constant(0, np.int64), graph.constant(1, np.int64)
     for axis, (full, side) in enumerate(((size.height, target.height), (size.width, target.width)), 1):
-        step = graph.add("Div", graph.cast(full, FLOAT), graph.cast(side, FLOAT))
-        positions = graph.cast(graph.add("Range", zero, graph.add("Squeeze", side), one), FLOAT)
-        index = graph.cast(graph.add("Floor", graph.add("Mul", positions, step)), INT64)
+        scale = graph.add("Div", graph.cast(full, FLOAT), graph.cast(side, FLOAT))
+        positions = graph.cast(graph.add("Range", start, graph.add("Squeeze", side), step), FLOAT)
+        index = graph.cast(graph.add("Mul", positions, scale), INT64)  # truncates, as in PyTorch
         index = graph.add("Min", index, graph.add("Sub", full, graph.integers(1)))
         images = graph.add("Gather", images, index, axis=axis)
     return images
@@ -107,9 +107,9 @@ def _resample(graph: Graph, pixels: str, size: DynamicSize, target: DynamicSize,
     options: dict[str, Any] = {"mode": _MODES[geometry.interpolation], "antialias": 1, "exclude_outside": 1}
     if geometry.interpolation == "bicubic":
         options["cubic_coeff_a"] = -0.5
-    channels, one = graph.integers(geometry.channels), graph.integers(1)
-    rows = graph.add("Unsqueeze", graph.add("Reshape", pixels, graph.integers(0, 0, -1)), one)  # B 1 H (W C)
-    rows = graph.add("Resize", rows, "", "", target.height, axes=[2], **options)
+    channels = graph.integers(geometry.channels)
+    rows = graph.add("Unsqueeze", graph.add("Reshape", pixels, graph.integers(0, 0, -1)), graph.integers(1))
+    rows = graph.add("Resize", rows, "", "", target.height, axes=[2], **options)  # B 1 h (W C)
     columns = graph.add("Reshape", rows, graph.add("Concat", graph.integers(-1, 1), size.width, channels, axis=0))
     columns = graph.add("Resize", columns, "", "", target.width, axes=[2], **options)  # (B h) 1 w C
     shape = graph.add("Concat", graph.integers(-1), target.height, target.width, channels, axis=0)
