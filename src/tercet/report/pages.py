@@ -51,7 +51,7 @@ def page_of_runs(records: Sequence[RunReader], writer: FigureWriter, *, title: s
     if board:
         sections.append(_leaderboard(board, scores_of(records), writer))
     for index, (name, record) in enumerate(zip(names, records, strict=True), 1):
-        run_writer = FigureWriter(writer.folder, f"{index}-{record.name}-")
+        run_writer = replace(writer, prefix=f"{index}-{record.name}-", files=[])
         sections.append(Section(name, _sections(record, run_writer)))
         writer.files += run_writer.files
     return Page(title or f"{len(records)} runs", sections, ", ".join(sorted({record.source for record in records})))
