@@ -26,8 +26,7 @@ import tercet
 from tercet.core.resize import fit_size
 from tercet.core.runtime import describe_environment
 from tercet.export.benchmark import load_model, measure
-from tercet.export.onnx_preprocessing import InputGeometry
-from tercet.export.torch_preprocessing import Preprocess
+from tercet.export.torch_preprocessing import InputGeometry, Preprocess
 from tercet.inference.evaluate_file import evaluate_file
 from tercet.inference.predict import evaluate
 
@@ -111,7 +110,7 @@ def main() -> int:
                 "same_answer": proof.agreement,
                 "validation": {"bundle": proof.accuracy_bundle, "file": proof.accuracy_file},
                 "test": scores(evaluate_file(done.path, str(leaves))) if ending == ".onnx" else None,
-                "kept_in_32_bits": done.kept,
+                "kept_in_32_bits": done.fp32_reasons,
             }
             roads.append(load_model(done.path, 1))
         for batch in (1, 32):

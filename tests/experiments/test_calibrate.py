@@ -270,8 +270,8 @@ def test_the_page_shows_before_and_after(promised: Run) -> None:
     for key in ("ece_before", "ece_after", "log_loss_after"):
         assert f"{told[key]:.4f}" in page and f"{told['test'][key]:.4f}" in page
     assert f"temperature {told['temperature']:.3f}" in page
-    told_of = "An answer is rejected where" if told["reject"]["threshold"] else "No answer need be rejected"
-    assert told_of in page and "Prediction sets hold the true class of 80 %" in page
+    told_of = "are rejected. Of the accepted" if told["reject"]["threshold"] else "No prediction has to be rejected"
+    assert told_of in page and "contain the true class of at least 80 %" in page
     assert {path.stem for path in done.figures} >= {"reliability", "reliability-calibrated"}
 
 
@@ -286,7 +286,7 @@ def test_a_page_without_a_temperature(tmp_path: Path, calibration: Calibration |
     )
     write_json(run / "metrics.json", {**metrics, "calibration": told})
     page = write_report(run).path.read_text("utf-8")
-    assert (("No temperature lowers" in page) and ("It is &lt;so&gt;." in page)) is bool(shown)
+    assert (("scaling does not reduce" in page) and ("It is &lt;so&gt;." in page)) is bool(shown)
     assert not (run / "figures" / "reliability-calibrated.png").exists()
 
 

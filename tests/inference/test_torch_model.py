@@ -10,7 +10,7 @@ import pytest
 from tercet.cli.main import main
 from tercet.core.errors import ConfigError, ModelError
 from tercet.ensemble.bundle import Bundle
-from tercet.export.onnx_assembly import describe_bundle
+from tercet.export.metadata import describe_bundle
 from tercet.export.torch_export import assemble_program
 from tercet.inference.onnx_model import OnnxModel
 from tercet.inference.predict import predict

@@ -77,7 +77,7 @@ def test_hostile_names_stay_text_and_links_lead_to_sections(reported: Path, look
 def test_a_phone_shows_the_red_box_first_and_scrolls_tables_in_their_own_box(reported: Path, look: Look) -> None:
     seen = look(reported, width=PHONE)
     box = seen.page.locator(".warning").first
-    assert "Chosen on the test images" in box.inner_text()
+    assert "Model selection on test images" in box.inner_text()
     place = box.bounding_box()
     assert place is not None and place["y"] < 900
     colour = box.evaluate("one => getComputedStyle(one).borderLeftColor")
