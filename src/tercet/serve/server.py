@@ -30,7 +30,6 @@ from tercet.serve.model import ServedModel
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
 from tercet.serve.service import Service
 
-
 _BACKLOG = 4096  # connections that wait in the kernel
 _ACCEPTS_PER_TURN = 32  # asyncio accepts as many before it can close any of them
 _RESERVED_DESCRIPTORS = 192  # open files that are not connections

@@ -74,7 +74,7 @@ def supervise(
 
 def _crashed(number: int, crashes: int, *, stopping: bool) -> Crashed:
     if number == signal.SIGALRM:
-        return Crashed("timeout while loading the model: see --load-timeout", number)
+        return Crashed("the model was not loaded in time: see --load-timeout", number)
     name = signal_name(number) + (", often out of memory" if number == signal.SIGKILL else "")
     if stopping:
         return Crashed(f"the server process crashed during shutdown ({name})", number)
