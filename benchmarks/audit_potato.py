@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from tercet.audit.duplicates import LEAST_CORRELATION, near_pairs, similar_pairs
+from tercet.audit.duplicates import MIN_CORRELATION, near_pairs, similar_pairs
 from tercet.audit.embedding import build_embedder, embed_images
 from tercet.audit.inspect import downscale, hashes, inspect
 from tercet.audit.pairs import PairList
@@ -101,8 +101,8 @@ def by_hash(table: SampleTable) -> dict[str, Any]:
     assert seen.hashes is not None
     true, torn = torn_pairs(table, original)
     lines = {}
-    for name, least in (("hash alone", -1.0), (f"hash and correlation {LEAST_CORRELATION}", LEAST_CORRELATION)):
-        found = near_pairs(seen.hashes, seen.grey, distance=DISTANCES[-1], least=least, most=MANY)
+    for name, least in (("hash alone", -1.0), (f"hash and correlation {MIN_CORRELATION}", MIN_CORRELATION)):
+        found = near_pairs(seen.hashes, seen.grey, max_distance=DISTANCES[-1], min_correlation=least, max_pairs=MANY)
         right = true_of(found, original)
         lines[name] = {
             str(limit): [
@@ -125,7 +125,7 @@ def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     lines = {}
     for name, some in (("as they are", features[:, :1]), ("eight orientations", features)):
-        found = similar_pairs(some, least=COSINES[-1], most=MANY)
+        found = similar_pairs(some, min_similarity=COSINES[-1], max_pairs=MANY)
         right = true_of(found, original)
         lines[name] = {
             str(limit): [
@@ -141,8 +141,8 @@ def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
     """Return the share of made copies that are found, and the false pairs among the pictures, by distance."""
     grey = np.stack([downscale(pixels_of(picture)) for picture in pictures])
     codes = np.stack([hashes(one) for one in grey])
-    found = near_pairs(codes, grey, distance=DISTANCES[-1], least=-1, most=MANY)
-    sure = found.similarity >= LEAST_CORRELATION
+    found = near_pairs(codes, grey, max_distance=DISTANCES[-1], min_correlation=-1, max_pairs=MANY)
+    sure = found.similarity >= MIN_CORRELATION
     false = {
         str(limit): [int((found.distance <= limit).sum()), int((sure & (found.distance <= limit)).sum())]
         for limit in DISTANCES
@@ -153,14 +153,17 @@ def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
         for place in range(sample):
             copy = downscale(pixels_of(apply(pictures[place])))
             both = near_pairs(
-                np.stack([codes[place], hashes(copy)]), np.stack([grey[place], copy]), distance=16, least=-1
+                np.stack([codes[place], hashes(copy)]),
+                np.stack([grey[place], copy]),
+                max_distance=16,
+                min_correlation=-1,
             )
             if len(both):
                 distance[place], likeness[place] = both.distance[0], both.similarity[0]
         shares[change] = {
             str(limit): [
                 float((distance <= limit).mean()),
-                float(((distance <= limit) & (likeness >= LEAST_CORRELATION)).mean()),
+                float(((distance <= limit) & (likeness >= MIN_CORRELATION)).mean()),
             ]
             for limit in DISTANCES
         }
@@ -188,14 +191,14 @@ def speed(folder: Path, count: int = 20_000) -> dict[str, Any]:
         started, used = time.monotonic(), time.process_time()
         done = audit_data(Path(place) / "images", output=str(Path(place) / "audit"))
         seconds, processor = time.monotonic() - started, time.process_time() - used
-    copies = done.found.copies
+    copies = done.result.duplicates
     return {
         "files": count,
         "seconds": seconds,
         "processor_seconds": processor,
-        "equal": len(done.found.copies_by("pixels")),
-        "near": len(done.found.copies_by("hash")),
-        "near_with_one_label": sum(not copy.disagrees for copy in copies if copy.how == "hash"),
+        "equal": len(done.result.duplicates_by("pixels")),
+        "near": len(done.result.duplicates_by("hash")),
+        "near_with_one_label": sum(not copy.disagrees for copy in copies if copy.method == "hash"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Servers that many tests share; a test that changes one's state starts its own."""
+"""Shared servers; a test that changes the state of a server starts its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(folder: Path) -> Iterator[Server]:
-    """Return a server with the ordinary limits, but small uploads and images and little patience."""
+    """Return a server with small upload limits and short timeouts."""
     model = write_coloured(folder / "colours.onnx", maps=True, spoilt=True, card={"metrics": {"accuracy": 0.5}})
     with Server(
         model,

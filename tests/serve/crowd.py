@@ -1,4 +1,4 @@
-"""Many clients at once, on plain sockets in one event loop."""
+"""Many concurrent clients, on plain sockets in one event loop."""
 
 import asyncio
 import os
@@ -13,26 +13,26 @@ import pytest
 from tests.serve.server import PATIENCE, request
 
 SOAK = float(os.environ.get("TERCET_SOAK", "0"))
-"""Seconds that the long soak may take; without it the longest tests are skipped."""
+"""Duration of the soak test in seconds; without it the longest tests are skipped."""
 LONG = (pytest.mark.slow, pytest.mark.skipif(not SOAK, reason="set TERCET_SOAK to seconds, such as 300"))
 """Marks of the longest tests."""
 
 
 @dataclass
 class Outcome:
-    """What a crowd saw: statuses (0: a connection that broke), and seconds from request to answer."""
+    """Status counts (0: broken connection) and seconds from request to response."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    later: int = 0
-    """Answers that said when to come back."""
+    retry_after: int = 0
+    """Responses with Retry-After."""
 
     def quantile(self, share: float) -> float:
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
 
 
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
-    """Return status, head and body of one answer."""
+async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
+    """Return status, head and body of one response."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
     return int(head.split(b" ", 2)[1]), head, await reader.readexactly(length)
@@ -49,10 +49,10 @@ async def _client(address: tuple[str, int], wire: bytes, times: int, outcome: Ou
         for _ in range(times):
             start = time.perf_counter()
             writer.write(wire)
-            status, head, _ = await read_answer(reader)
+            status, head, _ = await read_response(reader)
             outcome.seconds.append(time.perf_counter() - start)
             outcome.statuses[status] += 1
-            outcome.later += b"retry-after" in head
+            outcome.retry_after += b"retry-after" in head
     except (OSError, EOFError):
         outcome.statuses[0] += 1
     finally:
@@ -64,14 +64,14 @@ async def _client(address: tuple[str, int], wire: bytes, times: int, outcome: Ou
 async def crowd(
     address: tuple[str, int], wire: bytes, *, clients: int, times: int = 1, together: bool = True
 ) -> Outcome:
-    """Send the same request from many clients, each on its own connection, `times` one after the other.
+    """Send the same request from many clients, each on its own connection.
 
     Args:
-        address: Of the server.
-        wire: The request.
-        clients: How many.
-        times: Requests a client.
-        together: All connect before any asks.
+        address: Address of the server.
+        wire: Raw bytes of the request.
+        clients: Number of clients.
+        times: Requests per client, one after the other.
+        together: Connect all clients before the first request.
     """
     outcome, gate = Outcome(), asyncio.Event()
     if not together:
@@ -85,5 +85,5 @@ async def crowd(
 
 
 def wire(content: bytes, headers: Sequence[str] = ()) -> bytes:
-    """Return a request for the answer about one image."""
+    """Return a prediction request for one image."""
     return request(headers=["Content-Type: image/png", f"Content-Length: {len(content)}", *headers], body=content)

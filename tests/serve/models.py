@@ -1,4 +1,4 @@
-"""Exported files made by hand for the server: the mean colour picks the class, with what a test needs beside it."""
+"""Hand-made ONNX files for the server: the mean colour determines the class."""
 
 import io
 from pathlib import Path
@@ -16,13 +16,13 @@ _WIDTH = 256
 
 
 def coloured(*, maps: bool = False, sets: bool = False, work: int = 0, spoilt: bool = False) -> ModelProto:
-    """Return images B H W 3 to softmax(9 x mean colour); the member `cold` says the same with 3 in place of 9.
+    """Return a model of images B H W 3: softmax(9 x mean colour); member `cold` uses 3 instead of 9.
 
     Args:
-        maps: Give a map that falls from left to right.
-        sets: Tell the labels above 0.4 too.
-        work: Matrix products an image, to take time: each about a millisecond on one core.
-        spoilt: Answer NaN for images whose red is 255 everywhere.
+        maps: Add a map that decreases from left to right.
+        sets: Multi-label: add the labels above 0.4.
+        work: Matrix products per image, about a millisecond each, to slow the model down.
+        spoilt: Return NaN for images whose red channel is 255 everywhere.
     """
     node, tensor = helper.make_node, helper.make_tensor
     floats, integers = TensorProto.FLOAT, TensorProto.INT64
@@ -59,12 +59,12 @@ def coloured(*, maps: bool = False, sets: bool = False, work: int = 0, spoilt: b
         nodes += [node("Sub", ["limit", "means"], ["below"]), node("Sqrt", ["below"], ["root"])]
         nodes += [node("Mul", ["root", "none"], ["spoil"]), node("Add", [colour, "spoil"], ["colour_spoilt"])]
         colour = "colour_spoilt"
-    for name, output in (("warm", "probabilities"), ("cold", "cold_said")):
+    for name, output in (("warm", "probabilities"), ("cold", "cold_probabilities")):
         nodes += [node("Mul", [colour, f"{name}_scale"], [f"{name}_logits"])]
         nodes += [node("Softmax", [f"{name}_logits"], [output], axis=1)]
     nodes += [
         node("Unsqueeze", ["probabilities", "one"], ["first"]),
-        node("Unsqueeze", ["cold_said", "one"], ["second"]),
+        node("Unsqueeze", ["cold_probabilities", "one"], ["second"]),
     ]
     nodes += [node("Concat", ["first", "second"], ["members"], axis=1)]
     outputs = [("probabilities", floats, ["B", 3]), ("members", floats, ["B", 2, 3])]
@@ -101,9 +101,9 @@ def write_coloured(
     spoilt: bool = False,
     **changes: object,
 ) -> Path:
-    """Write the file; `changes` are other entries of its document."""
-    shown = {"size": [8, 8], "crop_mode": "center", "crop_pct": 1.0}  # the middle square of a picture
-    members = [{"name": name, "network": "mean", "input": shown, "views": "none"} for name in MEMBERS]
+    """Write the file; `changes` are other entries of its metadata."""
+    spec = {"size": [8, 8], "crop_mode": "center", "crop_pct": 1.0}
+    members = [{"name": name, "network": "mean", "input": spec, "views": "none"} for name in MEMBERS]
     document = {**DOCUMENT, "members": members, **({"sets": {}} if sets else {}), **changes}
     model = coloured(maps=maps, sets=sets, work=work, spoilt=spoilt)
     path.write_bytes(write_checked(model.SerializeToString(), document))
@@ -111,17 +111,17 @@ def write_coloured(
 
 
 def picture(colour: tuple[int, int, int], size: tuple[int, int] = (8, 6), kind: str = "PNG") -> bytes:
-    """Return an image file of one colour; `size` is width and height."""
+    """Return an image file of one colour; `size` is width, height."""
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, kind)
     return stream.getvalue()
 
 
 def expected(colour: tuple[int, int, int], scale: float = 9.0) -> np.ndarray:
-    """Return the probabilities that the file gives for a picture of one colour."""
+    """Return the expected probabilities for an image of one colour."""
     logits = np.array(colour) / 255 * scale
     exponentials = np.exp(logits - logits.max())
     return exponentials / exponentials.sum()
 
 
-RED, GREEN, BLUE = (picture(tuple(200 if one == name else 0 for one in CLASSES)) for name in CLASSES)  # type: ignore[arg-type]
+RED, GREEN, BLUE = (picture(tuple(200 if channel == name else 0 for channel in CLASSES)) for name in CLASSES)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and clients that know no manners."""
+"""A real server in its own process, and clients on raw sockets."""
 
 import json
 import os
@@ -15,26 +15,26 @@ from typing import Any, Self
 
 import httpx
 
-PATIENCE = 60.0  # seconds, for a busy machine
+PATIENCE = 60.0  # seconds; generous for a busy machine
 
 
 class Server:
-    """`tercet serve` on a free port of this machine; leaving the block stops it, and it must stop in good order.
+    """`tercet serve` on a free local port; leaving the block stops it and checks exit code and log.
 
     Args:
         model: The file to serve.
-        options: Words of the command line.
-        faults: Whether the journal may tell of faults.
+        options: Command-line options.
+        faults: Whether the log may contain library errors.
     """
 
     def __init__(self, model: Path, *options: str, faults: bool = False) -> None:
         self.command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", "0", "--threads", "1", *options]
         self.faults = faults
-        self.journal: list[dict[str, Any]] = []
+        self.log: list[dict[str, Any]] = []
         self.lines: list[str] = []
         self.plain: list[str] = []
         self.address: tuple[str, int] = ("", 0)
-        self.pid = 0  # of the process that answers; `process` is the one that was started
+        self.pid = 0  # of the server process; `process` is its supervisor
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -53,7 +53,7 @@ class Server:
         code = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         assert self.process.stdout is not None and self.process.stderr is not None
-        self.said = self.process.stdout.read()
+        self.output = self.process.stdout.read()
         self.process.stdout.close()
         self.process.stderr.close()
         if kind is None:
@@ -72,7 +72,7 @@ class Server:
             except ValueError:
                 self.plain.append(line)
                 continue
-            self.journal.append(entry)
+            self.log.append(entry)
             if entry["event"] == "listening":
                 host, _, port = entry["url"].removeprefix("http://").rpartition(":")
                 self.address = (host.strip("[]"), int(port))
@@ -85,8 +85,8 @@ class Server:
         return f"http://{self.address[0]}:{self.address[1]}"
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return what the journal tells of one kind."""
-        return [entry for entry in self.journal if entry["event"] == kind]
+        """Return the log events of one kind."""
+        return [entry for entry in self.log if entry["event"] == kind]
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, **options)
@@ -96,15 +96,15 @@ class Server:
         connection.settimeout(PATIENCE)
         return connection
 
-    def talk(self, *pieces: bytes) -> tuple[int, bytes]:
-        """Send bytes as they are; return status and what was answered until the server closed (0: nothing)."""
+    def exchange(self, *pieces: bytes) -> tuple[int, bytes]:
+        """Send raw bytes; return status (0: none) and all bytes received until the server closed the connection."""
         with self.connect() as connection:
             try:
                 for piece in pieces:
                     connection.sendall(piece)
             except OSError:
-                pass  # the server has had enough
-            return answer(connection)
+                pass  # the server has closed the connection
+            return receive(connection)
 
     def memory(self) -> int:
         """Return the resident bytes of the server."""
@@ -118,20 +118,20 @@ class Server:
         """Wait until a condition holds."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, "it did not come"
+            assert time.monotonic() < end, "timeout"
             time.sleep(0.02)
 
 
-def answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Return status and bytes that a server sent until it closed the connection."""
+def receive(connection: socket.socket) -> tuple[int, bytes]:
+    """Return status (0: none) and all bytes received until the server closed the connection."""
     received = b""
     try:
         while piece := connection.recv(65536):
             received += piece
     except ConnectionResetError:
         pass
-    words = received.split(b" ", 2)
-    return (int(words[1]) if len(words) > 2 else 0), received
+    parts = received.split(b" ", 2)
+    return (int(parts[1]) if len(parts) > 2 else 0), received
 
 
 def request(
@@ -141,13 +141,13 @@ def request(
     body: bytes = b"",
     host: str = "127.0.0.1",
 ) -> bytes:
-    """Return a request as it goes over the wire; nothing is added but `Host`."""
+    """Return the raw bytes of a request; only `Host` is added."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body
 
 
 def form(files: Sequence[tuple[str, bytes]], boundary: str = "xxBOUNDARYxx") -> tuple[str, bytes]:
-    """Return the header and the body of a form; names go out as they are."""
+    """Return Content-Type header and body of a form; file names are not escaped."""
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
         + content
@@ -157,8 +157,8 @@ def form(files: Sequence[tuple[str, bytes]], boundary: str = "xxBOUNDARYxx") -> 
     return f"Content-Type: multipart/form-data; boundary={boundary}", b"".join([*parts, f"--{boundary}--\r\n".encode()])
 
 
-def gone(pid: int) -> bool:
-    """Tell whether a process has ended; one that nobody has waited for counts as ended."""
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended (or is a zombie)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):

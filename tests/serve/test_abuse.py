@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.serve.models import GREEN, RED, write_coloured
-from tests.serve.server import Server, answer, form, request
+from tests.serve.server import Server, form, receive, request
 
 MEBIBYTE = 2**20
 CLOSE = "Connection: close"
@@ -31,22 +31,22 @@ def error_of(received: bytes) -> str:
 
 
 def test_a_body_that_says_it_is_too_large_is_refused_unread(server: Server) -> None:
-    status, received = server.talk(request(headers=[f"Content-Length: {10 * 2**30}"], body=b"x" * 1000))
+    status, received = server.exchange(request(headers=[f"Content-Length: {10 * 2**30}"], body=b"x" * 1000))
     assert (status, error_of(received)) == (413, "the request is larger than 1 MiB")
 
 
 def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_why(server: Server) -> None:
     """The client is still sending when the answer comes; it must not see a reset connection only."""
     pieces = [request(headers=["Transfer-Encoding: chunked"])] + [b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 64
-    status, received = server.talk(*pieces)
+    status, received = server.exchange(*pieces)
     assert (status, error_of(received)) == (413, "the request is larger than 1 MiB")
-    status, _ = server.talk(request(headers=[f"Content-Length: {3 * MEBIBYTE}"], body=b"x" * 3 * MEBIBYTE))
+    status, _ = server.exchange(request(headers=[f"Content-Length: {3 * MEBIBYTE}"], body=b"x" * 3 * MEBIBYTE))
     assert status == 413
 
 
 def test_a_chunked_image_is_an_image(server: Server) -> None:
     halves = RED[:20], RED[20:]
-    status, received = server.talk(request(headers=["Transfer-Encoding: chunked", CLOSE], body=chunked(*halves)))
+    status, received = server.exchange(request(headers=["Transfer-Encoding: chunked", CLOSE], body=chunked(*halves)))
     assert status == 200 and b'"label":"red"' in received
 
 
@@ -70,22 +70,22 @@ def test_a_chunked_image_is_an_image(server: Server) -> None:
     ],
 )
 def test_requests_that_are_none(server: Server, headers: list[str], body: bytes, status: int) -> None:
-    found, received = server.talk(request(headers=[*headers, CLOSE], body=body))
+    found, received = server.exchange(request(headers=[*headers, CLOSE], body=body))
     assert found == status and error_of(received)
     assert b"nosniff" in received
 
 
 def test_an_endless_header_is_cut_off(server: Server) -> None:
     pieces = [request(headers=["X: "])[:-4], *[b"y" * 65536] * 16]
-    status, received = server.talk(*pieces)
-    assert (status, error_of(received)) == (431, "the head of the request is too long")
+    status, received = server.exchange(*pieces)
+    assert (status, error_of(received)) == (431, "the request head is too long")
 
 
 def test_a_form_with_too_much_in_it(server: Server) -> None:
     def send(files: list[tuple[str, bytes]], cut: int = 0) -> tuple[int, bytes]:
         kind, body = form(files)
         body = body[: len(body) - cut]
-        return server.talk(request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body))
+        return server.exchange(request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body))
 
     assert send([("a.png", RED)] * 8)[0] == 200
     assert send([("a.png", RED)] * 9)[0] == 413
@@ -94,10 +94,10 @@ def test_a_form_with_too_much_in_it(server: Server) -> None:
     assert send([("a.png", RED)], cut=6)[0] == 400
     kind, body = form([("a.png", RED)])
     for other in (body.replace(b'; filename="a.png"', b""), body.replace(b"form-data", b"attachment")):
-        status, received = server.talk(request(headers=[kind, f"Content-Length: {len(other)}"], body=other))
+        status, received = server.exchange(request(headers=[kind, f"Content-Length: {len(other)}"], body=other))
         assert (status, error_of(received)) == (400, "every part of the multipart body must be a file")
     many = body.replace(b"\r\n\r\n", b"\r\n" + b"X: y\r\n" * 50 + b"\r\n", 1)
-    assert server.talk(request(headers=[kind, f"Content-Length: {len(many)}"], body=many))[0] == 400
+    assert server.exchange(request(headers=[kind, f"Content-Length: {len(many)}"], body=many))[0] == 400
 
 
 NAMES = ("../../etc/passwd", "a\x00b.png", "\u202egnp.exe", "<img src=x onerror=alert(1)>", "C:\\x\\y.png", "ü.png", "")
@@ -106,10 +106,10 @@ NAMES = ("../../etc/passwd", "a\x00b.png", "\u202egnp.exe", "<img src=x onerror=
 def test_names_are_text_and_lead_nowhere(server: Server, tmp_path: Path) -> None:
     before = set(os.listdir("/tmp"))
     kind, body = form([(name, GREEN) for name in NAMES])
-    status, received = server.talk(request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body))
+    status, received = server.exchange(request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body))
     document = received.partition(b"\r\n\r\n")[2]
     assert status == 200 and b"<" not in document and document.isascii()
-    names = [entry["file"] for entry in json.loads(document)["answers"]]
+    names = [entry["file"] for entry in json.loads(document)["predictions"]]
     assert names[:4] == list(NAMES[:4]) and names[5:] == ["ü.png", ""]
     assert not any("passwd" in line or "onerror" in line for line in server.lines)  # the journal names no file
     assert {name for name in set(os.listdir("/tmp")) - before if "passwd" in name or name.startswith("upload")} == set()
@@ -211,7 +211,7 @@ PLACES = (
 
 @pytest.mark.parametrize("place", PLACES)
 def test_no_address_leads_to_a_file(server: Server, place: str) -> None:
-    status, received = server.talk(request("GET", place, [CLOSE, "Range: bytes=0-"]))
+    status, received = server.exchange(request("GET", place, [CLOSE, "Range: bytes=0-"]))
     assert status in (400, 404) and b"root:" not in received
 
 
@@ -245,12 +245,12 @@ HOSTS = {
 
 @pytest.mark.parametrize(("host", "status"), HOSTS.items())
 def test_foreign_hosts_are_not_answered(server: Server, host: str, status: int) -> None:
-    assert server.talk(request("GET", "/health/live", [CLOSE], host=host))[0] == status
+    assert server.exchange(request("GET", "/health/live", [CLOSE], host=host))[0] == status
 
 
 def test_no_host_and_two_hosts(server: Server) -> None:
-    assert server.talk(b"GET /health/live HTTP/1.0\r\n\r\n")[0] == 421
-    assert server.talk(request("GET", "/health/live", ["Host: evil.example"]))[0] == 421
+    assert server.exchange(b"GET /health/live HTTP/1.0\r\n\r\n")[0] == 421
+    assert server.exchange(request("GET", "/health/live", ["Host: evil.example"]))[0] == 421
 
 
 def test_other_names_can_be_allowed_and_an_open_address_warns(folder: Path) -> None:
@@ -258,8 +258,8 @@ def test_other_names_can_be_allowed_and_an_open_address_warns(folder: Path) -> N
     with Server(model, "--host", "0.0.0.0", "--allow-host", "classify.example.org", faults=True) as running:
         running.address = ("127.0.0.1", running.address[1])
         for host, status in (("classify.example.org", 200), ("10.1.2.3:80", 200), ("evil.example", 421)):
-            assert running.talk(request("GET", "/health/live", [CLOSE], host=host))[0] == status
-    assert len(running.plain) == 1 and "everyone who can reach 0.0.0.0" in running.plain[0]
+            assert running.exchange(request("GET", "/health/live", [CLOSE], host=host))[0] == status
+    assert len(running.plain) == 1 and "listening on 0.0.0.0 without authentication" in running.plain[0]
 
 
 # ---------------------------------------------------------------------------------------------- what browsers see
@@ -291,7 +291,7 @@ def test_names_of_classes_are_never_markup(folder: Path) -> None:
     model = write_coloured(folder / "hostile.onnx", classes=hostile)
     with Server(model, "--name", hostile[1]) as running, running.client() as client:
         answered = client.post("/v1/predict", content=RED)
-        assert answered.json()["answers"][0]["label"] == hostile[0] and "<" not in answered.text
+        assert answered.json()["predictions"][0]["label"] == hostile[0] and "<" not in answered.text
         for path, elements in (("/", {"img"}), ("/docs", {"img", "script"})):
             parser = _Elements()
             parser.feed(client.get(path).text)
@@ -300,11 +300,11 @@ def test_names_of_classes_are_never_markup(folder: Path) -> None:
 
 def test_pipelined_requests_are_answered_in_order_and_not_without_end(server: Server) -> None:
     few = request("GET", "/health/live") * 3 + request("GET", "/v1/model", [CLOSE])
-    status, received = server.talk(few)
+    status, received = server.exchange(few)
     assert status == 200 and received.count(b"HTTP/1.1 200") == 4
     with server.connect() as connection:
         connection.sendall(request("GET", "/health/live") * 2000)
-        _, received = answer(connection)
+        _, received = receive(connection)
     assert received.count(b"HTTP/1.1") < 2000
     with server.client() as client:
         assert client.get("/health/live").status_code == 200
@@ -351,4 +351,4 @@ def test_spoiled_requests_meet_no_fault(server: Server) -> None:
     assert seen <= {0, 100, 200, 400, 404, 405, 408, 413, 415, 421, 422, 431, 505}
     assert {200, 400} <= seen
     with server.client() as client:
-        assert client.post("/v1/predict", content=RED).json()["answers"][0]["label"] == "red"
+        assert client.post("/v1/predict", content=RED).json()["predictions"][0]["label"] == "red"

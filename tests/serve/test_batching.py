@@ -101,10 +101,10 @@ def value(row: BatchItem) -> float:
 def test_images_that_wait_go_together_by_shape_the_oldest_first() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
-        tasks = [asyncio.create_task(batcher.answer(picture(0)))]
+        tasks = [asyncio.create_task(batcher.predict(picture(0)))]
         while not watched.shapes:
             await asyncio.sleep(0.001)
-        tasks += [asyncio.create_task(batcher.answer(picture(one, 2 + one % 2))) for one in range(1, 8)]
+        tasks += [asyncio.create_task(batcher.predict(picture(one, 2 + one % 2))) for one in range(1, 8)]
         await asyncio.sleep(0.01)
         assert batcher.waiting == 7
         watched.go.set()
@@ -118,7 +118,7 @@ def test_images_that_wait_go_together_by_shape_the_oldest_first() -> None:
 def test_a_batch_has_a_largest_size_in_images_and_in_pixels() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
-        tasks = [asyncio.create_task(batcher.answer(picture(1))) for _ in range(9)]
+        tasks = [asyncio.create_task(batcher.predict(picture(1))) for _ in range(9)]
         await asyncio.sleep(0.05)
         watched.go.set()
         await asyncio.gather(*tasks)
@@ -132,8 +132,8 @@ def test_a_slow_model_sees_fewer_images_at_once() -> None:
 
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.seconds = 0.02
-        await batcher.answer(picture(1))
-        await asyncio.gather(*(batcher.answer(picture(1)) for _ in range(9)))
+        await batcher.predict(picture(1))
+        await asyncio.gather(*(batcher.predict(picture(1)) for _ in range(9)))
 
     sizes = working(work, limits=ServerLimits(batch_time=50, batch_wait=0)).sizes
     assert sum(sizes) == 10 and max(sizes) <= 2
@@ -141,13 +141,13 @@ def test_a_slow_model_sees_fewer_images_at_once() -> None:
 
 def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
-        await asyncio.wait_for(batcher.answer(picture(1)), 60)
-        batcher.coming = 1  # another is being decoded
-        first = asyncio.create_task(batcher.answer(picture(2)))
+        await asyncio.wait_for(batcher.predict(picture(1)), 60)
+        batcher.decoding = 1  # another is being decoded
+        first = asyncio.create_task(batcher.predict(picture(2)))
         await asyncio.sleep(0.05)
         assert not first.done()
-        batcher.coming = 0
-        await batcher.answer(picture(3))
+        batcher.decoding = 0
+        await batcher.predict(picture(3))
         await first
 
     assert working(work, limits=ServerLimits(batch_wait=600_000)).sizes == [1, 2]
@@ -156,11 +156,11 @@ def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> Non
 def test_who_does_not_wait_any_more_is_forgotten() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
-        first = asyncio.create_task(batcher.answer(picture(0)))
+        first = asyncio.create_task(batcher.predict(picture(0)))
         while not watched.shapes:
             await asyncio.sleep(0.001)
-        gone = [asyncio.create_task(batcher.answer(picture(1))) for _ in range(4)]
-        last = asyncio.create_task(batcher.answer(picture(2)))
+        gone = [asyncio.create_task(batcher.predict(picture(1))) for _ in range(4)]
+        last = asyncio.create_task(batcher.predict(picture(2)))
         await asyncio.sleep(0.01)
         for task in (first, *gone):
             task.cancel()
@@ -173,15 +173,15 @@ def test_who_does_not_wait_any_more_is_forgotten() -> None:
 def test_only_the_image_at_fault_gets_the_error() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
-        tasks = [asyncio.create_task(batcher.answer(picture(one))) for one in (0, 12, 13, 15)]
+        tasks = [asyncio.create_task(batcher.predict(picture(one))) for one in (0, 12, 13, 15)]
         await asyncio.sleep(0.02)
         watched.go.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [value(one) for one in outcomes if isinstance(one, BatchItem)] == [0, 12, 15]
         assert isinstance(outcomes[2], ModelError)
         with pytest.raises(RuntimeError, match="a fault"):
-            await batcher.answer(picture(14))
-        assert value(await batcher.answer(picture(1))) == 1  # the thread lives on
+            await batcher.predict(picture(14))
+        assert value(await batcher.predict(picture(1))) == 1  # the thread lives on
 
     working(work)
 
@@ -191,7 +191,7 @@ def test_places_are_given_and_taken_back() -> None:
     batcher.admit(30)
     with pytest.raises(Overloaded):
         batcher.admit(3)
-    batcher.leave(1)
+    batcher.release(1)
     batcher.admit(3)
     assert batcher.admitted == 32
 
@@ -219,20 +219,20 @@ def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() 
             return await client.post("/v1/predict", content=GREY), await client.get("/health/ready")
 
     model, limits, metrics, said = Faulty(), ServerLimits(), Metrics(), io.StringIO()
-    journal = AccessLog(said)
+    log = AccessLog(said)
     service = Service(model, limits, metrics)
     app = make_app(model, "faulty", service, limits, metrics)
     guard = GuardMiddleware(
-        app, hosts=AllowedHosts("127.0.0.1"), paths=route_paths(app), metrics=metrics, journal=journal
+        app, hosts=AllowedHosts("127.0.0.1"), paths=route_paths(app), metrics=metrics, log=log
     )
     service.start()
     try:
         answered, ready = asyncio.run(work())
     finally:
         service.close()
-        journal.close()
+        log.close()
     assert (answered.status_code, ready.status_code) == (500, 200)
-    assert answered.json() == {"error": "a fault of the server: its log tells more"}
+    assert answered.json() == {"error": "internal server error: see the server's log"}
     assert json.loads(said.getvalue().splitlines()[0])["status"] == 500
 
 

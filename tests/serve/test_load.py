@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tercet.serve.server import freeze_start_up_objects
-from tests.serve.crowd import LONG, SOAK, Outcome, crowd, read_answer, wire
+from tests.serve.crowd import LONG, SOAK, Outcome, crowd, read_response, wire
 from tests.serve.models import GREEN, RED, picture, write_coloured
 from tests.serve.server import Server, request
 
@@ -59,7 +59,7 @@ def test_thousands_at_once(plain: Server, clients: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert set(asked.statuses) <= {200, 503} and asked.statuses[200] >= 64
-    assert asked.later == asked.statuses[503]
+    assert asked.retry_after == asked.statuses[503]
     assert looked.statuses == {200: clients}
     assert plain.memory() - before < 60 * MEBIBYTE + 15_000 * clients
     assert quiet(plain)
@@ -76,7 +76,7 @@ def test_too_much_is_sent_away_at_once_and_health_answers(slow: Server, timed: b
             while not over.is_set():
                 start = time.perf_counter()
                 writer.write(LIVE)
-                status, _, _ = await read_answer(reader)
+                status, _, _ = await read_response(reader)
                 assert status == 200
                 waits.append(time.perf_counter() - start)
                 await asyncio.sleep(0.01)
@@ -91,7 +91,7 @@ def test_too_much_is_sent_away_at_once_and_health_answers(slow: Server, timed: b
         return outcome, waits
 
     outcome, waits = asyncio.run(both())
-    assert set(outcome.statuses) == {200, 503} and outcome.later == outcome.statuses[503]
+    assert set(outcome.statuses) == {200, 503} and outcome.retry_after == outcome.statuses[503]
     assert outcome.statuses[200] >= 8
     assert waits
     if timed:
@@ -157,7 +157,7 @@ def test_work_is_dropped_when_its_client_leaves(slow: Server) -> None:
         slow.wait_for(lambda: quiet(slow))
     assert number(slow, "tercet_model_seconds_count") - before < 12  # of 24 images, in batches of one or two
     assert number(slow, 'tercet_images_total{outcome="dropped"}') >= 12
-    assert any(told.get("gone") for told in slow.events("request"))
+    assert any(told.get("disconnected") for told in slow.events("request"))
 
 
 def test_an_answer_that_would_come_too_late_is_not_waited_for(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_more_connections_than_the_system_allows_are_sent_away(folder: Path) -> 
         away = outcome.statuses[503] + outcome.statuses[0]  # some write before they see that they are not wanted
         assert outcome.statuses[200] >= 200 and away >= 20 and outcome.statuses[200] + away == 600
         assert asyncio.run(crowd(running.address, LIVE, clients=1)).statuses == {200: 1}
-    assert len(running.events("turned away")) == away
+    assert len(running.events("rejected")) == away
 
 
 def test_large_images_whose_clients_leave_give_their_memory_back(folder: Path) -> None:

@@ -129,10 +129,10 @@ def test_the_map_lies_over_the_image_and_can_be_hidden(server: Server, visit: Vi
     assert boxes[1]["x"] - boxes[0]["x"] == pytest.approx(boxes[0]["width"] / 8, abs=1)
     left, right = (canvas.evaluate(f"one => [...one.getContext('2d').getImageData({x}, 0, 1, 1).data]") for x in (0, 2))
     assert left[0] > 200 and right[2] > 200 and left[3] > right[3]  # red and solid, blue and clear
-    button = seen.page.get_by_role("button", name="Hide the heat map")
+    button = seen.page.get_by_role("button", name="Hide heat map")
     button.press("Enter")
     assert not canvas.is_visible()
-    seen.page.get_by_role("button", name="Show the heat map").press("Space")
+    seen.page.get_by_role("button", name="Show heat map").press("Space")
     assert canvas.is_visible()
     quiet(seen, server)
 
@@ -160,7 +160,7 @@ def test_thin_pictures_and_halves_stand_on_a_ground(server: Server, visit: Visit
     seen.page.locator("#files").set_input_files(files)  # type: ignore[arg-type]
     seen.page.locator("article").nth(3).wait_for()
     seen.page.wait_for_function("[...document.images].every(one => one.complete)")
-    boxes = seen.page.eval_on_selector_all(".shown", BOXES)
+    boxes = seen.page.eval_on_selector_all(".background", BOXES)
     paper = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert len(boxes) == 4 and all(box["inside"] and box["middle"] for box in boxes)
     assert all(box["width"] > 250 and 150 < box["height"] < 330 and box["ground"] != paper for box in boxes)
@@ -188,7 +188,7 @@ def test_it_works_with_the_keyboard_alone(server: Server, visit: Visit) -> None:
     seen.page.locator("article").nth(2).wait_for()
     assert seen.page.locator("article figcaption").all_inner_texts() == ["one.png", "two.txt", "three.png"]
     assert seen.page.locator("article h2").all_inner_texts() == ["red", "blue"]
-    assert "not an image" in seen.page.locator("article .problem").inner_text()
+    assert "not an image" in seen.page.locator("article .error").inner_text()
     quiet(seen, server)
 
 
@@ -207,8 +207,8 @@ def test_a_pasted_image_and_more_than_one_request_takes(server: Server, visit: V
 def test_the_camera_takes_a_picture(server: Server, visit: Visit) -> None:
     seen = visit(server, width=PHONE)
     seen.page.locator("#camera").click()
-    expect(seen.page.locator("#shoot")).to_be_focused()
-    expect(seen.page.locator("#shoot")).to_be_enabled()
+    expect(seen.page.locator("#capture")).to_be_focused()
+    expect(seen.page.locator("#capture")).to_be_enabled()
     seen.page.keyboard.press("Enter")
     seen.page.locator("article").wait_for()
     assert seen.page.locator("article figcaption").inner_text() == "camera.png"

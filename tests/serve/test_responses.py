@@ -27,7 +27,7 @@ def test_one_image_as_the_body(server: Server) -> None:
         response = client.post("/v1/predict", content=GREEN, headers={"Content-Type": "image/png"})
     assert response.status_code == 200
     said = PredictionResponse.model_validate_json(response.content)
-    (answer,) = said.answers
+    (answer,) = said.predictions
     assert (said.model, answer.file, answer.label, answer.error) == ("colours", None, "green", None)
     probabilities = expected((0, 200, 0))
     assert answer.probability == pytest.approx(probabilities[1], abs=1e-5)
@@ -36,8 +36,8 @@ def test_one_image_as_the_body(server: Server) -> None:
     assert (answer.members or [])[1].probability == pytest.approx(expected((0, 200, 0), 3)[1], abs=1e-5)
     assert answer.map is not None and (answer.map.height, answer.map.width) == MAP
     assert list(base64.b64decode(answer.map.values)) == [255, 128, 0] * 2
-    assert answer.map.frame == [0, 0.125, 1, 0.75]  # 6 of 8 columns
-    assert (answer.rejected, answer.set, answer.labels) == (None, None, None)
+    assert answer.map.box == [0, 0.125, 1, 0.75]  # 6 of 8 columns
+    assert (answer.rejected, answer.prediction_set, answer.labels) == (None, None, None)
 
 
 @pytest.mark.parametrize("kind", ["", "image/anything", "application/octet-stream"])
@@ -47,7 +47,7 @@ def test_the_kind_of_an_image_is_told_by_its_content(server: Server, kind: str) 
             response = client.post(
                 "/v1/predict", content=picture((0, 0, 200), kind=form), headers={"Content-Type": kind}
             )
-        assert response.json()["answers"][0]["label"] == "blue"
+        assert response.json()["predictions"][0]["label"] == "blue"
 
 
 def test_many_images_of_several_sizes_keep_their_order(server: Server) -> None:
@@ -56,11 +56,11 @@ def test_many_images_of_several_sizes_keep_their_order(server: Server) -> None:
     with server.client() as client:
         response = client.post("/v1/predict", files=files)
     assert response.status_code == 200
-    answers = PredictionResponse.model_validate_json(response.content).answers
+    answers = PredictionResponse.model_validate_json(response.content).predictions
     assert [answer.file for answer in answers] == ["r.png", "same.png", "no.txt", "same.png"]
     assert [answer.label for answer in answers] == ["red", "blue", None, "green"]
     assert answers[2].error is not None and "not an image" in answers[2].error
-    assert response.json()["answers"][2].keys() == {"file", "error"}
+    assert response.json()["predictions"][2].keys() == {"file", "error"}
 
 
 def test_it_says_what_the_file_says_elsewhere(server: Server, folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_it_says_what_the_file_says_elsewhere(server: Server, folder: Path) -> N
         stream = io.BytesIO()
         Image.fromarray(image).save(stream, "PNG")
         with server.client() as client:
-            answer = client.post("/v1/predict", content=stream.getvalue()).json()["answers"][0]
+            answer = client.post("/v1/predict", content=stream.getvalue()).json()["predictions"][0]
         told = {entry["label"]: entry["probability"] for entry in answer["top"]}
         assert [told[name] for name in CLASSES] == pytest.approx(said.probabilities[index], abs=1e-6)  # type: ignore[union-attr]
 
@@ -86,7 +86,7 @@ def test_a_turned_camera_changes_nothing(server: Server, orientation: int) -> No
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", exif=exif)
     with server.client() as client:
-        answer = client.post("/v1/predict", content=stream.getvalue()).json()["answers"][0]
+        answer = client.post("/v1/predict", content=stream.getvalue()).json()["predictions"][0]
     assert answer["label"] == "red"
 
 
@@ -99,7 +99,7 @@ def test_200_images_at_32_at_once_get_their_own_answers(server: Server) -> None:
     def ask(index: int) -> dict[str, float]:
         response = client.post("/v1/predict", content=files[index])
         assert response.status_code == 200, response.text
-        return {entry["label"]: entry["probability"] for entry in response.json()["answers"][0]["top"]}
+        return {entry["label"]: entry["probability"] for entry in response.json()["predictions"][0]["top"]}
 
     with server.client() as client, ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(ask, range(200)))
@@ -112,7 +112,7 @@ def test_200_images_at_32_at_once_get_their_own_answers(server: Server) -> None:
 
 
 def refused(server: Server) -> list[dict[str, Any]]:
-    return [one for told in server.events("request") for one in told.get("refused", [])]
+    return [one for told in server.events("request") for one in told.get("failed", [])]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def refused(server: Server) -> list[dict[str, Any]]:
         (b"", "image/png", 400, "empty"),
         (RED, "text/html", 415, "Content-Type"),
         (RED, "application/x-www-form-urlencoded", 415, "Content-Type"),
-        (picture((255, 0, 0)), "image/png", 422, "no finite answer"),
+        (picture((255, 0, 0)), "image/png", 422, "not finite"),
         (picture((9, 9, 9), (1001, 1000)), "image/png", 422, "more than 1000000 pixels"),
         (picture((9, 9, 9), (9000, 9000)), "image/png", 422, "more than 1000000 pixels"),
     ],
@@ -153,8 +153,8 @@ def stored(mode: str) -> bytes:
 ODD = {
     "integers": (stored("I"), "mode I (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
     "floats": (stored("F"), "mode F (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
-    "cut short": (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "truncated or damaged"),
-    "seven bits": (picture((9, 9, 9), kind="BMP").replace(b"\x01\x00\x18\x00", b"\x01\x00\x07\x00"), "not read"),
+    "cut short": (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "truncated, damaged"),
+    "seven bits": (picture((9, 9, 9), kind="BMP").replace(b"\x01\x00\x18\x00", b"\x01\x00\x07\x00"), "unsupported encoding"),
 }
 
 
@@ -177,9 +177,9 @@ def test_one_bad_image_spoils_no_other(server: Server) -> None:
     """An answer that is not finite, among images of the same size that are computed with it."""
     files = [("files", (f"{one}.png", content)) for one, content in enumerate([RED, picture((255, 9, 9)), BLUE])]
     with server.client() as client:
-        answers = client.post("/v1/predict", files=files).json()["answers"]
+        answers = client.post("/v1/predict", files=files).json()["predictions"]
     assert [answer.get("label") for answer in answers] == ["red", None, "blue"]
-    assert "no finite answer" in answers[1]["error"]
+    assert "not finite" in answers[1]["error"]
 
 
 def test_the_card_and_the_health(server: Server) -> None:
@@ -219,14 +219,14 @@ def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
     with Server(single, "--name", "own name") as running, running.client() as client:
         sure, unsure = (client.post("/v1/predict", content=one).json() for one in (RED, picture((60, 99, 9))))
         assert sure["model"] == "own name"
-        assert sure["answers"][0]["rejected"] is False and sure["answers"][0]["set"] == ["red"]
-        (answer,) = PredictionResponse.model_validate(unsure).answers
-        assert (answer.label, answer.rejected, answer.set) == ("green", True, ["green", "red"])
+        assert sure["predictions"][0]["rejected"] is False and sure["predictions"][0]["prediction_set"] == ["red"]
+        (answer,) = PredictionResponse.model_validate(unsure).predictions
+        assert (answer.label, answer.rejected, answer.prediction_set) == ("green", True, ["green", "red"])
     several = write_coloured(folder / "sets.onnx", sets=True)
     with Server(several) as running, running.client() as client:
         (answer,) = PredictionResponse.model_validate(
             client.post("/v1/predict", content=picture((90, 99, 0))).json()
-        ).answers
+        ).predictions
         assert answer.labels == ["green", "red"] and answer.label is None and len(answer.top or []) == 3
 
 

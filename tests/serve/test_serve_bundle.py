@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.fixtures.bundles import CLASSES, make_bundle
-from tests.serve.server import PATIENCE, Server, gone
+from tests.serve.server import PATIENCE, Server, has_ended
 
 
 def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> N
             Image.fromarray(image).save(stream, "PNG")
             answer = client.post("/v1/predict", content=stream.getvalue()).json()
             assert answer["model"] == "run"
-            told = {entry["label"]: entry["probability"] for entry in answer["answers"][0]["top"]}
+            told = {entry["label"]: entry["probability"] for entry in answer["predictions"][0]["top"]}
             assert [told[name] for name in CLASSES] == pytest.approx(probabilities, abs=1e-4)
         maps = Path(f"/proc/{running.pid}/maps").read_text()
         assert "libtorch" not in maps  # what exported it has ended
@@ -47,6 +47,6 @@ def test_what_exports_ends_with_who_asked_for_it(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.kill()
     process.wait(PATIENCE)
-    while not gone(int(found[0])):
+    while not has_ended(int(found[0])):
         assert time.monotonic() < end
         time.sleep(0.05)

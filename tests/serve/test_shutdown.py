@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.crowd import read_answer, wire
+from tests.serve.crowd import read_response, wire
 from tests.serve.models import GREEN, RED, write_coloured
-from tests.serve.server import PATIENCE, Server, answer, request
+from tests.serve.server import PATIENCE, Server, receive, request
 
 LIVE = request("GET", "/health/live")
 CLOSE = "Connection: close"
@@ -35,8 +35,8 @@ def settled(server: Server) -> int:
     place = f"/settled-{time.monotonic_ns()}"
     with server.client() as client:
         client.get(place)
-    server.wait_for(lambda: any(one.get("path") == place for one in server.journal))
-    return next(index for index, one in enumerate(server.journal) if one.get("path") == place) + 1
+    server.wait_for(lambda: any(one.get("path") == place for one in server.log))
+    return next(index for index, one in enumerate(server.log) if one.get("path") == place) + 1
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def settled(server: Server) -> int:
             [404],
             [("request", 404)],
         ),  # and its body never comes
-        (b"no request\r\n\r\n", [400], [("turned away", 400)]),
-        (LIVE + b"no request\r\n\r\n", [200, 400], [("request", 200), ("turned away", 400)]),
-        (wire(RED) + BAD_CHUNK, [200, 400], [("request", 200), ("turned away", 400)]),
+        (b"no request\r\n\r\n", [400], [("rejected", 400)]),
+        (LIVE + b"no request\r\n\r\n", [200, 400], [("request", 200), ("rejected", 400)]),
+        (wire(RED) + BAD_CHUNK, [200, 400], [("request", 200), ("rejected", 400)]),
         (wire(RED) + BAD_CHUNK[:-14], [200, 408], [("request", 200), ("request", 408)]),
-        (LIVE * 20, [200] * 9 + [400], [("request", 200)] * 9 + [("turned away", 400)]),
+        (LIVE * 20, [200] * 9 + [400], [("request", 200)] * 9 + [("rejected", 400)]),
     ],
     ids=[
         "no body",
@@ -71,11 +71,11 @@ def test_a_request_has_one_answer_and_one_line(
 ) -> None:
     first = settled(server)
     before = counts(server)
-    assert statuses(server.talk(sent)[1]) == answered
+    assert statuses(server.exchange(sent)[1]) == answered
     found: list[tuple[str, int]] = []
 
     def lines() -> bool:
-        found[:] = [(one["event"], one["status"]) for one in server.journal[first:] if one.get("path") != "/metrics"]
+        found[:] = [(one["event"], one["status"]) for one in server.log[first:] if one.get("path") != "/metrics"]
         return len(found) >= len(told)
 
     server.wait_for(lines)
@@ -88,16 +88,16 @@ def test_a_request_has_one_answer_and_one_line(
 
 def test_a_request_whose_body_never_comes_is_told_with_its_path(server: Server) -> None:
     first = settled(server)
-    status, received = server.talk(request(headers=["Content-Length: 1000"], body=b"x"))
+    status, received = server.exchange(request(headers=["Content-Length: 1000"], body=b"x"))
     assert status == 408 and json.loads(received.partition(b"\r\n\r\n")[2])["error"]
-    server.wait_for(lambda: len(server.journal) > first)
-    line = server.journal[first]
+    server.wait_for(lambda: len(server.log) > first)
+    line = server.log[first]
     assert (line["method"], line["path"], line["reason"]) == (
         "POST",
         "/v1/predict",
         "the request did not arrive in time",
     )
-    assert line["milliseconds"] > 0 and "gone" not in line
+    assert line["milliseconds"] > 0 and "disconnected" not in line
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_head_is_get_without_the_body(server: Server, path: str) -> None:
         assert headed.status_code == 200 and headed.content == b""
         headers = [{name: value for name, value in one.headers.items() if name != "date"} for one in (got, headed)]
         assert headers[0] == headers[1] and int(headers[1]["content-length"]) == len(got.content) > 0
-    status, received = server.talk(request("HEAD", path) + request("GET", "/health/live", [CLOSE]))
+    status, received = server.exchange(request("HEAD", path) + request("GET", "/health/live", [CLOSE]))
     assert status == 200 and statuses(received) == [200, 200]  # nothing lies between the two
     assert received.count(b"\r\n\r\n") == 2 and received.partition(b"\r\n\r\n")[2].startswith(b"HTTP/1.1 200")
 
@@ -145,7 +145,7 @@ def test_who_sends_more_after_the_last_answer_can_read_it(server: Server) -> Non
         for _ in range(3):
             time.sleep(0.05)
             connection.sendall(LIVE)
-        assert statuses(answer(connection)[1]) == [200]
+        assert statuses(receive(connection)[1]) == [200]
         connection.settimeout(0.5)
         assert connection.recv(1) == b""
 
@@ -159,7 +159,7 @@ def test_a_stopping_server_answers_connections_that_were_made_and_closes_idle_on
             pass
         running.process.terminate()
         asking.sendall(wire(GREEN))
-        status, received = answer(asking)
+        status, received = receive(asking)
         assert status == 503 and b"\r\nconnection: close\r\n" in received and b"\r\nretry-after: 1\r\n" in received
         for connection in (idle, fresh):
             assert connection.recv(1) == b""
@@ -187,7 +187,7 @@ async def _asking(address: tuple[str, int], seen: Counter[str]) -> None:
             last = False
             while not last:
                 writer.write(wire(GREEN))
-                status, head, _ = await read_answer(reader)
+                status, head, _ = await read_response(reader)
                 seen[str(status)] += 1
                 last = b"connection: close" in head
                 assert (status == 200) or (last and b"retry-after" in head)

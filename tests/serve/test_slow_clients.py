@@ -9,7 +9,7 @@ import pytest
 
 from tests.serve.crowd import LONG
 from tests.serve.models import RED
-from tests.serve.server import Server, answer, request
+from tests.serve.server import Server, receive, request
 
 DEADLINE = 2.0  # of the shared server
 SLACK = 6.0  # a moment of lingering, and a busy machine
@@ -133,4 +133,4 @@ def test_an_early_answer_is_followed_by_reading_for_a_moment_only(server: Server
                 time.sleep(0.01)
     with server.connect() as connection:
         connection.sendall(request(headers=[f"Content-Length: {2**40}"], body=RED))
-        assert answer(connection)[0] == 413
+        assert receive(connection)[0] == 413

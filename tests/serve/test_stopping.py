@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tercet.ensemble.manifest import write_manifest
-from tercet.serve.server import bind
+from tercet.serve.listener import bind
 from tests.serve.crowd import Outcome, crowd, wire
 from tests.serve.models import GREEN, RED, write_coloured
-from tests.serve.server import PATIENCE, Server, answer, request
+from tests.serve.server import PATIENCE, Server, receive, request
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ def test_a_bundle_that_cannot_be_exported_is_told(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     write_manifest(tmp_path / "bundle", {"classes": ["a", "b"], "members": [], "files": {}})
     done = run(str(tmp_path), "--port", "0")
-    assert done.returncode == 4 and "could not be exported" in done.stderr.splitlines()[-1]
+    assert done.returncode == 4 and "the export failed" in done.stderr.splitlines()[-1]
     assert len(done.stderr.splitlines()) == 2 and "listening" not in done.stderr  # the other process has said why
 
 
@@ -98,7 +98,7 @@ def test_a_signal_under_load_ends_in_good_order(folder: Path, kind: signal.Signa
         assert outcome.statuses == {200: 12} and ready == 503
         assert running.process.wait(PATIENCE) == 0
     assert running.events("stopping") and running.events("stopped")[0]["requests"] >= 14
-    assert running.said.startswith("answered ")
+    assert running.output.startswith("answered ")
 
 
 def test_work_without_end_is_cut_off_after_the_grace(folder: Path) -> None:
@@ -107,9 +107,9 @@ def test_work_without_end_is_cut_off_after_the_grace(folder: Path) -> None:
         connection.sendall(request(headers=["Content-Length: 100"], body=b"x"))
         time.sleep(0.3)
         running.process.terminate()
-        assert answer(connection)[0] == 503
+        assert receive(connection)[0] == 503
         assert running.process.wait(PATIENCE) == 0
-    assert any(told.get("cut off") for told in running.events("request"))
+    assert any(told.get("cancelled") for told in running.events("request"))
 
 
 def test_a_second_signal_ends_at_once(folder: Path) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from tercet.core.errors import Crashed, Interrupted
-from tercet.serve.server import bind
+from tercet.serve.listener import bind
 from tercet.serve.supervisor import supervise
 from tests.serve.crowd import wire
 from tests.serve.models import GREEN, write_coloured
-from tests.serve.server import PATIENCE, Server, answer, form, gone, request
+from tests.serve.server import PATIENCE, Server, form, has_ended, receive, request
 
 TAKE = (
-    "import os, signal, sys, time; from tercet.core.process import ParentLink; leash = ParentLink.from_environment()\n"
+    "import os, signal, sys, time; from tercet.core.process import ParentLink; link = ParentLink.from_environment()()\n"
 )
 
 
@@ -49,19 +49,19 @@ def test_a_server_that_dies_is_started_again_and_refuses_nobody(folder: Path) ->
             running.wait_for(lambda: "tercet_queue_images 1.0" in client.get("/metrics").text)
             dead = running.pid
             os.kill(dead, signal.SIGABRT)
-            running.wait_for(lambda: gone(dead))
+            running.wait_for(lambda: has_ended(dead))
             with running.connect() as waiting:  # nobody answers now, and yet this is not refused
                 waiting.sendall(wire(GREEN))
                 with suppress(ConnectionResetError):
                     assert under_way.recv(100) == b""
-                assert answer(waiting)[0] == 200
+                assert receive(waiting)[0] == 200
         assert running.pid != dead and running.url == url
         kill(running, signal.SIGSEGV)
         with running.client() as client:
             assert "tercet_restarts_total 2.0" in client.get("/metrics").text
     assert [died["signal"] for died in running.events("died")] == ["SIGABRT", "SIGSEGV"]
     assert (running.events("died")[0]["pid"], running.events("died")[0]["pause"]) == (dead, 0.1)
-    assert len(running.events("stopped")) == 1 and running.said.count("answered ") == 1
+    assert len(running.events("stopped")) == 1 and running.output.count("answered ") == 1
 
 
 def test_who_supervises_is_small(server: Server) -> None:
@@ -78,7 +78,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(folder: Path) -> N
     running.__enter__()
     running.process.kill()
     assert running.process.wait(PATIENCE) == -signal.SIGKILL
-    running.wait_for(lambda: gone(running.pid))
+    running.wait_for(lambda: has_ended(running.pid))
     running._reader.join(PATIENCE)
     assert running.events("orphaned")
     with pytest.raises(ConnectionRefusedError):
@@ -100,7 +100,7 @@ def test_a_signal_to_both_processes_counts_once(folder: Path) -> None:
         running.wait_for(lambda: running.events("stopping"))
         for pid in (running.process.pid, running.pid):
             os.kill(pid, signal.SIGTERM)
-        status, received = answer(under_way)
+        status, received = receive(under_way)
         assert status == 200 and received.count(b'"label":"green"') >= 12
     assert len(running.events("stopping")) == 1
 
@@ -149,9 +149,9 @@ def test_an_ordinary_end_is_passed_on(listener: socket.socket, code: int) -> Non
 def test_a_row_of_deaths_is_given_up(
     listener: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    note = "open(sys.argv[1], 'a').write(str(leash.settings['restarts'])); os.abort()"
-    with pytest.raises(Crashed, match=r"died 3 times in a row .* by SIGABRT") as caught:
-        supervise([*python(note), str(tmp_path / "starts")], listener, pauses=(0.01, 0.02))
+    note = "open(sys.argv[1], 'a').write(str(link.settings['restarts'])); os.abort()"
+    with pytest.raises(Crashed, match=r"crashed 3 times in a row .*by SIGABRT") as caught:
+        supervise([*python(note), str(tmp_path / "starts")], listener, delays=(0.01, 0.02))
     assert caught.value.exit_code == 128 + signal.SIGABRT
     assert (tmp_path / "starts").read_text() == "012"
     told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
@@ -164,26 +164,26 @@ def test_a_row_of_deaths_is_given_up(
 
 def test_service_in_between_makes_another_row(listener: socket.socket) -> None:
     """Loading is no service: only a process that was ready for a while begins a new row."""
-    lives = "leash.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
-    ready = lives.format("leash.ready(print)")
-    assert supervise(python(ready), listener, pauses=(0.01,), steady=0.2) == 9
-    with pytest.raises(Crashed, match=r"died 2 times .* SIGKILL, often for want of memory"):
-        supervise(python(lives.format("None")), listener, pauses=(0.01,), steady=0.2)
+    lives = "link.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
+    ready = lives.format("link.ready(print)")
+    assert supervise(python(ready), listener, delays=(0.01,), stable=0.2) == 9
+    with pytest.raises(Crashed, match=r"crashed 2 times .* SIGKILL, often out of memory"):
+        supervise(python(lives.format("None")), listener, delays=(0.01,), stable=0.2)
 
 
 def test_a_model_that_is_not_loaded_in_time_is_not_tried_again(listener: socket.socket) -> None:
     with pytest.raises(Crashed, match="not loaded in time: see --load-timeout"):
-        supervise(python("os.kill(os.getpid(), signal.SIGALRM)"), listener, pauses=(60,))
+        supervise(python("os.kill(os.getpid(), signal.SIGALRM)"), listener, delays=(60,))
 
 
 SUPERVISE = """
 import signal, sys
-from tercet.serve.server import bind
+from tercet.serve.listener import bind
 from tercet.serve.supervisor import supervise
 from tercet.core.errors import TercetError
 print("up", flush=True)
 try:
-    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], bind("127.0.0.1", 0), pauses=(600,)))
+    sys.exit(supervise([sys.executable, "-c", sys.argv[1]], bind("127.0.0.1", 0), delays=(600,)))
 except TercetError as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
@@ -225,7 +225,7 @@ def test_a_signal_while_nothing_is_served_ends_it_at_once(
 def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socket, tmp_path: Path, when: str) -> None:
     """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
     begun = tmp_path / "begun"
-    work = {"serving": "leash.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
+    work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
         when
     ]
 
@@ -239,17 +239,17 @@ def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socke
     sender.start()
     with nullcontext() if when == "serving" else pytest.raises(Interrupted, match="stopped by SIGTERM"):
         command = [*python(work.format("open(sys.argv[1], 'w').close()")), str(begun)]
-        assert supervise(command, listener, pauses=(600,)) == 0
+        assert supervise(command, listener, delays=(600,)) == 0
     sender.join()
 
 
 def test_what_ignores_two_signals_is_killed_by_the_third() -> None:
-    deaf = "leash.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(600)"
+    deaf = "link.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(600)"
     status, said = ended(deaf, "deaf", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM and said.count("heard\n") == 2
 
 
 def test_a_death_while_it_stops_is_told_and_ends_it() -> None:
-    dying = "leash.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
+    dying = "link.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
     status, said = ended(dying, "served", signal.SIGTERM)
-    assert status == 128 + signal.SIGABRT and "the server died while it stopped (SIGABRT)" in said
+    assert status == 128 + signal.SIGABRT and "the server process crashed during shutdown (SIGABRT)" in said

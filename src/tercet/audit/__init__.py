@@ -1,1 +1,1 @@
-"""Checks of a data set before training: defects, duplicates, leaks, label errors."""
+"""Checks of a data set before training: unreadable images, duplicates, leakage, label errors."""

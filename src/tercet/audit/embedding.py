@@ -1,4 +1,4 @@
-"""What a network makes of images in their eight orientations, for finding copies that are cropped, warped or relit.
+"""Network features of images in eight orientations, to find cropped, warped or relit duplicates.
 
 N images, D features.
 """
@@ -26,15 +26,15 @@ from tercet.models.forward import evaluation_mode
 from tercet.models.members import resolve_member
 from tercet.models.registry import registered_network
 
-_BATCH = 8  # images at a time, eight orientations each
+_BATCH = 8  # images; times eight orientations
 
 
 def check_embedder(network: object) -> None:
-    """Refuse a network whose features would tell nothing, before any work.
+    """Check that the features of a network come from trained weights only.
 
     Raises:
-        ConfigError: There is no such network, or not all of what makes its features has learnt.
-        ModelError: Its weights are not there.
+        ConfigError: The network does not exist, or has random weights.
+        ModelError: The weights are not available.
     """
     member = resolve_member(network, ModelConfig(), TrainingConfig())
     name, config = member.network, member.model
@@ -52,16 +52,16 @@ def check_embedder(network: object) -> None:
 
 
 def build_embedder(network: object, *, channels: int, image_size: tuple[int, int] | None) -> Classifier:
-    """Build the network whose features are compared, with its weights.
+    """Build the network with its weights.
 
     Args:
         network: A name, a YAML file, or a mapping of `model` and its options.
-        channels: Channels of the data's images.
-        image_size: Their height and width, where they have one size.
+        channels: Channels of the images.
+        image_size: Height and width if all images have the same size.
 
     Raises:
-        ConfigError: There is no such network, or options that do not fit it.
-        ModelError: Its weights are not there.
+        ConfigError: The network or one of its options does not exist.
+        ModelError: The weights are not available.
     """
     member = resolve_member(network, ModelConfig(), TrainingConfig())
     return build(member.network, num_classes=2, config=member.model, channels=channels, image_size=image_size)
@@ -74,28 +74,32 @@ def embed_images(
     *,
     max_pixels: int,
     device: str = "auto",
-    ways: Sequence[int] = range(len(ORIENTATIONS)),
+    orientations: Sequence[int] = range(len(ORIENTATIONS)),
 ) -> NDArray[np.float16]:
-    """Return the features of some images in some orientations, of length 1 (N ways D).
+    """Return features with norm 1 (N, number of orientations, D).
 
     Args:
-        network: Maps images to features.
+        network: Its `embed` is used.
         table: The samples.
-        rows: N positions in it, of images that can be read.
+        rows: N rows of readable images.
         max_pixels: Largest image that is decoded.
-        device: Where to compute.
-        ways: Indices of `ORIENTATIONS`.
+        device: Name of the device.
+        orientations: Indices of `ORIENTATIONS`.
     """
-    place = choose_device(device)
+    target = choose_device(device)
     parts = []
-    with evaluation_mode(network, place):
+    with evaluation_mode(network, target):
         for start in range(0, len(rows), _BATCH):
-            some = [_pixels(table, int(row), max_pixels) for row in rows[start : start + _BATCH]]
-            views = [prepare(np.ascontiguousarray(orient(one, way)), network.spec) for one in some for way in ways]
+            images = [_pixels(table, int(row), max_pixels) for row in rows[start : start + _BATCH]]
+            inputs = [
+                prepare(np.ascontiguousarray(orient(image, way)), network.spec)
+                for image in images
+                for way in orientations
+            ]
             with torch.inference_mode():
-                features = network.embed(torch.stack(views).to(place)).float().cpu()
-            unit = functional.normalize(features, dim=1)  # the largest features would overflow halves
-            parts.append(unit.reshape(len(some), len(ways), -1).numpy().astype(np.float16))
+                features = network.embed(torch.stack(inputs).to(target)).float().cpu()
+            unit = functional.normalize(features, dim=1)  # avoids overflow in float16
+            parts.append(unit.reshape(len(images), len(orientations), -1).numpy().astype(np.float16))
     return np.concatenate(parts)
 
 

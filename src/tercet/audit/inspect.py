@@ -25,138 +25,128 @@ except ImportError:  # an extra: `pip install tercet[audit]`
 
 PerceptualHashes = NDArray[np.uint64]
 SIDE = 32
-"""Pixels a side of the small grey copy: what a perceptual hash of 64 bits is made from."""
+"""Side of the downscaled grey image in pixels: the input size of a 64-bit pHash."""
 ORIENTATIONS = (
-    "as it is",
-    "mirrored",
-    "upside down",
-    "turned by 90°",
-    "turned by 180°",
-    "turned by 270°",
+    "identity",
+    "flipped horizontally",
+    "flipped vertically",
+    "rotated by 90°",
+    "rotated by 180°",
+    "rotated by 270°",
     "transposed",
-    "transposed and turned by 180°",
+    "transposed and rotated by 180°",
 )
-"""The ways in which a rectangle can lie, in words; the first leaves it alone."""
-_FLATTEST = 2.0  # standard deviation, in grey levels, below which noise alone would make the hash
+"""The eight orientations of an image (dihedral group), named by the transform from upright."""
+_MIN_DEVIATION = 2.0  # standard deviation in grey levels; below it noise determines the hash
 
 
 def require_imagehash() -> None:
-    """Refuse to look for near duplicates without imagehash.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Raise ConfigError if imagehash is not installed."""
     if imagehash is None:
         raise ConfigError(
-            "near duplicates need imagehash, which is not installed: pip install 'tercet[audit]', or leave them out "
-            "with --max-hash-distance null"
+            "finding near duplicates requires imagehash: pip install 'tercet[audit]', or skip it with "
+            "--max-hash-distance null"
         )
 
 
 def downscale(image: Pixels) -> Pixels:
-    """Return the small grey copy (SIDE SIDE) of an image H W C."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    """Convert H W C to grey and resize it to SIDE SIDE."""
+    pil_image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.asarray(pil_image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def orient(image: Pixels, way: int) -> Pixels:
-    """Return an image (H W, or H W C) as it lies in one of the `ORIENTATIONS` (a view)."""
-    if way in (1, 2):
-        return image[:, ::-1] if way == 1 else image[::-1]
-    if way in (3, 4, 5):
-        return np.rot90(image, way - 2)
-    return image if way == 0 else (image if way == 6 else image[::-1, ::-1]).swapaxes(0, 1)
+def orient(image: Pixels, orientation: int) -> Pixels:
+    """Return a view of an image (H W, or H W C) in one of the `ORIENTATIONS`."""
+    if orientation in (1, 2):
+        return image[:, ::-1] if orientation == 1 else image[::-1]
+    if orientation in (3, 4, 5):
+        return np.rot90(image, orientation - 2)
+    return image if orientation == 0 else (image if orientation == 6 else image[::-1, ::-1]).swapaxes(0, 1)
 
 
-def rotate(grey: Pixels) -> Pixels:
-    """Return a small grey copy in its eight orientations (8 SIDE SIDE), in the order of `ORIENTATIONS`."""
-    return np.stack([orient(grey, way) for way in range(len(ORIENTATIONS))])
+def all_orientations(grey: Pixels) -> Pixels:
+    """Return a downscaled image in its eight orientations (8 SIDE SIDE)."""
+    return np.stack([orient(grey, index) for index in range(len(ORIENTATIONS))])
 
 
 def hashes(grey: Pixels) -> PerceptualHashes:
-    """Return the perceptual hashes of a small grey copy in its eight orientations (8), 64 bits each."""
-    bits = np.stack([imagehash.phash(Image.fromarray(one)).hash.reshape(-1) for one in rotate(grey)])
+    """Return the 64-bit pHashes (8) of a downscaled image in its eight orientations."""
+    bits = np.stack([imagehash.phash(Image.fromarray(image)).hash.reshape(-1) for image in all_orientations(grey)])
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
-def is_flat(grey: Pixels) -> bool:
-    """Tell whether a picture is of one colour, so that there is nothing to know it by."""
-    return bool(grey.std() < _FLATTEST)
+def is_uniform(grey: Pixels) -> bool:
+    """Whether an image is (almost) of one colour and therefore has no meaningful hash."""
+    return bool(grey.std() < _MIN_DEVIATION)
 
 
-_AHEAD = 256  # images decoded before they are looked at
+_PREFETCH = 256  # images decoded ahead
 
 
 @dataclass(frozen=True)
 class ImageInspection:
-    """One image."""
+    """Properties of one image."""
 
     size: tuple[int, int]
     """Height and width, upright."""
     mode: str
-    """How it is stored, such as JPEG RGB; `in memory` where it is in no file."""
+    """File format and colour mode, such as JPEG RGB; `in memory` without a file."""
     digest: bytes
-    """SHA-256 of its pixels; that of a colour image without colours is that of the grey one."""
+    """SHA-256 of the pixels; the same for grey images stored as RGB."""
     grey: Pixels
-    """The small grey copy, SIDE SIDE."""
+    """Downscaled image, SIDE SIDE."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What was seen of a table's images."""
+    """Properties of the images of a table."""
 
     rows: Ints
-    """M positions in the table of the images that can be read, in increasing order."""
+    """M rows of the readable images, in increasing order."""
     bad: tuple[BadImage, ...]
-    """The others."""
+    """The unreadable images."""
     sizes: Ints
-    """M 2: height and width."""
+    """M 2, height and width."""
     modes: tuple[str, ...]
-    """M ways to store an image."""
+    """M, see `ImageInspection.mode`."""
     digests: tuple[bytes, ...]
-    """M."""
+    """M, SHA-256 of the pixels."""
     grey: Pixels
     """M SIDE SIDE."""
     hashes: PerceptualHashes | None
-    """M 8; None where near duplicates are not asked for."""
-    flat: tuple[bool, ...]
-    """M: whether the image is of one colour."""
+    """M 8; None if near duplicates are not searched."""
+    uniform: tuple[bool, ...]
+    """M, whether the image is of one colour."""
 
 
-def inspect(table: SampleTable, *, max_pixels: int, hashed: bool = True) -> Inspection:
-    """Look at every image of a table once.
-
-    Args:
-        table: The samples.
-        max_pixels: Largest image that is decoded.
-        hashed: Whether to make perceptual hashes.
-    """
+def inspect(table: SampleTable, *, max_pixels: int, compute_hashes: bool = True) -> Inspection:
+    """Decode and inspect every image of a table once; larger ones than `max_pixels` count as unreadable."""
     rows: list[int] = []
     bad: list[BadImage] = []
-    looks: list[ImageInspection] = []
+    inspections: list[ImageInspection] = []
     codes: list[PerceptualHashes] = []
-    for row, seen in enumerate(_looks(table, max_pixels)):
-        if isinstance(seen, str):
-            bad.append(BadImage(table.ids[row], table.locations[row], seen))
+    for row, result in enumerate(_inspect_all(table, max_pixels)):
+        if isinstance(result, str):
+            bad.append(BadImage(table.ids[row], table.locations[row], result))
             continue
         rows.append(row)
-        looks.append(seen)
-        if hashed:
-            codes.append(hashes(seen.grey))
+        inspections.append(result)
+        if compute_hashes:
+            codes.append(hashes(result.grey))
     return Inspection(
         rows=np.array(rows, dtype=np.int64),
         bad=tuple(bad),
-        sizes=np.array([inspect_image.size for inspect_image in looks], dtype=np.int64).reshape(-1, 2),
-        modes=tuple(inspect_image.mode for inspect_image in looks),
-        digests=tuple(inspect_image.digest for inspect_image in looks),
-        grey=np.array([inspect_image.grey for inspect_image in looks], dtype=np.uint8).reshape(-1, SIDE, SIDE),
-        hashes=np.array(codes, dtype=np.uint64).reshape(-1, len(ORIENTATIONS)) if hashed else None,
-        flat=tuple(is_flat(inspect_image.grey) for inspect_image in looks),
+        sizes=np.array([image.size for image in inspections], dtype=np.int64).reshape(-1, 2),
+        modes=tuple(image.mode for image in inspections),
+        digests=tuple(image.digest for image in inspections),
+        grey=np.array([image.grey for image in inspections], dtype=np.uint8).reshape(-1, SIDE, SIDE),
+        hashes=np.array(codes, dtype=np.uint64).reshape(-1, len(ORIENTATIONS)) if compute_hashes else None,
+        uniform=tuple(is_uniform(image.grey) for image in inspections),
     )
 
 
-def _looks(table: SampleTable, max_pixels: int) -> Iterator[ImageInspection | str]:
-    """Yield what was seen of each image in the table's order, or why it cannot be read; threads decode ahead."""
+def _inspect_all(table: SampleTable, max_pixels: int) -> Iterator[ImageInspection | str]:
+    """Yield the inspection of each image in order, or the reason why it is unreadable; threads decode ahead."""
 
     def attempt(location: str) -> ImageInspection | str:
         try:
@@ -165,32 +155,32 @@ def _looks(table: SampleTable, max_pixels: int) -> Iterator[ImageInspection | st
             return str(error)
 
     with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(table), _AHEAD):
-            yield from pool.map(attempt, table.locations[start : start + _AHEAD])
+        for start in range(0, len(table), _PREFETCH):
+            yield from pool.map(attempt, table.locations[start : start + _PREFETCH])
 
 
 def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> ImageInspection:
-    """Decode one image and note what is told of it.
+    """Decode and inspect one image.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The image is unreadable.
     """
     modes: list[str] = []
 
-    def noting(convert: Callable[[Image.Image], Pixels]) -> Callable[[Image.Image], Pixels]:
-        def note(image: Image.Image) -> Pixels:
+    def record_mode(convert: Callable[[Image.Image], Pixels]) -> Callable[[Image.Image], Pixels]:
+        def record(image: Image.Image) -> Pixels:
             modes.append(f"{image.format} {image.mode}")
             return convert(image)
 
-        return note
+        return record
 
     match source:
         case FolderSource():
-            pixels = decode(source.root / location, max_pixels=max_pixels, convert=noting(to_pixels))
+            pixels = decode(source.root / location, max_pixels=max_pixels, convert=record_mode(to_pixels))
         case ZipSource():
-            pixels = decode(source.content(location), max_pixels=max_pixels, convert=noting(to_pixels))
+            pixels = decode(source.content(location), max_pixels=max_pixels, convert=record_mode(to_pixels))
         case DepthSource():
-            pixels = decode(source.inner.content(location), max_pixels=max_pixels, convert=noting(to_depth))
+            pixels = decode(source.inner.content(location), max_pixels=max_pixels, convert=record_mode(to_depth))
         case _:
             pixels = source.pixels(location, max_pixels=max_pixels)
     height, width = pixels.shape[:2]
@@ -200,5 +190,5 @@ def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> Ima
 def _digest(pixels: Pixels) -> bytes:
     if pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all()):
         pixels = pixels[..., :1]
-    head = repr(pixels.shape).encode()
-    return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).digest()
+    shape = repr(pixels.shape).encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest()

@@ -1,4 +1,4 @@
-"""Suspicious labels by confident learning on held-out predictions."""
+"""Likely label errors by confident learning (cleanlab) on held-out predictions."""
 
 from __future__ import annotations
 
@@ -20,112 +20,106 @@ except ImportError:  # an extra: `pip install tercet[audit]`
 
 
 def require_cleanlab() -> None:
-    """Refuse to judge labels without cleanlab.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Raise ConfigError if cleanlab is not installed."""
     if find_label_issues is None:
-        raise ConfigError("suspicious labels need cleanlab, which is not installed: pip install 'tercet[audit]'")
+        raise ConfigError("checking labels with --run requires cleanlab: pip install 'tercet[audit]'")
 
 
-def require_one_label(table: SampleTable) -> None:
-    """Refuse to judge sets of labels.
-
-    Raises:
-        ConfigError: Images have sets.
-    """
+def require_single_label(table: SampleTable) -> None:
+    """Raise ConfigError if images may have several labels."""
     if table.membership is not None:
-        raise ConfigError("suspicious labels are told of one class an image, and here are label sets: leave --run out")
+        raise ConfigError("labels of multi-label data cannot be checked with predictions: omit --run")
 
 
-def check_labels(table: SampleTable, said: Predictions, *, run: str, predictions: str) -> LabelCheck:
-    """Return the labels of a table that predictions contradict.
+def check_labels(table: SampleTable, predictions: Predictions, *, run: str, description: str) -> LabelCheck:
+    """Return the labels of a table that contradict held-out predictions.
 
     Args:
-        table: The samples, with the labels as they are now.
-        said: Predictions of some of them by networks that were not trained on them; matched by id and class name.
-        run: Where the predictions are from.
-        predictions: Which ones they are, in words.
+        table: The samples, with the labels to check.
+        predictions: Held-out predictions of some of them; matched by id and class name.
+        run: Run folder of the predictions, for the report.
+        description: Which predictions they are, for the report.
 
     Raises:
-        DataError: The predictions are of other images, or of other classes.
-        ConfigError: Images have sets of labels.
+        DataError: The predictions have other images or classes.
+        ConfigError: The data are multi-label.
     """
-    require_one_label(table)
-    unknown = sorted(set(said.classes) ^ set(table.classes))
-    if unknown:
-        raise DataError(f"{run} was trained with other classes than {table.name} has, such as '{unknown[0]}'")
+    require_single_label(table)
+    different = sorted(set(predictions.classes) ^ set(table.classes))
+    if different:
+        raise DataError(f"{run} was trained with other classes than {table.name} has, such as '{different[0]}'")
     row_of = {name: row for row, name in enumerate(table.ids)}
-    index_of = {name: index for index, name in enumerate(table.classes)}
-    places = np.array([row_of.get(name, -1) for name in said.ids], dtype=np.int64)
-    known = np.flatnonzero(places >= 0)
-    known = known[table.labels[places[known]] != UNKNOWN]
+    column_of = {name: column for column, name in enumerate(table.classes)}
+    rows = np.array([row_of.get(name, -1) for name in predictions.ids], dtype=np.int64)
+    known = np.flatnonzero(rows >= 0)
+    known = known[table.labels[rows[known]] != UNKNOWN]
     if not len(known):
-        raise DataError(f"{run} predicted no labelled image of {table.name}: name a run on this very data")
-    columns = np.argsort([index_of[name] for name in said.classes])
-    probabilities = said.probabilities[known][:, columns]
-    labels = table.labels[places[known]]
-    shown = np.unique(labels)  # what no image shows cannot be judged
-    shares = probabilities[:, shown]
-    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
-    dense = np.searchsorted(shown, labels)
-    worst = _worst(dense, shares) if len(shown) > 1 else np.zeros(0, dtype=np.int64)
+        raise DataError(f"{run} has no predictions of labelled images of {table.name}: give a run on this data")
+    order = np.argsort([column_of[name] for name in predictions.classes])
+    probabilities = predictions.probabilities[known][:, order]
+    labels = table.labels[rows[known]]
+    present = np.unique(labels)  # cleanlab needs at least one image per class
+    scores = probabilities[:, present]
+    scores = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
+    dense = np.searchsorted(present, labels)
+    suspicious = _issues(dense, scores) if len(present) > 1 else np.zeros(0, dtype=np.int64)
     issues = []
-    for place in worst.tolist():
-        best = int(shares[place].argmax())
+    for index in suspicious.tolist():
+        best = int(scores[index].argmax())
         issues.append(
             LabelIssue(
-                id=said.ids[int(known[place])],
-                label=table.classes[int(labels[place])],
-                suggested=table.classes[int(shown[best])],
-                own_probability=round(float(probabilities[place, labels[place]]), 4),
-                suggested_probability=round(float(probabilities[place, shown[best]]), 4),
+                id=predictions.ids[int(known[index])],
+                label=table.classes[int(labels[index])],
+                suggested=table.classes[int(present[best])],
+                own_probability=round(float(probabilities[index, labels[index]]), 4),
+                suggested_probability=round(float(probabilities[index, present[best]]), 4),
             )
         )
-    return LabelCheck(run, predictions, len(known), tuple(issues))
+    return LabelCheck(run, description, len(known), tuple(issues))
 
 
-def _worst(labels: Ints, probabilities: Floats) -> Ints:
-    """Return the positions of suspicious labels, the least believed first; labels that are the answer are none."""
+def _issues(labels: Ints, probabilities: Floats) -> Ints:
+    """Return the positions of likely label errors, the lowest self-confidence first."""
     require_cleanlab()
-    found = find_label_issues(
+    ranked = find_label_issues(
         labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1, verbose=False
     )
-    positions = np.asarray(found, dtype=np.int64)
+    positions = np.asarray(ranked, dtype=np.int64)
+    # cleanlab may also report labels that are the predicted class
     contradicted = probabilities[positions].argmax(axis=1) != labels[positions]
     return np.asarray(positions[contradicted])
 
 
-_JUDGES = ("train", "crossval", "ensemble")
+_RUN_KINDS = ("train", "crossval", "ensemble")
 
 
 def held_out_predictions(path: str | Path) -> tuple[Predictions, str]:
-    """Return predictions of images that were held out, and which ones they are, in words.
+    """Return held-out predictions of a run and their description.
 
-    Of a cross-validation all images that a fold held out; of a training its out-of-fold predictions where the fusion
-    asked for them, else those of its validation images. The test split is never used.
+    These are, in this order of preference: the pooled predictions of a cross-validation, averaged out-of-fold
+    predictions of the training images, or predictions of the validation images. The test split is never used.
 
     Raises:
-        StorageError: The folder is no run, or that of a run which is not finished.
-        ModelError: It is not of a verb that leaves such predictions.
-        DataError: It predicts sets of labels, or a file is damaged.
+        StorageError: The folder is not a run, or the run is not finished.
+        ModelError: The run has no such predictions.
+        DataError: The run is multi-label, or a file is damaged.
     """
-    record = RunReader.open(path)
-    run = record.run
-    if record.kind not in _JUDGES:
-        raise ModelError(f"{path} is a run of tercet {record.kind}: name a run of tercet train or tercet crossval")
-    if record.is_multilabel:
-        raise DataError(f"{path} predicts sets of labels, which are not judged: leave --run out")
+    reader = RunReader.open(path)
+    run = reader.run
+    if reader.kind not in _RUN_KINDS:
+        raise ModelError(f"{path} is a run of tercet {reader.kind}: give a run of tercet train or tercet crossval")
+    if reader.is_multilabel:
+        raise DataError(f"{path} is a multi-label run, whose predictions cannot check labels: omit --run")
     pooled = run.predictions(CHOSEN, "pooled")
     if pooled.is_file():
-        return Predictions.load(pooled), "all images that a fold held out, by that fold's choice"
-    names, chosen = [str(member["name"]) for member in record.metrics["members"]], str(record.metrics.get("chosen"))
+        return Predictions.load(pooled), "all images, each predicted by the fold that held it out"
+    names = [str(member["name"]) for member in reader.metrics["members"]]
+    chosen = str(reader.metrics.get("chosen"))
     parts = [[fold.predictions for fold in run.member(name).folds()] for name in names]
     if all(files and all(file.is_file() for file in files) for files in parts):
-        said = [concatenate([Predictions.load(file) for file in files]) for files in parts]
-        return average([one.aligned_to(said[0]) for one in said]), "out-of-fold, of all training images"
+        members = [concatenate([Predictions.load(file) for file in files]) for files in parts]
+        return average([member.aligned_to(members[0]) for member in members]), "out-of-fold, of all training images"
     validation = run.predictions(chosen, "validation")
     if not validation.is_file():
-        raise ModelError(f"{path} has no predictions of images that it held out: name another run")
-    return Predictions.load(validation), f"its validation images, by {chosen}"
+        raise ModelError(f"{path} has no held-out predictions: give another run")
+    return Predictions.load(validation), f"its validation images, predicted by {chosen}"

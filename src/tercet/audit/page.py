@@ -1,4 +1,4 @@
-"""The page of an audit: numbers, class counts, copies side by side, odd labels, and some images of every class."""
+"""HTML page of an audit: findings, class counts, duplicates side by side, label issues, samples of every class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from tercet.audit.duplicates import LEAST_CORRELATION
+from tercet.audit.duplicates import MIN_CORRELATION
 from tercet.audit.inspect import Inspection
-from tercet.audit.result import MOST_LISTED, TITLES, AuditResult, Copy
+from tercet.audit.result import MAX_LISTED, TITLES, AuditResult, Duplicate
 from tercet.core.errors import DataError
 from tercet.data.table import SampleTable
 from tercet.plots.distribution import class_counts, counts_height
@@ -19,228 +19,239 @@ from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.grids import thumbnail
 from tercet.plots.page import Block, Details, Images, Page, Paragraph, Section, Table, Warning
 
-_CLASSES, _EACH = 40, 6  # of the sample grid
-_PAIRS, _LABELS, _LISTED = 24, 24, 200  # pictures of copies, of odd labels, and lines of a table
-_UNFOLDED = 12  # lines of a table that is not folded away
+_SAMPLE_CLASSES, _SAMPLES_PER_CLASS = 40, 6
+_MAX_PAIRS, _MAX_LABELS = 24, 24  # thumbnails of duplicates, and of label issues
+_MAX_ROWS = 200  # of a table
+_MAX_OPEN_ROWS = 12  # of a table that is not collapsed
 _METHOD = (
-    "Equal images have the same decoded pixels, whatever file they are in. Near duplicates have perceptual hashes "
-    f"(imagehash, 64 bits, eight orientations) that differ in at most {{distance}} bits, and small grey copies that "
-    f"correlate by {LEAST_CORRELATION} or more: re-encoded, resized, mirrored and turned copies are found so; cropped "
-    "and slightly rotated ones mostly are not. Pictures of very similar things can be pairs too: look at them."
+    "Identical images have the same decoded pixels. Near duplicates have perceptual hashes (imagehash, 64 bits, eight "
+    "orientations) that differ in at most {distance} bits, and downscaled grey images with a correlation of at least "
+    f"{MIN_CORRELATION}. This finds re-encoded, resized, flipped images and quarter turns, but mostly not cropped or "
+    "slightly rotated images. Different images of very similar objects may also be listed."
 )
 
 
 @dataclass(frozen=True)
 class _Gallery:
-    """Thumbnails of a table's images, by sample name; pictures are decoded again, as few are shown."""
+    """Thumbnails of a table's images by sample name. Images are decoded again, as only a few are needed."""
 
     table: SampleTable
     max_pixels: int
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """Return the positions of the samples."""
         return {name: row for row, name in enumerate(self.table.ids)}
 
-    def show(self, named: Sequence[tuple[str, str]], caption: str = "") -> Images:
-        """Return images with what is written under each."""
-        shown = []
-        for name, text in named:
-            with suppress(DataError):  # a file that vanished since it was looked at
+    def images(self, captions: Sequence[tuple[str, str]], title: str = "") -> Images:
+        """Return the images of (sample name, caption) pairs."""
+        images = []
+        for name, caption in captions:
+            with suppress(DataError):  # the file was deleted after the inspection
                 location = self.table.locations[self.rows[name]]
                 pixels = self.table.source.pixels(location, max_pixels=self.max_pixels)
-                shown.append((thumbnail(pixels, 128), text))
-        return Images(shown, caption)
+                images.append((thumbnail(pixels, 128), caption))
+        return Images(images, title)
 
 
 def audit_page(
-    found: AuditResult, table: SampleTable, seen: Inspection, book: FigureWriter, *, source: str, max_pixels: int
+    result: AuditResult,
+    table: SampleTable,
+    inspection: Inspection,
+    figures: FigureWriter,
+    *,
+    source: str,
+    max_pixels: int,
 ) -> Page:
-    """Return the page.
-
-    Args:
-        found: What the audit found.
-        table: The samples.
-        seen: What was seen of their images.
-        book: Where figures are drawn.
-        source: What was audited.
-        max_pixels: Largest image that is decoded.
-    """
+    """Return the page of an audit; thumbnails are decoded up to `max_pixels`."""
     gallery = _Gallery(table, max_pixels)
     sections = [
-        Section("Findings", _findings(found)),
-        Section("Classes", _classes(found, book)),
-        Section("Images", _images(found)),
-        Section("Copies", _copies(found, gallery)),
-        Section("Labels", _labels(found, gallery)),
-        Section("Samples of every class", _samples(found, table, seen, gallery), "samples"),
+        Section("Findings", _findings(result)),
+        Section("Classes", _classes(result, figures)),
+        Section("Images", _images(result)),
+        Section("Duplicates", _duplicates(result, gallery)),
+        Section("Labels", _labels(result, gallery)),
+        Section("Samples per class", _samples(result, table, inspection, gallery), "samples"),
     ]
-    return Page(f"Data audit: {found.name}", sections, source)
+    return Page(f"Data audit: {result.name}", sections, source)
 
 
-def _findings(found: AuditResult) -> list[Block]:
-    leak = found.finding("leakage")
-    blocks: list[Block] = [Warning(leak.text, "Leakage between splits")] if leak.count else []
-    blocks += [Warning(refusal, "Training would refuse this data") for refusal in found.refusals]
-    splits = ", ".join(f"{TITLES[split]} {count}" for split, count in found.split_sizes.items())
+def _findings(result: AuditResult) -> list[Block]:
+    leakage = result.finding("leakage")
+    blocks: list[Block] = [Warning(leakage.text, "Leakage between splits")] if leakage.count else []
+    blocks += [Warning(error, "Training would fail on this data") for error in result.training_errors]
+    splits = ", ".join(f"{TITLES[split]} {count}" for split, count in result.split_sizes.items())
     facts = [
-        ("images", f"{found.images:,}, {found.readable:,} of them readable"),
-        ("classes", f"{len(found.classes):,}"),
-        ("unlabelled", f"{found.unlabelled:,}"),
-        ("splits", f"{splits} ({found.division})" if splits else found.division),
+        ("images", f"{result.images:,} ({result.readable:,} readable)"),
+        ("classes", f"{len(result.classes):,}"),
+        ("unlabelled", f"{result.unlabelled:,}"),
+        ("splits", f"{splits} ({result.split_source})" if splits else result.split_source),
     ]
-    blocks.append(Table((), facts, caption="The data"))
-    if found.findings:
-        rows = [(one.kind, f"{one.count:,}", one.text) for one in found.findings]
-        blocks.append(Table(("kind", "number", "what"), rows, "lrl", "What should be looked at before training"))
+    blocks.append(Table((), facts, caption="Data"))
+    if result.findings:
+        rows = [(finding.kind, f"{finding.count:,}", finding.text) for finding in result.findings]
+        blocks.append(Table(("finding", "count", "details"), rows, "lrl", "Findings"))
     else:
-        blocks.append(Paragraph("Nothing was found that should be looked at before training."))
-    return [*blocks, *(Paragraph(note, quiet=True) for note in found.notes)]
+        blocks.append(Paragraph("No problems found."))
+    return [*blocks, *(Paragraph(note, quiet=True) for note in result.notes)]
 
 
-def _classes(found: AuditResult, book: FigureWriter) -> list[Block]:
-    splits = {TITLES[split]: counts for split, counts in found.by_split.items()}
-    drawn = book.draw(
+def _classes(result: AuditResult, figures: FigureWriter) -> list[Block]:
+    splits = {TITLES[split]: counts for split, counts in result.by_split.items()}
+    chart = figures.draw(
         "classes",
-        "Readable labelled images of each class.",
-        lambda axes: class_counts(axes, found.counts, splits or None),
-        height=counts_height(found.counts),
+        "Readable labelled images per class.",
+        lambda axes: class_counts(axes, result.counts, splits or None),
+        height=counts_height(result.counts),
     )
-    blocks: list[Block] = [drawn]
-    header = ("class", "images", *(TITLES[split] for split in found.by_split))
+    blocks: list[Block] = [chart]
+    header = ("class", "images", *(TITLES[split] for split in result.by_split))
     rows = [
-        (name, f"{count:,}", *(f"{counts[name]:,}" for counts in found.by_split.values()))
-        for name, count in found.counts.items()
+        (name, f"{count:,}", *(f"{counts[name]:,}" for counts in result.by_split.values()))
+        for name, count in result.counts.items()
     ]
-    table = Table(header, rows, "l" + "r" * (len(header) - 1), "Images of each class")
-    blocks.append(table if len(rows) <= _UNFOLDED else Details(f"All {len(rows)} classes as a table", [table]))
-    if found.small:
-        lines = [(name, str(count)) for name, count in found.small.items()]
-        caption = f"Classes with fewer than {found.folds} {found.units}, too few for as many folds"
-        blocks.append(_long(Table(("class", found.units), lines, "lr", caption)))
-    if found.absent or found.empty:
-        lines = [(name, TITLES[split]) for split, names in found.absent.items() for name in names]
-        lines += [(folder, "empty folder") for folder in found.empty]
-        blocks.append(_long(Table(("class", "is not in"), lines, caption="Classes that are missing")))
+    table = Table(header, rows, "l" + "r" * (len(header) - 1), "Images per class")
+    blocks.append(table if len(rows) <= _MAX_OPEN_ROWS else Details(f"Images per class ({len(rows)} classes)", [table]))
+    if result.small_classes:
+        lines = [(name, str(count)) for name, count in result.small_classes.items()]
+        caption = f"Classes with fewer than {result.folds} {result.small_unit}, too few for {result.folds} folds"
+        blocks.append(_collapsible(Table(("class", result.small_unit), lines, "lr", caption)))
+    if result.missing_classes or result.empty_folders:
+        lines = [(name, TITLES[split]) for split, names in result.missing_classes.items() for name in names]
+        lines += [(folder, "empty folder") for folder in result.empty_folders]
+        blocks.append(_collapsible(Table(("class", "missing in"), lines, caption="Missing classes")))
     return blocks
 
 
-def _images(found: AuditResult) -> list[Block]:
-    sizes = [(f"{height} x {width}", f"{count:,}") for height, width, count in found.sizes]
+def _images(result: AuditResult) -> list[Block]:
+    sizes = [(f"{height} x {width}", f"{count:,}") for height, width, count in result.sizes]
+    modes = [(mode, f"{count:,}") for mode, count in result.modes]
     blocks: list[Block] = [
-        _long(Table(("height x width", "images"), sizes, "lr", "Sizes in pixels, upright")),
-        _long(Table(("stored as", "images"), [(mode, f"{count:,}") for mode, count in found.modes], "lr", "Formats")),
+        _collapsible(Table(("height x width", "images"), sizes, "lr", "Image sizes in pixels, upright")),
+        _collapsible(Table(("format and mode", "images"), modes, "lr", "File formats and colour modes")),
     ]
-    if found.unreadable:
-        lines = [(image.location, image.reason) for image in found.unreadable]
-        blocks.append(_long(Table(("image", "why"), lines, caption="Images that cannot be read")))
-    if found.missing:
-        blocks.append(_long(Table(("file",), [(name,) for name in found.missing], caption="Files that are not there")))
-    if found.flat:
-        blocks.append(_long(Table(("image",), [(name,) for name in found.flat], caption="Images of one colour")))
+    if result.unreadable:
+        lines = [(image.location, image.reason) for image in result.unreadable]
+        blocks.append(_collapsible(Table(("image", "reason"), lines, caption="Unreadable images")))
+    for names, caption in ((result.missing_files, "Missing files"), (result.uniform, "Images of one colour")):
+        if names:
+            blocks.append(_collapsible(Table(("image",), [(name,) for name in names], caption=caption)))
     return blocks
 
 
-def _copies(found: AuditResult, gallery: _Gallery) -> list[Block]:
-    method = "Equal images have the same decoded pixels. Near duplicates were not looked for."
-    if found.max_hash_distance is not None:
-        method = _METHOD.format(distance=found.max_hash_distance)
-    if not found.copies:
-        return [Paragraph("No picture is there more than once."), Paragraph(method, quiet=True)]
+def _duplicates(result: AuditResult, gallery: _Gallery) -> list[Block]:
+    method = "Identical images have the same decoded pixels. Near duplicates were not searched."
+    if result.max_hash_distance is not None:
+        method = _METHOD.format(distance=result.max_hash_distance)
+    if not result.duplicates:
+        return [Paragraph("No duplicates found."), Paragraph(method, quiet=True)]
     blocks: list[Block] = []
-    if found.leaks:
-        rows = [(TITLES[leak.split], TITLES[leak.other], f"{leak.images:,}") for leak in found.leaks]
-        blocks.append(Table(("images of", "with a copy in", "number"), rows, "llr", "Copies between splits"))
-    named = [
-        (copy.ids[place], f"{number}: {_place(copy, place)}; {_how(copy)}")
-        for number, copy in enumerate(found.copies[:_PAIRS], 1)
-        for place in copy.apart()[:2]
+    if result.leaks:
+        rows = [(TITLES[leak.split], TITLES[leak.other], f"{leak.images:,}") for leak in result.leaks]
+        blocks.append(Table(("images of", "with a duplicate in", "count"), rows, "llr", "Duplicates across splits"))
+    captions = [
+        (duplicate.ids[index], f"{number}: {_describe(duplicate, index)}; {_how(duplicate)}")
+        for number, duplicate in enumerate(result.duplicates[:_MAX_PAIRS], 1)
+        for index in duplicate.ordered()[:2]
     ]
-    which = "Copies between splits first; each number is one picture."
-    blocks.append(gallery.show(named, which))
+    blocks.append(gallery.images(captions, "Duplicates, those across splits first; equal numbers belong together."))
     lines = [
-        (str(number), " = ".join(_place(copy, place) for place in copy.apart()[:6]), _how(copy))
-        for number, copy in enumerate(found.copies[:_LISTED], 1)
+        (
+            str(number),
+            " = ".join(_describe(duplicate, index) for index in duplicate.ordered()[:6]),
+            _how(duplicate),
+        )
+        for number, duplicate in enumerate(result.duplicates[:_MAX_ROWS], 1)
     ]
-    more = len(found.copies) - _LISTED
-    left = f"; {more:,} more, the first {MOST_LISTED:,} in audit.json" if more > 0 else ""
-    blocks.append(
-        _long(Table(("", "images", "told by"), lines, "rll", f"Pictures that are there more than once{left}"))
-    )
-    if not found.complete:
-        blocks.append(Paragraph("There are more pairs of them: left out are those that join no further images."))
+    more = len(result.duplicates) - _MAX_ROWS
+    note = f"; {more:,} more, see audit.json for the first {MAX_LISTED:,}" if more > 0 else ""
+    blocks.append(_collapsible(Table(("", "images", "detected by"), lines, "rll", f"Duplicates{note}")))
+    if not result.complete:
+        blocks.append(Paragraph("Redundant pairs, which connect no further images, are not listed."))
     return [*blocks, Paragraph(method, quiet=True)]
 
 
-def _place(copy: Copy, place: int) -> str:
-    """Return an image's name with its class and split."""
-    where = ", ".join(
-        part for part in (copy.labels[place], TITLES[copy.splits[place]] if copy.splits[place] else "") if part
-    )
-    return f"{copy.ids[place]} ({where})" if where else copy.ids[place]
+def _describe(duplicate: Duplicate, index: int) -> str:
+    """Return the name of an image with its class and split."""
+    split = duplicate.splits[index]
+    details = ", ".join(text for text in (duplicate.labels[index], TITLES[split] if split else "") if text)
+    return f"{duplicate.ids[index]} ({details})" if details else duplicate.ids[index]
 
 
-def _how(copy: Copy) -> str:
-    if copy.how == "pixels":
-        return "equal pixels"
-    told = f"{copy.distance} bits, correlation" if copy.how == "hash" else "features, cosine"
-    way = "" if copy.orientation == "as it is" else f", {copy.orientation}"
-    return f"{told} {copy.similarity:.3f}{way}"
+def _how(duplicate: Duplicate) -> str:
+    if duplicate.method == "pixels":
+        return "identical pixels"
+    measure = "features, cosine"
+    if duplicate.method == "hash":
+        measure = f"hash, {duplicate.distance} different bits, correlation"
+    orientation = "" if duplicate.orientation == "identity" else f", {duplicate.orientation}"
+    return f"{measure} {duplicate.similarity:.3f}{orientation}"
 
 
-def _labels(found: AuditResult, gallery: _Gallery) -> list[Block]:
+def _labels(result: AuditResult, gallery: _Gallery) -> list[Block]:
     blocks: list[Block] = []
-    torn = [copy for copy in found.copies_by("pixels") if copy.disagrees]
-    if torn:
+    conflicts = [duplicate for duplicate in result.duplicates_by("pixels") if duplicate.disagrees]
+    if conflicts:
         lines = [
             (
-                " = ".join(copy.ids[place] for place in copy.apart(copy.labels)[:6]),
-                ", ".join(dict.fromkeys(copy.labels)),
+                " = ".join(duplicate.ids[index] for index in duplicate.ordered(duplicate.labels)[:6]),
+                ", ".join(dict.fromkeys(duplicate.labels)),
             )
-            for copy in torn[:_LISTED]
+            for duplicate in conflicts[:_MAX_ROWS]
         ]
-        blocks.append(_long(Table(("equal images", "labels"), lines, caption="Pictures that have several labels")))
-    check = found.labels
-    if found.sets:
-        return [*blocks, Paragraph("Sets of labels are not judged by predictions.", quiet=True)]
+        caption = "Identical images with different labels"
+        blocks.append(_collapsible(Table(("images", "labels"), lines, caption=caption)))
+    check = result.labels
+    if result.multilabel:
+        return [*blocks, Paragraph("Labels of multi-label data are not checked with predictions.", quiet=True)]
     if check is None:
-        note = "Suspicious labels are told by predictions of held-out images: give --run with a run on this data."
+        note = "Give --run with a training run on this data to find likely label errors from its held-out predictions."
         return [*blocks, Paragraph(note, quiet=True)]
     blocks.append(
         Paragraph(
-            f"{len(check.issues):,} of {check.checked:,} labels are suspicious by confident learning (cleanlab), from "
-            f"predictions of {check.run}: {check.predictions}. A network can be wrong where a label is right: look."
+            f"{len(check.issues):,} of {check.checked:,} labels are likely errors according to confident learning "
+            f"(cleanlab) with the predictions of {check.run}: {check.predictions}. The network may be wrong: check "
+            "every image."
         )
     )
     if check.issues:
-        named = [(one.id, f"{one.id}: {one.label}, rather {one.suggested}?") for one in check.issues[:_LABELS]]
-        rows = [
-            (one.id, one.label, f"{one.own_probability:.3f}", one.suggested, f"{one.suggested_probability:.3f}")
-            for one in check.issues[:_LISTED]
+        captions = [
+            (issue.id, f"{issue.id}: {issue.label}, suggested {issue.suggested}")
+            for issue in check.issues[:_MAX_LABELS]
         ]
-        header = ("image", "label", "its probability", "rather", "its probability")
-        blocks += [gallery.show(named, "The worst first"), _long(Table(header, rows, "llrlr", "Suspicious labels"))]
+        rows = [
+            (
+                issue.id,
+                issue.label,
+                f"{issue.own_probability:.3f}",
+                issue.suggested,
+                f"{issue.suggested_probability:.3f}",
+            )
+            for issue in check.issues[:_MAX_ROWS]
+        ]
+        header = ("image", "label", "probability", "suggested label", "probability")
+        table = Table(header, rows, "llrlr", "Likely label errors")
+        blocks += [gallery.images(captions, "Likely label errors, the most certain first"), _collapsible(table)]
     return blocks
 
 
-def _samples(found: AuditResult, table: SampleTable, seen: Inspection, gallery: _Gallery) -> list[Block]:
-    """Return some images of each class, spread over its rows."""
+def _samples(result: AuditResult, table: SampleTable, inspection: Inspection, gallery: _Gallery) -> list[Block]:
+    """Return a few images per class, evenly spaced over its rows."""
     blocks: list[Block] = []
-    for index, name in enumerate(found.classes[:_CLASSES]):
-        shows = table.membership[:, index] if table.membership is not None else table.labels == index
-        rows = seen.rows[shows[seen.rows]]
+    for label, name in enumerate(result.classes[:_SAMPLE_CLASSES]):
+        mask = table.membership[:, label] if table.membership is not None else table.labels == label
+        rows = inspection.rows[mask[inspection.rows]]
         if len(rows):
-            chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _EACH).round().astype(np.int64))]
-            named = [(table.ids[row], table.ids[row]) for row in chosen]
-            blocks.append(gallery.show(named, f"{name} ({len(rows):,} images)"))
-    if len(found.classes) > _CLASSES:
-        blocks.append(Paragraph(f"{len(found.classes) - _CLASSES:,} more classes are not shown.", quiet=True))
-    return blocks or [Paragraph("No image is labelled.")]
+            chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLES_PER_CLASS).round().astype(np.int64))]
+            captions = [(table.ids[row], table.ids[row]) for row in chosen]
+            blocks.append(gallery.images(captions, f"{name} ({len(rows):,} images)"))
+    if len(result.classes) > _SAMPLE_CLASSES:
+        blocks.append(Paragraph(f"{len(result.classes) - _SAMPLE_CLASSES:,} more classes are not shown.", quiet=True))
+    return blocks or [Paragraph("No labelled images.")]
 
 
-def _long(table: Table) -> Block:
-    """Return a table, cut and folded away where it is long."""
-    if len(table.rows) <= _UNFOLDED:
+def _collapsible(table: Table) -> Block:
+    """Return a long table truncated and collapsed."""
+    if len(table.rows) <= _MAX_OPEN_ROWS:
         return table
-    cut = Table(table.header, table.rows[:_LISTED], table.align)
-    return Details(f"{table.caption}: {len(table.rows):,}", [cut])
+    short = Table(table.header, table.rows[:_MAX_ROWS], table.align)
+    return Details(f"{table.caption}: {len(table.rows):,}", [short])

@@ -1,6 +1,7 @@
-"""Which of many pairs of copies are worth confirming: those that are listed, and beyond them those that tell news.
+"""Selection of duplicate pairs: all up to a limit, beyond it those that connect new groups or splits.
 
-Of n pictures that look alike, n² / 2 pairs tell no more than n that join them. N images, P pairs.
+Of n images that look alike, the n² / 2 pairs carry no more information than n pairs that connect them.
+N images, P pairs.
 """
 
 from __future__ import annotations
@@ -16,166 +17,172 @@ from scipy.sparse.csgraph import connected_components
 from tercet.data.table import Ints
 
 Floats = NDArray[np.float32]
-MOST_COMPARED = 5_000_000
-"""Pairs of one kind, within a split or between two, after whose confirming the search stops: half a minute, and only
-where pictures have like hashes and are different."""
-_EVERYWHERE = -1  # all bits: nothing more to know
-_AT_ONCE = 1 << 12  # pairs confirmed at a time, as long as all of them are listed
+MAX_COMPARED = 5_000_000
+"""Pairs within splits, and across splits, that are verified at most, which takes half a minute; only reached if many
+different images have similar hashes."""
+_ALL_SPLITS = -1  # all bits set
+_CHUNK = 1 << 12  # pairs verified at a time while all of them are listed
 
 
 @dataclass(frozen=True, eq=False)
 class PairList:
-    """Pairs of images that are taken for copies, the surest first."""
+    """Duplicate pairs, the most certain first."""
 
     first: Ints
     """P positions, each smaller than that of the second image."""
     second: Ints
     """P positions."""
     orientation: Ints
-    """P indices of `ORIENTATIONS`: how the first image lies to look like the second."""
+    """P indices of `ORIENTATIONS`: transform of the first image that yields the second."""
     distance: Ints
-    """P different bits of the hashes; -1 where no hash was asked."""
+    """P numbers of different hash bits; -1 if hashes were not compared."""
     similarity: Floats
-    """P: correlation of the small grey copies, or cosine of the features."""
+    """P: correlation of the downscaled images, or cosine of the features."""
     complete: bool = True
-    """False where there may be more; left out are pairs that join no further images and tell of no further split."""
+    """False if pairs may be missing; these connect no further images and no further splits."""
     all_crossing: bool = True
-    """False where the search stopped, so that images of two splits may be copies that no pair tells of."""
+    """False if the search stopped, so that duplicates across splits may be missing."""
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def take(self, places: Ints) -> PairList:
-        """Return some of the pairs, in this order."""
+    def take(self, indices: Ints) -> PairList:
+        """Return a subset of the pairs in the given order."""
         return PairList(
-            self.first[places],
-            self.second[places],
-            self.orientation[places],
-            self.distance[places],
-            self.similarity[places],
+            self.first[indices],
+            self.second[indices],
+            self.orientation[indices],
+            self.distance[indices],
+            self.similarity[indices],
             self.complete,
             self.all_crossing,
         )
 
 
-def no_pairs() -> PairList:
-    """Return no pair at all."""
-    nothing = np.zeros(0, dtype=np.int64)
-    return PairList(nothing, nothing, nothing, nothing, np.zeros(0, dtype=np.float32))
+def no_pairs(*, complete: bool = True, all_crossing: bool = True) -> PairList:
+    """Return an empty list."""
+    empty = np.zeros(0, dtype=np.int64)
+    return PairList(empty, empty, empty, empty, np.zeros(0, dtype=np.float32), complete, all_crossing)
 
 
 class PairSearch:
-    """Gathers pairs: all up to a limit within splits and between splits, then those that tell something new.
+    """Verifies candidate pairs and collects them.
 
-    So every image that has a copy is in a pair, and for every image and every other split in which it has a copy
-    there is a pair that tells so, however many look alike.
+    Guarantees, however many images look alike: every image with a duplicate is in a pair, and for every other split in
+    which an image has a duplicate there is a pair that implies it.
 
     Args:
-        splits: N sets of splits in which an image lies, a bit each; 0 where it lies in none.
-        most: Pairs of one kind that are listed whatever they tell.
-        least: Similarity from which on a pair is confirmed.
+        splits: N bit sets of the splits of an image and of its identical images; 0 if it is in no split.
+        max_pairs: Pairs within splits, and across splits, that are listed even if redundant.
+        min_similarity: Similarity from which a pair is accepted.
     """
 
-    def __init__(self, splits: Ints, *, most: int, least: float) -> None:
-        self._splits, self._most, self._least = splits, most, least
-        self._known = np.where(splits == 0, _EVERYWHERE, splits)  # splits in which it, or a copy of it, is known to lie
-        self._group = np.arange(len(splits))  # images that pairs have joined
-        self._found: dict[tuple[int, int], tuple[int, int, float]] = {}
-        self._listed = {True: 0, False: 0}  # by whether the pair lies in two splits
+    def __init__(self, splits: Ints, *, max_pairs: int, min_similarity: float) -> None:
+        self._splits, self._max_pairs, self._min_similarity = splits, max_pairs, min_similarity
+        self._known = np.where(splits == 0, _ALL_SPLITS, splits)  # splits of the image and its known duplicates
+        self._component = np.arange(len(splits))  # connected component of each image
+        self._pairs: dict[tuple[int, int], tuple[int, int, float]] = {}
+        self._listed = {True: 0, False: 0}  # by whether the pair crosses splits
         self._compared = {True: 0, False: 0}
         self._complete = {True: True, False: True}
         self._stopped = {True: False, False: False}
 
-    def add(self, first: Ints, second: Ints, way: Ints, bits: Ints, similarity: Callable[[Ints], Floats]) -> None:
-        """Confirm proposed pairs, as far as they are wanted.
+    def add(
+        self, first: Ints, second: Ints, orientation: Ints, distance: Ints, similarity: Callable[[Ints], Floats]
+    ) -> None:
+        """Verify candidate pairs as far as they are needed.
 
         Args:
             first: P positions, each smaller than that of the second image.
             second: P positions.
-            way: P indices of `ORIENTATIONS`.
-            bits: P different bits, or -1.
-            similarity: Of some of the P pairs, by position.
+            orientation: P indices of `ORIENTATIONS`.
+            distance: P numbers of different hash bits, or -1.
+            similarity: Returns the similarities of a subset of the P pairs, given their indices.
         """
-        mine, theirs = self._splits[first], self._splits[second]
-        both = mine | theirs
-        crossing = (both & (both - 1) != 0) & (mine != 0) & (theirs != 0)
+        bits, other_bits = self._splits[first], self._splits[second]
+        union = bits | other_bits
+        crossing = (union & (union - 1) != 0) & (bits != 0) & (other_bits != 0)
 
-        def confirm(some: Ints, kind: bool) -> None:
-            if self._compared[kind] + len(some) > MOST_COMPARED:
-                self._stopped[kind] = True
+        def verify(subset: Ints, crosses: bool) -> None:
+            if self._compared[crosses] + len(subset) > MAX_COMPARED:
+                self._stopped[crosses] = True
                 return
-            self._compared[kind] += len(some)
-            likeness = similarity(some)
-            sure = likeness >= self._least
-            if sure.any():
-                some = some[sure]
-                self._note(first[some], second[some], way[some], bits[some], likeness[sure], kind)
-                self._join(first[some], second[some])
+            self._compared[crosses] += len(subset)
+            values = similarity(subset)
+            accepted = values >= self._min_similarity
+            if accepted.any():
+                subset = subset[accepted]
+                columns = first[subset], second[subset], orientation[subset], distance[subset], values[accepted]
+                self._store(*columns, crosses)
+                self._connect(first[subset], second[subset])
 
-        for kind in (True, False):
-            rest = np.flatnonzero(crossing == kind)
-            while len(rest) and not self._stopped[kind] and (room := self._most - self._listed[kind]) > 0:
-                some, rest = np.split(rest, [min(_AT_ONCE, room)])
-                confirm(some, kind)
-            self._complete[kind] &= not len(rest)
-            each = 1
-            while len(rest) and not self._stopped[kind]:
-                asking = self._asking(first[rest], second[rest])
-                rest, asking = rest[asking >= 0], asking[asking >= 0]
-                chosen = _some_of_each(asking, each)
-                confirm(rest[chosen], kind)
-                rest, each = rest[~chosen], 2 * each  # most images need one pair; those that need many, few rounds
+        for crosses in (True, False):
+            rest = np.flatnonzero(crossing == crosses)
+            while len(rest) and not self._stopped[crosses]:
+                remaining = self._max_pairs - self._listed[crosses]
+                if remaining <= 0:
+                    break
+                subset, rest = np.split(rest, [min(_CHUNK, remaining)])
+                verify(subset, crosses)
+            self._complete[crosses] &= not len(rest)
+            per_image = 1
+            while len(rest) and not self._stopped[crosses]:
+                image = self._informed_image(first[rest], second[rest])
+                rest, image = rest[image >= 0], image[image >= 0]
+                chosen = _first_per_value(image, per_image)
+                verify(rest[chosen], crosses)
+                # Most images need one pair; doubling keeps the number of rounds low for the others.
+                rest, per_image = rest[~chosen], 2 * per_image
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing more will be confirmed."""
+        """Whether no further pair will be verified."""
         return all(self._stopped.values())
 
     def pairs(self) -> PairList:
-        """Return what was found, the surest first."""
-        whole = {"complete": all(self._complete.values()) and not any(self._stopped.values())}
-        whole["all_crossing"] = not self._stopped[True]
-        found = self._found
-        if not found:
-            nothing = no_pairs()
-            return PairList(
-                nothing.first, nothing.second, nothing.orientation, nothing.distance, nothing.similarity, **whole
-            )
-        order = sorted(found, key=lambda pair: (found[pair][1], -found[pair][2], pair))
+        """Return the accepted pairs, sorted by distance and similarity."""
+        complete = all(self._complete.values()) and not any(self._stopped.values())
+        all_crossing = not self._stopped[True]
+        pairs = self._pairs
+        if not pairs:
+            return no_pairs(complete=complete, all_crossing=all_crossing)
+        order = sorted(pairs, key=lambda pair: (pairs[pair][1], -pairs[pair][2], pair))
         first, second = np.array(order, dtype=np.int64).T
-        ways, bits = np.array([found[pair][:2] for pair in order], dtype=np.int64).T
-        return PairList(
-            first, second, ways, bits, np.array([found[pair][2] for pair in order], dtype=np.float32), **whole
-        )
+        orientation, distance = np.array([pairs[pair][:2] for pair in order], dtype=np.int64).T
+        similarity = np.array([pairs[pair][2] for pair in order], dtype=np.float32)
+        return PairList(first, second, orientation, distance, similarity, complete, all_crossing)
 
-    def _note(self, first: Ints, second: Ints, way: Ints, bits: Ints, likeness: Floats, kind: bool) -> None:
-        columns = (first.tolist(), second.tolist(), way.tolist(), bits.tolist(), likeness.tolist())
-        for one, other, lies, differ, value in zip(*columns, strict=True):
-            known = self._found.get((one, other))
+    def _store(
+        self, first: Ints, second: Ints, orientation: Ints, distance: Ints, similarity: Floats, crosses: bool
+    ) -> None:
+        """Keep the most similar orientation of each pair."""
+        columns = (column.tolist() for column in (first, second, orientation, distance, similarity))
+        for row, other, way, bits, value in zip(*columns, strict=True):
+            known = self._pairs.get((row, other))
             if known is None or value > known[2]:
-                self._found[one, other] = (lies, differ, value)
-                self._listed[kind] += known is None
+                self._pairs[row, other] = (way, bits, value)
+                self._listed[crosses] += known is None
 
-    def _join(self, first: Ints, second: Ints) -> None:
+    def _connect(self, first: Ints, second: Ints) -> None:
         np.bitwise_or.at(self._known, first, self._splits[second])
         np.bitwise_or.at(self._known, second, self._splits[first])
-        ends = self._group[first], self._group[second]
-        count = len(self._group)
+        ends = self._component[first], self._component[second]
+        count = len(self._component)
         edges = coo_array((np.ones(len(first), dtype=np.int64), ends), shape=(count, count))
-        self._group = connected_components(edges, directed=False)[1].astype(np.int64)[self._group]
+        self._component = connected_components(edges, directed=False)[1].astype(np.int64)[self._component]
 
-    def _asking(self, first: Ints, second: Ints) -> Ints:
-        """Return the image of each pair that would learn something from it: a split, or a copy; -1 for none."""
-        one = (self._splits[second] & ~self._known[first]) != 0
-        one |= self._group[first] != self._group[second]
-        other = (self._splits[first] & ~self._known[second]) != 0
-        return np.where(one, first, np.where(other, second, -1))
+    def _informed_image(self, first: Ints, second: Ints) -> Ints:
+        """Return for each pair the image for which it would add a split or a connection; -1 if neither."""
+        informs_first = (self._splits[second] & ~self._known[first]) != 0
+        informs_first |= self._component[first] != self._component[second]
+        informs_second = (self._splits[first] & ~self._known[second]) != 0
+        return np.where(informs_first, first, np.where(informs_second, second, -1))
 
 
-def _some_of_each(asking: Ints, count: int) -> NDArray[np.bool_]:
-    """Choose up to `count` places of each image."""
-    order = np.argsort(asking, kind="stable")
-    ordered = asking[order]
-    chosen = np.empty(len(asking), dtype=np.bool_)
-    chosen[order] = np.arange(len(asking)) - np.searchsorted(ordered, ordered, side="left") < count
-    return chosen
+def _first_per_value(values: Ints, count: int) -> NDArray[np.bool_]:
+    """Return a mask of the first `count` occurrences of each value."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    mask = np.empty(len(values), dtype=np.bool_)
+    mask[order] = np.arange(len(values)) - np.searchsorted(ordered, ordered, side="left") < count
+    return mask

@@ -1,7 +1,4 @@
-"""What an audit of a data set finds, as values: nothing here computes, prints or draws.
-
-K classes.
-"""
+"""Values of an audit: duplicates, leaks, label issues, findings."""
 
 from __future__ import annotations
 
@@ -12,289 +9,287 @@ from typing import Any, Literal
 from tercet.config.analysis import FINDING_KINDS, FindingKind
 from tercet.data.image_cache import BadImage
 
-MOST_LISTED = 1000
-"""Copies, and suspicious labels, that a document lists, the gravest first; the numbers count all."""
+MAX_LISTED = 1000
+"""Duplicates, and label issues, listed in audit.json, the most severe first; all are counted."""
 Method = Literal["pixels", "hash", "network"]
 TITLES = {"train": "train", "val": "validation", "test": "test", "": "left out"}
-"""Splits as people read them."""
-_NAMED = 3  # examples in a sentence
+"""Names of the splits in reports."""
+_EXAMPLES = 3  # per sentence
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One picture that is there more than once."""
+class Duplicate:
+    """A group of duplicate images."""
 
-    how: Method
-    """What told it: equal pixels, near hashes, or a network's features."""
+    method: Method
+    """How it was detected: identical pixels, perceptual hash, or network features."""
     ids: tuple[str, ...]
-    """Sample names: all that have these pixels, or a pair."""
+    """Sample names: all images with these pixels, or a pair."""
     splits: tuple[str, ...]
-    """Split of each; empty where it has none."""
+    """Split of each; empty if it has none."""
     labels: tuple[str, ...]
-    """Class name of each; empty where unlabelled."""
+    """Class name of each; empty if unlabelled."""
     similarity: float = 1.0
-    """Correlation of small grey copies, or cosine of features."""
+    """Correlation of the downscaled images, or cosine similarity of the features."""
     distance: int | None = None
-    """hash: bits that differ."""
-    orientation: str = "as it is"
-    """How the first image lies to look like the second."""
+    """Different hash bits, if detected by hash."""
+    orientation: str = "identity"
+    """Transform of the first image that yields the second."""
 
-    def apart(self, values: Sequence[str] | None = None) -> tuple[int, ...]:
-        """Return the places of all images, one of each value first: of each split, or label where it lies in one."""
-        told = values or (self.splits if self.crosses else self.labels)
-        ahead = sorted({value: place for place, value in reversed([*enumerate(told)]) if value}.values())
-        return (*ahead, *(place for place in range(len(self.ids)) if place not in ahead))
+    def ordered(self, values: Sequence[str] | None = None) -> tuple[int, ...]:
+        """Return the indices of all images, starting with one per value (default: per split, or label in one split)."""
+        keys = values or (self.splits if self.crosses else self.labels)
+        first = sorted({key: index for index, key in reversed([*enumerate(keys)]) if key}.values())
+        return (*first, *(index for index in range(len(self.ids)) if index not in first))
 
     def equation(self, values: Sequence[str] | None = None) -> str:
-        """Return the names of two images, of different values where there are such (see `apart`)."""
-        return " = ".join(self.ids[place] for place in self.apart(values)[:2])
+        """Return the names of two images, of different values if possible (see `ordered`)."""
+        return " = ".join(self.ids[index] for index in self.ordered(values)[:2])
 
     def between(self, split: str, other: str) -> str | None:
-        """Return the names of an image of each split, where it lies in both."""
+        """Return the names of one image per split; None if a split has none."""
         if not {split, other} <= {*self.splits}:
             return None
         return " = ".join(self.ids[self.splits.index(name)] for name in (split, other))
 
     @property
     def crosses(self) -> bool:
-        """Whether it lies in two splits."""
+        """Whether its images are in different splits."""
         return len(set(self.splits) - {""}) > 1
 
     @property
     def disagrees(self) -> bool:
-        """Whether it has two labels."""
+        """Whether its images have different labels."""
         return len(set(self.labels) - {""}) > 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return JSON values."""
         return {**asdict(self), "crosses_splits": self.crosses, "labels_disagree": self.disagrees}
 
 
 @dataclass(frozen=True)
 class Leak:
-    """How many images of one split have a copy in another."""
+    """Number of images of one split that have a duplicate in another."""
 
     split: str
     """The split whose images are counted."""
     other: str
-    """Where their copies are."""
+    """The split of their duplicates."""
     images: int
-    """How many."""
 
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A label that predictions of images never trained on contradict."""
+    """A label that contradicts a held-out prediction."""
 
     id: str
     """Sample name."""
     label: str
-    """Class it is given."""
     suggested: str
     """Class with the highest probability."""
     own_probability: float
-    """What the given class gets."""
+    """Probability of the given class."""
     suggested_probability: float
-    """What the suggested class gets."""
+    """Probability of the suggested class."""
 
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """What predictions say about labels."""
+    """Result of the label check with predictions."""
 
     run: str
-    """The run."""
     predictions: str
-    """Which of its predictions were used, in words."""
+    """Description of the predictions used."""
     checked: int
-    """Labelled images that they cover."""
+    """Number of labelled images with a prediction."""
     issues: tuple[LabelIssue, ...]
-    """Suspicious labels, the worst first."""
+    """Likely label errors, the most certain first."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that should be looked at before training."""
+    """One kind of problem in the data."""
 
     kind: FindingKind
-    """What kind of thing, as `--fail-on` names it."""
+    """Name, as in `--fail-on`."""
     count: int
-    """How many."""
     text: str
-    """One sentence."""
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What is known of a data set before training."""
+    """Everything that an audit computes."""
 
     name: str
-    """Name of the data."""
     classes: tuple[str, ...]
-    """K class names."""
-    sets: bool
-    """Whether images have sets of labels."""
+    multilabel: bool
+    """Whether an image may have several labels."""
     images: int
-    """Images in all, unreadable ones included."""
+    """All images, including unreadable ones."""
     unlabelled: int
     """Readable images without a label."""
     counts: Mapping[str, int]
-    """Readable labelled images of each class."""
+    """Readable labelled images per class."""
     by_split: Mapping[str, Mapping[str, int]]
-    """The same in each split; empty without splits."""
+    """The same per split; empty without splits."""
     split_sizes: Mapping[str, int]
-    """Images in each split."""
-    division: str
-    """Where the splits are from, in words."""
-    refusals: tuple[str, ...]
-    """Why training would refuse the data, if it would."""
+    """Images per split."""
+    split_source: str
+    """Origin of the splits, in words."""
+    training_errors: tuple[str, ...]
+    """Reasons for which training would reject the data."""
     unreadable: tuple[BadImage, ...]
     """Images that cannot be decoded."""
-    missing: tuple[str, ...]
-    """Files that a table names and that are not there."""
-    empty: tuple[str, ...]
-    """Class folders without an image."""
+    missing_files: tuple[str, ...]
+    """Files listed in a table that do not exist."""
+    empty_folders: tuple[str, ...]
+    """Class folders without images."""
     sizes: tuple[tuple[int, int, int], ...]
     """Height, width, number of images; the most frequent first."""
     modes: tuple[tuple[str, int], ...]
-    """Ways to store an image and their numbers, the most frequent first."""
-    flat: tuple[str, ...]
-    """Images of one colour, which have no near duplicates."""
-    copies: tuple[Copy, ...]
-    """Pictures that are there more than once: those in two splits first, then those with two labels; of each kind
-    equal pixels first, then the surest pairs."""
+    """File format with colour mode, number of images; the most frequent first."""
+    uniform: tuple[str, ...]
+    """Images of one colour, excluded from the search for near duplicates."""
+    duplicates: tuple[Duplicate, ...]
+    """Across splits first, then with conflicting labels; within each kind exact ones first, then by similarity."""
     complete: bool
-    """Whether these are all; left out are pairs that join no further images and tell of no further split."""
+    """Whether all pairs are listed; otherwise pairs are omitted that connect no further images and splits."""
     leaks_complete: bool
-    """Whether all images that lie in two splits were compared: the search stops where look-alikes are too many."""
+    """Whether all pairs across splits were compared; the search stops if too many images look alike."""
     max_hash_distance: int | None
-    """Bits up to which hashes proposed near duplicates; None where they were not looked for."""
+    """Maximum number of different hash bits; None if near duplicates were not searched."""
     leaks: tuple[Leak, ...]
-    """Splits whose images have copies in another."""
-    torn: Mapping[str, tuple[str, ...]]
-    """Groups that lie in several given splits, and these."""
+    """Pairs of splits with duplicates across them."""
+    leaking_groups: Mapping[str, tuple[str, ...]]
+    """Groups in several given splits, with these splits."""
     folds: int
-    """Folds that classes must be large enough for."""
-    small: Mapping[str, int]
-    """Classes too small for the folds, and their images or groups."""
-    units: Literal["images", "groups"]
-    """What is counted there."""
-    absent: Mapping[str, tuple[str, ...]]
-    """Classes that a given split does not show, by split."""
-    most_imbalance: float
-    """Largest class over smallest one beyond which classes are imbalanced."""
+    """Number of folds that classes must be large enough for."""
+    small_classes: Mapping[str, int]
+    """Classes too small for the folds, with their size."""
+    small_unit: Literal["images", "groups"]
+    """Unit of this size."""
+    missing_classes: Mapping[str, tuple[str, ...]]
+    """Classes without images, by given split."""
+    max_imbalance: float
+    """Maximum ratio of the largest to the smallest class."""
     labels: LabelCheck | None
-    """What a run's predictions say about labels."""
+    """Label check; None without a run."""
     notes: tuple[str, ...]
-    """What reading and dividing the data had to say."""
+    """Notes about reading and splitting the data."""
 
     @property
     def readable(self) -> int:
-        """Images that can be decoded."""
+        """Number of images that can be decoded."""
         return self.images - len(self.unreadable)
 
-    def copies_by(self, *how: Method) -> tuple[Copy, ...]:
-        """Return the copies that were told in some way."""
-        return tuple(copy for copy in self.copies if copy.how in how)
+    def duplicates_by(self, *methods: Method) -> tuple[Duplicate, ...]:
+        """Return the duplicates that were detected by one of the methods."""
+        return tuple(duplicate for duplicate in self.duplicates if duplicate.method in methods)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What should be looked at, in the order of `FINDING_KINDS`; nothing where all is well."""
-        told = [finding for kind in FINDING_KINDS if (finding := self.finding(kind)).count]
-        return tuple(told)
+        """The kinds of problems that occur, in the order of `FINDING_KINDS`."""
+        return tuple(finding for kind in FINDING_KINDS if (finding := self.finding(kind)).count)
 
     def finding(self, kind: FindingKind) -> Finding:
-        """Return what was found of one kind; its count is 0 where nothing was."""
+        """Return the finding of one kind; its count is 0 if there is no such problem."""
         count, text = {
             "unreadable": self._unreadable,
             "duplicates": self._duplicates,
             "leakage": self._leakage,
             "imbalance": self._imbalance,
             "small-classes": self._small,
-            "missing-classes": self._absent,
+            "missing-classes": self._missing,
             "labels": self._labels,
         }[kind]()
         return Finding(kind, count, text)
 
     def _unreadable(self) -> tuple[int, str]:
-        parts = [f"{len(self.unreadable)} images cannot be read"] if self.unreadable else []
-        parts += [f"{len(self.missing)} files of the table are not there"] if self.missing else []
-        named = [*map(str, self.unreadable), *self.missing]
-        return len(named), f"{' and '.join(parts)}: {join_few(named)}"
+        parts = [f"unreadable images: {len(self.unreadable)}"] if self.unreadable else []
+        parts += [f"missing files: {len(self.missing_files)}"] if self.missing_files else []
+        names = [*map(str, self.unreadable), *self.missing_files]
+        return len(names), f"{', '.join(parts)} ({join_few(names)})"
 
     def _duplicates(self) -> tuple[int, str]:
-        same, near = self.copies_by("pixels"), self.copies_by("hash", "network")
-        parts = [f"{len(same)} pictures are there more than once, pixel by pixel"] if same else []
+        exact, near = self.duplicates_by("pixels"), self.duplicates_by("hash", "network")
         more = "" if self.complete else " or more"
-        parts += [f"{len(near)}{more} near-duplicate pair{'s' if len(near) > 1 else ''}"] if near else []
-        return len(self.copies), f"{'; '.join(parts)}: {join_few([copy.equation() for copy in self.copies])}"
+        parts = [f"groups of identical images: {len(exact)}"] if exact else []
+        parts += [f"near-duplicate pairs: {len(near)}{more}"] if near else []
+        examples = join_few([duplicate.equation() for duplicate in self.duplicates])
+        return len(self.duplicates), f"{', '.join(parts)} ({examples})"
 
     def _leakage(self) -> tuple[int, str]:
-        crossing = [copy for copy in self.copies if copy.crosses]
-        least = "" if self.leaks_complete else "at least "
+        crossing = [duplicate for duplicate in self.duplicates if duplicate.crosses]
+        minimum = "" if self.leaks_complete else "at least "
         parts = []
         for leak in self.leaks:
-            named = [both for copy in crossing if (both := copy.between(leak.split, leak.other))]
-            told = f"{least}{leak.images} images of {TITLES[leak.split]} have a copy in {TITLES[leak.other]}"
-            parts.append(f"{told}: {join_few(named)}" if named else told)
-        torn = [f"{group} ({', '.join(TITLES[split] for split in found)})" for group, found in self.torn.items()]
-        parts += [f"{len(torn)} groups lie in several splits: {join_few(torn)}"] if torn else []
+            names = [names for duplicate in crossing if (names := duplicate.between(leak.split, leak.other))]
+            text = f"{TITLES[leak.split]} images with a duplicate in {TITLES[leak.other]}: {minimum}{leak.images}"
+            parts.append(f"{text} ({join_few(names)})" if names else text)
+        groups = [
+            f"{group} in {' and '.join(TITLES[split] for split in splits)}"
+            for group, splits in self.leaking_groups.items()
+        ]
+        parts += [f"groups in several splits: {len(groups)} ({join_few(groups)})"] if groups else []
         if not self.leaks_complete:
             parts.append(
-                "the search stopped, so that copies between splits may be missing: too many images look alike; a "
-                "smaller --max-hash-distance compares fewer"
+                "the search stopped because too many images look alike, so duplicates across splits may be missing: "
+                "use a smaller --max-hash-distance"
             )
-        return len(crossing) + len(torn) + (not self.leaks_complete), f"{'; '.join(parts)} ({self.division})"
+        count = len(crossing) + len(groups) + (not self.leaks_complete)
+        return count, f"{'; '.join(parts)}; splits: {self.split_source}"
 
     def _imbalance(self) -> tuple[int, str]:
         present = {name: count for name, count in self.counts.items() if count}
-        if len(present) < 2 or max(present.values()) <= self.most_imbalance * min(present.values()):
+        if len(present) < 2 or max(present.values()) <= self.max_imbalance * min(present.values()):
             return 0, ""
         large, small = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
         ratio = present[large] / present[small]
         return 1, (
-            f"the largest class ({large}, {present[large]} images) has {ratio:.1f} times as many as the smallest "
+            f"the largest class ({large}, {present[large]} images) is {ratio:.1f} times the size of the smallest "
             f"({small}, {present[small]})"
         )
 
     def _small(self) -> tuple[int, str]:
-        named = [f"{name} ({count})" for name, count in self.small.items()]
-        return len(
-            named
-        ), f"{len(named)} classes have fewer than {self.folds} {self.units} for folds: {join_few(named)}"
+        names = [f"{name}: {count}" for name, count in self.small_classes.items()]
+        return len(names), f"classes with fewer than {self.folds} {self.small_unit}: {len(names)} ({join_few(names)})"
 
-    def _absent(self) -> tuple[int, str]:
+    def _missing(self) -> tuple[int, str]:
         parts = [
-            f"{len(names)} classes are not in {TITLES[split]}: {join_few(names)}"
-            for split, names in self.absent.items()
+            f"classes without images in {TITLES[split]}: {len(names)} ({join_few(names)})"
+            for split, names in self.missing_classes.items()
         ]
-        parts += [f"{len(self.empty)} class folders hold no images: {join_few(self.empty)}"] if self.empty else []
-        return sum(map(len, self.absent.values())) + len(self.empty), "; ".join(parts)
+        folders = self.empty_folders
+        parts += [f"empty class folders: {len(folders)} ({join_few(folders)})"] if folders else []
+        return sum(map(len, self.missing_classes.values())) + len(folders), "; ".join(parts)
 
     def _labels(self) -> tuple[int, str]:
-        torn = [copy for copy in self.copies_by("pixels") if copy.disagrees]
+        conflicts = [duplicate for duplicate in self.duplicates_by("pixels") if duplicate.disagrees]
         issues = self.labels.issues if self.labels else ()
-        several = "different sets of labels" if self.sets else "several labels"
-        parts = [f"{len(torn)} pictures have {several}: {join_few([one.equation(one.labels) for one in torn])}"]
-        suspicious = join_few([f"{one.id} ({one.label}, rather {one.suggested})" for one in issues])
-        parts += [f"{len(issues)} labels are suspicious: {suspicious}"]
-        return len(torn) + len(issues), "; ".join(parts[not torn : 1 + bool(issues)])
+        parts = []
+        if conflicts:
+            names = join_few([duplicate.equation(duplicate.labels) for duplicate in conflicts])
+            parts.append(f"identical images with different labels: {len(conflicts)} ({names})")
+        if issues:
+            names = join_few([f"{issue.id}: {issue.label}, suggested {issue.suggested}" for issue in issues])
+            parts.append(f"likely label errors: {len(issues)} ({names})")
+        return len(conflicts) + len(issues), "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; long lists are cut, their numbers are not."""
-        document = asdict(replace(self, copies=()))
-        document["copies"] = [copy.to_dict() for copy in self.copies[:MOST_LISTED]]
+        """Return JSON values; long lists are truncated, counts are not."""
+        document = asdict(replace(self, duplicates=()))
+        document["duplicates"] = [duplicate.to_dict() for duplicate in self.duplicates[:MAX_LISTED]]
         if self.labels is not None:
-            document["labels"]["issues"] = document["labels"]["issues"][:MOST_LISTED]
+            document["labels"]["issues"] = document["labels"]["issues"][:MAX_LISTED]
         return {
             "findings": [asdict(finding) for finding in self.findings],
             "readable": self.readable,
-            "num_copies": {how: len(self.copies_by(how)) for how in ("pixels", "hash", "network")},
-            "num_crossing_copies": sum(copy.crosses for copy in self.copies),
+            "num_duplicates": {method: len(self.duplicates_by(method)) for method in ("pixels", "hash", "network")},
+            "num_crossing_duplicates": sum(duplicate.crosses for duplicate in self.duplicates),
             **document,
         }
 
 
 def join_few(names: Sequence[str]) -> str:
-    """Return the first names, and dots where there are more."""
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    """Return the first names, with an ellipsis if there are more."""
+    return ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")

@@ -1,4 +1,4 @@
-"""Looking at a data set before training: what cannot be read, what is there twice, what leaks, which labels are odd."""
+"""The audit command: check a data set before training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from tercet.audit.audit import check_table
+from tercet.audit.checks import check_table
 from tercet.audit.embedding import build_embedder, check_embedder, embed_images
 from tercet.audit.inspect import Inspection, inspect, require_imagehash
-from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_one_label
+from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
 from tercet.config.analysis import AUDIT, FINDING_KINDS, AuditConfig
 from tercet.config.parser import ParsedArguments
@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:  # an extra: `pip install tercet[pictures]`
     audit_page = None  # type: ignore[assignment]
 
 DOCUMENT, PAGE = "audit.json", "audit.html"
-_SHOWN_SIZES = 3  # sizes and modes named in the text
+_EXAMPLES = 3  # image sizes and modes in the text report
 
 
 @dataclass(frozen=True)
@@ -45,37 +45,36 @@ class AuditReport:
     """A finished audit."""
 
     source: str
-    """What was looked at."""
-    found: AuditResult
-    """Everything that was found."""
+    """Data that were audited."""
+    result: AuditResult
     failed: tuple[Finding, ...]
-    """Findings of the kinds that were to count as failures."""
+    """Findings of the kinds in `fail_on`."""
     path: Path | None
-    """Folder of audit.json, audit.html and figures/, where one was asked for."""
+    """Folder with audit.json, audit.html and figures/; None without `output`."""
 
     @property
     def exit_code(self) -> int:
-        """3 where a finding counts as a failure, else 0."""
+        """3 if a finding is in `failed`, else 0."""
         return 3 if self.failed else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return JSON values."""
         return {
             "source": self.source,
             "failed": [finding.kind for finding in self.failed],
-            **self.found.to_dict(),
+            **self.result.to_dict(),
         }
 
     def to_text(self) -> str:
-        """Return what people read."""
-        lines = [*_about(self.found), ""]
+        """Return the text report."""
+        lines = [*_summary(self.result), ""]
         width = max(map(len, FINDING_KINDS))
         for kind in FINDING_KINDS:
-            finding = self.found.finding(kind)
-            mark, said = ("!", finding.text) if finding.count else (" ", _all_well(self.found, kind))
-            lines.append(f"{mark} {kind:<{width}}  {said}")
-        lines += [f"! tercet train would refuse this data: {refusal}" for refusal in self.found.refusals]
-        lines += [f"  note: {note}" for note in self.found.notes]
+            finding = self.result.finding(kind)
+            mark, text = ("!", finding.text) if finding.count else (" ", _no_finding(self.result, kind))
+            lines.append(f"{mark} {kind:<{width}}  {text}")
+        lines += [f"! tercet train would fail on this data: {error}" for error in self.result.training_errors]
+        lines += [f"  note: {note}" for note in self.result.notes]
         if self.failed:
             lines.append(f"failed on {', '.join(finding.kind for finding in self.failed)}")
         if self.path is not None:
@@ -83,48 +82,49 @@ class AuditReport:
         return "".join(f"{printable(line)}\n" for line in lines)
 
 
-def _about(found: AuditResult) -> list[str]:
+def _summary(result: AuditResult) -> list[str]:
     """Return the lines about size, classes, formats and splits."""
-    sizes = [f"{height} x {width} ({count})" for height, width, count in found.sizes[:_SHOWN_SIZES]]
-    modes = [f"{mode} ({count})" for mode, count in found.modes[:_SHOWN_SIZES]]
-    more = [
-        f" and {len(all_of) - _SHOWN_SIZES} more" * (len(all_of) > _SHOWN_SIZES)
-        for all_of in (found.sizes, found.modes)
-    ]
-    unlabelled = f", {found.unlabelled} of them unlabelled" if found.unlabelled else ""
+    sizes = [f"{height} x {width} ({count})" for height, width, count in result.sizes]
+    modes = [f"{mode} ({count})" for mode, count in result.modes]
+    unlabelled = f" ({result.unlabelled} unlabelled)" if result.unlabelled else ""
     lines = [
-        f"{found.name}: {found.images} images{unlabelled}, {len(found.classes)} classes",
-        f"height x width: {', '.join(sizes) or 'none'}{more[0]}; stored as {', '.join(modes) or 'nothing'}{more[1]}",
+        f"{result.name}: {result.images} images{unlabelled}, {len(result.classes)} classes",
+        f"height x width: {_first(sizes)}; format and mode: {_first(modes)}",
     ]
-    if found.split_sizes:
-        parts = ", ".join(f"{TITLES[split]} {count}" for split, count in found.split_sizes.items())
-        lines.append(f"{parts} ({found.division})")
+    if result.split_sizes:
+        parts = ", ".join(f"{TITLES[split]} {count}" for split, count in result.split_sizes.items())
+        lines.append(f"{parts} ({result.split_source})")
     return lines
 
 
-def _all_well(found: AuditResult, kind: str) -> str:
-    """Return what stands beside a kind of which nothing was found."""
-    if kind == "labels" and found.sets:
-        return "no equal pictures have different sets; sets are not judged otherwise"
-    if kind == "labels" and found.labels is None:
-        return "no picture has two labels; --run tells suspicious ones"
+def _first(values: Sequence[str]) -> str:
+    more = f" and {len(values) - _EXAMPLES} more" if len(values) > _EXAMPLES else ""
+    return (", ".join(values[:_EXAMPLES]) or "none") + more
+
+
+def _no_finding(result: AuditResult, kind: str) -> str:
+    """Return the text for a kind without findings."""
+    if kind == "labels" and result.multilabel:
+        return "no conflicting labels of identical images; predictions are not used for multi-label data"
+    if kind == "labels" and result.labels is None:
+        return "no conflicting labels of identical images; use --run to find likely label errors"
     if kind == "labels":
-        return f"none of {found.labels.checked if found.labels else 0} labels is suspicious"
-    if kind == "duplicates" and found.max_hash_distance is None:
-        return "no equal images; near duplicates were not looked for"
-    if kind == "leakage" and not found.split_sizes:
-        return "there are no splits"
+        return f"no likely errors among {result.labels.checked if result.labels else 0} labels"
+    if kind == "duplicates" and result.max_hash_distance is None:
+        return "no identical images; near duplicates were not searched"
+    if kind == "leakage" and not result.split_sizes:
+        return "no splits"
     return "none"
 
 
 def audit_data(source: str | Path, /, *, console: Console | None = None, **options: Any) -> AuditReport:
-    """Look at a data set before training: unreadable images, copies, leaks between splits, classes, labels.
+    """Check a data set before training: unreadable images, duplicates, leakage between splits, classes, labels.
 
     Args:
         source: Folder of images by class, table, zip, or the name of a data set.
         console: Where to report progress; silent by default.
-        **options: Any option of `tercet audit`, such as `output="look/"`, `run="runs/photos-1"`, `max_hash_distance=4`,
-            `data={"group_from": "plant([0-9]+)"}`.
+        **options: Any option of `tercet audit`, such as `output="audit/"`, `run="runs/photos-1"`,
+            `max_hash_distance=4`, `data={"group_from": "plant([0-9]+)"}`.
 
     Raises:
         TercetError: See `tercet.core.errors`.
@@ -133,46 +133,48 @@ def audit_data(source: str | Path, /, *, console: Console | None = None, **optio
 
 
 def run_audit(source: str | Path, parsed: ParsedArguments, *, console: Console) -> AuditReport:
-    """Audit a data set as the options ask."""
+    """Audit a data set with parsed options."""
     options, config = parsed.of(AuditConfig), parsed.of(DataConfig)
-    folder = _folder(options.output, source)
+    folder = _output_folder(options.output, source)
     if options.feature_network:
         check_embedder(options.feature_network[0])
     if options.max_hash_distance is not None:
         require_imagehash()
-    table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)  # what is bad is told, not fatal
+    # Unreadable images and a single class are findings here, not errors.
+    table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)
     labels = _check_labels(table, options.run)
-    print_status(console, f"looking at {len(table)} images")
-    seen = inspect(table, max_pixels=config.max_pixels, hashed=options.max_hash_distance is not None)
-    if not len(seen.rows):
-        raise DataError(f"{source}: none of {len(table)} images can be read, such as {seen.bad[0]}")
-    features = _embed(table, seen, config, options, console)
-    found = check_table(table, seen, config, options, features=features, labels=labels)
-    failed = tuple(finding for finding in found.findings if finding.kind in options.fail_on)
-    done = AuditReport(str(source), found, failed, folder)
+    print_status(console, f"inspecting {len(table)} images")
+    compute_hashes = options.max_hash_distance is not None
+    inspection = inspect(table, max_pixels=config.max_pixels, compute_hashes=compute_hashes)
+    if not len(inspection.rows):
+        raise DataError(f"{source}: none of {len(table)} images can be read, such as {inspection.bad[0]}")
+    features = _embed(table, inspection, config, options, console)
+    result = check_table(table, inspection, config, options, features=features, labels=labels)
+    failed = tuple(finding for finding in result.findings if finding.kind in options.fail_on)
+    report = AuditReport(str(source), result, failed, folder)
     if folder is not None:
         print_status(console, f"writing {folder}")
-        write_json(folder / DOCUMENT, done.to_dict())
-        book = FigureWriter(folder / "figures")
-        page = audit_page(found, table, seen, book, source=str(source), max_pixels=config.max_pixels)
+        write_json(folder / DOCUMENT, report.to_dict())
+        figures = FigureWriter(folder / "figures")
+        page = audit_page(result, table, inspection, figures, source=str(source), max_pixels=config.max_pixels)
         write_page(folder / PAGE, page)
-    return done
+    return report
 
 
-def _folder(output: str | None, source: str | Path) -> Path | None:
-    """Return the folder for the result, refused before any work where it cannot be filled.
+def _output_folder(output: str | None, source: str | Path) -> Path | None:
+    """Check the output folder before any work.
 
     Raises:
-        ConfigError: What draws the page is not installed, or the folder would become part of the data.
-        StorageError: An audit is there already, or nothing can be written there.
+        ConfigError: matplotlib is not installed, or the folder is inside the data.
+        StorageError: The folder has an audit already, or is not writable.
     """
     if output is None:
         return None
     if audit_page is None:
-        raise ConfigError("the page of an audit needs matplotlib, which is not installed: pip install 'tercet[audit]'")
+        raise ConfigError("--output requires matplotlib: pip install 'tercet[audit]'")
     folder, data = Path(output), Path(source).expanduser()
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(f"--output {output} lies in the data, and its figures would be a class: take another folder")
+        raise ConfigError(f"--output {output} is inside the data, where its figures would become images of a class")
     for name in (DOCUMENT, PAGE):
         if os.path.lexists(folder / name):
             raise StorageError(f"{folder / name} exists already: choose another --output, or delete it")
@@ -184,23 +186,19 @@ def _check_labels(table: SampleTable, run: str | None) -> LabelCheck | None:
     if run is None:
         return None
     require_cleanlab()
-    require_one_label(table)
-    said, what = held_out_predictions(run)
-    return check_labels(table, said, run=str(run), predictions=what)
+    require_single_label(table)
+    predictions, description = held_out_predictions(run)
+    return check_labels(table, predictions, run=str(run), description=description)
 
 
 def _embed(
-    table: SampleTable, seen: Inspection, config: DataConfig, options: AuditConfig, console: Console
+    table: SampleTable, inspection: Inspection, config: DataConfig, options: AuditConfig, console: Console
 ) -> NDArray[np.float16] | None:
     if not options.feature_network:
         return None
-    channels = 1 if all(mode.split()[-1] in ("1", "L", "I;16") for mode in seen.modes) else 3
-    size = _one_size(seen.sizes.tolist())
+    channels = 1 if all(mode.split()[-1] in ("1", "L", "I;16") for mode in inspection.modes) else 3
+    sizes = {(int(height), int(width)) for height, width in inspection.sizes}
+    size = sizes.pop() if len(sizes) == 1 else None
     network = build_embedder(options.feature_network[0], channels=channels, image_size=size)
-    print_status(console, f"comparing {len(seen.rows)} images by the features of {network.network}")
-    return embed_images(network, table, seen.rows, max_pixels=config.max_pixels, device=options.device)
-
-
-def _one_size(sizes: Sequence[Sequence[int]]) -> tuple[int, int] | None:
-    height, width = sizes[0]
-    return (height, width) if all(tuple(size) == (height, width) for size in sizes) else None
+    print_status(console, f"comparing {len(inspection.rows)} images by features of {network.network}")
+    return embed_images(network, table, inspection.rows, max_pixels=config.max_pixels, device=options.device)

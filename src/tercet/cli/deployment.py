@@ -105,7 +105,7 @@ def _serve(parsed: ParsedArguments) -> CommandResult:
         limits=parsed.of(ServerLimits),
         max_memory=config.max_memory,
         load_timeout=config.load_seconds,
-        leash=leash,
+        parent=leash,
     )
     told = {"url": done.url, "requests": done.requests, "seconds": round(done.seconds, 1)}
     return CommandResult(f"answered {done.requests} request(s) in {done.seconds:.0f} s\n", told)

@@ -1,1 +1,1 @@
-"""The HTTP server. It runs exported files and does not import torch."""
+"""HTTP server for exported ONNX files; the server process does not import torch."""

@@ -1,4 +1,4 @@
-"""One line of JSON an event on standard error, written by a thread so that a slow reader never holds up an answer."""
+"""Structured log: one JSON line per event on standard error, written by a thread so that a slow reader cannot block."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any, TextIO
 
 from tercet.core.streams import SafeStream
 
-_WAITING_LINES = 10_000
-_LONGEST = 300
-_A_SECOND = 20  # lines of libraries
+_MAX_QUEUED_LINES = 10_000
+_MAX_TEXT = 300
+_MAX_LIBRARY_RECORDS = 20  # per second
 
 
 class AccessLog:
-    """Writes events; what a client sent is in them only escaped and cut short. Lines that find no room are dropped.
+    """Writes events to `stream`; drops lines while the queue is full.
 
-    Args:
-        stream: Where to write.
+    Client data is truncated and escaped to ASCII.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = SafeStream(stream)
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # its `put` may interrupt itself
-        self._thread = threading.Thread(target=self._write, name="tercet-journal", daemon=True)
+        # `SimpleQueue.put` is reentrant, so that a signal handler may log too.
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="tercet-log", daemon=True)
         self._thread.start()
 
-    def tell(self, event: str, **values: Any) -> None:
-        """Write an event; texts are escaped by JSON down to ASCII."""
+    def write(self, event: str, **values: Any) -> None:
+        """Queue one event."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        short = {key: value[:_LONGEST] if isinstance(value, str) else value for key, value in values.items()}
-        if self._lines.qsize() < _WAITING_LINES:
+        short = {key: value[:_MAX_TEXT] if isinstance(value, str) else value for key, value in values.items()}
+        if self._lines.qsize() < _MAX_QUEUED_LINES:
             self._lines.put(json.dumps({"time": now, "event": event, **short}, default=str) + "\n")
 
     def close(self) -> None:
-        """Write what waits, and end."""
+        """Write the queued lines and stop the thread."""
         self._lines.put(None)
         self._thread.join(timeout=1)
 
@@ -47,24 +47,20 @@ class AccessLog:
 
 
 class AccessLogHandler(logging.Handler):
-    """Sends what libraries log to a journal, as the event `library`.
+    """Writes warnings and errors of libraries as the event `library`, a limited number per second."""
 
-    Args:
-        journal: Where to.
-    """
-
-    def __init__(self, journal: AccessLog) -> None:
+    def __init__(self, log: AccessLog) -> None:
         super().__init__(logging.WARNING)
-        self._journal = journal
-        self._second, self._told = 0, 0
+        self._log = log
+        self._second, self._count = 0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record, with the last line of its traceback where it has one; only so many a second."""
+        """Write one record, with the exception but without its traceback."""
         if self._second != int(record.created):
-            self._second, self._told = int(record.created), 0
-        self._told += 1
-        if self._told > _A_SECOND:
+            self._second, self._count = int(record.created), 0
+        self._count += 1
+        if self._count > _MAX_LIBRARY_RECORDS:
             return
         error = record.exc_info[1] if record.exc_info else None
         values = {} if error is None else {"error": repr(error)}
-        self._journal.tell("library", level=record.levelname, logger=record.name, message=record.getMessage(), **values)
+        self._log.write("library", level=record.levelname, logger=record.name, message=record.getMessage(), **values)

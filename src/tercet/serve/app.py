@@ -1,4 +1,4 @@
-"""The application: which paths there are, and who answers them."""
+"""The FastAPI application: routes and exception handlers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from starlette.exceptions import HTTPException
 from tercet.config.deployment import ServerLimits
 from tercet.serve.errors import ClientDisconnected, RequestError, error_response, json_response
 from tercet.serve.metrics import CONTENT_TYPE, Metrics
+from tercet.serve.middleware import LOG_FIELDS
 from tercet.serve.model import ServedModel
 from tercet.serve.responses import describe_model
-from tercet.serve.schemas import BODY, PROBLEMS, ErrorResponse, Health, ModelInfo, PredictionResponse, openapi_document
+from tercet.serve.schemas import (
+    ERROR_RESPONSES,
+    REQUEST_BODY,
+    ErrorResponse,
+    Health,
+    ModelInfo,
+    PredictionResponse,
+    api_page,
+)
 from tercet.serve.service import Service
 
 _PAGE = {
@@ -24,86 +33,86 @@ _PAGE = {
     "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_ELSEWHERE: dict[int | str, dict[str, Any]] = {421: PROBLEMS[421]}
+_HOST_ERROR: dict[int | str, dict[str, Any]] = {421: ERROR_RESPONSES[421]}
 
 
 def make_app(model: ServedModel, name: str, service: Service, limits: ServerLimits, metrics: Metrics) -> FastAPI:
-    """Return the application for one model, which needs nothing but itself: no file is read while it runs."""
+    """Return the application for one model; it reads no files while it runs."""
     app = FastAPI(
         title=f"Tercet: {name}",
-        description="Send images, get classes.",
+        description="Image classification over HTTP.",
         version="1",
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from another host
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    card = {**describe_model(model, name), "limits": vars(limits)}
+    model_info = {**describe_model(model, name), "limits": vars(limits)}
 
     @app.post(
         "/v1/predict",
         response_model=PredictionResponse,
-        response_description="Answers in the order of the images.",
-        responses=PROBLEMS,
-        openapi_extra=BODY,
+        response_description="Predictions in the order of the images.",
+        responses=ERROR_RESPONSES,
+        openapi_extra=REQUEST_BODY,
     )
     async def predict(request: Request) -> Response:
-        """Classify images: one as the body itself, or several as files of a form."""
+        """Classify images: one as the request body, or several as multipart/form-data."""
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.scope["headers"]}
         try:
-            told = await service.answer(headers, request.receive)
+            result = await service.predict(headers, request.receive)
         except ClientDisconnected:
-            request.scope["tercet.notes"]["gone"] = True
-            return Response(status_code=499)  # nobody reads it; the journal does
-        request.scope["tercet.notes"].update(told.notes)
-        if told.failed and len(told.answers) == 1:
-            return error_response(told.failed[0])
-        return json_response(200, {"model": name, "answers": told.answers})
+            request.scope[LOG_FIELDS]["disconnected"] = True
+            return Response(status_code=499)  # only for the log: the client is gone
+        request.scope[LOG_FIELDS].update(result.log_fields)
+        if result.errors and len(result.predictions) == 1:
+            return error_response(result.errors[0])
+        return json_response(200, {"model": name, "predictions": result.predictions})
 
-    @app.get("/v1/model", response_model=ModelInfo, response_description="The card.", responses=_ELSEWHERE)
-    async def model_card() -> Response:
-        """Tell the classes, the members, what was measured and calibrated, and the limits."""
-        return json_response(200, card)
+    @app.get("/v1/model", response_model=ModelInfo, response_description="Model description.", responses=_HOST_ERROR)
+    async def model_description() -> Response:
+        """Return classes, members, scores, calibration and limits."""
+        return json_response(200, model_info)
 
-    @app.get("/health/live", response_model=Health, response_description="It answers.", responses=_ELSEWHERE)
+    @app.get("/health/live", response_model=Health, response_description="Live.", responses=_HOST_ERROR)
     async def live() -> Response:
-        """Tell that the process answers."""
+        """Liveness: the process responds."""
         return json_response(200, {"status": "live"})
 
     @app.get(
         "/health/ready",
         response_model=Health,
-        response_description="They are.",
-        responses={503: {"model": ErrorResponse, "description": "They are not: the server is stopping."}, **_ELSEWHERE},
+        response_description="Ready.",
+        responses={503: {"model": ErrorResponse, "description": "Not ready: the server is stopping."}, **_HOST_ERROR},
     )
     async def ready() -> Response:
-        """Tell whether images are answered."""
+        """Readiness: the server accepts prediction requests."""
         return (
             json_response(200, {"status": "ready"})
             if service.ready
-            else json_response(503, {"error": "stopping"}, later=True)
+            else json_response(503, {"error": "the server is stopping"}, retry=True)
         )
 
     @app.get(
         "/metrics",
         response_class=Response,
-        response_description="The numbers.",
-        responses={200: {"content": {"text/plain": {}}}, **_ELSEWHERE},
+        response_description="Prometheus text format.",
+        responses={200: {"content": {"text/plain": {}}}, **_HOST_ERROR},
     )
-    async def numbers() -> Response:
-        """Tell counts and times in Prometheus' form."""
+    async def prometheus() -> Response:
+        """Return request, batch and process metrics."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     _add_pages(app)
-    _add_errors(app)
+    _add_exception_handlers(app)
     return app
 
 
 def _add_pages(app: FastAPI) -> None:
-    """Serve the page's files, and the one about the interface, from memory."""
+    """Serve the web page and the API page from memory."""
     folder = files("tercet.serve") / "page"
     contents = {path: ((folder / file).read_bytes(), kind) for path, (file, kind) in _PAGE.items()}
-    contents["/docs"] = (openapi_document(app.openapi()).encode(), "text/html; charset=utf-8")
+    contents["/docs"] = (api_page(app.openapi()).encode(), "text/html; charset=utf-8")
 
     async def page(request: Request) -> Response:
         content, kind = contents[request.scope["path"]]
@@ -113,30 +122,30 @@ def _add_pages(app: FastAPI) -> None:
         app.add_route(path, page, methods=["GET"], include_in_schema=False)
 
 
-def _add_errors(app: FastAPI) -> None:
-    """Answer every failure with a JSON document of our own words."""
+def _add_exception_handlers(app: FastAPI) -> None:
+    """Return every error as a JSON `ErrorResponse`, without details of the exception."""
 
-    async def refused(request: Request, error: Exception) -> Response:
+    async def on_request_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        request.scope["tercet.notes"]["reason"] = error.reason or str(error)
+        request.scope[LOG_FIELDS]["reason"] = error.reason or str(error)
         return error_response(error)
 
-    async def wrong_address(request: Request, error: Exception) -> Response:
+    async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        answer = json_response(error.status_code, {"error": error.detail})
-        answer.headers.update(error.headers or {})
-        if answer.headers.get("allow") == "GET":
-            answer.headers["allow"] = "GET, HEAD"
-        return answer
+        response = json_response(error.status_code, {"error": error.detail})
+        response.headers.update(error.headers or {})
+        if response.headers.get("allow") == "GET":
+            response.headers["allow"] = "GET, HEAD"
+        return response
 
-    async def fault(request: Request, error: Exception) -> Response:
-        return json_response(500, {"error": "a fault of the server: its log tells more"}, close=True)
+    async def on_exception(request: Request, error: Exception) -> Response:
+        return json_response(500, {"error": "internal server error: see the server's log"}, close=True)
 
-    app.add_exception_handler(RequestError, refused)
-    app.add_exception_handler(HTTPException, wrong_address)
-    app.add_exception_handler(Exception, fault)
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_exception)
 
 
 def route_paths(app: FastAPI) -> frozenset[str]:
-    """Return the paths that an application has."""
+    """Return the paths of all routes."""
     return frozenset(str(path) for route in app.routes if (path := getattr(route, "path", None)))

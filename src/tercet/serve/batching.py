@@ -22,7 +22,7 @@ from tercet.serve.model import ServedOutput
 
 @dataclass(frozen=True)
 class BatchItem:
-    """What the model said of one image: row `index` of a batch."""
+    """Output of the model for one image: row `index` of a batch."""
 
     output: ServedOutput
     index: int
@@ -31,10 +31,10 @@ class BatchItem:
 
 
 class BatchObserver(Protocol):
-    """Who is told of the batches, for the metrics."""
+    """Receives batch statistics."""
 
     def batch(self, size: int, seconds: float) -> None:
-        """A batch was computed."""
+        """Called after every batch."""
 
 
 @dataclass(eq=False)
@@ -47,36 +47,36 @@ class BatchJob:
 
 
 class Batcher:
-    """One thread that runs the model, and the queue before it.
+    """The queue, and the one thread that runs the model.
 
     Args:
-        run: The model: B H W 3 to its output.
-        limits: How many images may wait, and be computed at once.
-        watcher: Is told of every batch.
+        run: The model: images B H W 3 to its output.
+        limits: Queue length, batch size and batch time.
+        observer: Called after every batch.
     """
 
     def __init__(
-        self, run: Callable[[NDArray[np.uint8]], ServedOutput], limits: ServerLimits, watcher: BatchObserver
+        self, run: Callable[[NDArray[np.uint8]], ServedOutput], limits: ServerLimits, observer: BatchObserver
     ) -> None:
-        self._run, self._limits, self._watcher = run, limits, watcher
+        self._run, self._limits, self._observer = run, limits, observer
         self._queue: deque[BatchJob] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self._each = 0.0  # seconds an image, lately
+        self._seconds_per_image = 0.0  # moving average
         self._thread = threading.Thread(target=self._work, name="tercet-model", daemon=True)
         self.admitted = 0
-        """Images that have a place; changed by the event loop only, as is `coming`."""
-        self.coming = 0
-        """Images that are being decoded, and will wait here soon."""
+        """Images with a queue slot; changed by the event loop only, like `decoding`."""
+        self.decoding = 0
+        """Images that are being decoded and will be queued soon."""
 
     @property
     def alive(self) -> bool:
-        """Whether the thread works."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """How many images wait."""
+        """Number of queued images."""
         return len(self._queue)
 
     def start(self) -> None:
@@ -84,31 +84,31 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the batch that it is at."""
+        """Stop the thread after the current batch."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout=self._limits.grace)
 
     def admit(self, count: int) -> None:
-        """Give `count` images a place; `leave` must follow.
+        """Reserve queue slots; `release` must follow.
 
         Raises:
-            Busy: There is none.
+            Overloaded: The queue is full.
         """
         if self.admitted + count > self._limits.queue:
-            raise Overloaded("the server is busy: try again", reason="queue")
+            raise Overloaded("the queue is full: try again", reason="queue")
         self.admitted += count
 
-    def leave(self, count: int) -> None:
-        """Give the places of images back."""
+    def release(self, count: int) -> None:
+        """Free queue slots."""
         self.admitted -= count
 
-    async def answer(self, pixels: NDArray[np.uint8]) -> BatchItem:
-        """Return what the model says of one admitted image, H W 3; cancelling takes it out of the queue.
+    async def predict(self, pixels: NDArray[np.uint8]) -> BatchItem:
+        """Run the model on one admitted image (H W 3); cancellation removes it from the queue.
 
         Raises:
-            TercetError: The model has no answer for it.
+            TercetError: The model fails on this image.
         """
         job = BatchJob(pixels, asyncio.get_running_loop().create_future())
         with self._changed:
@@ -119,47 +119,49 @@ class Batcher:
     # ------------------------------------------------------------------------------------------ in the thread
 
     def _work(self) -> None:
-        while (batch := self._next()) is not None:
+        while (batch := self._next_batch()) is not None:
             if batch:
                 self._compute(batch)
 
-    def _next(self) -> list[BatchJob] | None:
-        """Wait for work and return it; None when it is over."""
+    def _next_batch(self) -> list[BatchJob] | None:
+        """Wait for jobs and return a batch, which may be empty; None when stopping."""
         with self._changed:
             while not self._queue and not self._stopping:
                 self._changed.wait()
             if self._stopping:
                 return None
-            latest = self._queue[0].since + self._limits.batch_wait / 1000
-            while self._more_to_come() and (left := latest - time.monotonic()) > 0:
-                self._changed.wait(left)
-            return self._take()
+            end = self._queue[0].since + self._limits.batch_wait / 1000
+            while self._should_wait() and (remaining := end - time.monotonic()) > 0:
+                self._changed.wait(remaining)
+            return self._take_batch()
 
-    def _more_to_come(self) -> bool:
-        return not self._stopping and self.coming > 0 and len(self._queue) < self._room()
+    def _should_wait(self) -> bool:
+        return not self._stopping and self.decoding > 0 and len(self._queue) < self._max_batch()
 
-    def _take(self) -> list[BatchJob]:
-        """Take the oldest job and those of its shape out of the queue; forget those nobody waits for."""
+    def _take_batch(self) -> list[BatchJob]:
+        """Remove the oldest job and others of its shape from the queue; drop cancelled jobs."""
         batch: list[BatchJob] = []
         rest: deque[BatchJob] = deque()
-        room = self._room()
+        limit = self._max_batch()
         for job in self._queue:
             if job.future.cancelled():
                 continue
             if not batch:
                 height, width = job.pixels.shape[:2]
-                room = max(1, min(room, self._limits.max_pixels // (height * width)))
-            if len(batch) < room and (not batch or job.pixels.shape == batch[0].pixels.shape):
+                limit = max(1, min(limit, self._limits.max_pixels // (height * width)))
+            if len(batch) < limit and (not batch or job.pixels.shape == batch[0].pixels.shape):
                 batch.append(job)
             else:
                 rest.append(job)
         self._queue = rest
         return batch
 
-    def _room(self) -> int:
-        """Return how many images the model may see at once; who comes next should not wait too long for them."""
-        allowed = self._limits.max_batch
-        return min(allowed, max(1, int(self._limits.batch_time / 1000 / self._each))) if self._each else allowed
+    def _max_batch(self) -> int:
+        """Return the batch size that fits into `batch_time` at the measured speed."""
+        maximum = self._limits.max_batch
+        if not self._seconds_per_image:
+            return maximum
+        return min(maximum, max(1, int(self._limits.batch_time / 1000 / self._seconds_per_image)))
 
     def _compute(self, batch: Sequence[BatchJob]) -> None:
         start = time.perf_counter()
@@ -168,30 +170,33 @@ class Batcher:
         except Exception as error:
             self._fail(batch, error)
             return
-        taken = time.perf_counter() - start
-        latest = taken / len(batch)
-        self._each = latest if not self._each else 0.8 * self._each + 0.2 * latest
-        self._watcher.batch(len(batch), taken)
+        seconds = time.perf_counter() - start
+        latest = seconds / len(batch)
+        self._seconds_per_image = (
+            latest if not self._seconds_per_image else 0.8 * self._seconds_per_image + 0.2 * latest
+        )
+        self._observer.batch(len(batch), seconds)
         height, width = batch[0].pixels.shape[:2]
-        self._tell(batch[0], [(job, BatchItem(output, index, (height, width))) for index, job in enumerate(batch)])
+        self._send([(job, BatchItem(output, index, (height, width))) for index, job in enumerate(batch)])
 
     def _fail(self, batch: Sequence[BatchJob], error: Exception) -> None:
-        """Tell who asked; where several images were computed at once, find the one that is at fault."""
+        """Return the error to the callers; a failed batch is repeated image by image to find the faulty one."""
         if isinstance(error, TercetError) and len(batch) > 1:
             for job in batch:
                 self._compute([job])
         else:
-            self._tell(batch[0], [(job, error) for job in batch])
+            self._send([(job, error) for job in batch])
 
     @staticmethod
-    def _tell(first: BatchJob, results: Sequence[tuple[BatchJob, BatchItem | Exception]]) -> None:
+    def _send(results: Sequence[tuple[BatchJob, BatchItem | Exception]]) -> None:
+        """Set the futures in the event loop."""
         try:
-            first.future.get_loop().call_soon_threadsafe(_deliver, results)
-        except RuntimeError:  # the event loop has ended: nobody is left to be told
+            results[0][0].future.get_loop().call_soon_threadsafe(_set_futures, results)
+        except RuntimeError:  # the event loop is closed
             return
 
 
-def _deliver(results: Sequence[tuple[BatchJob, BatchItem | Exception]]) -> None:
+def _set_futures(results: Sequence[tuple[BatchJob, BatchItem | Exception]]) -> None:
     for job, result in results:
         if job.future.done():
             continue
@@ -202,11 +207,7 @@ def _deliver(results: Sequence[tuple[BatchJob, BatchItem | Exception]]) -> None:
 
 
 class MemoryBudget:
-    """Bytes that may be held at once.
-
-    Args:
-        total: The budget.
-    """
+    """Bytes that all `MemoryLease`s together may hold."""
 
     def __init__(self, total: int) -> None:
         self.total, self.held = total, 0
@@ -214,31 +215,26 @@ class MemoryBudget:
 
 
 class MemoryLease:
-    """What one request, or one image, holds of the budget; given back at the end of the block.
-
-    Args:
-        memory: The budget.
-    """
+    """Share of the budget held by one request or one image, released at the end of the block."""
 
     def __init__(self, memory: MemoryBudget) -> None:
         self._memory, self.held, self._closed = memory, 0, False
 
     def resize(self, count: int) -> None:
-        """Hold `count` bytes from now on.
+        """Hold `count` bytes instead of the current number.
 
         Raises:
-            Busy: They are not there at the moment, or the lease has ended: a thread may still be at work for a client
-                that has left.
+            Overloaded: The budget is exhausted, or the lease is closed: a decoding thread may outlive its client.
         """
         with self._memory.lock:
             more = count - self.held
             if self._closed or (more > 0 and self._memory.held + more > self._memory.total):
-                raise Overloaded("the server is busy: try again", reason="memory", close=True)
+                raise Overloaded("the server is out of memory for images: try again", reason="memory", close=True)
             self._memory.held += more
             self.held = count
 
     def close(self) -> None:
-        """Give everything back, for good."""
+        """Release everything; later calls of `resize` raise."""
         with self._memory.lock:
             self._memory.held -= self.held
             self.held, self._closed = 0, True

@@ -1,4 +1,4 @@
-"""Errors of the server as HTTP responses."""
+"""Errors of the server and JSON responses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tercet.core.errors import TercetError
 
 
 class RequestError(TercetError):
-    """A request that is not served.
+    """A request, or one of its images, is rejected.
 
     Args:
-        status: The HTTP status.
-        message: What the client is told: general, and never made of what the client sent.
-        reason: What the log says beside.
-        close: End the connection, because the rest of the request is not worth reading.
+        status: HTTP status code.
+        message: Text for the client; never contains client data.
+        reason: Details for the log.
+        close: Close the connection instead of reading the rest of the request.
     """
 
     def __init__(self, status: int, message: str, *, reason: str = "", close: bool = False) -> None:
@@ -26,37 +26,37 @@ class RequestError(TercetError):
 
 
 class Overloaded(RequestError):
-    """The server has too much to do at the moment; the client should come back."""
+    """503: the client should retry later."""
 
     def __init__(self, message: str, *, reason: str, close: bool = False) -> None:
         super().__init__(503, message, reason=reason, close=close)
 
 
 class ClientDisconnected(TercetError):
-    """The client has closed its connection: there is nobody to answer."""
+    """The client closed the connection before the response."""
 
 
 RETRY_AFTER = "1"
-"""Seconds after which a client that was sent away should come back."""
+"""Value of the Retry-After header, in seconds."""
 
 
-def json_response(status: int, document: Any, *, close: bool = False, later: bool = False) -> Response:
-    """Return a JSON answer.
+def json_response(status: int, document: Any, *, close: bool = False, retry: bool = False) -> Response:
+    """Return a JSON response: ASCII, with `<` escaped so that no name can end a script element.
 
     Args:
-        status: The HTTP status.
-        document: What is said; everything beyond ASCII, and what could end a script element, is escaped.
-        close: End the connection with it.
-        later: Tell the client when to come back.
+        status: HTTP status code.
+        document: The body.
+        close: Add `Connection: close`.
+        retry: Add `Retry-After`.
     """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     headers = {"connection": "close"} if close else {}
-    if later:
+    if retry:
         headers["retry-after"] = RETRY_AFTER
     return Response(text, status, headers, media_type="application/json")
 
 
-def error_response(refusal: RequestError) -> Response:
-    """Return the answer to a request that is not served."""
-    later = isinstance(refusal, Overloaded)
-    return json_response(refusal.status, {"error": str(refusal)}, close=refusal.close, later=later)
+def error_response(error: RequestError) -> Response:
+    """Return the response for a rejected request."""
+    retry = isinstance(error, Overloaded)
+    return json_response(error.status, {"error": str(error)}, close=error.close, retry=retry)

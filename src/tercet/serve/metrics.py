@@ -1,4 +1,4 @@
-"""Numbers about the work, as Prometheus reads them."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of the text that `Metrics.text` returns."""
+"""Content type of `Metrics.text`."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of one server; labels come from lists of ours, never from what a client sent.
+    """Metrics of one server process. Label values are fixed and never come from a client.
 
     Args:
-        restarts: How often the server died and was started again; all other numbers begin anew then.
+        restarts: Restarts after a crash; all other metrics start from zero.
     """
 
     def __init__(self, *, restarts: int = 0) -> None:
         self.registry = CollectorRegistry()
-        made = self.registry
-        ProcessCollector(registry=made)
-        self._requests = Counter("tercet_requests", "Answered requests.", ["path", "status"], registry=made)
+        registry = self.registry
+        ProcessCollector(registry=registry)
+        self._requests = Counter("tercet_requests", "Requests.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
             "tercet_request_seconds",
-            "From a request's headers to its answer.",
+            "Time from the headers of a request to its response.",
             ["path"],
             buckets=_SECONDS,
-            registry=made,
+            registry=registry,
         )
-        self._images = Counter("tercet_images", "Images by what became of them.", ["outcome"], registry=made)
-        self._batches = Histogram("tercet_batch_size", "Images computed at once.", buckets=_SIZES, registry=made)
-        self._model = Histogram("tercet_model_seconds", "One batch in the model.", buckets=_SECONDS, registry=made)
-        Counter("tercet_restarts", "New starts after the server died.", registry=made).inc(restarts)
-        for outcome in ("answered", "refused", "dropped"):
+        self._images = Counter("tercet_images", "Images by outcome.", ["outcome"], registry=registry)
+        self._batches = Histogram("tercet_batch_size", "Images per batch.", buckets=_SIZES, registry=registry)
+        self._model = Histogram("tercet_model_seconds", "Model time per batch.", buckets=_SECONDS, registry=registry)
+        Counter("tercet_restarts", "Restarts after a crash.", registry=registry).inc(restarts)
+        for outcome in ("predicted", "failed", "dropped"):
             self._images.labels(outcome)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a number that is read when it is asked for."""
+        """Add a gauge that calls `read` on every scrape."""
         Gauge(name, text, registry=self.registry).set_function(read)
 
     def request(self, path: str, status: int, seconds: float) -> None:
@@ -49,14 +49,14 @@ class Metrics:
         self._seconds.labels(path).observe(seconds)
 
     def images(self, outcome: str, count: int = 1) -> None:
-        """Count images: `answered`, `refused`, or `dropped` because of time, room or a client that left."""
+        """Count images: `predicted`, `failed`, or `dropped` (timeout or client disconnected)."""
         self._images.labels(outcome).inc(count)
 
     def batch(self, size: int, seconds: float) -> None:
-        """Count a batch."""
+        """Record a batch."""
         self._batches.observe(size)
         self._model.observe(seconds)
 
     def text(self) -> bytes:
-        """Return all numbers in Prometheus' text form."""
+        """Return all metrics in Prometheus text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""ASGI middleware: allowed hosts, security headers, counting of requests."""
+"""ASGI middleware: allowed hosts, security headers, request metrics and log."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?
 
 
 class AllowedHosts:
-    """The hosts that a server answers to.
+    """Check of the Host header, against DNS rebinding.
 
     Args:
-        bound: The address that it listens on.
-        allowed: Other names, such as the public one behind a proxy.
+        bound: Address that the server listens on.
+        allowed: Other accepted names, such as the public name behind a proxy.
     """
 
     def __init__(self, bound: str, allowed: Sequence[str] = ()) -> None:
-        self._open = not is_loopback(bound)
-        own = (socket.gethostname(),) if self._open else ()
-        self._names = {_plain(name) for name in (*_LOOPBACK, bound, *own, *allowed)}
+        self._public = not is_loopback(bound)
+        machine = (socket.gethostname(),) if self._public else ()
+        self._names = {_normalize(name) for name in (*_LOOPBACK, bound, *machine, *allowed)}
 
     def accepts(self, header: str) -> bool:
-        """Tell whether to answer a request with this header.
+        """Whether a request with this Host header is served.
 
-        Where the server is open to a network, every numeric address is accepted: rebinding needs a name.
+        A server on a public address accepts every numeric address: rebinding needs a name.
         """
         match = _HOST.fullmatch(header)
         if match is None:
             return False
-        name = _plain(match["six"] or match["name"])
-        return name in self._names or (self._open and _numeric(name))
+        name = _normalize(match["six"] or match["name"])
+        return name in self._names or (self._public and _is_numeric(name))
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
-    return _plain(host) == "localhost" or (_numeric(host) and ipaddress.ip_address(host).is_loopback)
+    """Whether an address is reachable from this machine only."""
+    return _normalize(host) == "localhost" or (_is_numeric(host) and ipaddress.ip_address(host).is_loopback)
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
-def _numeric(name: str) -> bool:
+def _is_numeric(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -71,7 +71,7 @@ POLICY = (
     "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""What the page may load and do: only what comes from this server, and pictures that the user chose."""
+"""Content security policy: the page loads only files of this server and images that the user selected."""
 HEADERS = tuple(
     (name.encode(), value.encode())
     for name, value in (
@@ -85,20 +85,22 @@ HEADERS = tuple(
         ("cache-control", "no-store"),
     )
 )
-"""Of every answer."""
-REJECTED = "tercet.turned_away"
-"""Where the scope of a request tells that its connection was answered in place of the application: status, message."""
+"""Headers of every response."""
+REJECTED = "tercet.rejected"
+"""Scope key: status and message if the protocol has responded in place of the application."""
+LOG_FIELDS = "tercet.log_fields"
+"""Scope key: fields that the application adds to the request's log line."""
 
 
 class GuardMiddleware:
-    """An application with its hosts checked, its answers given the headers, and its requests counted and written down.
+    """Checks the Host header, adds the security headers, counts and logs requests.
 
     Args:
-        application: What answers.
-        hosts: Which hosts it answers to.
-        paths: The paths that it has; all others are counted as one.
-        metrics: Counts.
-        journal: Writes.
+        application: The wrapped ASGI application.
+        hosts: Accepted hosts.
+        paths: Paths of the application; all others are counted as `other`.
+        metrics: Counts the requests.
+        log: Receives one event per request.
     """
 
     def __init__(
@@ -108,65 +110,65 @@ class GuardMiddleware:
         hosts: AllowedHosts,
         paths: frozenset[str],
         metrics: Metrics,
-        journal: AccessLog,
+        log: AccessLog,
     ) -> None:
         self._application, self._hosts, self._paths = application, hosts, paths
-        self._metrics, self._journal = metrics, journal
-        self.open = 0
-        """Requests under way."""
+        self._metrics, self._log = metrics, log
+        self.active = 0
+        """Requests in progress."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request."""
         if scope["type"] != "http":
             return
         start, status = time.perf_counter(), 0
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        notes: dict[str, Any] = {}
-        scope["tercet.notes"] = notes
-        self.open += 1
+        fields: dict[str, Any] = {}
+        scope[LOG_FIELDS] = fields
+        self.active += 1
         try:
             hosts = [value for name, value in scope["headers"] if name == b"host"]
             if len(hosts) == 1 and self._hosts.accepts(hosts[0].decode("latin-1")):
-                # An answer to HEAD is that to GET; the body stays here, below the application.
-                asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-                await self._application(asked, receive, sending)
+                # HEAD is served as GET; uvicorn omits the body.
+                inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._application(inner, receive, send_with_headers)
             else:
-                message = "this server does not answer to that host: see tercet serve --allow-host"
-                await json_response(421, {"error": message}, close=True)(scope, receive, sending)
-        except asyncio.CancelledError:  # the server ends, and the grace is over
-            notes["cut off"] = True
+                message = "host not allowed: start tercet serve with --allow-host to accept another host name"
+                await json_response(421, {"error": message}, close=True)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the grace period of the shutdown is over
+            fields["cancelled"] = True
             if not status:
                 with suppress(Exception):
                     await error_response(Overloaded("the server is stopping", reason="stopping", close=True))(
-                        scope, receive, sending
+                        scope, receive, send_with_headers
                     )
         finally:
-            self.open -= 1
+            self.active -= 1
             if REJECTED in scope:
-                status, notes = scope[REJECTED][0], {"reason": scope[REJECTED][1]}
-            self._tell(scope, status, time.perf_counter() - start, notes)
+                status, fields = scope[REJECTED][0], {"reason": scope[REJECTED][1]}
+            self._record(scope, status, time.perf_counter() - start, fields)
 
-    def turned_away(self, status: int, message: str) -> None:
-        """Count and write down what was no request, or did not become one."""
+    def record_rejected(self, status: int, message: str) -> None:
+        """Count and log malformed or aborted requests that did not reach the application."""
         self._metrics.request("none", status, 0.0)
-        self._journal.tell("turned away", status=status, reason=message)
+        self._log.write("rejected", status=status, reason=message)
 
-    def _tell(self, scope: Scope, status: int, seconds: float, notes: dict[str, Any]) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, fields: dict[str, Any]) -> None:
         path = scope["path"] if scope["path"] in self._paths else "other"
         self._metrics.request(path, status, seconds)
-        self._journal.tell(
+        self._log.write(
             "request",
             method=scope["method"],
             path=scope["path"],
             status=status,
             milliseconds=round(1000 * seconds, 2),
             client=(scope.get("client") or ("",))[0],
-            **notes,
+            **fields,
         )

@@ -1,6 +1,6 @@
-"""The documents that the server speaks in, for the OpenAPI description, and a page about them that loads nothing.
+"""Pydantic models of the JSON documents, for OpenAPI, and the API page as HTML without scripts.
 
-Answers are made of plain dictionaries, which costs less; a test holds them against these classes.
+Responses are built as plain dictionaries, which is faster; a test validates them against these models.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from pydantic import BaseModel, Field
 
 
 class ClassScore(BaseModel):
-    """A class, and how probable it is."""
+    """A class and its probability."""
 
     label: str
     probability: float = Field(ge=0, le=1)
 
 
 class MemberPrediction(ClassScore):
-    """What one member says."""
+    """Prediction of one member."""
 
     name: str
 
 
 class HeatMap(BaseModel):
-    """Where the image speaks for its class: one byte a cell, row by row, base64."""
+    """Class-activation map of the predicted class."""
 
     height: int
     width: int
-    values: str
-    frame: list[float] = Field(
+    values: str = Field(description="One byte per cell in row-major order, base64.")
+    box: list[float] = Field(
         min_length=4,
         max_length=4,
-        description="Top, left, height and width of where it lies, as shares of the image's.",
+        description="Position in the image: top, left, height and width as fractions of the image's size.",
     )
 
 
 class ImagePrediction(BaseModel):
-    """What is said of one image, or why nothing is: then there is only `file` and `error`."""
+    """Prediction for one image; a failed image has `file` and `error` only."""
 
-    file: str | None = Field(description="The file's name as it was sent; null where the body was one image.")
+    file: str | None = Field(description="File name of the upload; null if the body was one image.")
     label: str | None = Field(None, description="The most probable class.")
     probability: float | None = Field(None, ge=0, le=1)
-    labels: list[str] | None = Field(None, description="The labels, where the model gives sets of labels.")
-    rejected: bool | None = Field(None, description="The probability lies below the calibrated threshold.")
-    set: list[str] | None = Field(None, description="The calibrated prediction set.")
+    labels: list[str] | None = Field(None, description="Predicted labels of a multi-label model.")
+    rejected: bool | None = Field(None, description="Whether the probability is below the calibrated threshold.")
+    prediction_set: list[str] | None = Field(None, description="Conformal prediction set.")
     top: list[ClassScore] | None = Field(None, max_length=5)
     members: list[MemberPrediction] | None = None
     map: HeatMap | None = None
@@ -54,41 +54,41 @@ class ImagePrediction(BaseModel):
 
 
 class PredictionResponse(BaseModel):
-    """Answers in the order of the images."""
+    """Predictions in the order of the images."""
 
     model: str
-    answers: list[ImagePrediction]
+    predictions: list[ImagePrediction]
 
 
 class ModelInfo(BaseModel):
-    """What is known of the model."""
+    """Description of the served model."""
 
     model: str
     classes: list[str]
     members: list[dict[str, Any]]
     combiner: Any = None
-    sets: bool
-    maps: bool
+    sets: bool = Field(description="Whether the model is multi-label.")
+    maps: bool = Field(description="Whether predictions have class-activation maps.")
     calibration: dict[str, Any] | None = None
-    card: dict[str, Any]
+    card: dict[str, Any] = Field(description="Model card: data and scores of the training run.")
     limits: dict[str, float]
     sha256: str | None = None
     version: str | None = None
 
 
 class Health(BaseModel):
-    """How the server is."""
+    """Server status."""
 
     status: str
 
 
 class ErrorResponse(BaseModel):
-    """Why there is no answer."""
+    """Error message."""
 
     error: str
 
 
-BODY: dict[str, Any] = {
+REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -107,46 +107,46 @@ BODY: dict[str, Any] = {
         },
     }
 }
-"""How images are sent."""
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "The body is empty or broken."},
-    408: {"model": ErrorResponse, "description": "The request did not arrive in time."},
-    413: {"model": ErrorResponse, "description": "The body is too large, or holds too many images."},
-    415: {"model": ErrorResponse, "description": "No image in an accepted format."},
-    421: {"model": ErrorResponse, "description": "The server does not answer to this host."},
+"""OpenAPI description of the request body."""
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The body is empty or malformed."},
+    408: {"model": ErrorResponse, "description": "Timeout: the request did not arrive in time."},
+    413: {"model": ErrorResponse, "description": "The body is too large or contains too many images."},
+    415: {"model": ErrorResponse, "description": "Not an image in an accepted format."},
+    421: {"model": ErrorResponse, "description": "The Host header is not allowed."},
     422: {
         "model": ErrorResponse,
-        "description": "The image is damaged or too large, or the model has no answer for it.",
+        "description": "The image is damaged or too large, or the model's output for it is not finite.",
     },
-    500: {"model": ErrorResponse, "description": "A fault of the server."},
-    503: {"model": ErrorResponse, "description": "Too much to do: come back after `Retry-After` seconds."},
+    500: {"model": ErrorResponse, "description": "Internal server error."},
+    503: {"model": ErrorResponse, "description": "Overloaded or stopping: retry after `Retry-After` seconds."},
 }
-"""What may come instead of an answer."""
+"""OpenAPI description of the error responses."""
 
 
-def openapi_document(described: Mapping[str, Any]) -> str:
-    """Return a page that lists an OpenAPI description, as HTML without scripts."""
+def api_page(schema: Mapping[str, Any]) -> str:
+    """Return an HTML page that lists the operations of an OpenAPI schema."""
     parts = []
-    for path, methods in described["paths"].items():
+    for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             parts.append(f"<h2><code>{_text(method.upper())} {_text(path)}</code></h2>")
             parts.append(f"<p>{_text(operation.get('description') or operation.get('summary') or '')}</p>")
             kinds = operation.get("requestBody", {}).get("content", {})
             if kinds:
-                parts.append(f"<p>Body: {', '.join(f'<code>{_text(kind)}</code>' for kind in kinds)}</p>")
+                parts.append(f"<p>Request body: {', '.join(f'<code>{_text(kind)}</code>' for kind in kinds)}</p>")
             rows = "".join(
-                f"<tr><th scope='row'>{_text(status)}</th><td>{_text(one.get('description', ''))}</td></tr>"
-                for status, one in operation.get("responses", {}).items()
+                f"<tr><th scope='row'>{_text(status)}</th><td>{_text(response.get('description', ''))}</td></tr>"
+                for status, response in operation.get("responses", {}).items()
             )
             parts.append(f"<table>{rows}</table>")
-    info = described["info"]
+    info = schema["info"]
     title = _text(info["title"])
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><link rel='stylesheet' href='/page.css'><link rel='icon' href='/icon.svg'></head>"
         f"<body><main class='documentation'><h1>{title}</h1><p>{_text(info.get('description', ''))}</p>"
-        "<p>For programs: <a href='/openapi.json'>openapi.json</a>. For people: <a href='/'>the page</a>.</p>"
+        "<p>OpenAPI schema: <a href='/openapi.json'>openapi.json</a>. <a href='/'>Web page</a>.</p>"
         f"{''.join(parts)}</main></body></html>"
     )
 

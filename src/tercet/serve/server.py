@@ -1,9 +1,8 @@
-"""Run the server process."""
+"""Run the server process and shut it down gracefully."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
 import os
@@ -18,86 +17,25 @@ from types import FrameType
 from typing import Any, cast
 
 import numpy as np
+from uvicorn import Server
 
 from tercet.config.deployment import ServerLimits
-from tercet.core.errors import ConfigError
 from tercet.core.process import ParentLink
 from tercet.serve.access_log import AccessLog, AccessLogHandler
 from tercet.serve.app import make_app, route_paths
+from tercet.serve.listener import accept_waiting, bind, listen, url_of
 from tercet.serve.metrics import Metrics
 from tercet.serve.middleware import AllowedHosts, GuardMiddleware
 from tercet.serve.model import ServedModel
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
 from tercet.serve.service import Service
-from tercet.serve.shutdown import GracefulServer
 
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound; who answers lets it listen.
-
-    Raises:
-        ConfigError: The address cannot be listened on.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise _in_use(host, port) from error
-        raise ConfigError(f"cannot listen on host {host!r}, port {port}: {error.strerror or error}") from error
-    return listener
-
-
-def listen(listener: socket.socket, backlog: int) -> None:
-    """Let connections come to a bound socket, and wait.
-
-    Raises:
-        ConfigError: Another process was bound to the port too, and listened first.
-    """
-    try:
-        listener.listen(backlog)
-    except OSError as error:
-        raise _in_use(*listener.getsockname()[:2]) from error
-
-
-def _in_use(host: str, port: int) -> ConfigError:
-    return ConfigError(f"port {port} of {host} is in use: choose another --port, or 0 for a free one")
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the address of a bound socket."""
-    address, port = listener.getsockname()[:2]
-    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
-
-
-@contextmanager
-def freeze_start_up_objects() -> Iterator[None]:
-    """Take all that has been made so far out of the garbage collector's sight.
-
-    A full collection would walk through every library and the model's names about once a second under load, and let
-    everything else wait: 60 ms on the machine where it was found.
-    """
-    gc.collect()
-    others = gc.get_freeze_count()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        if not others:  # who froze before us wants it to stay
-            gc.unfreeze()
-
-
-_BACKLOG = 4096  # connections that the system lets wait
-_ACCEPTED_AT_ONCE = 32  # asyncio takes as many in one turn, before any of them can be sent away
-_OWN_DESCRIPTORS = 192  # open files that are no connection yet, or none at all
-_LAST_SECONDS = 2  # after the grace, for answers that are on their way
-_LIBRARIES = {  # what of theirs is worth a line; that a client sent nonsense is told by ourselves
+_BACKLOG = 4096  # connections that wait in the kernel
+_ACCEPTS_PER_TURN = 32  # asyncio accepts as many before it can close any of them
+_RESERVED_DESCRIPTORS = 192  # open files that are not connections
+_SHUTDOWN_SECONDS = 2  # after the grace period, for responses in progress
+_FLUSH_SECONDS = 1.0
+_LIBRARIES = {  # log levels; invalid input of clients is logged by the server itself
     "uvicorn": logging.ERROR,
     "fastapi": logging.WARNING,
     "asyncio": logging.WARNING,
@@ -105,9 +43,25 @@ _LIBRARIES = {  # what of theirs is worth a line; that a client sent nonsense is
 }
 
 
+@contextmanager
+def freeze_start_up_objects() -> Iterator[None]:
+    """Exclude all existing objects from garbage collection.
+
+    Under load a full collection would traverse all libraries about once per second and block everything else for 60 ms.
+    """
+    gc.collect()
+    already_frozen = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not already_frozen:
+            gc.unfreeze()
+
+
 @dataclass(frozen=True)
 class ServeResult:
-    """What a server has done when it ends."""
+    """Totals of a finished server."""
 
     url: str
     requests: int
@@ -122,61 +76,59 @@ def serve(
     port: int = 8000,
     allow_host: Sequence[str] = (),
     limits: ServerLimits | None = None,
-    leash: ParentLink | None = None,
-    loaded: Callable[[], object] = lambda: None,
+    parent: ParentLink | None = None,
+    on_loaded: Callable[[], object] = lambda: None,
 ) -> ServeResult:
-    """Answer requests until SIGTERM or SIGINT; what is under way then is finished first.
+    """Serve a model until SIGTERM or SIGINT; requests in progress are completed.
 
     Args:
-        model: Answers; it has been loaded, and is tried here once.
-        name: What it is called.
+        model: The loaded model; it is run once before the server listens.
+        name: Name of the model in responses.
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        allow_host: Other names by which clients may call the server.
-        limits: What is too much.
-        leash: Of the process that supervises this one; it holds the socket, and `host` and `port` are its business.
-        loaded: Is called when the model has answered for the first time.
+        port: Port; 0 selects a free port.
+        allow_host: Other accepted Host headers.
+        limits: Limits of the server.
+        parent: Link to the supervisor, which holds the socket (`host` and `port` are unused then).
+        on_loaded: Called after the first run of the model.
 
     Raises:
-        ConfigError: The address cannot be listened on.
-        TercetError: The model does not work.
+        ConfigError: The address is invalid or in use.
+        TercetError: The model does not run.
     """
     limits = limits or ServerLimits()
     limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
-    metrics = Metrics(restarts=leash.settings["restarts"] if leash is not None else 0)
+    metrics = Metrics(restarts=parent.settings["restarts"] if parent is not None else 0)
     service = Service(model, limits, metrics)
     app = make_app(model, name, service, limits, metrics)
-    model.run(np.zeros((1, 32, 32, 3), np.uint8))  # what does not work at all is found before anyone connects
-    loaded()
-    listener = bind(host, port) if leash is None else socket.socket(fileno=leash.settings["listener"])
+    model.run(np.zeros((1, 32, 32, 3), np.uint8))  # a broken model fails before the server listens
+    on_loaded()
+    listener = bind(host, port) if parent is None else socket.socket(fileno=parent.settings["listener"])
     listen(listener, _BACKLOG)
     url = url_of(listener)
-    journal = AccessLog(sys.stderr)
-    handler = _redirect_logs(journal)
-    guard = GuardMiddleware(
-        app, hosts=AllowedHosts(host, allow_host), paths=route_paths(app), metrics=metrics, journal=journal
-    )
-    config = _configuration(guard, limits)
-    config.turned_away, config.stopping = guard.turned_away, lambda: service.stopping
-    opening = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
-    server = _Server(config, service, guard, journal, {**opening, "pid": os.getpid()}, leash)
-    began = time.monotonic()
+    log = AccessLog(sys.stderr)
+    handler = _redirect_logs(log)
+    guard = GuardMiddleware(app, hosts=AllowedHosts(host, allow_host), paths=route_paths(app), metrics=metrics, log=log)
+    config = _uvicorn_config(guard, limits)
+    config.on_rejected, config.stopping = guard.record_rejected, lambda: service.stopping
+    fields = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
+    server = _Server(config, service, guard, log, {**fields, "pid": os.getpid()}, parent)
+    start = time.monotonic()
     service.start()
     try:
         with freeze_start_up_objects():
             asyncio.run(server.serve(sockets=[listener]))
     finally:
         service.close()
-        done = ServeResult(url, server.server_state.total_requests, time.monotonic() - began)
-        journal.tell("stopped", requests=done.requests, seconds=round(done.seconds, 1))
+        result = ServeResult(url, server.server_state.total_requests, time.monotonic() - start)
+        log.write("stopped", requests=result.requests, seconds=round(result.seconds, 1))
         for library in _LIBRARIES:
             logging.getLogger(library).removeHandler(handler)
-        journal.close()
+        log.close()
         listener.close()
-    return done
+    return result
 
 
-def _configuration(guard: GuardMiddleware, limits: ServerLimits) -> ServerConfig:
+def _uvicorn_config(guard: GuardMiddleware, limits: ServerLimits) -> ServerConfig:
     config = ServerConfig(
         cast("Any", guard),
         http=BoundedProtocol,
@@ -185,86 +137,110 @@ def _configuration(guard: GuardMiddleware, limits: ServerLimits) -> ServerConfig
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # a client could claim any address
-        backlog=_ACCEPTED_AT_ONCE,
+        proxy_headers=False,  # a client could forge its address
+        backlog=_ACCEPTS_PER_TURN,
         timeout_keep_alive=max(1, round(limits.keep_alive)),
-        timeout_graceful_shutdown=_LAST_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     config.limits = limits
     return config
 
 
-class _Server(GracefulServer):
-    """uvicorn's server, which on a signal first finishes what is under way while it says that it is not ready."""
+class _Server(Server):
+    """uvicorn's server with a graceful shutdown.
+
+    On a signal it reports not ready and completes the requests in progress. Connections that wait in the kernel are
+    accepted and get a response, so that no client sees a connection reset.
+    """
 
     def __init__(
         self,
         config: ServerConfig,
         service: Service,
         guard: GuardMiddleware,
-        journal: AccessLog,
-        opening: dict[str, Any],
-        leash: ParentLink | None,
+        log: AccessLog,
+        start_fields: dict[str, Any],
+        parent: ParentLink | None,
     ) -> None:
         super().__init__(config)
-        self._service, self._guard, self._journal, self._opening = service, guard, journal, opening
-        self._leash, self._words = leash, 0
-        self._latest, self._told = float("inf"), False
+        self._service, self._guard, self._log, self._start_fields = service, guard, log, start_fields
+        self._parent, self._forwarded_signals = parent, 0
+        self._stop_time, self._stop_logged = float("inf"), False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen, notify the supervisor, and log the address."""
         await super().startup(sockets)
-        for one in sockets or ():
-            one.listen(_BACKLOG)
-        if self._leash is not None:
-            self._leash.ready(self._hear, self._orphaned)
-        self._journal.tell("listening", **self._opening)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # uvicorn has set its own backlog
+        if self._parent is not None:
+            self._parent.ready(self._on_forwarded_signal, self._on_orphaned)
+        self._log.write("listening", **self._start_fields)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take no new work; a second signal ends at once. The process ends with 0, not by the signal.
+        """Reject new requests; a second signal exits at once. The exit code is 0 in both cases.
 
-        It comes between any two instructions, so that nothing here may wait for a lock.
+        A signal handler runs between any two instructions and therefore must not take a lock.
         """
-        self._stop(again=self._leash is None)  # who signals the supervisor too would be counted twice
+        self._stop(again=self._parent is None)  # a process manager may signal supervisor and server: count it once
 
-    def _hear(self, number: int) -> None:
-        """Take the supervisor's word for a signal."""
-        self._words += 1
-        self._stop(again=self._words > 1)
+    def _on_forwarded_signal(self, number: int) -> None:
+        self._forwarded_signals += 1
+        self._stop(again=self._forwarded_signals > 1)
 
     def _stop(self, *, again: bool) -> None:
         if self._service.stopping and again:
             self.should_exit = self.force_exit = True
         self._service.stopping = True
-        self._latest = min(self._latest, time.monotonic() + cast("ServerConfig", self.config).limits.grace)
+        self._stop_time = min(self._stop_time, time.monotonic() + cast("ServerConfig", self.config).limits.grace)
 
-    def _orphaned(self) -> None:
-        """Say why the process ends: without its supervisor nobody would start it again, and the port would be held."""
-        self._journal.tell("orphaned", open=self._guard.open)
-        self._journal.close()
+    def _on_orphaned(self) -> None:
+        """Log that the supervisor has died; this process then exits, to free the port."""
+        self._log.write("orphaned", open=self._guard.active)
+        self._log.close()
 
     async def on_tick(self, counter: int) -> bool:
-        """Tell whether it is time to go."""
+        """Whether to exit."""
         if self._service.stopping:
-            if not self._told:
-                self._told = True
-                self._journal.tell("stopping", open=self._guard.open)
-            if not self._guard.open or time.monotonic() > self._latest:
+            if not self._stop_logged:
+                self._stop_logged = True
+                self._log.write("stopping", open=self._guard.active)
+            if not self._guard.active or time.monotonic() > self._stop_time:
                 self.should_exit = True
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listening sockets, then the connections."""
+        loop = asyncio.get_running_loop()
+        # Closing a listening socket resets the connections that wait in its queue: accept them all first.
+        late = [loop.create_task(self._serve_connection(connection)) for connection in accept_waiting(sockets or ())]
+        await super().shutdown(sockets)
+        await asyncio.gather(*late, return_exceptions=True)  # clients may have disconnected
+        end = time.monotonic() + _FLUSH_SECONDS
+        while self.server_state.connections and not self.force_exit and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+
+    async def _serve_connection(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            config, state = self.config, self.server_state
+            made = BoundedProtocol(config=config, server_state=state, app_state=self.lifespan.state, _loop=loop)
+            return cast("asyncio.Protocol", made)
+
+        await loop.connect_accepted_socket(protocol, connection)
+
 
 def _raise_descriptor_limit() -> int:
-    """Let the process hold as many connections as the system allows it, and return how many; more would stall all."""
+    """Raise the soft limit of open files to the hard limit; return the largest possible number of connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _OWN_DESCRIPTORS)
+    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _RESERVED_DESCRIPTORS)
 
 
-def _redirect_logs(journal: AccessLog) -> AccessLogHandler:
-    """Send what libraries complain about to the journal, and nowhere else."""
-    handler = AccessLogHandler(journal)
+def _redirect_logs(log: AccessLog) -> AccessLogHandler:
+    """Send the records of libraries to the log, and nowhere else."""
+    handler = AccessLogHandler(log)
     for library in _LIBRARIES:
         logger = logging.getLogger(library)
         logger.handlers, logger.propagate = [handler], False

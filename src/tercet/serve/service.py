@@ -1,4 +1,4 @@
-"""What happens to the images of one request: read, decoded beside the event loop, answered in a batch, told."""
+"""Processing of one request: read the uploads, decode them in threads, predict in batches, build the response."""
 
 from __future__ import annotations
 
@@ -23,120 +23,117 @@ from tercet.serve.uploads import Receive, Upload, decode_upload, read_uploads
 
 @dataclass
 class RequestResult:
-    """What one request gets, and what the journal says of it."""
+    """Predictions and errors of one request."""
 
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[RequestError] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    """One JSON document per image; a failed image has `file` and `error` only."""
+    errors: list[RequestError] = field(default_factory=list)
+    log_fields: dict[str, Any] = field(default_factory=dict)
 
 
 class Service:
-    """A model behind its queue.
-
-    Args:
-        model: Answers.
-        limits: What is too much.
-        metrics: Counts.
-    """
+    """The model with its queue, decoding threads and memory budget."""
 
     def __init__(self, model: ServedModel, limits: ServerLimits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
-        self._teller = ResponseBuilder(model)
+        self._responses = ResponseBuilder(model)
         self._memory = MemoryBudget(limits.memory * MEBIBYTE)
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tercet-decoder")
         self.batcher = Batcher(model.run, limits, metrics)
         self.stopping = False
-        """Whether no new work is taken."""
-        metrics.gauge("tercet_queue_images", "Images that have a place.", lambda: self.batcher.admitted)
+        """Whether new requests are rejected."""
+        metrics.gauge("tercet_queue_images", "Images waiting, decoding or computing.", lambda: self.batcher.admitted)
         metrics.gauge("tercet_held_bytes", "Bytes of uploads and decoded images.", lambda: self._memory.held)
 
     @property
     def ready(self) -> bool:
-        """Whether images are answered."""
+        """Whether prediction requests are accepted."""
         return self.batcher.alive and not self.stopping
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the model thread."""
         self.batcher.start()
 
     def close(self) -> None:
-        """End the threads; what still waits is dropped."""
+        """Stop the threads; queued images are dropped."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self.batcher.stop()
 
-    async def answer(self, headers: Mapping[str, str], receive: Receive) -> RequestResult:
-        """Answer the images of one request; failures of single images are in the result.
+    async def predict(self, headers: Mapping[str, str], receive: Receive) -> RequestResult:
+        """Classify the images of one request; errors of single images are in the result.
 
         Raises:
-            Refusal: The request as a whole gets no answer.
-            Gone: The client left.
+            RequestError: The request as a whole is rejected.
+            ClientDisconnected: The client closed the connection.
         """
         if not self.ready:
             raise Overloaded("the server is stopping", reason="stopping", close=True)
-        if self.batcher.admitted >= self._limits.queue:  # told before the body is read
-            raise Overloaded("the server is busy: try again", reason="queue")
+        if self.batcher.admitted >= self._limits.queue:  # reject before the body is read
+            raise Overloaded("the queue is full: try again", reason="queue")
         with MemoryLease(self._memory) as lease:
             uploads = await read_uploads(receive, headers, self._limits, lease)
             self.batcher.admit(len(uploads))
             try:
-                return await self._in_time(uploads, receive)
+                return await self._predict_in_time(uploads, receive)
             finally:
-                self.batcher.leave(len(uploads))
+                self.batcher.release(len(uploads))
 
-    async def _in_time(self, uploads: Sequence[Upload], receive: Receive) -> RequestResult:
-        """Do the work unless time runs out or the client leaves first."""
-        told = RequestResult()
-        work = asyncio.ensure_future(self._all(uploads, told))
-        leaving = asyncio.ensure_future(receive())  # after the body only a client's end is received
+    async def _predict_in_time(self, uploads: Sequence[Upload], receive: Receive) -> RequestResult:
+        """Predict; raise at the deadline or when the client disconnects."""
+        result = RequestResult()
+        prediction = asyncio.ensure_future(self._predict_all(uploads, result))
+        disconnect = asyncio.ensure_future(receive())  # after the body, the only message is the disconnect
         try:
-            await asyncio.wait({work, leaving}, timeout=self._limits.deadline, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
-                return told
+            await asyncio.wait(
+                {prediction, disconnect}, timeout=self._limits.deadline, return_when=asyncio.FIRST_COMPLETED
+            )
+            if prediction.done():
+                await prediction
+                return result
             self._metrics.images("dropped", len(uploads))
-            if leaving.done():
+            if disconnect.done():
                 raise ClientDisconnected("the client closed the connection")
-            raise Overloaded("no answer in time: try again", reason="deadline")
+            raise Overloaded("timeout: no prediction before the deadline, try again", reason="deadline")
         finally:
-            for task in (work, leaving):
+            for task in (prediction, disconnect):
                 task.cancel()
             with suppress(asyncio.CancelledError):
-                await work
+                await prediction
 
-    async def _all(self, uploads: Sequence[Upload], told: RequestResult) -> None:
-        refused: list[dict[str, Any]] = []
-        outcomes = await asyncio.gather(*(self._one(upload) for upload in uploads), return_exceptions=True)
+    async def _predict_all(self, uploads: Sequence[Upload], result: RequestResult) -> None:
+        failed: list[dict[str, Any]] = []
+        outcomes = await asyncio.gather(*map(self._predict_one, uploads), return_exceptions=True)
         for upload, outcome in zip(uploads, outcomes, strict=True):
             if isinstance(outcome, BatchItem):
-                told.answers.append(self._teller.tell(upload.name, outcome))
+                result.predictions.append(self._responses.prediction(upload.name, outcome))
                 continue
             if not isinstance(outcome, RequestError):
                 raise outcome
-            told.answers.append({"file": upload.name, "error": str(outcome)})
-            told.failed.append(outcome)
+            result.predictions.append({"file": upload.name, "error": str(outcome)})
+            result.errors.append(outcome)
             digest = await asyncio.get_running_loop().run_in_executor(self._decoders, _digest, upload)
-            refused.append({"sha256": digest, "bytes": len(upload.content), "reason": outcome.reason or str(outcome)})
-        self._metrics.images("answered", len(uploads) - len(refused))
-        self._metrics.images("refused", len(refused))
-        told.notes = {"images": len(uploads), **({"refused": refused} if refused else {})}
+            failed.append({"sha256": digest, "bytes": len(upload.content), "reason": outcome.reason or str(outcome)})
+        self._metrics.images("predicted", len(uploads) - len(failed))
+        self._metrics.images("failed", len(failed))
+        result.log_fields = {"images": len(uploads), **({"failed": failed} if failed else {})}
 
-    async def _one(self, upload: Upload) -> BatchItem:
-        """Return what the model says of one admitted image."""
+    async def _predict_one(self, upload: Upload) -> BatchItem:
+        """Decode one upload and run the model on it."""
         try:
             with MemoryLease(self._memory) as lease:
                 loop = asyncio.get_running_loop()
-                self.batcher.coming += 1
+                self.batcher.decoding += 1
                 try:
                     pixels = await loop.run_in_executor(self._decoders, decode_upload, upload, self._limits, lease)
                 finally:
-                    self.batcher.coming -= 1
-                return await self.batcher.answer(pixels)
+                    self.batcher.decoding -= 1
+                return await self.batcher.predict(pixels)
         except RequestError:
             raise
-        except MemoryError as error:  # also the model's own
-            raise Overloaded("the server is busy: try again", reason=str(error)) from error
+        except MemoryError as error:  # raised by the decoder or the model
+            raise Overloaded("the server is out of memory: try again", reason=str(error)) from error
         except TercetError as error:
-            raise RequestError(422, "the model has no finite answer for this image", reason=str(error)) from error
+            raise RequestError(422, "the model's output for this image is not finite", reason=str(error)) from error
 
 
 def _digest(upload: Upload) -> str:

@@ -1,4 +1,4 @@
-"""The serve command: export a bundle, start the server process and restart it after a crash."""
+"""The serve command: export a bundle, start the server process, restart it after a crash."""
 
 from __future__ import annotations
 
@@ -19,136 +19,135 @@ from tercet.core.resource_limits import available_cores, limit_memory, limit_tim
 from tercet.ensemble.manifest import is_bundle, read_manifest
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.access_log import AccessLog
+from tercet.serve.listener import bind
 from tercet.serve.middleware import is_loopback
-from tercet.serve.server import ServeResult, bind, serve
+from tercet.serve.server import ServeResult, serve
 
 RESTART_DELAYS = (0.1, 0.5, 2.0, 5.0)
-"""Seconds before each new start in a row; a death more ends it all."""
+"""Seconds before each restart after consecutive crashes; one more crash ends the command."""
 STABLE_SECONDS = 15.0
-"""Seconds of service after which a death is the first of a row."""
+"""Seconds of service after which a crash counts as the first again."""
+_SERVER_THREADS = 4  # log, link to the supervisor, model, event loop
 
 
 def supervise(
     command: Sequence[str],
     listener: socket.socket,
     *,
-    pauses: Sequence[float] = RESTART_DELAYS,
-    steady: float = STABLE_SECONDS,
+    delays: Sequence[float] = RESTART_DELAYS,
+    stable: float = STABLE_SECONDS,
 ) -> int:
-    """Run a server until it ends of itself or is asked to by a signal, and return its exit code.
+    """Run a server process until it exits normally or a signal stops it, and return its exit code.
 
     Args:
-        command: What serves; it takes a leash, and is told `restarts` and the descriptor `listener`.
-        listener: A bound socket. Once a server has let it listen, connections wait there while none answers.
-        pauses: Seconds before each new start in a row.
-        steady: Seconds of service that end a row.
+        command: Command line of the server; its `ParentLink` receives `restarts` and the descriptor `listener`.
+        listener: A bound socket. Once a server has called `listen`, connections wait there during a restart.
+        delays: Seconds before each restart after consecutive crashes.
+        stable: Seconds of service that reset the count.
 
     Raises:
-        Interrupted: A signal came while nothing was served.
-        Crashed: The server died too often, while it stopped, or as it had not loaded its model in time.
+        Interrupted: A signal arrived while no server was running.
+        Crashed: The server crashed too often or during the shutdown, or did not load the model in time.
     """
-    journal = AccessLog(sys.stderr)
-    row = restarts = 0
+    log = AccessLog(sys.stderr)
+    crashes = restarts = 0
     try:
-        with SignalForwarder(
-            on_signal=listener.close
-        ) as relay:  # who comes after the server has closed it is refused at once
+        # Closed at the first signal, so that new connections are refused as soon as the server has closed its copy.
+        with SignalForwarder(on_signal=listener.close) as signals:
             while True:
                 child = ChildProcess(command, descriptors={"listener": listener.fileno()}, restarts=restarts)
-                if (code := relay.wait(child)) >= 0:
+                if (code := signals.wait(child)) >= 0:
                     return code
                 number = -code
-                row = 1 if child.served >= steady else row + 1
-                last = bool(relay.signals) or number == signal.SIGALRM or row > len(pauses)
-                pause = None if last else pauses[row - 1]
-                told = {"signal": signal_name(number), "pid": child.process.pid, "served": round(child.served, 1)}
-                journal.tell("died", **told, restarts=restarts, pause=pause)
-                if pause is None:
-                    raise _crashed(number, row, stopping=bool(relay.signals))
-                relay.pause(pause)
+                crashes = 1 if child.served >= stable else crashes + 1
+                final = bool(signals.signals) or number == signal.SIGALRM or crashes > len(delays)
+                delay = None if final else delays[crashes - 1]
+                process = {"signal": signal_name(number), "pid": child.process.pid, "served": round(child.served, 1)}
+                log.write("died", **process, restarts=restarts, pause=delay)
+                if delay is None:
+                    raise _crashed(number, crashes, stopping=bool(signals.signals))
+                signals.pause(delay)
                 restarts += 1
     finally:
-        journal.close()
+        log.close()
 
 
-def _crashed(number: int, row: int, *, stopping: bool) -> Crashed:
+def _crashed(number: int, crashes: int, *, stopping: bool) -> Crashed:
     if number == signal.SIGALRM:
         return Crashed("the model was not loaded in time: see --load-timeout", number)
-    told = signal_name(number) + (", often for want of memory" if number == signal.SIGKILL else "")
+    name = signal_name(number) + (", often out of memory" if number == signal.SIGKILL else "")
     if stopping:
-        return Crashed(f"the server died while it stopped ({told})", number)
-    return Crashed(f"the server died {row} times in a row and is not started again (the last time by {told})", number)
+        return Crashed(f"the server process crashed during shutdown ({name})", number)
+    return Crashed(f"the server process crashed {crashes} times in a row (last by {name}); not restarted", number)
 
 
 def serve_supervised(
     path: str | Path,
-    words: Callable[[Path, str], Sequence[str]],
+    make_arguments: Callable[[Path, str], Sequence[str]],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     name: str | None = None,
 ) -> int:
-    """Serve a model by another process, which is started again where it dies, and return its exit code.
+    """Serve a model in a child process, restart it after crashes, and return its exit code.
 
     Args:
-        path: A file of `tercet export`, a bundle's folder, or a run's.
-        words: From the file and the name of what is served to the command line that serves it.
+        path: Exported file, bundle or run folder.
+        make_arguments: From the exported file and the model name to the arguments of `tercet` in the child process.
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        name: What the model is called (default: as its file or folder).
+        port: Port; 0 selects a free port.
+        name: Model name (default: name of the file or run folder).
 
     Raises:
-        ConfigError: The address cannot be listened on.
-        ModelError: The bundle is none, or cannot be exported.
-        Interrupted: A signal came while nothing was served.
-        Crashed: The server died again and again.
+        ConfigError: The address is invalid or in use.
+        ModelError: The path is not a bundle, or cannot be exported.
+        Interrupted: A signal arrived while no server was running.
+        Crashed: The server crashed repeatedly.
     """
-    given = Path(path)
-    with bind(host, port) as listener, export_for_serving(given) as file:
-        warn_if_open(host)
-        return supervise(tercet_command(*words(file, name or default_model_name(given))), listener)
+    model = Path(path)
+    with bind(host, port) as listener, export_for_serving(model) as file:
+        warn_if_public(host)
+        return supervise(tercet_command(*make_arguments(file, name or default_model_name(model))), listener)
 
 
-def warn_if_open(host: str) -> None:
-    """Warn of an address that others can reach."""
+def warn_if_public(host: str) -> None:
+    """Warn if other machines can reach the address."""
     if not is_loopback(host):
         warnings.warn(
-            f"everyone who can reach {host} may use this server: put a proxy with TLS and access control before it",
+            f"listening on {host} without authentication and TLS: use a proxy with TLS and access control",
             stacklevel=2,
         )
 
 
 def default_model_name(path: Path) -> str:
-    """Return what a model is called: as its file, or as its run's folder."""
+    """Return the name of the file without suffix, or of the run folder."""
     resolved = path.resolve()
-    inner = resolved.name == "bundle" and resolved.is_dir()
-    return resolved.parent.name if inner else resolved.stem if resolved.is_file() else resolved.name
+    if resolved.is_file():
+        return resolved.stem
+    return resolved.parent.name if resolved.name == "bundle" and resolved.is_dir() else resolved.name
 
 
 @contextmanager
 def export_for_serving(path: Path) -> Iterator[Path]:
-    """Yield the file of a model; that of a bundle is written by another process, so that this one stays small.
+    """Yield the exported file; a bundle is exported to a temporary file by a child process, to keep this one small.
 
     Raises:
-        ModelError: The bundle cannot be exported; the other process has said why.
-        Interrupted: A signal came; that process has ended too.
+        ModelError: The bundle cannot be exported; the child process has printed the reason.
+        Interrupted: A signal arrived; the child process has ended too.
     """
     if not path.is_dir():
         yield path
         return
     inner = path / "bundle"
-    read_manifest(inner if is_bundle(inner) else path)  # what is no bundle is told at once
+    read_manifest(inner if is_bundle(inner) else path)  # fail early if the folder is not a bundle
     with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
         file = Path(folder) / "model.onnx"
         command = tercet_command("export", "--class-activation-maps", "--", str(path), str(file))
-        with SignalForwarder() as relay:
-            failed = relay.wait(ChildProcess(command, silent=True))
+        with SignalForwarder() as signals:
+            failed = signals.wait(ChildProcess(command, silent=True))
         if failed or not file.is_file():
-            raise ModelError(f"{path} cannot be served: it could not be exported, see above")
+            raise ModelError(f"cannot serve {path}: the export failed, see above")
         yield file
-
-
-_OWN_THREADS = 4  # journal, leash, model, and the one that runs the event loop
 
 
 def serve_model(
@@ -162,43 +161,43 @@ def serve_model(
     limits: ServerLimits | None = None,
     max_memory: int | None = None,
     load_timeout: float | None = None,
-    leash: ParentLink | None = None,
+    parent: ParentLink | None = None,
 ) -> ServeResult:
-    """Answer requests with a model until SIGTERM or Ctrl-C.
+    """Serve a model in this process until SIGTERM or Ctrl-C.
 
     Args:
-        path: A file of `tercet export`, a bundle's folder, or a run's.
+        path: Exported file, bundle or run folder.
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        allow_host: Other names by which clients call the server.
-        threads: Threads of the model (default: one a core).
-        name: What the model is called (default: as its file or folder).
-        limits: What is too much.
-        max_memory: MiB of addresses that this process may have from now on, for good.
-        load_timeout: Seconds in which the model must be loaded; then SIGALRM ends this process.
-        leash: Of the process that supervises this one (see `tercet.serve.supervisor`).
+        port: Port; 0 selects a free port.
+        allow_host: Other accepted Host headers.
+        threads: Threads of the model (default: one per core).
+        name: Model name (default: name of the file or run folder).
+        limits: Limits of the server.
+        max_memory: Permanent address-space limit of this process, in MiB.
+        load_timeout: Seconds for loading the model; then SIGALRM ends this process.
+        parent: Link to the supervisor.
 
     Raises:
-        ModelError: It is no model, or it is damaged; nothing listens then.
-        ConfigError: The address cannot be listened on, or so little memory is too little.
-        MemoryExhausted: There is no memory for the model.
+        ModelError: The file is missing, damaged or not a model.
+        ConfigError: The address is invalid or in use, or `max_memory` is too small.
+        MemoryExhausted: The model does not fit into memory.
     """
-    given = Path(path)
-    if leash is None:
-        warn_if_open(host)
-    with export_for_serving(given) as file:
+    model_path = Path(path)
+    if parent is None:
+        warn_if_public(host)
+    with export_for_serving(model_path) as file:
         if max_memory is not None:
-            computing = (threads or available_cores()) + (os.cpu_count() or 1)  # the model's, and those that decode
-            limit_memory(max_memory, threads=computing + _OWN_THREADS)
+            computing = (threads or available_cores()) + (os.cpu_count() or 1)  # model and decoders
+            limit_memory(max_memory, threads=computing + _SERVER_THREADS)
         limit_time(load_timeout)
         model = OnnxModel.load(file, threads=threads)
         return serve(
             model,
-            name or default_model_name(given),
+            name or default_model_name(model_path),
             host=host,
             port=port,
             allow_host=allow_host,
             limits=limits,
-            leash=leash,
-            loaded=lambda: limit_time(None),
+            parent=parent,
+            on_loaded=lambda: limit_time(None),
         )

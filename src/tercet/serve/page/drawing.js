@@ -1,26 +1,26 @@
-// Draws answers. Names come from data and from files: they are only ever set as text.
+// Draws predictions. Class and file names are untrusted: they are set as text only, never as HTML.
 
-const SMALLEST = 200; // pixels: what is smaller is shown larger
+const MIN_SIZE = 200; // pixels; smaller images are enlarged
 
 function element(kind, className, text) {
-  const made = document.createElement(kind);
-  if (className) made.className = className;
+  const node = document.createElement(kind);
+  if (className) node.className = className;
   if (text !== undefined) {
-    made.textContent = text;
-    made.dir = "auto"; // a name from right to left turns nothing else around
+    node.textContent = text;
+    node.dir = "auto"; // right-to-left names must not reorder the text around them
   }
-  return made;
+  return node;
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+function percent(fraction) {
+  return `${(100 * fraction).toFixed(1)} %`;
 }
 
-function row(label, share, before) {
+function row(label, probability, member) {
   const item = element("li");
   const bar = element("span", "bar");
-  bar.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
-  item.append(bar, element("span", "text", before ? `${before}: ${label}` : label), element("span", "number", percent(share)));
+  bar.style.width = `${Math.max(0, Math.min(1, probability)) * 100}%`;
+  item.append(bar, element("span", "text", member ? `${member}: ${label}` : label), element("span", "number", percent(probability)));
   return item;
 }
 
@@ -31,7 +31,7 @@ function rows(title, items) {
   return [element("h3", "", title), list];
 }
 
-// From blue over yellow to red, and from clear to solid.
+// Blue to yellow to red, with increasing opacity.
 function heat(value) {
   const red = Math.min(255, 510 * value);
   const green = 255 * (1 - Math.abs(2 * value - 1));
@@ -40,74 +40,78 @@ function heat(value) {
 }
 
 function overlay(map) {
-  const values = Uint8Array.from(atob(map.values), (one) => one.charCodeAt(0));
+  const values = Uint8Array.from(atob(map.values), (character) => character.charCodeAt(0));
   const canvas = element("canvas");
   canvas.width = map.width;
   canvas.height = map.height;
-  const context = canvas.getContext("2d", { willReadFrequently: true }); // a few cells: not worth a graphics card
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // few cells: faster without the GPU
   const pixels = context.createImageData(map.width, map.height);
   values.forEach((value, index) => pixels.data.set(heat(value / 255), 4 * index));
   context.putImageData(pixels, 0, 0);
   ["top", "left", "height", "width"].forEach((side, index) => {
-    canvas.style[side] = `${100 * map.frame[index]}%`;
+    canvas.style[side] = `${100 * map.box[index]}%`;
   });
   canvas.setAttribute("aria-hidden", "true");
   return canvas;
 }
 
-function picture(file, answer) {
-  const figure = element("figure", "picture");
-  const shown = element("div", "shown");
+function figure(file, prediction) {
+  const node = element("figure", "picture");
+  const background = element("div", "background");
   const frame = element("div", "frame");
   const image = element("img");
-  image.alt = answer.label ? `The image, taken for ${answer.label}` : "The image";
-  const address = URL.createObjectURL(file);
+  image.alt = prediction.label ? `Image classified as ${prediction.label}` : "Image";
+  const url = URL.createObjectURL(file);
   image.addEventListener("load", () => {
-    URL.revokeObjectURL(address);
-    const larger = Math.floor(SMALLEST / Math.max(image.naturalWidth, image.naturalHeight));
-    if (larger > 1) image.width = larger * image.naturalWidth;
+    URL.revokeObjectURL(url);
+    const scale = Math.floor(MIN_SIZE / Math.max(image.naturalWidth, image.naturalHeight));
+    if (scale > 1) image.width = scale * image.naturalWidth;
   });
   image.addEventListener("error", () => {
-    URL.revokeObjectURL(address);
-    shown.replaceChildren(element("p", "", "This browser cannot show the image."));
+    URL.revokeObjectURL(url);
+    background.replaceChildren(element("p", "", "The browser cannot display this image."));
   });
-  image.src = address;
+  image.src = url;
   frame.append(image);
-  shown.append(frame);
-  figure.append(shown, element("figcaption", "", file.name));
-  if (answer.map) {
-    const canvas = overlay(answer.map);
-    const button = element("button", "plain", "Hide the heat map");
+  background.append(frame);
+  node.append(background, element("figcaption", "", file.name));
+  if (prediction.map) {
+    const canvas = overlay(prediction.map);
+    const button = element("button", "plain", "Hide heat map");
     button.type = "button";
     button.addEventListener("click", () => {
       canvas.hidden = !canvas.hidden;
-      button.textContent = canvas.hidden ? "Show the heat map" : "Hide the heat map";
+      button.textContent = canvas.hidden ? "Show heat map" : "Hide heat map";
     });
     frame.append(canvas);
-    figure.append(button);
+    node.append(button);
   }
-  return figure;
+  return node;
 }
 
-function heading(answer) {
-  if (answer.labels) return answer.labels.length ? answer.labels.join(", ") : "no label";
-  return answer.rejected ? `not sure, perhaps ${answer.label}` : answer.label;
+function heading(prediction) {
+  if (prediction.labels) return prediction.labels.length ? prediction.labels.join(", ") : "no label";
+  return prediction.rejected ? `uncertain: ${prediction.label}?` : prediction.label;
 }
 
-/** Return the article about one file and what was said of it. */
-export function drawn(file, answer) {
-  const article = element("article", "answer");
-  const said = element("div", "said");
-  article.append(picture(file, answer), said);
-  if (answer.error) {
-    said.append(element("p", "problem", answer.error));
+/** Return an article with one image and its prediction. */
+export function predictionCard(file, prediction) {
+  const article = element("article", "prediction");
+  const details = element("div");
+  article.append(figure(file, prediction), details);
+  if (prediction.error) {
+    details.append(element("p", "error", prediction.error));
     return article;
   }
-  said.append(element("h2", "", heading(answer)));
-  if (answer.set) said.append(element("p", "", `Calibrated set: ${answer.set.join(", ") || "none"}`));
-  said.append(...rows("All members together", answer.top.map((one) => row(one.label, one.probability))));
-  if (answer.members.length > 1) {
-    said.append(...rows("Each member alone", answer.members.map((one) => row(one.label, one.probability, one.name))));
+  details.append(element("h2", "", heading(prediction)));
+  if (prediction.prediction_set) {
+    const labels = prediction.prediction_set.join(", ") || "empty";
+    details.append(element("p", "", `Prediction set: ${labels}`));
+  }
+  details.append(...rows("Ensemble", prediction.top.map((score) => row(score.label, score.probability))));
+  if (prediction.members.length > 1) {
+    const items = prediction.members.map((member) => row(member.label, member.probability, member.name));
+    details.append(...rows("Members", items));
   }
   return article;
 }

@@ -1,61 +1,57 @@
-// Takes images by drop, paste, choice or camera, asks this server about them, and shows what it says.
+// Selects images by drop, paste, file dialog or camera, sends them to this server, and shows the predictions.
 
-import { drawn } from "/drawing.js";
+import { predictionCard } from "/drawing.js";
 
-const at = (id) => document.getElementById(id);
-const LONGEST_LIST = 50;
+const byId = (id) => document.getElementById(id);
+const MAX_CARDS = 50;
 let limits = { max_images: 1 };
 let stream = null;
-let asked = 0;
+let latestRequest = 0;
 
-function tell(text) {
-  at("status").textContent = text;
+function setStatus(text) {
+  byId("status").textContent = text;
 }
 
-async function about() {
+async function loadModelInfo() {
   const response = await fetch("/v1/model");
-  const card = await response.json();
-  limits = card.limits;
-  at("name").textContent = card.model;
-  document.title = card.model;
-  const members = card.members.map((one) => one.name).join(", ");
-  at("about").textContent = `${card.classes.length} ${card.sets ? "labels" : "classes"}; ${members}`;
+  const model = await response.json();
+  limits = model.limits;
+  byId("name").textContent = model.model;
+  document.title = model.model;
+  const members = model.members.map((member) => member.name).join(", ");
+  byId("about").textContent = `${model.classes.length} ${model.sets ? "labels" : "classes"}, members: ${members}`;
 }
 
-async function ask(files) {
+async function predict(files) {
   const form = new FormData();
   for (const file of files) form.append("files", file, file.name || "image");
   const response = await fetch("/v1/predict", { method: "POST", body: form });
-  const document = await response.json();
-  if (response.ok) return document.answers;
-  if (response.status === 503) throw new Error("The server is busy. Try again in a moment.");
-  return files.map((file) => ({ file: file.name, error: document.error }));
+  const body = await response.json();
+  if (response.ok) return body.predictions;
+  if (response.status === 503) throw new Error("The server is overloaded. Try again in a moment.");
+  return files.map((file) => ({ file: file.name, error: body.error }));
 }
 
 async function show(list) {
   const files = Array.from(list);
   if (!files.length) return;
-  const turn = ++asked;
-  tell(files.length > 1 ? `Looking at ${files.length} images…` : "Looking at the image…");
+  const request = ++latestRequest;
+  setStatus(files.length > 1 ? `Classifying ${files.length} images…` : "Classifying the image…");
   try {
     for (let first = 0; first < files.length; first += limits.max_images) {
-      const part = files.slice(first, first + limits.max_images);
-      const answers = await ask(part);
-      at("answers").prepend(...part.map((file, index) => drawn(file, answers[index])));
-      while (at("answers").children.length > LONGEST_LIST) at("answers").lastChild.remove();
+      const batch = files.slice(first, first + limits.max_images);
+      const predictions = await predict(batch);
+      byId("predictions").prepend(...batch.map((file, index) => predictionCard(file, predictions[index])));
+      while (byId("predictions").children.length > MAX_CARDS) byId("predictions").lastChild.remove();
     }
-    if (turn === asked) tell("");
+    if (request === latestRequest) setStatus("");
   } catch (error) {
-    tell(error instanceof TypeError ? "The server cannot be reached." : error.message);
+    setStatus(error instanceof TypeError ? "The server cannot be reached." : error.message);
   }
 }
 
-function images(transfer) {
-  return Array.from(transfer.files);
-}
-
-function onDrop() {
-  const area = at("drop");
+function addDropAndPasteListeners() {
+  const area = byId("drop");
   addEventListener("dragover", (event) => {
     event.preventDefault();
     area.classList.add("over");
@@ -66,19 +62,19 @@ function onDrop() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     area.classList.remove("over");
-    show(images(event.dataTransfer));
+    show(event.dataTransfer.files);
   });
   addEventListener("paste", (event) => {
-    if (event.clipboardData) show(images(event.clipboardData));
+    if (event.clipboardData) show(event.clipboardData.files);
   });
 }
 
-function onChoice() {
-  at("choose").addEventListener("click", () => at("files").click());
+function addFileListeners() {
+  byId("choose").addEventListener("click", () => byId("files").click());
   for (const id of ["files", "photo"]) {
-    at(id).addEventListener("change", () => {
-      show(at(id).files);
-      at(id).value = "";
+    byId(id).addEventListener("change", () => {
+      show(byId(id).files);
+      byId(id).value = "";
     });
   }
 }
@@ -86,29 +82,29 @@ function onChoice() {
 function closeCamera() {
   for (const track of stream ? stream.getTracks() : []) track.stop();
   stream = null;
-  at("viewfinder").hidden = true;
-  at("camera").focus();
+  byId("viewfinder").hidden = true;
+  byId("camera").focus();
 }
 
 async function openCamera() {
-  // Where the page may not use the camera (no https, no permission), a phone still has its own camera program.
-  if (!navigator.mediaDevices) return at("photo").click();
+  // Without HTTPS or permission the page cannot use the camera, but a phone offers its camera app.
+  if (!navigator.mediaDevices) return byId("photo").click();
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    tell("There is no camera that this page may use.");
-    return at("photo").click();
+    setStatus("No camera is available to this page.");
+    return byId("photo").click();
   }
-  at("viewfinder").hidden = false;
-  at("video").srcObject = stream;
-  at("shoot").disabled = true;
-  await new Promise((ready) => at("video").addEventListener("loadeddata", ready, { once: true }));
-  at("shoot").disabled = false;
-  at("shoot").focus();
+  byId("viewfinder").hidden = false;
+  byId("video").srcObject = stream;
+  byId("capture").disabled = true;
+  await new Promise((ready) => byId("video").addEventListener("loadeddata", ready, { once: true }));
+  byId("capture").disabled = false;
+  byId("capture").focus();
 }
 
-function shoot() {
-  const video = at("video");
+function captureImage() {
+  const video = byId("video");
   const canvas = document.createElement("canvas");
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
@@ -117,9 +113,9 @@ function shoot() {
   canvas.toBlob((blob) => show([new File([blob], "camera.png", { type: "image/png" })]), "image/png");
 }
 
-onDrop();
-onChoice();
-at("camera").addEventListener("click", openCamera);
-at("shoot").addEventListener("click", shoot);
-at("stop").addEventListener("click", closeCamera);
-about().catch(() => tell("The server cannot be reached."));
+addDropAndPasteListeners();
+addFileListeners();
+byId("camera").addEventListener("click", openCamera);
+byId("capture").addEventListener("click", captureImage);
+byId("stop").addEventListener("click", closeCamera);
+loadModelInfo().catch(() => setStatus("The server cannot be reached."));
