@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tercet.experiments.blend import CombinedPredictions
 
 from tercet.cli.main import main
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.prediction_files import read_predictions, write_csv
 from tercet.core.predictions import Predictions
 from tercet.ensemble.combine import average
-from tercet.experiments.blend import CombinedPredictions
 from tercet.experiments.ensemble import combine
 from tercet.metrics.classification import score
 from tercet.metrics.significance import compare

@@ -15,7 +15,7 @@ from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.crossval_pooled import PooledResult, PooledResults, pool
-from tercet.experiments.finalize import CARD_SCORES, mistakes_section, skipped_section
+from tercet.experiments.finalize import CARD_SCORES, data_notes, mistakes_section
 from tercet.experiments.fit_ensemble import groups_of
 from tercet.experiments.fold_runs import FoldRuns
 from tercet.metrics.classification import score
@@ -148,7 +148,7 @@ def _report(pooled: PooledResults, comparison: Comparison | None, calibrated: Ca
         table = results_table(rows_of_test, title="test split (not used in any fold)", note="the bundle")
         sections.append(as_text(table))
     sections += [f"{printable(fold.unlearned_note())}\n" for fold in runs.folds if fold.unlearned]
-    sections += skipped_section(plan)
+    sections += data_notes(plan)
     sections.append(mistakes_section(pooled.chosen.pooled, f"{CHOSEN} on all held-out images"))
     return "\n".join(sections)
 

@@ -174,12 +174,12 @@ def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     }
 
 
-def skipped_section(plan: Plan) -> list[str]:
-    """Return the section of the report on skipped files; empty if there are none."""
+def data_notes(plan: Plan) -> list[str]:
+    """Return the section of the report on skipped files and rows; empty if there are none."""
     if not plan.notes:
         return []
     more = f"\n  ... and {len(plan.notes) - 20} more (see metrics.json)" if len(plan.notes) > 20 else ""
-    return ["skipped:\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more + "\n"]
+    return ["notes on the data\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more + "\n"]
 
 
 def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _report(results: RunResults) -> str:
             sections.append(better_alone(best.name, best.folder, plan))
     if results.calibrated is not None:
         sections.append(results.calibrated.to_text(printable(results.name)))
-    sections += skipped_section(plan)
+    sections += data_notes(plan)
     predictions = results.winner.predictions
     split = _scored_split(predictions)
     sections.append(mistakes_section(predictions[split], f"{printable(results.name)} on {split}"))

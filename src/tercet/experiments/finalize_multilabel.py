@@ -20,7 +20,7 @@ from tercet.ensemble.multilabel import (
     cross_fitted_multilabel,
     threshold_of,
 )
-from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, better_alone, skipped_section
+from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, better_alone, data_notes
 from tercet.experiments.multilabel import multilabel_methods
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import is_better
@@ -192,7 +192,7 @@ def _report(
     if winner is not best and is_better(plan.monitor, best.monitored(plan), winner.monitored(plan)):
         sections.append(better_alone(best.name, run.member(best.name), plan))
     sections.append("Multi-label scores are not calibrated.\n")
-    sections += skipped_section(plan)
+    sections += data_notes(plan)
     split = "test" if "test" in winner.scores else "validation"
     title = f"{winner.name} by label on {split}"
     sections.append(as_text(labels_table(winner.predictions[split], title=title)))

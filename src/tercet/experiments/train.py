@@ -256,9 +256,9 @@ def print_start(console: Console, plan: Plan, details: str, *, waiting: int, thr
     classes = count_noun(len(plan.classes), "label" if plan.multilabel else "class")
     print_status(console, f"{plan.data}: {classes}; {details}")
     for note in plan.notes[:10]:
-        print_status(console, f"skipped: {note}")
+        print_status(console, f"data: {note}")
     if len(plan.notes) > 10:
-        print_status(console, f"skipped: ... and {len(plan.notes) - 10} more (see metrics.json)")
+        print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
     print_status(console, f"{count_noun(waiting, 'training')} on {plan.device}: {threads}")
 
 

@@ -111,7 +111,7 @@ class TTAChoice:
             TTARow(str(level.views), level.views.passes, level.scores, level is self.chosen) for level in self.levels
         ]
         table = as_text(tta_table(rows, title=f"test-time augmentation: {model} on {self.split}"))
-        return f"{table}{comparison_text(self.comparison(), str(self.alternative.views), 'no TTA')}\n"
+        return f"{table}{comparison_text(self.comparison(), str(self.alternative.views), 'plain')}\n"
 
 
 def choose_tta(run: RunFolder, plan: Plan) -> TTAChoice | None:
