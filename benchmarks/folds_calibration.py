@@ -46,8 +46,8 @@ def line(name: str, said: Predictions) -> str:
 
 def test_answers(pooled: PooledResults) -> dict[str, list[Predictions]]:
     """Return what each fold says of the test split, by member, and by its choice."""
-    rows = pooled.whole.rows("test")
-    said = pooled.bundle.predict_member_batches(pooled.whole.loader(rows, pooled.bundle.specs))
+    rows = pooled.data.rows("test")
+    said = pooled.bundle.predict_member_batches(pooled.data.loader(rows, pooled.bundle.specs))
     found = {CHOSEN: [pooled.test[fold.title] for fold in pooled.runs.folds]}
     for member, one in zip(pooled.bundle.members, said, strict=True):
         found.setdefault(member.name.partition("/")[2], []).append(one)
@@ -61,7 +61,7 @@ def measure(folder: Path) -> str:
     pooled = pool(runs)
     lines = [f"{runs.plan.data}: {len(runs.folds)} folds\n{_HEADER}"]
     for name, parts in test_answers(pooled).items():
-        own = {fold.name: pooled.documents[fold.name]["chosen"] if name == CHOSEN else name for fold in runs.folds}
+        own = {fold.name: pooled.fold_metrics[fold.name]["chosen"] if name == CHOSEN else name for fold in runs.folds}
         fitted = [Predictions.load(fold.run.predictions(own[fold.name], "validation")) for fold in runs.folds]
         held = [Predictions.load(fold.run.predictions(own[fold.name], "test")) for fold in runs.folds]
         of_parts = [calibrate_probabilities(said).temperature for said in fitted]

@@ -14,7 +14,7 @@ from tercet.config.training import PAPER_STAGES, StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError, TercetError
 from tercet.core.files import slug
 from tercet.experiments.ensemble import combine
-from tercet.experiments.plan import describe_member, read_member
+from tercet.experiments.plan import member_from_dict, member_to_dict
 from tercet.experiments.train import Run, train
 from tercet.models.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members, with_unique_names
 
@@ -205,7 +205,7 @@ def test_members_of_runs_with_the_same_name_get_different_names(finished: Run, t
 )
 def test_a_plan_restores_a_written_member(member: Any) -> None:
     (resolved,) = resolve(member)
-    assert read_member(describe_member(resolved)) == resolved
+    assert member_from_dict(member_to_dict(resolved)) == resolved
 
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (64, 64), (65, 10), (224, 224)])

@@ -54,7 +54,7 @@ def _tune(parsed: ParsedArguments) -> CommandResult:
 
 
 def _ensemble(parsed: ParsedArguments) -> CommandResult:
-    from tercet.experiments.blend import are_files, combine_files
+    from tercet.experiments.ensemble_files import are_files, combine_files
 
     inputs = parsed.positional["inputs"]
     if are_files(inputs):  # needs no PyTorch

@@ -23,10 +23,10 @@ from tercet.core.prediction_files import read_predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import read_mapping
-from tercet.experiments.blend import FileMethod, combine_predictions
 from tercet.experiments.compare import run_comparison
 from tercet.experiments.crossval import run_crossval
 from tercet.experiments.ensemble import run_ensemble
+from tercet.experiments.ensemble_files import FileMethod, combine_predictions
 from tercet.experiments.train import run_training
 from tercet.models.members import member_mapping
 from tercet.models.registry import registered_network

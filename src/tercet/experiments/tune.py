@@ -169,9 +169,9 @@ class _Tuner:
             print_status(self.console, f"{missing} of {self.search.trials} trials on {self.plan.device}: {threads}")
             run_all(
                 self.works(),
-                whole=self.study.run,
+                root=self.study.run,
                 threads=threads,
-                bars=ProgressDisplay(self.console),
+                display=ProgressDisplay(self.console),
                 prepared=self.prepared,
             )
         if self.stopped:

@@ -140,7 +140,7 @@ class TrialWork:
         return ["tercet.experiments.tune_trials", str(self.study.path), str(self.number)]
 
     @property
-    def complaints(self) -> Path:
+    def stderr_path(self) -> Path:
         """What that process writes on standard error."""
         return self.study.trial(self.number).path / "stderr.txt"
 
@@ -148,7 +148,7 @@ class TrialWork:
         """Train here."""
         run_trial(self.study, self.journal, self.number, prepared=prepared, callbacks=callbacks)
 
-    def ended(self, failure: FailedJob | None) -> None:
+    def on_end(self, failure: FailedJob | None) -> None:
         """Settle what came of it."""
         self.settle(self.number, failure)
 
