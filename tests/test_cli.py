@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tercet
-from tercet.cli.main import VERBS, main
+from tercet.cli.main import COMMANDS, main
 from tercet.config.commands import TRAIN
 from tests.fixtures.runs import draw, draw_folder, one_core
 
@@ -79,10 +79,10 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------ help, versions, verbs
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help_tells_every_option_and_argument(run: Run, verb: str) -> None:
     code, out, err = run(verb, "--help")
-    options, _ = VERBS[verb]
+    options, _ = COMMANDS[verb]
     assert (code, err) == (0, "")
     for field in options.schema.fields.values():
         assert re.search(rf"^  {re.escape(field.option)}\b", out, re.MULTILINE), field.option
@@ -93,14 +93,14 @@ def test_help_tells_every_option_and_argument(run: Run, verb: str) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_examples_of_the_help_can_be_given(verb: str) -> None:
-    options, _ = VERBS[verb]
+    options, _ = COMMANDS[verb]
     for example in options.examples:
         options.parse_args(shlex.split(example))
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help_wins_over_everything_else(run: Run, verb: str) -> None:
     assert run(verb, "no", "such", "--thing", "-h") == run(verb, "--help")
 
@@ -109,7 +109,7 @@ def test_help_wins_over_everything_else(run: Run, verb: str) -> None:
 def test_the_general_help_names_every_verb(run: Run, words: list[str]) -> None:
     code, out, err = run(*words)
     assert (code, err) == (0, "")
-    for verb in VERBS:
+    for verb in COMMANDS:
         assert re.search(rf"^  {verb} ", out, re.MULTILINE)
     assert max(map(len, out.splitlines())) <= 80
 
@@ -286,7 +286,7 @@ def test_a_fault_of_our_own_is_1_and_asks_for_a_report(run: Run, monkeypatch: py
     def broken(parsed: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], broken))  # type: ignore[arg-type]
+    monkeypatch.setitem(COMMANDS, "datasets", (COMMANDS["datasets"][0], broken))  # type: ignore[arg-type]
     code, out, err = run("datasets")
     assert (code, out) == (1, "")
     assert "should not happen" in err and "KeyError" in err and "--debug" in err
@@ -303,7 +303,7 @@ def test_signals_are_130_and_143(run: Run, monkeypatch: pytest.MonkeyPatch, numb
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     try:
         handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-        monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], stopped))  # type: ignore[arg-type]
+        monkeypatch.setitem(COMMANDS, "datasets", (COMMANDS["datasets"][0], stopped))  # type: ignore[arg-type]
         said, out, err = run("datasets")
         assert (said, out) == (code, "")
         assert "stopped by" in err and "Traceback" not in err
@@ -457,7 +457,7 @@ def test_warnings_are_one_line_and_go_to_standard_error(run: Run, monkeypatch: p
         warnings.warn("classes 'Cat' and 'cat\n' look alike", UserWarning, stacklevel=2)
         return Answer("done\n", None)
 
-    monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], odd))  # type: ignore[arg-type]
+    monkeypatch.setitem(COMMANDS, "datasets", (COMMANDS["datasets"][0], odd))  # type: ignore[arg-type]
     before = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("always")
