@@ -83,8 +83,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise ConfigError(
-            f"unknown command {quote_value(command)}{did_you_mean(command, COMMANDS)} "
-            f"(commands: {', '.join(COMMANDS)})"
+            f"unknown command {quote_value(command)}{did_you_mean(command, COMMANDS)} (commands: {', '.join(COMMANDS)})"
         )
     options, execute = COMMANDS[command]
     try:

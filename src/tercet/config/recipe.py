@@ -17,8 +17,8 @@ Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 """The two sizes of a recipe."""
 StepCommand = Literal["train", "compare", "crossval", "ensemble"]
-VERBS: tuple[StepCommand, ...] = get_args(StepCommand)
-"""What a part can do."""
+STEP_COMMANDS: tuple[StepCommand, ...] = get_args(StepCommand)
+"""Commands of steps."""
 METRICS = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds", "seconds_per_epoch")
 """What a row can be about."""
 Kind = TypeVar("Kind")
@@ -26,45 +26,44 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class ResultSource:
-    """Where a measured number is found: a part, and the name of a member, network, way to fuse or fold in it."""
+    """Where a measured number is found: a step, and the name of a member, network, ensemble method or fold in it."""
 
-    part: str
+    step: str
     name: str
 
     @classmethod
     def parse(cls, text: Any) -> ResultSource:
-        """Read `PART/NAME`.
+        """Read `STEP/NAME`.
 
         Raises:
             ConfigError: Another form.
         """
-        part, slash, name = str(text).partition("/")
-        if not (part and slash and name):
-            raise ConfigError(f"'{text}' is not of the form PART/NAME")
-        return cls(part, name)
+        step, slash, name = str(text).partition("/")
+        if not (step and slash and name):
+            raise ConfigError(f"'{text}' is not of the form STEP/NAME")
+        return cls(step, name)
 
     def __str__(self) -> str:
-        return f"{self.part}/{self.name}"
+        return f"{self.step}/{self.name}"
 
 
 @dataclass(frozen=True)
 class RecipeStep:
-    """One run of a verb."""
+    """One run of a command."""
 
-    verb: StepCommand
-    """What is done."""
+    command: StepCommand
     data: str | None = None
     """Name of a data set, folder, table or zip (default: the scale's)."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the verb, as its own configuration file has them."""
+    """Options of the command, as in its configuration file."""
     of: tuple[str, ...] = ()
-    """ensemble: the parts whose members are fused."""
+    """ensemble: the steps whose members are combined."""
     files: tuple[str, ...] = ()
     """ensemble: prediction files, relative to `data`, a folder (in `data.data_dir` if given)."""
     runs_of_classes: tuple[int, ...] = ()
     """files: rows per class, if the files are sorted by class and have no labels."""
     seeds: tuple[int, ...] = ()
-    """Repeat the part with each of these seeds (a comparison has seeds of its own)."""
+    """Repeat the step with each of these seeds (a comparison has seeds of its own)."""
     note: str = ""
     """What a reader should know of it."""
 
@@ -82,10 +81,10 @@ class PublishedPair:
 class Setting:
     """A recipe at one scale."""
 
-    parts: Mapping[str, RecipeStep]
+    steps: Mapping[str, RecipeStep]
     """By name, in the order to run."""
     data: str | None = None
-    """Name of a data set, folder, table or zip, for parts that name none."""
+    """Name of a data set, folder, table or zip, for steps that name none."""
     takes: str = ""
     """How long, on what."""
     differs: tuple[str, ...] = ()
@@ -111,7 +110,7 @@ class PublishedResult:
     paper: ResultSource | None = None
     """The same at the published scale."""
     per: str | None = None
-    """Name in the same part that the number is divided by (how many times as slow)."""
+    """Name in the same step that the number is divided by (how many times as slow)."""
 
     def reading(self, scale: Scale) -> ResultSource | None:
         """Return where the measured number is found at a scale."""
@@ -134,7 +133,7 @@ class Recipe:
         """Read what a recipe's file holds.
 
         Raises:
-            ConfigError: Unknown or missing keys, or parts, scales and readings that do not fit together; all are told.
+            ConfigError: Unknown or missing keys, or steps, scales and readings that do not fit together; all are told.
         """
         head = _take(cls, {**document, "name": name}, name)
         raise_problems([not isinstance(head["scales"], Mapping) and f"{name}: scales must be a mapping"])
@@ -148,17 +147,17 @@ class Recipe:
 
 def _setting(value: Any, where: str) -> Setting:
     found = _take(Setting, value, where)
-    raise_problems([not isinstance(found["parts"], Mapping) and f"{where}: parts must be a mapping"])
-    parts = {}
-    for name, part in found["parts"].items():
-        taken = _take(RecipeStep, part, f"{where}, part {name}")
+    raise_problems([not isinstance(found["steps"], Mapping) and f"{where}: steps must be a mapping"])
+    steps = {}
+    for name, step in found["steps"].items():
+        taken = _take(RecipeStep, step, f"{where}, step {name}")
         listed = {key: tuple(taken.get(key) or ()) for key in ("of", "files", "runs_of_classes", "seeds")}
-        parts[str(name)] = RecipeStep(**{**taken, **listed, "options": dict(taken.get("options") or {})})
+        steps[str(name)] = RecipeStep(**{**taken, **listed, "options": dict(taken.get("options") or {})})
     pairs = []
     for number, pair in enumerate(found.get("pairs") or ()):
         taken = _take(PublishedPair, pair, f"{where}, pair {number + 1}")
         pairs.append(PublishedPair(str(taken["what"]), ResultSource.parse(taken["a"]), ResultSource.parse(taken["b"])))
-    return Setting(**{**found, "parts": parts, "pairs": tuple(pairs), "differs": tuple(found.get("differs") or ())})
+    return Setting(**{**found, "steps": steps, "pairs": tuple(pairs), "differs": tuple(found.get("differs") or ())})
 
 
 def _row(value: Any, where: str) -> PublishedResult:
@@ -189,16 +188,16 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         where = f"{recipe.name}, scale {scale}"
         if scale not in SCALES:
             yield f"{where}: the scales are {', '.join(SCALES)}"
-        for name, part in setting.parts.items():
-            yield from _part_problems(
-                f"{where}, part {name}", part, list(setting.parts)[: list(setting.parts).index(name)]
+        for name, step in setting.steps.items():
+            yield from _step_problems(
+                f"{where}, step {name}", step, list(setting.steps)[: list(setting.steps).index(name)]
             )
-            if part.verb != "ensemble" and part.data is None and setting.data is None:
-                yield f"{where}, part {name}: no data"
+            if step.command != "ensemble" and step.data is None and setting.data is None:
+                yield f"{where}, step {name}: no data"
         readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
         for reading in [*readings, *(found for row in recipe.rows if (found := row.reading(scale)))]:
-            if reading.part not in setting.parts:
-                yield f"{where}: '{reading}' names no part{did_you_mean(reading.part, setting.parts)}"
+            if reading.step not in setting.steps:
+                yield f"{where}: '{reading}' names no step{did_you_mean(reading.step, setting.steps)}"
     for number, row in enumerate(recipe.rows):
         where = f"{recipe.name}, row {number + 1}"
         if row.metric not in METRICS:
@@ -208,16 +207,17 @@ def _problems(recipe: Recipe) -> Iterator[str]:
                 yield f"{where}: there is no scale {scale}"
 
 
-def _part_problems(where: str, part: RecipeStep, earlier: list[str]) -> Iterator[str]:
-    if part.verb not in VERBS:
-        yield f"{where}: unknown verb '{part.verb}'{did_you_mean(part.verb, VERBS)} ({', '.join(VERBS)})"
-    if (part.verb == "ensemble") != (bool(part.of) != bool(part.files)):
-        yield f"{where}: an ensemble, and no other part, needs either of (parts) or files"
-    for name in part.of:
+def _step_problems(where: str, step: RecipeStep, earlier: list[str]) -> Iterator[str]:
+    if step.command not in STEP_COMMANDS:
+        guess = did_you_mean(step.command, STEP_COMMANDS)
+        yield f"{where}: unknown command '{step.command}'{guess} ({', '.join(STEP_COMMANDS)})"
+    if (step.command == "ensemble") != (bool(step.of) != bool(step.files)):
+        yield f"{where}: an ensemble, and no other step, needs either of (steps) or files"
+    for name in step.of:
         if name not in earlier:
-            yield f"{where}: '{name}' is no part before it"
-    if part.seeds and (part.verb == "compare" or part.files):
-        yield f"{where}: {part.verb} does not take seeds here; compare has a seeds option"
+            yield f"{where}: '{name}' is not an earlier step"
+    if step.seeds and (step.command == "compare" or step.files):
+        yield f"{where}: {step.command} does not take seeds here; compare has a seeds option"
 
 
 _SUFFIX = ".yaml"
