@@ -177,7 +177,7 @@ class _Experiment:
                 for step_run in finished
             },
             "missing": [step_run.title for step_run in all_runs if step_run not in finished],
-            "failed": [{"step": step_run.title, **failure} for step_run in finished for failure in step_run.failures()],
+            "failed": [{"part": step_run.title, **failure} for step_run in finished for failure in step_run.failures()],
             "versions": describe_environment()["packages"],
         }
         text = _text(metrics)
@@ -218,7 +218,7 @@ def _text(metrics: Mapping[str, Any]) -> str:
     if metrics["parts"]:
         parts.append("steps:\n" + "".join(_step_line(name, step) for name, step in metrics["parts"].items()))
     for failure in metrics["failed"]:
-        training = f"{failure['step']}, {failure['network']} seed {failure['seed']}"
+        training = f"{failure['part']}, {failure['network']} seed {failure['seed']}"
         parts.append(f"FAILED: {printable(training)}: {printable(failure['message'])}\n")
     if metrics["missing"]:
         parts.append(f"not done yet: {', '.join(metrics['missing'])}\n")
