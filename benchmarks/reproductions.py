@@ -22,7 +22,7 @@ from rich.console import Console
 from tercet.config.experiments import REPRODUCE
 from tercet.config.recipe import load_recipe
 from tercet.experiments.reproduce import Reproduction, run_reproduction
-from tercet.experiments.reproduce_steps import networks_of
+from tercet.experiments.reproduce_steps import network_names
 
 HERE = Path(__file__).parent
 HALF = {"mean": [0.5], "std": [0.5]}  # how the TensorFlow networks were trained
@@ -70,7 +70,7 @@ def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> Re
     """Begin a reproduction with the stand-ins of the networks that its recipe names."""
     recipe, place, options = OTHER_IMAGES.get(name, (name, None, {}))
     size = SIZES.get(name, 96)
-    used = set(networks_of(load_recipe(recipe).scales["small"]))
+    used = set(network_names(load_recipe(recipe).scales["small"]))
     replaced = {old: new for old, new in networks(folder / "weights", recipe, size).items() if old in used}
     if name == "leaves-potato":  # 840 leaves need no larger network, and the recipe names one only
         replaced["mobilenetv2_100"] = networks(folder / "weights", recipe, size)["mobilenetv2_050"]

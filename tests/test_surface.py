@@ -31,8 +31,8 @@ def test_the_public_names_are_sorted_and_unique() -> None:
 
 
 def test_type_checkers_and_the_interpreter_see_the_same_names() -> None:
-    assert type_checking_imports() == {name: f"tercet.{home}" for name, home in tercet._HOMES.items()}
-    assert set(tercet.__all__) == set(tercet._HOMES)
+    assert type_checking_imports() == {name: f"tercet.{home}" for name, home in tercet._MODULES.items()}
+    assert set(tercet.__all__) == set(tercet._MODULES)
 
 
 @pytest.mark.parametrize("name", tercet.__all__)
@@ -40,7 +40,7 @@ def test_every_name_resolves_to_something_documented(name: str) -> None:
     value = getattr(tercet, name)
     assert not isinstance(value, ModuleType)  # a function must not be hidden by the module of its name
     assert value.__name__ == name
-    assert value.__module__ == f"tercet.{tercet._HOMES[name]}"
+    assert value.__module__ == f"tercet.{tercet._MODULES[name]}"
     lines = (inspect.getdoc(value) or "").splitlines()
     assert lines and lines[0].endswith((".", ":"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tercet.cli.commands import VERBS
+from tercet.cli.commands import COMMANDS
 from tercet.config.deployment import BENCHMARK
 from tercet.config.experiments import COMPARE, REPRODUCE
 from tercet.config.parser import CommandOptions
@@ -13,7 +13,7 @@ from tercet.core.errors import ConfigError
 
 
 def options(command: str) -> CommandOptions:
-    return VERBS[command][0]
+    return COMMANDS[command][0]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,6 @@ def test_unknown_options_suggest_the_right_option_or_none(command: str, unknown:
 
 
 def test_all_synonyms_and_hints_refer_to_existing_options() -> None:
-    keys = {key for command, _ in VERBS.values() for key in command.schema.fields}
+    keys = {key for command, _ in COMMANDS.values() for key in command.schema.fields}
     assert {target for targets in (*SYNONYMS.values(), *HINTS.values()) for target in targets} <= keys
     assert "dry_run" in REPRODUCE.schema.fields

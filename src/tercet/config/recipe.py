@@ -17,6 +17,7 @@ Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 StepCommand = Literal["train", "compare", "crossval", "ensemble"]
 STEP_COMMANDS: tuple[StepCommand, ...] = get_args(StepCommand)
+"""Commands of steps."""
 METRICS = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds", "seconds_per_epoch")
 """Metrics of published results."""
 Kind = TypeVar("Kind")
@@ -24,25 +25,25 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class ResultSource:
-    """Location of a measured number: a part, and the name of a member, network, ensemble method or fold in it."""
+    """Location of a measured number: a step, and the name of a member, network, ensemble method or fold in it."""
 
-    part: str
+    step: str
     name: str
 
     @classmethod
     def parse(cls, text: Any) -> ResultSource:
-        """Read `PART/NAME`.
+        """Read `STEP/NAME`.
 
         Raises:
             ConfigError: The text has another form.
         """
-        part, slash, name = str(text).partition("/")
-        if not (part and slash and name):
-            raise ConfigError(f"'{text}' is not of the form PART/NAME")
-        return cls(part, name)
+        step, slash, name = str(text).partition("/")
+        if not (step and slash and name):
+            raise ConfigError(f"'{text}' is not of the form STEP/NAME")
+        return cls(step, name)
 
     def __str__(self) -> str:
-        return f"{self.part}/{self.name}"
+        return f"{self.step}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class RecipeStep:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the command, as in its configuration file."""
     of: tuple[str, ...] = ()
-    """ensemble: parts whose members are combined."""
+    """ensemble: the steps whose members are combined."""
     files: tuple[str, ...] = ()
     """ensemble: prediction files, relative to `data`, a folder (in `data.data_dir` if given)."""
     runs_of_classes: tuple[int, ...] = ()
     """files: rows per class, if the files are sorted by class and have no labels."""
     seeds: tuple[int, ...] = ()
-    """Repeat the part with each of these seeds (compare has its own option)."""
+    """Repeat the step with each of these seeds (compare has its own option)."""
     note: str = ""
     """Remark for the report."""
 
@@ -79,10 +80,10 @@ class PublishedPair:
 class Setting:
     """A recipe at one scale."""
 
-    parts: Mapping[str, RecipeStep]
+    steps: Mapping[str, RecipeStep]
     """By name, in execution order."""
     data: str | None = None
-    """Data of the parts that specify none: data set name, folder, table or zip."""
+    """Name of a data set, folder, table or zip, for steps that name none."""
     takes: str = ""
     """Duration and hardware."""
     differs: tuple[str, ...] = ()
@@ -107,7 +108,7 @@ class PublishedResult:
     paper: ResultSource | None = None
     """Measured counterpart at scale `paper`."""
     per: str | None = None
-    """Name in the same part whose value divides the number, for ratios such as relative duration."""
+    """Name in the same step whose value divides the number, for ratios such as relative duration."""
 
     def result_source(self, scale: Scale) -> ResultSource | None:
         """Return the location of the measured number at a scale, if any."""
@@ -130,7 +131,7 @@ class Recipe:
         """Read the content of a recipe file.
 
         Raises:
-            ConfigError: Unknown or missing keys, or inconsistent parts, scales and results; lists all problems.
+            ConfigError: Unknown or missing keys, or steps, scales and readings that do not fit together; all are told.
         """
         head = _check_keys(cls, {**document, "name": name}, name)
         raise_problems([not isinstance(head["scales"], Mapping) and f"{name}: scales must be a mapping"])
@@ -144,18 +145,18 @@ class Recipe:
 
 def _setting(value: Any, where: str) -> Setting:
     setting = _check_keys(Setting, value, where)
-    raise_problems([not isinstance(setting["parts"], Mapping) and f"{where}: parts must be a mapping"])
-    parts = {}
-    for name, part in setting["parts"].items():
-        step = _check_keys(RecipeStep, part, f"{where}, part {name}")
+    raise_problems([not isinstance(setting["steps"], Mapping) and f"{where}: steps must be a mapping"])
+    steps = {}
+    for name, step in setting["steps"].items():
+        step = _check_keys(RecipeStep, step, f"{where}, step {name}")
         lists = {key: tuple(step.get(key) or ()) for key in ("of", "files", "runs_of_classes", "seeds")}
-        parts[str(name)] = RecipeStep(**{**step, **lists, "options": dict(step.get("options") or {})})
+        steps[str(name)] = RecipeStep(**{**step, **lists, "options": dict(step.get("options") or {})})
     pairs = []
     for number, item in enumerate(setting.get("pairs") or ()):
         pair = _check_keys(PublishedPair, item, f"{where}, pair {number + 1}")
         pairs.append(PublishedPair(str(pair["what"]), ResultSource.parse(pair["a"]), ResultSource.parse(pair["b"])))
     differs = tuple(setting.get("differs") or ())
-    return Setting(**{**setting, "parts": parts, "pairs": tuple(pairs), "differs": differs})
+    return Setting(**{**setting, "steps": steps, "pairs": tuple(pairs), "differs": differs})
 
 
 def _row(value: Any, where: str) -> PublishedResult:
@@ -186,15 +187,16 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         where = f"{recipe.name}, scale {scale}"
         if scale not in SCALES:
             yield f"{where}: the scales are {', '.join(SCALES)}"
-        names = list(setting.parts)
-        for index, (name, part) in enumerate(setting.parts.items()):
-            yield from _part_problems(f"{where}, part {name}", part, names[:index])
-            if part.command != "ensemble" and part.data is None and setting.data is None:
-                yield f"{where}, part {name}: no data"
-        compared = [source for pair in setting.pairs for source in (pair.a, pair.b)]
-        for source in [*compared, *(source for row in recipe.rows if (source := row.result_source(scale)))]:
-            if source.part not in setting.parts:
-                yield f"{where}: '{source}' refers to an unknown part{did_you_mean(source.part, setting.parts)}"
+        for name, step in setting.steps.items():
+            yield from _step_problems(
+                f"{where}, step {name}", step, list(setting.steps)[: list(setting.steps).index(name)]
+            )
+            if step.command != "ensemble" and step.data is None and setting.data is None:
+                yield f"{where}, step {name}: no data"
+        readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
+        for reading in [*readings, *(found for row in recipe.rows if (found := row.reading(scale)))]:
+            if reading.step not in setting.steps:
+                yield f"{where}: '{reading}' names no step{did_you_mean(reading.step, setting.steps)}"
     for number, row in enumerate(recipe.rows):
         where = f"{recipe.name}, row {number + 1}"
         if row.metric not in METRICS:
@@ -204,17 +206,17 @@ def _problems(recipe: Recipe) -> Iterator[str]:
                 yield f"{where}: the recipe has no scale {scale}"
 
 
-def _part_problems(where: str, part: RecipeStep, earlier: list[str]) -> Iterator[str]:
-    if part.command not in STEP_COMMANDS:
-        hint = did_you_mean(part.command, STEP_COMMANDS)
-        yield f"{where}: unknown command '{part.command}'{hint} ({', '.join(STEP_COMMANDS)})"
-    if (part.command == "ensemble") != (bool(part.of) != bool(part.files)):
-        yield f"{where}: ensemble parts need either 'of' (parts) or 'files'; other parts have neither"
-    for name in part.of:
+def _step_problems(where: str, step: RecipeStep, earlier: list[str]) -> Iterator[str]:
+    if step.command not in STEP_COMMANDS:
+        guess = did_you_mean(step.command, STEP_COMMANDS)
+        yield f"{where}: unknown command '{step.command}'{guess} ({', '.join(STEP_COMMANDS)})"
+    if (step.command == "ensemble") != (bool(step.of) != bool(step.files)):
+        yield f"{where}: an ensemble, and no other step, needs either of (steps) or files"
+    for name in step.of:
         if name not in earlier:
-            yield f"{where}: '{name}' is not an earlier part"
-    if part.seeds and (part.command == "compare" or part.files):
-        yield f"{where}: {part.command} does not take seeds here; compare has a seeds option"
+            yield f"{where}: '{name}' is not an earlier step"
+    if step.seeds and (step.command == "compare" or step.files):
+        yield f"{where}: {step.command} does not take seeds here; compare has a seeds option"
 
 
 _SUFFIX = ".yaml"

@@ -1,9 +1,9 @@
-"""The folder of a search: where everything is, and how each trial ended.
+"""Folder of a search, and the outcome of each trial.
 
-STUDY/
-  study.yaml  study.journal  plan.json  samples.csv  images/   what is searched, and the data that all trials share
+FOLDER/
+  study.yaml  study.journal  plan.json  samples.csv  images/   options, Optuna's journal, data shared by all trials
   trials/0007/{plan.json trial.json members/NAME/...}          one trial
-  trials.json  trials.csv  report.txt  best.yaml               what came out
+  trials.json  trials.csv  report.txt  best.yaml               results
 """
 
 from __future__ import annotations
@@ -27,26 +27,24 @@ TrialState = Literal["complete", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial ended."""
+    """Outcome of a trial."""
 
     state: TrialState
-    """Trained to the end, given up early, or not trainable."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Validation scores of its best epoch."""
+    """Validation scores of the best epoch."""
     epochs: int = 0
-    """Epochs that were trained."""
     seconds: float = 0.0
-    """What they took."""
+    """Training time."""
     parameters: int | None = None
-    """Parameters of the network, where it was trained to the end."""
+    """Number of parameters of the network; None unless the trial completed."""
     reason: str = ""
-    """Why it failed."""
+    """Error message of a failed trial."""
     exit_code: int = 0
-    """The exit code that goes with the reason."""
+    """Exit code of a failed trial."""
 
     @classmethod
     def of_epochs(cls, state: TrialState, history: History, monitor: Monitor) -> TrialOutcome:
-        """Return how a trial ended that was not trained to its end."""
+        """Return the outcome of a trial that stopped before its end."""
         best: Mapping[str, float] | None = None
         for row in history:
             if all(map(math.isfinite, row.validation.values())) and is_better(monitor, row.validation, best):
@@ -62,36 +60,36 @@ class TrialFolder:
 
     @property
     def run(self) -> RunFolder:
-        """The trial as a run with one member, without images of its own."""
+        """The trial as a run with one member; its images are those of the search."""
         return RunFolder(self.path)
 
     @property
-    def ended(self) -> Path:
-        """Written last: how it ended."""
+    def outcome_file(self) -> Path:
+        """File of the outcome, written last."""
         return self.path / "trial.json"
 
     def history(self, name: str) -> History:
-        """Return the epochs so far of the trial's member."""
+        """Return the epochs trained so far."""
         path = self.run.member(name).checkpoints / "history.jsonl"
         return History.load(path) if path.is_file() else History()
 
     def keep_history(self, name: str) -> History:
-        """Return the epochs so far, and store them where those of a finished training are."""
+        """Return the epochs trained so far, and store them like those of a finished training."""
         history = self.history(name)
         if len(history):
             history.save(self.run.member(name).path / "history.jsonl")
         return history
 
     def outcome(self) -> TrialOutcome:
-        """Return what `end` wrote."""
-        return TrialOutcome(**read_json(self.ended))
+        """Read the outcome."""
+        return TrialOutcome(**read_json(self.outcome_file))
 
     def end(self, outcome: TrialOutcome) -> None:
-        """Record how the trial ended."""
-        write_json(self.ended, asdict(outcome))
+        """Write the outcome."""
+        write_json(self.outcome_file, asdict(outcome))
 
     def clear(self) -> None:
-        """Delete checkpoints: the weights of a trial are not kept."""
+        """Delete the checkpoints; weights of trials are not kept."""
         for folder in self.path.glob("members/*/checkpoints"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -107,21 +105,21 @@ class SearchFolder:
         """Return an existing search.
 
         Raises:
-            StorageError: The folder holds none.
+            StorageError: The folder does not contain a search.
         """
-        study = cls(Path(path))
-        if not study.search.is_file():
-            raise StorageError(f"{path} holds no search: it has no study.yaml")
-        return study
+        folder = cls(Path(path))
+        if not folder.search.is_file():
+            raise StorageError(f"{path} is not a folder of `tercet tune`: it has no study.yaml")
+        return folder
 
     @property
     def run(self) -> RunFolder:
-        """The folder of the data and the plan that all trials share."""
+        """Folder of the data and plan shared by all trials."""
         return RunFolder(self.path)
 
     @property
     def search(self) -> Path:
-        """What is searched."""
+        """Options and search space."""
         return self.path / "study.yaml"
 
     @property
@@ -131,7 +129,7 @@ class SearchFolder:
 
     @property
     def best(self) -> Path:
-        """The configuration of the best trial."""
+        """Configuration of the best trial."""
         return self.path / "best.yaml"
 
     @property

@@ -1,7 +1,7 @@
-"""Optuna's part of a search: which point is tried next, and which trial is given up; all of it in a journal file.
+"""Sampling and pruning of trials by Optuna, stored in a journal file.
 
-The journal holds points, states and the score of every epoch, and several processes may write it at once. A proposal is
-a function of the seed, the trial's number and the trials before it, so a resumed search goes on as it would have.
+The journal holds points, states and the score of every epoch; several processes may write to it concurrently. A
+proposal depends only on the seed, the trial's number and the earlier trials, so a resumed search proposes the same.
 """
 
 from __future__ import annotations
@@ -23,29 +23,25 @@ except ImportError:  # an extra: `pip install tercet[search]`
     optuna = None
 
 _NAME = "tercet"
-_MOST_RANDOM = 10  # Optuna's own number of random trials before the model of good and bad points is used
-_FEWEST_FOR_IMPORTANCE = 10
+_MAX_RANDOM_TRIALS = 10  # Optuna's default for the random trials before TPE
+_MIN_TRIALS_FOR_IMPORTANCE = 10
 
 
 def require_optuna() -> None:
-    """Refuse to go on without Optuna.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Raise ConfigError if Optuna is not installed."""
     if optuna is None:
         raise ConfigError("tercet tune needs Optuna, which is not installed: pip install 'tercet[search]'")
 
 
-def sample_trial(space: SearchSpace, count: int) -> list[dict[str, Any]]:
-    """Return some points drawn at random, always the same ones."""
+def sample_points(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+    """Return random points of a space, with a fixed seed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [study.ask(_distributions(space)).params for _ in range(count)]
 
 
 class TrialLog:
-    """The trials of a search, as Optuna knows them.
+    """The trials of a search as an Optuna study.
 
     Args:
         path: The journal file.
@@ -67,14 +63,14 @@ class TrialLog:
 
     @staticmethod
     def repair(path: Path) -> None:
-        """Remove what a process that was killed left in the way; only for the one that holds the study's lock."""
+        """Remove the lock and the incomplete last line of a killed process; the caller must hold the run's lock."""
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
         if path.is_file():
-            whole = path.read_bytes().rpartition(b"\n")[:2]
-            os.truncate(path, sum(map(len, whole)))
+            complete_lines = path.read_bytes().rpartition(b"\n")[:2]
+            os.truncate(path, sum(map(len, complete_lines)))
 
     def count(self) -> int:
-        """Return how many trials were begun."""
+        """Return the number of trials, including unfinished ones."""
         return len(self._study.get_trials(deepcopy=False))
 
     def points(self) -> list[dict[str, Any]]:
@@ -82,53 +78,53 @@ class TrialLog:
         return [dict(trial.params) for trial in self._study.get_trials(deepcopy=False)]
 
     def running(self) -> list[int]:
-        """Return the trials that were begun and did not end."""
+        """Return the numbers of unfinished trials."""
         return [trial.number for trial in self._study.get_trials(deepcopy=False) if not trial.state.is_finished()]
 
     def propose(self) -> int:
-        """Begin a trial and return its number: the first one as the options are, later ones by TPE."""
+        """Add a trial and return its number; the first has the unchanged options, later ones are sampled by TPE."""
         number = self.count()
-        point = self._search.start() if number == 0 else self._suggest(number)
+        point = self._search.start_point() if number == 0 else self._suggest(number)
         distributions = {key: self._distributions[key] for key in point}
         running = optuna.trial.TrialState.RUNNING
         self._study.add_trial(
             optuna.trial.create_trial(state=running, params=point, distributions=distributions)
-        )  # one line of the journal: a trial is there with its whole point, or not at all
+        )  # a single line of the journal, so that no trial is stored without its complete point
         return number
 
     def _suggest(self, number: int) -> dict[str, Any]:
-        """Return what the sampler makes of the trials so far, asked in a copy of the study."""
+        """Sample a point in a copy of the study, with a seed derived from the trial's number."""
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        startup = min(_MOST_RANDOM, max(2, self._search.trials // 4))
+        startup = min(_MAX_RANDOM_TRIALS, max(2, self._search.trials // 4))
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
         copy = optuna.create_study(sampler=sampler, **self._settings)
         copy.add_trials(self._study.get_trials(deepcopy=False))
         return dict(copy.ask(self._distributions).params)
 
     def report(self, number: int, scores: Sequence[Mapping[str, float]]) -> None:
-        """Enter the validation scores of a trial's epochs, as far as they are new."""
+        """Report the validation scores of a trial's epochs that have not been reported yet."""
         trial = self._trial(number)
-        known = self._study.get_trials(deepcopy=False)[number].intermediate_values
+        reported = self._study.get_trials(deepcopy=False)[number].intermediate_values
         for epoch, values in enumerate(scores):
-            if epoch not in known:
+            if epoch not in reported:
                 trial.report(values[self._monitor], epoch)
 
-    def hopeless(self, number: int) -> bool:
-        """Tell whether the pruner would end a trial now."""
+    def is_pruned(self, number: int) -> bool:
+        """Return whether the pruner would stop a trial now."""
         return bool(self._trial(number).should_prune())
 
-    def tell(self, number: int, value: float | None) -> None:
-        """Enter how a trial ended: its score, or None where it was given up or failed.
+    def finish(self, number: int, value: float | None) -> None:
+        """Record the score of a trial, or None if it was pruned or failed.
 
-        A trial that failed is entered as one that was given up, so that later ones keep away from its point.
+        A failed trial is recorded as pruned, so that the sampler avoids its point.
         """
         state = optuna.trial.TrialState.COMPLETE if value is not None else optuna.trial.TrialState.PRUNED
         self._study.tell(number, value, state=state, skip_if_finished=True)
 
     def importance(self) -> dict[str, float]:
-        """Return the share of each option in the variance of the scores (PED-ANOVA); empty after too few trials."""
+        """Return each option's share of the variance of the scores (PED-ANOVA); empty after too few trials."""
         complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        if len(complete) < _FEWEST_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
+        if len(complete) < _MIN_TRIALS_FOR_IMPORTANCE or len({trial.value for trial in complete}) < 2:
             return {}
         return {key: float(share) for key, share in optuna.importance.get_param_importances(self._study).items()}
 
