@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tercet.audit.audit import check_table
 from tests.fixtures.drawings import drawing, poorer, table_of
 
 from tercet.audit import pairs as linked
-from tercet.audit.audit import check_table
 from tercet.audit.duplicates import near_pairs
 from tercet.audit.inspect import inspect, orient
 from tercet.audit.label_issues import check_labels

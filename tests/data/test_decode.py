@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tercet.core.errors import DataError
-from tercet.data.decode import pillow_limits, decode, to_pixels
+from tercet.data.decode import decode, pillow_limits, to_pixels
 
 LIMIT = 10**6
 

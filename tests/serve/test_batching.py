@@ -222,9 +222,7 @@ def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() 
     log = AccessLog(said)
     service = Service(model, limits, metrics)
     app = make_app(model, "faulty", service, limits, metrics)
-    guard = GuardMiddleware(
-        app, hosts=AllowedHosts("127.0.0.1"), paths=route_paths(app), metrics=metrics, log=log
-    )
+    guard = GuardMiddleware(app, hosts=AllowedHosts("127.0.0.1"), paths=route_paths(app), metrics=metrics, log=log)
     service.start()
     try:
         answered, ready = asyncio.run(work())

@@ -225,9 +225,7 @@ def test_a_signal_while_nothing_is_served_ends_it_at_once(
 def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socket, tmp_path: Path, when: str) -> None:
     """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
     begun = tmp_path / "begun"
-    work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
-        when
-    ]
+    work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[when]
 
     def send() -> None:
         while not begun.exists():

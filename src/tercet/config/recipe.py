@@ -193,10 +193,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             )
             if step.command != "ensemble" and step.data is None and setting.data is None:
                 yield f"{where}, step {name}: no data"
-        readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
-        for reading in [*readings, *(found for row in recipe.rows if (found := row.reading(scale)))]:
-            if reading.step not in setting.steps:
-                yield f"{where}: '{reading}' names no step{did_you_mean(reading.step, setting.steps)}"
+        sources = [source for pair in setting.pairs for source in (pair.a, pair.b)]
+        for source in [*sources, *(source for row in recipe.rows if (source := row.result_source(scale)))]:
+            if source.step not in setting.steps:
+                yield f"{where}: '{source}' is not a result of a step{did_you_mean(source.step, setting.steps)}"
     for number, row in enumerate(recipe.rows):
         where = f"{recipe.name}, row {number + 1}"
         if row.metric not in METRICS:

@@ -141,7 +141,7 @@ def fit_calibration(
     cross = {"folds": folds, "seed": seed, "groups": None if groups is None else [groups[row] for row in fit_rows]}
     other_rows = guarantee_rows if split else rows[:0]
     calibration, scored = _fit_temperature(validation, config, fit_rows, other_rows, **cross)
-    notes: list[str] = [_NO_ROWS.format(method=method)] if config.promises and fitted_on_validation else []
+    notes: list[str] = [_NO_ROWS.format(method=method)] if config.guarantees and fitted_on_validation else []
     if guaranteed:
         guide, unseen = (
             with_temperature(validation.take(part), calibration.temperature) for part in (fit_rows, guarantee_rows)

@@ -115,7 +115,7 @@ def check_fairness(config: CompareConfig, cells: Sequence[MemberConfig]) -> None
 
 
 def _fairness_problems(config: CompareConfig, cells: Sequence[MemberConfig]) -> Iterator[str]:
-    kind, _ = config.limit()
+    kind, _ = config.budget_limit()
     baseline, first = baseline_of(config, cells), cells[0]
     for cell in cells:
         if kind == "updates" and _length(cell.training) != _length(first.training):

@@ -280,7 +280,13 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], networks: Sequence[
     columns = list(zip(*correct.values(), strict=True))
     order = sorted(range(len(images.ids)), key=lambda row: images.right[row])
     image_rows = (
-        [untrusted(images.ids[row]), untrusted(images.labels[row]), images.right[row], images.models, *columns[row]]
+        [
+            escape_formula(images.ids[row]),
+            escape_formula(images.labels[row]),
+            images.right[row],
+            images.models,
+            *columns[row],
+        ]
         for row in order
     )
     _write(run, "images.csv", ["id", "label", "right", "trainings", *map(escape_formula, correct)], image_rows)

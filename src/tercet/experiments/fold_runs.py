@@ -161,8 +161,8 @@ def plan_folds(
     trainings = sum(map(len, members.values()))
     planned = []
     for number, fold in enumerate(fold_plan.folds, 1):
-        fold_data = replace(prepared, table=fold_plan.divided(fold, options.of(DataConfig)))
-        require_splits(fold_data)
+        fold_data = replace(prepared, table=fold_plan.fold_table(fold, options.of(DataConfig)))
+        require_rows(fold_data.table)
         plan = make_plan(
             data,
             fold_data,

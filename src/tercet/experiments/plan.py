@@ -106,7 +106,11 @@ class Plan:
                 ]
             )
         combined = len(self.members) > 1 and self.fusion.num_members != 1
-        if self.calibration.guarantees and combined and all(map(self.is_fitted_on_validation, self.run.ensemble_methods)):
+        if (
+            self.calibration.guarantees
+            and combined
+            and all(map(self.is_fitted_on_validation, self.run.ensemble_methods))
+        ):
             raise ConfigError(
                 "calibration.reject_risk and coverage need validation images that nothing was fitted on, but "
                 f"{', '.join(self.run.ensemble_methods)} is fitted on all of them: add average, pruned or vote to the "

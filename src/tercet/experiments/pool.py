@@ -163,7 +163,9 @@ class _Pool:
                     self.on_event(*self.events.get(timeout=0.2))
                 except queue.Empty:
                     continue
-            interruption.raise_if_requested(f"all members have saved a checkpoint; continue with --resume {self.root.path}")
+            interruption.raise_if_requested(
+                f"all members have saved a checkpoint; continue with --resume {self.root.path}"
+            )
         return self.failures
 
     def start(self, job: PoolTask) -> None:

@@ -118,7 +118,7 @@ class TrialTask:
     folder: SearchFolder
     log: TrialLog
     number: int
-    on_end: Callable[[int, FailedJob | None], None]
+    report_end: Callable[[int, FailedJob | None], None]
     """Called with the number, and the failure if there was one."""
 
     @property
@@ -141,8 +141,8 @@ class TrialTask:
         run_trial(self.folder, self.log, self.number, prepared=prepared, callbacks=callbacks)
 
     def on_end(self, failure: FailedJob | None) -> None:
-        """Call `on_end`."""
-        self.on_end(self.number, failure)
+        """Call `report_end`."""
+        self.report_end(self.number, failure)
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from tercet.data.inputs import ImageInputs
 from tercet.data.run_reader import RunReader
 from tercet.data.table import UNLABELLED, SampleTable
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.ensemble.member import MANIFEST
+from tercet.ensemble.manifest import MANIFEST
 from tercet.export.metadata import weights_sha256
 from tercet.export.verification import ImageInput, Predictor, Verification, VerificationImages, compare_outputs
 from tercet.inference.evaluation_rows import rows_to_score
@@ -129,7 +129,7 @@ def choose_verification_images(
         rows = np.flatnonzero(table.labels != UNLABELLED)
         return _from_table(bundle, table, cache, rows, f"{data}, {subset}", max_images)
     if images:
-        pictures = [pixels for _, pixels in ImageInputs([*images]).pictures()]
+        pictures = [pixels for _, pixels in ImageInputs([*images]).pixels()]
         selected = [pictures[row] for row in _spread(np.arange(len(pictures)), max_images)]
         return _with_edge_cases(selected, None, f"{len(selected)} of {len(pictures)} images given")
     return (_from_run(bundle, Path(path), max_images) if path is not None else None) or _synthetic(bundle)

@@ -33,7 +33,7 @@ _HEADER = ("images", "n", "ECE", "calibrated", "log loss", "calibrated", "Brier"
 
 def errors_section(record: RunReader, writer: FigureWriter) -> list[Section]:
     """Return the sections on classes, calibration, agreement of members, and the hardest images."""
-    predictions = record.choice
+    predictions = record.chosen_predictions
     if predictions is None:
         text = "The predictions of the selected model are not stored, so confusions and errors are not shown."
         return [Section("Classes", [Paragraph(text, quiet=True)])]
@@ -128,7 +128,7 @@ def calibration_blocks(record: RunReader, predictions: Predictions, writer: Figu
         predictions: Predictions of the selected model on the judged split, before calibration.
         writer: Draws the figures.
     """
-    values = record.document.get("calibration")
+    values = record.metrics.get("calibration")
     if not isinstance(values, Mapping):
         return
     fitted = {key: value for key, value in values.items() if key not in ("used", "notes", "test")}
@@ -145,7 +145,7 @@ def calibration_blocks(record: RunReader, predictions: Predictions, writer: Figu
             *([_calibration_row("test", test.get("n", 0), test)] if test else []),
         ]
         yield Table(_HEADER, rows, "lrrrrrrr", "Calibration before and after temperature scaling")
-        if test and record.judged == "test":
+        if test and record.evaluation_split == "test":
             yield writer.draw(
                 "reliability-calibrated",
                 f"The same images after temperature scaling (temperature {calibration.temperature:.3f}).",
@@ -176,7 +176,7 @@ def _guarantees(calibration: Calibration, test: Mapping[str, Any]) -> Iterator[s
             text = "No prediction has to be rejected. Of all predictions"
         text += (
             f", at most {_percent(rule.risk)} are wrong, with {_percent(rule.confidence)} confidence. The threshold is "
-            f"from {rule.rows:,} separate validation images, of which {_percent(rule.answered)} are accepted; "
+            f"from {rule.rows:,} separate validation images, of which {_percent(rule.accepted)} are accepted; "
             f"{_percent(rule.errors)} of those are wrong"
         )
         if test.get("answered") is not None:

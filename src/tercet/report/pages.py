@@ -118,7 +118,7 @@ def _comparison(records: Sequence[RunReader], names: Sequence[str], writer: Figu
         if value is not None:
             drawn.append(Bar(name, value, scores.get(f"{metric}_low"), scores.get(f"{metric}_high")))
     header = ("run", "command", "data", "selected model", "evaluated on", "accuracy", "95 % interval", "macro F1")
-    multilabel = any(record.sets for record in records)
+    multilabel = any(record.is_multilabel for record in records)
     caption = "Selected model of each run" + "; for multi-label runs, accuracy is O-F1" * multilabel
     blocks: list[Block] = [
         replace(block, title=f"{name}: {block.title}")

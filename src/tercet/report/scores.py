@@ -58,7 +58,7 @@ def _models(document: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[
 
 
 def _fold_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
-    document = record.document
+    document = record.metrics
     rows, kinds = _models(document)
     scored = [(row["name"], kind, row["pooled"]) for row, kind in zip(rows, kinds, strict=True)]
     if document["ensembles"]:
@@ -176,7 +176,7 @@ def _paired_tests(record: RunReader, chosen: str) -> Iterator[Block]:
         "p",
         "p (Holm)",
     )
-    images = f"{comparisons[0][1].n:,} {'held-out' if record.judged == 'pooled' else record.judged} images"
+    images = f"{comparisons[0][1].n:,} {'held-out' if record.evaluation_split == 'pooled' else record.evaluation_split} images"
     yield Table(header, rows, "lrrrrrr", f"Paired tests of {chosen} on {images} (McNemar's exact test)")
 
 

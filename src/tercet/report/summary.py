@@ -122,11 +122,13 @@ def summary(record: RunReader) -> Section:
 
 def protocol(record: RunReader) -> Section:
     """Return how models were selected and evaluated."""
-    values = record.document.get("protocol", {})
+    values = record.metrics.get("protocol", {})
     optimistic = " (optimistic)" if record.monitor_split == "test" else ""
-    monitor = values.get("monitor") or record.document.get("monitor") or MISSING
+    monitor = values.get("monitor") or record.metrics.get("monitor") or MISSING
     facts = [("model selection", f"by {monitor} on {record.monitor_split} images{optimistic}")]
-    facts += [("evaluation", f"on {_SPLITS[record.judged] if record.kind != 'tune' else 'validation images only'}")]
+    facts += [
+        ("evaluation", f"on {_SPLITS[record.evaluation_split] if record.kind != 'tune' else 'validation images only'}")
+    ]
     if record.kind == "crossval":
         facts += [("folds", f"{values['folds']} ({values['how']})")]
     facts += [(title, _join(values[key])) for key, title in _PROTOCOL.items() if values.get(key) is not None]
@@ -183,7 +185,7 @@ def _facts(record: RunReader) -> Iterator[tuple[str, str]]:
     else:
         yield "data", record.source
     if record.classes:
-        yield "labels" if record.sets else "classes", f"{len(record.classes):,}"
+        yield "labels" if record.is_multilabel else "classes", f"{len(record.classes):,}"
     if record.kind in ("train", "ensemble", "crossval"):
         yield "members", _join([row["name"] for row in document["members"]])
         yield "ensemble methods", _join([row["name"] for row in document["ensembles"]]) or "none (single member)"

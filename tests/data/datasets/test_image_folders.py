@@ -18,8 +18,8 @@ from tests.fixtures.image_trees import picture
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data import load as catalog
-from tercet.data.load import DATASETS, load_table
 from tercet.data.datasets.inaturalist import read_annotations
+from tercet.data.load import DATASETS, load_table
 from tercet.data.sources import source_of
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable
