@@ -19,7 +19,7 @@ from tercet.audit.pairs import PairList, no_pairs
 from tercet.audit.result import AuditResult, Duplicate, LabelCheck, Leak, Method
 from tercet.config.analysis import AuditConfig
 from tercet.config.run import DataConfig
-from tercet.data.split_preview import preview_splits, read_problems
+from tercet.data.data_module import preview_splits, read_problems
 from tercet.data.splits import initial_splits
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 

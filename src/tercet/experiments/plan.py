@@ -13,9 +13,8 @@ from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
-from tercet.data.data_module import DataModule
+from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
-from tercet.data.seen_images import training_digests
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.weights import is_fitted
 from tercet.models.build import build
