@@ -22,7 +22,7 @@ from tercet.core.errors import ConfigError
         ("lr: 1\n---\nlr: 2\n", "line 2: expected a single document"),
         ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
         ("a: !!timestamp x\n", "is not YAML"),
-        ("[" * 2000, "is not YAML"),
+        ("[" * 1000, "is not YAML"),
     ],
 )
 def test_invalid_files_raise_with_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -264,7 +264,10 @@ def _read_structures(value: Any, field: Field, entry: ConfigEntry) -> tuple[Any,
         if value.lstrip().startswith(("[", "{")):
             value = _parse_inline(value, entry)
         else:
-            where, value = f"{where}{value}: ", _read_structures_file(value, predefined, entry)
+            try:
+                where, value = f"{where}{value}: ", read_yaml(value)
+            except ConfigError as error:
+                raise InvalidValue(f"{entry.label}: {error}{did_you_mean(value, predefined)}") from error
     if isinstance(value, Mapping) and set(value) == {f"{item_name}s"}:
         value = value[f"{item_name}s"]
     if not isinstance(value, (list, tuple)) or not value:
@@ -293,10 +296,3 @@ def _read_structure(item: Any, schema: Schema, where: str, problems: ErrorCollec
     instance = schema.resolve(schema.flatten(item, where, item_problems), item_problems, where=where)[kind]
     problems.add(*item_problems.messages)
     return instance
-
-
-def _read_structures_file(path: str, predefined: Iterable[str], entry: ConfigEntry) -> Any:
-    try:
-        return read_yaml(path)
-    except ConfigError as error:
-        raise InvalidValue(f"{entry.label}: {error}{did_you_mean(path, predefined)}") from error

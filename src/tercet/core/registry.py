@@ -21,8 +21,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def most_similar(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` is a misspelling or an abbreviation of; None if no name is similar enough.
 
-    Case is ignored, and hyphens equal underscores. A misspelling keeps the first letter (or swaps the first two) and has
-    few edits for its length, to avoid unrelated suggestions (`preset` for `reset`).
+    Case is ignored, and hyphens equal underscores. A misspelling keeps the first letter (or swaps the first two) and
+    has few edits for its length, to avoid unrelated suggestions (`preset` for `reset`).
     """
     names = list(known)
     word = _normalized(name)

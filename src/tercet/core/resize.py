@@ -41,8 +41,8 @@ def fit_size(
     Args:
         images: Float images of the same size.
         size: Output height and width in pixels.
-        crop_mode: `squash` distorts the image; `center` crops to the aspect ratio of the output; `border` fits the image into
-            the output and replicates its border pixels.
+        crop_mode: `squash` distorts the image; `center` crops to the aspect ratio of the output; `border` fits the
+            image into the output and replicates its border pixels.
         crop_pct: Fraction of height and width that the center crop keeps (`squash` and `center`), in (0, 1].
         interpolation: Resampling filter.
     """
