@@ -163,9 +163,9 @@ def test_calibration_rows_are_in_no_fold(grouped: bool) -> None:
     groups = [f"g{row // 4}" for row in range(60)] if grouped else None
     table = table_of(labels, groups=groups, splits=["train"] * 52 + ["test"] * 8)
     plan = make_folds(table, DataConfig(test_fraction=0.0), count=3, calibration_fraction=0.2)
-    kept = set(plan.table.rows_of("val").tolist())
-    assert 8 <= len(kept) <= 12 and "reserved for calibration" in plan.description
+    calibration = set(plan.table.rows_of("val").tolist())
+    assert 8 <= len(calibration) <= 12 and "reserved for calibration" in plan.description
     assert set(plan.table.rows_of("test").tolist()) == set(range(52, 60))
-    check_complete(plan, set(range(52)) - kept)
+    check_complete(plan, set(range(52)) - calibration)
     if groups:
-        assert not {groups[row] for row in kept} & {groups[row] for row in plan.table.rows_of("train")}
+        assert not {groups[row] for row in calibration} & {groups[row] for row in plan.table.rows_of("train")}

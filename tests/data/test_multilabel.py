@@ -195,8 +195,8 @@ def test_limit_keeps_every_label() -> None:
     membership = np.zeros((100, 4), dtype=bool)
     membership[:, 0], membership[50:, 1], membership[3, 2], membership[4, 3] = True, True, True, True
     table = assign_splits(table_of(membership), DataConfig(limit=10, val_fraction=0, test_fraction=0))
-    kept = table.rows_of("train")
-    assert len(kept) == 10 and table.classes_in(kept) == {0, 1, 2, 3}
+    train_rows = table.rows_of("train")
+    assert len(train_rows) == 10 and table.classes_in(train_rows) == {0, 1, 2, 3}
 
 
 def test_rows_with_unknown_label_sets_are_left_out() -> None:

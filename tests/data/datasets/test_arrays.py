@@ -75,7 +75,7 @@ class Cifar:
                 files[name] = pickled_batch(values)
         return files
 
-    def place(self, root: Path, form: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def write_files(self, root: Path, form: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> Path:
         """Write the files, register their checksums and counts, and return the data folder."""
         folder = self.folders[form]
         members = {f"{folder}/{name}": content for name, content in self.files(form).items()}
@@ -101,7 +101,7 @@ def test_cifar_is_read_in_every_published_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, form: str, layout: str
 ) -> None:
     tiny = Cifar(name)
-    root = tiny.place(tmp_path, form, layout, monkeypatch)
+    root = tiny.write_files(tmp_path, form, layout, monkeypatch)
     table = load_table(name, DataConfig(data_dir=str(root)))
     assert table.classes == tiny.info.classes and len(table.classes) == tiny.number
     assert table.labels.tolist() == tiny.labels.tolist()
@@ -114,7 +114,7 @@ def test_cifar_is_read_in_every_published_form(
 
 def test_unequal_class_counts_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Cifar("cifar10")
-    root = tiny.place(tmp_path, "binary", "folder", monkeypatch)
+    root = tiny.write_files(tmp_path, "binary", "folder", monkeypatch)
     path = root / "cifar-10-batches-bin" / "data_batch_3.bin"
     content = bytearray(path.read_bytes())
     content[0] = (content[0] + 1) % 10
@@ -128,7 +128,7 @@ def test_unequal_class_counts_are_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 def test_archive_with_wrong_checksum_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Cifar("cifar10")
-    root = tiny.place(tmp_path, "binary", "archive", monkeypatch)
+    root = tiny.write_files(tmp_path, "binary", "archive", monkeypatch)
     content = bytearray((root / "cifar-10-binary.tar.gz").read_bytes())
     content[100] ^= 1
     (root / "cifar-10-binary.tar.gz").write_bytes(content)

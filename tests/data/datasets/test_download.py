@@ -126,7 +126,7 @@ def test_file_is_downloaded_completely(server: str, tmp_path: Path, kind: str, f
 
 
 @pytest.mark.parametrize(
-    ("kind", "message", "left"),
+    ("kind", "message", "remaining"),
     [
         ("missing", "HTTP 404", set()),
         ("wrong", "SHA-256", set()),
@@ -137,11 +137,13 @@ def test_file_is_downloaded_completely(server: str, tmp_path: Path, kind: str, f
         ("loop", "HTTP 302", set()),
     ],
 )
-def test_failed_download_leaves_no_file(server: str, tmp_path: Path, kind: str, message: str, left: set[str]) -> None:
+def test_failed_download_leaves_no_file(
+    server: str, tmp_path: Path, kind: str, message: str, remaining: set[str]
+) -> None:
     with pytest.raises(DataError, match=message) as caught:
         fetch(FILE, tmp_path, mirrors=[f"{server}/{kind}"], schemes=HTTP)
     assert f"place the file manually as {tmp_path / 'file.gz'}" in str(caught.value)
-    assert names(tmp_path) == left
+    assert names(tmp_path) == remaining
 
 
 def test_interrupted_download_is_resumed(running: Server, server: str, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ shapes = st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)
 @given(shape=shapes)
 def test_written_values_are_read(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    found = parse_idx(io.BytesIO(idx(values)), name="x")
-    assert found.shape == shape
-    np.testing.assert_array_equal(found, values)
+    result = parse_idx(io.BytesIO(idx(values)), name="x")
+    assert result.shape == shape
+    np.testing.assert_array_equal(result, values)
 
 
 @settings(max_examples=80, deadline=None)

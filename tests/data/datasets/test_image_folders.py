@@ -82,11 +82,11 @@ def test_labelled_cassava_archive_is_not_unpacked(tmp_path: Path, monkeypatch: p
     assert rows(read("cassava", tmp_path)) == rows(table)
 
 
-def _loose(root: Path) -> None:
+def _folders(root: Path) -> None:
     unpacked(root, KAGGLE_TRAIN | KAGGLE_TEST)
 
 
-def _doubled(root: Path) -> None:
+def _repeated_folders(root: Path) -> None:
     unpacked(root, {f"{name.split('/')[0]}/{name}": content for name, content in (KAGGLE_TRAIN | KAGGLE_TEST).items()})
 
 
@@ -110,12 +110,12 @@ def _one_archive(root: Path) -> None:
     zipped(root / "cassava-disease.zip", KAGGLE_TRAIN | KAGGLE_TEST)
 
 
-@pytest.mark.parametrize("place", [_loose, _doubled, _two_archives, _nested, _one_archive])
+@pytest.mark.parametrize("write_files", [_folders, _repeated_folders, _two_archives, _nested, _one_archive])
 def test_kaggle_cassava_is_read_in_every_packing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[Path], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_files: Callable[[Path], None]
 ) -> None:
     expect(monkeypatch, "cassava")
-    place(tmp_path)
+    write_files(tmp_path)
     table = read("cassava", tmp_path)
     assert rows(table) == sorted(
         [(name, name.split("/")[1], "train") for name in KAGGLE_TRAIN] + [(name, "", "test") for name in KAGGLE_TEST]
@@ -283,7 +283,7 @@ def _official(root: Path) -> None:
     tar(root / "test2019.tar.gz", {f"test2019/{name}": content for name, content in TEST_IMAGES.items()})
 
 
-def _by_hand(root: Path) -> None:
+def _unpacked(root: Path) -> None:
     unpacked(root / "train_val2019", IMAGES)
     unpacked(root / "test2019", TEST_IMAGES)
     unpacked(root, JSONS)
@@ -297,13 +297,13 @@ def _kaggle(root: Path) -> None:
     zipped(root / "inaturalist-2019-fgvc6.zip", JSONS | {path.name: path.read_bytes() for path in inner.iterdir()})
 
 
-@pytest.mark.parametrize("place", [_official, _by_hand, _kaggle])
+@pytest.mark.parametrize("write_files", [_official, _unpacked, _kaggle])
 def test_inaturalist_is_read_from_annotations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[Path], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_files: Callable[[Path], None]
 ) -> None:
     expect(monkeypatch, "inaturalist", num_classes=3)
     (tmp_path / "data").mkdir()
-    place(tmp_path / "data")
+    write_files(tmp_path / "data")
     table = read("inaturalist", tmp_path / "data")
     assert table.classes == ("Plants_0", "Insects_43", "Plants_515")
     expected = [(name, "_".join(name.split("/")[:2]), "train" if name in TRAINING else "val") for name in IMAGES]
@@ -321,7 +321,7 @@ def test_inaturalist_is_read_from_folders(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_missing_annotated_images_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(monkeypatch, "inaturalist", num_classes=3)
-    _by_hand(tmp_path)
+    _unpacked(tmp_path)
     (tmp_path / "train_val2019" / TRAINING[0]).unlink()
     with pytest.raises(DataError, match="1 annotated images are missing"):
         read("inaturalist", tmp_path)
@@ -330,7 +330,7 @@ def test_missing_annotated_images_are_counted(tmp_path: Path, monkeypatch: pytes
 
 def test_unofficial_number_of_categories_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(monkeypatch, "inaturalist")
-    _by_hand(tmp_path)
+    _unpacked(tmp_path)
     with pytest.raises(DataError, match="3 categories, expected 1010"):
         read("inaturalist", tmp_path)
 
