@@ -175,14 +175,14 @@ def test_groups_in_two_given_splits_are_named_and_refused() -> None:
     assert kinds(found) == {"leakage"}
     assert found.finding("leakage").text == "1 groups lie in several splits: p1 (train, test) (in the given splits)"
     (refusal,) = found.refusals
-    assert "1 groups lie in both train and test, such as 'p1'" in refusal
+    assert "1 groups are in both train and test, such as 'p1'" in refusal
 
 
 def test_the_refusal_counts_the_groups_that_the_finding_counts() -> None:
     groups = [f"p{row // 4}" for row in range(24)]  # each of six in train and test; held out, one would be in val
     table = table_of(*map(drawing, range(24)), splits=["train", "train", "test", "test"] * 6, groups=groups)
     found = audited(table, DataConfig())
-    assert len(found.torn) == 6 and "6 groups lie in both train and test" in found.refusals[0]
+    assert len(found.torn) == 6 and "6 groups are in both train and test" in found.refusals[0]
 
 
 def test_groups_of_rows_that_are_left_out_are_not_torn() -> None:
@@ -201,7 +201,7 @@ def test_every_reason_to_refuse_is_told(tmp_path: Path) -> None:
     wide = replace(NO_HOLD_OUT, max_bad_fraction=1)
     table = load_table(tmp_path / "labels.csv", wide, min_classes=1)
     missing, classes, bad, rest = audited(table).refusals
-    assert "1 of 8 rows name no image" in missing and "has one class ('cat')" in classes
+    assert "1 of 8 listed images do not exist" in missing and "has one class ('cat')" in classes
     assert "1 of 7 images cannot be read, more than data.max_bad_fraction 0.01 allows" in bad
     assert "no images are left for validation" in rest
 

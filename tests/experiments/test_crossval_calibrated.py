@@ -59,7 +59,7 @@ def test_no_fold_sees_what_calibrates(done: CrossValidation) -> None:
         seen = ids_of(fold)
         assert seen[""] == whole["val"] | whole["test"]
         assert seen["train"] | seen["val"] | seen["test"] == whole["train"]
-    assert "29 images kept for calibrating" in done.metrics["protocol"]["how"]
+    assert "29 images reserved for calibration" in done.metrics["protocol"]["how"]
 
 
 def test_the_bundle_answers_with_the_mean_calibrated_on_them(done: CrossValidation, shapes: Path) -> None:

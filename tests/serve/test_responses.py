@@ -151,8 +151,8 @@ def stored(mode: str) -> bytes:
 
 
 ODD = {
-    "integers": (stored("I"), "mode I (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
-    "floats": (stored("F"), "mode F (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
+    "integers": (stored("I"), "mode I (32 bits per pixel) has an unknown range: convert it to 8 or 16 bits"),
+    "floats": (stored("F"), "mode F (32 bits per pixel) has an unknown range: convert it to 8 or 16 bits"),
     "cut short": (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "truncated, damaged"),
     "seven bits": (
         picture((9, 9, 9), kind="BMP").replace(b"\x01\x00\x18\x00", b"\x01\x00\x07\x00"),
