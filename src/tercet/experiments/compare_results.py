@@ -282,12 +282,12 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], contenders: Sequenc
         return
     by_network = correct_by_network(trained, metrics["tested_on"])
     columns = list(zip(*by_network.values(), strict=True))
-    order = sorted(range(len(hardness.ids)), key=lambda row: hardness.right[row])
+    order = sorted(range(len(hardness.ids)), key=lambda row: hardness.num_correct[row])
     images = (
         [
             untrusted(hardness.ids[row]),
             untrusted(hardness.labels[row]),
-            hardness.right[row],
+            hardness.num_correct[row],
             hardness.models,
             *columns[row],
         ]

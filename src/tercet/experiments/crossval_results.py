@@ -156,7 +156,7 @@ def _report(pooled: PooledResults, comparison: Comparison | None, calibrated: Ca
         if fold.unlearned
     ]
     parts += left_out(plan)
-    mistakes = as_text(pairs_table(pooled.chosen.pooled, most=5))
+    mistakes = as_text(pairs_table(pooled.chosen.pooled, limit=5))
     parts.append(f"most frequent mistakes of {CHOSEN} on all held-out images\n{mistakes}")
     return "\n".join(parts)
 

@@ -257,7 +257,7 @@ def _report(conclusion: RunResults) -> str:
         parts.append(conclusion.calibrated.to_text(printable(conclusion.name)))
     said = conclusion.winner.predictions
     split = _last_labelled(said)
-    mistakes = as_text(pairs_table(said[split], most=5))
+    mistakes = as_text(pairs_table(said[split], limit=5))
     parts += left_out(plan)
     parts.append(f"most frequent mistakes of {printable(conclusion.name)} on {split}\n{mistakes}")
     return "\n".join(parts)

@@ -151,7 +151,7 @@ class Evaluation:
             parts.append(f"class '{printable(name)}' is unknown to the bundle: its {count} image(s) were left out\n")
         parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
         parts.append(as_text(classes_table(self.predictions, title="by class")))
-        parts.append(as_text(pairs_table(self.predictions, most=5, title="most frequent mistakes")))
+        parts.append(as_text(pairs_table(self.predictions, limit=5, title="most frequent mistakes")))
         return "\n".join(parts)
 
     def _plain_row(self) -> list[ResultRow]:

@@ -127,7 +127,7 @@ def errors_section(record: RunReader, book: FigureWriter) -> list[Section]:
 
 def _matrices(said: Predictions, book: FigureWriter) -> Iterator[Block]:
     count = len(said.classes)
-    pairs = confused_pairs(said, most=20)
+    pairs = confused_pairs(said, limit=20)
     if count <= _WHOLE_MATRIX:
         matrix, side = confusion(said), min(9.0, 3.2 + 0.3 * count)
         wide = count > 12
