@@ -145,14 +145,9 @@ def diversity(pairs: Sequence[tuple[Predictions, Predictions]]) -> Diversity:
     rows = []
     for pair in pairs:
         a, b = aligned(list(pair))
-        correct = correct_by_run([a, b])
+        first, second = correct_by_run([a, b]).T
         same = (a.predicted == b.predicted)[a.known]
-        cells = (
-            correct.all(axis=1),
-            correct[:, 0] & ~correct[:, 1],
-            ~correct[:, 0] & correct[:, 1],
-            ~correct.any(axis=1),
-        )
+        cells = (first & second, first & ~second, ~first & second, ~first & ~second)
         rows.append([same.mean(), *(cell.mean() for cell in cells)])
     return Diversity(*(float(value) for value in np.mean(rows, axis=0)))
 
