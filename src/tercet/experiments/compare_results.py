@@ -278,12 +278,12 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], networks: Sequence[
         return
     correct = {network.name: correct_by_run(network.predictions(split)).sum(axis=1).tolist() for network in trained}
     columns = list(zip(*correct.values(), strict=True))
-    order = sorted(range(len(images.ids)), key=lambda row: images.right[row])
+    order = sorted(range(len(images.ids)), key=lambda row: images.num_correct[row])
     image_rows = (
         [
             escape_formula(images.ids[row]),
             escape_formula(images.labels[row]),
-            images.right[row],
+            images.num_correct[row],
             images.models,
             *columns[row],
         ]

@@ -145,12 +145,17 @@ def _report(pooled: PooledResults, comparison: Comparison | None, calibrated: Ca
     sections.append(_bundle_section(pooled))
     sections.append(_calibration_section(pooled, calibrated))
     if rows_of_test := _test_rows(pooled.test):
-        table = results_table(rows_of_test, title="test split (not used in any fold)", note="the bundle")
-        sections.append(as_text(table))
-    sections += [f"{printable(fold.unlearned_note())}\n" for fold in runs.folds if fold.unlearned]
-    sections += data_notes(plan)
-    sections.append(mistakes_section(pooled.chosen.pooled, f"{CHOSEN} on all held-out images"))
-    return "\n".join(sections)
+        table = results_table(rows_of_test, title="the data's own test split (looked at once)", note="the bundle")
+        parts.append(as_text(table))
+    parts += [
+        f"{printable(fold.title)} alone shows {', '.join(map(printable, fold.unlearned))}: there they count as wrong\n"
+        for fold in runs.folds
+        if fold.unlearned
+    ]
+    parts += left_out(plan)
+    mistakes = as_text(pairs_table(pooled.chosen.pooled, limit=5))
+    parts.append(f"most frequent mistakes of {CHOSEN} on all held-out images\n{mistakes}")
+    return "\n".join(parts)
 
 
 def _row(result: PooledResult, pooled: PooledResults) -> ResultRow:

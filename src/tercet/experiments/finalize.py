@@ -263,6 +263,6 @@ def better_alone(member: str, folder: MemberFolder, plan: Plan) -> str:
 
 def mistakes_section(predictions: Predictions, model: str) -> str:
     """Return the section of a report with the most frequent mistakes."""
-    if not confused_pairs(predictions, most=1):
+    if not confused_pairs(predictions, limit=1):
         return f"no mistakes of {model}\n"
     return f"most frequent mistakes of {model}\n{as_text(pairs_table(predictions, most=5))}"

@@ -159,7 +159,7 @@ class Evaluation:
             sections.append(f"class '{printable(name)}' is unknown to the model: {count} image(s) were not scored\n")
         sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
         sections.append(as_text(classes_table(self.predictions, title="per class")))
-        sections.append(as_text(pairs_table(self.predictions, most=5, title="most frequent mistakes")))
+        sections.append(as_text(pairs_table(self.predictions, limit=5, title="most frequent mistakes")))
         return "\n".join(sections)
 
     def _plain_row(self) -> list[ResultRow]:

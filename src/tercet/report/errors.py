@@ -52,7 +52,7 @@ def errors_section(record: RunReader, writer: FigureWriter) -> list[Section]:
 
 def _confusions(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
     num_classes = len(predictions.classes)
-    pairs = confused_pairs(predictions, most=20)
+    pairs = confused_pairs(predictions, limit=20)
     if num_classes <= _MAX_MATRIX:
         matrix, side = confusion(predictions), min(9.0, 3.2 + 0.3 * num_classes)
         for rates, content in ((False, "number of images"), (True, "fraction of the true class")):
