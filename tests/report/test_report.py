@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.fixtures.browser import HOSTILE
-from tests.fixtures.report_runs import asked, write_run
+from tests.fixtures.report_runs import train_options, write_run
 
 from tercet.cli.main import main
 from tercet.config.commands import TRAIN
@@ -275,7 +275,7 @@ def test_the_command_asks_for_the_same(tmp_path: Path, options: dict[str, Any]) 
     words = shlex.split(command.replace("\\\n", " "))
     parsed = TRAIN.parse_args(words[2:])
     assert (words[:2], parsed.positional["data"]) == (["tercet", "train"], "my photos/")
-    assert parsed.to_dict() == TRAIN.parse_object(asked(("first", "second"), options)).to_dict()
+    assert parsed.to_dict() == TRAIN.parse_object(train_options(("first", "second"), options)).to_dict()
 
 
 def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ class StageImages:
             (f"true {self.classes[label]}", f"said {self.classes[answer]} {sure:.2f}")
             for label, answer, sure in zip(truth, answers, said.sure, strict=True)
         ]
-        images = [grids.is_small(self._store.read(int(row)), _SIDE) for row in self._rows[self._shown]]
+        images = [grids.shrink(self._store.read(int(row)), _SIDE) for row in self._rows[self._shown]]
         shades = [style.PALETTE[0] if right else style.PALETTE[3] for right in truth == answers]
         grids.image_grid(figure, images, titles, columns=4, colours=shades)
         figure.suptitle(title, fontsize="medium")
