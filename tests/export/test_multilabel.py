@@ -119,7 +119,7 @@ def test_a_file_that_does_not_search_says_so(pictures: Path, tmp_path: Path) -> 
     bundle = Bundle(LABELS, (chain,), sets=MultilabelRule("single", (0.5,)))
     (tmp_path / "chain.onnx").write_bytes(assemble_onnx(bundle, member_graphs(bundle), version="0"))
     ours = evaluate_file(tmp_path / "chain.onnx", pictures, config=COLUMNS)
-    assert "names labels greedily" in ours.to_text() and ours.to_dict()["note"] is not None
+    assert "decodes labels greedily" in ours.to_text() and ours.to_dict()["note"] is not None
     theirs = evaluate(bundle, pictures, config=COLUMNS)
     assert "greedily" not in theirs.to_text() and theirs.to_dict()["note"] is None
 

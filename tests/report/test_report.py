@@ -20,7 +20,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 from tests.fixtures.browser import HOSTILE
-from tests.fixtures.report_runs import asked, write_run
+from tests.fixtures.report_runs import train_options, write_run
 
 from tercet.cli.main import main
 from tercet.config.commands import TRAIN
@@ -328,7 +328,7 @@ def test_the_command_of_a_run_gives_the_same_options(tmp_path: Path, options: di
     arguments = shlex.split(command.replace("\\\n", " "))
     parsed = TRAIN.parse_args(arguments[2:])
     assert (arguments[:2], parsed.positional["data"]) == (["tercet", "train"], "my photos/")
-    assert parsed.to_dict() == TRAIN.parse_object(asked(("first", "second"), options)).to_dict()
+    assert parsed.to_dict() == TRAIN.parse_object(train_options(("first", "second"), options)).to_dict()
 
 
 @pytest.mark.usefixtures("alone")

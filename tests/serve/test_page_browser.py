@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, FileChooser, expect, sync_playwright
 
-from tests.fixtures.browser import BROWSERS, DESK, PHONE, Seen
+from tests.fixtures.browser import BROWSERS, DESK, PHONE, OpenPage
 from tests.serve.models import BLUE, GREEN, RED, picture, write_coloured
 from tests.serve.server import Server
 
@@ -18,7 +18,7 @@ READ = "h1, h2, h3, p, figcaption, button, .text, .number, a"
 LINE = (200, 120, 40)
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SHOTS: Path | None = None  # a folder for pictures to look at
-Visit = Callable[..., Seen]
+Visit = Callable[..., OpenPage]
 
 DROP = """([name, content]) => {
   const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
@@ -59,7 +59,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     """Return a function that opens a server's page in a window of some width, light or dark."""
     contexts = []
 
-    def opened(server: Server, path: str = "/", *, width: int = DESK, dark: bool = False) -> Seen:
+    def opened(server: Server, path: str = "/", *, width: int = DESK, dark: bool = False) -> OpenPage:
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
@@ -68,10 +68,10 @@ def visit(browser: Browser) -> Iterator[Visit]:
         )
         contexts.append(context)
         context.set_default_timeout(120_000)
-        seen = Seen(context.new_page())
-        seen.page.on("console", lambda said: seen.complaints.append(said.text))
-        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on("dialog", lambda dialog: (seen.complaints.append(dialog.message), dialog.dismiss()))
+        seen = OpenPage(context.new_page())
+        seen.page.on("console", lambda said: seen.errors.append(said.text))
+        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        seen.page.on("dialog", lambda dialog: (seen.errors.append(dialog.message), dialog.dismiss()))
         seen.page.on("request", lambda asked: seen.requests.append(asked.url))
         seen.page.goto(path)
         if path == "/":
@@ -83,13 +83,13 @@ def visit(browser: Browser) -> Iterator[Visit]:
         context.close()
 
 
-def quiet(seen: Seen, server: Server) -> None:
+def quiet(seen: OpenPage, server: Server) -> None:
     """The page has complained of nothing, and asked only its own server."""
-    assert seen.complaints == []
+    assert seen.errors == []
     assert all(url.startswith((f"{server.url}/", "blob:")) for url in seen.requests)
 
 
-def shot(seen: Seen, name: str) -> None:
+def shot(seen: OpenPage, name: str) -> None:
     if SHOTS is not None:
         seen.page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
@@ -238,7 +238,7 @@ def test_names_stay_text_and_the_page_fits(hostile: Server, visit: Visit, dark: 
         "all => all.map(one => one.getBoundingClientRect().height)"
     )
     assert min(small) >= 44  # a finger's width
-    assert [said for said in seen.complaints if "415" not in said] == []  # the browser tells of the one refusal
+    assert [said for said in seen.errors if "415" not in said] == []  # the browser tells of the one refusal
 
 
 def test_the_page_about_the_interface(server: Server, visit: Visit) -> None:
@@ -268,4 +268,4 @@ def test_the_browser_would_complain_of_what_the_policy_forbids(server: Server, v
     }""")
     seen.page.wait_for_timeout(200)
     assert seen.page.evaluate("window.ran") is None
-    assert sum("Content Security Policy" in said for said in seen.complaints) >= 2
+    assert sum("Content Security Policy" in said for said in seen.errors) >= 2

@@ -104,7 +104,7 @@ class StageImages:
             (f"true {self.classes[label]}", f"predicted {self.classes[prediction]} {confidence:.2f}")
             for label, prediction, confidence in zip(labels, predicted, validation.confidence, strict=True)
         ]
-        images = [grids.is_small(self._store.read(int(row)), _SIDE) for row in self._rows[self._samples]]
+        images = [grids.shrink(self._store.read(int(row)), _SIDE) for row in self._rows[self._samples]]
         colours = [style.PALETTE[0] if correct else style.PALETTE[3] for correct in labels == predicted]
         grids.image_grid(figure, images, titles, columns=4, colours=colours)
         figure.suptitle(title, fontsize="medium")
