@@ -30,12 +30,12 @@ def error_of(received: bytes) -> str:
 # ---------------------------------------------------------------------------------------------- bodies
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_unread(server: Server) -> None:
+def test_too_large_content_length_is_rejected_before_reading(server: Server) -> None:
     status, received = server.exchange(request(headers=[f"Content-Length: {10 * 2**30}"], body=b"x" * 1000))
     assert (status, error_of(received)) == (413, "the request is larger than 1 MiB")
 
 
-def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_why(server: Server) -> None:
+def test_client_receives_the_response_while_sending_a_too_large_body(server: Server) -> None:
     """The client is still sending when the answer comes; it must not see a reset connection only."""
     pieces = [request(headers=["Transfer-Encoding: chunked"])] + [b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 64
     status, received = server.exchange(*pieces)
@@ -44,7 +44,7 @@ def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_why(server:
     assert status == 413
 
 
-def test_a_chunked_image_is_an_image(server: Server) -> None:
+def test_chunked_body_is_accepted(server: Server) -> None:
     halves = RED[:20], RED[20:]
     status, received = server.exchange(request(headers=["Transfer-Encoding: chunked", CLOSE], body=chunked(*halves)))
     assert status == 200 and b'"label":"red"' in received
@@ -69,19 +69,19 @@ def test_a_chunked_image_is_an_image(server: Server) -> None:
         ([f"X{number}: y" for number in range(200)], b"", 431),
     ],
 )
-def test_requests_that_are_none(server: Server, headers: list[str], body: bytes, status: int) -> None:
+def test_malformed_requests_are_rejected(server: Server, headers: list[str], body: bytes, status: int) -> None:
     found, received = server.exchange(request(headers=[*headers, CLOSE], body=body))
     assert found == status and error_of(received)
     assert b"nosniff" in received
 
 
-def test_an_endless_header_is_cut_off(server: Server) -> None:
+def test_endless_header_is_rejected(server: Server) -> None:
     pieces = [request(headers=["X: "])[:-4], *[b"y" * 65536] * 16]
     status, received = server.exchange(*pieces)
     assert (status, error_of(received)) == (431, "the request head is too long")
 
 
-def test_a_form_with_too_much_in_it(server: Server) -> None:
+def test_form_limits(server: Server) -> None:
     def send(files: list[tuple[str, bytes]], cut: int = 0) -> tuple[int, bytes]:
         kind, body = form(files)
         body = body[: len(body) - cut]
@@ -103,7 +103,7 @@ def test_a_form_with_too_much_in_it(server: Server) -> None:
 NAMES = ("../../etc/passwd", "a\x00b.png", "\u202egnp.exe", "<img src=x onerror=alert(1)>", "C:\\x\\y.png", "ü.png", "")
 
 
-def test_names_are_text_and_lead_nowhere(server: Server, tmp_path: Path) -> None:
+def test_file_names_are_text_only(server: Server, tmp_path: Path) -> None:
     before = set(os.listdir("/tmp"))
     kind, body = form([(name, GREEN) for name in NAMES])
     status, received = server.exchange(request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body))
@@ -167,7 +167,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_refused_from_their_head(server: Server, name: str) -> None:
+def test_decompression_bombs_are_rejected_before_decoding(server: Server, name: str) -> None:
     before = server.memory()
     with server.client() as client:
         response = client.post("/v1/predict", content=BOMBS[name])
@@ -210,12 +210,12 @@ PLACES = (
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_address_leads_to_a_file(server: Server, place: str) -> None:
+def test_no_url_leads_to_a_file(server: Server, place: str) -> None:
     status, received = server.exchange(request("GET", place, [CLOSE, "Range: bytes=0-"]))
     assert status in (400, 404) and b"root:" not in received
 
 
-def test_nothing_is_fetched_for_anyone(server: Server) -> None:
+def test_no_url_or_path_is_accepted_from_a_client(server: Server) -> None:
     """No address and no path is taken from a client, and nothing can be changed or loaded over HTTP."""
     with server.client() as client:
         described = client.get("/openapi.json").json()
@@ -244,16 +244,16 @@ HOSTS = {
 
 
 @pytest.mark.parametrize(("host", "status"), HOSTS.items())
-def test_foreign_hosts_are_not_answered(server: Server, host: str, status: int) -> None:
+def test_unknown_hosts_are_rejected(server: Server, host: str, status: int) -> None:
     assert server.exchange(request("GET", "/health/live", [CLOSE], host=host))[0] == status
 
 
-def test_no_host_and_two_hosts(server: Server) -> None:
+def test_missing_and_repeated_host_header(server: Server) -> None:
     assert server.exchange(b"GET /health/live HTTP/1.0\r\n\r\n")[0] == 421
     assert server.exchange(request("GET", "/health/live", ["Host: evil.example"]))[0] == 421
 
 
-def test_other_names_can_be_allowed_and_an_open_address_warns(folder: Path) -> None:
+def test_public_address_with_allowed_host(folder: Path) -> None:
     model = write_coloured(folder / "open.onnx")
     with Server(model, "--host", "0.0.0.0", "--allow-host", "classify.example.org", faults=True) as running:
         running.address = ("127.0.0.1", running.address[1])
@@ -265,7 +265,7 @@ def test_other_names_can_be_allowed_and_an_open_address_warns(folder: Path) -> N
 # ---------------------------------------------------------------------------------------------- what browsers see
 
 
-def test_every_answer_carries_the_headers(server: Server) -> None:
+def test_every_response_has_security_headers(server: Server) -> None:
     with server.client() as client:
         for path in ("/", "/page.js", "/v1/model", "/nowhere", "/metrics", "/docs"):
             headers = client.get(path).headers
@@ -286,7 +286,7 @@ class _Elements(HTMLParser):
         assert not any(name == "style" or name.startswith("on") for name, _ in attrs)
 
 
-def test_names_of_classes_are_never_markup(folder: Path) -> None:
+def test_class_names_are_never_markup(folder: Path) -> None:
     hostile = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</title>"]
     model = write_coloured(folder / "hostile.onnx", classes=hostile)
     with Server(model, "--name", hostile[1]) as running, running.client() as client:
@@ -298,7 +298,7 @@ def test_names_of_classes_are_never_markup(folder: Path) -> None:
             assert not elements & set(parser.found) and "link" in parser.found
 
 
-def test_pipelined_requests_are_answered_in_order_and_not_without_end(server: Server) -> None:
+def test_pipelining_is_limited(server: Server) -> None:
     few = request("GET", "/health/live") * 3 + request("GET", "/v1/model", [CLOSE])
     status, received = server.exchange(few)
     assert status == 200 and received.count(b"HTTP/1.1 200") == 4
@@ -330,7 +330,7 @@ def spoiled(generator: np.random.Generator, wire: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_spoiled_requests_meet_no_fault(server: Server) -> None:
+def test_mutated_requests_cause_no_server_error(server: Server) -> None:
     """Whatever comes, the answer is no 500, and the journal knows of no fault (see the end of the fixture)."""
     kind, body = form([("a.png", RED), ("b.png", GREEN)])
     whole = request(headers=[kind, f"Content-Length: {len(body)}", CLOSE], body=body)

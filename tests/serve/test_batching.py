@@ -98,7 +98,7 @@ def value(row: BatchItem) -> float:
     return float(row.output.probabilities[row.index][0])
 
 
-def test_images_that_wait_go_together_by_shape_the_oldest_first() -> None:
+def test_batches_have_one_shape_and_start_with_the_oldest_image() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
         tasks = [asyncio.create_task(batcher.predict(picture(0)))]
@@ -115,7 +115,7 @@ def test_images_that_wait_go_together_by_shape_the_oldest_first() -> None:
     assert watched.sizes == [1, 4, 3]
 
 
-def test_a_batch_has_a_largest_size_in_images_and_in_pixels() -> None:
+def test_batch_size_is_limited_in_images_and_pixels() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
         tasks = [asyncio.create_task(batcher.predict(picture(1))) for _ in range(9)]
@@ -127,7 +127,7 @@ def test_a_batch_has_a_largest_size_in_images_and_in_pixels() -> None:
     assert max(working(work, limits=ServerLimits(max_pixels=12, batch_wait=0)).sizes) == 2
 
 
-def test_a_slow_model_sees_fewer_images_at_once() -> None:
+def test_slow_model_gets_smaller_batches() -> None:
     """20 ms an image and 50 ms at once: two, after the first batch has told how slow it is."""
 
     async def work(batcher: Batcher, watched: Watched) -> None:
@@ -139,7 +139,7 @@ def test_a_slow_model_sees_fewer_images_at_once() -> None:
     assert sum(sizes) == 10 and max(sizes) <= 2
 
 
-def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> None:
+def test_batch_waits_only_for_images_being_decoded() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         await asyncio.wait_for(batcher.predict(picture(1)), 60)
         batcher.decoding = 1  # another is being decoded
@@ -153,7 +153,7 @@ def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> Non
     assert working(work, limits=ServerLimits(batch_wait=600_000)).sizes == [1, 2]
 
 
-def test_who_does_not_wait_any_more_is_forgotten() -> None:
+def test_cancelled_images_are_dropped() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
         first = asyncio.create_task(batcher.predict(picture(0)))
@@ -170,7 +170,7 @@ def test_who_does_not_wait_any_more_is_forgotten() -> None:
     assert working(work).sizes == [1, 1]
 
 
-def test_only_the_image_at_fault_gets_the_error() -> None:
+def test_only_the_faulty_image_of_a_batch_fails() -> None:
     async def work(batcher: Batcher, watched: Watched) -> None:
         watched.go.clear()
         tasks = [asyncio.create_task(batcher.predict(picture(one))) for one in (0, 12, 13, 15)]
@@ -186,7 +186,7 @@ def test_only_the_image_at_fault_gets_the_error() -> None:
     working(work)
 
 
-def test_places_are_given_and_taken_back() -> None:
+def test_queue_slots_are_reserved_and_released() -> None:
     batcher = Batcher(Watched().run, ServerLimits(queue=32), Watched())
     batcher.admit(30)
     with pytest.raises(Overloaded):
@@ -196,7 +196,7 @@ def test_places_are_given_and_taken_back() -> None:
     assert batcher.admitted == 32
 
 
-def test_a_lease_never_holds_more_than_there_is() -> None:
+def test_memory_leases_stay_within_the_budget() -> None:
     memory = MemoryBudget(100)
     with MemoryLease(memory) as one, MemoryLease(memory) as other:
         one.resize(60)
@@ -212,7 +212,7 @@ def test_a_lease_never_holds_more_than_there_is() -> None:
     assert memory.held == 0
 
 
-def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() -> None:
+def test_model_exception_is_a_500_and_is_logged() -> None:
     async def work() -> tuple[httpx.Response, httpx.Response]:
         transport = httpx.ASGITransport(guard, raise_app_exceptions=False)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -243,7 +243,7 @@ def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() 
     st.sampled_from(["squash", "center", "border"]),
     st.sampled_from([1.0, 0.875]),
 )
-def test_a_map_lies_where_the_network_looked(
+def test_map_covers_the_crop_of_the_members(
     height: int, width: int, size: tuple[int, int], crop_mode: Literal["squash", "center", "border"], crop: float
 ) -> None:
     model = Faulty()
@@ -274,11 +274,11 @@ def test_a_map_lies_where_the_network_looked(
         ("127.0.0.1", (), "2130706433", False),
     ],
 )
-def test_hosts(bound: str, allowed: tuple[str, ...], header: str, accepted: bool) -> None:
+def test_allowed_hosts(bound: str, allowed: tuple[str, ...], header: str, accepted: bool) -> None:
     assert AllowedHosts(bound, allowed).accepts(header) is accepted
 
 
-def test_which_addresses_only_this_machine_can_reach() -> None:
+def test_loopback_addresses() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
 
@@ -292,6 +292,6 @@ def test_which_addresses_only_this_machine_can_reach() -> None:
         ({"queue": 8, "max_images": 9}, "queue 8 must hold max_images 9"),
     ],
 )
-def test_limits_that_cannot_be(values: dict[str, Any], words: str) -> None:
+def test_invalid_limits_are_rejected(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ServerLimits(**values)

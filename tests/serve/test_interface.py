@@ -37,7 +37,7 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("path", "method", "examples"), OPERATIONS, ids=[path for path, _, _ in OPERATIONS])
-def test_made_up_requests_get_described_answers(server: Server, path: str, method: str, examples: int) -> None:
+def test_generated_requests_get_documented_responses(server: Server, path: str, method: str, examples: int) -> None:
     described = httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=PATIENCE).json()
     operation = schemathesis.openapi.from_dict(described)[path][method]
     seen = set()
@@ -64,7 +64,7 @@ def test_made_up_requests_get_described_answers(server: Server, path: str, metho
         assert seen == {200}
 
 
-def test_the_document_names_every_operation(server: Server) -> None:
+def test_schema_lists_every_operation(server: Server) -> None:
     described = httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=PATIENCE).json()
     operations = {(path, method.upper()) for path, methods in described["paths"].items() for method in methods}
     assert operations == {(path, method) for path, method, _ in OPERATIONS}

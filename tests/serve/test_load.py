@@ -47,7 +47,7 @@ def quiet(server: Server) -> bool:
 
 
 @pytest.mark.parametrize("clients", [1000, pytest.param(10_000, marks=LONG)])
-def test_thousands_at_once(plain: Server, clients: int) -> None:
+def test_many_concurrent_clients(plain: Server, clients: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2 * clients:
         pytest.skip(f"this machine allows {hard} open files")
@@ -67,7 +67,7 @@ def test_thousands_at_once(plain: Server, clients: int) -> None:
 
 
 @pytest.mark.parametrize("timed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "timed"])
-def test_too_much_is_sent_away_at_once_and_health_answers(slow: Server, timed: bool) -> None:
+def test_overload_is_rejected_and_health_responds(slow: Server, timed: bool) -> None:
     async def both() -> tuple[Outcome, list[float]]:
         waits: list[float] = []
 
@@ -119,7 +119,7 @@ print(sorted(waits)[148])
 
 
 @pytest.mark.slow
-def test_health_answers_promptly_under_full_load(plain: Server) -> None:
+def test_health_responds_promptly_under_full_load(plain: Server) -> None:
     """Asked by a process of its own, so that the time is the server's and not that of the clients of the load."""
 
     async def asked() -> float:
@@ -134,7 +134,7 @@ def test_health_answers_promptly_under_full_load(plain: Server) -> None:
     assert any(asyncio.run(asked()) < 0.1 for _ in range(2))  # once more where other work came between
 
 
-def test_what_stays_is_not_searched_for_garbage() -> None:
+def test_start_up_objects_are_excluded_from_garbage_collection() -> None:
     gc.collect()
     before = len(gc.get_objects())
     with freeze_start_up_objects():
@@ -145,7 +145,7 @@ def test_what_stays_is_not_searched_for_garbage() -> None:
     assert gc.get_freeze_count() == 0
 
 
-def test_work_is_dropped_when_its_client_leaves(slow: Server) -> None:
+def test_images_are_dropped_when_the_client_disconnects(slow: Server) -> None:
     before = number(slow, "tercet_model_seconds_count")
     for _ in range(3):
         connections = [slow.connect() for _ in range(8)]
@@ -160,7 +160,7 @@ def test_work_is_dropped_when_its_client_leaves(slow: Server) -> None:
     assert any(told.get("disconnected") for told in slow.events("request"))
 
 
-def test_an_answer_that_would_come_too_late_is_not_waited_for(folder: Path) -> None:
+def test_requests_time_out_at_the_deadline(folder: Path) -> None:
     model = write_coloured(folder / "late.onnx", work=60)
     with Server(model, "--limits.deadline", "0.05", "--limits.max-batch", "1") as running:
         outcome = asyncio.run(crowd(running.address, wire(GREEN), clients=30))
@@ -170,7 +170,7 @@ def test_an_answer_that_would_come_too_late_is_not_waited_for(folder: Path) -> N
             assert client.get("/health/ready").status_code == 200
 
 
-def test_memory_has_a_budget(folder: Path) -> None:
+def test_uploads_stay_within_the_memory_budget(folder: Path) -> None:
     """Uploads that are never finished hold what they sent; others are told to come back, not to wait."""
     model = write_coloured(folder / "budget.onnx")
     small = ("--limits.memory", "9", "--limits.max-upload", "4", "--limits.max-pixels", "200000")
@@ -187,7 +187,7 @@ def test_memory_has_a_budget(folder: Path) -> None:
         assert asyncio.run(crowd(running.address, large, clients=1)).statuses == {415: 1}
 
 
-def test_more_connections_than_the_system_allows_are_sent_away(folder: Path) -> None:
+def test_excess_connections_are_rejected(folder: Path) -> None:
     """Not left to wait, which would hold up the others too."""
     running = Server(write_coloured(folder / "few.onnx"))
     running.command = ["sh", "-c", 'ulimit -n 400; exec "$@"', "sh", *running.command]
@@ -199,7 +199,7 @@ def test_more_connections_than_the_system_allows_are_sent_away(folder: Path) -> 
     assert len(running.events("rejected")) == away
 
 
-def test_large_images_whose_clients_leave_give_their_memory_back(folder: Path) -> None:
+def test_memory_is_released_when_clients_disconnect_during_decoding(folder: Path) -> None:
     """The clients leave while the images are being decoded."""
     large = wire(picture((9, 9, 9), (5000, 4900)))
     with Server(write_coloured(folder / "leaving.onnx")) as running:
@@ -214,7 +214,7 @@ def test_large_images_whose_clients_leave_give_their_memory_back(folder: Path) -
         assert asyncio.run(crowd(running.address, large, clients=1)).statuses == {200: 1}
 
 
-def test_memory_stays_flat(plain: Server) -> None:
+def test_memory_and_descriptors_stay_constant(plain: Server) -> None:
     def rounds(count: int) -> None:
         outcome = asyncio.run(crowd(plain.address, wire(RED), clients=16, times=count // 16))
         assert outcome.statuses == {200: count}
@@ -229,7 +229,7 @@ def test_memory_stays_flat(plain: Server) -> None:
 @LONG[0]
 @LONG[1]
 @pytest.mark.timeout(SOAK + 300)
-def test_a_long_soak(plain: Server) -> None:
+def test_soak(plain: Server) -> None:
     """Memory and descriptors over minutes, by a line through what was seen after the first fifth."""
     end, seen = time.monotonic() + SOAK, []
     while time.monotonic() < end:

@@ -98,7 +98,7 @@ def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def test_a_dropped_image_is_answered(server: Server, visit: Visit) -> None:
+def test_dropped_image_is_classified(server: Server, visit: Visit) -> None:
     seen = visit(server)
     seen.page.evaluate(DROP, ["grün.png", encoded(GREEN)])
     article = seen.page.locator("article")
@@ -116,7 +116,7 @@ def test_a_dropped_image_is_answered(server: Server, visit: Visit) -> None:
     quiet(seen, server)
 
 
-def test_the_map_lies_over_the_image_and_can_be_hidden(server: Server, visit: Visit) -> None:
+def test_heat_map_overlays_the_image_and_can_be_hidden(server: Server, visit: Visit) -> None:
     seen = visit(server)
     seen.page.evaluate(DROP, ["a.png", encoded(GREEN)])
     image, canvas = seen.page.locator("article img"), seen.page.locator("article canvas")
@@ -151,7 +151,7 @@ BOXES = """all => all.map(one => {
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, 1200])
-def test_thin_pictures_and_halves_stand_on_a_ground(server: Server, visit: Visit, width: int, dark: bool) -> None:
+def test_narrow_and_truncated_images_have_a_background(server: Server, visit: Visit, width: int, dark: bool) -> None:
     """A line of a picture is seen as one, and what is missing of a picture as missing."""
     seen = visit(server, width=width, dark=dark)
     whole = picture((90, 60, 200), (600, 450), "JPEG")
@@ -168,7 +168,7 @@ def test_thin_pictures_and_halves_stand_on_a_ground(server: Server, visit: Visit
     shot(seen, f"thin-{width}-{'dark' if dark else 'light'}")
 
 
-def test_it_works_with_the_keyboard_alone(server: Server, visit: Visit) -> None:
+def test_page_works_with_the_keyboard_only(server: Server, visit: Visit) -> None:
     seen = visit(server)
     choosers: list[FileChooser] = []
     seen.page.on("filechooser", lambda one: choosers.append(one))
@@ -192,7 +192,7 @@ def test_it_works_with_the_keyboard_alone(server: Server, visit: Visit) -> None:
     quiet(seen, server)
 
 
-def test_a_pasted_image_and_more_than_one_request_takes(server: Server, visit: Visit) -> None:
+def test_paste_and_more_files_than_one_request_accepts(server: Server, visit: Visit) -> None:
     seen = visit(server)
     seen.page.evaluate(PASTE, encoded(BLUE))
     seen.page.locator("article").wait_for()
@@ -204,7 +204,7 @@ def test_a_pasted_image_and_more_than_one_request_takes(server: Server, visit: V
     quiet(seen, server)
 
 
-def test_the_camera_takes_a_picture(server: Server, visit: Visit) -> None:
+def test_camera_capture(server: Server, visit: Visit) -> None:
     seen = visit(server, width=PHONE)
     seen.page.locator("#camera").click()
     expect(seen.page.locator("#capture")).to_be_focused()
@@ -219,7 +219,7 @@ def test_the_camera_takes_a_picture(server: Server, visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_names_stay_text_and_the_page_fits(hostile: Server, visit: Visit, dark: bool) -> None:
+def test_hostile_names_are_text_and_the_layout_fits(hostile: Server, visit: Visit, dark: bool) -> None:
     seen = visit(hostile, dark=dark)
     for content in (RED, GREEN, BLUE, b"no image"):
         seen.page.evaluate(DROP, [HOSTILE[0] + "long" * 60, encoded(content)])
@@ -241,7 +241,7 @@ def test_names_stay_text_and_the_page_fits(hostile: Server, visit: Visit, dark: 
     assert [said for said in seen.complaints if "415" not in said] == []  # the browser tells of the one refusal
 
 
-def test_the_page_about_the_interface(server: Server, visit: Visit) -> None:
+def test_api_page(server: Server, visit: Visit) -> None:
     for width in (PHONE, DESK):
         seen = visit(server, "/docs", width=width)
         assert seen.page.locator("h2").count() == 5 and seen.overflow() == 0
@@ -249,14 +249,14 @@ def test_the_page_about_the_interface(server: Server, visit: Visit) -> None:
         quiet(seen, server)
 
 
-def test_a_server_that_has_gone_is_told(folder: Path, visit: Visit) -> None:
+def test_unreachable_server_is_reported(folder: Path, visit: Visit) -> None:
     with Server(write_coloured(folder / "gone.onnx")) as running:
         seen = visit(running)
     seen.page.evaluate(DROP, ["a.png", encoded(RED)])
     expect(seen.page.locator("#status")).to_have_text("The server cannot be reached.")
 
 
-def test_the_browser_would_complain_of_what_the_policy_forbids(server: Server, visit: Visit) -> None:
+def test_content_security_policy_blocks_scripts_and_other_hosts(server: Server, visit: Visit) -> None:
     seen = visit(server)
     seen.page.evaluate("""() => {
       const script = document.createElement("script");

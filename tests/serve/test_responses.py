@@ -22,7 +22,7 @@ from tests.serve.models import BLUE, GREEN, MAP, MEMBERS, RED, expected, picture
 from tests.serve.server import Server
 
 
-def test_one_image_as_the_body(server: Server) -> None:
+def test_single_image_as_body(server: Server) -> None:
     with server.client() as client:
         response = client.post("/v1/predict", content=GREEN, headers={"Content-Type": "image/png"})
     assert response.status_code == 200
@@ -41,7 +41,7 @@ def test_one_image_as_the_body(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "image/anything", "application/octet-stream"])
-def test_the_kind_of_an_image_is_told_by_its_content(server: Server, kind: str) -> None:
+def test_image_format_is_detected_by_content(server: Server, kind: str) -> None:
     for form in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
         with server.client() as client:
             response = client.post(
@@ -50,7 +50,7 @@ def test_the_kind_of_an_image_is_told_by_its_content(server: Server, kind: str) 
         assert response.json()["predictions"][0]["label"] == "blue"
 
 
-def test_many_images_of_several_sizes_keep_their_order(server: Server) -> None:
+def test_predictions_keep_the_order_of_the_images(server: Server) -> None:
     files = [("files", ("r.png", RED)), ("files", ("same.png", picture((0, 0, 99), (3, 9))))]
     files += [("files", ("no.txt", b"no image")), ("other", ("same.png", GREEN))]
     with server.client() as client:
@@ -63,7 +63,7 @@ def test_many_images_of_several_sizes_keep_their_order(server: Server) -> None:
     assert response.json()["predictions"][2].keys() == {"file", "error"}
 
 
-def test_it_says_what_the_file_says_elsewhere(server: Server, folder: Path) -> None:
+def test_predictions_equal_those_of_the_file(server: Server, folder: Path) -> None:
     generator = np.random.default_rng(3)
     images = [generator.integers(0, 255, (5 + one, 9, 3)).astype(np.uint8) for one in range(6)]
     said = OnnxModel.load(folder / "colours.onnx", threads=1).predict(images)
@@ -77,7 +77,7 @@ def test_it_says_what_the_file_says_elsewhere(server: Server, folder: Path) -> N
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_camera_changes_nothing(server: Server, orientation: int) -> None:
+def test_exif_orientation_is_applied(server: Server, orientation: int) -> None:
     """The map's left and right would change places if the picture were not upright; the size tells it too."""
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:, :, 0] = 150
@@ -90,7 +90,7 @@ def test_a_turned_camera_changes_nothing(server: Server, orientation: int) -> No
     assert answer["label"] == "red"
 
 
-def test_200_images_at_32_at_once_get_their_own_answers(server: Server) -> None:
+def test_concurrent_requests_get_their_own_predictions(server: Server) -> None:
     generator = np.random.default_rng(0)
     colours = [tuple(int(value) for value in generator.integers(0, 250, 3)) for _ in range(200)]
     sizes = [(8, 6), (8, 6), (8, 6), (7, 9)]
@@ -131,7 +131,7 @@ def refused(server: Server) -> list[dict[str, Any]]:
         (picture((9, 9, 9), (9000, 9000)), "image/png", 422, "more than 1000000 pixels"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_in_general_words(
+def test_unusable_images_are_rejected_and_logged(
     server: Server, content: bytes, kind: str, status: int, words: str
 ) -> None:
     with server.client() as client:
@@ -159,7 +159,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_who_sends_an_odd_image_is_told_what_would_be_read(server: Server, what: str) -> None:
+def test_unsupported_encodings_list_the_accepted_formats(server: Server, what: str) -> None:
     """As much as `tercet predict` tells, without the words of a library that met it."""
     content, words = ODD[what]
     with pytest.raises(DataError) as elsewhere:
@@ -173,7 +173,7 @@ def test_who_sends_an_odd_image_is_told_what_would_be_read(server: Server, what:
     assert words in str(elsewhere.value) if cause is None else str(cause) not in error
 
 
-def test_one_bad_image_spoils_no_other(server: Server) -> None:
+def test_non_finite_output_affects_one_image_only(server: Server) -> None:
     """An answer that is not finite, among images of the same size that are computed with it."""
     files = [("files", (f"{one}.png", content)) for one, content in enumerate([RED, picture((255, 9, 9)), BLUE])]
     with server.client() as client:
@@ -182,7 +182,7 @@ def test_one_bad_image_spoils_no_other(server: Server) -> None:
     assert "not finite" in answers[1]["error"]
 
 
-def test_the_card_and_the_health(server: Server) -> None:
+def test_model_description_and_health(server: Server) -> None:
     with server.client() as client:
         card = ModelInfo.model_validate_json(client.get("/v1/model").content)
         assert (card.classes, card.maps, card.sets, card.combiner) == (CLASSES, True, False, "average")
@@ -192,7 +192,7 @@ def test_the_card_and_the_health(server: Server) -> None:
             assert Health.model_validate_json(client.get(path).content).status == status
 
 
-def test_the_numbers_are_prometheus_text(server: Server) -> None:
+def test_metrics_are_prometheus_text(server: Server) -> None:
     with server.client() as client:
         client.get("/made/up/by-a-client")
         text = client.get("/metrics").text
@@ -203,7 +203,7 @@ def test_the_numbers_are_prometheus_text(server: Server) -> None:
     assert "\ntercet_queue_images 0.0" in text and "\ntercet_held_bytes 0.0" in text
 
 
-def test_the_interface_is_described_without_a_network(server: Server) -> None:
+def test_api_page_loads_nothing_from_other_hosts(server: Server) -> None:
     with server.client() as client:
         described = client.get("/openapi.json").json()
         page = client.get("/docs").text
@@ -212,7 +212,7 @@ def test_the_interface_is_described_without_a_network(server: Server) -> None:
     assert "http:" not in page and "https:" not in page and "<script" not in page
 
 
-def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
+def test_rejection_prediction_sets_and_multilabel(folder: Path) -> None:
     reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, answered=0.5, errors=0.01, rows=99)
     calibration = Calibration(reject=reject, conformal=PredictionSets(quantile=0.9, coverage=0.9, rows=99))
     single = write_coloured(folder / "calibrated.onnx", calibration=calibration.to_dict())
@@ -230,7 +230,7 @@ def test_labels_thresholds_and_sets_of_classes(folder: Path) -> None:
         assert answer.labels == ["green", "red"] and answer.label is None and len(answer.top or []) == 3
 
 
-def test_the_journal_is_one_ascii_line_a_request(server: Server) -> None:
+def test_log_has_one_ascii_line_per_request(server: Server) -> None:
     with server.client() as client:
         client.get("/%0d%0a%1b[31m%e2%80%ae<b>")
     server.wait_for(lambda: server.events("request")[-1]["path"].endswith("<b>"))

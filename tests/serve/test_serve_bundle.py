@@ -14,7 +14,7 @@ from tests.fixtures.bundles import CLASSES, make_bundle
 from tests.serve.server import PATIENCE, Server, has_ended
 
 
-def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> None:
+def test_served_bundle_predicts_like_the_bundle(tmp_path: Path) -> None:
     bundle = make_bundle("single")
     folder = bundle.save(tmp_path / "run" / "bundle")
     images = [np.random.default_rng(one).integers(0, 255, (20, 14 + one, 3)).astype(np.uint8) for one in range(3)]
@@ -32,7 +32,7 @@ def test_a_bundle_is_served_and_says_what_it_says_in_python(tmp_path: Path) -> N
     assert running.events("library") == []
 
 
-def test_what_exports_ends_with_who_asked_for_it(tmp_path: Path) -> None:
+def test_export_process_ends_with_the_server(tmp_path: Path) -> None:
     folder = make_bundle("single").save(tmp_path / "run" / "bundle")
     command = [sys.executable, "-m", "tercet", "serve", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -66,7 +66,7 @@ def settled(server: Server) -> int:
         "many",
     ],
 )
-def test_a_request_has_one_answer_and_one_line(
+def test_each_request_has_one_response_and_one_log_line(
     server: Server, sent: bytes, answered: list[int], told: list[tuple[str, int]]
 ) -> None:
     first = settled(server)
@@ -86,7 +86,7 @@ def test_a_request_has_one_answer_and_one_line(
         assert sum(count for name, count in more.items() if f'status="{status}"' in name) == answered.count(status)
 
 
-def test_a_request_whose_body_never_comes_is_told_with_its_path(server: Server) -> None:
+def test_receive_timeout_is_logged_with_the_path(server: Server) -> None:
     first = settled(server)
     status, received = server.exchange(request(headers=["Content-Length: 1000"], body=b"x"))
     assert status == 408 and json.loads(received.partition(b"\r\n\r\n")[2])["error"]
@@ -103,7 +103,7 @@ def test_a_request_whose_body_never_comes_is_told_with_its_path(server: Server) 
 @pytest.mark.parametrize(
     "path", ["/", "/page.js", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v1/model"]
 )
-def test_head_is_get_without_the_body(server: Server, path: str) -> None:
+def test_head_equals_get_without_body(server: Server, path: str) -> None:
     with server.client() as client:
         got, headed = client.get(path), client.head(path)
         assert headed.status_code == 200 and headed.content == b""
@@ -114,7 +114,7 @@ def test_head_is_get_without_the_body(server: Server, path: str) -> None:
     assert received.count(b"\r\n\r\n") == 2 and received.partition(b"\r\n\r\n")[2].startswith(b"HTTP/1.1 200")
 
 
-def test_head_of_other_things(server: Server) -> None:
+def test_head_of_metrics_and_errors(server: Server) -> None:
     with server.client() as client:
         numbers = client.head("/metrics")
         assert numbers.status_code == 200 and int(numbers.headers["content-length"]) > 1000
@@ -126,7 +126,7 @@ def test_head_of_other_things(server: Server) -> None:
 
 
 @pytest.mark.slow  # the test must be as fast as the server is patient
-def test_who_asks_when_an_idle_connection_is_being_closed_sees_its_end_and_no_reset(server: Server) -> None:
+def test_request_on_a_closing_idle_connection_sees_no_reset(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(LIVE)
         while not connection.recv(65536).endswith(b"}"):
@@ -139,7 +139,7 @@ def test_who_asks_when_an_idle_connection_is_being_closed_sees_its_end_and_no_re
 
 
 @pytest.mark.slow  # likewise
-def test_who_sends_more_after_the_last_answer_can_read_it(server: Server) -> None:
+def test_client_that_keeps_sending_can_read_the_last_response(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(request("GET", "/docs", [CLOSE]) + LIVE * 3)
         for _ in range(3):
@@ -151,7 +151,7 @@ def test_who_sends_more_after_the_last_answer_can_read_it(server: Server) -> Non
 
 
 @pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "late requests"])
-def test_a_stopping_server_answers_connections_that_were_made_and_closes_idle_ones(folder: Path, late: bool) -> None:
+def test_shutdown_responds_on_open_connections_and_closes_idle_ones(folder: Path, late: bool) -> None:
     with Server(write_coloured(folder / "parting.onnx")) as running:
         idle, fresh, asking = running.connect(), running.connect(), running.connect()
         idle.sendall(LIVE)
@@ -203,7 +203,7 @@ async def _asking(address: tuple[str, int], seen: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("answers", [1, 50, 100, 150, 200])
-def test_clients_in_a_loop_see_no_reset_when_the_server_stops(folder: Path, answers: int) -> None:
+def test_shutdown_resets_no_connection(folder: Path, answers: int) -> None:
     model = write_coloured(folder / "looped.onnx")
     seen: Counter[str] = Counter()
     with Server(model) as running:

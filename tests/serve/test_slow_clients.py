@@ -47,7 +47,7 @@ async def stuck(address: tuple[str, int], opening: bytes, drip: bytes) -> tuple[
 
 
 @TIMED
-def test_connections_that_bring_no_request_are_closed_in_time(server: Server, timed: bool) -> None:
+def test_incomplete_requests_time_out(server: Server, timed: bool) -> None:
     kinds = [(SILENT, b"", b""), (HALF_HEAD, b"x", b"408"), (HALF_BODY, b"x", b"408"), (HALF_CHUNK, b"", b"408")]
     kinds += [(EMPTY_LINES, b"\r\n", b"")]
 
@@ -59,7 +59,7 @@ def test_connections_that_bring_no_request_are_closed_in_time(server: Server, ti
         assert received[9:12] == status, opening
 
 
-def test_idle_connections_are_closed_and_used_ones_are_not(server: Server) -> None:
+def test_keep_alive_timeout(server: Server) -> None:
     with server.connect() as connection:
         for _ in range(3):
             connection.sendall(request("GET", "/health/live"))
@@ -73,7 +73,7 @@ def test_idle_connections_are_closed_and_used_ones_are_not(server: Server) -> No
 
 @TIMED
 @pytest.mark.parametrize("clients", [300, pytest.param(2000, marks=LONG)])
-def test_many_stuck_clients_hold_up_nobody(server: Server, clients: int, timed: bool) -> None:
+def test_stuck_clients_do_not_block_others(server: Server, clients: int, timed: bool) -> None:
     before, descriptors = server.memory(), server.descriptors()
 
     async def attack() -> tuple[list[float], list[float]]:
@@ -108,7 +108,7 @@ def deaf(server: Server) -> Iterator[socket.socket]:
     connection.close()
 
 
-def test_a_client_that_does_not_listen_is_closed(server: Server, deaf: socket.socket) -> None:
+def test_client_that_does_not_read_is_disconnected(server: Server, deaf: socket.socket) -> None:
     deaf.settimeout(0.2)
     end = time.monotonic() + DEADLINE + 4 * SLACK
     asked = request("GET", "/openapi.json")
@@ -121,7 +121,7 @@ def test_a_client_that_does_not_listen_is_closed(server: Server, deaf: socket.so
             time.sleep(0.005)
 
 
-def test_an_early_answer_is_followed_by_reading_for_a_moment_only(server: Server) -> None:
+def test_lingering_close_ends(server: Server) -> None:
     """The refused body goes on for ever; the client gets the answer, and then is cut off."""
     with server.connect() as connection:
         connection.sendall(request(headers=[f"Content-Length: {2**40}"], body=RED))
