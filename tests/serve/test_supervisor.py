@@ -212,9 +212,7 @@ def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str]:
     [("os.abort()", '"died"'), ("print('loading', flush=True); time.sleep(600)", "loading")],
     ids=["in a pause", "while it loads"],
 )
-def test_signal_before_the_server_is_ready_exits_at_once(
-    kind: signal.Signals, told: str, code: str, when: str
-) -> None:
+def test_signal_before_the_server_is_ready_exits_at_once(kind: signal.Signals, told: str, code: str, when: str) -> None:
     status, said = ended(code, when, kind)
     assert status == 128 + kind and said.endswith(f"stopped by {told}\n") and said.count('"died"') <= 1
 
@@ -223,9 +221,7 @@ def test_signal_before_the_server_is_ready_exits_at_once(
 def test_signal_delivered_to_another_thread_is_handled(listener: socket.socket, tmp_path: Path, when: str) -> None:
     """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
     begun = tmp_path / "begun"
-    work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
-        when
-    ]
+    work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[when]
 
     def send() -> None:
         while not begun.exists():
