@@ -1,6 +1,7 @@
 """Unit tests of the queue, the memory budget, allowed hosts, crop boxes and limits."""
 
 import asyncio
+import gc
 import io
 import json
 import threading
@@ -21,6 +22,7 @@ from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import Overloaded
 from tercet.serve.middleware import AllowedHosts, is_loopback
 from tercet.serve.model import CropBoxes
+from tercet.serve.server import freeze_start_up_objects
 from tests.serve.models import picture as png_of
 from tests.serve.server import local_client
 
@@ -276,3 +278,14 @@ def test_loopback_addresses() -> None:
 def test_invalid_limits_are_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ServerLimits(**values)
+
+
+def test_start_up_objects_are_excluded_from_garbage_collection() -> None:
+    gc.collect()
+    before = len(gc.get_objects())
+    with freeze_start_up_objects():
+        assert gc.get_freeze_count() > 10_000 and len(gc.get_objects()) < before / 100
+        with freeze_start_up_objects():
+            pass
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
