@@ -1,5 +1,6 @@
 """A real server in its own process, and clients on raw sockets."""
 
+import io
 import json
 import os
 import signal
@@ -8,12 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import httpx
+from starlette.testclient import TestClient
+
+from tercet.config.deployment import ServerLimits
+from tercet.inference.onnx_model import OnnxModel
+from tercet.serve.access_log import AccessLog
+from tercet.serve.app import make_app, route_paths
+from tercet.serve.metrics import Metrics
+from tercet.serve.middleware import AllowedHosts, GuardMiddleware
+from tercet.serve.model import ServedModel
+from tercet.serve.service import Service
 
 PATIENCE = 60.0  # seconds; generous for a busy machine
 
@@ -111,6 +123,14 @@ class Server:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def reset_peak_memory(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_memory(self) -> int:
+        """Return the largest number of resident bytes since the reset."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
@@ -120,6 +140,26 @@ class Server:
         while not condition():
             assert time.monotonic() < end, "timeout"
             time.sleep(0.02)
+
+
+@contextmanager
+def local_client(
+    model: Path | ServedModel, *, name: str = "model", stream: TextIO | None = None
+) -> Iterator[TestClient]:
+    """Yield a client of the application in this process, without sockets; the log goes to `stream`."""
+    loaded = OnnxModel.load(model, threads=1) if isinstance(model, Path) else model
+    limits, metrics, log = ServerLimits(), Metrics(), AccessLog(stream or io.StringIO())
+    service = Service(loaded, limits, metrics)
+    app = make_app(loaded, name, service, limits, metrics)
+    guard = GuardMiddleware(app, hosts=AllowedHosts("127.0.0.1"), paths=route_paths(app), metrics=metrics, log=log)
+    service.start()
+    try:
+        client = TestClient(guard, base_url="http://localhost", raise_server_exceptions=False)  # type: ignore[arg-type]
+        yield client
+        client.close()
+    finally:
+        service.close()
+        log.close()
 
 
 def receive(connection: socket.socket) -> tuple[int, bytes]:

@@ -1,6 +1,7 @@
-"""The queue before the model, the budget of memory, the hosts, the limits: each alone."""
+"""Unit tests of the queue, the memory budget, allowed hosts, crop boxes and limits."""
 
 import asyncio
+import gc
 import io
 import json
 import threading
@@ -9,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,27 +18,25 @@ from hypothesis import strategies as st
 from tercet.config.deployment import ServerLimits
 from tercet.core.errors import ConfigError, ModelError
 from tercet.core.resize import visible_window
-from tercet.serve.access_log import AccessLog
-from tercet.serve.app import make_app, route_paths
 from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import Overloaded
-from tercet.serve.metrics import Metrics
-from tercet.serve.middleware import AllowedHosts, GuardMiddleware, is_loopback
+from tercet.serve.middleware import AllowedHosts, is_loopback
 from tercet.serve.model import CropBoxes
-from tercet.serve.service import Service
+from tercet.serve.server import freeze_start_up_objects
 from tests.serve.models import picture as png_of
+from tests.serve.server import local_client
 
 
 @dataclass
-class Said:
+class Output:
     probabilities: np.ndarray
     members: np.ndarray
     chosen: None = None
     maps: None = None
 
 
-class Watched:
-    """A model that tells what it was asked, waits where it is told to, and fails on images of 13."""
+class RecordingModel:
+    """A model that records its batches, waits for `go`, and fails on images with the value 13 or 14."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -47,27 +45,27 @@ class Watched:
         self.go = threading.Event()
         self.go.set()
 
-    def run(self, images: np.ndarray) -> Said:
+    def run(self, images: np.ndarray) -> Output:
         self.shapes.append(images.shape)
         self.go.wait(20)
         time.sleep(self.seconds * len(images))
         if (images == 13).any():
             raise ModelError("thirteen")
         if (images == 14).any():
-            raise RuntimeError("a fault")
+            raise RuntimeError("internal")
         values = images[:, 0, 0].astype(np.float32)
-        return Said(values, values[:, None])
+        return Output(values, values[:, None])
 
     def batch(self, size: int, seconds: float) -> None:
         self.sizes.append(size)
 
 
-class Faulty:
-    """A model that is broken."""
+class BrokenModel:
+    """A model that always raises."""
 
     classes, member_names, metadata, has_maps, sets = ("a", "b"), ("m",), {}, False, False  # type: ignore[var-annotated]
 
-    def run(self, images: np.ndarray) -> Said:
+    def run(self, images: np.ndarray) -> Output:
         raise RuntimeError("/secret/place")
 
 
@@ -78,71 +76,71 @@ def picture(value: int, height: int = 2) -> np.ndarray:
     return np.full((height, 3, 3), value, np.uint8)
 
 
-def working(
-    work: Callable[[Batcher, Watched], Coroutine[Any, Any, None]], *, limits: ServerLimits | None = None
-) -> Watched:
-    """Run a coroutine with a batcher that works, and stop it."""
-    watched = Watched()
-    batcher = Batcher(watched.run, limits or ServerLimits(), watched)
+def run_batcher(
+    work: Callable[[Batcher, RecordingModel], Coroutine[Any, Any, None]], *, limits: ServerLimits | None = None
+) -> RecordingModel:
+    """Run a coroutine with a started batcher, and stop the batcher."""
+    model = RecordingModel()
+    batcher = Batcher(model.run, limits or ServerLimits(), model)
     batcher.start()
     try:
-        asyncio.run(work(batcher, watched))
+        asyncio.run(work(batcher, model))
     finally:
-        watched.go.set()
+        model.go.set()
         batcher.stop()
         assert not batcher.alive
-    return watched
+    return model
 
 
 def value(row: BatchItem) -> float:
     return float(row.output.probabilities[row.index][0])
 
 
-def test_images_that_wait_go_together_by_shape_the_oldest_first() -> None:
-    async def work(batcher: Batcher, watched: Watched) -> None:
-        watched.go.clear()
+def test_batches_have_one_shape_and_start_with_the_oldest_image() -> None:
+    async def work(batcher: Batcher, model: RecordingModel) -> None:
+        model.go.clear()
         tasks = [asyncio.create_task(batcher.predict(picture(0)))]
-        while not watched.shapes:
+        while not model.shapes:
             await asyncio.sleep(0.001)
-        tasks += [asyncio.create_task(batcher.predict(picture(one, 2 + one % 2))) for one in range(1, 8)]
+        tasks += [asyncio.create_task(batcher.predict(picture(number, 2 + number % 2))) for number in range(1, 8)]
         await asyncio.sleep(0.01)
         assert batcher.waiting == 7
-        watched.go.set()
+        model.go.set()
         assert [value(row) for row in await asyncio.gather(*tasks)] == list(range(8))
 
-    watched = working(work)
-    assert [shape[:2] for shape in watched.shapes] == [(1, 2), (4, 3), (3, 2)]
-    assert watched.sizes == [1, 4, 3]
+    model = run_batcher(work)
+    assert [shape[:2] for shape in model.shapes] == [(1, 2), (4, 3), (3, 2)]
+    assert model.sizes == [1, 4, 3]
 
 
-def test_a_batch_has_a_largest_size_in_images_and_in_pixels() -> None:
-    async def work(batcher: Batcher, watched: Watched) -> None:
-        watched.go.clear()
+def test_batch_size_is_limited_in_images_and_pixels() -> None:
+    async def work(batcher: Batcher, model: RecordingModel) -> None:
+        model.go.clear()
         tasks = [asyncio.create_task(batcher.predict(picture(1))) for _ in range(9)]
         await asyncio.sleep(0.05)
-        watched.go.set()
+        model.go.set()
         await asyncio.gather(*tasks)
 
-    assert max(working(work, limits=ServerLimits(max_batch=3, batch_wait=0)).sizes) == 3
-    assert max(working(work, limits=ServerLimits(max_pixels=12, batch_wait=0)).sizes) == 2
+    assert max(run_batcher(work, limits=ServerLimits(max_batch=3, batch_wait=0)).sizes) == 3
+    assert max(run_batcher(work, limits=ServerLimits(max_pixels=12, batch_wait=0)).sizes) == 2
 
 
-def test_a_slow_model_sees_fewer_images_at_once() -> None:
-    """20 ms an image and 50 ms at once: two, after the first batch has told how slow it is."""
+def test_slow_model_gets_smaller_batches() -> None:
+    """20 ms per image and 50 ms per batch: at most two images, after the speed of the first batch is known."""
 
-    async def work(batcher: Batcher, watched: Watched) -> None:
-        watched.seconds = 0.02
+    async def work(batcher: Batcher, model: RecordingModel) -> None:
+        model.seconds = 0.02
         await batcher.predict(picture(1))
         await asyncio.gather(*(batcher.predict(picture(1)) for _ in range(9)))
 
-    sizes = working(work, limits=ServerLimits(batch_time=50, batch_wait=0)).sizes
+    sizes = run_batcher(work, limits=ServerLimits(batch_time=50, batch_wait=0)).sizes
     assert sum(sizes) == 10 and max(sizes) <= 2
 
 
-def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> None:
-    async def work(batcher: Batcher, watched: Watched) -> None:
+def test_batch_waits_only_for_images_being_decoded() -> None:
+    async def work(batcher: Batcher, model: RecordingModel) -> None:
         await asyncio.wait_for(batcher.predict(picture(1)), 60)
-        batcher.decoding = 1  # another is being decoded
+        batcher.decoding = 1  # another image is being decoded
         first = asyncio.create_task(batcher.predict(picture(2)))
         await asyncio.sleep(0.05)
         assert not first.done()
@@ -150,44 +148,44 @@ def test_an_image_that_is_alone_does_not_wait_and_others_are_waited_for() -> Non
         await batcher.predict(picture(3))
         await first
 
-    assert working(work, limits=ServerLimits(batch_wait=600_000)).sizes == [1, 2]
+    assert run_batcher(work, limits=ServerLimits(batch_wait=600_000)).sizes == [1, 2]
 
 
-def test_who_does_not_wait_any_more_is_forgotten() -> None:
-    async def work(batcher: Batcher, watched: Watched) -> None:
-        watched.go.clear()
+def test_cancelled_images_are_dropped() -> None:
+    async def work(batcher: Batcher, model: RecordingModel) -> None:
+        model.go.clear()
         first = asyncio.create_task(batcher.predict(picture(0)))
-        while not watched.shapes:
+        while not model.shapes:
             await asyncio.sleep(0.001)
-        gone = [asyncio.create_task(batcher.predict(picture(1))) for _ in range(4)]
+        cancelled = [asyncio.create_task(batcher.predict(picture(1))) for _ in range(4)]
         last = asyncio.create_task(batcher.predict(picture(2)))
         await asyncio.sleep(0.01)
-        for task in (first, *gone):
+        for task in (first, *cancelled):
             task.cancel()
-        watched.go.set()
+        model.go.set()
         assert value(await last) == 2
 
-    assert working(work).sizes == [1, 1]
+    assert run_batcher(work).sizes == [1, 1]
 
 
-def test_only_the_image_at_fault_gets_the_error() -> None:
-    async def work(batcher: Batcher, watched: Watched) -> None:
-        watched.go.clear()
-        tasks = [asyncio.create_task(batcher.predict(picture(one))) for one in (0, 12, 13, 15)]
+def test_only_the_faulty_image_of_a_batch_fails() -> None:
+    async def work(batcher: Batcher, model: RecordingModel) -> None:
+        model.go.clear()
+        tasks = [asyncio.create_task(batcher.predict(picture(number))) for number in (0, 12, 13, 15)]
         await asyncio.sleep(0.02)
-        watched.go.set()
+        model.go.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [value(one) for one in outcomes if isinstance(one, BatchItem)] == [0, 12, 15]
+        assert [value(item) for item in outcomes if isinstance(item, BatchItem)] == [0, 12, 15]
         assert isinstance(outcomes[2], ModelError)
-        with pytest.raises(RuntimeError, match="a fault"):
+        with pytest.raises(RuntimeError, match="internal"):
             await batcher.predict(picture(14))
-        assert value(await batcher.predict(picture(1))) == 1  # the thread lives on
+        assert value(await batcher.predict(picture(1))) == 1  # the thread still runs
 
-    working(work)
+    run_batcher(work)
 
 
-def test_places_are_given_and_taken_back() -> None:
-    batcher = Batcher(Watched().run, ServerLimits(queue=32), Watched())
+def test_queue_slots_are_reserved_and_released() -> None:
+    batcher = Batcher(RecordingModel().run, ServerLimits(queue=32), RecordingModel())
     batcher.admit(30)
     with pytest.raises(Overloaded):
         batcher.admit(3)
@@ -196,42 +194,29 @@ def test_places_are_given_and_taken_back() -> None:
     assert batcher.admitted == 32
 
 
-def test_a_lease_never_holds_more_than_there_is() -> None:
+def test_memory_leases_stay_within_the_budget() -> None:
     memory = MemoryBudget(100)
-    with MemoryLease(memory) as one, MemoryLease(memory) as other:
-        one.resize(60)
+    with MemoryLease(memory) as first, MemoryLease(memory) as second:
+        first.resize(60)
         with pytest.raises(Overloaded):
-            other.resize(41)
-        other.resize(40)
-        one.resize(10)
-        other.resize(90)
+            second.resize(41)
+        second.resize(40)
+        first.resize(10)
+        second.resize(90)
         assert memory.held == 100
     assert memory.held == 0
-    with pytest.raises(Overloaded):  # a thread that is still at work for a client that has left
-        one.resize(1)
+    with pytest.raises(Overloaded):  # a decoding thread may outlive its client
+        first.resize(1)
     assert memory.held == 0
 
 
-def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() -> None:
-    async def work() -> tuple[httpx.Response, httpx.Response]:
-        transport = httpx.ASGITransport(guard, raise_app_exceptions=False)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.post("/v1/predict", content=GREY), await client.get("/health/ready")
-
-    model, limits, metrics, said = Faulty(), ServerLimits(), Metrics(), io.StringIO()
-    log = AccessLog(said)
-    service = Service(model, limits, metrics)
-    app = make_app(model, "faulty", service, limits, metrics)
-    guard = GuardMiddleware(app, hosts=AllowedHosts("127.0.0.1"), paths=route_paths(app), metrics=metrics, log=log)
-    service.start()
-    try:
-        answered, ready = asyncio.run(work())
-    finally:
-        service.close()
-        log.close()
-    assert (answered.status_code, ready.status_code) == (500, 200)
-    assert answered.json() == {"error": "internal server error: see the server's log"}
-    assert json.loads(said.getvalue().splitlines()[0])["status"] == 500
+def test_model_exception_is_a_500_and_is_logged() -> None:
+    stream = io.StringIO()
+    with local_client(BrokenModel(), stream=stream) as client:
+        response, ready = client.post("/v1/predict", content=GREY), client.get("/health/ready")
+    assert (response.status_code, ready.status_code) == (500, 200)
+    assert response.json() == {"error": "internal server error: see the server's log"}
+    assert json.loads(stream.getvalue().splitlines()[0])["status"] == 500
 
 
 @given(
@@ -241,17 +226,17 @@ def test_a_fault_of_the_model_is_a_500_in_general_words_and_the_journal_tells() 
     st.sampled_from(["squash", "center", "border"]),
     st.sampled_from([1.0, 0.875]),
 )
-def test_a_map_lies_where_the_network_looked(
+def test_map_covers_the_crop_of_the_members(
     height: int, width: int, size: tuple[int, int], crop_mode: Literal["squash", "center", "border"], crop: float
 ) -> None:
-    model = Faulty()
-    shown = {"size": list(size), "crop_mode": crop_mode, "crop_pct": crop}
-    members = [{"name": "a", "input": shown}, {"name": "b", "input": {**shown, "mean": [0.1]}}]
+    model = BrokenModel()
+    spec = {"size": list(size), "crop_mode": crop_mode, "crop_pct": crop}
+    members = [{"name": "a", "input": spec}, {"name": "b", "input": {**spec, "mean": [0.1]}}]
     model.metadata = {"members": members}  # type: ignore[misc]
     window = visible_window((height, width), size, crop_mode=crop_mode, crop_pct=crop)
     expected = (window.top / height, window.left / width, window.height / height, window.width / width)
     assert CropBoxes(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]
-    members.append({"name": "c", "input": {**shown, "crop_pct": 0.5}})
+    members.append({"name": "c", "input": {**spec, "crop_pct": 0.5}})
     assert CropBoxes(model).of(height, width) == (0, 0, 1, 1)  # type: ignore[arg-type]
     model.metadata["maps"] = ["a", "b"]
     assert CropBoxes(model).of(height, width) == pytest.approx(expected, abs=1e-9)  # type: ignore[arg-type]
@@ -272,17 +257,17 @@ def test_a_map_lies_where_the_network_looked(
         ("127.0.0.1", (), "2130706433", False),
     ],
 )
-def test_hosts(bound: str, allowed: tuple[str, ...], header: str, accepted: bool) -> None:
+def test_allowed_hosts(bound: str, allowed: tuple[str, ...], header: str, accepted: bool) -> None:
     assert AllowedHosts(bound, allowed).accepts(header) is accepted
 
 
-def test_which_addresses_only_this_machine_can_reach() -> None:
+def test_loopback_addresses() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"queue": 0}, "queue 0 must be positive"),
         ({"deadline": -1.0, "max_images": 0}, "max_images 0 must be positive; deadline -1.0 must be positive"),
@@ -290,6 +275,17 @@ def test_which_addresses_only_this_machine_can_reach() -> None:
         ({"queue": 8, "max_images": 9}, "queue 8 must hold max_images 9"),
     ],
 )
-def test_limits_that_cannot_be(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_limits_are_rejected(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ServerLimits(**values)
+
+
+def test_start_up_objects_are_excluded_from_garbage_collection() -> None:
+    gc.collect()
+    before = len(gc.get_objects())
+    with freeze_start_up_objects():
+        assert gc.get_freeze_count() > 10_000 and len(gc.get_objects()) < before / 100
+        with freeze_start_up_objects():
+            pass
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0

@@ -25,7 +25,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("what", ["absent", "empty", "cut short", "changed", "no bundle", "calibration"])
-def test_what_is_no_model_is_told_before_anything_listens(folder: Path, tmp_path: Path, what: str) -> None:
+def test_damaged_models_fail_before_the_server_listens(folder: Path, tmp_path: Path, what: str) -> None:
     content = write_coloured(tmp_path / "whole.onnx").read_bytes()
     path = tmp_path / "model.onnx"
     changed = {"empty": b"", "cut short": content[:-100], "changed": content.replace(b"warm", b"worm")}
@@ -40,7 +40,7 @@ def test_what_is_no_model_is_told_before_anything_listens(folder: Path, tmp_path
     assert done.stderr.splitlines()[-1].startswith("tercet: error: ")
 
 
-def test_a_port_that_is_taken_and_addresses_that_are_none(folder: Path) -> None:
+def test_ports_in_use_and_invalid_addresses(folder: Path) -> None:
     model = write_coloured(folder / "port.onnx")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -63,13 +63,13 @@ def test_a_port_that_is_taken_and_addresses_that_are_none(folder: Path) -> None:
     assert done.returncode == 2 and all(word in done.stderr for word in ("port 70000", "queue 3", "memory 5"))
 
 
-def test_what_serves_is_small(server: Server) -> None:
+def test_server_process_loads_no_training_libraries(server: Server) -> None:
     maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "onnxruntime" in maps
     assert not any(name in maps for name in ("libtorch", "torchvision", "sklearn", "matplotlib"))
 
 
-def test_a_bundle_that_cannot_be_exported_is_told(tmp_path: Path) -> None:
+def test_failed_export_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     write_manifest(tmp_path / "bundle", {"classes": ["a", "b"], "members": [], "files": {}})
     done = run(str(tmp_path), "--port", "0")
@@ -78,7 +78,7 @@ def test_a_bundle_that_cannot_be_exported_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_under_load_ends_in_good_order(folder: Path, kind: signal.Signals) -> None:
+def test_graceful_shutdown_under_load(folder: Path, kind: signal.Signals) -> None:
     """What is under way is answered, what comes later is told to go elsewhere, and the process ends with 0."""
     model = write_coloured(folder / "stopping.onnx", work=40)
     patient = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
@@ -101,7 +101,7 @@ def test_a_signal_under_load_ends_in_good_order(folder: Path, kind: signal.Signa
     assert running.output.startswith("answered ")
 
 
-def test_work_without_end_is_cut_off_after_the_grace(folder: Path) -> None:
+def test_grace_period_ends_the_shutdown(folder: Path) -> None:
     model = write_coloured(folder / "endless.onnx", work=3)
     with Server(model, "--limits.grace", "1", faults=True) as running, running.connect() as connection:
         connection.sendall(request(headers=["Content-Length: 100"], body=b"x"))
@@ -112,7 +112,7 @@ def test_work_without_end_is_cut_off_after_the_grace(folder: Path) -> None:
     assert any(told.get("cancelled") for told in running.events("request"))
 
 
-def test_a_second_signal_ends_at_once(folder: Path) -> None:
+def test_second_signal_exits_at_once(folder: Path) -> None:
     model = write_coloured(folder / "twice.onnx")
     with Server(model, "--limits.grace", "5000") as running, running.connect() as connection:
         connection.sendall(request(headers=["Content-Length: 100"], body=b"x"))
@@ -123,7 +123,7 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
         assert running.process.wait(PATIENCE) == 0
 
 
-def test_without_a_supervisor_a_process_that_dies_leaves_the_port_free(folder: Path) -> None:
+def test_crash_without_supervisor_frees_the_port(folder: Path) -> None:
     """What a process manager does then: the old connections break, and another process takes the port at once."""
     model = write_coloured(folder / "dying.onnx", work=300)
     running = Server(model, "--supervise", "false")

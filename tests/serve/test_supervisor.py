@@ -41,7 +41,7 @@ def kill(running: Server, kind: signal.Signals) -> None:
     running.wait_for(lambda: len(running.events("listening")) > before)
 
 
-def test_a_server_that_dies_is_started_again_and_refuses_nobody(folder: Path) -> None:
+def test_crashed_server_is_restarted_without_refused_connections(folder: Path) -> None:
     with served(folder, "--limits.keep-alive", "1", work=150) as running:
         url = running.url
         with running.connect() as under_way, running.client() as client:
@@ -64,7 +64,7 @@ def test_a_server_that_dies_is_started_again_and_refuses_nobody(folder: Path) ->
     assert len(running.events("stopped")) == 1 and running.output.count("answered ") == 1
 
 
-def test_who_supervises_is_small(server: Server) -> None:
+def test_supervisor_process_is_small(server: Server) -> None:
     maps = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert not any(name in maps for name in ("onnxruntime", "pydantic_core", "httptools", "numpy", "PIL"))
     (resident,) = [
@@ -73,7 +73,7 @@ def test_who_supervises_is_small(server: Server) -> None:
     assert int(resident.split()[1]) < 50_000  # kB
 
 
-def test_a_supervisor_that_is_killed_takes_the_server_with_it(folder: Path) -> None:
+def test_server_exits_when_the_supervisor_is_killed(folder: Path) -> None:
     running = Server(write_coloured(folder / "orphan.onnx"))
     running.__enter__()
     running.process.kill()
@@ -88,7 +88,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(folder: Path) -> N
         stream.close()
 
 
-def test_a_signal_to_both_processes_counts_once(folder: Path) -> None:
+def test_signal_to_both_processes_counts_once(folder: Path) -> None:
     """A process manager signals all of a service: what is under way is finished nevertheless."""
     patient = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
     header, body = form([(f"{index}.png", GREEN) for index in range(12)])
@@ -105,7 +105,7 @@ def test_a_signal_to_both_processes_counts_once(folder: Path) -> None:
     assert len(running.events("stopping")) == 1
 
 
-def test_ctrl_c_at_a_terminal_stops_once(folder: Path) -> None:
+def test_ctrl_c_in_a_terminal_stops_once(folder: Path) -> None:
     """A terminal signals its foreground group; the server is told by its supervisor alone."""
     model = write_coloured(folder / "terminal.onnx")
     command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", "0"]
@@ -142,11 +142,11 @@ def python(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [0, 4, 7, 143])
-def test_an_ordinary_end_is_passed_on(listener: socket.socket, code: int) -> None:
+def test_exit_code_is_returned(listener: socket.socket, code: int) -> None:
     assert supervise(python(f"sys.exit({code})"), listener) == code
 
 
-def test_a_row_of_deaths_is_given_up(
+def test_repeated_crashes_end_the_supervisor(
     listener: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     note = "open(sys.argv[1], 'a').write(str(link.settings['restarts'])); os.abort()"
@@ -162,7 +162,7 @@ def test_a_row_of_deaths_is_given_up(
     ]
 
 
-def test_service_in_between_makes_another_row(listener: socket.socket) -> None:
+def test_stable_service_resets_the_crash_count(listener: socket.socket) -> None:
     """Loading is no service: only a process that was ready for a while begins a new row."""
     lives = "link.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
     ready = lives.format("link.ready(print)")
@@ -171,7 +171,7 @@ def test_service_in_between_makes_another_row(listener: socket.socket) -> None:
         supervise(python(lives.format("None")), listener, delays=(0.01,), stable=0.2)
 
 
-def test_a_model_that_is_not_loaded_in_time_is_not_tried_again(listener: socket.socket) -> None:
+def test_load_timeout_is_not_retried(listener: socket.socket) -> None:
     with pytest.raises(Crashed, match="not loaded in time: see --load-timeout"):
         supervise(python("os.kill(os.getpid(), signal.SIGALRM)"), listener, delays=(60,))
 
@@ -214,15 +214,13 @@ def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str]:
     [("os.abort()", '"died"'), ("print('loading', flush=True); time.sleep(600)", "loading")],
     ids=["in a pause", "while it loads"],
 )
-def test_a_signal_while_nothing_is_served_ends_it_at_once(
-    kind: signal.Signals, told: str, code: str, when: str
-) -> None:
+def test_signal_before_the_server_is_ready_exits_at_once(kind: signal.Signals, told: str, code: str, when: str) -> None:
     status, said = ended(code, when, kind)
     assert status == 128 + kind and said.endswith(f"stopped by {told}\n") and said.count('"died"') <= 1
 
 
 @pytest.mark.parametrize("when", ["serving", "pausing"])
-def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socket, tmp_path: Path, when: str) -> None:
+def test_signal_delivered_to_another_thread_is_handled(listener: socket.socket, tmp_path: Path, when: str) -> None:
     """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
     begun = tmp_path / "begun"
     work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[when]
@@ -241,13 +239,13 @@ def test_a_signal_that_another_thread_is_given_is_noticed(listener: socket.socke
     sender.join()
 
 
-def test_what_ignores_two_signals_is_killed_by_the_third() -> None:
+def test_third_signal_kills_an_unresponsive_server() -> None:
     deaf = "link.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(600)"
     status, said = ended(deaf, "deaf", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM and said.count("heard\n") == 2
 
 
-def test_a_death_while_it_stops_is_told_and_ends_it() -> None:
+def test_crash_during_shutdown_is_reported() -> None:
     dying = "link.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
     status, said = ended(dying, "served", signal.SIGTERM)
     assert status == 128 + signal.SIGABRT and "the server process crashed during shutdown (SIGABRT)" in said
