@@ -134,7 +134,7 @@ def test_a_killed_search_ends_as_one_that_was_let_alone(
     process = start("tune", data, "--space", space_file, *WORDS, "--output", study)
     process.until(lambda: (study / "trials/0001/plan.json").exists())
     process.kill(number)
-    assert process.wait() == (-9 if number is signal.SIGKILL else 128 + number), process.said()
+    assert process.wait() == (-9 if number is signal.SIGKILL else 128 + number), process.stderr()
     assert not (study / "best.yaml").exists()
     with open(study / "study.journal", "a") as journal:
         journal.write('{"op_code":4,"wor')  # a line that a full disk cut short
@@ -154,7 +154,7 @@ def test_trials_side_by_side_are_stopped_and_taken_up_again(
     process.until(lambda: (study / "trials/0001/trial.json").exists())
     process.kill(signal.SIGTERM)
     assert process.wait() == 143
-    assert f"continue with --resume {study}" in process.said().replace("\n", " ")
+    assert f"continue with --resume {study}" in process.stderr().replace("\n", " ")
     with one_core():
         assert main(["tune", "--resume", str(study), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
