@@ -130,7 +130,7 @@ def test_a_comparisons_members_can_be_fused(compared: ComparisonRun, tmp_path: P
 
 
 def test_train_does_not_take_a_comparison_for_a_run(compared: ComparisonRun, shapes: Path) -> None:
-    with pytest.raises(StorageError, match="not a training that `train` could continue"):
+    with pytest.raises(StorageError, match="not created by tercet train"):
         train(resume=compared.path)
     with pytest.raises(StorageError, match="not a run folder"):
         compare(resume=shapes)
