@@ -43,6 +43,13 @@ def calibrated(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossV
         return crossval(shapes, output=output, calibration={"coverage": 0.8}, **OPTIONS)
 
 
+@pytest.fixture(scope="module")
+def uncalibrated(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossValidation:
+    options = {**OPTIONS, "calibration_fraction": 0.0, "epochs": 1}
+    with one_core():
+        return crossval(shapes, output=str(tmp_path_factory.mktemp("runs") / "cv"), **options)
+
+
 def ids_of(run: Path) -> dict[str, set[str]]:
     with open(run / "samples.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -107,11 +114,16 @@ def test_export_and_report_use_the_calibration(calibrated: CrossValidation, shap
     assert np.abs(predictions.probabilities - calibration.apply(validation).probabilities).max() < 1e-4
 
 
-def test_without_calibration_images_the_bundle_is_not_calibrated(shapes: Path, tmp_path: Path) -> None:
-    result = crossval(shapes, output=str(tmp_path / "cv"), **{**OPTIONS, "calibration_fraction": 0.0, "epochs": 1})
-    assert result.bundle().calibration is None and result.metrics["calibration"] is None
-    assert "The bundle is not calibrated" in result.report and "--calibration-fraction" in result.report
-    exported = export_model(result.path, tmp_path / "mean.onnx")
+def test_without_calibration_images_the_bundle_is_not_calibrated(uncalibrated: CrossValidation) -> None:
+    assert uncalibrated.bundle().calibration is None and uncalibrated.metrics["calibration"] is None
+    assert "The bundle is not calibrated" in uncalibrated.report and "--calibration-fraction" in uncalibrated.report
+
+
+@pytest.mark.slow
+def test_without_calibration_images_the_export_is_verified_on_others(
+    uncalibrated: CrossValidation, tmp_path: Path
+) -> None:
+    exported = export_model(uncalibrated.path, tmp_path / "mean.onnx")
     assert exported.verification.passed and "images of" in exported.verification.source
 
 
