@@ -134,7 +134,7 @@ def test_members_of_a_comparison_can_be_combined(compared: ComparisonRun, tmp_pa
 
 
 def test_train_does_not_resume_a_comparison(compared: ComparisonRun, shapes: Path) -> None:
-    with pytest.raises(StorageError, match="not a training that `train` could continue"):
+    with pytest.raises(StorageError, match="not created by tercet train"):
         train(resume=compared.path)
     with pytest.raises(StorageError, match="not a run folder"):
         compare(resume=shapes)

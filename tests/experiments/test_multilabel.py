@@ -94,6 +94,7 @@ def test_a_run_scores_members_and_ensembles(run: Run) -> None:
     best = max(row["validation"]["o_f1"] for row in metrics["ensembles"])
     assert next(row for row in metrics["ensembles"] if row["name"] == metrics["chosen"])["validation"]["o_f1"] == best
     assert max(row["test"]["o_f1"] for row in metrics["members"]) > 0.75
+    assert metrics["calibration"] is None and "not calibrated" in run.report
     assert "O-F1" in run.report and "cross-fitted" in run.report and "shape=stroke" in run.report
     assert max(map(len, run.report.splitlines())) <= 100
 

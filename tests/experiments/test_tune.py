@@ -134,7 +134,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
     process = start("tune", data, "--space", space_file, *ARGUMENTS, "--output", study)
     process.until(lambda: (study / "trials/0001/plan.json").exists())
     process.kill(number)
-    assert process.wait() == (-9 if number is signal.SIGKILL else 128 + number), process.said()
+    assert process.wait() == (-9 if number is signal.SIGKILL else 128 + number), process.stderr()
     assert not (study / "best.yaml").exists()
     with open(study / "study.journal", "a") as journal:
         journal.write('{"op_code":4,"wor')  # a line truncated by a full disk
@@ -154,7 +154,7 @@ def test_parallel_trials_can_be_stopped_and_resumed(
     process.until(lambda: (study / "trials/0001/trial.json").exists())
     process.kill(signal.SIGTERM)
     assert process.wait() == 143
-    assert f"continue with --resume {study}" in process.said().replace("\n", " ")
+    assert f"continue with --resume {study}" in process.stderr().replace("\n", " ")
     with one_core():
         assert main(["tune", "--resume", str(study), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

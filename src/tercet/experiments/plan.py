@@ -111,9 +111,9 @@ class Plan:
             and all(map(self.is_fitted_on_validation, self.run.ensemble_methods))
         ):
             raise ConfigError(
-                "calibration.reject_risk and coverage need validation images that nothing was fitted on, but "
-                f"{', '.join(self.run.ensemble_methods)} is fitted on all of them: add average, pruned or vote to the "
-                "ensemble methods, or use fusion.data out-of-fold with e2e"
+                "calibration.reject_risk and coverage need validation images that nothing was fitted on, but all "
+                f"ensemble methods ({', '.join(self.run.ensemble_methods)}) are fitted on them: add average, pruned or "
+                "vote, or use fusion.data out-of-fold with e2e"
             )
         for option in ("monitor", "monitor_split"):
             values = sorted({getattr(member.training, option) for member in self.members})
