@@ -1,7 +1,7 @@
 """Images, members and layers for the tests of both export formats.
 
-Member kinds are split between the formats: each timm architecture, cell, scan and head is exported in the default run
-by one format, and by the other one in the slow run.
+Both formats trace the same networks, so the default run exports a choice of member kinds in which each cell occurs in
+one of the formats; the slow run exports all kinds in both.
 """
 
 from typing import Any
