@@ -37,8 +37,7 @@ def member(network: str, size: int = 64, **options: object) -> Member:
 
 MEMBERS = [
     member("test_resnet", head="paper", head_hidden_dim=7),
-    member("wrn-10-1", size=32),
-    member("test_resnet", head="mlp"),
+    member("wrn-10-1", size=32, head="mlp"),
 ]
 NAMES = tuple(item.name for item in MEMBERS)
 
@@ -113,5 +112,5 @@ def test_only_members_with_equal_crops_are_averaged() -> None:
     spec = replace(MEMBERS[1].classifier.spec, crop_pct=0.5)
     closer = member("wrn-10-1", size=32)
     closer.classifier.spec = spec
-    bundle = Bundle(CLASSES, (MEMBERS[0], closer, MEMBERS[2]), Combiner("average", NAMES))
-    assert cam_members(bundle) == [MEMBERS[0], MEMBERS[2]]
+    bundle = Bundle(CLASSES, (*MEMBERS, closer), Combiner("average", (*NAMES, "closer")))
+    assert cam_members(bundle) == MEMBERS
