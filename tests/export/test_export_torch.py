@@ -81,6 +81,7 @@ def test_the_suffix_must_match_the_format(torch_export: ExportResult, finished: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_default_name_and_augmentation_are_those_of_the_options(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
