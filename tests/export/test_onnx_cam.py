@@ -37,8 +37,9 @@ def member(network: str, size: int = 64, **options: object) -> Member:
 
 MEMBERS = [
     member("test_resnet", head="paper", head_hidden_dim=7),
-    member("wrn-10-1", size=32, head="mlp"),
+    member("wrn-10-1", size=32),
 ]
+MLP = member("test_resnet", head="mlp")
 NAMES = tuple(item.name for item in MEMBERS)
 
 
@@ -61,21 +62,32 @@ def grad_cam(item: Member, image: np.ndarray, label: int) -> torch.Tensor:
     return cells / cells.max().clamp(min=1e-12)
 
 
-def test_the_maps_are_the_mean_of_the_members_maps(graphs: list[ModelProto], tmp_path: Path) -> None:
-    bundle = Bundle(CLASSES, tuple(MEMBERS), Combiner("average", NAMES))
+def check_maps(members: list[Member], graphs: list[ModelProto], tmp_path: Path) -> None:
+    """Compare the maps of an exported average with the mean of the members' Grad-CAM maps."""
+    names = tuple(item.name for item in members)
+    bundle = Bundle(CLASSES, tuple(members), Combiner("average", names))
     (tmp_path / "model.onnx").write_bytes(assemble_onnx(bundle, graphs, version="1"))
     model = OnnxModel.load(tmp_path / "model.onnx", threads=1)
-    assert model.has_maps and model.metadata["maps"] == list(NAMES)
+    assert model.has_maps and model.metadata["maps"] == list(names)
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     output = model.run(images)
     assert output.maps is not None and output.maps.shape == (3, 8, 8)
     for image, cells, probabilities in zip(images, output.maps, output.probabilities, strict=True):
-        maps = [grad_cam(item, image, int(probabilities.argmax())) for item in MEMBERS]
+        maps = [grad_cam(item, image, int(probabilities.argmax())) for item in members]
         mean = torch.stack([functional.interpolate(each[None, None], (8, 8), mode="bilinear")[0, 0] for each in maps])
         mean = mean.mean(0)
         np.testing.assert_allclose(cells, (mean / mean.max().clamp(min=1e-12)).detach().numpy(), atol=1e-4)
     assert output.maps.min() >= 0 and output.maps.max() <= 1
     assert compare_outputs(bundle, model, VerificationImages(tuple(images), None, "drawn")).passed
+
+
+def test_the_maps_are_the_mean_of_the_members_maps(graphs: list[ModelProto], tmp_path: Path) -> None:
+    check_maps(MEMBERS, graphs, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_maps_of_an_mlp_head_equal_grad_cam(graphs: list[ModelProto], tmp_path: Path) -> None:
+    check_maps([*MEMBERS, MLP], [*graphs, export_member(MLP, with_cam=True)], tmp_path)
 
 
 def test_int8_members_have_maps(graphs: list[ModelProto], tmp_path: Path) -> None:
