@@ -102,7 +102,9 @@ def by_hash(table: SampleTable) -> dict[str, Any]:
     true, torn = torn_pairs(table, original)
     lines = {}
     for name, least in (("hash alone", -1.0), (f"hash and correlation {MIN_CORRELATION}", MIN_CORRELATION)):
-        pairs = near_pairs(inspection.hashes, inspection.grey, max_distance=DISTANCES[-1], min_correlation=least, max_pairs=MANY)
+        pairs = near_pairs(
+            inspection.hashes, inspection.grey, max_distance=DISTANCES[-1], min_correlation=least, max_pairs=MANY
+        )
         right = is_true_pair(pairs, original)
         lines[name] = {
             str(limit): [

@@ -15,7 +15,7 @@ from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.crossval_pooled import PooledResult, PooledResults, pool
-from tercet.experiments.finalize import CARD_SCORES, data_notes, mistakes_section
+from tercet.experiments.finalize import CARD_SCORES
 from tercet.experiments.fit_ensemble import groups_of
 from tercet.experiments.fold_runs import FoldRuns
 from tercet.metrics.classification import score
@@ -145,17 +145,12 @@ def _report(pooled: PooledResults, comparison: Comparison | None, calibrated: Ca
     sections.append(_bundle_section(pooled))
     sections.append(_calibration_section(pooled, calibrated))
     if rows_of_test := _test_rows(pooled.test):
-        table = results_table(rows_of_test, title="the data's own test split (looked at once)", note="the bundle")
-        parts.append(as_text(table))
-    parts += [
-        f"{printable(fold.title)} alone shows {', '.join(map(printable, fold.unlearned))}: there they count as wrong\n"
-        for fold in runs.folds
-        if fold.unlearned
-    ]
-    parts += left_out(plan)
-    mistakes = as_text(pairs_table(pooled.chosen.pooled, limit=5))
-    parts.append(f"most frequent mistakes of {CHOSEN} on all held-out images\n{mistakes}")
-    return "\n".join(parts)
+        table = results_table(rows_of_test, title="test split (not used in any fold)", note="the bundle")
+        sections.append(as_text(table))
+    sections += [f"{printable(fold.unlearned_note())}\n" for fold in runs.folds if fold.unlearned]
+    sections += data_notes(plan)
+    sections.append(mistakes_section(pooled.chosen.pooled, f"{CHOSEN} on all held-out images"))
+    return "\n".join(sections)
 
 
 def _row(result: PooledResult, pooled: PooledResults) -> ResultRow:

@@ -265,4 +265,4 @@ def mistakes_section(predictions: Predictions, model: str) -> str:
     """Return the section of a report with the most frequent mistakes."""
     if not confused_pairs(predictions, limit=1):
         return f"no mistakes of {model}\n"
-    return f"most frequent mistakes of {model}\n{as_text(pairs_table(predictions, most=5))}"
+    return f"most frequent mistakes of {model}\n{as_text(pairs_table(predictions, limit=5))}"

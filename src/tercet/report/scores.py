@@ -176,7 +176,8 @@ def _paired_tests(record: RunReader, chosen: str) -> Iterator[Block]:
         "p",
         "p (Holm)",
     )
-    images = f"{comparisons[0][1].n:,} {'held-out' if record.evaluation_split == 'pooled' else record.evaluation_split} images"
+    split = "held-out" if record.evaluation_split == "pooled" else record.evaluation_split
+    images = f"{comparisons[0][1].n:,} {split} images"
     yield Table(header, rows, "lrrrrrr", f"Paired tests of {chosen} on {images} (McNemar's exact test)")
 
 
