@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tercet.audit.audit import check_table
 from tests.fixtures.drawings import drawing, poorer, table_of
 
 from tercet.audit import pairs as pairs_module

@@ -15,7 +15,7 @@ from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.crossval_pooled import PooledResult, PooledResults, pool
-from tercet.experiments.finalize import CARD_SCORES
+from tercet.experiments.finalize import CARD_SCORES, data_notes, mistakes_section
 from tercet.experiments.fit_ensemble import groups_of
 from tercet.experiments.fold_runs import FoldRuns
 from tercet.metrics.classification import score
