@@ -1,7 +1,7 @@
 """Recipes at scale small with locally available images and pretrained networks.
 
-    python benchmarks/reproductions.py NAME --data-dir FOLDER [--output RUN] [--parts PART,...]
-    python benchmarks/reproductions.py NAME --resume RUN [--parts PART,...]
+    python benchmarks/reproductions.py NAME --data-dir FOLDER [--output RUN] [--steps PART,...]
+    python benchmarks/reproductions.py NAME --resume RUN [--steps PART,...]
 
 Runs `tercet reproduce` with replaced networks and images; results are written to benchmarks/results/. FOLDER contains
 mnist/, fashion-mnist/, hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/, and
@@ -85,7 +85,7 @@ def save(name: str, result: Reproduction) -> None:
     """Write metrics and reports, without local paths."""
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    document = {key: value for key, value in result.metrics.items() if key != "parts"}
+    document = {key: value for key, value in result.metrics.items() if key != "steps"}
     document |= {"environment": json.loads((result.path / "environment.json").read_text())}
     (results / f"reproduction-{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     reports = [path.read_text() for path in sorted(result.path.glob("steps/*/report.txt"))]
@@ -99,13 +99,13 @@ def main() -> int:
     parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
     parser.add_argument("--output")
     parser.add_argument("--resume")
-    parser.add_argument("--parts", default="")
+    parser.add_argument("--steps", default="")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     console = Console(stderr=True)
     more: dict[str, Any] = {
         "threads": arguments.threads,
-        "parts": [part for part in arguments.parts.split(",") if part],
+        "steps": [step for step in arguments.steps.split(",") if step],
     }
     if arguments.resume:
         result = run_reproduction(None, None, REPRODUCE.parse_object(more), resume=arguments.resume, console=console)

@@ -61,7 +61,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
         ("onnxruntime", ["evaluate", file, data], "export"),
         *((package, ["serve", file], "serve") for package in SERVER_PACKAGES),
         ("onnxscript", ["serve", run], "export"),
-        ("matplotlib", ["report", run], "pictures"),
+        ("matplotlib", ["report", run], "plots"),
         ("matplotlib", ["audit", data, "--output", page], "audit"),
         ("imagehash", ["audit", data], "audit"),
         ("cleanlab", ["audit", data, "--run", run], "audit"),

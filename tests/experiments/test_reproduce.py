@@ -165,7 +165,7 @@ def test_steps_can_be_run_separately_from_the_command_line(
     recipe: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "s"
-    arguments = ["reproduce", str(recipe), str(shapes), "--dry-run", "--parts", "nets", "--output", str(folder)]
+    arguments = ["reproduce", str(recipe), str(shapes), "--dry-run", "--steps", "nets", "--output", str(folder)]
     assert main([*arguments, "--threads", "1", "--json", "--data.val-fraction", "0.3"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["missing"] == ["fused, seed 0", "grid"]
@@ -173,7 +173,7 @@ def test_steps_can_be_run_separately_from_the_command_line(
     members = read_json(folder / "steps/nets/metrics.json")["members"]
     assert members[0]["validation"]["n"] == pytest.approx(0.3 * 102, abs=1)  # the other images are test images
     assert [member["steps"] for member in members] == [1, 1]  # a dry run
-    assert main(["reproduce", "--resume", str(folder), "--parts", "grid"]) == 0
+    assert main(["reproduce", "--resume", str(folder), "--steps", "grid"]) == 0
     report = capsys.readouterr().out
     assert "DRY RUN" in report and "not done yet: fused, seed 0" in report
     assert reproduce(resume=folder).metrics["missing"] == []
@@ -199,7 +199,7 @@ def test_a_replaced_network_keeps_its_name(recipe: Path, shapes: Path, tmp_path:
     other = tmp_path / "other.yaml"
     other.write_text("{model: row-rnn, hidden_size: 8, num_layers: 1}")
     folder = tmp_path / "s"
-    options = {"parts": ["nets"], "replace": [f"row-gru={other}"], "dry_run": True, "threads": 1}
+    options = {"steps": ["nets"], "replace": [f"row-gru={other}"], "dry_run": True, "threads": 1}
     result = reproduce(recipe, shapes, output=str(folder), **options)
     members = {member.name: member for member in Plan.load(RunFolder(folder / "steps/nets")).members}
     assert members["row-gru"].network == "row-rnn"
@@ -228,7 +228,7 @@ def test_a_dry_run_replaces_backbones_by_a_tiny_network() -> None:
         (("nowhere.yaml",), {}, "cannot read nowhere.yaml"),
         ((), {}, "name a recipe"),
         (("RECIPE",), {"scale": "paper"}, "has no scale paper (small)"),
-        (("RECIPE",), {"parts": ["net"]}, "there is no 'net'"),
+        (("RECIPE",), {"steps": ["net"]}, "there is no 'net'"),
         (("RECIPE",), {"replace": ["small-cnn"]}, "not of the form NETWORK=OTHER"),
         (("RECIPE",), {"replace": ["smal-cnn=row-rnn"]}, "no network 'smal-cnn', did you mean 'small-cnn'"),
         (("RECIPE",), {"replace": ["small-cnn=nowhere.yaml"]}, "cannot read nowhere.yaml"),

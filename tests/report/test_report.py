@@ -360,7 +360,7 @@ def test_a_reproduction_is_reported_with_its_steps(shapes: Path, tmp_path: Path)
     page = write_report(done.path)
     text = plain(page.path.read_text("utf-8"))
     assert "Published and measured" in page.sections and "Steps" in page.sections
-    for title, part in done.metrics["parts"].items():
+    for title, part in done.metrics["steps"].items():
         assert title in text and f"tercet report {done.path / part['run']}" in text
 
 

@@ -31,7 +31,7 @@ from tercet.plots.page import write_page
 try:
     from tercet.audit.page import audit_page
     from tercet.plots.figure_writer import FigureWriter
-except ModuleNotFoundError as error:  # an extra: `pip install tercet[pictures]`
+except ModuleNotFoundError as error:  # an extra: `pip install tercet[plots]`
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise
     audit_page = None  # type: ignore[assignment]

@@ -141,7 +141,7 @@ class ReproduceConfig:
     """small: feasible on two cores; paper: the published setting."""
     show: bool = False
     """Print the recipe and exit."""
-    parts: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     """Parts to run; --resume runs the others later."""
     replace: tuple[Any, ...] = ()
     """Replace networks: NETWORK=OTHER, or NETWORK=FILE.yaml with a model and its options."""

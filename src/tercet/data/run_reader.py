@@ -25,7 +25,7 @@ _REQUIRED_KEYS = {
     "crossval": ("data", "protocol", "folds", "pooled", "members", "ensembles"),
     "compare": ("data", "protocol", "networks", "pairs", "tested_on", "chosen"),
     "tune": ("data", "monitor", "best", "trials"),
-    "reproduce": ("title", "source", "scale", "table", "tests", "parts"),
+    "reproduce": ("title", "source", "scale", "table", "tests", "steps"),
 }
 CHOSEN = "chosen"
 """Name of each fold's selected model in the tables and files of a cross-validation."""
@@ -93,7 +93,7 @@ class RunReader:
     @cached_property
     def step_runs(self) -> dict[str, Path]:
         """Existing run folders of a reproduction's steps, by title."""
-        folders = {title: self.run.path / step["run"] for title, step in self.metrics.get("parts", {}).items()}
+        folders = {title: self.run.path / step["run"] for title, step in self.metrics.get("steps", {}).items()}
         return {title: path for title, path in folders.items() if path.is_dir()}
 
     @cached_property

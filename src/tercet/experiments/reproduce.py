@@ -34,7 +34,7 @@ from tercet.experiments.reproduce_results import (
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
 from tercet.metrics.tables import as_text, plain_table
 
-_RESUMED = {"resume", "parts", "json", "debug", "device", "threads"}
+_RESUMED = {"resume", "steps", "json", "debug", "device", "threads"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run_reproduction(
     resume: str | Path | None,
     console: Console,
 ) -> Reproduction:
-    """Start or resume a reproduction; run all steps, or those of `parts`."""
+    """Start or resume a reproduction; run all steps, or those of `steps`."""
     config = parsed.of(ReproduceConfig)
     if resume is not None:
         extra = sorted(parsed.given - _RESUMED) + [
@@ -145,7 +145,7 @@ class _Experiment:
 
     def execute(self, run: RunFolder, config: ReproduceConfig, console: Console) -> Reproduction:
         """Execute the selected steps that are not finished, then report all finished ones."""
-        pending = [step_run for step_run in self.runs(run.path, config, config.parts) if not step_run.finished()]
+        pending = [step_run for step_run in self.runs(run.path, config, config.steps) if not step_run.finished()]
         for number, step_run in enumerate(pending, 1):
             progress = f"{step_run.step.command}; {number} of {len(pending)}"
             print_status(console, f"{self.recipe.name}: {step_run.title} ({progress})")
@@ -168,16 +168,16 @@ class _Experiment:
             "table": table_rows(self.recipe, self.scale, measurements),
             "tests": pair_rows(self.recipe, self.scale, measurements),
             "measured": all_results(measurements),
-            "parts": {
+            "steps": {
                 step_run.title: {
                     "run": str(step_run.run.path.relative_to(run.path)),
-                    "verb": step_run.step.command,
+                    "command": step_run.step.command,
                     "note": step_run.step.note,
                 }
                 for step_run in finished
             },
             "missing": [step_run.title for step_run in all_runs if step_run not in finished],
-            "failed": [{"part": step_run.title, **failure} for step_run in finished for failure in step_run.failures()],
+            "failed": [{"step": step_run.title, **failure} for step_run in finished for failure in step_run.failures()],
             "versions": describe_environment()["packages"],
         }
         text = _text(metrics)
@@ -215,10 +215,10 @@ def _text(metrics: Mapping[str, Any]) -> str:
         parts.append(
             "differences from the source:\n" + "".join(f"{wrap(f'- {line}')}\n" for line in metrics["differs"])
         )
-    if metrics["parts"]:
-        parts.append("steps:\n" + "".join(_step_line(name, step) for name, step in metrics["parts"].items()))
+    if metrics["steps"]:
+        parts.append("steps:\n" + "".join(_step_line(name, step) for name, step in metrics["steps"].items()))
     for failure in metrics["failed"]:
-        training = f"{failure['part']}, {failure['network']} seed {failure['seed']}"
+        training = f"{failure['step']}, {failure['network']} seed {failure['seed']}"
         parts.append(f"FAILED: {printable(training)}: {printable(failure['message'])}\n")
     if metrics["missing"]:
         parts.append(f"not done yet: {', '.join(metrics['missing'])}\n")

@@ -113,7 +113,7 @@ def step_runs(setting: Setting, folder: Path, shared: Mapping[str, Any], only: t
     """
     unknown = [name for name in only if name not in setting.steps]
     if unknown:
-        raise ConfigError(f"parts: there is no '{unknown[0]}' ({', '.join(setting.steps)})")
+        raise ConfigError(f"steps: there is no '{unknown[0]}' ({', '.join(setting.steps)})")
     return [
         run
         for name, step in setting.steps.items()

@@ -72,7 +72,7 @@ def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
 
 def _steps(record: RunReader) -> Iterator[Block]:
     document = record.metrics
-    rows = [(title, part["verb"], part["note"] or "", part["run"]) for title, part in document["parts"].items()]
+    rows = [(title, part["command"], part["note"] or "", part["run"]) for title, part in document["steps"].items()]
     if rows:
         yield Table(("step", "command", "note", "folder"), rows, "llll", "Each step is a run with its own report")
         folders = [str(path) for path in record.step_runs.values()]

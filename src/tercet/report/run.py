@@ -73,7 +73,7 @@ def write_report(
         DataError: Stored predictions or the leaderboard cannot be read.
     """
     if pages is None:
-        raise ConfigError("tercet report needs matplotlib, which is not installed: pip install 'tercet[pictures]'")
+        raise ConfigError("tercet report needs matplotlib, which is not installed: pip install 'tercet[plots]'")
     paths = [runs] if isinstance(runs, (str, Path)) else list(runs)
     unique = list({Path(path).resolve(): Path(path) for path in paths}.values())
     if not unique:

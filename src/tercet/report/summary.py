@@ -106,7 +106,7 @@ def warnings_of(record: RunReader) -> list[Warning]:
         if _selects_on_test(path)
     ]
     for failure in record.metrics.get("failed", ()):
-        step = failure.get("part", "")
+        step = failure.get("step", "")
         training = f"{failure['network']}, seed {failure['seed']}: {failure['message']}"
         warnings.append(Warning(f"{step}: {training}" if step else training, "A training failed"))
     if record.config.get("dry_run"):
