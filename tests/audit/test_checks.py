@@ -143,7 +143,7 @@ def test_files_that_a_table_names_in_vain_are_unreadable_too(tmp_path: Path) -> 
 def test_splits_are_those_that_a_training_would_make() -> None:
     copies = [drawing(seed) for seed in range(20)] + [turned(drawing(seed), 4) for seed in range(20)]
     found = audited(table_of(*copies), DataConfig())
-    assert "as tercet train would divide them" in found.division
+    assert "as tercet train would split them" in found.division
     assert found.split_sizes["test"] and {leak.split for leak in found.leaks} <= {"val", "test"}
     crossing = {frozenset(copy.ids) for copy in found.copies if copy.crosses}
     assert 0 < len(crossing) < 20

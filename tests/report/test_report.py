@@ -190,7 +190,7 @@ def test_what_is_no_finished_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="protocol, members, ensembles, chosen is missing"):
         write_report(run)
     (run / "metrics.json").unlink()
-    with pytest.raises(StorageError, match="is not finished: go on with"):
+    with pytest.raises(StorageError, match="is not finished: run its command again"):
         write_report(run)
 
 
