@@ -32,7 +32,7 @@ ALLOWED = (
     "floor_",
     "floor division",
     "floor(",
-    "house keyboard",
+    "hamster house",
     "ray road",
     "House Numbers",
 )

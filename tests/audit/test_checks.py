@@ -143,7 +143,7 @@ def test_missing_files_of_a_table_are_unreadable(tmp_path: Path) -> None:
 def test_splits_equal_those_of_training() -> None:
     copies = [drawing(seed) for seed in range(20)] + [transformed(drawing(seed), 4) for seed in range(20)]
     result = audited(table_of(*copies), DataConfig())
-    assert "as tercet train would divide them" in result.split_source
+    assert "as tercet train would split them" in result.split_source
     assert result.split_sizes["test"] and {leak.split for leak in result.leaks} <= {"val", "test"}
     crossing = {frozenset(duplicate.ids) for duplicate in result.duplicates if duplicate.crosses}
     assert 0 < len(crossing) < 20

@@ -287,7 +287,7 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(run: Path, tmp_path: Pat
         with pytest.raises(ModelError, match="metrics of a run"):
             write_report(run)
     (run / "metrics.json").unlink()
-    with pytest.raises(StorageError, match="not finished"):
+    with pytest.raises(StorageError, match="is not finished: run its command again"):
         write_report(run)
 
 
