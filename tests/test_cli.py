@@ -22,7 +22,7 @@ import tercet
 from tercet.cli.main import COMMANDS, main
 from tercet.config.commands import TRAIN
 from tercet.config.training import TrainingConfig
-from tercet.core.result import CommandResult
+from tercet.core.output import CommandResult
 from tercet.core.yaml_io import read_mapping
 from tests.fixtures.runs import draw, draw_folder, one_core
 

@@ -5,7 +5,7 @@ from pathlib import Path
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from tercet.core.locks import FileLock
+from tercet.core.files import FileLock
 
 with FileLock(Path(sys.argv[1]), busy=print) as lock, open(sys.argv[2], "a") as log:
     print("in ", file=log, end="", flush=True)

@@ -18,11 +18,10 @@ from tercet.config.experiments import TUNE
 from tercet.core.errors import ConfigError, DataError, DivergedError, StorageError, TercetError
 from tercet.core.history import History
 from tercet.core.yaml_io import dump_yaml, read_mapping
-from tercet.experiments import tune_log
+from tercet.experiments import tune_folder as tune_log
 from tercet.experiments.train import train
 from tercet.experiments.tune import Tuning, tune
-from tercet.experiments.tune_folder import SearchFolder
-from tercet.experiments.tune_log import TrialLog, sample_points
+from tercet.experiments.tune_folder import SearchFolder, TrialLog, sample_points
 from tercet.experiments.tune_study import SearchStudy
 
 start, data = stopping.start, stopping.data  # fixtures: child processes, and images of 12 x 12 pixels

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.core.errors import ConfigError
 from tercet.models.build import build
-from tercet.models.parameter_matching import find_width_option, match_parameters
-from tercet.models.summary import count_parameters
+from tercet.models.summary import count_parameters, find_width_option, match_parameters
 
 
 def counter(network: str):  # type: ignore[no-untyped-def]

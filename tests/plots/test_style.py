@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text
 
 import tercet.plots
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.plots.style import LONGEST, label, labels, new_figure, pixels, png_bytes, save
 from tests.fixtures.browser import HOSTILE
 

@@ -22,8 +22,8 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.files import require_writable, write_json
+from tercet.core.output import printable
 from tercet.core.progress import print_status
-from tercet.core.streams import printable
 from tercet.data.load import load_table
 from tercet.data.table import SampleTable
 from tercet.plots.page import write_page

@@ -12,9 +12,8 @@ from tercet.config import commands as options
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig, FusionConfig
+from tercet.core.output import CommandResult, SafeStream
 from tercet.core.process import ParentLink
-from tercet.core.result import CommandResult
-from tercet.core.streams import SafeStream
 
 
 def _console() -> Any:

@@ -14,8 +14,8 @@ from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError
 from tercet.core.model_formats import SUFFIXES, is_onnx, is_program
+from tercet.core.output import CommandResult
 from tercet.core.process import ParentLink
-from tercet.core.result import CommandResult
 
 _ONNX_PACKAGES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export"}  # package -> extra of Tercet
 _SERVER_PACKAGES = dict.fromkeys(

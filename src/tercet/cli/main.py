@@ -19,8 +19,8 @@ from tercet.cli.commands import COMMAND_GROUPS, COMMANDS
 from tercet.config.commands import OutputConfig
 from tercet.config.fields import quote_value
 from tercet.core.errors import ConfigError, to_tercet_error
+from tercet.core.output import SafeStream, printable, write
 from tercet.core.registry import did_you_mean
-from tercet.core.streams import SafeStream, printable, write
 
 _QUICK_START = """\
   tercet train photos/                      one sub-folder per class

@@ -1,15 +1,17 @@
-"""Atomic writes, JSON and CSV, hashes, output folders, and safe file names."""
+"""Files: atomic writes, JSON, folders and file locks."""
 
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,62 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     parts = re.split(r"(\d+)", name)
     keys = [(1, part.casefold()) if index % 2 == 0 else (0, int(part)) for index, part in enumerate(parts) if part]
     return (*keys, (-1, name))  # a fixed order also of `Cat` and `cat`, `01` and `1`
+
+
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; no locking there
+
+
+class FileLock:
+    """Lock between processes, for use in a `with` statement.
+
+    The file contains the process ID of the owner, for messages only: IDs are reused and differ between machines.
+
+    Args:
+        path: Lock file in an existing folder; deleted on release.
+        busy: Called with the process ID of the owner if another process holds the lock; raises to give up, returns to
+            wait.
+    """
+
+    def __init__(self, path: Path, busy: Callable[[str], None]) -> None:
+        self.path = path
+        self.waited = False
+        """Whether the lock had to be waited for."""
+        self._busy = busy
+        self._descriptor = -1
+
+    def __enter__(self) -> FileLock:
+        while True:
+            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                self._claim(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if self._is_current(descriptor):
+                break
+            os.close(descriptor)  # the previous owner deleted the file between open and lock
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _claim(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.waited = True
+            self._busy(os.read(descriptor, 20).decode("ascii", "replace") or "unknown")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _CANNOT_LOCK:
+                raise
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False

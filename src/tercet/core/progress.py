@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tercet.core.streams import printable
+from tercet.core.output import printable
 
 
 def print_status(console: Console, line: str) -> None:

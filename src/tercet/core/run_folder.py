@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import UNFINISHED_PREFIX, new_folder, read_json, slug, write_json
-from tercet.core.locks import FileLock
+from tercet.core.files import UNFINISHED_PREFIX, FileLock, new_folder, read_json, slug, write_json
 
 
 @dataclass(frozen=True)

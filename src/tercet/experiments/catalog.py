@@ -8,7 +8,7 @@ from typing import Any
 
 from tercet.config.model import ModelConfig
 from tercet.config.run import FusionConfig
-from tercet.core.result import CommandResult
+from tercet.core.output import CommandResult
 from tercet.data.load import DATASETS, find_dataset
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion_head import FusionHead

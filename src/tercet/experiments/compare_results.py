@@ -12,9 +12,9 @@ from typing import Any
 from tercet.config.training import Monitor
 from tercet.core.files import csv_text, write_text
 from tercet.core.history import History
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
-from tercet.core.streams import printable
 from tercet.core.untrusted_files import escape_formula
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fit_ensemble import TrainedMember, read_members

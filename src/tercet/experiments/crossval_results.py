@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.core.files import write_json, write_text
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import describe_environment
-from tercet.core.streams import printable
 from tercet.data.data_module import held_out_digest
 from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.combiners import FOLD_MEAN

@@ -11,9 +11,9 @@ from tercet.config.commands import EnsembleConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import Method
 from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.output import printable
 from tercet.core.prediction_files import attach_labels, read_labels, read_predictions, write_csv
 from tercet.core.predictions import Predictions, aligned
-from tercet.core.streams import printable
 from tercet.ensemble.combine import Combiner
 from tercet.ensemble.cross_fit import cross_fitted
 from tercet.ensemble.weights import fit_combiner, is_fitted

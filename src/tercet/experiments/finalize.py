@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.core.files import write_json, write_text
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import describe_environment
-from tercet.core.streams import printable
 from tercet.data.data_module import DataModule
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle

@@ -15,11 +15,10 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.recipe import Recipe, Scale, Setting, load_recipe, recipe_names, recipe_text
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
+from tercet.core.output import CommandResult, printable
 from tercet.core.progress import print_status
-from tercet.core.result import CommandResult
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
-from tercet.core.streams import printable
 from tercet.core.yaml_io import dump_yaml, read_mapping
 from tercet.experiments.reproduce_results import (
     all_results,

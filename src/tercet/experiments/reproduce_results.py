@@ -13,9 +13,9 @@ from rich.text import Text
 from tercet.config.recipe import METRICS, PublishedPair, Recipe, ResultSource, Scale
 from tercet.core.errors import ConfigError
 from tercet.core.files import csv_text
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.registry import did_you_mean
-from tercet.core.streams import printable
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.run_reader import CHOSEN
 from tercet.experiments.compare_grid import member_name

@@ -14,9 +14,9 @@ from rich.text import Text
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import natural_key, read_json
+from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import command_of
-from tercet.core.streams import printable
 from tercet.metrics.tables import as_text, plain_table
 
 _METRICS_FILES, _CONFIG_FILES = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")

@@ -23,8 +23,7 @@ from tercet.data.data_module import DataModule, prepare_data
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
 from tercet.experiments.train import make_plan, write_run
-from tercet.experiments.tune_folder import SearchFolder, TrialOutcome
-from tercet.experiments.tune_log import TrialLog, require_optuna, sample_points
+from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
 from tercet.experiments.tune_trials import TrialRow, TrialTask, as_csv, best_row, train_command, trials_report
 

@@ -21,14 +21,13 @@ from tercet.config.training import Monitor
 from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
 from tercet.core.history import EpochRow, History
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
 from tercet.experiments.member import report_to_parent, train_member
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
-from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialOutcome
-from tercet.experiments.tune_log import TrialLog
+from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
 from tercet.metrics.classification import is_better
 from tercet.metrics.tables import as_text, plain_table, short_count

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from tercet.config.analysis import ExplainConfig
 from tercet.core.errors import ConfigError
+from tercet.core.output import CommandResult, printable
 from tercet.core.registry import did_you_mean
-from tercet.core.result import CommandResult
-from tercet.core.streams import printable
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.explain.grad_cam import layer_output, map_layout
 from tercet.explain.hooks import UnsupportedExplanation, capture_outputs

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tercet.core.output import printable
 from tercet.core.resize import Window
-from tercet.core.streams import printable
 from tercet.data.image_cache import BadImage
 from tercet.explain.attention_rollout import Rollout
 from tercet.explain.grad_cam import ActivationMap

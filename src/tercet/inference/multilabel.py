@@ -8,7 +8,7 @@ from typing import Any
 
 from tercet.config.run import DataConfig
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.data.image_cache import BadImage, CachedImages
 from tercet.data.loader import ImageLoader
 from tercet.data.table import SampleTable

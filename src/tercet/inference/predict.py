@@ -11,9 +11,9 @@ from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.model_formats import is_onnx
 from tercet.core.multilabel import MultilabelPredictions
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import choose_device
-from tercet.core.streams import printable
 from tercet.data.image_cache import BadImage
 from tercet.data.input_batches import InputBatches
 from tercet.data.inputs import ImageLike

@@ -11,9 +11,9 @@ import numpy as np
 
 from tercet.core.calibration import Calibration, prediction_sets
 from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
+from tercet.core.output import printable
 from tercet.core.prediction_files import REJECTED, SET, write_csv
 from tercet.core.predictions import Predictions
-from tercet.core.streams import printable
 from tercet.data.image_cache import BadImage
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.metrics.multilabel import MultilabelScores, per_label
 from tercet.metrics.tables import TableRow, as_text, plain_table, rows_table, short_count
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
-from tercet.core.streams import printable
 from tercet.metrics.classification import Scores, confused_pairs, per_class
 from tercet.metrics.significance import Comparison
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tercet.core.files import write_text
-from tercet.core.streams import printable
+from tercet.core.output import printable
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"<svg", "svg+xml"), (b"<?xml", "svg+xml"))

@@ -23,7 +23,7 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 from tercet.core.files import write_bytes
-from tercet.core.streams import printable
+from tercet.core.output import printable
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 """The eight colours of Okabe and Ito, in descending contrast on white."""

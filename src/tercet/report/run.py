@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ConfigError, StorageError
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.data.run_reader import RunReader
 from tercet.plots.page import is_page, write_page
 

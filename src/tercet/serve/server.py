@@ -21,12 +21,11 @@ from uvicorn import Server
 
 from tercet.config.deployment import ServerLimits
 from tercet.core.process import ParentLink
-from tercet.serve.access_log import AccessLog, AccessLogHandler
 from tercet.serve.app import make_app, route_paths
 from tercet.serve.listener import accept_waiting, bind, listen, url_of
-from tercet.serve.metrics import Metrics
 from tercet.serve.middleware import AllowedHosts, GuardMiddleware
 from tercet.serve.model import ServedModel
+from tercet.serve.monitoring import AccessLog, AccessLogHandler, Metrics
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
 from tercet.serve.service import Service
 

@@ -18,9 +18,9 @@ from tercet.core.process import ChildProcess, ParentLink, SignalForwarder, signa
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
 from tercet.ensemble.manifest import is_bundle, read_manifest
 from tercet.inference.onnx_model import OnnxModel
-from tercet.serve.access_log import AccessLog
 from tercet.serve.listener import bind
 from tercet.serve.middleware import is_loopback
+from tercet.serve.monitoring import AccessLog
 from tercet.serve.server import ServeResult, serve
 
 RESTART_DELAYS = (0.1, 0.5, 2.0, 5.0)

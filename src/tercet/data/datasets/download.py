@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tercet.core.errors import DataError, StorageError
-from tercet.core.files import replace_file
-from tercet.core.locks import FileLock
+from tercet.core.files import FileLock, replace_file
 
 
 @dataclass(frozen=True)

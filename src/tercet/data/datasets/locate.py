@@ -9,8 +9,7 @@ from pathlib import Path
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError, StorageError
-from tercet.core.files import natural_key
-from tercet.core.locks import FileLock
+from tercet.core.files import FileLock, natural_key
 from tercet.core.unpacking import unpack, unpacked_folder
 from tercet.data.datasets.download import report_progress
 from tercet.data.datasets.info import DatasetInfo, find_files, find_folder, require_official

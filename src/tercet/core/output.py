@@ -1,11 +1,29 @@
-"""Output to standard streams: escapes unprintable characters, and tolerates closed pipes."""
+"""Output of commands: results, and standard streams that tolerate closed pipes."""
 
 from __future__ import annotations
 
 import io
 import os
 from contextlib import suppress
-from typing import TextIO
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """Result of a command, as text and as a JSON document."""
+
+    text: str
+    document: Any
+    exit_code: int = 0
+    silent: bool = False
+    """Whether a child process has already printed the result."""
+
+    @classmethod
+    def from_exit_code(cls, exit_code: int) -> CommandResult:
+        """Return the result of a command that ran in a child process."""
+        return cls("", None, exit_code, silent=True)
+
 
 Stream = TextIO | io.TextIOBase
 
