@@ -131,7 +131,7 @@ class Recipe:
         """Read the content of a recipe file.
 
         Raises:
-            ConfigError: Unknown or missing keys, or steps, scales and readings that do not fit together; all are told.
+            ConfigError: Unknown or missing keys, or inconsistent steps, scales and results; lists all problems.
         """
         head = _check_keys(cls, {**document, "name": name}, name)
         raise_problems([not isinstance(head["scales"], Mapping) and f"{name}: scales must be a mapping"])
