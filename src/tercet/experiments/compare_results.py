@@ -279,9 +279,7 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], networks: Sequence[
     correct = {network.name: correct_by_run(network.predictions(split)).sum(axis=1).tolist() for network in trained}
     columns = list(zip(*correct.values(), strict=True))
     order = sorted(range(len(images.ids)), key=lambda row: images.num_correct[row])
-    names = [
-        (escape_formula(image), escape_formula(label)) for image, label in zip(images.ids, images.labels, strict=True)
-    ]
+    names = [list(map(escape_formula, pair)) for pair in zip(images.ids, images.labels, strict=True)]
     image_rows = ([*names[row], images.num_correct[row], images.models, *columns[row]] for row in order)
     _write(run, "images.csv", ["id", "label", "right", "trainings", *map(escape_formula, correct)], image_rows)
 
