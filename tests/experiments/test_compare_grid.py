@@ -95,7 +95,7 @@ def test_what_cannot_be_is_refused(grid: dict[str, Any], model: ModelConfig, mes
     ("options", "message"),
     [
         ({"seeds": 0}, "seeds 0 must be positive"),
-        ({"recurrent": ("lstm", "lstm")}, "recurrent names a value twice"),
+        ({"recurrent": ("lstm", "lstm")}, "recurrent lists a value twice"),
         ({"scans": ()}, "scans is empty"),
         ({"sizes": (0,)}, "sizes must be positive"),
         ({"budget": "600"}, "seconds:600"),
