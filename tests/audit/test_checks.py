@@ -337,7 +337,7 @@ def test_predictions_of_other_data_are_rejected() -> None:
         ({"folds": 1}, "folds 1"),
         ({"imbalance": 0.5}, "imbalance 0.5"),
         ({"similarity": 0.0}, "similarity 0.0"),
-        ({"fail_on": ("leakage", "leakage")}, "fail_on names leakage twice"),
+        ({"fail_on": ("leakage", "leakage")}, "fail_on lists leakage twice"),
         ({"feature_network": ("a", "b")}, "one network"),
     ],
 )

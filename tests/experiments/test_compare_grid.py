@@ -96,7 +96,7 @@ def test_invalid_grids_raise(grid: dict[str, Any], model: ModelConfig, message: 
     ("options", "message"),
     [
         ({"seeds": 0}, "seeds 0 must be positive"),
-        ({"recurrent": ("lstm", "lstm")}, "recurrent names a value twice"),
+        ({"recurrent": ("lstm", "lstm")}, "recurrent lists a value twice"),
         ({"scans": ()}, "scans is empty"),
         ({"sizes": (0,)}, "sizes must be positive"),
         ({"budget": "600"}, "seconds:N or flops:X"),

@@ -239,7 +239,7 @@ PREDICT = CommandOptions(
     ],
     examples=[
         "runs/photos-1 new-photos/ --csv predictions.csv",
-        "runs/photos-1 test/ --submission sample.csv --csv submission.csv",
+        "runs/photos-1 test/ --submission sample.csv --csv out.csv",
         "photos.onnx new-photo.jpg",
     ],
 )
