@@ -1,4 +1,4 @@
-"""Beginnings and ends: models that are none, ports that are taken, signals under load."""
+"""Start-up errors and signals."""
 
 import asyncio
 import os
@@ -12,55 +12,67 @@ from pathlib import Path
 
 import pytest
 
+from tercet.core.errors import ConfigError, ModelError
 from tercet.ensemble.manifest import write_manifest
-from tercet.serve.listener import bind
+from tercet.serve.listener import bind, listen
+from tercet.serve.supervisor import serve_model
 from tests.serve.crowd import Outcome, crowd, wire
 from tests.serve.models import GREEN, RED, write_coloured
 from tests.serve.server import PATIENCE, Server, receive, request
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tercet", "serve", *words]
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tercet", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-@pytest.mark.parametrize("what", ["absent", "empty", "cut short", "changed", "no bundle", "calibration"])
-def test_damaged_models_fail_before_the_server_listens(folder: Path, tmp_path: Path, what: str) -> None:
-    content = write_coloured(tmp_path / "whole.onnx").read_bytes()
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "changed", "not a bundle", "calibration"])
+def test_damaged_models_fail_before_the_server_listens(tmp_path: Path, damage: str) -> None:
+    content = write_coloured(tmp_path / "intact.onnx").read_bytes()
     path = tmp_path / "model.onnx"
-    changed = {"empty": b"", "cut short": content[:-100], "changed": content.replace(b"warm", b"worm")}
-    if what == "calibration":
+    changed = {"empty": b"", "truncated": content[:-100], "changed": content.replace(b"warm", b"worm")}
+    if damage == "calibration":
         write_coloured(path, calibration={"temperature": "hot"})
-    elif what == "no bundle":
+    elif damage == "not a bundle":
         path.mkdir()
-    elif what != "absent":
-        path.write_bytes(changed[what])
-    done = run(str(path), "--port", "0")
+    elif damage != "missing":
+        path.write_bytes(changed[damage])
+    with pytest.raises(ModelError):
+        serve_model(path, port=0)
+
+
+def test_ports_in_use_and_invalid_addresses() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use: choose another --port"):
+            bind("127.0.0.1", port)
+    with bind("127.0.0.1", 0) as first, bind("127.0.0.1", first.getsockname()[1]) as second:
+        listen(first, 1)
+        with pytest.raises(ConfigError, match="is in use"):
+            listen(second, 1)
+    with pytest.raises(ConfigError, match=r"no\.such\.host\.invalid"):
+        bind("no.such.host.invalid", 0)
+
+
+@pytest.mark.slow
+def test_start_up_errors_of_the_command(tmp_path: Path) -> None:
+    model = write_coloured(tmp_path / "port.onnx")
+    done = run(str(tmp_path / "missing.onnx"), "--port", "0")
     assert done.returncode == 4 and "listening" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("tercet: error: ")
-
-
-def test_ports_in_use_and_invalid_addresses(folder: Path) -> None:
-    model = write_coloured(folder / "port.onnx")
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = str(holder.getsockname()[1])
-        done = run(str(model), "--port", port)
-    assert done.returncode == 2 and f"port {port} of 127.0.0.1 is in use: choose another --port" in done.stderr
-    with bind("127.0.0.1", 0) as other:  # as a server that loads its model too, and is ready first
+    with bind("127.0.0.1", 0) as other:  # another server that is still loading, and listens first
         port = str(other.getsockname()[1])
         command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", port]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
                 time.sleep(0.01)
             other.listen()
-            complaints = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == 2 and f"port {port} of 127.0.0.1 is in use" in complaints.splitlines()[-1]
-    done = run(str(model), "--port", "0", "--host", "no.such.host.invalid")
-    assert done.returncode == 2 and "no.such.host.invalid" in done.stderr
+            errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 2 and f"port {port} of 127.0.0.1 is in use" in errors.splitlines()[-1]
     done = run(str(model), "--port", "70000", "--limits.queue", "3", "--limits.memory", "5")
-    assert done.returncode == 2 and all(word in done.stderr for word in ("port 70000", "queue 3", "memory 5"))
+    assert done.returncode == 2 and all(text in done.stderr for text in ("port 70000", "queue 3", "memory 5"))
 
 
 def test_server_process_loads_no_training_libraries(server: Server) -> None:
@@ -69,22 +81,24 @@ def test_server_process_loads_no_training_libraries(server: Server) -> None:
     assert not any(name in maps for name in ("libtorch", "torchvision", "sklearn", "matplotlib"))
 
 
+@pytest.mark.slow
 def test_failed_export_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     write_manifest(tmp_path / "bundle", {"classes": ["a", "b"], "members": [], "files": {}})
     done = run(str(tmp_path), "--port", "0")
     assert done.returncode == 4 and "the export failed" in done.stderr.splitlines()[-1]
-    assert len(done.stderr.splitlines()) == 2 and "listening" not in done.stderr  # the other process has said why
+    assert len(done.stderr.splitlines()) == 2 and "listening" not in done.stderr  # the export has printed the reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_graceful_shutdown_under_load(folder: Path, kind: signal.Signals) -> None:
-    """What is under way is answered, what comes later is told to go elsewhere, and the process ends with 0."""
+    """Requests in progress are completed, later ones get 503, and the exit code is 0."""
     model = write_coloured(folder / "stopping.onnx", work=40)
-    patient = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
-    with Server(model, *patient) as running, running.client() as client:
+    limits = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
+    with Server(model, *limits) as running, running.client() as client:
 
-        async def stopped() -> tuple[Outcome, int]:
+        async def stop() -> tuple[Outcome, int]:
             load = asyncio.create_task(crowd(running.address, wire(GREEN), clients=12))
             while client.get("/metrics").text.find("tercet_queue_images 12.0") < 0:
                 await asyncio.sleep(0.01)
@@ -94,13 +108,14 @@ def test_graceful_shutdown_under_load(folder: Path, kind: signal.Signals) -> Non
             assert client.post("/v1/predict", content=RED).status_code == 503
             return await load, ready
 
-        outcome, ready = asyncio.run(stopped())
+        outcome, ready = asyncio.run(stop())
         assert outcome.statuses == {200: 12} and ready == 503
         assert running.process.wait(PATIENCE) == 0
     assert running.events("stopping") and running.events("stopped")[0]["requests"] >= 14
     assert running.output.startswith("answered ")
 
 
+@pytest.mark.slow
 def test_grace_period_ends_the_shutdown(folder: Path) -> None:
     model = write_coloured(folder / "endless.onnx", work=3)
     with Server(model, "--limits.grace", "1", faults=True) as running, running.connect() as connection:
@@ -109,9 +124,10 @@ def test_grace_period_ends_the_shutdown(folder: Path) -> None:
         running.process.terminate()
         assert receive(connection)[0] == 503
         assert running.process.wait(PATIENCE) == 0
-    assert any(told.get("cancelled") for told in running.events("request"))
+    assert any(event.get("cancelled") for event in running.events("request"))
 
 
+@pytest.mark.slow
 def test_second_signal_exits_at_once(folder: Path) -> None:
     model = write_coloured(folder / "twice.onnx")
     with Server(model, "--limits.grace", "5000") as running, running.connect() as connection:
@@ -123,8 +139,9 @@ def test_second_signal_exits_at_once(folder: Path) -> None:
         assert running.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_crash_without_supervisor_frees_the_port(folder: Path) -> None:
-    """What a process manager does then: the old connections break, and another process takes the port at once."""
+    """Open connections break, and a process manager can start a new server on the port at once."""
     model = write_coloured(folder / "dying.onnx", work=300)
     running = Server(model, "--supervise", "false")
     running.__enter__()

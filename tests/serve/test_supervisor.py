@@ -1,4 +1,4 @@
-"""A server that dies is started again, and nobody is refused meanwhile: real processes, really killed."""
+"""The supervisor: restarts after crashes, signals, exit codes; with real processes."""
 
 import json
 import os
@@ -19,15 +19,16 @@ from tercet.serve.listener import bind
 from tercet.serve.supervisor import supervise
 from tests.serve.crowd import wire
 from tests.serve.models import GREEN, write_coloured
-from tests.serve.server import PATIENCE, Server, form, has_ended, receive, request
+from tests.serve.server import PATIENCE, Server, form, receive, request
 
-TAKE = (
+pytestmark = pytest.mark.slow
+TAKE_LINK = (
     "import os, signal, sys, time; from tercet.core.process import ParentLink; link = ParentLink.from_environment()()\n"
 )
 
 
 @contextmanager
-def served(folder: Path, *options: str, work: int = 0) -> Iterator[Server]:
+def supervised_server(folder: Path, *options: str, work: int = 0) -> Iterator[Server]:
     model = write_coloured(folder / f"supervised{work}.onnx", work=work)
     with Server(model, *options) as running:
         assert running.pid != running.process.pid
@@ -35,31 +36,31 @@ def served(folder: Path, *options: str, work: int = 0) -> Iterator[Server]:
 
 
 def kill(running: Server, kind: signal.Signals) -> None:
-    """Kill the process that answers, and wait until another one does."""
+    """Kill the server process and wait until the next one listens."""
     before = len(running.events("listening"))
     os.kill(running.pid, kind)
     running.wait_for(lambda: len(running.events("listening")) > before)
 
 
 def test_crashed_server_is_restarted_without_refused_connections(folder: Path) -> None:
-    with served(folder, "--limits.keep-alive", "1", work=150) as running:
+    with supervised_server(folder, "--limits.keep-alive", "1", work=150) as running:
         url = running.url
-        with running.connect() as under_way, running.client() as client:
-            under_way.sendall(wire(GREEN))
+        with running.connect() as pending, running.client() as client:
+            pending.sendall(wire(GREEN))
             running.wait_for(lambda: "tercet_queue_images 1.0" in client.get("/metrics").text)
             dead = running.pid
             os.kill(dead, signal.SIGABRT)
             running.wait_for(lambda: has_ended(dead))
-            with running.connect() as waiting:  # nobody answers now, and yet this is not refused
+            with running.connect() as waiting:  # no server is running, but the connection is not refused
                 waiting.sendall(wire(GREEN))
                 with suppress(ConnectionResetError):
-                    assert under_way.recv(100) == b""
+                    assert pending.recv(100) == b""
                 assert receive(waiting)[0] == 200
         assert running.pid != dead and running.url == url
         kill(running, signal.SIGSEGV)
         with running.client() as client:
             assert "tercet_restarts_total 2.0" in client.get("/metrics").text
-    assert [died["signal"] for died in running.events("died")] == ["SIGABRT", "SIGSEGV"]
+    assert [event["signal"] for event in running.events("died")] == ["SIGABRT", "SIGSEGV"]
     assert (running.events("died")[0]["pid"], running.events("died")[0]["pause"]) == (dead, 0.1)
     assert len(running.events("stopped")) == 1 and running.output.count("answered ") == 1
 
@@ -89,24 +90,24 @@ def test_server_exits_when_the_supervisor_is_killed(folder: Path) -> None:
 
 
 def test_signal_to_both_processes_counts_once(folder: Path) -> None:
-    """A process manager signals all of a service: what is under way is finished nevertheless."""
-    patient = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
+    """A process manager signals all processes of a service; requests in progress are completed."""
+    limits = ("--limits.max-batch", "1", "--limits.deadline", "60", "--limits.grace", "60")
     header, body = form([(f"{index}.png", GREEN) for index in range(12)])
-    with served(folder, *patient, work=150) as running, running.connect() as under_way:
-        under_way.sendall(request(headers=[header, f"Content-Length: {len(body)}", "Connection: close"], body=body))
+    with supervised_server(folder, *limits, work=150) as running, running.connect() as pending:
+        pending.sendall(request(headers=[header, f"Content-Length: {len(body)}", "Connection: close"], body=body))
         with running.client() as client:
             running.wait_for(lambda: "tercet_queue_images 12.0" in client.get("/metrics").text)
         os.kill(running.pid, signal.SIGTERM)
         running.wait_for(lambda: running.events("stopping"))
         for pid in (running.process.pid, running.pid):
             os.kill(pid, signal.SIGTERM)
-        status, received = receive(under_way)
+        status, received = receive(pending)
         assert status == 200 and received.count(b'"label":"green"') >= 12
     assert len(running.events("stopping")) == 1
 
 
 def test_ctrl_c_in_a_terminal_stops_once(folder: Path) -> None:
-    """A terminal signals its foreground group; the server is told by its supervisor alone."""
+    """A terminal signals its foreground group; the server reacts to the signal of its supervisor only."""
     model = write_coloured(folder / "terminal.onnx")
     command = [sys.executable, "-m", "tercet", "serve", str(model), "--port", "0"]
     leader, follower = os.openpty()
@@ -116,19 +117,19 @@ def test_ctrl_c_in_a_terminal_stops_once(folder: Path) -> None:
         [sys.executable, "-c", script, *command], stdin=follower, stdout=follower, stderr=follower
     )
     os.close(follower)
-    said = b""
-    with suppress(OSError):  # the terminal ends with the last process that has it
+    output = b""
+    with suppress(OSError):  # the terminal closes with the last process that uses it
         while piece := os.read(leader, 4096):
-            said += piece
-            if b'"listening"' in said and said.endswith(b"\n") and b"^C" not in said:
+            output += piece
+            if b'"listening"' in output and output.endswith(b"\n") and b"^C" not in output:
                 os.write(leader, b"\x03")
     os.close(leader)
-    assert process.wait(PATIENCE) == 0, said
-    assert said.count(b'"stopping"') == said.count(b'"stopped"') == 1 and b"answered 0 request(s)" in said
-    assert b"Traceback" not in said
+    assert process.wait(PATIENCE) == 0, output
+    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"answered 0 request(s)" in output
+    assert b"Traceback" not in output
 
 
-# ------------------------------------------------------------------------------ small processes in a server's place
+# ------------------------------------------------------------------------------ small processes instead of a server
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-c", TAKE + code]
+    return [sys.executable, "-c", TAKE_LINK + code]
 
 
 @pytest.mark.parametrize("code", [0, 4, 7, 143])
@@ -154,8 +155,8 @@ def test_repeated_crashes_end_the_supervisor(
         supervise([*python(note), str(tmp_path / "starts")], listener, delays=(0.01, 0.02))
     assert caught.value.exit_code == 128 + signal.SIGABRT
     assert (tmp_path / "starts").read_text() == "012"
-    told = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [(one["event"], one["signal"], one["pause"]) for one in told] == [
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(event["event"], event["signal"], event["pause"]) for event in events] == [
         ("died", "SIGABRT", 0.01),
         ("died", "SIGABRT", 0.02),
         ("died", "SIGABRT", None),
@@ -163,12 +164,12 @@ def test_repeated_crashes_end_the_supervisor(
 
 
 def test_stable_service_resets_the_crash_count(listener: socket.socket) -> None:
-    """Loading is no service: only a process that was ready for a while begins a new row."""
-    lives = "link.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
-    ready = lives.format("link.ready(print)")
+    """Only time after `ready` counts as service, not loading."""
+    script = "link.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
+    ready = script.format("link.ready(print)")
     assert supervise(python(ready), listener, delays=(0.01,), stable=0.2) == 9
     with pytest.raises(Crashed, match=r"crashed 2 times .* SIGKILL, often out of memory"):
-        supervise(python(lives.format("None")), listener, delays=(0.01,), stable=0.2)
+        supervise(python(script.format("None")), listener, delays=(0.01,), stable=0.2)
 
 
 def test_load_timeout_is_not_retried(listener: socket.socket) -> None:
@@ -190,43 +191,45 @@ except TercetError as error:
 """
 
 
-def ended(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str]:
-    """Signal a supervisor as soon as it or its child has written `when`; return exit code and output."""
+def run_supervisor(code: str, when: str, *kinds: signal.Signals) -> tuple[int, str]:
+    """Signal a supervisor after it or its child has written `when`; return exit code and output."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, TAKE + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", SUPERVISE, TAKE_LINK + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    said: list[str] = []
+    output: list[str] = []
     with process.stdout as lines:
         for line in lines:
-            said.append(line)
+            output.append(line)
             if when in line:
                 for kind in kinds:
                     process.send_signal(kind)
                     time.sleep(0.1)
-        code_ = process.wait(PATIENCE)
-    return code_, "".join(said)
+        exit_code = process.wait(PATIENCE)
+    return exit_code, "".join(output)
 
 
-@pytest.mark.parametrize(("kind", "told"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")], ids=str)
+@pytest.mark.parametrize(("kind", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")], ids=str)
 @pytest.mark.parametrize(
     ("code", "when"),
     [("os.abort()", '"died"'), ("print('loading', flush=True); time.sleep(600)", "loading")],
-    ids=["in a pause", "while it loads"],
+    ids=["during a restart delay", "while loading"],
 )
-def test_signal_before_the_server_is_ready_exits_at_once(kind: signal.Signals, told: str, code: str, when: str) -> None:
-    status, said = ended(code, when, kind)
-    assert status == 128 + kind and said.endswith(f"stopped by {told}\n") and said.count('"died"') <= 1
+def test_signal_before_the_server_is_ready_exits_at_once(kind: signal.Signals, name: str, code: str, when: str) -> None:
+    status, output = run_supervisor(code, when, kind)
+    assert status == 128 + kind and output.endswith(f"stopped by {name}\n") and output.count('"died"') <= 1
 
 
 @pytest.mark.parametrize("when", ["serving", "pausing"])
 def test_signal_delivered_to_another_thread_is_handled(listener: socket.socket, tmp_path: Path, when: str) -> None:
-    """The system gives it to any thread, and none but the main one acts on it, which waits at that moment."""
-    begun = tmp_path / "begun"
-    work = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[when]
+    """The kernel may deliver a signal to any thread, but Python handles it in the main thread, which is waiting."""
+    started = tmp_path / "started"
+    script = {"serving": "link.ready(lambda number: os._exit(0)); {}; time.sleep(600)", "pausing": "{}; os.abort()"}[
+        when
+    ]
 
     def send() -> None:
-        while not begun.exists():
+        while not started.exists():
             time.sleep(0.01)
         time.sleep(1)
         signal.raise_signal(signal.SIGTERM)  # to this thread
@@ -234,18 +237,18 @@ def test_signal_delivered_to_another_thread_is_handled(listener: socket.socket, 
     sender = threading.Thread(target=send)
     sender.start()
     with nullcontext() if when == "serving" else pytest.raises(Interrupted, match="stopped by SIGTERM"):
-        command = [*python(work.format("open(sys.argv[1], 'w').close()")), str(begun)]
+        command = [*python(script.format("open(sys.argv[1], 'w').close()")), str(started)]
         assert supervise(command, listener, delays=(600,)) == 0
     sender.join()
 
 
 def test_third_signal_kills_an_unresponsive_server() -> None:
-    deaf = "link.ready(lambda number: print('heard', flush=True)); print('deaf', flush=True); time.sleep(600)"
-    status, said = ended(deaf, "deaf", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
-    assert status == 128 + signal.SIGTERM and said.count("heard\n") == 2
+    script = "link.ready(lambda number: print('heard', flush=True)); print('unresponsive', flush=True); time.sleep(600)"
+    status, output = run_supervisor(script, "unresponsive", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM and output.count("heard\n") == 2
 
 
 def test_crash_during_shutdown_is_reported() -> None:
-    dying = "link.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
-    status, said = ended(dying, "served", signal.SIGTERM)
-    assert status == 128 + signal.SIGABRT and "the server process crashed during shutdown (SIGABRT)" in said
+    script = "link.ready(lambda number: os.abort()); print('served', flush=True); time.sleep(60)"
+    status, output = run_supervisor(script, "served", signal.SIGTERM)
+    assert status == 128 + signal.SIGABRT and "the server process crashed during shutdown (SIGABRT)" in output
