@@ -66,9 +66,9 @@ def test_a_valid_recipe_is_read_completely() -> None:
         ("scales/small/steps/nets/files", ["a.npy"], "needs either of (steps) or files"),
         ("scales/small/steps/nets/command", "ensemble", "needs either of (steps) or files"),
         ("scales/small/pairs/0/a", "nets", "'nets' is not of the form STEP/NAME"),
-        ("scales/small/pairs/0/a", "net/x", "'net/x' names no step, did you mean 'nets'"),
-        ("rows/0/small", "fussed/e2e", "'fussed/e2e' names no step, did you mean 'fused'"),
-        ("rows/0/paper", "nets/small-cnn", "row 1: there is no scale paper"),
+        ("scales/small/pairs/0/a", "net/x", "'net/x' is not a result of a step, did you mean 'nets'"),
+        ("rows/0/small", "fussed/e2e", "'fussed/e2e' is not a result of a step, did you mean 'fused'"),
+        ("rows/0/paper", "nets/small-cnn", "row 1: the recipe has no scale paper"),
         ("rows/0/metric", "accuracie", "unknown metric 'accuracie', did you mean 'accuracy'"),
     ],
 )

@@ -266,7 +266,7 @@ def test_selection_on_the_held_out_fold_is_a_warning_in_the_report(
         (["--folds", "3", "--leave-one-group-out"], 2, "leave_one_group_out"),
         (["--folds", "40"], 3, "use --folds 27"),
         (["--leave-one-group-out"], 3, "--data.group-column"),
-        (["--data.group-column", "split", "--folds", "2"], 3, "('train')"),
+        (["--data.group-column", "split", "--folds", "2"], 3, "belong to the group 'train'"),
         (["--data.group-column", "person", "--folds", "4"], 3, "use --folds 3"),
         (["--data.group-column", "nobody"], 2, "'nobody'"),
         (["--fold-members", "small-cnn"], 2, "MEMBER=FOLD+FOLD"),

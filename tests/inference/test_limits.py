@@ -168,7 +168,7 @@ def test_the_server_survives_a_request_without_enough_memory(tmp_path: Path) -> 
             failed = client.post("/v1/predict", content=picture((200, 0, 0), (90, 90)))
             assert failed.status_code == 503 and "Retry-After" in failed.headers
             response = client.post("/v1/predict", content=picture((200, 0, 0), (20, 20)))
-            assert response.status_code == 200 and response.json()["answers"][0]["label"] == "red"
+            assert response.status_code == 200 and response.json()["predictions"][0]["label"] == "red"
         peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{running.pid}/status").read_text())
         assert peak is not None and int(peak[1]) < LIMIT * 1024
     assert not running.events("died")
