@@ -1,9 +1,9 @@
-"""Load a bundle and classify images that are files, arrays, or PIL images.
+"""Load a bundle and predict arrays and PIL images.
 
     python examples/predict_with_bundle.py [RUN]
 
-RUN is a run folder or a bundle made from 8 x 8 grey digits, such as the one that train_from_folder.py leaves. Without
-it a small network is trained first.
+RUN is a run folder or bundle for 8 x 8 grey digits, such as the one of train_from_folder.py. Without it a small network
+is trained first.
 """
 
 import sys
@@ -13,15 +13,16 @@ from sklearn.datasets import load_digits
 
 import tercet
 
-SHOWN = (1700, 1750, 1790)  # rows of the data set
+ROWS = (1700, 1750, 1790)  # rows of the data set
 
 if __name__ == "__main__":
-    given = sys.argv[1:] or [tercet.train("digits", members=["small-cnn"], epochs=10, lr=3e-3).path]
-    bundle = tercet.load_bundle(given[0])
+    path = sys.argv[1] if sys.argv[1:] else tercet.train("digits", members=["small-cnn"], epochs=10, lr=3e-3).path
+    bundle = tercet.load_bundle(path)
     digits = load_digits()
-    arrays = [(digits.images[row] * (255 / 16)).round().astype("uint8") for row in SHOWN]  # H W, uint8
-    pictures = [Image.fromarray(array) for array in arrays]
-    answers = bundle.predict([*arrays, *pictures])  # Predictions: ids, classes, probabilities N K
-    for name, said, shares in zip(answers.ids, answers.predicted_names, answers.probabilities, strict=True):
-        row = SHOWN[int(name) % len(SHOWN)]
-        print(f"image {name}: {said} ({shares.max():.2f}), in truth {digits.target[row]}")
+    arrays = [(digits.images[row] * (255 / 16)).round().astype("uint8") for row in ROWS]  # H W, uint8
+    images = [Image.fromarray(array) for array in arrays]
+    predictions = bundle.predict([*arrays, *images])  # ids, classes, probabilities N K
+    columns = (predictions.ids, predictions.predicted_names, predictions.probabilities)
+    for name, label, probabilities in zip(*columns, strict=True):
+        row = ROWS[int(name) % len(ROWS)]
+        print(f"image {name}: {label} ({probabilities.max():.2f}), true label {digits.target[row]}")

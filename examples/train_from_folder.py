@@ -1,9 +1,9 @@
-"""Train two networks on a folder of images, fuse them, and print the report.
+"""Train and combine two networks on a folder of images, and print the report.
 
     python examples/train_from_folder.py
 
-The images are 600 handwritten digits from scikit-learn, written as PNG files to runs/example-images/<digit>/. Replace
-that folder by one of your own: one folder for each class.
+The images are 600 handwritten digits of scikit-learn, written as PNG files to runs/example-images/DIGIT/. Use your own
+folder instead: one sub-folder per class.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ import tercet
 
 
 def write_images(root: Path, count: int = 600) -> Path:
-    """Write the first `count` digits as 8 x 8 grey files, one folder for each class."""
+    """Write the first `count` digits as 8 x 8 grey files, one folder per class."""
     digits = load_digits()
     for row in range(count):
         folder = root / str(digits.target[row])

@@ -1,4 +1,4 @@
-"""What the documentation says is so: commands parse, options exist, files are accepted, links lead on, programs run."""
+"""The documentation agrees with the code: commands parse, options exist, YAML files are valid, links resolve."""
 
 import ast
 import importlib
@@ -54,13 +54,13 @@ class Block:
 
 
 def blocks(*languages: str) -> list[Block]:
-    found = []
+    result = []
     for page in PAGES:
         text = page.read_text("utf-8")
         for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             if match[1] in languages:
-                found.append(Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]))
-    return found
+                result.append(Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]))
+    return result
 
 
 def prose(page: Path) -> str:
@@ -69,27 +69,27 @@ def prose(page: Path) -> str:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Return where each `tercet` line stands, and its words after `tercet`."""
-    found = []
+    """Return position and arguments of each `tercet` command."""
+    result = []
     for block in blocks("sh"):
         for line in block.text.replace("\\\n", " ").splitlines():
             if line.startswith("tercet "):
                 words = shlex.split(line, comments=True)[1:]
                 end = next((index for index, word in enumerate(words) if word in SHELL_MARKS), len(words))
-                found.append((f"{block}: {line}", words[:end]))
-    return found
+                result.append((f"{block}: {line}", words[:end]))
+    return result
 
 
-def named_files() -> dict[str, str]:
-    """Return the YAML examples that say in their first line what they are called."""
+def yaml_examples() -> dict[str, str]:
+    """Return the YAML examples with a file name in their first line."""
     named = [re.match(r"# (\S+\.ya?ml)\n", block.text) for block in blocks("yaml")]
     return {match[1]: match.string for match in named if match}
 
 
 @pytest.fixture
-def beside_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in a folder that holds the documentation's YAML examples, and what its searches leave."""
-    for name, text in named_files().items():
+def example_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with the YAML examples of the documentation and the output of its searches."""
+    for name, text in yaml_examples().items():
         (tmp_path / name).write_text(text, "utf-8")
     for study in {words[words.index("--output") + 1] for _, words in commands() if {"tune", "--output"} <= {*words}}:
         (tmp_path / study).mkdir(parents=True)
@@ -100,7 +100,7 @@ def beside_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stand in an empty folder with one core, so that members train one after the other in this process."""
+    """Change to an empty folder and use one core, so that members train sequentially in this process."""
     monkeypatch.chdir(tmp_path)
     if not hasattr(os, "sched_setaffinity"):
         yield tmp_path
@@ -112,20 +112,20 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def require_members(parsed: ParsedArguments) -> None:
-    """Resolve a command's or a file's members; their weights files need not exist here."""
+    """Resolve the members of a command or file; weights files need not exist."""
     model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
     if model.weights is None:
         resolve_members(parsed.of(RunConfig).members, model, training)
 
 
-def test_the_documentation_is_here() -> None:
+def test_all_pages_are_found() -> None:
     pages = {page.relative_to(ROOT).as_posix() for page in PAGES}
     assert {"README.md", "CONTRIBUTING.md", "docs/README.md", "docs/command-line.md", "docs/python.md"} <= pages
-    assert len(commands()) > 40 and len(blocks("python")) > 8 and len(named_files()) >= 4 and len(EXAMPLES) >= 3
+    assert len(commands()) > 40 and len(blocks("python")) > 8 and len(yaml_examples()) >= 4 and len(EXAMPLES) >= 3
 
 
 @pytest.mark.parametrize(("where", "words"), commands(), ids=[where for where, _ in commands()])
-def test_commands_parse(where: str, words: list[str], beside_the_files: Path) -> None:
+def test_commands_parse(where: str, words: list[str], example_files: Path) -> None:
     assert words[0] in COMMANDS, where
     options, _ = COMMANDS[words[0]]
     if "--help" in words:
@@ -138,7 +138,7 @@ def test_commands_parse(where: str, words: list[str], beside_the_files: Path) ->
         check_network(name, parsed.of(ModelConfig))
 
 
-def test_every_verb_is_shown() -> None:
+def test_every_command_has_an_example() -> None:
     assert {words[0] for _, words in commands()} >= set(COMMANDS)
 
 
@@ -160,10 +160,10 @@ def test_options_in_prose_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_files_are_accepted(block: Block, beside_the_files: Path) -> None:
+def test_yaml_files_are_valid(block: Block, example_files: Path) -> None:
     """A list is stages, a mapping with a model a member, a space one of `tune`, any other mapping a run's."""
     content = parse_yaml(block.text)
-    path = beside_the_files / "example.yaml"
+    path = example_files / "example.yaml"
     path.write_text(block.text, "utf-8")
     if isinstance(content, list):
         parsed = TRAIN.parse_args(["data", "--stages", str(path)])
@@ -202,7 +202,7 @@ def test_python_keywords_exist(block: Block) -> None:
         assert [word.arg for word in call.keywords if word.arg not in parameters] == [], name
 
 
-def test_every_public_name_is_explained() -> None:
+def test_every_public_name_is_documented() -> None:
     page = (ROOT / "docs" / "python.md").read_text("utf-8")
     missing = [name for name in tercet.__all__ if not re.search(rf"\b(?:tercet\.|`){name}\b", page)]
     assert missing == []
@@ -214,14 +214,14 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        found = (page.parent / path).resolve() if path else page
-        assert found.exists(), target
-        assert not anchor or anchor in anchors(found), target
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
 
 
 def test_the_index_lists_every_page() -> None:
@@ -239,12 +239,16 @@ def small_networks() -> list[tuple[str, int, int, int]]:
 
 
 @pytest.mark.parametrize(("name", "pixels", "parameters", "buffers"), small_networks())
-def test_the_table_of_backbones_is_right(name: str, pixels: int, parameters: int, buffers: int) -> None:
-    found = describe_model(name, num_classes=10).document
-    assert (found["input"]["size"], found["parameters"], found["buffers"]) == ((pixels, pixels), parameters, buffers)
+def test_table_of_backbones_matches_the_networks(name: str, pixels: int, parameters: int, buffers: int) -> None:
+    summary = describe_model(name, num_classes=10).document
+    assert (summary["input"]["size"], summary["parameters"], summary["buffers"]) == (
+        (pixels, pixels),
+        parameters,
+        buffers,
+    )
 
 
-def test_every_backbone_of_the_table_is_timms_and_has_the_weights_it_says() -> None:
+def test_table_of_backbones_matches_timm() -> None:
     rows = re.findall(r"^\| [^|]+ \| `(\w+)` \|.*\| (yes|no) \|$", MODEL_PAGE.read_text(), re.MULTILINE)
     assert len(rows) > 30
     described = network_descriptions()
@@ -253,7 +257,7 @@ def test_every_backbone_of_the_table_is_timms_and_has_the_weights_it_says() -> N
         assert described[name].endswith(", pretrained weights") == (weights == "yes"), name
 
 
-def test_the_table_of_other_own_networks_is_right() -> None:
+def test_table_of_larger_networks_matches_the_code() -> None:
     pattern = r"^\| `([\w-]+)` \| [^|]+ \| (\d+) . (\d+) . (\d) \| (\d+) \| ([\d,]+) \|$"
     rows = re.findall(pattern, MODEL_PAGE.read_text(), re.MULTILINE)
     assert len(rows) == 4
@@ -270,7 +274,7 @@ def own_networks() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("name", "double", "single"), own_networks())
-def test_the_table_of_own_networks_is_right(name: str, double: str, single: str) -> None:
+def test_table_of_small_networks_matches_the_code(name: str, double: str, single: str) -> None:
     for num_biases, count in ((2, double), (1, single)):
         config = ModelConfig(num_biases=num_biases)  # type: ignore[arg-type]
         network = tercet.build(name, num_classes=10, config=config, channels=1, image_size=(28, 28))
@@ -278,13 +282,13 @@ def test_the_table_of_own_networks_is_right(name: str, double: str, single: str)
 
 
 @pytest.mark.slow
-def test_the_python_page_is_a_program(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_page_runs_as_a_program(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = [block for block in blocks("python") if block.page.name == "python.md"]
     program = "".join(block.text for block in page)
     exec(compile(program, "docs/python.md", "exec"), {"__name__": "python_page"})
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (alone / "runs" / "digits" / "bundle" / "manifest.json").is_file()
-    assert said.strip().endswith("(a run's bundle is RUN/bundle)") and "ModelError 4" in said
+    assert output.strip().endswith("(a run's bundle is RUN/bundle)") and "ModelError 4" in output
 
 
 def run_example(name: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +298,7 @@ def run_example(name: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_the_training_and_predicting_examples_run(
+def test_training_and_prediction_examples_run(
     alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_example("train_from_folder.py", monkeypatch=monkeypatch)
@@ -302,19 +306,19 @@ def test_the_training_and_predicting_examples_run(
     run_example("predict_with_bundle.py", "runs/example-images-1", monkeypatch=monkeypatch)
     assert len(capsys.readouterr().out.splitlines()) == 6
     run_example("predict_with_bundle.py", monkeypatch=monkeypatch)
-    assert "in truth" in capsys.readouterr().out
+    assert "true label" in capsys.readouterr().out
 
 
-def test_the_blending_example_runs(
+def test_combining_example_runs(
     alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_example("blend_predictions.py", monkeypatch=monkeypatch)
-    said = capsys.readouterr().out
-    assert "average against" in said and "weighted (cross-fitted)" in said
+    run_example("combine_predictions.py", monkeypatch=monkeypatch)
+    output = capsys.readouterr().out
+    assert "average against" in output and "weighted (cross-fitted)" in output
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_are_short_and_introduced(path: Path) -> None:
+def test_examples_are_short_and_start_with_their_command(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) < 40
     assert f"python examples/{path.name}" in (ast.get_docstring(ast.parse(text)) or "")

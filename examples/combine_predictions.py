@@ -1,9 +1,9 @@
-"""Fuse prediction files of three classifiers, in two ways, and compare each with the best file.
+"""Combine prediction files of three classifiers by two methods, and compare each with the best file.
 
-    python examples/blend_predictions.py
+    python examples/combine_predictions.py
 
-The files are generated: 1,000 samples, 5 classes, three classifiers that are right in different ways. Files of any
-other origin do as well, as long as rows are samples, columns are classes, and rows sum to 1.
+The files are generated: 1,000 samples, 5 classes, three independent classifiers. Any files with a row per sample and a
+column per class work, if the rows sum to 1.
 """
 
 from pathlib import Path
@@ -28,5 +28,5 @@ def write_files(folder: Path, *, samples: int = 1000, classes: int = 5) -> tuple
 
 if __name__ == "__main__":
     files, labels = write_files(Path("runs/example-predictions"))
-    for method in ("average", "weighted"):  # weighted learns from the labels, so its score is cross-fitted
+    for method in ("average", "weighted"):  # weighted is fitted on the labels, so its score is cross-fitted
         print(tercet.combine(files, ensemble_methods=[method], labels=labels).report)
