@@ -19,10 +19,10 @@ from tercet.serve.listener import bind
 from tercet.serve.supervisor import supervise
 from tests.serve.crowd import wire
 from tests.serve.models import GREEN, write_coloured
-from tests.serve.server import PATIENCE, Server, form, receive, request
+from tests.serve.server import PATIENCE, Server, form, has_ended, receive, request
 
 pytestmark = pytest.mark.slow
-TAKE_LINK = "import os, signal, sys, time; from tercet.core.process import ParentLink; link = ParentLink.take()()\n"
+TAKE_LINK = "import os, signal, sys, time; from tercet.core.process import ParentLink; link = ParentLink.take()\n"
 
 
 @contextmanager
