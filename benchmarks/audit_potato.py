@@ -1,12 +1,12 @@
-"""How many copies an audit finds, at how many false pairs, and how long it takes over 20,000 files.
+"""Recall and false positives of the duplicate detection in `tercet audit`, and its time for 20,000 files.
 
     python benchmarks/audit_potato.py --data-dir FOLDER [--parts hash,made,network,speed]
 
-FOLDER holds potato-leaves/potato-leaf-160.zip, fashion-mnist/ and weights/mobilenetv2_100_onnxzoo_backbone.safetensors.
-The 500 pictures of healthy leaves are 125 originals, each turned, mirrored, shifted and sheared into four: 750 true
-pairs. The archive's split keeps originals whole, a random one tears them. `made` asks the same of copies made here
-(re-encoded, resized, brightened, turned, cropped), where every method has a chance. Results go to benchmarks/results/,
-part by part.
+FOLDER contains potato-leaves/potato-leaf-160.zip, fashion-mnist/ and
+weights/mobilenetv2_100_onnxzoo_backbone.safetensors. The 500 images of healthy leaves are 125 originals with four
+augmented copies each (rotated, flipped, shifted, sheared): 750 true pairs. The split of the archive keeps the copies of
+an original together, a random split does not. `made` measures the same on copies created here (re-encoded, resized,
+brightened, rotated, cropped). Results are written to benchmarks/results/ after each part.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audit_potato.json"
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
 COSINES = (0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9)
-SIZE = 96  # pixels that the network sees: its weights know 224, but two cores have little time
+SIZE = 96  # input pixels; the weights were trained at 224, which takes too long on two cores
 MANY = 10**8  # no limit on pairs
 Picture = Image.Image
 
@@ -77,37 +77,39 @@ CHANGES: dict[str, Callable[[Picture], Picture]] = {
 
 
 def originals(table: SampleTable) -> NDArray[np.str_]:
-    """Return the original of each leaf that has copies; empty for others."""
-    found = [re.search(r"healthy-(\d+)-", name) for name in table.ids]
-    return np.array([match[1] if match else "" for match in found])
+    """Return the number of the original of each healthy leaf; empty for others."""
+    matches = [re.search(r"healthy-(\d+)-", name) for name in table.ids]
+    return np.array([match[1] if match else "" for match in matches])
 
 
-def true_of(pairs: PairList, original: NDArray[np.str_]) -> NDArray[np.bool_]:
+def is_true_pair(pairs: PairList, original: NDArray[np.str_]) -> NDArray[np.bool_]:
     return np.asarray((original[pairs.first] == original[pairs.second]) & (original[pairs.first] != ""))
 
 
 def torn_pairs(table: SampleTable, original: NDArray[np.str_]) -> tuple[int, int]:
-    """Return how many true pairs there are, and how many a random split of tercet train tears."""
+    """Return the number of true pairs, and how many of them the default split of tercet train separates."""
     split = np.array(assign_splits(replace(table, splits=None), DataConfig()).splits)
-    rows = [np.flatnonzero(original == name) for name in np.unique(original[original != ""])]
-    pairs = [(one, other) for group in rows for place, one in enumerate(group) for other in group[place + 1 :]]
-    return len(pairs), sum(split[one] != split[other] for one, other in pairs)
+    groups = [np.flatnonzero(original == name) for name in np.unique(original[original != ""])]
+    pairs = [(a, b) for group in groups for index, a in enumerate(group) for b in group[index + 1 :]]
+    return len(pairs), sum(split[a] != split[b] for a, b in pairs)
 
 
 def by_hash(table: SampleTable) -> dict[str, Any]:
-    """Return what hashes find among the leaves, alone and confirmed, at several distances."""
+    """Return true and false pairs found by hash among the leaves, with and without confirmation, by distance."""
     original = originals(table)
-    seen = inspect(table, max_pixels=10**8)
-    assert seen.hashes is not None
+    inspection = inspect(table, max_pixels=10**8)
+    assert inspection.hashes is not None
     true, torn = torn_pairs(table, original)
     lines = {}
     for name, least in (("hash alone", -1.0), (f"hash and correlation {MIN_CORRELATION}", MIN_CORRELATION)):
-        found = near_pairs(seen.hashes, seen.grey, max_distance=DISTANCES[-1], min_correlation=least, max_pairs=MANY)
-        right = true_of(found, original)
+        pairs = near_pairs(
+            inspection.hashes, inspection.grey, max_distance=DISTANCES[-1], min_correlation=least, max_pairs=MANY
+        )
+        right = is_true_pair(pairs, original)
         lines[name] = {
             str(limit): [
-                int((right & (found.distance <= limit)).sum()),
-                int((~right & (found.distance <= limit)).sum()),
+                int((right & (pairs.distance <= limit)).sum()),
+                int((~right & (pairs.distance <= limit)).sum()),
             ]
             for limit in DISTANCES
         }
@@ -115,7 +117,7 @@ def by_hash(table: SampleTable) -> dict[str, Any]:
 
 
 def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
-    """Return what a network's features find among the leaves, in one orientation and in eight, at several cosines."""
+    """Return true and false pairs found by features among the leaves, for one and eight orientations, by cosine."""
     original = originals(table)
     network = build_embedder(
         {"model": "mobilenetv2_100", "weights": str(weights), "input.size": [SIZE]}, channels=3, image_size=None
@@ -125,12 +127,12 @@ def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     lines = {}
     for name, some in (("as they are", features[:, :1]), ("eight orientations", features)):
-        found = similar_pairs(some, min_similarity=COSINES[-1], max_pairs=MANY)
-        right = true_of(found, original)
+        pairs = similar_pairs(some, min_similarity=COSINES[-1], max_pairs=MANY)
+        right = is_true_pair(pairs, original)
         lines[name] = {
             str(limit): [
-                int((right & (found.similarity >= limit)).sum()),
-                int((~right & (found.similarity >= limit)).sum()),
+                int((right & (pairs.similarity >= limit)).sum()),
+                int((~right & (pairs.similarity >= limit)).sum()),
             ]
             for limit in COSINES
         }
@@ -138,32 +140,32 @@ def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
 
 
 def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
-    """Return the share of made copies that are found, and the false pairs among the pictures, by distance."""
+    """Return the share of detected copies, and the number of false pairs among the images, by distance."""
     grey = np.stack([downscale(pixels_of(picture)) for picture in pictures])
-    codes = np.stack([hashes(one) for one in grey])
-    found = near_pairs(codes, grey, max_distance=DISTANCES[-1], min_correlation=-1, max_pairs=MANY)
-    sure = found.similarity >= MIN_CORRELATION
+    codes = np.stack([hashes(image) for image in grey])
+    pairs = near_pairs(codes, grey, max_distance=DISTANCES[-1], min_correlation=-1, max_pairs=MANY)
+    sure = pairs.similarity >= MIN_CORRELATION
     false = {
-        str(limit): [int((found.distance <= limit).sum()), int((sure & (found.distance <= limit)).sum())]
+        str(limit): [int((pairs.distance <= limit).sum()), int((sure & (pairs.distance <= limit)).sum())]
         for limit in DISTANCES
     }
     shares: dict[str, dict[str, list[float]]] = {}
     for change, apply in CHANGES.items():
-        distance, likeness = np.full(sample, 99), np.full(sample, -1.0)
-        for place in range(sample):
-            copy = downscale(pixels_of(apply(pictures[place])))
-            both = near_pairs(
-                np.stack([codes[place], hashes(copy)]),
-                np.stack([grey[place], copy]),
+        distance, similarity = np.full(sample, 99), np.full(sample, -1.0)
+        for index in range(sample):
+            copy = downscale(pixels_of(apply(pictures[index])))
+            pair = near_pairs(
+                np.stack([codes[index], hashes(copy)]),
+                np.stack([grey[index], copy]),
                 max_distance=16,
                 min_correlation=-1,
             )
-            if len(both):
-                distance[place], likeness[place] = both.distance[0], both.similarity[0]
+            if len(pair):
+                distance[index], similarity[index] = pair.distance[0], pair.similarity[0]
         shares[change] = {
             str(limit): [
                 float((distance <= limit).mean()),
-                float(((distance <= limit) & (likeness >= MIN_CORRELATION)).mean()),
+                float(((distance <= limit) & (similarity >= MIN_CORRELATION)).mean()),
             ]
             for limit in DISTANCES
         }
@@ -177,27 +179,27 @@ def pixels_of(picture: Picture) -> NDArray[np.uint8]:
 
 def garments(folder: Path, count: int) -> list[Picture]:
     content = gzip.decompress((folder / "fashion-mnist" / "train-images-idx3-ubyte.gz").read_bytes())
-    return [Image.fromarray(one) for one in np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)[:count]]
+    return [Image.fromarray(image) for image in np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)[:count]]
 
 
 def speed(folder: Path, count: int = 20_000) -> dict[str, Any]:
-    """Return the seconds of an audit of PNG files in ten class folders, and what it found."""
+    """Return time and findings of an audit of PNG files in ten class folders."""
     labels = gzip.decompress((folder / "fashion-mnist" / "train-labels-idx1-ubyte.gz").read_bytes())[8:]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         for index, picture in enumerate(garments(folder, count)):
-            target = Path(place) / "images" / str(labels[index])
+            target = Path(temporary) / "images" / str(labels[index])
             target.mkdir(parents=True, exist_ok=True)
             picture.save(target / f"{index}.png")
         started, used = time.monotonic(), time.process_time()
-        done = audit_data(Path(place) / "images", output=str(Path(place) / "audit"))
+        result = audit_data(Path(temporary) / "images", output=str(Path(temporary) / "audit"))
         seconds, processor = time.monotonic() - started, time.process_time() - used
-    copies = done.result.duplicates
+    copies = result.result.duplicates
     return {
         "files": count,
         "seconds": seconds,
         "processor_seconds": processor,
-        "equal": len(done.result.duplicates_by("pixels")),
-        "near": len(done.result.duplicates_by("hash")),
+        "equal": len(result.result.duplicates_by("pixels")),
+        "near": len(result.result.duplicates_by("hash")),
         "near_with_one_label": sum(not copy.disagrees for copy in copies if copy.method == "hash"),
     }
 
@@ -217,25 +219,25 @@ def _short(value: float) -> float:
     return round(value, 3)
 
 
-def report(found: Mapping[str, Any]) -> str:
+def report(results: Mapping[str, Any]) -> str:
     """Return the results as text."""
     parts: list[str] = []
-    if part := found.get("hash"):
+    if part := results.get("hash"):
         parts += [
-            f"POTATO LEAVES: {part['true_pairs']} true pairs, {part['torn_by_random_split']} torn by a random split"
+            f"POTATO LEAVES: {part['true_pairs']} true pairs, {part['torn_by_random_split']} separated by random split"
         ]
         parts += ["", *table_of(part["found_and_false_by_distance"], "found / false pairs, by distance"), ""]
-    if part := found.get("network"):
+    if part := results.get("network"):
         parts += [f"features of mobilenetv2_100 at {part['input_size']} pixels, {part['seconds']:.0f} s"]
         parts += ["", *table_of(part["found_and_false_by_cosine"], "found / false pairs, by cosine"), ""]
-    for name, part in found.get("made", {}).items():
-        parts += [f"COPIES MADE OF {name.upper()}: {part['copies']} a change, hash alone / confirmed", ""]
+    for name, part in results.get("made", {}).items():
+        parts += [f"COPIES MADE OF {name.upper()}: {part['copies']} per change, hash alone / confirmed", ""]
         parts += table_of(part["share_found"], "share found, by distance")
         parts += [*table_of({f"false pairs of {part['pictures']}": part["false_alone_and_confirmed"]}, "")[1:], ""]
-    if part := found.get("speed"):
+    if part := results.get("speed"):
         parts += [
-            f"{part['files']:,} FILES: {part['seconds']:.0f} s, {part['processor_seconds']:.0f} s of a processor; "
-            f"{part['equal']} equal pictures, {part['near']} near pairs, {part['near_with_one_label']} of one class"
+            f"{part['files']:,} FILES: {part['seconds']:.0f} s, {part['processor_seconds']:.0f} s of CPU time; "
+            f"{part['equal']} identical images, {part['near']} near pairs, {part['near_with_one_label']} of one class"
         ]
     return "\n".join(parts) + "\n"
 
@@ -246,22 +248,22 @@ def main() -> int:
     parser.add_argument("--parts", default="hash,made,network,speed")
     arguments = parser.parse_args()
     folder, parts = Path(arguments.data_dir), arguments.parts.split(",")
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     table = load_table(folder / "potato-leaves" / "potato-leaf-160.zip", DataConfig())
     if "hash" in parts:
-        found["hash"] = by_hash(table)
+        results["hash"] = by_hash(table)
     if "made" in parts:
         diseased = [row for row, name in enumerate(originals(table)) if not name]
         leaves = [Image.fromarray(table.source.pixels(table.locations[row], max_pixels=10**8)) for row in diseased]
-        found["made"] = {"leaves": made(leaves, 200), "garments": made(garments(folder, 3000), 200)}
+        results["made"] = {"leaves": made(leaves, 200), "garments": made(garments(folder, 3000), 200)}
     if "network" in parts:
-        found["network"] = by_network(table, folder / "weights" / "mobilenetv2_100_onnxzoo_backbone.safetensors")
+        results["network"] = by_network(table, folder / "weights" / "mobilenetv2_100_onnxzoo_backbone.safetensors")
     if "speed" in parts:
-        found["speed"] = speed(folder)
-    found["environment"] = describe_environment()
+        results["speed"] = speed(folder)
+    results["environment"] = describe_environment()
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    text = report(found)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    text = report(results)
     RESULTS.with_suffix(".txt").write_text(text)
     print(text)
     return 0

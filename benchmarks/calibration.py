@@ -1,11 +1,10 @@
-"""Calibrate the published Fashion-MNIST predictions of the E2E-3M paper: a temperature, prediction sets, rejecting.
+"""Calibration of the published Fashion-MNIST predictions of the E2E-3M paper: temperature, prediction sets, rejection.
 
     python benchmarks/calibration.py [FOLDER] [--seeds N]
 
-FOLDER holds the `.npy` files of https://github.com/leonlha/e2e-3m; see published_predictions.py. Each seed draws the
-10,000 images into quarters, stratified: one fits the temperature, one the quantiles and thresholds, and the other two
-are the images that everything is measured on. Told are mean ± standard deviation over the seeds. Figures go to
-benchmarks/results/.
+FOLDER contains the `.npy` files of https://github.com/leonlha/e2e-3m; see published_predictions.py. Each seed splits
+the 10,000 images into stratified quarters: one for the temperature, one for the quantiles and thresholds, and two for
+evaluation. Reports mean ± standard deviation over the seeds; results are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -37,48 +36,51 @@ from tercet.metrics.classification import score
 COVERAGES, RISKS = (0.9, 0.95, 0.99), (0.01, 0.02)
 
 
-def quarters(said: Predictions, seed: int) -> tuple[Predictions, Predictions, Predictions]:
-    """Return a quarter that fits, one that decides, and the half that is measured."""
-    known, fresh = split_half(said, seed=seed)
-    fitted, own = (said.take(known[rows]) for rows in split_half(said.take(known), seed=seed))
-    return fitted, own, said.take(fresh)
+def split_rows(predictions: Predictions, seed: int) -> tuple[Predictions, Predictions, Predictions]:
+    """Return a quarter for the temperature, one for thresholds, and the half for evaluation."""
+    fit_rows, test_rows = split_half(predictions, seed=seed)
+    quarters = split_half(predictions.take(fit_rows), seed=seed)
+    fitted, threshold_part = (predictions.take(fit_rows[rows]) for rows in quarters)
+    return fitted, threshold_part, predictions.take(test_rows)
 
 
-def measure(said: Predictions, seed: int) -> dict[str, float | None]:
-    """Return what one draw of the quarters gives."""
-    fitted, own, fresh = quarters(said, seed)
+def measure(predictions: Predictions, seed: int) -> dict[str, float | None]:
+    """Return the results of one random split."""
+    fitted, threshold_part, test_part = split_rows(predictions, seed)
     temperature = fit_temperature(fitted)
-    before, after = score(fresh), score(with_temperature(fresh, temperature))
-    found: dict[str, float | None] = {
+    before, after = score(test_part), score(with_temperature(test_part, temperature))
+    results: dict[str, float | None] = {
         "temperature": temperature,
         "used": float(calibrate_probabilities(fitted).temperature != 1),
     }
     for key in ("ece", "log_loss", "brier"):
-        found |= {f"{key} before": getattr(before, key), f"{key} after": getattr(after, key)}
-    fitted, own, fresh = (with_temperature(part, temperature) for part in (fitted, own, fresh))
-    right = fresh.predicted == fresh.labels
+        results |= {f"{key} before": getattr(before, key), f"{key} after": getattr(after, key)}
+    fitted, threshold_part, test_part = (
+        with_temperature(part, temperature) for part in (fitted, threshold_part, test_part)
+    )
+    right = test_part.predicted == test_part.labels
     for coverage in COVERAGES:
-        rule = conformal(own, coverage)
+        rule = conformal(threshold_part, coverage)
         assert rule is not None
-        sets = prediction_sets(fresh.probabilities, rule.quantile)
-        found[f"held at {coverage:g}"] = float(sets[np.arange(len(fresh)), fresh.labels].mean())
-        found[f"classes at {coverage:g}"] = float(sets.sum(axis=1).mean())
+        sets = prediction_sets(test_part.probabilities, rule.quantile)
+        results[f"held at {coverage:g}"] = float(sets[np.arange(len(test_part)), test_part.labels].mean())
+        results[f"classes at {coverage:g}"] = float(sets.sum(axis=1).mean())
     for risk in RISKS:
-        threshold = reject_threshold(own, risk, guide=fitted)
-        kept = None if threshold is None else ~threshold.rejected(fresh.probabilities)
-        found[f"answered at {risk:g}"] = None if kept is None else float(kept.mean())
-        found[f"wrong at {risk:g}"] = None if kept is None else float(1 - right[kept].mean())
-    return found
+        threshold = reject_threshold(threshold_part, risk, guide=fitted)
+        accepted = None if threshold is None else ~threshold.rejected(test_part.probabilities)
+        results[f"answered at {risk:g}"] = None if accepted is None else float(accepted.mean())
+        results[f"wrong at {risk:g}"] = None if accepted is None else float(1 - right[accepted].mean())
+    return results
 
 
-def told(values: list[float | None]) -> str:
-    """Return mean ± standard deviation, and how often there was nothing."""
-    there = [value for value in values if value is not None]
-    if not there:
+def spread_text(values: list[float | None]) -> str:
+    """Return mean ± standard deviation, and the number of missing values."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return "never"
-    spread = f" ± {np.std(there, ddof=1):.4f}" if len(there) > 1 else ""
-    missing = len(values) - len(there)
-    return f"{np.mean(there):.4f}{spread}" + (f" ({missing} of {len(values)}: none)" if missing else "")
+    spread = f" ± {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
+    missing = len(values) - len(numbers)
+    return f"{np.mean(numbers):.4f}{spread}" + (f" ({missing} of {len(values)}: none)" if missing else "")
 
 
 def main() -> int:
@@ -92,19 +94,19 @@ def main() -> int:
     except DataError as error:
         print(f"{error}; give the folder with the files of https://github.com/leonlha/e2e-3m", file=sys.stderr)
         return error.exit_code
-    fused = {"average": average(members), "pruned": pruned(members), "vote": vote(members)}
-    lines = [f"Fashion-MNIST test, published predictions; {arguments.seeds} seeds, 2,500 images fit the temperature,"]
-    lines.append("2,500 the quantiles and thresholds, 5,000 are measured")
-    kept: dict[str, Any] = {"seeds": arguments.seeds, "rows": {"fit": 2500, "own": 2500, "measured": 5000}}
-    for name, said in {**dict(zip(MEMBERS, members, strict=True)), **fused}.items():
-        draws = [measure(said, seed) for seed in range(arguments.seeds)]
-        kept[name] = {key: [one[key] for one in draws] for key in draws[0]}
-        lines += ["", f"{name}, accuracy {score(said).accuracy:.4f}"]
-        lines += [f"  {key:<16} {told([one[key] for one in draws])}" for key in draws[0]]
+    ensembles = {"average": average(members), "pruned": pruned(members), "vote": vote(members)}
+    lines = [f"Fashion-MNIST test, published predictions; {arguments.seeds} seeds; 2,500 images for the temperature,"]
+    lines.append("2,500 for quantiles and thresholds, 5,000 for evaluation")
+    document: dict[str, Any] = {"seeds": arguments.seeds, "rows": {"fit": 2500, "own": 2500, "measured": 5000}}
+    for name, predictions in {**dict(zip(MEMBERS, members, strict=True)), **ensembles}.items():
+        splits = [measure(predictions, seed) for seed in range(arguments.seeds)]
+        document[name] = {key: [split[key] for split in splits] for key in splits[0]}
+        lines += ["", f"{name}, accuracy {score(predictions).accuracy:.4f}"]
+        lines += [f"  {key:<16} {spread_text([split[key] for split in splits])}" for key in splits[0]]
     text = "\n".join(lines) + "\n"
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    (results / "calibration.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (results / "calibration.json").write_text(json.dumps(document, indent=1) + "\n")
     (results / "calibration.txt").write_text(text, "utf-8")
     print(text, end="")
     return 0

@@ -3,8 +3,8 @@
     python benchmarks/compare_fashion.py --data-dir FOLDER [--output FOLDER] [--seeds 3]
 
 This is `tercet compare fashion-mnist --backbones small-cnn,row-lstm,row-gru,row-rnn --match-parameters` with the
-options below; it prints the report and keeps it, with the findings, under benchmarks/results/. A comparison that was
-stopped goes on with `tercet compare --resume FOLDER`.
+options below. Report and results are written to benchmarks/results/; an interrupted comparison can be continued with
+`tercet compare --resume FOLDER`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,18 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     started = time.monotonic()
-    more: dict[str, Any] = {"seeds": arguments.seeds, "output": arguments.output, "data.data_dir": arguments.data_dir}
-    run = compare("fashion-mnist", console=Console(stderr=True), **OPTIONS, **more)
+    options: dict[str, Any] = {
+        "seeds": arguments.seeds,
+        "output": arguments.output,
+        "data.data_dir": arguments.data_dir,
+    }
+    run = compare("fashion-mnist", console=Console(stderr=True), **OPTIONS, **options)
     seconds = time.monotonic() - started
     print(run.report)
     print(f"{seconds:.0f} s, {run.path}")
-    kept = {key: run.metrics[key] for key in ("baseline", "chosen", "networks", "pairs", "failed", "protocol")}
-    kept |= {key: {"n": run.metrics[key]["n"], "count": run.metrics[key]["count"]} for key in ("easy", "hard")}
-    document = {"seconds": seconds, "environment": describe_environment(), **kept}
+    results = {key: run.metrics[key] for key in ("baseline", "chosen", "networks", "pairs", "failed", "protocol")}
+    results |= {key: {"n": run.metrics[key]["n"], "count": run.metrics[key]["count"]} for key in ("easy", "hard")}
+    document = {"seconds": seconds, "environment": describe_environment(), **results}
     (HERE / "results" / "compare_fashion.json").write_text(json.dumps(document, indent=1) + "\n")
     (HERE / "results" / "compare_fashion.txt").write_text(run.report)
     return run.exit_code

@@ -1,12 +1,12 @@
-"""Answers of exported files beside eager PyTorch with the members one after the other, in turns within one run.
+"""Latency of exported files compared with eager PyTorch, measured in turns within one process.
 
     python benchmarks/export_speed.py [--seconds 5] [--rounds 3] [--threads 1 2]
 
 Two ensembles of three, untrained: `photos` (MobileNetV4 with a BiLSTM over rows, MobileNetV2, EfficientNet-B0, at 128
-pixels) and `rows` (row-lstm, row-gru, row-bilstm on 28 x 28 grey pixels). All roads begin with bytes and end with
-probabilities; `networks` is eager PyTorch on images that were prepared before, which the files have to prepare too.
-In 8 bits all members are quantised, whatever it does to the answers of untrained networks. Only ratios within a round
-mean anything on a busy machine. The cold start is `tercet predict FILE one.jpg` as a process of its own.
+pixels) and `rows` (row-lstm, row-gru, row-bilstm on 28 x 28 grey pixels). All models map bytes to probabilities, except
+`networks`, which is eager PyTorch, member by member, without preprocessing. In 8 bits all members are quantised,
+without a check of their accuracy. On a busy machine only ratios within a round are meaningful. The cold start is a
+process `tercet predict FILE one.jpg`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def make_bundle(name: str) -> Bundle:
         config = ModelConfig(**options)
         built = build(network, num_classes=10, config=config, channels=channels, image_size=size)
         members.append(Member(network, built, config))
-    return Bundle(tuple("0123456789"), tuple(members), Combiner("average", tuple(one.name for one in members)))
+    return Bundle(tuple("0123456789"), tuple(members), Combiner("average", tuple(member.name for member in members)))
 
 
 def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
@@ -64,8 +64,8 @@ def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
     noise = np.random.default_rng(0).integers(0, 256, (16, *size, 3), dtype=np.uint8)
     graphs = member_graphs(bundle)
     small = [
-        quantize(graph, calibration_batches(bundle, place, list(noise)), name=str(place)) or graph
-        for place, graph in enumerate(graphs)
+        quantize(graph, calibration_batches(bundle, index, list(noise)), name=str(index)) or graph
+        for index, graph in enumerate(graphs)
     ]
     files = {}
     for kind, parts in (("fp32", graphs), ("int8", small)):
@@ -74,29 +74,29 @@ def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
     return files
 
 
-def networks_alone(bundle: Bundle) -> BenchmarkModel:
+def eager_networks(bundle: Bundle) -> BenchmarkModel:
     prepared: dict[int, list[torch.Tensor]] = {}
-    modules = [member.viewed().eval() for member in bundle.members]
+    modules = [member.tta_model().eval() for member in bundle.members]
 
-    def ask(pictures: Any) -> object:
-        if len(pictures) not in prepared:
-            prepared[len(pictures)] = [torch.rand(len(pictures), spec.channels, *spec.size) for spec in bundle.specs]
+    def predict(images: Any) -> object:
+        if len(images) not in prepared:
+            prepared[len(images)] = [torch.rand(len(images), spec.channels, *spec.size) for spec in bundle.specs]
         with torch.inference_mode():
-            inputs = zip(modules, prepared[len(pictures)], strict=True)
-            return torch.stack([module(images).softmax(1) for module, images in inputs]).mean(0)
+            inputs = zip(modules, prepared[len(images)], strict=True)
+            return torch.stack([module(batch).softmax(1) for module, batch in inputs]).mean(0)
 
-    return BenchmarkModel("eager", "networks", ask, bundle.specs[0].size)
+    return BenchmarkModel("eager", "networks", predict, bundle.specs[0].size)
 
 
 def cold_start(file: Path, folder: Path) -> float:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(folder / "one.jpg")
-    words = [sys.executable, "-m", "tercet", "predict", str(file), str(folder / "one.jpg")]
-    taken = []
+    command = [sys.executable, "-m", "tercet", "predict", str(file), str(folder / "one.jpg")]
+    times = []
     for _ in range(5):
         started = time.perf_counter()
-        subprocess.run(words, check=True, capture_output=True)
-        taken.append(time.perf_counter() - started)
-    return median(taken)
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    return median(times)
 
 
 def main() -> None:
@@ -104,30 +104,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for name in ENSEMBLES:
             bundle = make_bundle(name)
             saved, files = bundle.save(folder / name), write_files(name, bundle, folder)
-            for number in range(given.rounds):
-                for threads in given.threads:
-                    roads = [load_model(saved, threads), networks_alone(bundle)]
-                    roads += [load_model(file, threads) for file in files.values()]
+            for number in range(arguments.rounds):
+                for threads in arguments.threads:
+                    models = [load_model(saved, threads), eager_networks(bundle)]
+                    models += [load_model(file, threads) for file in files.values()]
                     for batch in (1, 32):
                         size = bundle.specs[0].size
-                        found = measure(roads, batch, threads=threads, seconds=given.seconds, size=size)
-                        told = dict(
-                            zip(("bundle", "networks", *files), (round(one.p50, 3) for one in found), strict=True)
+                        results = measure(models, batch, threads=threads, seconds=arguments.seconds, size=size)
+                        p50 = dict(
+                            zip(
+                                ("bundle", "networks", *files),
+                                (round(result.p50, 3) for result in results),
+                                strict=True,
+                            )
                         )
                         ratios = {
-                            f"{kind} x {base}": round(told[base] / told[kind], 2)
+                            f"{kind} x {base}": round(p50[base] / p50[kind], 2)
                             for kind in files
                             for base in ("bundle", "networks")
                         }
-                        row = {"ensemble": name, "round": number, "threads": threads, "batch": batch, "p50_ms": told}
+                        row = {"ensemble": name, "round": number, "threads": threads, "batch": batch, "p50_ms": p50}
                         rows.append({**row, "ratios": ratios})
                         print(json.dumps(rows[-1]), flush=True)
             started = {"ensemble": name, "cold_start_s": round(cold_start(files["fp32"], folder), 3)}

@@ -1,9 +1,9 @@
-"""Three members from scratch on the real Fashion-MNIST, chosen on a validation split, the test set looked at once.
+"""Three networks from scratch on Fashion-MNIST and their ensemble, selected on validation and tested once.
 
     python benchmarks/fashion_ensemble.py --data-dir FOLDER [--output RUN] [--seed 0]
 
-This is `tercet train fashion-mnist --config benchmarks/fashion_ensemble.yaml`; it prints the report and the time
-that the whole command took, and keeps both under benchmarks/results/.
+Runs `tercet train fashion-mnist --config benchmarks/fashion_ensemble.yaml`; prints the report and the total time, and
+writes both to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def main() -> int:
     parser.add_argument("--output", default=None)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    words = ["fashion-mnist", "--config", str(HERE / "fashion_ensemble.yaml"), "--data-dir", arguments.data_dir]
-    words += ["--seed", str(arguments.seed), *(["--output", arguments.output] if arguments.output else [])]
+    options = ["fashion-mnist", "--config", str(HERE / "fashion_ensemble.yaml"), "--data-dir", arguments.data_dir]
+    options += ["--seed", str(arguments.seed), *(["--output", arguments.output] if arguments.output else [])]
     started = time.monotonic()
-    parsed = TRAIN.parse_args(words)
+    parsed = TRAIN.parse_args(options)
     run = run_training("fashion-mnist", parsed, resume=None, console=Console(stderr=True))
     seconds = time.monotonic() - started
-    kept = {
+    metrics = {
         key: run.metrics[key] for key in ("members", "ensembles", "chosen", "best_member", "comparison", "protocol")
     }
-    result = {"seed": arguments.seed, "seconds": seconds, "environment": describe_environment(), **kept}
+    result = {"seed": arguments.seed, "seconds": seconds, "environment": describe_environment(), **metrics}
     name = HERE / "results" / f"fashion_ensemble-{arguments.seed}"
     name.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     name.with_suffix(".txt").write_text(f"{run.report}\nwhole command: {seconds / 60:.1f} minutes\n")

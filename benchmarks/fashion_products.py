@@ -1,11 +1,11 @@
-"""Six attributes of product photos as one set of labels: the CNN-RNN against every label by itself.
+"""Multi-label classification of six attributes of product photos: CNN-RNN compared with independent labels.
 
     python benchmarks/fashion_products.py [--data ZIP] [--weights FILE] [--seeds 3]
 
-9,583 photos of 112 x 112 pixels; gender, masterCategory, subCategory, baseColour, season and usage make 96 labels, six
-an image. Both members fine-tune the same pretrained MobileNetV2 at width 0.35 on the same images with the same updates;
-they differ in the answer only. Epochs and thresholds are chosen on validation, the test split is looked at once. Every
-finished seed is a line of benchmarks/results/fashion_products.jsonl, so that the command goes on where it was stopped.
+9,583 photos of 112 x 112 pixels; gender, masterCategory, subCategory, baseColour, season and usage give 96 labels, six
+per image. Both members fine-tune the same pretrained MobileNetV2 at width 0.35 with the same images and steps, and
+differ in the label decoder only. Epochs and thresholds are chosen on validation; the test split is used once. Each
+finished seed is written to benchmarks/results/fashion_products.jsonl, and is skipped when the command is repeated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCORES = ("o_f1", "c_f1", "map", "exact_match", "hamming", "o_precision", "o_rec
 
 
 def run(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train both members with one seed, and return what they scored on the test split."""
+    """Train both members with one seed, and return their test scores."""
     network = {
         "model": "mobilenetv2_035",
         "backbone": {"args": {"pad_type": "same", "bn_eps": 1e-3}},
@@ -44,7 +44,7 @@ def run(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     decoders = {"sigmoid": {}, "cnn-rnn": {"labels": {"decoder": "cnn-rnn"}}}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = tercet.train(
+        result = tercet.train(
             arguments.data,
             members=[{"name": name, **network, **decoder} for name, decoder in decoders.items()],
             data={
@@ -62,7 +62,7 @@ def run(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
             seed=seed,
             output=f"{folder}/run",
         )
-        rows = [*done.metrics["members"], *done.metrics["ensembles"]]
+        rows = [*result.metrics["members"], *result.metrics["ensembles"]]
     return {
         "seed": seed,
         "size": arguments.size,
@@ -70,15 +70,15 @@ def run(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "limit": arguments.limit,
         "n": rows[0]["test"]["n"],
         "rows": {row["name"]: {key: row["test"][key] for key in SCORES} for row in rows},
-        "train_seconds": {row["name"]: row["seconds"] for row in done.metrics["members"]},
-        "parameters": {row["name"]: row["parameters"] for row in done.metrics["members"]},
+        "train_seconds": {row["name"]: row["seconds"] for row in result.metrics["members"]},
+        "parameters": {row["name"]: row["parameters"] for row in result.metrics["members"]},
         "whole_seconds": time.perf_counter() - started,
         "torch": torch.__version__,
     }
 
 
 def summarise(results: list[dict[str, Any]]) -> str:
-    """Return mean and standard deviation over the seeds, one line a member or way to fuse."""
+    """Return mean and standard deviation over the seeds, one line per member or ensemble method."""
     first = results[0]
     lines = [
         f"{len(results)} seeds, {first['limit']} training images of {first['size']} pixels, {first['epochs']} epochs, "
@@ -92,7 +92,7 @@ def summarise(results: list[dict[str, Any]]) -> str:
             cells.append(f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else float('nan'):.4f}")
         lines.append(f"{name:<9} " + " ".join(f"{cell:>16}" for cell in cells))
     gains = [result["rows"]["cnn-rnn"]["o_f1"] - result["rows"]["sigmoid"]["o_f1"] for result in results]
-    lines.append("O-F1 of cnn-rnn minus sigmoid, seed by seed: " + ", ".join(f"{gain:+.4f}" for gain in gains))
+    lines.append("O-F1 of cnn-rnn minus sigmoid, per seed: " + ", ".join(f"{gain:+.4f}" for gain in gains))
     return "\n".join(lines)
 
 
@@ -106,9 +106,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=64)
     arguments = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
-    asked = {key: getattr(arguments, key) for key in ("size", "epochs", "limit")}
+    setting = {key: getattr(arguments, key) for key in ("size", "epochs", "limit")}
     stored = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    results = [row for row in stored if asked.items() <= row.items()]
+    results = [row for row in stored if setting.items() <= row.items()]
     for seed in sorted(set(range(arguments.seeds)) - {row["seed"] for row in results}):
         try:
             results.append(run(seed, arguments))

@@ -1,9 +1,9 @@
-"""Leave one hand out on the Massey hand signs: 36 classes, five hands, as Surrey fingerspelling is measured by subject.
+"""Leave-one-hand-out cross-validation on the Massey hand signs: 36 classes, five hands.
 
     python benchmarks/hand_signs.py --data-dir FOLDER [--output CV] [any option of tercet crossval]
 
-FOLDER holds hand-signs/asl-massey-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. Each hand is held out
-once; epochs are chosen on another hand, held out of the remaining four. Report and figures go to benchmarks/results/.
+FOLDER contains hand-signs/asl-massey-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. Each hand is held
+out once; epochs are chosen on one of the other four hands. Results are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tercet.core.runtime import describe_environment
 from tercet.experiments.crossval import run_crossval
 
 HERE = Path(__file__).parent
-KEPT = ("protocol", "folds", "pooled", "mean", "sd", "members", "ensembles", "comparison")
+METRICS = ("protocol", "folds", "pooled", "mean", "sd", "members", "ensembles", "comparison")
 OPTIONS = [
     "--leave-one-group-out",
     *("--data.image-column", "file", "--data.group-column", "hand", "--data.val-fraction", "0.2"),
@@ -34,19 +34,23 @@ OPTIONS = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
-    arguments, more = parser.parse_known_args()
+    arguments, options = parser.parse_known_args()
     folder = Path(arguments.data_dir)
     data = folder / "hand-signs" / "asl-massey-160.zip"
     weights = folder / "weights" / "mobilenetv2_035_keras_backbone.safetensors"
-    parsed = CROSSVAL.parse_args([str(data), *OPTIONS, "--weights", str(weights), *more])
+    parsed = CROSSVAL.parse_args([str(data), *OPTIONS, "--weights", str(weights), *options])
     started = time.monotonic()
-    done = run_crossval(str(data), parsed, resume=None, console=Console(stderr=True))
+    result = run_crossval(str(data), parsed, resume=None, console=Console(stderr=True))
     seconds = time.monotonic() - started
-    kept = {"seconds": seconds, "environment": describe_environment(), **{key: done.metrics[key] for key in KEPT}}
-    text = f"{done.report}\nwhole command: {seconds / 60:.1f} minutes\n"
+    document = {
+        "seconds": seconds,
+        "environment": describe_environment(),
+        **{key: result.metrics[key] for key in METRICS},
+    }
+    text = f"{result.report}\nwhole command: {seconds / 60:.1f} minutes\n"
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    (results / "hand_signs.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (results / "hand_signs.json").write_text(json.dumps(document, indent=1) + "\n")
     (results / "hand_signs.txt").write_text(text)
     print(text)
     return 0

@@ -1,10 +1,10 @@
-"""Seconds for one epoch of seed 003's networks: Tercet beside Keras, alternately in one run.
+"""Seconds per epoch of a row-LSTM and a small CNN in Tercet and in Keras, measured alternately.
 
     python benchmarks/keras_speed.py --data-dir FOLDER --keras-python PYTHON [--rounds 3] [--images 60000]
 
-PYTHON is the interpreter of an environment with `pip install tensorflow-cpu keras`; Keras takes both cores as it likes.
-Both sides read the same 60,000 Fashion-MNIST images, batch 32, Adam 1e-3, and do one epoch after a warm-up of
-a few steps. Only the ratio within a round means anything on a busy machine.
+PYTHON is the interpreter of an environment with `pip install tensorflow-cpu keras`; Keras may use all cores. Both train
+on the same 60,000 Fashion-MNIST images, batch size 32, Adam 1e-3, one epoch after a warm-up of a few steps. On a busy
+machine only the ratio within a round is meaningful.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def tercet_epoch(case: str, folder: str, count: int, threads: int, precision: st
 
     torch.set_num_threads(threads)
     table = load_table("fashion-mnist", DataConfig(data_dir=folder))
-    store, _ = ImageCache.decode(table, DataConfig())
+    cache, _ = ImageCache.decode(table, DataConfig())
     network, _, activation = case.partition(" ")
     config = ModelConfig(activation=activation or "tanh")  # type: ignore[arg-type]
     seconds = 0.0
@@ -73,7 +73,7 @@ def tercet_epoch(case: str, folder: str, count: int, threads: int, precision: st
         rows = np.arange(images)
         classifier = build(network, num_classes=10, config=config, channels=1, image_size=(28, 28))
         loader = ImageLoader(
-            store,
+            cache,
             rows,
             ids=table.ids[:images],
             labels=table.labels[:images],
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace, case: str, side: str) -> dict[str, An
     else:
         threads, precision = side.split("-")[1:]
         command = [sys.executable, __file__, "--data-dir", arguments.data_dir, "--images", str(arguments.images)]
-        command += ["--one", case, threads, precision]
+        command += ["--job", case, threads, precision]
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     out = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     row: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
@@ -113,10 +113,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--sides", default="keras,tercet-1-32,tercet-1-bf16")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        case, threads, precision = arguments.one
+    if arguments.job:
+        case, threads, precision = arguments.job
         print(json.dumps(tercet_epoch(case, arguments.data_dir, arguments.images, int(threads), precision)))
         return 0
     sides = arguments.sides.split(",")
@@ -133,17 +133,17 @@ def main() -> int:
     for case in CASES:
         for side in sides[1:]:
             pairs = [
-                (one["seconds"], other["seconds"])
-                for one in rows
-                for other in rows
-                if one["case"] == other["case"] == case
-                and one["round"] == other["round"]
-                and (one["side"], other["side"]) == (sides[0], side)
+                (a["seconds"], b["seconds"])
+                for a in rows
+                for b in rows
+                if a["case"] == b["case"] == case
+                and a["round"] == b["round"]
+                and (a["side"], b["side"]) == (sides[0], side)
             ]
             ratios = [first / second for first, second in pairs]
             spread = f" ± {stdev(ratios):.2f}" if len(ratios) > 1 else ""
-            told = f"{sides[0]} {median(first for first, _ in pairs):.1f} s, {side} {median(b for _, b in pairs):.1f} s"
-            print(f"{case}: {told}: {mean(ratios):.2f}{spread} times faster (n = {len(ratios)})")
+            times = f"{sides[0]} {median(a for a, _ in pairs):.1f} s, {side} {median(b for _, b in pairs):.1f} s"
+            print(f"{case}: {times}: {mean(ratios):.2f}{spread} times faster (n = {len(ratios)})")
     return 0
 
 

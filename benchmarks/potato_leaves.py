@@ -1,11 +1,11 @@
-"""Five folds of potato leaves, split by original, beside a random split, which leaks augmented copies.
+"""Five-fold cross-validation of potato leaves, grouped by original and at random, which leaks augmented copies.
 
     python benchmarks/potato_leaves.py --data-dir FOLDER [--output FOLDER] [any option of tercet crossval]
 
-FOLDER holds potato-leaves/potato-leaf-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. The 500 pictures
-of healthy leaves are 125 originals, turned and mirrored. The archive's own test split keeps originals whole and stays
-out of both; there the two fold ensembles meet. Mirrored views are used in a fold only where they are better on its
-validation images. Report and figures go to benchmarks/results/.
+FOLDER contains potato-leaves/potato-leaf-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. The 500 images
+of healthy leaves are rotated and flipped copies of 125 originals. The test split of the archive, which keeps copies of
+an original together, is outside the folds; both fold ensembles are evaluated on it. TTA with flips is used in a fold if
+it is better on validation. Results are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tercet.core.runtime import describe_environment
 from tercet.experiments.crossval import run_crossval
 
 HERE = Path(__file__).parent
-KEPT = ("protocol", "folds", "pooled", "mean", "sd", "members", "ensembles", "test", "test_by_fold")
+METRICS = ("protocol", "folds", "pooled", "mean", "sd", "members", "ensembles", "test", "test_by_fold")
 SPLITS = {"by original": ["--data.group-from", r"healthy-(\d+)-"], "at random": []}
 OPTIONS = [
     *("--folds", "5", "--members", "mobilenetv2_035", "--backbone.args", "{pad_type: same, bn_eps: 0.001}"),
@@ -34,10 +34,10 @@ OPTIONS = [
 ]
 
 
-def summary(found: dict[str, Any]) -> str:
-    """Return one line a way to split: what it claims, and what its ensemble reaches on the test split."""
+def summary(results_by_split: dict[str, Any]) -> str:
+    """Return one line per split: cross-validated scores, and the test accuracy of the fold ensemble."""
     lines = ["split         pooled accuracy (95 %)    over folds         log loss  own test split, mean of folds"]
-    for name, metrics in found.items():
+    for name, metrics in results_by_split.items():
         pooled, test = metrics["pooled"], metrics["test"]
         interval = f"{pooled['accuracy_low']:.3f}-{pooled['accuracy_high']:.3f}"
         spread = f"{metrics['mean']['accuracy']:.4f} ± {metrics['sd']['accuracy']:.4f}"
@@ -52,25 +52,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
     parser.add_argument("--output", default=None, help="folder for both cross-validations")
-    arguments, more = parser.parse_known_args()
+    arguments, extra = parser.parse_known_args()
     folder = Path(arguments.data_dir)
     data = folder / "potato-leaves" / "potato-leaf-160.zip"
     weights = folder / "weights" / "mobilenetv2_035_keras_backbone.safetensors"
-    found: dict[str, Any] = {}
+    results_by_split: dict[str, Any] = {}
     text = ""
     started = time.monotonic()
     for name, options in SPLITS.items():
-        place = ["--output", str(Path(arguments.output) / name.replace(" ", "-"))] if arguments.output else []
-        parsed = CROSSVAL.parse_args([str(data), *OPTIONS, "--weights", str(weights), *options, *place, *more])
-        done = run_crossval(str(data), parsed, resume=None, console=Console(stderr=True))
-        found[name] = {key: done.metrics[key] for key in KEPT}
-        text += f"SPLIT {name.upper()}\n\n{done.report}\n\n"
+        output = ["--output", str(Path(arguments.output) / name.replace(" ", "-"))] if arguments.output else []
+        parsed = CROSSVAL.parse_args([str(data), *OPTIONS, "--weights", str(weights), *options, *output, *extra])
+        result = run_crossval(str(data), parsed, resume=None, console=Console(stderr=True))
+        results_by_split[name] = {key: result.metrics[key] for key in METRICS}
+        text += f"SPLIT {name.upper()}\n\n{result.report}\n\n"
     seconds = time.monotonic() - started
-    text += f"{summary(found)}\n\nwhole command: {seconds / 60:.1f} minutes\n"
+    text += f"{summary(results_by_split)}\n\nwhole command: {seconds / 60:.1f} minutes\n"
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    kept = {"seconds": seconds, "environment": describe_environment(), **found}
-    (results / "potato_leaves.json").write_text(json.dumps(kept, indent=1) + "\n")
+    document = {"seconds": seconds, "environment": describe_environment(), **results_by_split}
+    (results / "potato_leaves.json").write_text(json.dumps(document, indent=1) + "\n")
     (results / "potato_leaves.txt").write_text(text)
     print(text)
     return 0

@@ -1,11 +1,11 @@
-"""Fuse the published Fashion-MNIST predictions of the E2E-3M paper and compare with what it prints.
+"""Combine the published Fashion-MNIST predictions of the E2E-3M paper and compare with the published accuracies.
 
     python benchmarks/published_predictions.py [FOLDER]
 
-FOLDER holds the `.npy` files of https://github.com/leonlha/e2e-3m (10,000 x 10 softmax outputs each). Their rows are
-the official test images ordered by class, 1,000 each, so the labels are known without any data. The three members are
-the ones of the paper and the ways to combine have no parameters; only the member that the average is compared with is
-the best of the three on these same images.
+FOLDER contains the `.npy` files of https://github.com/leonlha/e2e-3m (10,000 x 10 softmax outputs each). Their rows are
+the official test images ordered by class, 1,000 each, so that the labels need no data. The three members are those of
+the paper and the ensemble methods have no parameters; only the member that the average is compared with is selected on
+these images.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def main(folder: Path) -> int:
     rows += [ResultRow(name, "ensemble", score(predictions)) for name, predictions in ensembles.items()]
     print(as_text(results_table(rows, title="Fashion-MNIST test, published predictions")))
     for name, expected in PUBLISHED.items():
-        found = score(ensembles[name]).accuracy
-        print(f"{name:8} published {expected:.4f}  found {found:.4f}  {'equal' if found == expected else 'DIFFERENT'}")
+        accuracy = score(ensembles[name]).accuracy
+        verdict = "equal" if accuracy == expected else "DIFFERENT"
+        print(f"{name:8} published {expected:.4f}  measured {accuracy:.4f}  {verdict}")
     print()
     best = max(zip(MEMBERS, members, strict=True), key=lambda pair: score(pair[1]).accuracy)
     pairs = [("average", *best), ("average", "pruned", ensembles["pruned"]), ("average", "vote", ensembles["vote"])]

@@ -1,12 +1,12 @@
-"""The recipes at scale small, on the images and pretrained networks at hand; results go to benchmarks/results/.
+"""Recipes at scale small with locally available images and pretrained networks.
 
-    python benchmarks/reproductions.py NAME --data-dir FOLDER [--output RUN] [--parts PART,...]
-    python benchmarks/reproductions.py NAME --resume RUN [--parts PART,...]
+    python benchmarks/reproductions.py NAME --data-dir FOLDER [--output RUN] [--steps PART,...]
+    python benchmarks/reproductions.py NAME --resume RUN [--steps PART,...]
 
-This is `tercet reproduce` with other networks and images than the recipe's. FOLDER holds mnist/, fashion-mnist/,
-hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/ and weights/ with three pretrained
-networks: MobileNetV2, MobileNetV1 at width 0.75, and MobileNetV2 at width 0.35. NAME is a recipe, or one of these on
-other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato.
+Runs `tercet reproduce` with replaced networks and images; results are written to benchmarks/results/. FOLDER contains
+mnist/, fashion-mnist/, hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/, and
+weights/ with three pretrained networks: MobileNetV2, MobileNetV1 at width 0.75, and MobileNetV2 at width 0.35. NAME is
+a recipe, or a recipe on other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rich.console import Console
 from tercet.config.experiments import REPRODUCE
 from tercet.config.recipe import load_recipe
 from tercet.experiments.reproduce import Reproduction, run_reproduction
-from tercet.experiments.reproduce_steps import networks_of
+from tercet.experiments.reproduce_steps import network_names
 
 HERE = Path(__file__).parent
-HALF = {"mean": [0.5], "std": [0.5]}  # how the TensorFlow networks were trained
+HALF = {"mean": [0.5], "std": [0.5]}  # normalization of the TensorFlow networks
 SIGNS = {"image_column": "file", "group_column": "hand"}
 POTATO = {"group_from": r"healthy-(\d+)-"}
 OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -35,61 +35,61 @@ OTHER_IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "leaves-potato": ("leaves", "potato-leaves/potato-leaf-160.zip", POTATO),
 }
 SIZES = {"e2e-3m": 48, "e2e-3m-hand-signs": 64, "rnn-heads": 40, "training-strategy": 40, "leaves-potato": 112}
-"""Pixels; 96 elsewhere."""
+"""Input size in pixels (default: 96)."""
 LONGER = [{"lr": 1e-3, "epochs": 8}, {"lr": 1e-4, "epochs": 2}, {"lr": 1e-5, "epochs": 1}]
-"""Stages for few images."""
+"""Stages for small data sets."""
 
 
 def networks(weights: Path, recipe: str, size: int) -> dict[str, dict[str, Any]]:
-    """Return what stands in for each network that a recipe names."""
+    """Return the replacement of each network of a recipe."""
     keras = {"pad_type": "same", "bn_eps": 0.001}
     stride = {"output_stride": 16} if recipe == "rnn-heads" else {}
-    shown = {"size": [size]}
+    size_option = {"size": [size]}
     return {
         "mobilenetv2_100": {
             "weights": str(weights / "mobilenetv2_100_onnxzoo_backbone.safetensors"),
             "model": "mobilenetv2_100",
-            "input": shown,
+            "input": size_option,
         },
         "mobilenetv1_100": {
             "weights": str(weights / "mobilenetv1_075_tf_full_in1k.safetensors"),
             "model": "mobilenetv1_075",
             "backbone": {"args": keras},
-            "input": {**shown, **HALF},
+            "input": {**size_option, **HALF},
         },
         "mobilenetv2_050": {
             "weights": str(weights / "mobilenetv2_035_keras_backbone.safetensors"),
             "model": "mobilenetv2_035",
             "backbone": {"args": {**keras, **stride}},
-            "input": {**shown, **HALF},
+            "input": {**size_option, **HALF},
         },
     }
 
 
-def begin(name: str, folder: Path, more: dict[str, Any], console: Console) -> Reproduction:
-    """Begin a reproduction with the stand-ins of the networks that its recipe names."""
-    recipe, place, options = OTHER_IMAGES.get(name, (name, None, {}))
+def start(name: str, folder: Path, more: dict[str, Any], console: Console) -> Reproduction:
+    """Start a reproduction with replaced networks."""
+    recipe, images, options = OTHER_IMAGES.get(name, (name, None, {}))
     size = SIZES.get(name, 96)
-    used = set(networks_of(load_recipe(recipe).scales["small"]))
+    used = set(network_names(load_recipe(recipe).scales["small"]))
     replaced = {old: new for old, new in networks(folder / "weights", recipe, size).items() if old in used}
-    if name == "leaves-potato":  # 840 leaves need no larger network, and the recipe names one only
+    if name == "leaves-potato":  # the smallest network suffices for 840 images
         replaced["mobilenetv2_100"] = networks(folder / "weights", recipe, size)["mobilenetv2_050"]
     if name == "e2e-3m-hand-signs":
         replaced = {old: {**new, "stages": LONGER, "batch_size": 32} for old, new in replaced.items()}
-    asked = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
-    source = None if place is None else str(folder / place)
-    return run_reproduction(recipe, source, REPRODUCE.parse_object(asked), resume=None, console=console)
+    all_options = {"replace": [replaced] if replaced else [], "data": {**options, "data_dir": str(folder)}, **more}
+    source = None if images is None else str(folder / images)
+    return run_reproduction(recipe, source, REPRODUCE.parse_object(all_options), resume=None, console=console)
 
 
-def keep(name: str, result: Reproduction) -> None:
-    """Keep table and figures, without the places of this machine."""
+def save(name: str, result: Reproduction) -> None:
+    """Write metrics and reports, without local paths."""
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    document = {key: value for key, value in result.metrics.items() if key != "parts"}
+    document = {key: value for key, value in result.metrics.items() if key != "steps"}
     document |= {"environment": json.loads((result.path / "environment.json").read_text())}
     (results / f"reproduction-{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-    reports = [path.read_text() for path in sorted(result.path.glob("parts/*/report.txt"))]
-    text = result.report.partition("parts:\n")[0] + "\n" + "\n".join(reports)
+    reports = [path.read_text() for path in sorted(result.path.glob("steps/*/report.txt"))]
+    text = result.report.partition("steps:\n")[0] + "\n" + "\n".join(reports)
     (results / f"reproduction-{name}.txt").write_text(text)
 
 
@@ -99,20 +99,20 @@ def main() -> int:
     parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
     parser.add_argument("--output")
     parser.add_argument("--resume")
-    parser.add_argument("--parts", default="")
+    parser.add_argument("--steps", default="")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     console = Console(stderr=True)
     more: dict[str, Any] = {
         "threads": arguments.threads,
-        "parts": [part for part in arguments.parts.split(",") if part],
+        "steps": [step for step in arguments.steps.split(",") if step],
     }
     if arguments.resume:
         result = run_reproduction(None, None, REPRODUCE.parse_object(more), resume=arguments.resume, console=console)
     else:
-        given = {**more, **({"output": arguments.output} if arguments.output else {})}
-        result = begin(arguments.name, Path(arguments.data_dir), given, console)
-    keep(arguments.name, result)
+        options = {**more, **({"output": arguments.output} if arguments.output else {})}
+        result = start(arguments.name, Path(arguments.data_dir), options, console)
+    save(arguments.name, result)
     print(result.report)
     return result.exit_code
 

@@ -1,8 +1,8 @@
-"""Recompute the macro-F1 of the two confusion matrices that the row-LSTM and CNN notebook prints.
+"""Recompute the macro-F1 of the two confusion matrices in the notebook on a row-LSTM and a CNN.
 
     python benchmarks/seed003_matrices.py
 
-Fashion-MNIST test set, 10,000 images; rows are the truth. The notebook prints the scores to 16 digits.
+Fashion-MNIST test set, 10,000 images; rows are the true classes. The notebook has the scores to 16 digits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
         scores = scores_from_confusion(matrix)
         equal &= scores.macro_f1 == published
         print(f"{name:10} n {scores.n}  accuracy {scores.accuracy:.4f}  kappa {scores.kappa:.4f}")
-        print(f"           macro-F1 published {published:.16f}  found {scores.macro_f1:.16f}")
+        print(f"           macro-F1 published {published:.16f}  measured {scores.macro_f1:.16f}")
     return 0 if equal else 1
 
 

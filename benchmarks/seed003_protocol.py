@@ -1,9 +1,9 @@
-"""The notebook's protocol on the real Fashion-MNIST: 60,000 images, 5 epochs, batch 32, Adam 1e-3, no choosing.
+"""The notebook's protocol on Fashion-MNIST: 60,000 images, 5 epochs, batch size 32, Adam 1e-3, no model selection.
 
     python benchmarks/seed003_protocol.py --data-dir FOLDER [--seeds 5] [--jobs 2]
 
-Published, one run each: row-LSTM macro-F1 0.8748, small CNN 0.9059. Every finished run is a line of
-benchmarks/results/seed003_protocol.jsonl, so that the command goes on where it was stopped.
+Published, one run each: row-LSTM macro-F1 0.8748, small CNN 0.9059. Each finished run is written to
+benchmarks/results/seed003_protocol.jsonl, and is skipped when the command is repeated.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def run(name: str, seed: int, data_dir: str) -> dict[str, Any]:
     network, options = NETWORKS[name]
     config = DataConfig(data_dir=data_dir)
     table = load_table("fashion-mnist", config)
-    store, _ = ImageCache.decode(table, config)
+    cache, _ = ImageCache.decode(table, config)
     classifier = build(network, num_classes=10, config=ModelConfig(**options), channels=1, image_size=(28, 28))  # type: ignore[arg-type]
     training = TrainingConfig(epochs=5, lr=1e-3, batch_size=32)
 
     def loader(split: str, **more: Any) -> ImageLoader:
         rows = np.flatnonzero(np.array(table.splits) == split)
         ids, labels = [table.ids[row] for row in rows], table.labels[rows]
-        return ImageLoader(store, rows, ids=ids, labels=labels, num_classes=10, specs=(classifier.spec,), **more)
+        return ImageLoader(cache, rows, ids=ids, labels=labels, num_classes=10, specs=(classifier.spec,), **more)
 
     with tempfile.TemporaryDirectory() as folder:
         train = loader("train", batch_size=32, seed=seed, shuffle=True)
@@ -86,18 +86,18 @@ def summarise(rows: list[dict[str, Any]]) -> str:
     lines = [
         "network         n  accuracy         macro-F1         kappa            s/epoch  published F1 (> mean + 2 sd?)"
     ]
-    for name, some in by_network.items():
+    for name, network_rows in by_network.items():
         cells = []
         for key in ("accuracy", "macro_f1", "kappa"):
-            values = [row[key] for row in some]
+            values = [row[key] for row in network_rows]
             spread = stdev(values) if len(values) > 1 else float("nan")
             cells.append(f"{mean(values):.4f} ± {spread:.4f}")
-        values = [row["macro_f1"] for row in some]
+        values = [row["macro_f1"] for row in network_rows]
         limit = mean(values) + 2 * stdev(values) if len(values) > 1 else float("nan")
-        seconds = mean(row["seconds_per_epoch"] for row in some)
+        seconds = mean(row["seconds_per_epoch"] for row in network_rows)
         verdict = "yes" if PUBLISHED[name] > limit else "no"
-        told = f"{seconds:>7.1f}  {PUBLISHED[name]:.4f} ({verdict})"
-        lines.append(f"{name:<14} {len(some):>2}  {'  '.join(cells)}  {told}")
+        final_cells = f"{seconds:>7.1f}  {PUBLISHED[name]:.4f} ({verdict})"
+        lines.append(f"{name:<14} {len(network_rows):>2}  {'  '.join(cells)}  {final_cells}")
     return "\n".join(lines)
 
 
@@ -106,28 +106,28 @@ def main() -> int:
     parser.add_argument("--data-dir", default=str(Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--run-job", nargs=2, metavar=("NETWORK", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(run(arguments.one[0], int(arguments.one[1]), arguments.data_dir)))
+    if arguments.run_job:
+        print(json.dumps(run(arguments.run_job[0], int(arguments.run_job[1]), arguments.data_dir)))
         return 0
     RESULTS.parent.mkdir(exist_ok=True)
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    finished = {(row["network"], row["seed"]) for row in done}
-    wanted = [(name, seed) for seed in range(arguments.seeds) for name in NETWORKS if (name, seed) not in finished]
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    finished = {(row["network"], row["seed"]) for row in rows}
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in NETWORKS if (name, seed) not in finished]
 
-    def one(job: tuple[str, int]) -> None:
-        command = [sys.executable, __file__, "--data-dir", arguments.data_dir, "--one", job[0], str(job[1])]
+    def run_job(job: tuple[str, int]) -> None:
+        command = [sys.executable, __file__, "--data-dir", arguments.data_dir, "--run-job", job[0], str(job[1])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         line = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
         with open(RESULTS, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
-        done.append(json.loads(line))
-        print(f"{job[0]} seed {job[1]}: macro-F1 {done[-1]['macro_f1']:.4f}", flush=True)
+        rows.append(json.loads(line))
+        print(f"{job[0]} seed {job[1]}: macro-F1 {rows[-1]['macro_f1']:.4f}", flush=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(one, wanted))
-    print(summarise(sorted(done, key=lambda row: list(NETWORKS).index(row["network"]))))
+        list(pool.map(run_job, jobs))
+    print(summarise(sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))))
     return 0
 
 

@@ -1,9 +1,9 @@
-"""How often a test at the 5 % level tells two equally good networks apart, when it looks at images, seeds, or both.
+"""False positive rate of tests at the 5 % level over images, over seeds, and over both.
 
     python benchmarks/seeds_and_images.py [--repeats 1000]
 
-Two networks are simulated: an image is right where a logit is positive. The logit is the image's own, shared by both
-networks, plus a network's liking for the image, the luck of the seed, and the luck of both together.
+Two equally good networks are simulated: an image is classified correctly if a logit is positive. The logit is the sum
+of an effect of the image (common to both networks), an effect of network and image, an effect of the seed, and noise.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tercet.metrics.seed_comparison import crossed_mean
 CASES = [(500, 3, 0.0), (500, 3, 0.1), (500, 3, 0.3), (5000, 3, 0.1), (5000, 3, 0.3), (500, 5, 0.2), (200, 10, 0.2)]
 
 
-def simulate(generator: np.random.Generator, images: int, seeds: int, luck: float) -> NDArray[np.float64]:
+def simulate(generator: np.random.Generator, images: int, seeds: int, seed_effect: float) -> NDArray[np.float64]:
     """Return the differences of two equally good networks, images x seeds."""
-    own = generator.normal(2, 2, (images, 1))
+    image_effect = generator.normal(2, 2, (images, 1))
     first, second = (
-        own
+        image_effect
         + generator.normal(0, 1, (images, 1))
-        + generator.normal(0, luck, (1, seeds))
+        + generator.normal(0, seed_effect, (1, seeds))
         + generator.normal(0, 0.7, (images, seeds))
         > 0
         for _ in range(2)
@@ -33,7 +33,7 @@ def simulate(generator: np.random.Generator, images: int, seeds: int, luck: floa
     return first.astype(np.float64) - second
 
 
-def plain(values: NDArray[np.float64]) -> float:
+def t_test(values: NDArray[np.float64]) -> float:
     """Return the p-value of a t-test that the mean is zero."""
     error = values.std(ddof=1) / np.sqrt(len(values))
     return float(2 * student.sf(abs(values.mean()) / error, len(values) - 1)) if error > 0 else 1.0
@@ -44,17 +44,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1000)
     repeats = parser.parse_args().repeats
     generator = np.random.default_rng(0)
-    print("images  seeds  luck of seeds   images only  seeds only  both")
-    for images, seeds, luck in CASES:
-        wrong = np.zeros(3)
+    print("images  seeds  seed effect     images only  seeds only  both")
+    for images, seeds, seed_effect in CASES:
+        false_positives = np.zeros(3)
         for _ in range(repeats):
-            differences = simulate(generator, images, seeds, luck)
+            differences = simulate(generator, images, seeds, seed_effect)
             mean, error, freedom = crossed_mean(differences)
             both = 2 * student.sf(abs(mean) / error, freedom)
-            by_image, by_seed = (plain(differences.mean(axis=axis)) for axis in (1, 0))
-            wrong += np.array([by_image, by_seed, both]) < 0.05
-        shares = "  ".join(f"{100 * share:9.1f} %" for share in wrong / repeats)
-        print(f"{images:6}  {seeds:5}  {luck:13}   {shares}")
+            by_image, by_seed = (t_test(differences.mean(axis=axis)) for axis in (1, 0))
+            false_positives += np.array([by_image, by_seed, both]) < 0.05
+        shares = "  ".join(f"{100 * share:9.1f} %" for share in false_positives / repeats)
+        print(f"{images:6}  {seeds:5}  {seed_effect:13}   {shares}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""What serving costs: the server's rate under load beside that of bare ONNX Runtime, and the latency that it adds.
+"""Overhead of serving: throughput under load compared with plain ONNX Runtime, and additional latency.
 
     python benchmarks/serving_load.py MODEL.onnx [--image FILE] [--threads 1] [--clients 48] [--rounds 3]
 
-Bare ONNX Runtime and the server, both with the same threads, take turns within a round; only the ratio within a round
-means anything on a busy machine. Bare: a process that answers decoded images over and over, in batches of 1 and 32.
-Served: a process with `tercet serve`; clients send the same encoded image, each on its own connection. The added p50 is
-that of one client, one image at a time, minus the bare p50 at batch 1. The clients share the machine's cores with the
-server, as does decoding.
+Plain ONNX Runtime and the server, with the same number of threads, take turns within a round; on a busy machine only
+the ratio within a round is meaningful. Bare: a process that classifies decoded images in batches of 1 and 32. Served: a
+process with `tercet serve`; all clients send the same encoded image, each on its own connection. The added p50 is that
+of a single client minus the bare p50 at batch size 1. Clients and decoding share the cores with the server.
 """
 
 from __future__ import annotations
@@ -35,32 +34,32 @@ BATCHES = (1, 32)
 
 
 def bare(model: str, image: str, threads: int, seconds: float) -> dict[str, Any]:
-    """Return images a second by batch size, and the p50 in milliseconds at batch 1."""
-    loaded = OnnxModel.load(model, threads=threads)
+    """Return images per second and p50 in milliseconds, by batch size."""
+    onnx_model = OnnxModel.load(model, threads=threads)
     pixels = as_rgb(decode(Path(image), max_pixels=10**9))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for size in BATCHES:
         batch = np.repeat(pixels[None], size, axis=0)
-        loaded.run(batch)
-        taken: list[float] = []
+        onnx_model.run(batch)
+        times: list[float] = []
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter()
-            loaded.run(batch)
-            taken.append(time.perf_counter() - start)
-        found[f"batch {size}, images/s"] = size * len(taken) / sum(taken)
-        found[f"batch {size}, p50 ms"] = 1000 * statistics.median(taken)
-    return found
+            onnx_model.run(batch)
+            times.append(time.perf_counter() - start)
+        results[f"batch {size}, images/s"] = size * len(times) / sum(times)
+        results[f"batch {size}, p50 ms"] = 1000 * statistics.median(times)
+    return results
 
 
 async def load(port: int, wire: bytes, clients: int, seconds: float) -> tuple[float, list[float], int]:
-    """Return answers a second, the milliseconds of each, and how many were sent away."""
-    taken: list[float] = []
-    away = 0
+    """Return responses per second, their latencies in milliseconds, and the number of rejected requests."""
+    times: list[float] = []
+    rejected = 0
     end = time.perf_counter() + seconds
 
     async def client() -> None:
-        nonlocal away
+        nonlocal rejected
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (start := time.perf_counter()) < end:
             writer.write(wire)
@@ -68,18 +67,18 @@ async def load(port: int, wire: bytes, clients: int, seconds: float) -> tuple[fl
             length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
             await reader.readexactly(length)
             if head.startswith(b"HTTP/1.1 200"):
-                taken.append(1000 * (time.perf_counter() - start))
+                times.append(1000 * (time.perf_counter() - start))
             else:
-                away += 1
+                rejected += 1
         writer.close()
 
     start = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return len(taken) / (time.perf_counter() - start), taken, away
+    return len(times) / (time.perf_counter() - start), times, rejected
 
 
 def served(model: str, image: str, threads: int, seconds: float, clients: int) -> dict[str, Any]:
-    """Return the rate of many clients, and the p50 in milliseconds of a single one."""
+    """Return the throughput of many clients, and the p50 in milliseconds of a single one."""
     command = [sys.executable, "-m", "tercet", "serve", model, "--port", "0", "--threads", str(threads)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
@@ -91,7 +90,7 @@ def served(model: str, image: str, threads: int, seconds: float, clients: int) -
         )
         wire = head.encode() + b"\r\n\r\n" + content
         asyncio.run(load(port, wire, clients, seconds / 4))
-        rate, many, away = asyncio.run(load(port, wire, clients, seconds))
+        rate, times, rejected = asyncio.run(load(port, wire, clients, seconds))
         _, alone, _ = asyncio.run(load(port, wire, 1, seconds))
         process.send_signal(signal.SIGTERM)
         code = process.wait()
@@ -99,9 +98,9 @@ def served(model: str, image: str, threads: int, seconds: float, clients: int) -
     assert code == 0, code
     return {
         "images/s": rate,
-        "p50 ms": statistics.median(many),
-        "p99 ms": sorted(many)[int(0.99 * len(many))],
-        "sent away": away,
+        "p50 ms": statistics.median(times),
+        "p99 ms": sorted(times)[int(0.99 * len(times))],
+        "rejected": rejected,
         "alone, p50 ms": statistics.median(alone),
     }
 
@@ -126,26 +125,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--bare", action="store_true", help=argparse.SUPPRESS
-    )  # the child that measures without a server
-    given = parser.parse_args()
-    if given.bare:
-        print(json.dumps(bare(given.model, given.image, given.threads, given.seconds)))
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # child process without a server
+    arguments = parser.parse_args()
+    if arguments.bare:
+        print(json.dumps(bare(arguments.model, arguments.image, arguments.threads, arguments.seconds)))
         return
-    image = given.image or _image(Path(given.model).resolve().parent)
-    for turn in range(given.rounds):
-        words = ["--image", image, "--threads", str(given.threads), "--seconds", str(given.seconds / 2), "--bare"]
-        said = subprocess.run(
-            [sys.executable, __file__, given.model, *words], stdout=subprocess.PIPE, check=True
-        ).stdout
-        alone = json.loads(said)
-        server = served(given.model, image, given.threads, given.seconds, given.clients)
+    image = arguments.image or _image(Path(arguments.model).resolve().parent)
+    for turn in range(arguments.rounds):
+        options = [
+            "--image",
+            image,
+            "--threads",
+            str(arguments.threads),
+            "--seconds",
+            str(arguments.seconds / 2),
+            "--bare",
+        ]
+        command = [sys.executable, __file__, arguments.model, *options]
+        alone = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        server = served(arguments.model, image, arguments.threads, arguments.seconds, arguments.clients)
         best = max(alone[f"batch {size}, images/s"] for size in BATCHES)
         row = {
-            "model": Path(given.model).name,
-            "threads": given.threads,
-            "clients": given.clients,
+            "model": Path(arguments.model).name,
+            "threads": arguments.threads,
+            "clients": arguments.clients,
             "turn": turn,
             "bare": alone,
             "served": server,
@@ -153,7 +156,7 @@ def main() -> None:
             "added p50 ms": server["alone, p50 ms"] - alone["batch 1, p50 ms"],
         }
         print(json.dumps(row, indent=2))
-        with open(given.results, "a") as stream:
+        with open(arguments.results, "a") as stream:
             stream.write(json.dumps(row) + "\n")
 
 

@@ -1,12 +1,12 @@
-"""A trained ensemble of four networks as ONNX in 32 and 8 bits and as a program of PyTorch: differences, scores, speed.
+"""A trained ensemble of four networks exported as ONNX in 32 and 8 bits and as torch program: gaps, scores, latency.
 
     python benchmarks/ship_potato.py --data-dir FOLDER [--output FOLDER] [--epochs 3] [--seconds 3]
 
-FOLDER holds potato-leaves/potato-leaf-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. A fine-tuned
-MobileNetV2 0.35, the same with an LSTM over a snake, a row-LSTM and a small DeiT-tiny from scratch are trained for a
-few epochs and fused in the way that validation chooses. Differences are those of the proof, on validation images; the
-scores are of the archive's own test split. Bundle and files take turns for the latencies, with one thread. The files
-stay in the output folder, where benchmarks/serving_load.py can serve them. Results go to benchmarks/results/.
+FOLDER contains potato-leaves/potato-leaf-160.zip and weights/mobilenetv2_035_keras_backbone.safetensors. A fine-tuned
+MobileNetV2 0.35, the same with an LSTM over a snake scan, a row-LSTM and a small DeiT-tiny from scratch are trained for
+a few epochs and combined by the method chosen on validation. Gaps are those of the export verification, on validation
+images; scores are measured on the test split of the archive. Latencies are measured in turns, with one thread. The
+files remain in the output folder, for benchmarks/serving_load.py. Results are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ import tercet
 from tercet.core.resize import fit_size
 from tercet.core.runtime import describe_environment
 from tercet.export.benchmark import load_model, measure
-from tercet.export.onnx_preprocessing import InputGeometry
-from tercet.export.torch_preprocessing import Preprocess
+from tercet.export.torch_preprocessing import InputGeometry, Preprocess
 from tercet.inference.evaluate_file import evaluate_file
 from tercet.inference.predict import evaluate
 
@@ -47,80 +46,81 @@ DEIT = {"name": "deit", "model": "deit_tiny_patch16_224", "input": {"size": 64},
 
 
 def train(data: Path, weights: Path, folder: Path, epochs: float) -> Any:
-    """Return the run of the four members."""
-    known = {**MOBILENET, "weights": str(weights)}
-    members = [{"name": "mobilenet", **known}, {"name": "mobilenet-snake", **known, **SNAKE}, "row-lstm", DEIT]
-    leaves = {"group_from": r"healthy-(\d+)-"}
-    return tercet.train(str(data), members=members, epochs=epochs, lr=1e-3, data=leaves, output=str(folder))
+    """Train the four members."""
+    mobilenet = {**MOBILENET, "weights": str(weights)}
+    members = [{"name": "mobilenet", **mobilenet}, {"name": "mobilenet-snake", **mobilenet, **SNAKE}, "row-lstm", DEIT]
+    options = {"group_from": r"healthy-(\d+)-"}
+    return tercet.train(str(data), members=members, epochs=epochs, lr=1e-3, data=options, output=str(folder))
 
 
-def scores(found: Any) -> dict[str, float]:
-    """Return what a person asks about one road's answers on the test split."""
-    said = found.rows[0].scores
-    return {name: round(float(getattr(said, name)), 4) for name in ("accuracy", "log_loss", "ece")}
+def test_scores(evaluation: Any) -> dict[str, float]:
+    """Return the main scores of an evaluation."""
+    values = evaluation.rows[0].scores
+    return {name: round(float(getattr(values, name)), 4) for name in ("accuracy", "log_loss", "ece")}
 
 
-def resizes(seconds: float) -> dict[str, Any]:
-    """Return medians of the program's resize and of PyTorch's, in turns: a photograph to 224 pixels, one thread."""
+def resize_times(seconds: float) -> dict[str, Any]:
+    """Return the median times of the program's resize and of PyTorch's: a photo to 224 pixels, one thread."""
     torch.set_num_threads(1)
-    found = {}
+    medians = {}
     for size in ((900, 1200), (3000, 4000)):
         bytes_ = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
         prepare = Preprocess(InputGeometry((224, 224), 3, "squash", 1.0, "bilinear"))
 
-        def plain(images: torch.Tensor) -> torch.Tensor:
+        def pytorch_resize(images: torch.Tensor) -> torch.Tensor:
             return fit_size(images.permute(0, 3, 1, 2).float() / 255, (224, 224))
 
-        taken: dict[str, list[float]] = {"program": [], "pytorch": []}
+        times_by_name: dict[str, list[float]] = {"program": [], "pytorch": []}
         end = time.perf_counter() + 2 * seconds
         while time.perf_counter() < end:
-            for name, work in (("program", prepare), ("pytorch", plain)):
+            for name, work in (("program", prepare), ("pytorch", pytorch_resize)):
                 started = time.perf_counter()
                 work(bytes_)
-                taken[name].append(1000 * (time.perf_counter() - started))
-        found["x".join(map(str, size))] = {f"{name}_ms": round(median(times), 1) for name, times in taken.items()}
-    return found
+                times_by_name[name].append(1000 * (time.perf_counter() - started))
+        key = "x".join(map(str, size))
+        medians[key] = {f"{name}_ms": round(median(times), 1) for name, times in times_by_name.items()}
+    return medians
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
-    parser.add_argument("--output", help="folder for the run and its files (default: one that is removed)")
+    parser.add_argument("--output", help="folder for the run and its files (default: a temporary folder)")
     parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--seconds", type=float, default=3, help="of each latency")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as passing:
-        place = Path(given.output or passing)
-        place.mkdir(parents=True, exist_ok=True)
-        leaves = Path(given.data_dir) / "potato-leaves" / "potato-leaf-160.zip"
-        weights = Path(given.data_dir) / "weights" / "mobilenetv2_035_keras_backbone.safetensors"
-        run = train(leaves, weights, place / "run", given.epochs)
-        asked = scores(evaluate(run.path, str(leaves)))
-        found: dict[str, Any] = {"bundle": {"chosen": run.metrics["chosen"], "test": asked}}
-        roads = [load_model(run.path / "bundle", 1)]
+    parser.add_argument("--seconds", type=float, default=3, help="time of each latency measurement")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(arguments.output or temporary)
+        output.mkdir(parents=True, exist_ok=True)
+        leaves = Path(arguments.data_dir) / "potato-leaves" / "potato-leaf-160.zip"
+        weights = Path(arguments.data_dir) / "weights" / "mobilenetv2_035_keras_backbone.safetensors"
+        run = train(leaves, weights, output / "run", arguments.epochs)
+        bundle_scores = test_scores(evaluate(run.path, str(leaves)))
+        results: dict[str, Any] = {"bundle": {"chosen": run.metrics["chosen"], "test": bundle_scores}}
+        models = [load_model(run.path / "bundle", 1)]
         for name, ending, options in KINDS:
             started = time.perf_counter()
-            done = tercet.export_model(run.path, place / f"{name}{ending}", force=True, **options)
-            proof = done.verification
-            found[name] = {
-                "megabytes": round(done.path.stat().st_size / 1e6, 1),
+            export = tercet.export_model(run.path, output / f"{name}{ending}", force=True, **options)
+            verification = export.verification
+            results[name] = {
+                "megabytes": round(export.path.stat().st_size / 1e6, 1),
                 "export_seconds": round(time.perf_counter() - started, 1),
-                "images": proof.images,
-                "largest_gap": proof.largest_gap,
-                "member_gap": proof.member_gap,
-                "same_answer": proof.agreement,
-                "validation": {"bundle": proof.accuracy_bundle, "file": proof.accuracy_file},
-                "test": scores(evaluate_file(done.path, str(leaves))) if ending == ".onnx" else None,
-                "kept_in_32_bits": done.kept,
+                "images": verification.images,
+                "largest_gap": verification.largest_gap,
+                "member_gap": verification.member_gap,
+                "same_answer": verification.agreement,
+                "validation": {"bundle": verification.accuracy_bundle, "file": verification.accuracy_file},
+                "test": test_scores(evaluate_file(export.path, str(leaves))) if ending == ".onnx" else None,
+                "kept_in_32_bits": export.fp32_reasons,
             }
-            roads.append(load_model(done.path, 1))
+            models.append(load_model(export.path, 1))
         for batch in (1, 32):
-            told = measure(roads, batch, threads=1, seconds=given.seconds, size=(160, 160))
-            for name, one in zip(found, told, strict=True):
-                found[name][f"p50_ms_batch_{batch}"] = round(one.p50, 2)
-                found[name][f"times_the_bundle_batch_{batch}"] = round(told[0].p50 / one.p50, 2)
-    found["resize"] = resizes(given.seconds)
-    text = json.dumps({"environment": describe_environment(), "epochs": given.epochs, **found}, indent=1) + "\n"
+            latencies = measure(models, batch, threads=1, seconds=arguments.seconds, size=(160, 160))
+            for name, latency in zip(results, latencies, strict=True):
+                results[name][f"p50_ms_batch_{batch}"] = round(latency.p50, 2)
+                results[name][f"times_the_bundle_batch_{batch}"] = round(latencies[0].p50 / latency.p50, 2)
+    results["resize"] = resize_times(arguments.seconds)
+    text = json.dumps({"environment": describe_environment(), "epochs": arguments.epochs, **results}, indent=1) + "\n"
     (HERE / "results" / "ship_potato.json").write_text(text, "utf-8")
     print(text)
     return 0

@@ -1,10 +1,10 @@
-"""The row-LSTM of the notebook before and after a search, on 6,000 Fashion-MNIST images.
+"""The row-LSTM of the notebook before and after hyperparameter tuning, on 6,000 Fashion-MNIST images.
 
     python benchmarks/tune_row_lstm.py --data-dir FOLDER [--output FOLDER]
 
-A search of 24 trials over examples/row_lstm_space.yaml (validation only, seed 0), then the options as they were and the
-best ones, each trained with three seeds that the search has not seen; the 10,000 test images are looked at once a
-training. What a stopped call left in the output folder is gone on with. Figures go to benchmarks/results/.
+24 trials over examples/row_lstm_space.yaml (validation only, seed 0), then the original and the best options are
+trained with three other seeds and tested on 10,000 images. If the output folder exists, interrupted work is resumed.
+Results are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ def main() -> int:
         tuning = tercet.tune(
             "fashion-mnist", space=SPACE, trials=24, output=str(search), data=data, console=console, **BEFORE
         )
-    found: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
+    members_by_name: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
     for seed in SEEDS:
         for name, options in (("before", {**BEFORE, "data": data}), ("after", read_mapping(tuning.best))):
-            place = output / f"{name}-{seed}"
-            if place.exists():
-                run = tercet.train(resume=place, console=console)
+            path = output / f"{name}-{seed}"
+            if path.exists():
+                run = tercet.train(resume=path, console=console)
             else:
-                run = tercet.train("fashion-mnist", console=console, **{**options, "output": str(place), "seed": seed})
-            found[name].append(run.metrics["members"][0])
-    lines = [f"{name}: {told(members)}" for name, members in found.items()]
+                run = tercet.train("fashion-mnist", console=console, **{**options, "output": str(path), "seed": seed})
+            members_by_name[name].append(run.metrics["members"][0])
+    lines = [f"{name}: {summary(members)}" for name, members in members_by_name.items()]
     text = f"{tuning.report}\ntest split, seeds {', '.join(map(str, SEEDS))}\n" + "\n".join(lines) + "\n"
-    kept = {name: [row(member) for member in members] for name, members in found.items()}
+    rows = {name: [row(member) for member in members] for name, members in members_by_name.items()}
     trials = [
         {key: trial[key] for key in ("number", "state", "score", "epochs", "options")}
         for trial in tuning.metrics["trials"]
     ]
-    document = {"environment": describe_environment(), **kept, "trials": trials}
+    document = {"environment": describe_environment(), **rows, "trials": trials}
     (HERE / "results" / "tune_row_lstm.json").write_text(json.dumps(document, indent=1) + "\n")
     (HERE / "results" / "tune_row_lstm.txt").write_text(text)
     print(text)
@@ -76,12 +76,12 @@ def main() -> int:
 
 
 def row(member: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a training."""
+    """Return scores and cost of a training."""
     scores = {split: {key: member[split][key] for key in SCORES} for split in ("validation", "test")}
     return {"parameters": member["parameters"], "seconds": member["seconds"], **scores}
 
 
-def told(members: list[dict[str, Any]]) -> str:
+def summary(members: list[dict[str, Any]]) -> str:
     """Return mean and standard deviation over the seeds."""
     parts = []
     for key in SCORES:

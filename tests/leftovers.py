@@ -1,8 +1,8 @@
-"""Ends what an interrupted pytest leaves behind: run as a script, it waits for pytest's end and kills its processes.
+"""Kills processes that an interrupted pytest leaves behind; runs as a script that waits for the end of pytest.
 
-Every process that pytest starts inherits a mark in its environment, so that also those of a killed pytest (SIGKILL, a
-time limit, a second Ctrl-C) are found, however deep. A copy made by `os.fork` keeps the environment of pytest itself,
-which has no mark: it calls `end_with_parent`.
+All processes that pytest starts, directly or indirectly, inherit a mark in their environment, by which they are found
+even if pytest was killed (SIGKILL, time limit, second Ctrl-C). Forks of pytest have the environment of pytest itself,
+without the mark, so they must call `end_with_parent`.
 """
 
 import ctypes
@@ -19,37 +19,38 @@ _PR_SET_PDEATHSIG = 1
 
 
 def watch() -> None:
-    """Mark what this process starts from now on, and start the process that ends it (Linux only)."""
+    """Mark all processes started from now on, and start the process that kills them (Linux only)."""
     if sys.platform != "linux":
         return
     os.environ[MARK] = f"{os.getpid()}-{uuid.uuid4().hex}"
-    words = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
-    nothing = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
-    os.posix_spawn(sys.executable, words, os.environ, file_actions=nothing, setsid=True)  # no Ctrl-C reaches it
+    command = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
+    null_streams = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+    # A new session, so that Ctrl-C does not end it.
+    os.posix_spawn(sys.executable, command, os.environ, file_actions=null_streams, setsid=True)
 
 
 def end_with_parent() -> None:
-    """Let the system kill this process when the thread that forked it ends."""
+    """Request SIGKILL for this process when the thread that forked it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def marked(mark: str) -> list[int]:
-    """Return the processes, other than this one, that inherited a mark."""
-    entry, numbers = f"{MARK}={mark}".encode(), []
+    """Return the IDs of other processes with the mark."""
+    entry, pids = f"{MARK}={mark}".encode(), []
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
             with suppress(OSError):
                 if entry in (path / "environ").read_bytes().split(b"\0"):
-                    numbers.append(int(path.name))
-    return numbers
+                    pids.append(int(path.name))
+    return pids
 
 
 if __name__ == "__main__":
     while os.getppid() == int(sys.argv[1]):
         time.sleep(0.2)
-    while numbers := marked(os.environ[MARK]):  # again, for what they started meanwhile
-        for number in numbers:
+    while pids := marked(os.environ[MARK]):  # repeated for processes that were started meanwhile
+        for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)

@@ -1,5 +1,6 @@
-"""The command line as people and programs meet it: words in, answers, messages and exit codes out."""
+"""The command line: help, results, error messages, exit codes."""
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +19,49 @@ import numpy as np
 import pytest
 
 import tercet
-from tercet.cli.main import VERBS, main
+from tercet.cli.main import COMMANDS, main
 from tercet.config.commands import TRAIN
+from tercet.config.training import TrainingConfig
+from tercet.core.output import CommandResult
+from tercet.core.yaml_io import read_mapping
 from tests.fixtures.runs import draw, draw_folder, one_core
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--members", "row-gru,small-cnn", "--epochs", "2", "--lr", "0.003", "--batch-size", "16"]
-QUIET = ["--tensorboard", "false", "--fusion.width", "16", "--fusion.steps", "20", "--fusion.folds", "3"]
+QUICK_FUSION = ["--fusion.width", "16", "--fusion.steps", "5", "--fusion.folds", "2"]
+CLASSES = {"[bold]disc[x] 🐦", "new\nline", "stroke"}
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that gives the words to `main` and returns exit code, standard output and error."""
+    """Return a function that calls `main` and returns exit code, standard output and standard error."""
 
-    def call(*words: object) -> tuple[int, str, str]:
+    def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
 
-def strict(text: str) -> Any:
-    """Return the one JSON document that a text is; NaN and infinities are no JSON."""
+def strict_json(text: str) -> Any:
+    """Parse a JSON document; raise on NaN and infinities, which JSON does not allow."""
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not valid JSON")
 
     return json.loads(text, parse_constant=refuse)
 
 
-def process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tercet", *words]
+def start(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tercet", *arguments]
     return subprocess.run(command, text=True, **{"capture_output": True, **options})
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return pictures whose classes and files have names that break careless programs."""
+    """Return an image folder with difficult names of classes and files."""
     folder = draw_folder(tmp_path_factory.mktemp("cli") / "shapes [red]", count=14)
     (folder / "disc").rename(folder / "[bold]disc[x] 🐦")
     (folder / "square").rename(folder / "new\nline")
@@ -64,84 +71,97 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-CLASSES = {"[bold]disc[x] 🐦", "new\nline", "stroke"}
+@dataclass
+class TrainedRun:
+    """A run of `tercet train --json`, with its output."""
+
+    path: Path
+    out: str
+    err: str
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that the command line made."""
-    output = tmp_path_factory.mktemp("cli-runs") / "run"
-    with one_core():
-        assert main(["train", str(data), *SMALL, *QUIET, "--output", str(output)]) == 0
-    return output
+def training(data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    path = tmp_path_factory.mktemp("cli-runs") / "run"
+    arguments = ["train", str(data), *SMALL, *QUICK_FUSION, "--ensemble-methods", "average,e2e", "--json"]
+    out, err = io.StringIO(), io.StringIO()
+    with one_core(), redirect_stdout(out), redirect_stderr(err):
+        assert main([*arguments, "--tensorboard", "false", "--output", str(path)]) == 0
+    return TrainedRun(path, out.getvalue(), err.getvalue())
 
 
-# ------------------------------------------------------------------------------------------ help, versions, verbs
+@pytest.fixture(scope="module")
+def trained(training: TrainedRun) -> Path:
+    return training.path
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_tells_every_option_and_argument(run: Run, verb: str) -> None:
-    code, out, err = run(verb, "--help")
-    options, _ = VERBS[verb]
+# ------------------------------------------------------------------------------------------ help and version
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_option_and_argument(run: Run, command: str) -> None:
+    code, out, err = run(command, "--help")
+    options, _ = COMMANDS[command]
     assert (code, err) == (0, "")
     for field in options.schema.fields.values():
         assert re.search(rf"^  {re.escape(field.option)}\b", out, re.MULTILINE), field.option
     for positional in options.positionals:
         assert re.search(rf"^  {re.escape(positional.label)}\b", out, re.MULTILINE)
-    assert out.startswith(f"Usage: tercet {verb}")
+    assert out.startswith(f"Usage: tercet {command}")
     assert "--json" in out and "--debug" in out
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_examples_of_the_help_can_be_given(verb: str) -> None:
-    options, _ = VERBS[verb]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_in_the_help_can_be_parsed(command: str) -> None:
+    options, _ = COMMANDS[command]
     for example in options.examples:
         options.parse_args(shlex.split(example))
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_wins_over_everything_else(run: Run, verb: str) -> None:
-    assert run(verb, "no", "such", "--thing", "-h") == run(verb, "--help")
+def test_help_has_priority_over_errors(run: Run) -> None:
+    assert run("predict", "no", "such", "--thing", "-h") == run("predict", "--help")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
-def test_the_general_help_names_every_verb(run: Run, words: list[str]) -> None:
-    code, out, err = run(*words)
+def test_the_general_help_lists_every_command(run: Run) -> None:
+    code, out, err = run("--help")
     assert (code, err) == (0, "")
-    for verb in VERBS:
-        assert re.search(rf"^  {verb} ", out, re.MULTILINE)
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", out, re.MULTILINE)
     assert max(map(len, out.splitlines())) <= 80
+    assert run("-h") == run("help") == (code, out, err)
 
 
-def test_no_words_at_all_is_a_usage_error(run: Run) -> None:
+def test_the_quick_start_commands_can_be_parsed(run: Run) -> None:
+    lines = re.findall(r"^  tercet (\w+) (.*?)(?:  .*)?$", run("--help")[1], re.MULTILINE)
+    assert [command for command, _ in lines] == ["train", "predict", "export"]
+    for command, arguments in lines:
+        COMMANDS[command][0].parse_args(shlex.split(arguments))
+
+
+def test_a_call_without_arguments_is_a_usage_error(run: Run) -> None:
     code, out, err = run()
     assert (code, out) == (2, "")
     assert "train" in err
 
 
-def test_the_version(run: Run) -> None:
+def test_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == (0, f"tercet {tercet.__version__}\n", "")
-
-
-def test_words_come_from_the_command_line_where_none_are_given(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["tercet", "--version"])
+    monkeypatch.setattr(sys, "argv", ["tercet", "--version"])  # used when main() gets no arguments
     assert main() == 0
-    assert capsys.readouterr().out.startswith("tercet ")
+    assert capsys.readouterr().out == f"tercet {tercet.__version__}\n"
 
 
 # ------------------------------------------------------------------------------------------ usage errors: exit code 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "parts"),
     [
         (["trian", "data"], ["unknown command 'trian', did you mean 'train'?", "datasets"]),
         (["--json"], ["unknown command"]),
         (["train", "x", "--eopchs", "3"], ["--eopchs", "--epochs"]),
-        (["train", "x", "--fusion.widht", "3"], ["--fusion.width"]),
+        (["train", "x", "-e", "3"], ["-e"]),
         (["train"], ["--resume"]),
         (["train", "x", "y"], ["'y'"]),
         (["train", "x", "--members", "smal-cnn"], ["did you mean 'small-cnn'"]),
@@ -149,104 +169,86 @@ def test_words_come_from_the_command_line_where_none_are_given(
         (["train", "x", "--config", "absent.yaml"], ["absent.yaml"]),
         (["train", "x", "--monitor-split", "tset"], ["--monitor-split", "validation"]),
         (["ensemble"], ["RUNS|FILES"]),
-        (["evaluate", "bundle"], ["DATA"]),
         (["evaluate", "bundle", "data", "--batch-size", "0"], ["batch_size"]),
-        (["predict", "bundle"], ["IMAGES"]),
-        (["predict", "bundle", "a.png", "--top-k", "0"], ["top_k"]),
         (["predict", "bundle", "a.png", "--top-k"], ["--top-k"]),
         (["ensemble", "a.npy", "--ensemble-methods", "averge"], ["--ensemble-methods", "average"]),
-        (["models", "smal-cnn"], ["did you mean 'small-cnn'"]),
-        (["models", "row-lstm", "--classes", "1"], ["classes"]),
         (["models", "row-lstm", "--scan", "rows"], ["scan"]),
         (["datasets", "fashion-mnits"], ["did you mean 'fashion-mnist'"]),
-        (["demo", "now"], ["'now'"]),
-        (["demo", "--ouptut", "x"], ["--output"]),
-        (["train", "x", "-e", "3"], ["-e"]),
     ],
 )
-def test_wrong_words_are_named_with_what_was_probably_meant(run: Run, words: list[str], said: list[str]) -> None:
-    code, out, err = run(*words)
+def test_usage_errors_name_the_argument_and_suggest_a_correction(
+    run: Run, arguments: list[str], parts: list[str]
+) -> None:
+    code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("tercet: error: ")
-    assert all(part in err for part in said), err
+    assert all(part in err for part in parts), err
     assert "Traceback" not in err
 
 
-def test_all_problems_are_told_at_once(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "options.yaml").write_text("batch_siez: 3\nepochs: -2\n")
-    code, _, err = run(
-        "train",
-        "x",
-        "--lrr",
-        "3",
-        "--config",
-        tmp_path / "options.yaml",
-        "--monitor-split",
-        "tset",
-        "--data.limit",
-        "few",
-    )
+def test_all_usage_errors_are_reported_together(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "options.yaml"
+    config.write_text("batch_siez: 3\nepochs: -2\n")
+    code, _, err = run("train", "x", "--lrr", "3", "--config", config, "--monitor-split", "tset", "--data.limit", "few")
     assert code == 2
     for part in ("--lrr", "batch_size", "epochs", "tset", "--data.limit"):
         assert part in err
-    assert len(err.splitlines()) >= 5  # one line a problem
+    assert len(err.splitlines()) >= 5  # one line per problem
 
 
-def test_options_may_stand_before_and_after_the_words(run: Run) -> None:
+def test_options_and_arguments_can_be_in_any_order(run: Run) -> None:
     size = ["--classes", "10", "--image-size", "28", "--channels", "1"]
-    answers = [
-        run("models", *words)
-        for words in (["row-lstm", *size, "--json"], [*size, "--json", "row-lstm"], ["--json", "row-lstm", *size])
-    ]
-    assert answers[0][0] == 0
-    assert answers[0] == answers[1] == answers[2]
-    assert run("models", "--classes=10", "row-lstm", "--image-size=28,28", "--channels=1", "--json") == answers[0]
-    assert run("models", *size, "--json", "--", "row-lstm") == answers[0]
+    expected = run("models", "row-lstm", *size, "--json")
+    assert expected[0] == 0
+    for arguments in (
+        [*size, "--json", "row-lstm"],
+        ["--classes=10", "row-lstm", "--image-size=28,28", "--channels=1", "--json"],
+        [*size, "--json", "--", "row-lstm"],
+    ):
+        assert run("models", *arguments) == expected
 
 
-# ------------------------------------------------------------------------------------------ the other exit codes
+# ------------------------------------------------------------------------------------------ other exit codes
 
 
-def test_bad_data_is_3(run: Run, trained: Path, tmp_path: Path) -> None:
+def test_data_errors_have_exit_code_3(run: Run, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    draw_folder(tmp_path / "one", count=2)
-    for kind in ("disc", "square"):
-        for path in (tmp_path / "one" / kind).iterdir():
-            path.unlink()
-        (tmp_path / "one" / kind).rmdir()
-    for words in (
+    single_class = tmp_path / "single"
+    (single_class / "disc").mkdir(parents=True)
+    draw("disc", np.random.default_rng(0)).save(single_class / "disc" / "1.png")
+    for arguments in (
         ["train", tmp_path / "nowhere", "--members", "small-cnn", "--output", tmp_path / "run"],
         ["train", tmp_path / "empty", "--members", "small-cnn", "--output", tmp_path / "run"],
-        ["train", tmp_path / "one", "--members", "small-cnn", "--output", tmp_path / "run"],
+        ["train", single_class, "--members", "small-cnn", "--output", tmp_path / "run"],
         ["evaluate", trained, tmp_path / "nowhere"],
         ["predict", trained, tmp_path / "nowhere.png"],
         ["predict", trained, tmp_path / "empty"],
         ["ensemble", tmp_path / "nowhere.npy"],
     ):
-        code, out, err = run(*words)
+        code, out, err = run(*arguments)
         assert (code, out) == (3, ""), err
         assert len(err.splitlines()) == 1 and str(tmp_path) in err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_model_is_4(run: Run, data: Path, tmp_path: Path) -> None:
+def test_model_errors_have_exit_code_4(run: Run, data: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"format": "tercet-bundle-1"}')
     (tmp_path / "weights.safetensors").write_bytes(b"not weights")
-    for words in (
+    weights = ["--weights", tmp_path / "weights.safetensors", "--output", tmp_path / "run"]
+    for arguments in (
         ["predict", tmp_path, data],
         ["predict", tmp_path / "nowhere", data],
         ["evaluate", tmp_path, data],
-        ["train", data, "--members", "test_resnet", "--weights", tmp_path / "weights.safetensors", "--epochs", 1],
+        ["train", data, "--members", "test_resnet", "--epochs", 1, *weights],
     ):
-        output = ["--output", tmp_path / "run"] if words[0] == "train" else []
-        code, out, err = run(*words, *output)
+        code, out, err = run(*arguments)
         assert (code, out) == (4, ""), err
         assert str(tmp_path) in err
 
 
-def test_the_disk_is_5(run: Run, data: Path, trained: Path, tmp_path: Path) -> None:
+def test_storage_errors_have_exit_code_5(run: Run, data: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    for words in (
+    for arguments in (
         ["train", data, *SMALL, "--output", trained],
         ["train", data, *SMALL, "--output", tmp_path / "file"],
         ["train", data, *SMALL, "--output", tmp_path / "file" / "run"],
@@ -254,81 +256,83 @@ def test_the_disk_is_5(run: Run, data: Path, trained: Path, tmp_path: Path) -> N
         ["ensemble", tmp_path],
         ["predict", trained, data / "stroke", "--csv", tmp_path / "file" / "out.csv"],
     ):
-        code, out, err = run(*words)
+        code, out, err = run(*arguments)
         assert (code, out) == (5, ""), err
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_diverging_training_is_6(run: Run, data: Path, tmp_path: Path) -> None:
-    words = ["train", data, "--members", "small-cnn", "--lr", "1e30", "--epochs", "2", "--output", tmp_path / "run"]
+def test_a_diverging_training_has_exit_code_6(run: Run, data: Path, tmp_path: Path) -> None:
+    arguments = ["--members", "small-cnn", "--lr", "1e30", "--epochs", "2", "--tensorboard", "false"]
     with one_core():
-        code, out, err = run(*words, "--tensorboard", "false")
+        code, out, err = run("train", data, *arguments, "--output", tmp_path / "run")
     assert (code, out) == (6, ""), err
     assert "loss is" in err and "--lr" in err and "small-cnn" in err and "--resume" in err
 
 
-def test_exhausted_memory_is_7(run: Run) -> None:
+def test_exhausted_memory_has_exit_code_7(run: Run) -> None:
     code, out, err = run("models", "row-lstm", "--hidden-size", "3000000", "--image-size", "28")
     assert (code, out) == (7, ""), err
     assert "memory" in err
 
 
-def test_a_traceback_is_shown_only_on_request(run: Run, tmp_path: Path) -> None:
-    words = ["predict", tmp_path / "nowhere", "a.png"]
-    assert "Traceback" not in run(*words)[2]
-    code, _, err = run(*words, "--debug")
+def test_tracebacks_need_debug(run: Run, tmp_path: Path) -> None:
+    arguments = ["predict", tmp_path / "nowhere", "a.png"]
+    assert "Traceback" not in run(*arguments)[2]
+    code, _, err = run(*arguments, "--debug")
     assert code == 4
     assert "Traceback" in err and "ModelError" in err
     assert err.splitlines()[-1].startswith("tercet: error: ")
 
 
-def test_a_fault_of_our_own_is_1_and_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(parsed: object) -> None:
+def replace_command(monkeypatch: pytest.MonkeyPatch, execute: Callable[[object], Any]) -> None:
+    """Replace the implementation of `tercet datasets`."""
+    monkeypatch.setitem(COMMANDS, "datasets", (COMMANDS["datasets"][0], execute))  # type: ignore[arg-type]
+
+
+def test_an_internal_error_has_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(parsed: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], broken))  # type: ignore[arg-type]
+    replace_command(monkeypatch, fail)
     code, out, err = run("datasets")
     assert (code, out) == (1, "")
-    assert "should not happen" in err and "KeyError" in err and "--debug" in err
+    assert "internal error" in err and "KeyError" in err and "--debug" in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_are_130_and_143(run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int) -> None:
-    def stopped(parsed: object) -> None:
+def test_signals_have_exit_codes_130_and_143(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    def interrupt(parsed: object) -> None:
         try:
             os.kill(os.getpid(), number)
-        except Exception as error:  # what a decoder does that takes every error for damage
-            raise AssertionError("the signal was taken for an error") from error
+        except Exception as error:  # as in decoders, which treat every error as damaged data
+            raise AssertionError("the signal was caught as an error") from error
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     try:
-        handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-        monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], stopped))  # type: ignore[arg-type]
-        said, out, err = run("datasets")
-        assert (said, out) == (code, "")
+        handlers = [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)]
+        replace_command(monkeypatch, interrupt)
+        exit_code, out, err = run("datasets")
+        assert (exit_code, out) == (code, "")
         assert "stopped by" in err and "Traceback" not in err
-        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-# ------------------------------------------------------------------------------------------ one JSON document a verb
+# ------------------------------------------------------------------------------------------ results as JSON and text
 
 
-def test_train_as_json(run: Run, data: Path, tmp_path: Path) -> None:
-    with one_core():
-        code, out, err = run(
-            "train", data, *SMALL, *QUIET, "--ensemble-methods", "average,e2e", "--output", tmp_path / "r", "--json"
-        )
-    assert code == 0, err
-    document = strict(out)
-    assert out.count("\n") == 1
+def test_train_as_json(training: TrainedRun) -> None:
+    document = strict_json(training.out)
+    assert training.out.count("\n") == 1
     assert {row["name"] for row in document["members"]} == {"row-gru", "small-cnn"}
     assert [row["name"] for row in document["ensembles"]] == ["average", "e2e"]
     assert set(document["data"]["classes"]) == CLASSES
-    assert document == strict((tmp_path / "r" / "metrics.json").read_text("utf-8"))
-    assert "row-gru 1.1: train" in err  # progress goes where it does not disturb
-    assert "shapes [red]" in err
+    assert document == strict_json((training.path / "metrics.json").read_text("utf-8"))
+    assert "row-gru 1.1: train" in training.err  # progress is written to standard error
+    assert "shapes [red]" in training.err
 
 
 def test_train_as_text(trained: Path, run: Run) -> None:
@@ -341,18 +345,18 @@ def test_train_as_text(trained: Path, run: Run) -> None:
 
 
 def test_ensemble(run: Run, trained: Path, tmp_path: Path) -> None:
-    words = ["ensemble", trained, "--ensemble-methods", "vote,greedy", "--output", tmp_path / "out"]
-    code, out, err = run(*words, "--json")
+    arguments = ["ensemble", trained, "--ensemble-methods", "vote,greedy", "--output", tmp_path / "out"]
+    code, out, err = run(*arguments, "--json")
     assert code == 0, err
-    assert [row["name"] for row in strict(out)["ensembles"]] == ["vote", "greedy"]
-    assert run(*words)[0] == 5  # it exists now
+    assert [row["name"] for row in strict_json(out)["ensembles"]] == ["vote", "greedy"]
+    assert run(*arguments)[0] == 5  # the folder exists
     assert "vote" in run("ensemble", trained, "--ensemble-methods", "vote", "--output", tmp_path / "text")[1]
 
 
 def test_evaluate(run: Run, trained: Path, data: Path) -> None:
     code, out, err = run("evaluate", trained, data, "--json")
     assert (code, err) == (0, "")
-    document = strict(out)
+    document = strict_json(out)
     assert document.keys() >= {"name", "accuracy", "macro_f1", "kappa", "members", "missing_classes", "extra_classes"}
     code, text, err = run("evaluate", trained, data)
     assert (code, err) == (0, "")
@@ -363,13 +367,13 @@ def test_predict(run: Run, trained: Path, data: Path, tmp_path: Path) -> None:
     table = tmp_path / "out.csv"
     code, out, err = run("predict", trained, data / "stroke", "--top-k", "2", "--csv", table, "--json")
     assert (code, err) == (0, "")
-    images = strict(out)["images"]
+    images = strict_json(out)["images"]
     names = {os.fsencode(Path(image["id"]).name) for image in images}
     assert {b"\xff\xfe.png", b"=1+1.png", b":smile:.png", "émeu 🐦.png".encode()} < names
     assert all(set(image["probabilities"]) <= CLASSES and len(image["probabilities"]) == 2 for image in images)
-    assert len(table.read_bytes().splitlines()) > len(images)  # the header and one name with a line end
+    assert len(table.read_bytes().splitlines()) > len(images)  # a header, and a class name with a line break
     code, text, err = run("predict", data / "stroke", trained)
-    assert code == 4  # in the wrong order: a folder of pictures is no bundle
+    assert code == 4  # arguments in the wrong order: an image folder is not a bundle
     code, text, err = run("predict", trained, data / "stroke")
     assert (code, err) == (0, "")
     assert len(text.splitlines()) == len(images)
@@ -377,7 +381,7 @@ def test_predict(run: Run, trained: Path, data: Path, tmp_path: Path) -> None:
         assert part in text
 
 
-def test_predict_tells_what_it_could_not_read_and_still_answers(
+def test_predict_reports_unreadable_images_and_classifies_the_others(
     run: Run, trained: Path, data: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bro\nken [red].png"
@@ -385,7 +389,7 @@ def test_predict_tells_what_it_could_not_read_and_still_answers(
     good = next((data / "stroke").glob("stroke-*.png"))
     code, out, err = run("predict", trained, good, bad, "--json")
     assert (code, err) == (3, "")
-    document = strict(out)
+    document = strict_json(out)
     assert [image["id"] for image in document["images"]] == [str(good)]
     assert document["unreadable"][0]["id"] == str(bad)
     code, out, err = run("predict", trained, good, bad)
@@ -397,7 +401,7 @@ def test_ensemble_of_prediction_files(run: Run, trained: Path) -> None:
     files = sorted((trained / "predictions").glob("*-test.npz"))
     code, out, err = run("ensemble", *files, "--json")
     assert (code, err) == (0, "")
-    document = strict(out)
+    document = strict_json(out)
     assert [row["name"] for row in document["members"]] == [path.stem for path in files]
     assert document.keys() >= {"ensemble", "comparison"}
     code, out, err = run("ensemble", *files)
@@ -405,34 +409,30 @@ def test_ensemble_of_prediction_files(run: Run, trained: Path) -> None:
     assert run("ensemble", files[0])[0] == 0
 
 
-@pytest.mark.parametrize("words", [["models"], ["models", "seresnext101"], ["datasets"], ["datasets", "digits"]])
-def test_lists(run: Run, words: list[str]) -> None:
-    code, out, err = run(*words, "--json")
+@pytest.mark.parametrize("arguments", [["models"], ["models", "seresnext101"], ["datasets"], ["datasets", "digits"]])
+def test_models_and_datasets(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments, "--json")
     assert (code, err) == (0, "")
-    document = strict(out)
-    code, text, err = run(*words)
+    document = strict_json(out)
+    code, text, err = run(*arguments)
     assert (code, err) == (0, "")
-    names = [document["name"]] if words[-1] == "digits" else document
+    names = [document] if arguments[-1] == "digits" else document
     for name in names:
-        assert (name["title"] if isinstance(name, dict) else name) in text or words[-1] == "digits"
+        assert (name["title"] if isinstance(name, dict) else name) in text
 
 
 @pytest.mark.parametrize(
-    ("words", "parameters", "buffers"),
+    ("arguments", "parameters"),
     [
-        ("row-lstm --classes 10 --image-size 28 --channels 1 --num-biases 1", 216_426, 0),
-        ("small-cnn --classes 10 --image-size 28 --channels 1 --num-biases 1", 697_130, 0),
-        ("e2e --members 3 --classes 10", 167_946, 0),
-        ("e2e --members 3 --classes 5", 86_021, 0),
-        ("e2e --members 3 --classes 100", 1_642_596, 0),
-        ("seresnext101_32x4d --classes 10 --head-hidden-dim 2048", 51_123_258, 137_856),
+        ("row-lstm --classes 10 --image-size 28 --channels 1 --num-biases 1", 216_426),
+        ("e2e --members 3 --classes 10", 167_946),
     ],
 )
-def test_the_published_sizes(run: Run, words: str, parameters: int, buffers: int) -> None:
-    code, out, err = run("models", *words.split(), "--json")
+def test_model_descriptions_have_the_published_sizes(run: Run, arguments: str, parameters: int) -> None:
+    code, out, err = run("models", *arguments.split(), "--json")
     assert (code, err) == (0, "")
-    document = strict(out)
-    assert (document["parameters"], document["trainable"], document["buffers"]) == (parameters, parameters, buffers)
+    document = strict_json(out)
+    assert document["parameters"] == document["trainable"] == parameters
     assert document["flops"] > 0 and document["input"] and document["layers"]
 
 
@@ -442,23 +442,20 @@ def test_the_published_sizes(run: Run, words: str, parameters: int, buffers: int
 @pytest.mark.parametrize(
     "name", ["new\nline", "esc\x1b[31m", "[red]x[/y]", ":smile:", "\udcff", "émeu 🐦", "tab\there"]
 )
-def test_errors_about_any_name_are_one_readable_line(run: Run, tmp_path: Path, name: str) -> None:
-    for words in (["predict", tmp_path / name, "x"], ["train", tmp_path / name, "--output", tmp_path / "run"]):
-        code, _, err = run(*words)
+def test_errors_are_one_printable_line_for_any_name(run: Run, tmp_path: Path, name: str) -> None:
+    for arguments in (["predict", tmp_path / name, "x"], ["train", tmp_path / name, "--output", tmp_path / "run"]):
+        code, _, err = run(*arguments)
         assert code in (3, 4)
         assert len(err.splitlines()) == 1 and "\x1b" not in err
         assert name.encode("unicode_escape").decode() in err or name in err
 
 
-def test_warnings_are_one_line_and_go_to_standard_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def odd(parsed: object) -> Any:
-        from tercet.cli.commands import Answer
-
+def test_warnings_are_one_line_on_standard_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(parsed: object) -> CommandResult:
         warnings.warn("classes 'Cat' and 'cat\n' look alike", UserWarning, stacklevel=2)
-        return Answer("done\n", None)
+        return CommandResult("done\n", None)
 
-    monkeypatch.setitem(VERBS, "datasets", (VERBS["datasets"][0], odd))  # type: ignore[arg-type]
-    before = warnings.showwarning
+    replace_command(monkeypatch, warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         before = warnings.showwarning
@@ -468,64 +465,70 @@ def test_warnings_are_one_line_and_go_to_standard_error(run: Run, monkeypatch: p
     assert err == "tercet: warning: classes 'Cat' and 'cat\\n' look alike\n"
 
 
-def test_what_cannot_be_encoded_is_escaped(data: Path) -> None:
-    done = process("models", "small-cnn", "--classes", "émeu", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr and r"\xe9meu" in done.stderr
+def test_characters_outside_the_encoding_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["models", "small-cnn", "--classes", "émeu"]) == 2
+    assert rb"\xe9meu" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_process_of_its_own() -> None:
-    done = process("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"tercet {tercet.__version__}\n", "")
-    done = process("trian")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("words", ["--help", "train --help", "datasets --json", "--version"])
-def test_a_reader_that_leaves_is_no_error(words: str) -> None:
-    read, write = os.pipe()
-    os.close(read)  # as `tercet ... | head -0` does, without its race
-    try:
-        done = process(*words.split(), capture_output=False, stdout=write, stderr=subprocess.PIPE)
-    finally:
-        os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_head_reads_the_first_line_of_a_long_answer() -> None:
-    command = f"{sys.executable} -m tercet models | head -n 1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_behind_the_output_is_5() -> None:
-    with open("/dev/full", "w") as full:
-        done = process("--help", capture_output=False, stdout=full, stderr=subprocess.PIPE)
-        assert done.returncode == 5
-        assert "No space left" in done.stderr and "Traceback" not in done.stderr
-        assert process("trian", stderr=full, capture_output=False, stdout=subprocess.PIPE).returncode == 2
-
-
-def test_the_command_is_the_module(tmp_path: Path) -> None:
+def test_python_m_tercet_and_the_script_run_main(tmp_path: Path) -> None:
+    process = start("trian")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert "unknown command 'trian'" in process.stderr and "Traceback" not in process.stderr
     script = Path(sys.executable).with_name("tercet")
-    done = subprocess.run([script, "train", "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, process("train", "--help").stdout)
+    process = subprocess.run([script, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"tercet {tercet.__version__}\n", "")
+
+
+def closed_pipe() -> int:
+    """Return the writing end of a pipe without a reader, as after `tercet ... | head -0`."""
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+@pytest.mark.parametrize("arguments", ["train --help", "datasets --json"])
+def test_a_closed_pipe_is_not_an_error(arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(closed_pipe(), "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(arguments.split()) == 0
+
+
+def test_a_process_with_a_closed_pipe_ends_without_a_message() -> None:
+    pipe = closed_pipe()
+    try:
+        process = start("--help", capture_output=False, stdout=pipe, stderr=subprocess.PIPE)
+    finally:
+        os.close(pipe)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_head_reads_the_first_line_of_a_long_output() -> None:
+    command = f"{sys.executable} -m tercet models | head -n 1; exit ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert len(process.stdout.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_for_the_output_has_exit_code_5() -> None:
+    with open("/dev/full", "w") as full:
+        process = start("--help", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        assert process.returncode == 5
+        assert "No space left" in process.stderr and "Traceback" not in process.stderr
+        assert start("trian", stderr=full, capture_output=False, stdout=subprocess.PIPE).returncode == 2
 
 
 # ------------------------------------------------------------------------------------------ configuration files
 
 
-def test_the_command_line_overrides_the_file_and_the_resolved_one_is_kept(trained: Path, tmp_path: Path) -> None:
-    from tercet.config.training import TrainingConfig
-    from tercet.core.yaml_io import read_mapping
-
+def test_options_override_the_configuration_file_and_the_result_is_stored(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "options.yaml").write_text("epochs: 9\nlr: 1e-2\nbatch_size: 8\n")
     parsed = TRAIN.parse_args(["x", "--config", str(tmp_path / "options.yaml"), "--epochs", "2"])
     training = parsed.of(TrainingConfig)
     assert (training.epochs, training.lr, training.batch_size) == (2, 0.01, 8)
-    kept = read_mapping(trained / "config.yaml")
-    assert (kept["epochs"], kept["lr"], kept["batch_size"]) == (2, 0.003, 16)
-    assert kept["data_source"].endswith("shapes [red]")
+    stored = read_mapping(trained / "config.yaml")
+    assert (stored["epochs"], stored["lr"], stored["batch_size"]) == (2, 0.003, 16)
+    assert stored["data_source"].endswith("shapes [red]")

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import tercet
-from tercet.cli.main import VERBS
+from tercet.cli.main import COMMANDS
 from tercet.config.commands import TRAIN
 from tercet.config.model import ModelConfig
 from tercet.config.parser import ParsedArguments
@@ -126,8 +126,8 @@ def test_the_documentation_is_here() -> None:
 
 @pytest.mark.parametrize(("where", "words"), commands(), ids=[where for where, _ in commands()])
 def test_commands_parse(where: str, words: list[str], beside_the_files: Path) -> None:
-    assert words[0] in VERBS, where
-    options, _ = VERBS[words[0]]
+    assert words[0] in COMMANDS, where
+    options, _ = COMMANDS[words[0]]
     if "--help" in words:
         return
     parsed = options.parse_args(words[1:])
@@ -139,14 +139,14 @@ def test_commands_parse(where: str, words: list[str], beside_the_files: Path) ->
 
 
 def test_every_verb_is_shown() -> None:
-    assert {words[0] for _, words in commands()} >= set(VERBS)
+    assert {words[0] for _, words in commands()} >= set(COMMANDS)
 
 
 @cache
 def known_options() -> frozenset[str]:
     return frozenset(BARE_OPTIONS).union(
-        field.option for options, _ in VERBS.values() for field in options.schema.fields.values()
-    ) | {"--" + alias.replace("_", "-") for options, _ in VERBS.values() for alias in options.schema.aliases}
+        field.option for options, _ in COMMANDS.values() for field in options.schema.fields.values()
+    ) | {"--" + alias.replace("_", "-") for options, _ in COMMANDS.values() for alias in options.schema.aliases}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -250,7 +250,7 @@ def test_every_backbone_of_the_table_is_timms_and_has_the_weights_it_says() -> N
     described = network_descriptions()
     for name, weights in rows:
         assert described[name].startswith("timm backbone")
-        assert described[name].endswith(", published weights") == (weights == "yes"), name
+        assert described[name].endswith(", pretrained weights") == (weights == "yes"), name
 
 
 def test_the_table_of_other_own_networks_is_right() -> None:

@@ -1,4 +1,4 @@
-"""Without the libraries of an extra, every verb that needs one ends in one line that names it and the way to get it."""
+"""Without the libraries of an extra, the commands that need it name the missing package and its extra."""
 
 import json
 import subprocess
@@ -7,85 +7,75 @@ from pathlib import Path
 
 from PIL import Image
 
-CHILDREN = """
+RUN_CASES = """
 import json, os, sys
 import numpy, sklearn.metrics, torch
 from tercet.core.torchvision_ops import declare_torchvision_operators
 declare_torchvision_operators()
-import timm  # slow to import, and no part of Tercet: every case below inherits them
+import timm  # slow to import and not part of Tercet: all child processes inherit it
+from tercet.cli.main import main
 
-class Without:
+class HidingFinder:
     def __init__(self, finder, name):
         self.finder, self.name = finder, name
-    def find_spec(self, name, *more):
-        return None if name.split(".")[0] == self.name else self.finder.find_spec(name, *more)
-    def find_distributions(self, context):  # others ask what is installed before they import it
-        found = getattr(self.finder, "find_distributions", lambda context: [])(context)
-        return (one for one in found if context.name is None or one.name.replace("-", "_").lower() != self.name)
+    def find_spec(self, name, *arguments):
+        return None if name.split(".")[0] == self.name else self.finder.find_spec(name, *arguments)
+    def find_distributions(self, context):  # libraries look up installed packages before they import them
+        packages = getattr(self.finder, "find_distributions", lambda context: [])(context)
+        return (item for item in packages if context.name is None or item.name.replace("-", "_").lower() != self.name)
     def __getattr__(self, name):
         return getattr(self.finder, name)
 
-def run(absent, words, place):
-    from tercet import cli
-    standard = os.open(place, os.O_WRONLY | os.O_CREAT)
-    os.dup2(standard, 2)
-    os.close(1)
-    os._exit(cli.main(words))
-
-answers = []
-for number, (absent, words) in enumerate(json.load(sys.stdin)):
-    place = f"{sys.argv[1]}/{number}"
+results = []
+for number, (package, arguments) in enumerate(json.load(sys.stdin)):
+    path = f"{sys.argv[1]}/{number}"
     child = os.fork()
     if not child:
-        for name in [name for name in sys.modules if name.split(".")[0] == absent]:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
             del sys.modules[name]
-        sys.meta_path[:] = [Without(finder, absent) for finder in sys.meta_path]
-        run(absent, words, place)
+        sys.meta_path[:] = [HidingFinder(finder, package) for finder in sys.meta_path]
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
+        os.close(1)
+        os._exit(main(arguments))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    answers.append([code, open(place).read()])
-print(json.dumps(answers))
+    results.append([code, open(path).read()])
+print(json.dumps(results))
 """
-FILES = ("onnx", "onnxruntime", "onnxscript")
-SERVER = ("fastapi", "httptools", "onnxruntime", "prometheus_client", "python_multipart", "uvicorn")
+SERVER_PACKAGES = ("fastapi", "httptools", "onnxruntime", "prometheus_client", "python_multipart", "uvicorn")
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    """Nothing else is there either: neither the run nor the file, so that the libraries are asked for first."""
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
+    """Run and exported file do not exist either, so that packages must be checked first."""
     images = tmp_path / "images"
     for name in ("a", "b"):
         (images / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(images / name / "1.png")
-    run, file, data = str(tmp_path / "run"), str(tmp_path / "model.onnx"), str(images)
+    run, file, data, page = (str(tmp_path / name) for name in ("run", "model.onnx", "images", "page"))
     (tmp_path / "run").mkdir()
-    page = str(tmp_path / "page")
+    (tmp_path / "stderr").mkdir()
     cases = [
-        *((name, ["export", run, file], "export") for name in FILES),
-        *((name, ["verify", file, "--bundle", run], "export") for name in FILES),
-        *((name, ["benchmark", file], "export") for name in FILES),
+        ("onnx", ["export", run, file], "export"),
+        ("onnxscript", ["verify", file, "--bundle", run], "export"),
+        ("onnxruntime", ["benchmark", file], "export"),
         ("onnxruntime", ["predict", file, data], "export"),
         ("onnxruntime", ["evaluate", file, data], "export"),
-        *((name, ["serve", file], "serve") for name in SERVER),
-        *((name, ["serve", run], "serve") for name in SERVER),
-        *((name, ["serve", run], "export") for name in ("onnx", "onnxscript")),
-        ("matplotlib", ["report", run], "pictures"),
+        *((package, ["serve", file], "serve") for package in SERVER_PACKAGES),
+        ("onnxscript", ["serve", run], "export"),
+        ("matplotlib", ["report", run], "plots"),
         ("matplotlib", ["audit", data, "--output", page], "audit"),
         ("imagehash", ["audit", data], "audit"),
         ("cleanlab", ["audit", data, "--run", run], "audit"),
         ("captum", ["explain", run, data], "explain"),
         ("matplotlib", ["explain", run, data], "explain"),
     ]
-    (tmp_path / "said").mkdir()
-    told = json.dumps([case[:2] for case in cases])
-    words = [sys.executable, "-c", CHILDREN, str(tmp_path / "said")]
-    done = subprocess.run(words, input=told, capture_output=True, text=True, timeout=200, check=True)
-    answers = json.loads(done.stdout)
-    wrong = []
-    for (absent, verb, extra), (code, text) in zip(cases, answers, strict=True):
-        lines = [line for line in text.splitlines() if not line.startswith("looking at ")]
-        named = absent.replace("_", "-")
-        right = (
-            code == 2 and len(lines) == 1 and f" {named}" in lines[0] and f"pip install 'tercet[{extra}]'" in lines[0]
-        )
-        wrong += [] if right else [(absent, verb[0], code, text)]
-    assert not wrong
+    command = [sys.executable, "-c", RUN_CASES, str(tmp_path / "stderr")]
+    arguments = json.dumps([case[:2] for case in cases])
+    process = subprocess.run(command, input=arguments, capture_output=True, text=True, timeout=200, check=True)
+    failures = []
+    for (package, words, extra), (code, text) in zip(cases, json.loads(process.stdout), strict=True):
+        last = text.splitlines()[-1]  # progress may precede it
+        expected = ("tercet: error: ", f" {package.replace('_', '-')}", f"pip install 'tercet[{extra}]'")
+        if code != 2 or "Traceback" in text or not all(part in last for part in expected):
+            failures.append((package, words[0], code, text))
+    assert not failures
     assert not Path(page).exists()

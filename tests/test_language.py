@@ -26,7 +26,16 @@ PATTERNS = {
     "no private phrases": r"\bstrangers?\b|\bin vain\b|\b(?:go|goes|going|gone) on with\b|\bhand(?:s|ed)? (?:over|on)\b"
     r"|\bhouse rules?\b|\bcannot be had\b|\bis there\b(?=[.,;)])",
 }
-ALLOWED = ("math.floor", "np.floor", "floor_", "floor division", "floor(")
+ALLOWED = (
+    "math.floor",
+    "np.floor",
+    "floor_",
+    "floor division",
+    "floor(",
+    "hamster house",
+    "ray road",
+    "House Numbers",
+)
 VARIABLES = frozenset({"one", "found", "told", "said", "shown", "asked", "saw", "wanted", "whole", "given_"})
 """Names of local variables that say nothing about the value."""
 

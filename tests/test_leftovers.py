@@ -11,7 +11,7 @@ import pytest
 from tests.leftovers import MARK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found under /proc")
-PATIENCE = 60.0
+TIMEOUT = 60.0
 ROOT = Path(__file__).parents[1]
 CONFTEST = "from tests.leftovers import watch\ndef pytest_configure(): watch()\n"
 STARTS = """
@@ -28,8 +28,8 @@ def test_starts_processes():
 """
 
 
-def of_session(session: int) -> Iterator[int]:
-    """Return the processes that have the mark of a pytest process, zombies aside, and its own copies."""
+def processes_of(session: int) -> Iterator[int]:
+    """Yield the processes with the mark of a pytest process, and the forks of that process."""
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
@@ -41,26 +41,35 @@ def of_session(session: int) -> Iterator[int]:
                 yield int(path.name)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=str)
-def test_an_interrupted_pytest_leaves_no_process(kind: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
+def test_an_interrupted_pytest_leaves_no_processes(kind: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_starts.py").write_text(STARTS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(tmp_path)]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + PATIENCE
-    while len(started := set(of_session(process.pid))) < 4:  # the watch, two processes, and a copy of pytest
+    end = time.monotonic() + TIMEOUT
+    while len(started := set(processes_of(process.pid))) < 4:  # the script, two processes, and a fork of pytest
         assert process.poll() is None and time.monotonic() < end, started
         time.sleep(0.05)
     process.send_signal(kind)
-    process.wait(PATIENCE)
-    while any(number in started for number in of_session(process.pid)) or any(map(alive, started)):
+    process.wait(TIMEOUT)
+    while any(pid in started for pid in processes_of(process.pid)) or any(map(alive, started)):
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def alive(number: int) -> bool:
+def alive(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
     try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+# name -> module below `tercet`
+_MODULES = {
     "Bundle": "ensemble.bundle",
     "MultilabelPredictions": "core.multilabel",
     "OnnxModel": "inference.onnx_model",
@@ -71,19 +72,18 @@ _HOMES = {
     "write_submission": "core.submissions",
 }
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 _PACKAGES = ("ensemble", "metrics")
-"""Packages that are attributes without an import statement: `tercet.ensemble.average`, `tercet.metrics.score`."""
+"""Sub-packages imported on first access: `tercet.ensemble.average`, `tercet.metrics.score`."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"tercet.{name}")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tercet' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"tercet.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"tercet.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

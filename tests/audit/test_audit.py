@@ -276,7 +276,7 @@ def test_runs_without_held_out_predictions_are_rejected(run: RunFolder, tmp_path
     with pytest.raises(ModelError, match="run of tercet tune: give a run of tercet train"):
         held_out_predictions(run.path)
     run.metrics.unlink()
-    with pytest.raises(StorageError, match=r"is not finished: go on .* --resume"):
+    with pytest.raises(StorageError, match=r"is not finished: .* --resume"):
         held_out_predictions(run.path)
 
 

@@ -143,7 +143,7 @@ def test_missing_files_of_a_table_are_unreadable(tmp_path: Path) -> None:
 def test_splits_equal_those_of_training() -> None:
     copies = [drawing(seed) for seed in range(20)] + [transformed(drawing(seed), 4) for seed in range(20)]
     result = audited(table_of(*copies), DataConfig())
-    assert "as tercet train would divide them" in result.split_source
+    assert "as tercet train would split them" in result.split_source
     assert result.split_sizes["test"] and {leak.split for leak in result.leaks} <= {"val", "test"}
     crossing = {frozenset(duplicate.ids) for duplicate in result.duplicates if duplicate.crosses}
     assert 0 < len(crossing) < 20
@@ -175,14 +175,14 @@ def test_groups_in_two_given_splits_are_reported() -> None:
     assert kinds(result) == {"leakage"}
     assert "groups in several splits: 1 (p1 in train and test)" in result.finding("leakage").text
     (error,) = result.training_errors
-    assert "1 groups lie in both train and test, such as 'p1'" in error
+    assert "1 groups are in both train and test, such as 'p1'" in error
 
 
 def test_training_error_and_finding_count_the_same_groups() -> None:
     groups = [f"p{row // 4}" for row in range(24)]  # six groups in train and test; one would be held out
     table = table_of(*map(drawing, range(24)), splits=["train", "train", "test", "test"] * 6, groups=groups)
     result = audited(table, DataConfig())
-    assert len(result.leaking_groups) == 6 and "6 groups lie in both train and test" in result.training_errors[0]
+    assert len(result.leaking_groups) == 6 and "6 groups are in both train and test" in result.training_errors[0]
 
 
 def test_left_out_rows_cause_no_leaking_group() -> None:
@@ -201,7 +201,7 @@ def test_every_training_error_is_reported(tmp_path: Path) -> None:
     lenient = replace(NO_HOLD_OUT, max_bad_fraction=1)
     table = load_table(tmp_path / "labels.csv", lenient, min_classes=1)
     missing, classes, bad, rest = audited(table).training_errors
-    assert "1 of 8 rows name no image" in missing and "has one class ('cat')" in classes
+    assert "1 of 8 listed images do not exist" in missing and "has one class ('cat')" in classes
     assert "1 of 7 images cannot be read, more than data.max_bad_fraction 0.01 allows" in bad
     assert "no images are left for validation" in rest
 
@@ -337,7 +337,7 @@ def test_predictions_of_other_data_are_rejected() -> None:
         ({"folds": 1}, "folds 1"),
         ({"imbalance": 0.5}, "imbalance 0.5"),
         ({"similarity": 0.0}, "similarity 0.0"),
-        ({"fail_on": ("leakage", "leakage")}, "fail_on names leakage twice"),
+        ({"fail_on": ("leakage", "leakage")}, "fail_on lists leakage twice"),
         ({"feature_network": ("a", "b")}, "one network"),
     ],
 )

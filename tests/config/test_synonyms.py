@@ -1,10 +1,10 @@
-"""Words that people type in place of an option: understood, answered with the right option, or not guessed at."""
+"""Option names of other toolkits: accepted, reported with the right option, or not guessed."""
 
 from __future__ import annotations
 
 import pytest
 
-from tercet.cli.commands import VERBS
+from tercet.cli.commands import COMMANDS
 from tercet.config.deployment import BENCHMARK
 from tercet.config.experiments import COMPARE, REPRODUCE
 from tercet.config.parser import CommandOptions
@@ -13,48 +13,43 @@ from tercet.core.errors import ConfigError
 
 
 def options(command: str) -> CommandOptions:
-    return VERBS[command][0]
+    return COMMANDS[command][0]
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "value"),
+    ("arguments", "key", "value"),
     [
         (["--learning-rate", "1e-3"], "lr", 1e-3),
         (["--model", "resnet18"], "members", ["resnet18"]),
         (["-m", "resnet18,row-lstm"], "members", ["resnet18", "row-lstm"]),
         (["--imgsz", "96"], "input.size", [96]),
-        (["--img-size=96,64"], "input.size", [96, 64]),
-        (["--bs", "16"], "batch_size", 16),
         (["-b", "16"], "batch_size", 16),
-        (["--epoch", "3"], "epochs", 3),
-        (["--workers", "2"], "data.num_workers", 2),
-        (["--output-dir", "runs/a"], "output", "runs/a"),
         (["--out", "runs/a"], "output", "runs/a"),
     ],
 )
-def test_synonyms_are_understood(words: list[str], key: str, value: object) -> None:
-    parsed = options("train").parse_args(["photos", *words])
+def test_synonyms_set_their_option(arguments: list[str], key: str, value: object) -> None:
+    parsed = options("train").parse_args(["photos", *arguments])
     assert parsed.to_dict()[key] == value and parsed.given == {key}
 
 
-def test_a_synonym_means_the_option_that_the_command_has() -> None:
+def test_a_synonym_sets_the_option_that_the_command_has() -> None:
     assert COMPARE.parse_args(["photos", "-m", "resnet18"]).given == {"backbones"}
     assert BENCHMARK.parse_args(["a.onnx", "-b", "1,8"]).given == {"batches"}
     assert options("models").parse_args(["resnet18", "--imgsz", "96"]).given == {"image_size"}
 
 
-def test_an_option_and_its_synonym_are_one() -> None:
+def test_an_option_and_its_synonym_count_as_repeated() -> None:
     with pytest.raises(ConfigError, match="lr: given twice"):
         options("train").parse_object({"lr": 1e-3, "learning_rate": 1e-4})
 
 
-def test_short_options_that_a_command_has_not_are_refused() -> None:
+def test_short_options_without_a_matching_option_raise() -> None:
     with pytest.raises(ConfigError, match=r"^-m: unknown option"):
         options("serve").parse_args(["a.onnx", "-m", "x"])
 
 
 @pytest.mark.parametrize(
-    ("command", "word", "proposed"),
+    ("command", "unknown", "suggestion"),
     [
         ("train", "--quick", " '--epochs' or '--data.limit'"),
         ("reproduce", "--quick", " '--dry-run'"),
@@ -67,27 +62,23 @@ def test_short_options_that_a_command_has_not_are_refused() -> None:
         ("predict", "--top", " '--top-k'"),
         ("ensemble", "--method", None),
         ("train", "--preset", None),
-        ("train", "--presets", None),
         ("train", "--scale", None),
         ("train", "--gamma", None),
-        ("train", "--mosaic", None),
         ("train", "--verbose", None),
-        ("train", "--project", None),
         ("train", "--momentum", None),
         ("predict", "--source", None),
         ("export", "--opset", None),
-        ("export", "--half", None),
         ("serve", "--reload", None),
     ],
 )
-def test_unknown_options_are_answered_with_the_right_one_or_none(command: str, word: str, proposed: str | None) -> None:
+def test_unknown_options_suggest_the_right_option_or_none(command: str, unknown: str, suggestion: str | None) -> None:
     with pytest.raises(ConfigError) as raised:
-        options(command).parse_args(["a", "b", word])
-    hint = "" if proposed is None else f", did you mean{proposed}?"
-    assert str(raised.value).splitlines()[0] == f"{word}: unknown option{hint}"
+        options(command).parse_args(["a", "b", unknown])
+    hint = "" if suggestion is None else f", did you mean{suggestion}?"
+    assert str(raised.value).splitlines()[0] == f"{unknown}: unknown option{hint}"
 
 
-def test_every_synonym_and_hint_leads_to_an_option() -> None:
-    keys = {key for command, _ in VERBS.values() for key in command.schema.fields}
+def test_all_synonyms_and_hints_refer_to_existing_options() -> None:
+    keys = {key for command, _ in COMMANDS.values() for key in command.schema.fields}
     assert {target for targets in (*SYNONYMS.values(), *HINTS.values()) for target in targets} <= keys
     assert "dry_run" in REPRODUCE.schema.fields

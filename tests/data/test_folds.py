@@ -12,7 +12,7 @@ from tercet.data.load import table_from_arrays
 from tercet.data.table import SampleTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*too small to be held out for val")
-WHOLE = DataConfig(test_fraction=0.0, val_fraction=0.25)
+NO_TEST = DataConfig(test_fraction=0.0, val_fraction=0.25)
 
 
 def table_of(labels: list[int], folds: list[int] | None = None, **columns: object) -> SampleTable:
@@ -21,17 +21,17 @@ def table_of(labels: list[int], folds: list[int] | None = None, **columns: objec
 
 
 def check_complete(plan: FoldPlan, pool: set[int]) -> None:
-    """Every row of the pool is held out exactly once, and a training sees neither it nor the test split."""
-    held = [set(fold.rows.tolist()) for fold in plan.folds]
-    assert sum(map(len, held)) == len(set().union(*held)) and set().union(*held) == pool
-    for number, (fold, rows) in enumerate(zip(plan.folds, held, strict=True), 1):
+    """Check that every row of the pool is held out once, and that its training uses neither it nor the test split."""
+    held_out = [set(fold.rows.tolist()) for fold in plan.folds]
+    assert sum(map(len, held_out)) == len(set().union(*held_out)) and set().union(*held_out) == pool
+    for number, (fold, rows) in enumerate(zip(plan.folds, held_out, strict=True), 1):
         assert rows and (plan.table.folds[fold.rows] == number).all()  # type: ignore[index]
-        divided = plan.divided(fold, WHOLE)
+        divided = plan.fold_table(fold, NO_TEST)
         parts = {split: set(divided.rows_of(split).tolist()) for split in ("train", "val", "test")}  # type: ignore[arg-type]
         assert parts["test"] == rows and parts["train"] and parts["val"]
         assert not parts["train"] & parts["val"] and parts["train"] | parts["val"] == pool - rows
         if divided.groups is not None:
-            of = {split: {divided.groups[row] for row in some} for split, some in parts.items()}
+            of = {split: {divided.groups[row] for row in split_rows} for split, split_rows in parts.items()}
             assert not of["train"] & of["val"] and not of["train"] & of["test"] and not of["val"] & of["test"]
 
 
@@ -42,7 +42,7 @@ def check_complete(plan: FoldPlan, pool: set[int]) -> None:
     test=st.integers(0, 5),
     seed=st.integers(0, 99),
 )
-def test_folds_are_complete_stratified_and_leave_the_test_split_alone(
+def test_folds_are_complete_stratified_and_exclude_the_test_split(
     counts: list[int], folds: int, test: int, seed: int
 ) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
@@ -58,23 +58,23 @@ def test_folds_are_complete_stratified_and_leave_the_test_split_alone(
     assert (shares.max(0) - shares.min(0) <= 1).all()
     assert (plan.table.folds[len(pool) :] == NO_FOLD).all()  # type: ignore[index]
     again = make_folds(table, DataConfig(test_fraction=0.0, split_seed=seed), count=folds)
-    assert all(np.array_equal(one.rows, two.rows) for one, two in zip(plan.folds, again.folds, strict=True))
+    assert all(np.array_equal(first.rows, second.rows) for first, second in zip(plan.folds, again.folds, strict=True))
 
 
 @settings(deadline=None, max_examples=12)
 @given(sizes=st.lists(st.integers(1, 5), min_size=12, max_size=24), folds=st.integers(2, 4), seed=st.integers(0, 99))
-def test_groups_stay_whole_in_folds_and_within_them(sizes: list[int], folds: int, seed: int) -> None:
+def test_folds_and_their_splits_keep_groups_together(sizes: list[int], folds: int, seed: int) -> None:
     labels = [number % 2 for number, size in enumerate(sizes) for _ in range(size)]
     groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
     config = DataConfig(test_fraction=0.0, split_seed=seed)
     plan = make_folds(table_of(labels, groups=groups), config, count=folds)
     check_complete(plan, set(range(len(labels))))
-    assert "groups whole" in plan.how
+    assert "groups kept together" in plan.description
 
 
 @settings(deadline=None, max_examples=8)
 @given(groups=st.lists(st.sampled_from("abcde"), min_size=30, max_size=60), seed=st.integers(0, 9))
-def test_leaving_one_group_out_names_each_fold_after_its_group(groups: list[str], seed: int) -> None:
+def test_leave_one_group_out_folds_have_group_names(groups: list[str], seed: int) -> None:
     groups = [*groups, *"abcde" * 2]
     labels = [0] * (len(groups) - 10) + [0] * 5 + [1] * 5
     plan = make_folds(table_of(labels, groups=groups), DataConfig(test_fraction=0.0), leave_one_group_out=True)
@@ -84,88 +84,88 @@ def test_leaving_one_group_out_names_each_fold_after_its_group(groups: list[str]
     check_complete(plan, set(range(len(groups))))
 
 
-def test_folds_that_came_with_the_table_are_kept() -> None:
+def test_given_folds_are_kept() -> None:
     table = table_of([0, 1] * 12, folds=[3, 3, 1, 1, 7, 7] * 4)
-    plan = make_folds(table, WHOLE)
-    assert [fold.name for fold in plan.folds] == ["1", "3", "7"] and "own" in plan.how
+    plan = make_folds(table, NO_TEST)
+    assert [fold.name for fold in plan.folds] == ["1", "3", "7"] and "given" in plan.description
     assert plan.folds[1].rows.tolist() == [row for row in range(24) if row % 6 < 2]
     check_complete(plan, set(range(24)))
-    assert len(make_folds(table, WHOLE, count=3).folds) == 3
+    assert len(make_folds(table, NO_TEST, count=3).folds) == 3
     with pytest.raises(DataError, match=r"3 folds \(1, 3, 7\), not 5"):
-        make_folds(table, WHOLE, count=5)
+        make_folds(table, NO_TEST, count=5)
 
 
-def test_a_given_validation_split_joins_the_folds_and_unlabelled_rows_do_not() -> None:
+def test_folds_include_the_given_validation_split_but_no_unlabelled_rows() -> None:
     splits = ["train"] * 20 + ["val"] * 8 + ["test"] * 4
-    plan = make_folds(table_of([0, 1] * 10 + [-1, 1, 0, 1] * 3, splits=splits), WHOLE, count=2)
+    plan = make_folds(table_of([0, 1] * 10 + [-1, 1, 0, 1] * 3, splits=splits), NO_TEST, count=2)
     check_complete(plan, {row for row in range(28) if row not in (20, 24)})
-    assert "validation" in plan.how
+    assert "validation" in plan.description
 
 
-def test_a_test_split_is_held_out_where_it_is_asked_for() -> None:
+def test_test_split_is_held_out_if_configured() -> None:
     config = DataConfig(test_fraction=0.25)
     plan = make_folds(table_of([0, 1] * 20), config, count=3)
     assert len(plan.table.rows_of("test")) == 10
     check_complete(plan, set(plan.table.rows_of("train").tolist()))
 
 
-def test_the_limit_shrinks_the_training_rows_only() -> None:
-    plan = make_folds(table_of([0, 1] * 20), WHOLE, count=2)
-    divided = plan.divided(plan.folds[0], DataConfig(limit=6, val_fraction=0.2))
+def test_limit_applies_to_training_rows_only() -> None:
+    plan = make_folds(table_of([0, 1] * 20), NO_TEST, count=2)
+    divided = plan.fold_table(plan.folds[0], DataConfig(limit=6, val_fraction=0.2))
     assert [len(divided.rows_of(split)) for split in ("train", "val", "test")] == [6, 4, 20]
 
 
-def test_a_class_that_one_group_alone_shows_is_named() -> None:
+def test_classes_of_a_single_group_are_reported_as_unlearned() -> None:
     labels = [0, 1] * 9 + [2] * 3
-    plan = make_folds(table_of(labels, groups=list("abcdef" * 3) + ["f"] * 3), WHOLE, leave_one_group_out=True)
+    plan = make_folds(table_of(labels, groups=list("abcdef" * 3) + ["f"] * 3), NO_TEST, leave_one_group_out=True)
     assert [plan.unlearned(fold) for fold in plan.folds] == [()] * 5 + [("2",)]
-    assert set(plan.divided(plan.folds[-1], WHOLE).labels[plan.folds[-1].rows].tolist()) == {0, 1, 2} - {0}
+    assert set(plan.fold_table(plan.folds[-1], NO_TEST).labels[plan.folds[-1].rows].tolist()) == {0, 1, 2} - {0}
 
 
 @pytest.mark.parametrize(
     ("labels", "groups", "options", "message"),
     [
-        ([0] * 9 + [1] * 3, None, {"count": 5}, "class '1' has 3 .*fewer than the 5 folds: use --folds 3"),
-        ([0] * 9 + [1], None, {"count": 5}, "class '1' has 1 .*cannot be held out and learned"),
-        ([0, 1] * 6, ["a"] * 12, {"count": 3}, r"one group \('a'\), fewer than the 3 folds: check the grouping"),
-        ([0, 1] * 6, list("aabbcc") * 2, {"count": 5}, "3 groups, fewer than the 5 folds: use --folds 3"),
+        ([0] * 9 + [1] * 3, None, {"count": 5}, "class '1' has 3 .*fewer than 5 folds: use --folds 3"),
+        ([0] * 9 + [1], None, {"count": 5}, "class '1' has 1 .*: add images"),
+        ([0, 1] * 6, ["a"] * 12, {"count": 3}, r"group 'a', fewer than 3 folds: check the grouping"),
+        ([0, 1] * 6, list("aabbcc") * 2, {"count": 5}, "3 groups, fewer than 5 folds: use --folds 3"),
         ([0] * 6 + [1] * 6, list("abcdef") + list("ababab"), {"count": 3}, "class '1' has 2 group"),
-        ([0, 1] * 6, None, {"leave_one_group_out": True}, "no groups to leave out.*--data.group-column"),
-        ([0, 1] * 6, ["a"] * 12, {"leave_one_group_out": True}, r"one group \('a'\)"),
+        ([0, 1] * 6, None, {"leave_one_group_out": True}, "no groups: give --data.group-column"),
+        ([0, 1] * 6, ["a"] * 12, {"leave_one_group_out": True}, "group 'a'"),
         ([0, 1] * 6, ["a", "b", ""] * 4, {"leave_one_group_out": True}, "4 images have no group"),
     ],
     ids=["small class", "one image", "constant", "few groups", "class in few groups", "none", "one group", "no name"],
 )
-def test_data_that_cannot_be_divided(
+def test_impossible_folds_are_errors(
     labels: list[int], groups: list[str] | None, options: dict[str, int], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        make_folds(table_of(labels, groups=groups), WHOLE, **options)  # type: ignore[arg-type]
+        make_folds(table_of(labels, groups=groups), NO_TEST, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_a_fold_that_cannot_be_trained_without_is_named() -> None:
-    plan = make_folds(table_of([0, 1] * 8, groups=["left", "right"] * 8), WHOLE, leave_one_group_out=True)
-    with pytest.raises(DataError, match=r"without fold left: .*no val split.*groups are too few"):
-        plan.divided(plan.folds[0], WHOLE)
+def test_error_names_the_fold_without_validation_rows() -> None:
+    plan = make_folds(table_of([0, 1] * 8, groups=["left", "right"] * 8), NO_TEST, leave_one_group_out=True)
+    with pytest.raises(DataError, match=r"without fold left: .*no val split.*too few groups"):
+        plan.fold_table(plan.folds[0], NO_TEST)
 
 
-def test_a_group_in_two_given_folds_is_refused() -> None:
+def test_group_in_two_given_folds_is_an_error() -> None:
     table = table_of([0, 1] * 8, groups=list("abcdefgh") * 2, folds=[1] * 8 + [2] * 8)
-    plan = make_folds(table, WHOLE)
+    plan = make_folds(table, NO_TEST)
     with pytest.raises(DataError, match=r"without fold 1: .*group"):
-        plan.divided(plan.folds[0], WHOLE)
+        plan.fold_table(plan.folds[0], NO_TEST)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_what_is_kept_for_calibrating_is_in_no_fold(grouped: bool) -> None:
+def test_calibration_rows_are_in_no_fold(grouped: bool) -> None:
     labels = [row % 3 for row in range(60)]
     groups = [f"g{row // 4}" for row in range(60)] if grouped else None
     table = table_of(labels, groups=groups, splits=["train"] * 52 + ["test"] * 8)
     plan = make_folds(table, DataConfig(test_fraction=0.0), count=3, calibration_fraction=0.2)
-    kept = set(plan.table.rows_of("val").tolist())
-    assert 8 <= len(kept) <= 12 and "images kept for calibrating" in plan.how
+    calibration = set(plan.table.rows_of("val").tolist())
+    assert 8 <= len(calibration) <= 12 and "reserved for calibration" in plan.description
     assert set(plan.table.rows_of("test").tolist()) == set(range(52, 60))
-    check_complete(plan, set(range(52)) - kept)
+    check_complete(plan, set(range(52)) - calibration)
     if groups:
-        assert not {groups[row] for row in kept} & {groups[row] for row in plan.table.rows_of("train")}
+        assert not {groups[row] for row in calibration} & {groups[row] for row in plan.table.rows_of("train")}

@@ -11,9 +11,8 @@ from tests.fixtures.image_trees import Tree, picture
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
-from tercet.data import load as catalog
-from tercet.data.datasets import info as cards
 from tercet.data.datasets.download import RemoteFile
+from tercet.data.datasets.info import DatasetInfo
 from tercet.data.inputs import table_of_files
 from tercet.data.load import DATASETS, load_table, table_from_arrays
 
@@ -28,7 +27,7 @@ def test_class_folders_are_read_in_natural_order(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "dev", "Valid"])
-def test_split_folders_are_honoured(tree: Tree, val: str) -> None:
+def test_split_folders_are_used(tree: Tree, val: str) -> None:
     table = load_table(tree("Train/a/1.png", "Train/b/1.png", f"{val}/a/1.png", "test/b/1.png"), CONFIG)
     assert table.classes == ("a", "b")
     assert dict(zip(table.ids, table.splits or (), strict=True)) == {
@@ -39,21 +38,21 @@ def test_split_folders_are_honoured(tree: Tree, val: str) -> None:
     }
 
 
-def test_a_class_may_be_called_train(tree: Tree) -> None:
+def test_a_class_can_be_named_train(tree: Tree) -> None:
     assert load_table(tree("train/1.png", "bus/1.png", "test/1.png"), CONFIG).classes == ("bus", "test", "train")
 
 
-def test_splits_beside_other_folders_are_not_guessed(tree: Tree) -> None:
+def test_split_folders_mixed_with_other_folders_are_an_error(tree: Tree) -> None:
     with pytest.raises(DataError, match="mixes split folders"):
         load_table(tree("train/a/1.png", "train/b/1.png", "test/a/1.png", "more/a/1.png"), CONFIG)
 
 
-def test_two_folders_for_one_split_are_refused(tree: Tree) -> None:
+def test_two_folders_for_one_split_are_an_error(tree: Tree) -> None:
     with pytest.raises(DataError, match="two folders for one split"):
         load_table(tree("train/a/1.png", "val/a/1.png", "dev/a/1.png"), CONFIG)
 
 
-def test_a_folder_that_only_wraps_the_data_is_entered(tree: Tree) -> None:
+def test_wrapper_folder_is_skipped(tree: Tree) -> None:
     table = load_table(tree("pets/cat/1.png", "pets/dog/1.png"), CONFIG)
     assert table.ids == ("cat/1.png", "dog/1.png") and table.locations[0] == "pets/cat/1.png"
 
@@ -66,16 +65,16 @@ def test_a_folder_that_only_wraps_the_data_is_entered(tree: Tree) -> None:
         (("1.png", "2.png"), "none in a class folder"),
     ],
 )
-def test_folders_without_classes_say_what_is_expected(tree: Tree, paths: tuple[str, ...], message: str) -> None:
+def test_folders_without_classes_are_errors(tree: Tree, paths: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_table(tree(*paths), CONFIG)
 
 
-def test_one_class_suits_an_outside_test_set(tree: Tree) -> None:
+def test_external_test_set_can_have_one_class(tree: Tree) -> None:
     assert load_table(tree("a/1.png", "a/2.png"), CONFIG, min_classes=1).classes == ("a",)
 
 
-def test_skipped_files_are_counted_and_named_but_hidden_ones_are_not(tree: Tree) -> None:
+def test_skipped_files_are_noted_except_hidden_ones(tree: Tree) -> None:
     root = tree("a/1.png", "b/1.png", "a/.x.png", "__MACOSX/a/1.png", ".ipynb_checkpoints/1.png", "stray.png")
     (root / "a/readme.txt").write_text("x")
     (root / ".DS_Store").write_text("x")
@@ -83,14 +82,14 @@ def test_skipped_files_are_counted_and_named_but_hidden_ones_are_not(tree: Tree)
     table = load_table(root, CONFIG)
     assert len(table) == 2
     notes = "; ".join(table.notes)
-    assert "1 skipped, not an image by its ending: 'a/readme.txt'" in notes
+    assert "1 skipped, no image extension: 'a/readme.txt'" in notes
     assert "1 skipped, not in a class folder: 'stray.png'" in notes
     assert "1 class folders hold no images: empty" in notes
     assert "DS_Store" not in notes and "MACOSX" not in notes
 
 
 @pytest.mark.timeout(10)
-def test_odd_files_are_skipped_without_waiting(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_files_and_links_are_skipped(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree("a/1.png", "b/1.png")
     outside = tmp_path / "outside.png"
     picture(9).save(outside)
@@ -110,7 +109,7 @@ def test_odd_files_are_skipped_without_waiting(tree: Tree, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("name", ["new\nline.png", "tab\t.png", "-x.png", "=1+1.png", "ü😀.png", " sp .png", "CON.png"])
-def test_odd_names_are_read_and_saved(tree: Tree, tmp_path: Path, name: str) -> None:
+def test_unusual_file_names_are_read(tree: Tree, tmp_path: Path, name: str) -> None:
     table = load_table(tree(f"a/{name}", "b/1.png"), CONFIG)
     assert table.ids[0] == f"a/{name}" and table.source.pixels(table.locations[0], max_pixels=99).shape == (5, 6, 3)
 
@@ -123,7 +122,7 @@ def test_undecodable_file_names_are_read(tree: Tree) -> None:
     assert table.source.pixels(table.locations[0], max_pixels=99).shape == (5, 6, 3)
 
 
-def test_classes_that_look_alike_are_warned_of(tree: Tree) -> None:
+def test_similar_class_names_raise_a_warning(tree: Tree) -> None:
     with pytest.warns(UserWarning, match="'Cat' and 'cat'"):
         assert load_table(tree("Cat/1.png", "cat/1.png"), CONFIG).num_classes == 2
 
@@ -138,13 +137,13 @@ def test_groups_come_from_file_names(tree: Tree) -> None:
 
 
 def test_table_options_need_a_table(pets: Path) -> None:
-    with pytest.raises(ConfigError, match="is for tables"):
+    with pytest.raises(ConfigError, match="applies to tables"):
         load_table(pets, DataConfig(label_columns=("x",)))
-    with pytest.raises(ConfigError, match="is for tables"):
+    with pytest.raises(ConfigError, match="applies to tables"):
         load_table("digits", DataConfig(group_column="x"))
 
 
-def test_several_tables_are_not_guessed_among(tree: Tree) -> None:
+def test_several_tables_are_ambiguous(tree: Tree) -> None:
     root = tree("img/1.png", "img/2.png")
     for name in ("a.csv", "b.csv"):
         (root / name).write_text("image,label\nimg/1.png,x\nimg/2.png,y\n")
@@ -154,7 +153,7 @@ def test_several_tables_are_not_guessed_among(tree: Tree) -> None:
     assert load_table(root, CONFIG).classes == ("x", "y")
 
 
-def test_names_win_over_folders_unless_written_as_paths(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_set_names_take_precedence_over_relative_paths(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree("digits/a/1.png", "digits/b/1.png")
     monkeypatch.chdir(root)
     assert len(load_table("digits", CONFIG)) == 1797
@@ -163,15 +162,15 @@ def test_names_win_over_folders_unless_written_as_paths(tree: Tree, monkeypatch:
     assert len(load_table(Path("digits"), CONFIG)) == 2
 
 
-def test_unknown_data_names_the_nearest(tmp_path: Path) -> None:
+def test_unknown_data_suggests_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'digits'"):
         load_table("digit", CONFIG)
     (tmp_path / "x.tar").write_text("x")
-    with pytest.raises(DataError, match=r"no folder, \.csv"):
+    with pytest.raises(DataError, match=r"not a folder, \.csv"):
         load_table(tmp_path / "x.tar", CONFIG)
 
 
-def test_digits_are_whole_and_exact() -> None:
+def test_digits_are_complete_and_exact() -> None:
     table = load_table("digits", CONFIG)
     assert len(table) == DATASETS["digits"].num_images and table.classes == tuple("0123456789")
     pixels = np.stack([table.source.pixels(location, max_pixels=64) for location in table.locations])
@@ -180,18 +179,18 @@ def test_digits_are_whole_and_exact() -> None:
     assert table.class_counts().sum() == 1797
 
 
-def test_every_card_is_complete() -> None:
+def test_dataset_infos_are_complete() -> None:
     names = "cassava, cifar10, cifar100, digits, fashion-mnist, fingerspelling, inaturalist, leaves, mnist, svhn"
     assert ", ".join(DATASETS) == names
     for name in DATASETS:
-        card = DATASETS[name]
-        assert card.name == name and card.by_hand and card.num_classes == (len(card.classes) or card.num_classes) > 1
-        assert len(card.plain_sha256) in (0, len(card.files))
-        assert bool(card.mirrors) == bool(card.files) and all(mirror.startswith("https://") for mirror in card.mirrors)
-        for file in (*card.files, *card.more_files):
+        info = DATASETS[name]
+        assert info.name == name and info.by_hand and info.num_classes == (len(info.classes) or info.num_classes) > 1
+        assert len(info.plain_sha256) in (0, len(info.files))
+        assert bool(info.mirrors) == bool(info.files) and all(mirror.startswith("https://") for mirror in info.mirrors)
+        for file in (*info.files, *info.more_files):
             assert len(file.md5 or "-" * 32) == 32 and len(file.sha256 or "-" * 64) == 64
             checked = file.md5 or file.sha256
-            assert checked or any("no checksum is published" in remark for remark in card.remarks)
+            assert checked or any("no checksum is published" in remark for remark in info.remarks)
 
 
 def _idx_bytes(values: np.ndarray) -> bytes:
@@ -199,13 +198,13 @@ def _idx_bytes(values: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("own_folder", [True, False])
-def test_the_mnist_family_is_read_from_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, own_folder: bool
+@pytest.mark.parametrize("in_subfolder", [True, False])
+def test_mnist_files_are_read_gzipped_or_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, in_subfolder: bool
 ) -> None:
     rng = np.random.default_rng(0)
     parts = {"train": 7, "t10k": 3}
-    folder = tmp_path / "tiny" if own_folder else tmp_path
+    folder = tmp_path / "tiny" if in_subfolder else tmp_path
     folder.mkdir(exist_ok=True)
     files, plain, images = [], [], {}
     for part, count in parts.items():
@@ -218,7 +217,7 @@ def test_the_mnist_family_is_read_from_its_files(
             files.append(RemoteFile(f"{name}.gz", len(content), "", hashlib.sha256(content).hexdigest()))
             plain.append(hashlib.sha256(raw).hexdigest())
     mnist = DATASETS["mnist"]
-    card = cards.DatasetInfo(
+    info = DatasetInfo(
         name="tiny",
         title="",
         page="",
@@ -230,7 +229,7 @@ def test_the_mnist_family_is_read_from_its_files(
         files=tuple(files),
         plain_sha256=tuple(plain),
     )
-    monkeypatch.setitem(catalog.DATASETS._values, "tiny", card)
+    monkeypatch.setitem(DATASETS._values, "tiny", info)
     table = load_table("tiny", DataConfig(data_dir=str(tmp_path)))
     assert table.ids[0] == "train-00000" and table.ids[-1] == "test-00002"
     assert table.splits == ("train",) * 7 + ("test",) * 3 and table.classes == ("no", "yes")
@@ -241,12 +240,12 @@ def test_the_mnist_family_is_read_from_its_files(
         load_table("tiny", DataConfig(data_dir=str(tmp_path)))
 
 
-def test_arrays_are_wrapped_without_a_copy() -> None:
-    images = np.zeros((60_000, 28, 28), dtype=np.uint8)
-    table = table_from_arrays(images, np.arange(60_000) % 3, classes=["a", "b", "c"])
+def test_arrays_are_not_copied() -> None:
+    images = np.zeros((600, 28, 28), dtype=np.uint8)
+    table = table_from_arrays(images, np.arange(600) % 3, classes=["a", "b", "c"])
     assert np.shares_memory(table.source.pixels("5", max_pixels=1), images)
-    named = table_from_arrays(images[:3], ["b10", "", "b9"])
-    assert named.classes == ("b9", "b10") and named.labels.tolist() == [1, -1, 0]
+    table = table_from_arrays(images[:3], ["b10", "", "b9"])
+    assert table.classes == ("b9", "b10") and table.labels.tolist() == [1, -1, 0]
     for bad in (images.astype(float), images[0], np.zeros((2, 4, 4, 2), dtype=np.uint8)):
         with pytest.raises(DataError, match="expected uint8"):
             table_from_arrays(bad)
@@ -256,7 +255,7 @@ def test_arrays_are_wrapped_without_a_copy() -> None:
         table_from_arrays(images[:2], [0, 5], classes=["a", "b"])
 
 
-def test_images_to_classify_are_listed(pets: Path, tmp_path: Path) -> None:
+def test_files_and_folders_to_classify_are_listed(pets: Path, tmp_path: Path) -> None:
     single = tmp_path / "one.png"
     picture(1).save(single)
     table = table_of_files([pets, single, single])

@@ -1,4 +1,4 @@
-"""Sets of labels from the table to the batch: three spellings, splits with every label's share, and the saved table."""
+"""Multi-label data: label formats of tables, stratified splits, saved samples and batches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tercet.core.types import InputSpec
 from tercet.data.image_cache import ImageCache
 from tercet.data.load import load_table, table_from_arrays
 from tercet.data.loader import ImageLoader
-from tercet.data.readers.columns import read_sets
+from tercet.data.readers.columns import parse_label_sets
 from tercet.data.readers.table import TableRows, read_table
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable, load_samples
@@ -27,19 +27,16 @@ def rows(content: str, **options: object) -> TableRows:
 
 def table_of(membership: np.ndarray, **columns: object) -> SampleTable:
     count, width = membership.shape
-    plain = table_from_arrays(
+    table = table_from_arrays(
         np.zeros((count, 2, 2), np.uint8), np.zeros(count, int), classes=[f"label-{k}" for k in range(width)], **columns
     )
-    return replace(plain, membership=membership.astype(bool))
+    return replace(table, membership=membership.astype(bool))
 
 
-# ------------------------------------------------------------------------------------------ three spellings
-
-
-def test_several_columns_make_labels_of_name_and_value() -> None:
-    found = rows("image,gender,season\na,Men,Fall\nb, ,Summer\nc,,\n", label_columns=("gender", "season"))
-    assert found.sets == [("gender=Men", "season=Fall"), ("season=Summer",), None]
-    assert any("1 rows have no label" in note for note in found.notes)
+def test_several_label_columns_make_name_value_labels() -> None:
+    table_rows = rows("image,gender,season\na,Men,Fall\nb, ,Summer\nc,,\n", label_columns=("gender", "season"))
+    assert table_rows.label_sets == [("gender=Men", "season=Fall"), ("season=Summer",), None]
+    assert any("1 rows have no label" in note for note in table_rows.notes)
 
 
 @pytest.mark.parametrize(
@@ -51,19 +48,19 @@ def test_several_columns_make_labels_of_name_and_value() -> None:
         ("dark red; striped;", ";", ("dark red", "striped")),
     ],
 )
-def test_a_separator_cuts_a_cell(cell: str, separator: str, labels: tuple[str, ...]) -> None:
-    found = rows(f"image,label\na,{cell}\nb,\n", label_separator=separator)
-    assert found.sets == [labels, None]
+def test_separator_splits_a_cell(cell: str, separator: str, labels: tuple[str, ...]) -> None:
+    table_rows = rows(f"image,label\na,{cell}\nb,\n", label_separator=separator)
+    assert table_rows.label_sets == [labels, None]
 
 
-def test_columns_of_zeros_and_ones_are_labels_themselves_and_zeros_are_an_answer() -> None:
-    found = rows(
+def test_indicator_columns_are_labels_and_zeros_are_known() -> None:
+    table_rows = rows(
         "image,cat,dog,size\na,1,0,big\nb,0,0,\nc,,,\nd,1.0,true,small\n", label_columns=("cat", "dog", "size")
     )
-    assert found.sets == [("cat", "size=big"), (), None, ("cat", "dog", "size=small")]
+    assert table_rows.label_sets == [("cat", "size=big"), (), None, ("cat", "dog", "size=small")]
 
 
-def test_rows_that_contradict_each_other_are_told() -> None:
+def test_conflicting_label_sets_are_an_error() -> None:
     with pytest.raises(DataError, match=r"lines 2 and 3: 'a' is both '\{x, y\}' and '\{x\}'"):
         rows("image,label\na,x|y\na,x\n", label_separator="|")
     assert len(rows("image,label\na,x|y\na,x | y\n", label_separator="|").ids) == 1
@@ -72,12 +69,12 @@ def test_rows_that_contradict_each_other_are_told() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_separator": ";"}, "no cell of label holds the separator ';'"),
+        ({"label_separator": ";"}, "no cell of label contains the separator ';'"),
         ({"label_columns": ("label", "lable")}, "no column 'lable', did you mean 'label'"),
         ({"label_columns": ("label", "label")}, "twice"),
     ],
 )
-def test_options_that_do_not_fit_the_table(options: dict, message: str) -> None:
+def test_label_options_must_fit_the_table(options: dict, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message) as caught:
         rows("image,label\na,x|y\n", **options)
     assert "\n" not in str(caught.value)
@@ -95,18 +92,18 @@ def test_options_that_do_not_fit_the_table(options: dict, message: str) -> None:
     ],
     ids=str,
 )
-def test_options_that_contradict_each_other(options: dict) -> None:
+def test_contradicting_label_options_are_errors(options: dict) -> None:
     with pytest.raises(ConfigError):
         DataConfig(**options)
 
 
-def test_one_label_an_image_may_be_a_set_where_that_is_said() -> None:
-    assert rows("image,label\na,x\nb,y\n", label_separator="|", task="multi").sets == [("x",), ("y",)]
+def test_task_multi_accepts_single_labels() -> None:
+    assert rows("image,label\na,x\nb,y\n", label_separator="|", task="multi").label_sets == [("x",), ("y",)]
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Sixteen pictures and a table beside them."""
+    """Write sixteen images and a table with the columns colour and shape."""
     lines = ["image,colour,shape"]
     for index in range(16):
         Image.fromarray(np.full((4, 4), index * 9, np.uint8)).save(tmp_path / f"{index}.png")
@@ -115,11 +112,11 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-BOTH = {"label_columns": ("colour", "shape")}
+BOTH_COLUMNS = {"label_columns": ("colour", "shape")}
 
 
-def test_a_folder_with_a_table_becomes_a_table_of_sets(photos: Path) -> None:
-    table = load_table(photos, DataConfig(**BOTH))
+def test_folder_with_a_multilabel_table(photos: Path) -> None:
+    table = load_table(photos, DataConfig(**BOTH_COLUMNS))
     assert table.classes == ("colour=blue", "colour=red", "shape=disc")
     assert table.membership is not None and table.membership.sum(axis=0).tolist() == [8, 8, 8]
     assert table.class_counts().tolist() == [8, 8, 8] and set(table.labels) == {0}
@@ -134,48 +131,42 @@ def test_a_folder_with_a_table_becomes_a_table_of_sets(photos: Path) -> None:
         ("image,label\n0.png,\n1.png, \n", {"label_separator": " "}),
     ],
 )
-def test_sets_that_are_all_empty_are_an_error(content: str, options: dict, photos: Path) -> None:
+def test_only_empty_label_sets_are_an_error(content: str, options: dict, photos: Path) -> None:
     (photos / "labels.csv").write_text(content)
     with pytest.raises(DataError, match="all label sets are empty") as caught:
         load_table(photos, DataConfig(**options))
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
 
 
-def test_class_folders_hold_no_sets(tmp_path: Path) -> None:
+def test_class_folders_have_no_label_sets(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name / "1.png")
-    with pytest.raises(ConfigError, match="is for tables"):
+    with pytest.raises(ConfigError, match="applies to tables"):
         load_table(tmp_path, DataConfig(label_separator=","))
 
 
-# ------------------------------------------------------------------------------------------ saved and read again
-
-
-def test_a_saved_table_gives_back_sets_and_splits(photos: Path) -> None:
-    table = load_table(photos, DataConfig(**BOTH))
+def test_saved_samples_restore_label_sets_and_splits(photos: Path) -> None:
+    table = load_table(photos, DataConfig(**BOTH_COLUMNS))
     table = assign_splits(table, DataConfig(val_fraction=0.25, test_fraction=0.25))
     table.save(photos / "saved.csv")
-    stored = load_samples(photos / "saved.csv", name="x", classes=table.classes, sets=True)
-    assert (stored.ids, stored.splits) == (table.ids, table.splits)
-    assert np.array_equal(stored.membership, table.membership) and np.array_equal(stored.labels, table.labels)
-    with pytest.raises(DataError, match="does not know"):
-        load_samples(photos / "saved.csv", name="x", classes=("colour=blue", "colour=red"), sets=True)
+    restored = load_samples(photos / "saved.csv", name="x", classes=table.classes, multilabel=True)
+    assert (restored.ids, restored.splits) == (table.ids, table.splits)
+    assert np.array_equal(restored.membership, table.membership) and np.array_equal(restored.labels, table.labels)
+    with pytest.raises(DataError, match="not a class of the run"):
+        load_samples(photos / "saved.csv", name="x", classes=("colour=blue", "colour=red"), multilabel=True)
 
 
 @pytest.mark.parametrize("cell", ["{}", '["a", 1]', "red", '["a"'])
-def test_cells_that_hold_no_set(cell: str) -> None:
+def test_invalid_label_set_cells_are_errors(cell: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        read_sets([cell])
-
-
-# ------------------------------------------------------------------------------------------ splits
+        parse_label_sets([cell])
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(30, 120), st.integers(2, 8), st.floats(0.1, 0.4), st.booleans())
 @pytest.mark.filterwarnings("ignore:.*too small to be held out:UserWarning")
-def test_every_label_keeps_training_rows_and_gets_its_share(
+def test_multilabel_splits_are_stratified_and_keep_every_label(
     seed: int, count: int, width: int, fraction: float, grouped: bool
 ) -> None:
     generator = np.random.default_rng(seed)
@@ -184,15 +175,15 @@ def test_every_label_keeps_training_rows_and_gets_its_share(
     config = DataConfig(test_fraction=fraction, val_fraction=0.2)
     table = assign_splits(table_of(membership, groups=groups), config)
     train, test = table.rows_of("train"), table.rows_of("test")
-    assert table.shown(np.arange(count)) == table.shown(train)
+    assert table.classes_in(np.arange(count)) == table.classes_in(train)
     assert len(test) == pytest.approx(fraction * count, abs=0.06 * count + 3)
     if not grouped:
-        held, total = membership[test].sum(axis=0), membership.sum(axis=0)
-        assert np.abs(held - fraction * total).max() <= max(4, 0.1 * total.max())
+        counts, total = membership[test].sum(axis=0), membership.sum(axis=0)
+        assert np.abs(counts - fraction * total).max() <= max(4, 0.1 * total.max())
     assert assign_splits(table_of(membership, groups=groups), config).splits == table.splits
 
 
-def test_rare_labels_stay_in_train_and_are_told() -> None:
+def test_rare_labels_stay_in_train_with_a_warning() -> None:
     membership = np.zeros((60, 3), dtype=bool)
     membership[:, 0], membership[::2, 1], membership[7, 2] = True, True, True
     with pytest.warns(UserWarning, match="1 classes are too small to be held out .*label-2"):
@@ -200,23 +191,20 @@ def test_rare_labels_stay_in_train_and_are_told() -> None:
     assert table.splits is not None and table.splits[7] == "train"
 
 
-def test_a_limit_keeps_every_label() -> None:
+def test_limit_keeps_every_label() -> None:
     membership = np.zeros((100, 4), dtype=bool)
     membership[:, 0], membership[50:, 1], membership[3, 2], membership[4, 3] = True, True, True, True
     table = assign_splits(table_of(membership), DataConfig(limit=10, val_fraction=0, test_fraction=0))
-    kept = table.rows_of("train")
-    assert len(kept) == 10 and table.shown(kept) == {0, 1, 2, 3}
+    train_rows = table.rows_of("train")
+    assert len(train_rows) == 10 and table.classes_in(train_rows) == {0, 1, 2, 3}
 
 
-def test_unknown_sets_are_left_out() -> None:
+def test_rows_with_unknown_label_sets_are_left_out() -> None:
     membership = np.ones((20, 2), dtype=bool)
     table = replace(table_of(membership), labels=np.array([-1] * 5 + [0] * 15))
-    divided = assign_splits(table, DataConfig())
-    assert divided.splits is not None and set(divided.splits[:5]) == {""}
-    assert divided.targets([0, 5]).tolist() == [[-1, -1], [1, 1]] and divided.shown([0]) == {0, 1}
-
-
-# ------------------------------------------------------------------------------------------ batches
+    split_table = assign_splits(table, DataConfig())
+    assert split_table.splits is not None and set(split_table.splits[:5]) == {""}
+    assert split_table.targets([0, 5]).tolist() == [[-1, -1], [1, 1]] and split_table.classes_in([0]) == {0, 1}
 
 
 def loader(membership: np.ndarray | None, **options: object) -> ImageLoader:
@@ -235,7 +223,7 @@ def loader(membership: np.ndarray | None, **options: object) -> ImageLoader:
     )
 
 
-def test_batches_carry_sets_as_targets_and_for_scoring() -> None:
+def test_multilabel_batches_have_float_targets_and_hard_labels() -> None:
     membership = np.random.default_rng(0).integers(0, 2, (6, 3))
     first, second = loader(membership).epoch(0)
     assert first.targets is not None and first.targets.is_floating_point() and first.targets.shape == (4, 3)

@@ -17,20 +17,20 @@ def table(pets: Path) -> SampleTable:
     return assign_splits(load_table(pets, DataConfig()), DataConfig())
 
 
-def test_rows_are_taken_with_all_their_columns() -> None:
-    whole = replace(
+def test_take_selects_all_columns() -> None:
+    table = replace(
         table_from_arrays(np.zeros((4, 2, 2), np.uint8), [0, 1, 1, -1], groups=list("ghgh"), ids=list("abcd")),
         splits=("train", "val", "test", ""),
         folds=np.arange(4),
         weights=np.arange(4) / 2,
     )
-    part = whole.take([3, 1])
-    assert (part.ids, part.groups, part.splits) == (("d", "b"), ("h", "h"), ("", "val"))
-    assert part.folds is not None and part.weights is not None
-    assert (part.labels.tolist(), part.folds.tolist(), part.weights.tolist()) == ([-1, 1], [3, 1], [1.5, 0.5])
-    assert whole.take(np.array([True, False, False, True])).ids == ("a", "d")
-    assert whole.class_counts().tolist() == [1, 2]
-    assert [whole.rows_of(split).tolist() for split in ("train", "val", "test")] == [[0], [1], [2]]
+    subset = table.take([3, 1])
+    assert (subset.ids, subset.groups, subset.splits) == (("d", "b"), ("h", "h"), ("", "val"))
+    assert subset.folds is not None and subset.weights is not None
+    assert (subset.labels.tolist(), subset.folds.tolist(), subset.weights.tolist()) == ([-1, 1], [3, 1], [1.5, 0.5])
+    assert table.take(np.array([True, False, False, True])).ids == ("a", "d")
+    assert table.class_counts().tolist() == [1, 2]
+    assert [table.rows_of(split).tolist() for split in ("train", "val", "test")] == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -44,33 +44,33 @@ def test_rows_are_taken_with_all_their_columns() -> None:
         ({"groups": ("g",)}, "1 groups for 2 samples"),
     ],
 )
-def test_tables_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
-    whole = table_from_arrays(np.zeros((2, 2, 2), np.uint8), [0, 1])
+def test_invalid_tables_are_errors(change: dict[str, object], message: str) -> None:
+    table = table_from_arrays(np.zeros((2, 2, 2), np.uint8), [0, 1])
     with pytest.raises(DataError, match=message):
-        replace(whole, **change)  # type: ignore[arg-type]
+        replace(table, **change)  # type: ignore[arg-type]
 
 
-def test_a_resumed_run_finds_the_same_rows_and_splits(table: SampleTable, pets: Path, tmp_path: Path) -> None:
-    odd = picture(99)
-    odd.save(pets / 'cat/"odd",\nname.png')
+def test_saved_samples_restore_rows_and_splits(table: SampleTable, pets: Path, tmp_path: Path) -> None:
+    image = picture(99)
+    image.save(pets / 'cat/"odd",\nname.png')
     config = DataConfig(split_seed=3)
-    first = assign_splits(load_table(pets, config), config)
-    shuffled = first.take(np.random.default_rng(0).permutation(len(first)))
+    split_table = assign_splits(load_table(pets, config), config)
+    shuffled = split_table.take(np.random.default_rng(0).permutation(len(split_table)))
     shuffled.save(tmp_path / "samples.csv")
-    again = load_samples(tmp_path / "samples.csv", name="pets", classes=first.classes)
-    assert (again.ids, again.splits, again.locations) == (shuffled.ids, shuffled.splits, shuffled.locations)
-    np.testing.assert_array_equal(again.labels, shuffled.labels)
+    restored = load_samples(tmp_path / "samples.csv", name="pets", classes=split_table.classes)
+    assert (restored.ids, restored.splits, restored.locations) == (shuffled.ids, shuffled.splits, shuffled.locations)
+    np.testing.assert_array_equal(restored.labels, shuffled.labels)
     assert [path.name for path in tmp_path.iterdir()].count("samples.csv") == 1
 
 
-def test_other_classes_are_refused(table: SampleTable, tmp_path: Path) -> None:
+def test_unknown_class_in_saved_samples_is_an_error(table: SampleTable, tmp_path: Path) -> None:
     table.save(tmp_path / "s.csv")
-    with pytest.raises(DataError, match="does not know"):
+    with pytest.raises(DataError, match="not a class of the run"):
         load_samples(tmp_path / "s.csv", name="pets", classes=("cat", "wolf", "eel"))
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "id,location,label,split,group,fold,weight,checksum\nx,y\n"])
-def test_damaged_sample_files_are_refused(table: SampleTable, tmp_path: Path, content: str) -> None:
+def test_damaged_sample_files_are_errors(table: SampleTable, tmp_path: Path, content: str) -> None:
     (tmp_path / "s.csv").write_text(content)
     with pytest.raises(DataError, match=r"s\.csv"):
         load_samples(tmp_path / "s.csv", name="pets", classes=table.classes)
@@ -78,13 +78,13 @@ def test_damaged_sample_files_are_refused(table: SampleTable, tmp_path: Path, co
         load_samples(tmp_path / "absent.csv", name="pets", classes=table.classes)
 
 
-def test_a_failed_save_is_a_storage_error(table: SampleTable, tmp_path: Path) -> None:
+def test_failed_save_raises_storage_error(table: SampleTable, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):
         table.save(tmp_path / "file" / "samples.csv")
 
 
-def test_the_fingerprint_follows_content_labels_and_ids(table: SampleTable, pets: Path) -> None:
+def test_fingerprint_depends_on_content_labels_and_ids(table: SampleTable, pets: Path) -> None:
     before = table.fingerprint()
     assert load_table(pets, DataConfig()).fingerprint() == before
     assert table.take(np.arange(29)).fingerprint() != before

@@ -1,4 +1,4 @@
-"""A calibration travels with the bundle: it changes the fused answer, never the members, and damage is noticed."""
+"""Calibration in a bundle: it changes the combined probabilities, not the members, and is saved in the manifest."""
 
 import json
 from dataclasses import replace
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fixtures.bundles import KINDS, NAMES, make_bundle
+from tests.fixtures.bundles import NAMES, make_bundle
 
 from tercet.core.calibration import Calibration, PredictionSets, Rejection, apply_temperature
 from tercet.core.errors import ModelError
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.ensemble.member import MANIFEST, read_manifest, write_manifest
+from tercet.ensemble.manifest import MANIFEST, read_manifest, write_manifest
 from tercet.ensemble.multilabel import MultilabelRule
 
 CALIBRATION = Calibration(
@@ -21,37 +21,37 @@ CALIBRATION = Calibration(
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (14, 14, 3), dtype=np.uint8) for seed in range(4)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_temperature_comes_after_combining(bundles: dict[str, Bundle], kind: str) -> None:
-    plain, warm = bundles[kind], replace(bundles[kind], calibration=CALIBRATION)
-    before, after = plain.predict(IMAGES), warm.predict(IMAGES)
+@pytest.mark.parametrize("kind", ["single", "weighted", "e2e", "fold-mean"])
+def test_the_temperature_is_applied_after_combining(bundles: dict[str, Bundle], kind: str) -> None:
+    plain, calibrated = bundles[kind], replace(bundles[kind], calibration=CALIBRATION)
+    before, after = plain.predict(IMAGES), calibrated.predict(IMAGES)
     assert np.allclose(after.probabilities, apply_temperature(before.probabilities, 2.5))
     assert not np.allclose(after.probabilities, before.probabilities, atol=1e-4)
     assert np.array_equal(after.predicted, before.predicted)
-    for one, other in zip(warm.predict_members(IMAGES), plain.predict_members(IMAGES), strict=True):
-        assert np.array_equal(one.probabilities, other.probabilities)
+    for first, second in zip(calibrated.predict_members(IMAGES), plain.predict_members(IMAGES), strict=True):
+        assert np.array_equal(first.probabilities, second.probabilities)
 
 
 @pytest.mark.parametrize("kind", ["single", "vote", "e2e"])
-def test_it_is_loaded_as_it_was_saved(bundles: dict[str, Bundle], kind: str, tmp_path: Path) -> None:
+def test_calibration_is_saved(bundles: dict[str, Bundle], kind: str, tmp_path: Path) -> None:
     for calibration in (CALIBRATION, replace(CALIBRATION, reject=None, conformal=None), Calibration()):
-        warm = replace(bundles[kind], calibration=calibration)
-        loaded = load_bundle(warm.save(tmp_path / "bundle"))
+        calibrated = replace(bundles[kind], calibration=calibration)
+        loaded = load_bundle(calibrated.save(tmp_path / "bundle"))
         assert loaded.calibration == calibration
-        assert np.array_equal(loaded.predict(IMAGES).probabilities, warm.predict(IMAGES).probabilities)
+        assert np.array_equal(loaded.predict(IMAGES).probabilities, calibrated.predict(IMAGES).probabilities)
     assert json.loads((tmp_path / "bundle" / MANIFEST).read_text("utf-8"))["calibration"] == Calibration().to_dict()
 
 
-def test_other_views_keep_it(bundles: dict[str, Bundle]) -> None:
-    warm = replace(bundles["average"], calibration=CALIBRATION)
-    assert warm.with_views("flip").calibration == CALIBRATION
+def test_changing_tta_keeps_the_calibration(bundles: dict[str, Bundle]) -> None:
+    calibrated = replace(bundles["average"], calibration=CALIBRATION)
+    assert calibrated.with_tta("flip").calibration == CALIBRATION
 
 
-def test_a_bundle_from_before_answers_as_it_did(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+def test_bundles_of_version_0_1_0_load_without_calibration(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     folder = bundles["average"].save(tmp_path / "bundle")
     manifest = read_manifest(folder)
     assert "calibration" not in manifest
-    write_manifest(folder, {**_content(manifest), "temperature": 1.0})  # what version 0.1.0 wrote
+    write_manifest(folder, {**_content(manifest), "temperature": 1.0})  # version 0.1.0
     loaded = load_bundle(folder)
     assert loaded.calibration is None
     assert np.array_equal(loaded.predict(IMAGES).probabilities, bundles["average"].predict(IMAGES).probabilities)
@@ -61,11 +61,9 @@ def test_a_bundle_from_before_answers_as_it_did(bundles: dict[str, Bundle], tmp_
     "damage",
     [
         None,
-        3,
-        [],
         {},
         {**CALIBRATION.to_dict(), "temperature": 0},
-        {**CALIBRATION.to_dict(), "temperature": "warm"},
+        {**CALIBRATION.to_dict(), "temperature": "calibrated"},
         {**CALIBRATION.to_dict(), "conformal": {"quantile": -1, "coverage": 0.9, "rows": 4}},
     ],
 )
@@ -76,7 +74,7 @@ def test_a_damaged_calibration_is_refused(bundles: dict[str, Bundle], damage: An
         load_bundle(folder)
 
 
-def test_a_changed_temperature_is_noticed(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+def test_a_changed_temperature_is_detected(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     folder = replace(bundles["single"], calibration=CALIBRATION).save(tmp_path / "bundle")
     text = (folder / MANIFEST).read_text("utf-8")
     assert '"temperature": 2.5' in text
@@ -85,10 +83,10 @@ def test_a_changed_temperature_is_noticed(bundles: dict[str, Bundle], tmp_path: 
         load_bundle(folder)
 
 
-def test_sets_of_labels_have_none() -> None:
+def test_multilabel_bundles_have_no_calibration() -> None:
     members = make_bundle("average").members
     rule = MultilabelRule("average", (0.5,) * len(NAMES), 0.5)
-    with pytest.raises(ModelError, match="not calibrated"):
+    with pytest.raises(ModelError, match="multi-label"):
         Bundle(make_bundle("average").classes, members, None, sets=rule, calibration=CALIBRATION)
 
 

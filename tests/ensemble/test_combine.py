@@ -1,4 +1,4 @@
-"""The ways to combine: their definitions, their invariances, and that members are matched by name."""
+"""Ensemble methods: definitions, invariances, and matching of samples and classes."""
 
 from typing import Any
 
@@ -28,26 +28,26 @@ few = settings(deadline=None, max_examples=25)
 @st.composite
 def ensembles(draw: st.DrawFn, min_members: int = 1) -> list[Predictions]:
     """Return members with coarse probabilities, so that ties occur."""
-    members, rows, width = draw(st.integers(min_members, 4)), draw(st.integers(1, 6)), draw(st.integers(2, 5))
+    num_members, rows, width = draw(st.integers(min_members, 4)), draw(st.integers(1, 6)), draw(st.integers(2, 5))
     counts = st.lists(st.integers(0, 4), min_size=width, max_size=width).filter(any)
     labels = draw(st.lists(st.integers(-1, width - 1), min_size=rows, max_size=rows))
-    made = []
-    for _ in range(members):
+    members = []
+    for _ in range(num_members):
         values = np.array([draw(counts) for _ in range(rows)], dtype=float)
-        made.append(Predictions.of(values / values.sum(axis=1, keepdims=True), labels=labels))
-    return made
+        members.append(Predictions.of(values / values.sum(axis=1, keepdims=True), labels=labels))
+    return members
 
 
 def shuffled(predictions: Predictions, seed: int) -> Predictions:
     """Return the same predictions with rows and classes in another order."""
     generator = np.random.default_rng(seed)
     rows, columns = generator.permutation(len(predictions)), generator.permutation(len(predictions.classes))
-    place = np.append(np.argsort(columns), -1)
+    new_index = np.append(np.argsort(columns), -1)
     return Predictions(
         tuple(predictions.ids[row] for row in rows),
         tuple(predictions.classes[column] for column in columns),
         predictions.probabilities[rows][:, columns],
-        place[predictions.labels[rows]],
+        new_index[predictions.labels[rows]],
     )
 
 
@@ -55,10 +55,10 @@ def shuffled(predictions: Predictions, seed: int) -> Predictions:
 @given(ensembles(), st.integers(1, 4))
 def test_identical_members_give_the_member(members: list[Predictions], copies: int) -> None:
     member = members[0]
-    same = [member] * copies
-    np.testing.assert_allclose(average(same).probabilities, member.probabilities, atol=1e-12)
-    np.testing.assert_allclose(weighted(same, range(1, copies + 1)).probabilities, member.probabilities, atol=1e-12)
-    for result in (vote(same), pruned(same), vote(same, ties="mean")):
+    members = [member] * copies
+    np.testing.assert_allclose(average(members).probabilities, member.probabilities, atol=1e-12)
+    np.testing.assert_allclose(weighted(members, range(1, copies + 1)).probabilities, member.probabilities, atol=1e-12)
+    for result in (vote(members), pruned(members), vote(members, ties="mean")):
         assert result.predicted.tolist() == member.predicted.tolist()
 
 
@@ -74,8 +74,8 @@ def test_the_order_of_members_does_not_matter(members: list[Predictions], data: 
         (pruned(members), pruned(other)),
         (weighted(members, weights), weighted(other, [weights[index] for index in order])),
     ]
-    for one, two in pairs:
-        np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-12)
+    for first, second in pairs:
+        np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-12)
 
 
 @few
@@ -112,16 +112,15 @@ def test_equal_weights_are_the_average_and_one_weight_is_the_member(members: lis
 
 
 def test_vote_ties_go_to_the_lowest_class_or_to_the_highest_mean() -> None:
-    one, two = [0.6, 0.4, 0.0], [0.1, 0.0, 0.9]
-    members = [Predictions.of([one]), Predictions.of([two])]
+    members = [Predictions.of([row]) for row in ([0.6, 0.4, 0.0], [0.1, 0.0, 0.9])]
     assert vote(members).predicted.tolist() == [0]
     assert vote(members).probabilities.tolist() == [[0.5, 0.0, 0.5]]
     assert vote(members, ties="mean").predicted.tolist() == [2]
 
 
-def test_a_majority_beats_any_mean() -> None:
-    sure, barely = [0.0, 1.0], [0.51, 0.49]
-    members = [Predictions.of([row]) for row in (sure, barely, barely)]
+def test_ties_by_mean_do_not_overrule_a_majority() -> None:
+    confident, unsure = [0.0, 1.0], [0.51, 0.49]
+    members = [Predictions.of([row]) for row in (confident, unsure, unsure)]
     assert vote(members, ties="mean").predicted.tolist() == vote(members).predicted.tolist() == [0]
     assert average(members).predicted.tolist() == [1]
 
@@ -137,15 +136,15 @@ def test_pruned_keeps_each_first_maximum_with_its_value() -> None:
 
 @few
 @given(ensembles())
-def test_pruned_of_one_member_predicts_as_it_does_and_keeping_all_is_the_average(members: list[Predictions]) -> None:
+def test_pruned_keeps_single_members_and_keeping_all_classes_is_the_average(members: list[Predictions]) -> None:
     assert pruned(members[:1]).predicted.tolist() == members[0].predicted.tolist()
-    everything = pruned(members, keep=len(members[0].classes)).probabilities
-    np.testing.assert_allclose(everything, average(members).probabilities, atol=1e-12)
+    unpruned = pruned(members, keep=len(members[0].classes)).probabilities
+    np.testing.assert_allclose(unpruned, average(members).probabilities, atol=1e-12)
 
 
 @few
 @given(ensembles())
-def test_stacks_are_left_untouched_and_agree_with_predictions(members: list[Predictions]) -> None:
+def test_array_functions_agree_with_predictions_and_keep_their_input(members: list[Predictions]) -> None:
     _, stack = stack_members(members)
     before = stack.copy()
     np.testing.assert_array_equal(average_stack(stack), average(members).probabilities)
@@ -156,19 +155,19 @@ def test_stacks_are_left_untouched_and_agree_with_predictions(members: list[Pred
     np.testing.assert_array_equal(stack, before)
 
 
-def test_labels_are_gathered_from_whoever_knows_them() -> None:
+def test_labels_are_merged_from_all_members() -> None:
     first = Predictions.of(np.eye(3), labels=[0, -1, -1])
     second = Predictions.of(np.eye(3), labels=[-1, 1, -1])
     assert average([first, second]).labels.tolist() == [0, 1, -1]
 
 
-def test_labels_that_disagree_are_named() -> None:
-    one, two = (Predictions.of(np.eye(2), ids=["x", "y"], classes=["cat", "dog"], labels=[0, y]) for y in (1, 0))
+def test_conflicting_labels_are_named() -> None:
+    members = (Predictions.of(np.eye(2), ids=["x", "y"], classes=["cat", "dog"], labels=[0, y]) for y in (1, 0))
     with pytest.raises(DataError, match="sample 'y': 'dog' and 'cat'"):
-        average([one, two])
+        average(list(members))
 
 
-def test_members_that_do_not_belong_together_are_refused() -> None:
+def test_members_with_other_samples_or_classes_are_refused() -> None:
     member = Predictions.of(np.eye(2))
     with pytest.raises(DataError, match="same samples"):
         average([member, Predictions.of(np.eye(2), ids=["0", "z"])])
@@ -179,12 +178,12 @@ def test_members_that_do_not_belong_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [np.nan, 1.0], [[1.0, 1.0]]])
-def test_weights_that_are_none_are_refused(weights: Any) -> None:
+def test_invalid_weights_are_refused(weights: Any) -> None:
     with pytest.raises(ConfigError, match="weights"):
         weighted([Predictions.of(np.eye(2))] * 2, weights)
 
 
-def test_options_that_cannot_be_are_refused() -> None:
+def test_invalid_options_are_refused() -> None:
     members = [Predictions.of(np.eye(2))]
     with pytest.raises(ConfigError, match="ties"):
         vote(members, ties="highest")  # type: ignore[arg-type]
@@ -202,7 +201,7 @@ COMBINERS = [
 
 
 @pytest.mark.parametrize("combiner", COMBINERS, ids=lambda combiner: combiner.method)
-def test_a_combiner_does_what_it_is_named_and_survives_storage(combiner: Combiner) -> None:
+def test_combiners_apply_their_method_and_are_saved(combiner: Combiner) -> None:
     members = [Predictions.of([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]), Predictions.of([[0.2, 0.4, 0.4], [0.6, 0.1, 0.3]])]
     expected = {
         "average": lambda: average(members),
@@ -215,8 +214,8 @@ def test_a_combiner_does_what_it_is_named_and_survives_storage(combiner: Combine
     assert Combiner.from_dict(combiner.to_dict()) == combiner
 
 
-def test_a_combiner_refuses_what_does_not_fit() -> None:
-    for wrong in (
+def test_invalid_combiners_are_refused() -> None:
+    for construct in (
         lambda: Combiner("mean", ("a",)),
         lambda: Combiner("average", ()),
         lambda: Combiner("weighted", ("a",)),
@@ -226,12 +225,12 @@ def test_a_combiner_refuses_what_does_not_fit() -> None:
         lambda: Combiner("pruned", ("a",), keep=0),
     ):
         with pytest.raises(ConfigError):
-            wrong()
+            construct()
     with pytest.raises(DataError, match="2 members"):
         Combiner("average", ("a", "b")).apply([Predictions.of(np.eye(2))])
 
 
-def test_an_end_to_end_head_is_only_named_here() -> None:
+def test_an_e2e_combiner_needs_its_head() -> None:
     combiner = Combiner("e2e", ("a",))
     assert Combiner.from_dict(combiner.to_dict()) == combiner
     with pytest.raises(ConfigError, match="trained head"):

@@ -1,4 +1,4 @@
-"""A bundle from elsewhere is not trusted: a changed byte is noticed, and nothing in it is ever run."""
+"""Untrusted bundles: changes are detected, errors are single lines, and no code is executed."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 
 def forge(folder: Path, change: Callable[[dict[str, Any]], object], *, hashes: bool = True) -> None:
-    """Change a manifest as an attacker would: with all digests right."""
+    """Change a manifest and correct all digests, as an attacker would."""
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest.pop("sha256")
     change(manifest)
@@ -40,7 +40,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object], *, hashes: b
     (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": digest}), "utf-8")
 
 
-def refused(folder: Path, match: str = "") -> ModelError:
+def load_fails(folder: Path, match: str = "") -> ModelError:
     with pytest.raises(ModelError, match=match) as caught:
         load_bundle(folder)
     assert caught.value.exit_code == 4
@@ -48,7 +48,7 @@ def refused(folder: Path, match: str = "") -> ModelError:
     return caught.value
 
 
-def test_a_forged_manifest_that_changes_nothing_loads(copy: Path) -> None:
+def test_a_manifest_with_corrected_digests_loads(copy: Path) -> None:
     forge(copy, lambda manifest: manifest.update(classes=["a", "b", "c"]))
     assert load_bundle(copy).classes == ("a", "b", "c")
 
@@ -56,90 +56,94 @@ def test_a_forged_manifest_that_changes_nothing_loads(copy: Path) -> None:
 FILES = ("manifest.json", "1-rows.safetensors", "2-colours.safetensors", "3-backbone.safetensors", "head.safetensors")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(file=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_changed_bit_anywhere_is_noticed(copy: Path, file: str, place: float, bit: int) -> None:
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=st.sampled_from(FILES), position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_every_changed_bit_is_detected(copy: Path, file: str, position: float, bit: int) -> None:
     original = (copy / file).read_bytes()
     content = bytearray(original)
-    content[int(place * len(content))] ^= 1 << bit
+    content[int(position * len(content))] ^= 1 << bit
     (copy / file).write_bytes(bytes(content))
     try:
         if file == "manifest.json" and same_document(original, bytes(content)):
-            return  # blank space between the words of JSON
-        refused(copy, "copy")
+            return  # the bit changed white space between JSON tokens
+        load_fails(copy, "copy")
     finally:
         (copy / file).write_bytes(original)
+    assert load_bundle(copy).name == "e2e"
 
 
-def same_document(one: bytes, other: bytes) -> bool:
+def same_document(first: bytes, second: bytes) -> bool:
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return bool(json.loads(first) == json.loads(second))
     except ValueError:
         return False
 
 
-def test_the_bundle_that_was_put_back_loads(copy: Path) -> None:
-    assert load_bundle(copy).name == "e2e"  # what the test above restores is whole
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("kind", ["missing", "empty", "half", "longer", "folder", "dangling link"])
-def test_files_that_are_not_what_they_were(copy: Path, file: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("manifest.json", "missing"),
+        ("manifest.json", "folder"),
+        (FILES[1], "missing"),
+        (FILES[1], "truncated"),
+        (FILES[1], "extended"),
+        (FILES[1], "folder"),
+        (FILES[1], "dangling link"),
+        (FILES[1], "circular link"),
+        ("head.safetensors", "missing"),
+    ],
+)
+def test_missing_and_changed_files_are_detected(copy: Path, file: str, kind: str) -> None:
     path = copy / file
     content = path.read_bytes()
     path.unlink()
     if kind == "folder":
         path.mkdir()
-    elif kind == "dangling link":
-        path.symlink_to(copy / "nowhere")
+    elif kind.endswith("link"):
+        path.symlink_to(copy / "nowhere" if kind == "dangling link" else path)
     elif kind != "missing":
-        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "longer": content + b" x"}[kind])
-    refused(copy, "copy")
+        path.write_bytes(content[: len(content) // 2] if kind == "truncated" else content + b" x")
+    load_fails(copy, "copy")
 
 
-def test_swapped_weights_are_noticed(copy: Path) -> None:
+def test_swapped_weights_are_detected(copy: Path) -> None:
     first, second = copy / FILES[1], copy / FILES[2]
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
-    refused(copy, "was changed")
+    load_fails(copy, "was changed")
 
 
-def test_extra_files_are_no_matter(copy: Path) -> None:
-    (copy / "README.md").write_text("where this came from")
+def test_extra_files_are_ignored(copy: Path) -> None:
+    (copy / "README.md").write_text("notes")
     (copy / ".DS_Store").write_bytes(b"\0")
     (copy / "extra.safetensors").write_bytes(b"not weights")
     assert load_bundle(copy).name == "e2e"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "empty", "run"])
-def test_what_is_no_bundle(tmp_path: Path, name: str) -> None:
+def test_other_paths_are_not_bundles(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("text")
     (tmp_path / "empty").mkdir()
     (tmp_path / "run" / "bundle").mkdir(parents=True)
-    refused(tmp_path / name, "is not a bundle")
+    load_fails(tmp_path / name, "is not a bundle")
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"not json",
-        b"[]",
-        b"null",
-        b'"tercet-bundle-1"',
-        b"{}",
         b"\xff\xfe",
+        b"[]",
         b'{"format": "tercet-bundle-9"}',
-        b'{"format": "tercet-bundle-1"}',
-        b"[" * 100_000,
+        b'{"format": "tercet-bundle-1"}',  # no SHA-256
         b'{"format": ' + b"[" * 100_000,
     ],
     ids=lambda content: repr(content[:24]),
 )
-def test_a_manifest_that_is_none(copy: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / "manifest.json").write_bytes(content)
-    refused(copy, r"manifest\.json")
+    load_fails(copy, r"manifest\.json")
 
 
 def drop(key: str) -> Callable[[dict[str, Any]], object]:
@@ -147,7 +151,7 @@ def drop(key: str) -> Callable[[dict[str, Any]], object]:
 
 
 def put(*path: Any) -> Callable[[dict[str, Any]], object]:
-    """Return a change that puts the last item at the place the others name."""
+    """Return a function that sets the entry at `path[:-1]` to the last item."""
     *steps, key, value = path
 
     def change(manifest: Any) -> None:
@@ -161,80 +165,63 @@ def put(*path: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     "change",
     [
-        drop("classes"),
-        drop("members"),
         drop("combiner"),
-        drop("files"),
-        put("classes", None),
         put("classes", "abc"),
         put("classes", ["a", "b"]),
         put("classes", ["a", "a", "b"]),
         put("classes", ["a", 1, None]),
         put("classes", []),
         put("members", []),
-        put("members", {}),
         put("members", [None, None, None]),
-        put("members", 0, {}),
         put("members", 0, "network", "no-such-network"),
-        put("members", 0, "network", None),
-        put("members", 0, "network", "row-lstm"),
+        put("members", 0, "network", "row-lstm"),  # has weights of other shapes
         put("members", 0, "weights", 5),
-        put("members", 0, "options", {}),
         put("members", 0, "options", None),
         put("members", 0, "options", "hidden_size", -1),
-        put("members", 0, "options", "hidden_size", 9),
         put("members", 0, "options", "hidden_size", "8"),
         put("members", 0, "options", "recurrent", "quantum"),
         put("members", 0, "options", "option_of_a_later_version", 1),
-        put("members", 0, "options", "input", "size", [0, 12]),
         put("members", 0, "input", None),
         put("members", 0, "input", "channels", 99),
         put("members", 2, "options", "backbone", {"args": {"no_such_argument": 1}}),
         put("combiner", None),
-        put("combiner", {}),
         put("combiner", {"method": "telepathy"}),
         put("combiner", {"method": "e2e"}),
         put("combiner", "options", {"depth": 3}),
-        put("combiner", "options", "width", -4),
         put("combiner", "options", "width", 17),
-        put("combiner", "options", "dropout", 7.0),
         put("combiner", {"method": "average", "names": ["rows"], "weights": None, "ties": "lowest", "keep": 1}),
         put("combiner", {"method": "weighted", "names": ["a", "b", "c"], "weights": [1], "ties": "lowest", "keep": 1}),
         put("files", []),
-        put("files", {}),
     ],
 )
-def test_manifests_that_make_no_sense_are_refused_in_one_line(copy: Path, change: Callable[..., object]) -> None:
+def test_malformed_manifest_values_give_one_line_errors(copy: Path, change: Callable[..., object]) -> None:
     forge(copy, change, hashes=False)
-    refused(copy, "copy")
+    load_fails(copy, "copy")
 
 
-@pytest.mark.parametrize("escape", ["../secret.safetensors", "{absolute}", "inner/../../secret.safetensors", "..", "."])
-@pytest.mark.parametrize("listed", [True, False])
-def test_no_file_outside_the_bundle_is_read(copy: Path, escape: str, listed: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [("../secret.safetensors", True), ("{absolute}", True), ("inner/../../secret.safetensors", False), (".", True)],
+)
+def test_no_file_outside_the_bundle_is_read(copy: Path, name: str, listed: bool) -> None:
     outside = copy.parent / "secret.safetensors"
     shutil.copy(copy / FILES[1], outside)
     (copy / "inner").mkdir()
-    name = escape.format(absolute=outside)
+    path = name.format(absolute=outside)
 
     def change(manifest: dict[str, Any]) -> None:
         if listed:
-            manifest["files"][name] = hashlib.sha256(outside.read_bytes()).hexdigest()
-        manifest["members"][0]["weights"] = name
+            manifest["files"][path] = hashlib.sha256(outside.read_bytes()).hexdigest()
+        manifest["members"][0]["weights"] = path
 
     forge(copy, change, hashes=False)
-    refused(copy, "copy")
+    load_fails(copy, "copy")
 
 
-def test_weights_without_a_digest_are_not_read(copy: Path) -> None:
-    """A file that the manifest does not list could be changed without a trace."""
-    forge(copy, lambda manifest: manifest["files"].pop(FILES[1]))
-    refused(copy, FILES[1])
-
-
-def test_a_fusion_head_without_a_digest_is_not_read(copy: Path) -> None:
-    forge(copy, lambda manifest: manifest["files"].pop("head.safetensors"))
-    refused(copy, "head")
+@pytest.mark.parametrize("file", [FILES[1], "head.safetensors"])
+def test_files_without_a_digest_are_not_read(copy: Path, file: str) -> None:
+    forge(copy, lambda manifest: manifest["files"].pop(file))
+    load_fails(copy, file)
 
 
 class Payload:
@@ -245,8 +232,8 @@ class Payload:
         return os.mkdir, (str(self.sentinel),)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch", "torch with a header"])
-def test_a_pickle_in_disguise_runs_nothing(copy: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["pickle", "torch", "pickle after a header"])
+def test_pickles_are_never_executed(copy: Path, tmp_path: Path, kind: str) -> None:
     sentinel = tmp_path / "ran"
     weights = copy / FILES[1]
     if kind == "pickle":
@@ -255,12 +242,12 @@ def test_a_pickle_in_disguise_runs_nothing(copy: Path, tmp_path: Path, kind: str
         torch.save({"weight": Payload(sentinel)}, weights)
     else:
         weights.write_bytes(weights.read_bytes()[:200] + pickle.dumps(Payload(sentinel)))
-    forge(copy, lambda manifest: None)  # even with digests that are right
-    refused(copy, FILES[1])
+    forge(copy, lambda manifest: None)  # with correct digests
+    load_fails(copy, FILES[1])
     assert not sentinel.exists()
 
 
-def test_weights_of_another_shape_name_or_type(copy: Path) -> None:
+def test_weights_of_another_shape_or_name_are_refused(copy: Path) -> None:
     tensors = load_file(copy / FILES[1])
     name = next(iter(tensors))
     for wrong in (
@@ -270,21 +257,13 @@ def test_weights_of_another_shape_name_or_type(copy: Path) -> None:
     ):
         save_file(wrong, copy / FILES[1])
         forge(copy, lambda manifest: None)
-        refused(copy, FILES[1])
+        load_fails(copy, FILES[1])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("file", [FILES[1], "head.safetensors"])
-def test_weights_that_are_no_numbers_are_the_models_fault(copy: Path, file: str, value: float) -> None:
+@pytest.mark.parametrize(("file", "value"), [(FILES[1], float("nan")), ("head.safetensors", float("inf"))])
+def test_weights_that_are_not_finite_are_refused(copy: Path, file: str, value: float) -> None:
     tensors = load_file(copy / file)
     next(iter(tensors.values())).view(-1)[0] = value
     save_file(tensors, copy / file)
     forge(copy, lambda manifest: None)
-    refused(copy, file)
-
-
-def test_a_bundle_without_permission_to_read(copy: Path) -> None:
-    """Root reads everything, so a link that leads to itself stands for what cannot be opened."""
-    (copy / FILES[1]).unlink()
-    (copy / FILES[1]).symlink_to(FILES[1])
-    refused(copy, FILES[1])
+    load_fails(copy, file)

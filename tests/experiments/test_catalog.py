@@ -30,25 +30,26 @@ def test_published_parameter_counts(name: str, options: dict[str, Any], paramete
     assert document["parameters"] == document["trainable"] == parameters
 
 
-def test_the_papers_largest_network() -> None:
+@pytest.mark.slow
+def test_published_size_of_seresnext101() -> None:
     document = describe_model("seresnext101_32x4d", num_classes=10, config=ModelConfig(head_hidden_dim=2048)).document
     assert (document["parameters"], document["buffers"]) == (51_123_258, 137_856)
 
 
-def test_the_leaf_reports_frozen_transformer_and_its_table() -> None:
+def test_published_size_of_a_frozen_transformer_and_its_freezing_table() -> None:
     config = ModelConfig(head="mlp", freeze=("backbone",))
-    answer = describe_model("deit_tiny_patch16_224", num_classes=176, config=config)
-    document = answer.document
+    result = describe_model("deit_tiny_patch16_224", num_classes=176, config=config)
+    document = result.document
     assert (document["trainable"], document["parameters"]) == (189_104, 5_713_520)
     frozen, rest = document["freezing"]
     assert (frozen["pattern"], frozen["state"], frozen["parameters"]) == ("features.*", "frozen", 5_524_416)
     assert (rest["pattern"], rest["state"], rest["parameters"]) == ("*", "open", 189_104)
     assert rest["names"] == ["head.dense.weight", "head.dense.bias", "head.classes.weight", "head.classes.bias"]
-    assert re.search(r"features\.\* +frozen +\d+ names +5,524,416\n +\* +open +4 names +189,104\n", answer.text)
+    assert re.search(r"features\.\* +frozen +\d+ names +5,524,416\n +\* +open +4 names +189,104\n", result.text)
     assert "freezing" not in describe_model("test_resnet", num_classes=3).text
 
 
-def test_a_description_holds_for_the_network_it_describes() -> None:
+def test_a_description_equals_the_built_network() -> None:
     config = ModelConfig(
         pretrained=False,
         recurrent="gru",
@@ -57,28 +58,28 @@ def test_a_description_holds_for_the_network_it_describes() -> None:
         input=InputConfig(size=(64, 96)),
         head_hidden_dim=16,
     )
-    answer = describe_model("test_resnet", num_classes=7, config=config, channels=1)
-    document = answer.document
+    result = describe_model("test_resnet", num_classes=7, config=config, channels=1)
+    document = result.document
     network = build("test_resnet", num_classes=7, config=config, channels=1)
     assert document.keys() == KEYS
-    assert document["parameters"] == sum(one.numel() for one in network.parameters())
+    assert document["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert document["input"] == network.spec.to_dict()
     assert document["classes"] == 7
     for layer in document["layers"]:
-        part = network.get_submodule(layer["name"])
-        assert type(part).__name__ == layer["type"]
-        assert sum(one.numel() for one in part.parameters()) == layer["parameters"]
-    for shown in (f"{document['parameters']:,}", "64 x 96 pixels, 1 channel", "recurrent"):
-        assert shown in answer.text
+        module = network.get_submodule(layer["name"])
+        assert type(module).__name__ == layer["type"]
+        assert sum(parameter.numel() for parameter in module.parameters()) == layer["parameters"]
+    for text in (f"{document['parameters']:,}", "64 x 96 pixels, 1 channel", "recurrent"):
+        assert text in result.text
     json.dumps(document, allow_nan=False)
 
 
-def test_no_weights_are_needed_or_looked_for(tmp_path: Any) -> None:
-    described = describe_model("test_resnet", config=ModelConfig(weights=str(tmp_path / "absent.safetensors")))
-    assert described.document["parameters"] > 0
+def test_a_description_does_not_read_weights(tmp_path: Any) -> None:
+    result = describe_model("test_resnet", config=ModelConfig(weights=str(tmp_path / "absent.safetensors")))
+    assert result.document["parameters"] > 0
 
 
-def test_twice_the_pixels_are_twice_the_operations() -> None:
+def test_flops_are_proportional_to_the_number_of_pixels() -> None:
     small, large = (
         describe_model("test_resnet", config=ModelConfig(pretrained=False, input=InputConfig(size=size))).document
         for size in ((64, 64), (64, 128))
@@ -87,24 +88,24 @@ def test_twice_the_pixels_are_twice_the_operations() -> None:
     assert 1.5 < large["flops"] / small["flops"] < 2.5
 
 
-def test_the_list_holds_our_networks_and_timms() -> None:
-    answer = list_models()
+def test_the_list_contains_networks_of_tercet_and_timm() -> None:
+    result = list_models()
     assert {
         "row-lstm",
         "small-cnn",
         "mobilenetv1_075",
         "legacy_xception",
         "inception_resnet_v2",
-    } <= answer.document.keys()
-    assert len(answer.document) > 1000
-    assert f"{len(answer.document)} networks" in answer.text
-    assert all(re.search(r"\w", line) for line in answer.document.values())
+    } <= result.document.keys()
+    assert len(result.document) > 1000
+    assert f"{len(result.document)} networks" in result.text
+    assert all(re.search(r"\w", line) for line in result.document.values())
 
 
-def test_part_of_a_name_lists_what_contains_it() -> None:
-    answer = describe_model("seresnext101")
-    assert "seresnext101_32x4d" in answer.document
-    assert all("seresnext101" in name for name in answer.document)
+def test_a_partial_name_lists_the_networks_that_contain_it() -> None:
+    result = describe_model("seresnext101")
+    assert "seresnext101_32x4d" in result.document
+    assert all("seresnext101" in name for name in result.document)
 
 
 @pytest.mark.parametrize(
@@ -117,39 +118,40 @@ def test_part_of_a_name_lists_what_contains_it() -> None:
         ("e2e", {"num_members": 0}, "members"),
     ],
 )
-def test_what_cannot_be_described(name: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_descriptions_raise(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         describe_model(name, **options)
     assert error.value.exit_code == 2
 
 
-def test_the_data_sets_and_where_they_come_from() -> None:
-    answer = list_datasets()
-    names = [card["name"] for card in answer.document]
+def test_data_sets_are_listed_and_described() -> None:
+    result = list_datasets()
+    names = [info["name"] for info in result.document]
     assert names == sorted(names) and {"digits", "mnist", "fashion-mnist"} <= set(names)
-    for card in answer.document:
-        described = describe_dataset(card["name"])
-        assert described.document == card
-        assert card["page"].startswith("http") and card["licence"] and card["num_classes"] >= 2
-        for file in card["files"]:
-            assert file["name"] in described.text
-            assert f"{file['size']:,}" in described.text if file["size"] else "size not published" in described.text
+    for info in result.document:
+        description = describe_dataset(info["name"])
+        text, document = description.text, description.document
+        assert document == info
+        assert info["page"].startswith("http") and info["licence"] and info["num_classes"] >= 2
+        for file in info["files"]:
+            assert file["name"] in text
+            assert f"{file['size']:,}" in text if file["size"] else "size not published" in text
             for kind, digits in (("sha256", 64), ("md5", 32)):
                 if file[kind]:
-                    assert re.fullmatch(f"[0-9a-f]{{{digits}}}", file[kind]) and file[kind] in described.text
-        for told in (card["by_hand"], *card["mirrors"], *card["remarks"]):
-            assert told in described.text
-        assert sum(card["images"].values()) > 0
-        assert card["name"] in answer.text
+                    assert re.fullmatch(f"[0-9a-f]{{{digits}}}", file[kind]) and file[kind] in text
+        for line in (info["by_hand"], *info["mirrors"], *info["remarks"]):
+            assert line in text
+        assert sum(info["images"].values()) > 0
+        assert info["name"] in result.text
 
 
-def test_the_files_of_the_mnist_family_are_named_officially() -> None:
+def test_files_of_fashion_mnist_have_their_official_names() -> None:
     names = {file["name"] for file in describe_dataset("fashion-mnist").document["files"]}
     assert names == {
         f"{part}-{kind}.gz" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
     }
 
 
-def test_an_unknown_data_set_suggests_the_nearest() -> None:
+def test_an_unknown_data_set_raises_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'fashion-mnist'"):
         describe_dataset("fashion-mnits")

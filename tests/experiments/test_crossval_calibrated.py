@@ -1,7 +1,6 @@
-"""The mean of folds is calibrated on images that no fold saw, or not at all."""
+"""The average of the folds is calibrated on images that no fold uses, or not at all."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from tests.fixtures.runs import one_core
 
 from tercet.cli.main import main
 from tercet.core.calibration import Calibration
+from tercet.core.files import read_json
 from tercet.core.predictions import Predictions
-from tercet.ensemble.calibrate import calibrate_probabilities
+from tercet.ensemble.bundle import load_bundle
+from tercet.ensemble.calibrate import calibrate_probabilities, split_half
 from tercet.experiments.crossval import CrossValidation, crossval
 from tercet.export.export import export_model
 from tercet.inference.onnx_model import OnnxModel
@@ -36,10 +37,17 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def done(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossValidation:
+def calibrated(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossValidation:
     with one_core():
         output = str(tmp_path_factory.mktemp("runs") / "cv")
         return crossval(shapes, output=output, calibration={"coverage": 0.8}, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def uncalibrated(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossValidation:
+    options = {**OPTIONS, "calibration_fraction": 0.0, "epochs": 1}
+    with one_core():
+        return crossval(shapes, output=str(tmp_path_factory.mktemp("runs") / "cv"), **options)
 
 
 def ids_of(run: Path) -> dict[str, set[str]]:
@@ -48,67 +56,82 @@ def ids_of(run: Path) -> dict[str, set[str]]:
     return {split: {row["id"] for row in rows if row["split"] == split} for split in ("train", "val", "test", "")}
 
 
-def test_no_fold_sees_what_calibrates(done: CrossValidation) -> None:
-    whole = ids_of(done.path)
-    assert (len(whole["train"]), len(whole["val"]), len(whole["test"])) == (67, 29, 24)
-    said = {
-        split: Predictions.load(done.path / f"predictions/fold-mean-{split}.npz") for split in ("validation", "test")
-    }
-    assert (set(said["validation"].ids), set(said["test"].ids)) == (whole["val"], whole["test"])
-    for fold in (done.path / "folds").iterdir():
-        seen = ids_of(fold)
-        assert seen[""] == whole["val"] | whole["test"]
-        assert seen["train"] | seen["val"] | seen["test"] == whole["train"]
-    assert "29 images kept for calibrating" in done.metrics["protocol"]["how"]
+def test_no_fold_uses_the_calibration_images(calibrated: CrossValidation) -> None:
+    splits = ids_of(calibrated.path)
+    assert (len(splits["train"]), len(splits["val"]), len(splits["test"])) == (67, 29, 24)
+    for split, key in (("validation", "val"), ("test", "test")):
+        predictions = Predictions.load(calibrated.path / f"predictions/fold-mean-{split}.npz")
+        assert set(predictions.ids) == splits[key]
+    for fold in (calibrated.path / "folds").iterdir():
+        used = ids_of(fold)
+        assert used[""] == splits["val"] | splits["test"]
+        assert used["train"] | used["val"] | used["test"] == splits["train"]
+        assert load_bundle(fold).calibration is None
+    assert "29 images" in calibrated.metrics["protocol"]["how"]
 
 
-def test_the_bundle_answers_with_the_mean_calibrated_on_them(done: CrossValidation, shapes: Path) -> None:
-    told = {key: value for key, value in done.metrics["calibration"].items() if key not in ("used", "notes", "test")}
-    one = Calibration.from_dict(told)
-    bundle = done.bundle()
-    assert bundle.calibration == one and one.conformal is not None and one.conformal.coverage == 0.8
-    assert one.rows + one.conformal.rows == 29  # halves: what promises is fitted on rows of its own
-    test = Predictions.load(done.path / "predictions/fold-mean-test.npz")
-    answered = one.apply(test)
-    said = bundle.predict([shapes / name for name in test.ids])
-    assert np.abs(said.probabilities - answered.probabilities).max() < 1e-5
-    assert bundle.card["metrics"]["test"]["log_loss"] == score(answered).log_loss
+def test_the_bundle_is_calibrated_on_them(calibrated: CrossValidation, shapes: Path) -> None:
+    document = calibrated.metrics["calibration"]
+    values = {key: value for key, value in document.items() if key not in ("used", "notes", "test")}
+    calibration = Calibration.from_dict(values)
+    bundle = calibrated.bundle()
+    assert bundle.calibration == calibration
+    assert calibration.conformal is not None and calibration.conformal.coverage == 0.8
+    assert calibration.rows + calibration.conformal.rows == 29  # the sets are fitted on a half of their own
+    validation = Predictions.load(calibrated.path / "predictions/fold-mean-validation.npz")
+    first, _ = split_half(validation, seed=0)
+    temperature = calibrate_probabilities(validation.take(first), seed=0).temperature
+    assert calibration.temperature == temperature != 1
+    test = Predictions.load(calibrated.path / "predictions/fold-mean-test.npz")
+    expected = calibration.apply(test)
+    predictions = bundle.predict([shapes / name for name in test.ids])
+    assert np.abs(predictions.probabilities - expected.probabilities).max() < 1e-5
+    assert bundle.card["metrics"]["test"]["log_loss"] == score(expected).log_loss
     assert bundle.card["metrics"]["validation"]["n"] == 29
-    assert done.metrics["test"] == score(test).to_dict()  # tables stay as they are fused
-    assert done.metrics["calibration"]["test"]["ece_after"] == score(answered).ece
-    assert evaluate(done.path, shapes).rows[0].scores.log_loss == pytest.approx(score(answered).log_loss, abs=1e-5)
-    assert "calibration of fold-mean" in done.report and "not calibrated" not in done.report
+    assert calibrated.metrics["test"] == score(test).to_dict()  # tables hold uncalibrated scores
+    assert document["test"]["ece_after"] == score(expected).ece
+    log_loss = evaluate(calibrated.path, shapes).rows[0].scores.log_loss
+    assert log_loss == pytest.approx(score(expected).log_loss, abs=1e-5)
+    assert "calibration of fold-mean" in calibrated.report and "not calibrated" not in calibrated.report
 
 
-def test_the_temperature_is_that_of_the_mean(tmp_path: Path, shapes: Path) -> None:
-    again = crossval(shapes, output=str(tmp_path / "cv"), **OPTIONS)
-    said = Predictions.load(again.path / "predictions/fold-mean-validation.npz")
-    found = calibrate_probabilities(said)
-    assert again.bundle().calibration == found and found.rows == 29 and found.temperature != 1
-    before = json.loads((again.path / "metrics.json").read_text())
-    resumed = crossval(resume=again.path)
-    assert resumed.metrics["calibration"] == before["calibration"]
-    page = write_report(resumed.path)
-    assert f"temperature {found.temperature:.3f}" in page.path.read_text()
-    made = export_model(again.path, tmp_path / "mean.onnx")
-    assert made.verification.passed and made.verification.source.startswith("29 of 29: validation images of")
-    file = OnnxModel.load(made.path)
-    assert file.metadata["calibration"]["temperature"] == found.temperature
-    paths = [shapes / name for name in said.ids]
-    gap = file.predict(paths).probabilities - found.apply(said).probabilities
-    assert np.abs(gap).max() < 1e-4
+def test_resume_repeats_the_calibration(calibrated: CrossValidation) -> None:
+    before = read_json(calibrated.path / "metrics.json")
+    assert crossval(resume=calibrated.path).metrics["calibration"] == before["calibration"]
 
 
-def test_without_such_images_nothing_is_calibrated_and_the_report_says_so(
+@pytest.mark.slow
+def test_export_and_report_use_the_calibration(calibrated: CrossValidation, shapes: Path, tmp_path: Path) -> None:
+    calibration = calibrated.bundle().calibration
+    assert calibration is not None
+    assert f"temperature {calibration.temperature:.3f}" in write_report(calibrated.path).path.read_text("utf-8")
+    exported = export_model(calibrated.path, tmp_path / "mean.onnx")
+    assert exported.verification.passed and exported.verification.source.startswith("29 of 29")
+    model = OnnxModel.load(exported.path)
+    assert model.metadata["calibration"]["temperature"] == calibration.temperature
+    validation = Predictions.load(calibrated.path / "predictions/fold-mean-validation.npz")
+    predictions = model.predict([shapes / name for name in validation.ids])
+    assert np.abs(predictions.probabilities - calibration.apply(validation).probabilities).max() < 1e-4
+
+
+def test_without_calibration_images_the_bundle_is_not_calibrated(uncalibrated: CrossValidation) -> None:
+    assert uncalibrated.bundle().calibration is None and uncalibrated.metrics["calibration"] is None
+    assert "The bundle is not calibrated" in uncalibrated.report and "--calibration-fraction" in uncalibrated.report
+
+
+@pytest.mark.slow
+def test_without_calibration_images_the_export_is_verified_on_others(
+    uncalibrated: CrossValidation, tmp_path: Path
+) -> None:
+    exported = export_model(uncalibrated.path, tmp_path / "mean.onnx")
+    assert exported.verification.passed and "images of" in exported.verification.source
+
+
+def test_invalid_calibration_options_are_reported_before_training(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = crossval(shapes, output=str(tmp_path / "cv"), **{**OPTIONS, "calibration_fraction": 0.0, "epochs": 1})
-    assert plain.bundle().calibration is None and plain.metrics["calibration"] is None
-    assert "The bundle is not calibrated" in plain.report and "--calibration-fraction" in plain.report
-    made = export_model(plain.path, tmp_path / "mean.onnx")
-    assert made.verification.passed and "images of" in made.verification.source
-    words = ["crossval", str(shapes), "--members", "row-gru", "--output", str(tmp_path / "other")]
-    assert main([*words, "--calibration.coverage", "0.9"]) == 2
-    assert "keep some with --calibration-fraction" in capsys.readouterr().err
-    assert main([*words, "--calibration-fraction", "1"]) == 2
+    arguments = ["crossval", str(shapes), "--members", "row-gru", "--output", str(tmp_path / "other")]
+    assert main([*arguments, "--calibration.coverage", "0.9"]) == 2
+    assert "--calibration-fraction" in capsys.readouterr().err
+    assert main([*arguments, "--calibration-fraction", "1"]) == 2
     assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""Freezing and erasing through a whole run: options in, a bundle out whose frozen weights are those of the file."""
+"""Frozen weights of a run equal those of the weights file, with augmentation, random erasing, decay and EMA."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from tercet.experiments.train import train
 from tercet.models.build import build
 
 
-def test_a_run_leaves_frozen_weights_as_the_file_has_them(shapes: Path, alone: None, tmp_path: Path) -> None:
-    past = build("test_resnet", num_classes=3, config=ModelConfig(pretrained=False))
+def test_frozen_weights_do_not_change_in_a_run(shapes: Path, alone: None, tmp_path: Path) -> None:
+    pretrained = build("test_resnet", num_classes=3, config=ModelConfig(pretrained=False))
     with torch.no_grad():
-        for layer in past.features.modules():
+        for layer in pretrained.features.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.running_mean.uniform_(-0.1, 0.1)
-    save_file(past.features.network.state_dict(), tmp_path / "past.safetensors")
+    save_file(pretrained.features.network.state_dict(), tmp_path / "pretrained.safetensors")
     member = {
         "model": "test_resnet",
-        "weights": str(tmp_path / "past.safetensors"),
+        "weights": str(tmp_path / "pretrained.safetensors"),
         "input.size": 32,
         "head_hidden_dim": 16,
     }
@@ -40,12 +40,12 @@ def test_a_run_leaves_frozen_weights_as_the_file_has_them(shapes: Path, alone: N
         tensorboard=False,
         threads=1,
     )
-    stored = load_file(tmp_path / "past.safetensors")
-    moved = {}
+    stored = load_file(tmp_path / "pretrained.safetensors")
+    changed = {}
     for name in ("frozen", "partly"):
         weights = next((run.path / "members" / name / "bundle").glob("*.safetensors"))
-        found = {key.removeprefix("features.network."): value for key, value in load_file(weights).items()}
-        moved[name] = {key.split(".")[0] for key, value in stored.items() if not torch.equal(found[key], value)}
-    assert moved == {"frozen": set(), "partly": {"layer4"}}
-    sizes = {name: RunFolder.open(run.path).member(name).summary() for name in moved}
+        trained = {key.removeprefix("features.network."): value for key, value in load_file(weights).items()}
+        changed[name] = {key.split(".")[0] for key, value in stored.items() if not torch.equal(trained[key], value)}
+    assert changed == {"frozen": set(), "partly": {"layer4"}}
+    sizes = {name: RunFolder.open(run.path).member(name).summary() for name in changed}
     assert sizes["frozen"]["trainable"] < sizes["partly"]["trainable"] < sizes["partly"]["parameters"]

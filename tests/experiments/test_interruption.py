@@ -1,6 +1,7 @@
-"""Real processes stopped in every way at many moments: a resumed run ends in the weights of one that was let alone.
+"""Processes stopped at many moments: a resumed run ends with the weights of an uninterrupted one.
 
-A process is a copy of this one, which has its libraries loaded already; one test starts the real command.
+A process is a fork of this one, which has loaded the libraries already; one test starts the real command. All but one
+representative case are slow.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from tercet.cli.main import main
 from tercet.core.history import History
 from tercet.core.run_folder import RunFolder
 
-PATIENCE = 60.0  # seconds until a test gives up; nothing waits that long unless it is stuck
+TIMEOUT = 60.0  # seconds; reached only if a process hangs
 OPTIONS = [
     "--members",
     "row-gru,row-lstm",
@@ -49,7 +50,7 @@ MEMBERS = ("row-gru", "row-lstm")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return pictures of 12 x 12 pixels: one class is bright above, the other below."""
+    """Draw images of 12 x 12 pixels that are brighter in the upper or the lower half."""
     folder = tmp_path_factory.mktemp("data") / "halves"
     generator = np.random.default_rng(0)
     for kind in ("above", "below"):
@@ -64,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Process:
-    """A command in a process of its own."""
+    """A command in a child process."""
 
     number: int
     errors: Path
@@ -72,15 +73,15 @@ class Process:
     code: int | None = None
 
     def wait(self) -> int:
-        """Return the exit code; negative for a signal that was not handled."""
-        deadline = time.monotonic() + PATIENCE
+        """Return the exit code; negative after an unhandled signal."""
+        deadline = time.monotonic() + TIMEOUT
         while self.code is None:
             number, status = os.waitpid(self.number, os.WNOHANG)
             if number:
                 self.code = os.waitstatus_to_exitcode(status)
             elif time.monotonic() > deadline:
                 self.kill(signal.SIGKILL)
-                raise AssertionError(f"the process never ended: {self.said()}")
+                raise AssertionError(f"the process did not end: {self.stderr()}")
             else:
                 time.sleep(0.01)
         return self.code
@@ -88,18 +89,18 @@ class Process:
     def kill(self, number: signal.Signals) -> None:
         os.kill(self.number, number)
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         return self.errors.read_text("utf-8", "replace")
 
-    def until(self, reached: Callable[[], object]) -> None:
-        """Wait for something to happen while the process runs."""
-        deadline = time.monotonic() + PATIENCE
-        while not reached():
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition while the process runs."""
+        deadline = time.monotonic() + TIMEOUT
+        while not condition():
             number, status = os.waitpid(self.number, os.WNOHANG)
             if number:
                 self.code = os.waitstatus_to_exitcode(status)
-                raise AssertionError(f"it ended too early with {self.code}: {self.said()}")
-            assert time.monotonic() < deadline, self.said()
+                raise AssertionError(f"the process ended early with {self.code}: {self.stderr()}")
+            assert time.monotonic() < deadline, self.stderr()
             time.sleep(0.005)
 
 
@@ -108,16 +109,16 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Return a function that starts `tercet` with some words, on one core or on two, in a copy of this process."""
+    """Return a function that runs `tercet` on one or two cores in a fork of this process."""
     processes: list[Process] = []
 
-    def begin(*words: object, cores: int = 1, before: Callable[[], object] = lambda: None) -> Process:
+    def begin(*arguments: object, cores: int = 1, before: Callable[[], object] = lambda: None) -> Process:
         errors, output = (tmp_path / f"{kind}-{len(processes)}.txt" for kind in ("errors", "output"))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # copies of processes with threads: this one's threads are idle
+            warnings.simplefilter("ignore")  # about forking with threads, which are idle here
             number = os.fork()
         if not number:
-            _become(list(map(str, words)), errors, output, cores, before)
+            _run_command(list(map(str, arguments)), errors, output, cores, before)
         processes.append(Process(number, errors, output))
         return processes[-1]
 
@@ -129,8 +130,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 os.waitpid(process.number, 0)
 
 
-def _become(words: list[str], errors: Path, output: Path, cores: int, before: Callable[[], object]) -> None:
-    """Run the command in this copied process and end it; the test's own machinery is never returned to."""
+def _run_command(arguments: list[str], errors: Path, output: Path, cores: int, before: Callable[[], object]) -> None:
+    """Run the command in the forked process and exit without returning to pytest."""
     code = 99
     leftovers.end_with_parent()
     try:
@@ -142,7 +143,7 @@ def _become(words: list[str], errors: Path, output: Path, cores: int, before: Ca
         warnings.resetwarnings()
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
         before()
-        code = main(words)
+        code = main(arguments)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -151,20 +152,20 @@ def _become(words: list[str], errors: Path, output: Path, cores: int, before: Ca
         os._exit(code)
 
 
-def relatives(run: Path) -> list[int]:
-    """Return the processes whose command names the run."""
-    found = []
+def processes_of(run: Path) -> list[int]:
+    """Return the processes with the run in their command line."""
+    numbers = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
                 if os.fsencode(run) in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found
+                    numbers.append(int(entry.name))
+    return numbers
 
 
-def nobody_left(run: Path, seconds: float = PATIENCE) -> bool:
-    deadline = time.monotonic() + seconds
-    while relatives(run):
+def all_ended(run: Path) -> bool:
+    deadline = time.monotonic() + TIMEOUT
+    while processes_of(run):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -172,7 +173,7 @@ def nobody_left(run: Path, seconds: float = PATIENCE) -> bool:
 
 
 def weights(run: Path) -> dict[str, bytes]:
-    """Return what the members' bundles hold, byte for byte."""
+    """Return the weights of all bundles as bytes."""
     files = sorted((run / "members").glob("*/bundle/*.safetensors")) + sorted((run / "bundle").glob("*.safetensors"))
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
@@ -186,39 +187,39 @@ def epochs(run: Path, member: str = MEMBERS[0]) -> int:
     return len(log.read_text("utf-8").splitlines()) if log.exists() else 0
 
 
-def debris(run: Path) -> list[Path]:
+def temporary_files(run: Path) -> list[Path]:
     return [path for path in run.rglob("*") if path.name.startswith(".")]
 
 
-def undisturbed_weights(data: Path, run: Path, options: list[str]) -> dict[str, bytes]:
+def uninterrupted_weights(data: Path, run: Path, options: list[str]) -> dict[str, bytes]:
     with one_core():
         assert main(["train", str(data), *options, "--output", str(run)]) == 0
-    found = weights(run)
-    assert len(found) == 4  # each member's own bundle, and both in the chosen one
-    return found
+    result = weights(run)
+    assert len(result) == 4  # two bundles of one member, and one of both members
+    return result
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Return the weights of a run that nobody stopped."""
-    return undisturbed_weights(data, tmp_path_factory.mktemp("undisturbed") / "run", SHORT)
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the weights of an uninterrupted run."""
+    return uninterrupted_weights(data, tmp_path_factory.mktemp("uninterrupted") / "run", SHORT)
 
 
 def finish(start: Start, run: Path, expected: dict[str, bytes], *, length: int = EPOCHS) -> None:
-    """Resume a run, let it end, and compare it with the one that nobody stopped."""
+    """Resume a run to its end and compare it with the uninterrupted one."""
     process = start("train", "--resume", run)
-    assert process.wait() == 0, process.said()
-    found = weights(run)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
-    assert not debris(run)
+    assert process.wait() == 0, process.stderr()
+    resumed = weights(run)
+    assert resumed.keys() == expected.keys()
+    assert [name for name in expected if resumed[name] != expected[name]] == []
+    assert not temporary_files(run)
     for member in MEMBERS:
         rows = History.load(run / "members" / member / "history.jsonl").to_list()
         assert [row["epoch"] for row in rows] == list(range(length))
 
 
 MOMENTS: dict[str, Callable[[Path], object]] = {
-    "before anything is trained": lambda run: (run / "config.yaml").exists(),
+    "before training": lambda run: (run / "config.yaml").exists(),
     "the first checkpoint": lambda run: checkpoint(run).exists(),
     "a few epochs": lambda run: epochs(run) >= 4,
     "the second member": lambda run: epochs(run, MEMBERS[1]) >= 2,
@@ -228,34 +229,37 @@ MOMENTS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGINT, "before anything is trained"),
-        (signal.SIGTERM, "before anything is trained"),
-        (signal.SIGTERM, "the first checkpoint"),
+        pytest.param(signal.SIGINT, "before training", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "before training", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "the first checkpoint", marks=pytest.mark.slow),
         (signal.SIGKILL, "the first checkpoint"),
-        (signal.SIGINT, "a few epochs"),
-        (signal.SIGTERM, "the second member"),
+        pytest.param(signal.SIGINT, "a few epochs", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "the second member", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_stopped_at_any_moment_can_be_finished(
-    start: Start, data: Path, tmp_path: Path, undisturbed: dict[str, bytes], number: signal.Signals, moment: str
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    start: Start, data: Path, tmp_path: Path, uninterrupted: dict[str, bytes], number: signal.Signals, moment: str
 ) -> None:
     run = tmp_path / "run"
     process = start("train", data, *SHORT, "--output", run)
     process.until(lambda: MOMENTS[moment](run))
     process.kill(number)
-    assert process.wait() == (-9 if number is signal.SIGKILL else 128 + number), process.said()
-    said = process.said()
-    assert "Traceback" not in said and process.output.read_text() == ""
+    assert process.wait() == (-9 if number is signal.SIGKILL else 128 + number), process.stderr()
+    stderr = process.stderr()
+    assert "Traceback" not in stderr and process.output.read_text() == ""
     if number is signal.SIGKILL:
         assert (run / ".lock").read_text() == str(process.number)
-        (run / ".lock").write_text(str(os.getpid()))  # as if its number now were a living process of another kind
+        (run / ".lock").write_text(str(os.getpid()))  # as if another process had got its number
     else:
-        assert "stopped by" in said
-        assert not debris(run)
-    finish(start, run, undisturbed)
+        assert "stopped by" in stderr
+        assert not temporary_files(run)
+    finish(start, run, uninterrupted)
 
 
-def test_killed_again_and_again(start: Start, data: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+@pytest.mark.slow
+def test_a_run_killed_many_times_resumes_to_the_same_weights(
+    start: Start, data: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
     run = tmp_path / "run"
     generator = random.Random(1)
     process = start("train", data, *SHORT, "--output", run)
@@ -267,11 +271,12 @@ def test_killed_again_and_again(start: Start, data: Path, tmp_path: Path, undist
             break
         process = start("train", "--resume", run)
     process.wait()
-    finish(start, run, undisturbed)
+    finish(start, run, uninterrupted)
 
 
-def test_the_second_signal_ends_it_at_once(
-    start: Start, data: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+@pytest.mark.slow
+def test_a_second_signal_ends_the_process_at_once(
+    start: Start, data: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
     run = tmp_path / "run"
     process = start("train", data, *SHORT, "--output", run)
@@ -279,42 +284,47 @@ def test_the_second_signal_ends_it_at_once(
     process.kill(signal.SIGINT)
     process.kill(signal.SIGTERM)
     assert process.wait() in (130, 143)
-    finish(start, run, undisturbed)
+    finish(start, run, uninterrupted)
 
 
-def test_a_second_process_on_the_run_is_refused(
-    start: Start, data: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+@pytest.mark.slow
+def test_a_second_process_on_the_same_run_is_an_error(
+    start: Start, data: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
     run = tmp_path / "run"
     first = start("train", data, *SHORT, "--output", run)
     first.until(lambda: epochs(run) >= 1)
-    first.kill(signal.SIGSTOP)  # it holds the run, but does not finish it meanwhile
+    first.kill(signal.SIGSTOP)  # so that it does not finish meanwhile
     try:
-        resumed, anew = start("train", "--resume", run), start("train", data, *SHORT, "--output", run)
-        assert (resumed.wait(), anew.wait()) == (5, 5)
-        assert f"process {first.number} works on {run}" in resumed.said()
+        resumed, new = start("train", "--resume", run), start("train", data, *SHORT, "--output", run)
+        assert (resumed.wait(), new.wait()) == (5, 5)
+        assert f"process {first.number}" in resumed.stderr() and str(run) in resumed.stderr()
     finally:
         first.kill(signal.SIGCONT)
-    assert first.wait() == 0, first.said()
-    assert weights(run) == undisturbed
+    assert first.wait() == 0, first.stderr()
+    assert weights(run) == uninterrupted
 
 
-def test_progress_that_nobody_reads_ends_no_training(
-    start: Start, data: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+@pytest.mark.slow
+def test_a_closed_stderr_does_not_stop_training(
+    start: Start, data: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
-    """As after `tercet train ... 2>&1 | head -1`, or in a terminal that was closed."""
+    """As after `tercet train ... 2>&1 | head -1`, or in a closed terminal."""
 
-    def leave() -> None:
+    def close_stderr() -> None:
         read, write = os.pipe()
         os.close(read)
         os.dup2(write, 2)
 
     run = tmp_path / "run"
-    assert start("train", data, *SHORT, "--output", run, before=leave).wait() == 0
-    assert weights(run) == undisturbed
+    assert start("train", data, *SHORT, "--output", run, before=close_stderr).wait() == 0
+    assert weights(run) == uninterrupted
 
 
-def test_a_full_disk_loses_nothing(start: Start, data: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+@pytest.mark.slow
+def test_a_full_disk_loses_no_progress(
+    start: Start, data: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
     run, limit = tmp_path / "run", 5_000
     process = start("train", data, *SHORT, "--output", run)
     process.until(lambda: epochs(run) >= 2)
@@ -323,27 +333,28 @@ def test_a_full_disk_loses_nothing(start: Start, data: Path, tmp_path: Path, und
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".log"}
     assert checkpoint(run).stat().st_size > limit
 
-    def full() -> None:
+    def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # a write beyond it fails as on a full disk
 
-    process = start("train", "--resume", run, before=full)
-    assert process.wait() == 5, process.said()
-    said = process.said()
-    assert "cannot write" in said and str(run) in said and "Traceback" not in said
+    process = start("train", "--resume", run, before=limit_file_size)
+    assert process.wait() == 5, process.stderr()
+    stderr = process.stderr()
+    assert "cannot write" in stderr and str(run) in stderr and "Traceback" not in stderr
     assert {path: path.read_bytes() for path in before if path.suffix != ".jsonl"} == {
         path: content for path, content in before.items() if path.suffix != ".jsonl"
     }
-    assert not debris(run)
-    finish(start, run, undisturbed)
+    assert not temporary_files(run)
+    finish(start, run, uninterrupted)
 
 
 # ------------------------------------------------------------------------------------------ cross-validation
 
 
-def test_a_cross_validation_stopped_twice_can_be_finished(start: Start, data: Path, tmp_path: Path) -> None:
-    """Killed while the second fold trains, and asked to stop while it goes on: nothing is lost and nothing differs."""
+@pytest.mark.slow
+def test_an_interrupted_cross_validation_resumes_to_the_same_weights(start: Start, data: Path, tmp_path: Path) -> None:
+    """Killed while the second fold trains, then stopped by SIGTERM after a resume."""
     options = ["--members", "row-gru", *OPTIONS[2:], "--epochs", str(EPOCHS), "--folds", "2"]
-    expected, run = tmp_path / "undisturbed", tmp_path / "cv"
+    expected, run = tmp_path / "uninterrupted", tmp_path / "cv"
     with one_core():
         assert main(["crossval", str(data), *options, "--output", str(expected)]) == 0
     second = run / "folds" / "2"
@@ -355,67 +366,69 @@ def test_a_cross_validation_stopped_twice_can_be_finished(start: Start, data: Pa
     process = start("crossval", "--resume", run)
     process.until(lambda: epochs(second) >= 5)
     process.kill(signal.SIGTERM)
-    assert process.wait() == 143, process.said()
-    assert "crossval" not in process.output.read_text() and "--resume" in process.said()
+    assert process.wait() == 143, process.stderr()
+    assert "crossval" not in process.output.read_text() and "--resume" in process.stderr()
     process = start("crossval", "--resume", run)
-    assert process.wait() == 0, process.said()
+    assert process.wait() == 0, process.stderr()
     assert RunFolder(run / "folds" / "1").member("row-gru").done.stat().st_mtime_ns == first  # trained once
     for path in [*expected.glob("bundle/*.safetensors"), *expected.glob("folds/*/bundle/*.safetensors")]:
         assert (run / path.relative_to(expected)).read_bytes() == path.read_bytes()
-    assert not debris(run) and not list(run.rglob(".lock"))
+    assert not temporary_files(run) and not list(run.rglob(".lock"))
 
 
-# ------------------------------------------------------------------------------------------ members side by side
+# ------------------------------------------------------------------------------------------ parallel members
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_members_side_by_side(start: Start, data: Path, tmp_path: Path) -> None:
-    """Stop the whole, kill the parent, kill a child: one run survives all three."""
+def test_parallel_members_resume_to_the_same_weights(start: Start, data: Path, tmp_path: Path) -> None:
+    """Interrupt all processes, kill the parent, kill a child: the run resumes after each."""
     run = tmp_path / "run"
-    expected = undisturbed_weights(data, tmp_path / "undisturbed", LONG)
+    expected = uninterrupted_weights(data, tmp_path / "uninterrupted", LONG)
     command = [sys.executable, "-m", "tercet", "train", str(data), *LONG, "--output", str(run)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as real:
         _wait_for(lambda: any(epochs(run, member) >= 2 for member in MEMBERS), real)
-        assert len(relatives(run)) == 3  # the command, and a process a member
+        assert len(processes_of(run)) == 3  # the command and one process per member
         real.send_signal(signal.SIGTERM)  # to the parent only
-        output, errors = real.communicate(timeout=PATIENCE)
+        output, errors = real.communicate(timeout=TIMEOUT)
     assert (real.returncode, output) == (143, ""), errors
     assert "--resume" in errors and str(run) in errors and "Traceback" not in errors
-    assert not relatives(run)  # it has waited for them
+    assert not processes_of(run)  # the parent has waited for its children
 
     parent = start("train", "--resume", run, cores=2)
-    runner = _first_to_advance(run, parent)
+    member = _first_to_advance(run, parent)
     parent.kill(signal.SIGKILL)
     assert parent.wait() == -9
-    assert nobody_left(run)  # the children notice that nobody reads what they say
-    assert not RunFolder(run).member(runner).finished()  # they did not just go on to the end
+    assert all_ended(run)  # the children exit when their output pipe closes
+    assert not RunFolder(run).member(member).finished()  # they did not train to the end
 
     parent = start("train", "--resume", run, cores=2)
-    runner = _first_to_advance(run, parent)
-    (child,) = [number for number in relatives(run) if os.fsencode(runner) in _words(number)]
+    member = _first_to_advance(run, parent)
+    (child,) = [number for number in processes_of(run) if os.fsencode(member) in _arguments(number)]
     os.kill(child, signal.SIGKILL)
-    assert parent.wait() == 7, parent.said()  # what kills a process without a word is a system without memory
-    said = parent.said()
-    assert f"member {runner}" in said and "killed" in said and "--resume" in said and "Traceback" not in said
-    assert [member for member in MEMBERS if not RunFolder(run).member(member).finished()] == [runner]
-    assert nobody_left(run)
+    assert parent.wait() == 7, parent.stderr()  # SIGKILL is taken for out of memory
+    stderr = parent.stderr()
+    assert f"member {member}" in stderr and "killed" in stderr
+    assert "--resume" in stderr and "Traceback" not in stderr
+    assert [name for name in MEMBERS if not RunFolder(run).member(name).finished()] == [member]
+    assert all_ended(run)
     finish(start, run, expected, length=LONGER)
 
 
 def _first_to_advance(run: Path, process: Process) -> str:
-    """Wait for a member to train an epoch more than it had, and return its name."""
+    """Wait until a member has trained one more epoch, and return its name."""
     before = {member: epochs(run, member) for member in MEMBERS}
     process.until(lambda: any(epochs(run, member) > before[member] for member in MEMBERS))
     return next(member for member in MEMBERS if epochs(run, member) > before[member])
 
 
-def _words(number: int) -> list[bytes]:
+def _arguments(number: int) -> list[bytes]:
     return Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
 
 
-def _wait_for(reached: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
+def _wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Sets of labels from the table to the bundle, and what the label decoder is good for."""
+"""Multi-label training from the table to the bundle, and the benefit of the label decoder."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from tercet.data.image_cache import ImageCache
 from tercet.data.load import table_from_arrays
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
-from tercet.ensemble.multilabel import MultilabelRule, threshold_of
+from tercet.ensemble.multilabel import MultilabelRule, best_threshold
 from tercet.experiments.ensemble import combine
 from tercet.experiments.multilabel import multilabel_objective
 from tercet.experiments.train import Run, train
@@ -42,11 +42,11 @@ MEMBERS = [
     {"name": "each", "model": "small-cnn"},
     {"name": "chain", "model": "small-cnn", "labels": DECODER},
 ]
-OPTIONS = {"epochs": 12, "lr": 3e-3, "batch_size": 16, "threads": 1, "tensorboard": False}
+OPTIONS = {"epochs": 10, "lr": 3e-3, "batch_size": 16, "threads": 1, "tensorboard": False}
 
 
 def draw_table(folder: Path, count: int = 120, seed: int = 0) -> Path:
-    """Draw shapes, some in a frame; every shape has a form, and a frame is a column of zeros and ones."""
+    """Draw shapes, some framed: two categorical columns, shape and form, and a column of zeros and ones, framed."""
     folder.mkdir()
     generator = np.random.default_rng(seed)
     lines = ["image,shape,form,framed"]
@@ -63,18 +63,18 @@ def draw_table(folder: Path, count: int = 120, seed: int = 0) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_table(tmp_path_factory.mktemp("sets") / "data")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_table(tmp_path_factory.mktemp("multilabel") / "data")
 
 
 @pytest.fixture(scope="module")
-def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with one_core():
-        output = str(tmp_path_factory.mktemp("sets") / "run")
-        return train(pictures, members=MEMBERS, data=COLUMNS, output=output, **OPTIONS)
+        output = str(tmp_path_factory.mktemp("multilabel") / "run")
+        return train(images, members=MEMBERS, data=COLUMNS, output=output, **OPTIONS)
 
 
-def test_a_run_measures_members_and_ensembles(run: Run) -> None:
+def test_a_run_scores_members_and_ensembles(run: Run) -> None:
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(run.metrics)) and metrics["protocol"]["monitor"] == "o_f1"
     assert metrics["data"]["classes"] == [
@@ -94,24 +94,25 @@ def test_a_run_measures_members_and_ensembles(run: Run) -> None:
     best = max(row["validation"]["o_f1"] for row in metrics["ensembles"])
     assert next(row for row in metrics["ensembles"] if row["name"] == metrics["chosen"])["validation"]["o_f1"] == best
     assert max(row["test"]["o_f1"] for row in metrics["members"]) > 0.75
+    assert metrics["calibration"] is None and "not calibrated" in run.report
     assert "O-F1" in run.report and "cross-fitted" in run.report and "shape=stroke" in run.report
     assert max(map(len, run.report.splitlines())) <= 100
 
 
-def test_the_bundle_repeats_the_runs_test_predictions(run: Run, pictures: Path) -> None:
+def test_the_bundle_repeats_the_test_predictions_of_the_run(run: Run, images: Path) -> None:
     for bundle, name in [(run.bundle(), run.metrics["chosen"])] + [
         (load_bundle(run.path / "members" / member / "bundle"), member) for member in ("each", "chain")
     ]:
         stored = MultilabelPredictions.load(run.path / "predictions" / f"{name}-test.npz")
-        said = bundle.predict([pictures / sample for sample in stored.ids])
-        assert isinstance(said, MultilabelPredictions) and bundle.name == name
-        assert np.abs(said.scores - stored.scores).max() < 1e-4
-        assert np.array_equal(said.chosen, stored.chosen)
+        predictions = bundle.predict([images / sample for sample in stored.ids])
+        assert isinstance(predictions, MultilabelPredictions) and bundle.name == name
+        assert np.abs(predictions.scores - stored.scores).max() < 1e-4
+        assert np.array_equal(predictions.chosen, stored.chosen)
 
 
-def test_evaluate_finds_the_held_out_rows_again(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_evaluate_finds_the_test_split_and_matches_labels_by_name(run: Run, images: Path, tmp_path: Path) -> None:
     config = DataConfig(label_columns=("shape", "form", "framed"))
-    evaluation = evaluate(run.path, pictures, config=config)
+    evaluation = evaluate(run.path, images, config=config)
     chosen = next(row for row in run.metrics["ensembles"] if row["name"] == run.metrics["chosen"])
     assert "held out" in evaluation.subset and evaluation.to_dict()["o_f1"] == chosen["test"]["o_f1"]
     assert [row["name"] for row in evaluation.to_dict()["members"]] == ["each", "chain"]
@@ -121,24 +122,24 @@ def test_evaluate_finds_the_held_out_rows_again(run: Run, pictures: Path, tmp_pa
     other = evaluate(run.path, outside, config=config)
     assert other.missing == ("shape=stroke",) and other.extra == {"shape=blob": 4} and other.rows[0].scores.n == 12
     assert "shape=blob" in other.to_text()
-    with pytest.raises(DataError, match="one class an image"):
+    with pytest.raises(DataError, match="one class"):
         evaluate(run.path, outside, config=DataConfig(label_columns=("shape",)))
 
 
-def test_predict_tells_sets(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_predict_writes_label_sets(run: Run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     result = predict_files(
-        run.path, [pictures / "0.png", tmp_path / "broken.png"], csv=str(tmp_path / "out.csv"), top_k=2
+        run.path, [images / "0.png", tmp_path / "broken.png"], csv=str(tmp_path / "out.csv"), top_k=2
     )
-    (image,) = result.to_dict()["images"]
-    assert set(image["predicted"]) <= set(image["scores"]) and len(image["scores"]) >= 2
+    (row,) = result.to_dict()["images"]
+    assert set(row["predicted"]) <= set(row["scores"]) and len(row["scores"]) >= 2
     assert "broken.png: UNREADABLE" in result.to_text()
     with open(tmp_path / "out.csv", newline="") as stream:
-        (row,) = csv.DictReader(stream)
-    assert row["predicted"].split(" | ") == image["predicted"] and len(row) == 2 + 6
+        (line,) = csv.DictReader(stream)
+    assert line["predicted"].split(" | ") == row["predicted"] and len(line) == 2 + 6
 
 
-def test_a_resumed_run_ends_with_the_same_answers(run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_scores(run: Run, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
     (copy / "members" / "chain" / "member.json").unlink()
     shutil.rmtree(copy / "members" / "chain" / "checkpoints")
@@ -150,68 +151,69 @@ def test_a_resumed_run_ends_with_the_same_answers(run: Run, tmp_path: Path) -> N
         assert row["test"] == before["test"]
 
 
-def test_a_changed_rule_is_noticed(run: Run, tmp_path: Path) -> None:
+def test_a_bundle_with_a_changed_rule_is_not_loaded(run: Run, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run.path / "bundle", tmp_path / "bundle"))
     manifest = (copy / "manifest.json").read_text()
     (copy / "manifest.json").write_text(manifest.replace('"threshold"', '"treshold"', 1))
     with pytest.raises(ModelError):
         load_bundle(copy)
-    with pytest.raises(ModelError, match="sets of labels"):
+    with pytest.raises(ModelError, match="label"):
         run.bundle().predict_members(np.zeros((20, 20), np.uint8))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ensemble_methods": ["average", "e2e"]}, "ensemble_methods e2e needs probabilities of one class"),
-        ({"monitor": "kappa"}, "monitor kappa is for one class an image"),
+        ({"ensemble_methods": ["average", "e2e"]}, "ensemble_methods e2e"),
+        ({"monitor": "kappa"}, "monitor kappa"),
         ({"label_smoothing": 0.1}, "label_smoothing of each"),
         ({"class_weights": "balanced"}, "class_weights of each"),
         ({"mixup": 0.2}, "mixup and cutmix of chain"),
-        ({"tta": "flip"}, "tta flip averages"),
+        ({"tta": "flip"}, "tta flip"),
+        ({"calibration": {"coverage": 0.9}}, "calibration.reject_risk and coverage"),
     ],
 )
-def test_what_is_for_one_class_is_refused(options: dict, message: str, pictures: Path, tmp_path: Path) -> None:
+def test_single_label_options_are_an_error(options: dict, message: str, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(pictures, members=MEMBERS, data=COLUMNS, output=str(tmp_path / "run"), **{**OPTIONS, **options})
+        train(images, members=MEMBERS, data=COLUMNS, output=str(tmp_path / "run"), **{**OPTIONS, **options})
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [{"monitor": "o_f1"}, {"labels": DECODER}], ids=str)
-def test_what_is_for_sets_is_refused(options: dict, pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs sets of labels"):
+def test_multilabel_options_need_multilabel_data(options: dict, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs multi-label data"):
         data = {"label_columns": ["shape"]}
-        train(pictures, members=["small-cnn"], data=data, output=str(tmp_path / "run"), **{**OPTIONS, **options})
+        train(images, members=["small-cnn"], data=data, output=str(tmp_path / "run"), **{**OPTIONS, **options})
 
 
-def test_other_work_than_training_refuses_sets(pictures: Path) -> None:
-    with pytest.raises(ConfigError, match="learned with tercet train"):
-        prepare_data(pictures, DataConfig(label_columns=("shape", "form")))
+def test_only_training_reads_multilabel_data(images: Path) -> None:
+    with pytest.raises(ConfigError, match="tercet train"):
+        prepare_data(images, DataConfig(label_columns=("shape", "form")))
 
 
-def test_what_needs_one_class_is_refused_by_the_bundle(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_single_label_options_of_predict_are_an_error(run: Run, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="test-time augmentation"):
-        predict_files(run.path, [pictures / "0.png"], tta="flip")
-    with pytest.raises(ConfigError, match="submission names one class"):
-        predict_files(run.path, [pictures / "0.png"], csv=str(tmp_path / "out.csv"), submission="sample.csv")
+        predict_files(run.path, [images / "0.png"], tta="flip")
+    with pytest.raises(ConfigError, match="submission"):
+        predict_files(run.path, [images / "0.png"], csv=str(tmp_path / "out.csv"), submission="sample.csv")
 
 
-def test_members_are_fused_where_they_are_trained(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="name all in one run"):
-        combine([run.path], output=str(tmp_path / "fused"))
+def test_multilabel_members_are_combined_within_one_run(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="within one run"):
+        combine([run.path], output=str(tmp_path / "combined"))
 
 
-# ------------------------------------------------------------------------------------------ what the decoder is for
+# ------------------------------------------------------------------------------------------ benefit of the decoder
 
 
 LAMPS = 5
-LABELS = 2 * LAMPS - 1  # which lamps are lit, and whether an odd number of the first 2, 3, 4, 5 is
+LABELS = 2 * LAMPS - 1  # is lamp 1, ..., 5 lit, and is an odd number of the first 2, 3, 4, 5 lamps lit
 
 
 def lamps(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of pixels and their labels.
+    """Return rows of pixels and their labels.
 
-    Every lamp is seen by itself. No linear layer can tell odd from even, but the labels that were named can be counted.
+    A linear layer can detect each lamp but not parity; a decoder can count the labels that it has emitted.
     """
     generator = np.random.default_rng(seed)
     lit = generator.random((count, LAMPS)) < 0.6
@@ -244,7 +246,7 @@ def linear_network() -> Classifier:
 
 
 def overall_f1_of(network: Classifier, config: LabelsConfig, folder: Path) -> float:
-    """Train, fit the threshold on validation where there is one to fit, and return O-F1 on other images."""
+    """Train, fit the threshold on validation if there is one, and return O-F1 on test images."""
     folder.mkdir()
     validation = source(200, 1, shuffle=False)
     counts = lamps(600, 0)[1].sum(axis=0)
@@ -259,20 +261,20 @@ def overall_f1_of(network: Classifier, config: LabelsConfig, folder: Path) -> fl
         scorer=validation_multilabel_scores,
     ).run()
     names = tuple(f"label-{index}" for index in range(LABELS))
-    bundle = Bundle(names, (Member("one", network, ModelConfig()),), sets=MultilabelRule("single", (0.5,)))
+    bundle = Bundle(names, (Member("member", network, ModelConfig()),), sets=MultilabelRule("single", (0.5,)))
     if config.decoder == "sigmoid":
-        threshold = threshold_of(bundle.predict_sets(validation)[0], "o_f1")
+        threshold = best_threshold(bundle.predict_member_labels(validation)[0], "o_f1")
         bundle = replace(bundle, sets=MultilabelRule("single", (threshold,)))
-    return score_multilabel(bundle.predict_sets(source(400, 2, shuffle=False))[0]).o_f1
+    return score_multilabel(bundle.predict_member_labels(source(400, 2, shuffle=False))[0]).o_f1
 
 
-def test_labels_that_follow_from_others_are_told_by_the_decoder(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_decoder_predicts_labels_that_depend_on_other_labels(tmp_path: Path) -> None:
     config = LabelsConfig(decoder="cnn-rnn", embedding_dim=8, hidden_size=24)
-    deaf = decode_labels(linear_network(), config)  # its LSTM is not heard: it knows what was named, but cannot count
-    silenced = deaf.get_parameter("head.classes.from_state.weight")
-    torch.nn.init.zeros_(silenced).requires_grad_(False)
-    alone = overall_f1_of(linear_network(), LabelsConfig(), tmp_path / "alone")
-    without = overall_f1_of(deaf, config, tmp_path / "without")
-    chained = overall_f1_of(decode_labels(linear_network(), config), config, tmp_path / "chained")
-    assert alone > 0.75  # what the pixels show is told by both
-    assert chained > max(alone, without) + 0.08
+    no_memory = decode_labels(linear_network(), config)  # without the LSTM state it cannot count emitted labels
+    torch.nn.init.zeros_(no_memory.get_parameter("head.classes.from_state.weight")).requires_grad_(False)
+    independent = overall_f1_of(linear_network(), LabelsConfig(), tmp_path / "independent")
+    without_state = overall_f1_of(no_memory, config, tmp_path / "without-state")
+    decoder = overall_f1_of(decode_labels(linear_network(), config), config, tmp_path / "decoder")
+    assert independent > 0.75  # the lamps alone
+    assert decoder > max(independent, without_state) + 0.08

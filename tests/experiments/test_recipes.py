@@ -1,4 +1,4 @@
-"""Every packaged recipe: its networks can be built, its readings exist, and a dry run fills its table."""
+"""Packaged recipes: networks can be built, results exist, and a dry run fills the table."""
 
 import csv
 from pathlib import Path
@@ -35,84 +35,87 @@ from tercet.experiments.reproduce_results import (
     table_rows,
     table_text,
 )
-from tercet.experiments.reproduce_steps import Overrides, StepResult, works
+from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
 from tercet.models.build import check_build
 from tercet.models.members import resolve_members
 from tercet.models.registry import registered_network
 
-SCALES = [(name, scale) for name in recipe_names() for scale in load_recipe(name).scales]
+LARGE = ("cassava", "cifar10", "cifar100", "e2e-3m", "rnn-heads", "svhn")  # networks take seconds to build
+FAST = ("inaturalist", "pruning")  # compare; train and prediction files: crossval and ensemble are in test_reproduce
+SCALES = [
+    pytest.param(name, scale, marks=[pytest.mark.slow] if name in LARGE and scale == "paper" else [])
+    for name in recipe_names()
+    for scale in load_recipe(name).scales
+]
 SIGNERS = ("A", "B", "C", "D", "E")
 KINDS = ("disc", "square", "stroke")
-OF_EACH = 20  # images of a class by a signer: a twentieth of them all still validates five of every class
+COUNT = 20  # images per class and signer, so that validation parts of 5 % have five images of every class
 
 
-def members_of(work: StepResult) -> tuple[MemberConfig, ...]:
-    """Return the networks that a part trains, as its verb resolves them."""
-    if work.parsed is None or work.part.verb == "ensemble":
+def members_of(run: StepRun) -> tuple[MemberConfig, ...]:
+    """Return the networks that a step trains."""
+    if run.parsed is None or run.step.command == "ensemble":
         return ()
-    model, training = work.parsed.of(ModelConfig), work.parsed.of(TrainingConfig)
-    if work.part.verb == "compare":
-        config = work.parsed.of(CompareConfig)
+    model, training = run.parsed.of(ModelConfig), run.parsed.of(TrainingConfig)
+    if run.step.command == "compare":
+        config = run.parsed.of(CompareConfig)
         cells = expand_grid(config, model, training)
         check_fairness(config, cells)
         return cells
-    return resolve_members(work.parsed.of(RunConfig).members, model, training)
+    return resolve_members(run.parsed.of(RunConfig).members, model, training)
 
 
-def names_of(work: StepResult, trained: dict[str, list[str]]) -> set[str]:
-    """Return what a part will have measured, folds aside."""
-    verb = work.part.verb
-    if work.parsed is None:
-        return {Path(file).stem for file in work.part.files} | {"average", "pruned", "vote"}
-    if verb == "compare":
-        return set(trained[work.name])
-    names = [name for part in work.part.of or [work.name] for name in trained[part]]
-    fused = (
-        work.parsed.of(EnsembleConfig).ensemble_methods
-        if verb == "ensemble"
-        else work.parsed.of(RunConfig).ensemble_methods
-    )
-    return {*names, *(fused if len(names) > 1 else ()), "chosen"} | ({FOLD_MEAN} if verb == "crossval" else {"best"})
+def result_names(run: StepRun, trained: dict[str, list[str]]) -> set[str]:
+    """Return the names of the results of a step, except those of single folds."""
+    command = run.step.command
+    if run.parsed is None:
+        return {Path(file).stem for file in run.step.files} | {"average", "pruned", "vote"}
+    if command == "compare":
+        return set(trained[run.name])
+    members = [name for step in run.step.of or [run.name] for name in trained[step]]
+    config = run.parsed.of(EnsembleConfig) if command == "ensemble" else run.parsed.of(RunConfig)
+    methods = config.ensemble_methods if len(members) > 1 else ()
+    return {*members, *methods, "chosen"} | ({FOLD_MEAN} if command == "crossval" else {"best"})
 
 
-def build_once(member: MemberConfig, seen: set[str] = set()) -> None:  # noqa: B006 - recipes share networks
-    """Build a network, unless one was that differs in cell, widths or pixels alone: large ones take seconds."""
+def build_once(member: MemberConfig, built: set[str] = set()) -> None:  # noqa: B006 - recipes share networks
+    """Build a network, unless one was built that differs in cell, widths or image size only."""
     model = member.model
-    kind = repr((member.network, model.backbone, model.freeze, model.scan))
-    if kind not in seen:
+    key = repr((member.network, model.backbone, model.freeze, model.scan))
+    if key not in built:
         with torch.device("meta"):
             check_build(member.network, model)
-        seen.add(kind)
+        built.add(key)
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALES)
-def test_options_are_known_networks_can_be_built_and_readings_exist(name: str, scale: Scale) -> None:
+def test_options_are_valid_networks_can_be_built_and_results_exist(name: str, scale: Scale) -> None:
     recipe = load_recipe(name)
     setting = recipe.scales[scale]
     trained: dict[str, list[str]] = {}
-    measured: dict[str, set[str]] = {}
-    for work in works(Overrides().apply(setting), Path("."), {}):
-        members = members_of(work)
-        trained[work.name] = [member.name for member in members]
-        measured[work.name] = names_of(work, trained)
+    results: dict[str, set[str]] = {}
+    for run in step_runs(Overrides().apply(setting), Path("."), {}):
+        members = members_of(run)
+        trained[run.name] = [member.name for member in members]
+        results[run.name] = result_names(run, trained)
         for member in members:
             build_once(member)
             if registered_network(member.network) is None and member.model.pretrained:
-                assert is_model_pretrained(member.network), f"{work.name}: no weights are published of {member.network}"
-    readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
-    for reading in [*readings, *(row.reading(scale) for row in recipe.rows)]:
-        if reading is not None:
-            fold, _, network = reading.name.partition(": ")
-            name = (network or "chosen") if fold.startswith(FOLD) else reading.name
-            assert name in measured[reading.part], str(reading)
+                assert is_model_pretrained(member.network), f"{run.name}: {member.network} has no published weights"
+    sources = [source for pair in setting.pairs for source in (pair.a, pair.b)]
+    for source in [*sources, *(row.result_source(scale) for row in recipe.rows)]:
+        if source is not None:
+            fold, _, network = source.name.partition(": ")
+            name = (network or "chosen") if fold.startswith(FOLD) else source.name
+            assert name in results[source.step], str(source)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw a data set that suits every recipe: grey, classes, signers, a test split by nobody else."""
+    """Draw a data set for every recipe: grey images with class, signer, and a test split by another signer."""
     folder, generator = tmp_path_factory.mktemp("data") / "pictures", np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
-    rows = [(kind, signer, number) for signer in SIGNERS for kind in KINDS for number in range(OF_EACH)]
+    rows = [(kind, signer, number) for signer in SIGNERS for kind in KINDS for number in range(COUNT)]
     rows += [(kind, "test", number) for kind in KINDS for number in range(6)]
     with open(folder / "table.csv", "w", newline="") as stream:
         table = csv.writer(stream)
@@ -124,56 +127,58 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def give_predictions(part: RecipeStep, folder: Path) -> None:
-    """Write the prediction files of a part, right about two thirds of their rows."""
+def write_predictions(step: RecipeStep, folder: Path) -> None:
+    """Write the prediction files of a step, correct for about two thirds of the rows."""
     generator = np.random.default_rng(0)
-    truth = np.repeat(np.arange(len(part.runs_of_classes)), part.runs_of_classes)
-    for file in part.files:
-        scores = generator.random((len(truth), len(part.runs_of_classes))).astype(np.float32)
-        scores[np.arange(len(truth)), truth] += 0.7
+    labels = np.repeat(np.arange(len(step.runs_of_classes)), step.runs_of_classes)
+    for file in step.files:
+        scores = generator.random((len(labels), len(step.runs_of_classes))).astype(np.float32)
+        scores[np.arange(len(labels)), labels] += 0.7
         np.save(folder / file, scores / scores.sum(axis=1, keepdims=True))
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in recipe_names()]
+)
 def test_a_dry_run_measures_every_row_and_pair(name: str, pictures: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     setting = recipe.scales["small"]
-    for part in setting.parts.values():
-        give_predictions(part, pictures)
-    grouped = any(part.options.get("leave_one_group_out") for part in setting.parts.values())
+    for step in setting.steps.values():
+        write_predictions(step, pictures)
+    grouped = any(step.options.get("leave_one_group_out") for step in setting.steps.values())
     options = {"data": {"group_column": "signer"}} if grouped else {}
-    done = reproduce(name, pictures, dry_run=True, output=str(tmp_path / "study"), threads=1, **options)
-    assert done.metrics["missing"] == []
-    readings = [reading for row in recipe.rows if (reading := row.reading("small"))]
-    rows = [row for row in done.metrics["table"] if row["reading"]]
-    assert [row["reading"] for row in rows] == [str(reading) for reading in readings]
+    result = reproduce(name, pictures, dry_run=True, output=str(tmp_path / "run"), threads=1, **options)
+    assert result.metrics["missing"] == []
+    sources = [source for row in recipe.rows if (source := row.result_source("small"))]
+    rows = [row for row in result.metrics["table"] if row["result"]]
+    assert [row["result"] for row in rows] == [str(source) for source in sources]
     assert [row for row in rows if row["measured"] is None] == []
-    parts = works(Overrides(str(pictures), options.get("data", {}), dry_run=True).apply(setting), done.path, {})
-    found = read_measurements(parts)
-    assert all(one.predictions.is_file() for reading in readings for one in found[reading])
-    assert [row["what"] for row in done.metrics["tests"]] == [pair.what for pair in setting.pairs]
-    assert "DRY RUN" in done.report
+    overrides = Overrides(str(pictures), options.get("data", {}), dry_run=True)
+    measurements = read_measurements(step_runs(overrides.apply(setting), result.path, {}))
+    assert all(item.predictions.is_file() for source in sources for item in measurements[source])
+    assert [row["what"] for row in result.metrics["tests"]] == [pair.what for pair in setting.pairs]
+    assert "DRY RUN" in result.report
 
 
 def test_other_images_replace_the_variant_of_a_named_data_set() -> None:
     setting = load_recipe("svhn").scales["paper"]
-    assert Overrides(None).apply(setting).parts["seven"].data == "svhn:extra"
-    assert Overrides("photos").apply(setting).parts["seven"].data == "photos"
+    assert Overrides(None).apply(setting).steps["seven"].data == "svhn:extra"
+    assert Overrides("photos").apply(setting).steps["seven"].data == "photos"
 
 
-def test_only_folds_may_be_missing_where_other_images_make_them() -> None:
+def test_only_results_of_folds_may_be_missing() -> None:
     folds = {ResultSource("cv", name): [] for name in ("chosen", "large", "fold ann", "fold ann: large")}
     for name in ("fold A", "fold A: large", FOLD_MEAN):
         assert not find_measurement(ResultSource("cv", name), folds)
     for name in ("lrage", "fold ann: lrage"):
-        with pytest.raises(ConfigError, match="nothing called"):
+        with pytest.raises(ConfigError, match="has no result"):
             find_measurement(ResultSource("cv", name), folds)
-    with pytest.raises(ConfigError, match="nothing called"):
+    with pytest.raises(ConfigError, match="has no result"):
         find_measurement(ResultSource("run", "fold A"), {ResultSource("run", "average"): []})
 
 
-def test_a_published_word_stands_without_a_measured_number() -> None:
+def test_published_text_is_kept_without_a_measured_number() -> None:
     setting = Setting({})
     recipe = Recipe("leaves", "", "", {"small": setting}, rows=(PublishedResult("transformer", published="worst"),))
     assert "worst" in table_text("", table_rows(recipe, "small", {}))

@@ -15,37 +15,37 @@ pytestmark = pytest.mark.usefixtures("alone")
 SCORES = {"accuracy": 0.5, "macro_f1": 0.4, "kappa": 0.3}
 
 
-def write(folder: Path, document: Any, *, when: int = 0, name: str = "metrics.json") -> None:
+def write(folder: Path, document: Any, *, time: int = 0, name: str = "metrics.json") -> None:
     folder.mkdir(parents=True)
     path = folder / name
     path.write_text(document if isinstance(document, str) else json.dumps(document))
-    os.utime(path, (when, when))
+    os.utime(path, (time, time))
 
 
-def trained(test: float, *, seconds: float = 1.0, name: str = "a") -> dict[str, Any]:
+def training_metrics(test: float, *, seconds: float = 1.0, name: str = "a") -> dict[str, Any]:
     member = {"name": name, "seconds": seconds, "validation": SCORES, "test": {**SCORES, "accuracy": test}}
     return {"data": {"source": "photos"}, "chosen": name, "members": [member], "ensembles": []}
 
 
 @pytest.fixture
 def several(tmp_path: Path) -> Path:
-    """Return a folder with runs of every kind, some of which cannot be read."""
+    """Return a folder with runs of every kind, some of them unreadable."""
     root = tmp_path / "runs"
-    write(root / "photos-2", trained(0.7, seconds=5), when=3 * 86400)
-    write(root / "photos-10", trained(0.9, seconds=2), when=2 * 86400)
-    write(root / "photos-10" / "inner", trained(0.1))
+    write(root / "photos-2", training_metrics(0.7, seconds=5), time=3 * 86400)
+    write(root / "photos-10", training_metrics(0.9, seconds=2), time=2 * 86400)
+    write(root / "photos-10" / "inner", training_metrics(0.1))
     spread = {key: {"mean": value, "sd": None, "n": 1} for key, value in SCORES.items()}
     row = {"name": "cnn", "validation": spread, "trainings": [{"seconds": 3}, {"seconds": 4}]}
     compared = {"kind": "compare", "data": {"source": "digits"}, "chosen": "cnn", "networks": [{"name": "no"}, row]}
-    write(root / "older" / "compared", compared, when=86400)
+    write(root / "older" / "compared", compared, time=86400)
     folds = {"data": {"source": "leaves"}, "folds": [{}, {}], "pooled": SCORES, "test": None, "members": []}
     write(root / "folds", folds)
     trials = [{"number": 0, "scores": {}, "seconds": None}, {"number": 1, "scores": SCORES, "seconds": 8}]
-    searched = {"data": {"source": "pets"}, "best": trials[1], "trials": trials}
-    write(root / "searched", searched, name="trials.json")
-    sets = trained(0.0)
-    sets["members"][0] |= {"validation": {"exact_match": 0.6, "c_f1": 0.7, "o_f1": 0.8}, "test": None}
-    write(root / "sets", sets)
+    tuned = {"data": {"source": "pets"}, "best": trials[1], "trials": trials}
+    write(root / "searched", tuned, name="trials.json")
+    multilabel = training_metrics(0.0)
+    multilabel["members"][0] |= {"validation": {"exact_match": 0.6, "c_f1": 0.7, "o_f1": 0.8}, "test": None}
+    write(root / "sets", multilabel)
     write(root / "bad-json", "{")
     write(root / "other", {"something": "else"})
     write(root / "list", [1, 2])
@@ -53,18 +53,18 @@ def several(tmp_path: Path) -> Path:
     (root / "begun" / "config.yaml").write_text("seed: 0\n")
     (root / "holds-one").mkdir()
     (root / "holds-one" / "config.yaml").write_text("seed: 0\n")
-    write(root / "holds-one" / "trial", trained(0.2))
+    write(root / "holds-one" / "trial", training_metrics(0.2))
     return root
 
 
-def names(found: RunsTable) -> list[str]:
-    return [row.name for row in found.rows]
+def names(table: RunsTable) -> list[str]:
+    return [row.name for row in table.rows]
 
 
 def test_every_readable_run_is_in_the_table(several: Path) -> None:
-    found = runs(several, sort="name")
-    assert names(found) == ["folds", "holds-one/trial", "older/compared", "photos-2", "photos-10", "searched", "sets"]
-    rows = {row.name: row for row in found.rows}
+    table = runs(several, sort="name")
+    assert names(table) == ["folds", "holds-one/trial", "older/compared", "photos-2", "photos-10", "searched", "sets"]
+    rows = {row.name: row for row in table.rows}
     assert rows["photos-2"].to_dict() == {
         "name": "photos-2",
         "kind": "ensemble",
@@ -82,17 +82,17 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
     assert (compared.kind, compared.chosen) == ("compare", "cnn")
     assert (compared.test, compared.macro_f1, compared.seconds) == (None, 0.4, 7)
     assert (rows["sets"].validation, rows["sets"].macro_f1, rows["sets"].kappa) == (0.6, 0.7, None)
-    searched = rows["searched"]
-    assert (searched.kind, searched.data, searched.chosen) == ("tune", "pets", "trial 1")
-    assert (searched.validation, searched.test, searched.kappa, searched.seconds) == (0.5, None, 0.3, 8)
+    search = rows["searched"]
+    assert (search.kind, search.data, search.chosen) == ("tune", "pets", "trial 1")
+    assert (search.validation, search.test, search.kappa, search.seconds) == (0.5, None, 0.3, 8)
     assert (rows["folds"].kind, rows["folds"].chosen, rows["folds"].validation) == ("crossval", "2 folds", 0.5)
 
 
-def test_what_cannot_be_read_is_named(several: Path) -> None:
-    found = runs(several)
-    assert [name for name, _ in found.unreadable] == ["bad-json", "list", "other"]
-    assert found.unfinished == ("begun",)
-    text = found.to_text()
+def test_unreadable_and_unfinished_runs_are_listed(several: Path) -> None:
+    table = runs(several)
+    assert [name for name, _ in table.unreadable] == ["bad-json", "list", "other"]
+    assert table.unfinished == ("begun",)
+    text = table.to_text()
     assert "unreadable: other: its metrics are not those of a run" in text and "not finished: begun" in text
     assert max(len(line) for line in text.splitlines() if "unreadable" not in line) <= 80
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_named(several: Path) -> None:
         ("data", "older/compared", "sets"),
     ],
 )
-def test_the_order_can_be_chosen(several: Path, sort: str, first: str, last: str) -> None:
+def test_runs_are_sorted_by_a_column(several: Path, sort: str, first: str, last: str) -> None:
     order = names(runs(several, sort=sort))
     assert order[0] == first
     assert order[-1] == last
@@ -115,20 +115,20 @@ def test_the_order_can_be_chosen(several: Path, sort: str, first: str, last: str
 def test_real_runs_are_read(finished: Run, tmp_path: Path) -> None:
     (row,) = runs(finished.path).rows
     chosen = finished.metrics["chosen"]
-    scores = next(one for one in finished.metrics["ensembles"] if one["name"] == chosen)
+    scores = next(ensemble for ensemble in finished.metrics["ensembles"] if ensemble["name"] == chosen)
     assert (row.kind, row.chosen, row.validation, row.test) == (
         "train",
         chosen,
         scores["validation"]["accuracy"],
         scores["test"]["accuracy"],
     )
-    assert row.seconds == pytest.approx(sum(one["seconds"] for one in finished.metrics["members"]))
-    combine([finished.path], ensemble_methods=["average"], output=str(tmp_path / "fused"))
-    (fused,) = runs(tmp_path).rows
-    assert (fused.name, fused.kind, fused.chosen) == ("fused", "ensemble", "average")
+    assert row.seconds == pytest.approx(sum(member["seconds"] for member in finished.metrics["members"]))
+    combine([finished.path], ensemble_methods=["average"], output=str(tmp_path / "ensemble"))
+    (ensemble,) = runs(tmp_path).rows
+    assert (ensemble.name, ensemble.kind, ensemble.chosen) == ("ensemble", "ensemble", "average")
 
 
-def test_wrong_words_are_told(tmp_path: Path) -> None:
+def test_invalid_arguments_raise(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'kappa'"):
         runs(tmp_path, sort="kapa")
     with pytest.raises(StorageError, match="there is no folder"):
@@ -144,11 +144,11 @@ def test_the_command_line(several: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "photos-10" in capsys.readouterr().out
 
 
-def test_runs_that_were_chosen_on_the_test_split_are_marked(tmp_path: Path) -> None:
-    write(tmp_path / "honest", trained(0.7))
+def test_runs_selected_on_the_test_split_are_marked(tmp_path: Path) -> None:
+    write(tmp_path / "honest", training_metrics(0.7))
     assert "optimistic" not in runs(tmp_path).to_text()
-    write(tmp_path / "bold", {**trained(0.9), "protocol": {"monitor_split": "test"}})
-    found = runs(tmp_path)
-    assert {row.name: row.monitor_split for row in found.rows} == {"honest": "validation", "bold": "test"}
-    text = found.to_text()
+    write(tmp_path / "bold", {**training_metrics(0.9), "protocol": {"monitor_split": "test"}})
+    table = runs(tmp_path)
+    assert {row.name: row.monitor_split for row in table.rows} == {"honest": "validation", "bold": "test"}
+    text = table.to_text()
     assert "a !" in text and "optimistic" in text

@@ -1,3 +1,5 @@
+"""Test-time augmentation of runs, bundles and submissions."""
+
 import csv
 import json
 import shutil
@@ -21,68 +23,70 @@ from tercet.inference.predict import evaluate, predict, predict_files
 from tercet.metrics.classification import score
 
 pytestmark = pytest.mark.usefixtures("alone")
-ASKED = "crops:1,3@1.2x+flip"
+VIEWS = "crops:1,3@1.2x+flip"
 LEVELS = ["none", "crops:1@1.2x+flip", "crops:3@1.2x+flip"]
 NAMES = ("small-cnn", "wide")
-HEAD = {"width": 32, "steps": 40, "folds": 2, "batch_size": 16}
+HEAD = {"width": 16, "steps": 8, "folds": 2, "batch_size": 16}
 SMALL = {
     **OPTIONS,
     "members": [
-        {"model": "small-cnn", "epochs": 3},
-        {"name": "wide", "model": "small-cnn", "epochs": 2, "head_hidden_dim": 48},
+        {"model": "small-cnn", "epochs": 2},
+        {"name": "wide", "model": "small-cnn", "epochs": 1, "head_hidden_dim": 48},
     ],
     "ensemble_methods": ["average", "e2e"],
     "fusion": HEAD,
     "seed": 3,
-    "tta": ASKED,
+    "tta": VIEWS,
 }
 
 
 @pytest.fixture(scope="module")
-def viewed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def tta_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with one_core():
-        return train(shapes, output=str(tmp_path_factory.mktemp("viewed") / "run"), **SMALL)
+        return train(shapes, output=str(tmp_path_factory.mktemp("tta") / "run"), **SMALL)
 
 
-def make_it_best(run: RunFolder, level: str) -> None:
-    """Write predictions under which one level is always right on validation, and the others are never."""
+def make_best(run: RunFolder, level: str) -> None:
+    """Replace the validation predictions: all correct at one level, all wrong at the others."""
     for name in NAMES:
         for other in LEVELS:
-            place = run.member(name).level(other, "validation")
-            said = Predictions.load(place)
-            sure = np.full(said.probabilities.shape, 0.05)
-            sure[np.arange(len(said)), (said.labels + (other != level)) % 3] = 0.9
-            Predictions(said.ids, said.classes, sure, said.labels).save(place)
+            path = run.member(name).level(other, "validation")
+            stored = Predictions.load(path)
+            probabilities = np.full(stored.probabilities.shape, 0.05)
+            probabilities[np.arange(len(stored)), (stored.labels + (other != level)) % 3] = 0.9
+            Predictions(stored.ids, stored.classes, probabilities, stored.labels).save(path)
 
 
 @pytest.fixture(scope="module", params=["none", "crops:3@1.2x+flip"], ids=["plain", "views"])
-def decided(viewed: Run, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Run, str]:
-    """Return a copy of the run in which validation is made to speak for one level, resumed to its end."""
-    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path_factory.mktemp("decided") / "run")))
-    make_it_best(run, request.param)
+def decided(tta_run: Run, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Run, str]:
+    """Return a copy of the run, resumed after one level was made the best on validation; and that level."""
+    run = RunFolder(Path(shutil.copytree(tta_run.path, tmp_path_factory.mktemp("decided") / "run")))
+    make_best(run, request.param)
     with one_core():
         return train(resume=run.path), request.param
 
 
-def test_every_level_is_measured_beside_plain(viewed: Run) -> None:
-    told, run = viewed.metrics["tta"], RunFolder(viewed.path)
-    assert (told["asked"], told["seed"], told["split"]) == (ASKED, 3, "validation")
-    assert [(level["views"], level["passes"]) for level in told["levels"]] == list(zip(LEVELS, (1, 2, 6), strict=True))
-    for level in told["levels"]:
-        said = [Predictions.load(run.member(name).level(level["views"], "validation")) for name in NAMES]
-        assert level["accuracy"] == score(average(said)).accuracy
-        assert [level["members"][name]["log_loss"] for name in NAMES] == [score(one).log_loss for one in said]
-    best = max(level["accuracy"] for level in told["levels"])
-    assert told["chosen"] == next(level["views"] for level in told["levels"] if level["accuracy"] == best)
-    plain, gain = told["levels"][0], told["gain"]
-    rival = next(level for level in told["levels"] if level["views"] == gain["of"])
-    assert gain["of"] != "none" and gain["difference"] == pytest.approx(rival["accuracy"] - plain["accuracy"])
-    assert "test-time augmentation: the members' average on validation" in viewed.report
-    assert f"{gain['of']} against plain on" in viewed.report
-    json.dumps(viewed.metrics, allow_nan=False)
+def test_every_level_is_compared_with_plain_prediction(tta_run: Run) -> None:
+    document, run = tta_run.metrics["tta"], RunFolder(tta_run.path)
+    assert (document["requested"], document["seed"], document["split"]) == (VIEWS, 3, "validation")
+    assert [(level["views"], level["passes"]) for level in document["levels"]] == list(
+        zip(LEVELS, (1, 2, 6), strict=True)
+    )
+    for level in document["levels"]:
+        members = [Predictions.load(run.member(name).level(level["views"], "validation")) for name in NAMES]
+        assert level["accuracy"] == score(average(members)).accuracy
+        assert [level["members"][name]["log_loss"] for name in NAMES] == [score(member).log_loss for member in members]
+    best = max(level["accuracy"] for level in document["levels"])
+    assert document["chosen"] == next(level["views"] for level in document["levels"] if level["accuracy"] == best)
+    plain, gain = document["levels"][0], document["gain"]
+    compared = next(level for level in document["levels"] if level["views"] == gain["of"])
+    assert gain["of"] != "none" and gain["difference"] == pytest.approx(compared["accuracy"] - plain["accuracy"])
+    assert "test-time augmentation: average of the members" in tta_run.report
+    assert f"{gain['of']} against plain" in tta_run.report
+    json.dumps(tta_run.metrics, allow_nan=False)
 
 
-def test_what_is_shipped_and_stored_is_of_the_level_that_was_chosen(decided: tuple[Run, str], shapes: Path) -> None:
+def test_bundle_and_stored_predictions_use_the_chosen_level(decided: tuple[Run, str], shapes: Path) -> None:
     done, level = decided
     run = RunFolder(done.path)
     assert done.metrics["tta"]["chosen"] == level
@@ -91,33 +95,33 @@ def test_what_is_shipped_and_stored_is_of_the_level_that_was_chosen(decided: tup
     assert {member.views.seed for member in bundle.members} == {3}
     for name in NAMES:
         stored = Predictions.load(run.predictions(name, "test"))
-        waiting = Predictions.load(run.member(name).level(level, "test"))
-        assert np.array_equal(stored.probabilities, waiting.probabilities)
-        said = load_bundle(run.member(name).bundle).predict([shapes / name for name in stored.ids])
-        assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
+        at_level = Predictions.load(run.member(name).level(level, "test"))
+        assert np.array_equal(stored.probabilities, at_level.probabilities)
+        predictions = load_bundle(run.member(name).bundle).predict([shapes / name for name in stored.ids])
+        assert np.abs(predictions.probabilities - stored.probabilities).max() < 1e-5
     stored = Predictions.load(run.predictions(done.metrics["chosen"], "test"))
-    said = bundle.predict([shapes / name for name in stored.ids])
+    predictions = bundle.predict([shapes / name for name in stored.ids])
     assert bundle.calibration is not None
-    assert np.abs(said.probabilities - bundle.calibration.apply(stored).probabilities).max() < 1e-5
+    assert np.abs(predictions.probabilities - bundle.calibration.apply(stored).probabilities).max() < 1e-5
 
 
-def test_settling_again_changes_nothing(decided: tuple[Run, str]) -> None:
+def test_choosing_again_changes_nothing(decided: tuple[Run, str]) -> None:
     run = RunFolder(decided[0].path)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     choose_tta(run, Plan.load(run))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_tie_is_for_fewer_passes(viewed: Run, tmp_path: Path) -> None:
-    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path / "run")))
+def test_a_tie_selects_fewer_passes(tta_run: Run, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(tta_run.path, tmp_path / "run")))
     for name in NAMES:
         for level in LEVELS[1:]:
             shutil.copy(run.member(name).level("none", "validation"), run.member(name).level(level, "validation"))
-    settled = choose_tta(run, Plan.load(run))
-    assert settled is not None and str(settled.chosen.views) == "none"
+    choice = choose_tta(run, Plan.load(run))
+    assert choice is not None and str(choice.chosen.views) == "none"
 
 
-def test_a_run_that_never_asked_has_none(finished: Run) -> None:
+def test_a_run_without_the_option_has_no_levels(finished: Run) -> None:
     assert finished.metrics["tta"] is None and "test-time" not in finished.report
     run = RunFolder(finished.path)
     assert choose_tta(run, Plan.load(run)) is None and is_tta_chosen(run, Plan.load(run))
@@ -125,13 +129,13 @@ def test_a_run_that_never_asked_has_none(finished: Run) -> None:
 
 
 @pytest.mark.parametrize(("regime", "data"), [("cached", "out-of-fold"), ("cached", "train"), ("joint", "train")])
-def test_fusion_learns_from_and_is_shipped_with_the_level(
-    viewed: Run, tmp_path: Path, shapes: Path, regime: str, data: str
+def test_end_to_end_ensembles_are_trained_and_saved_at_the_level(
+    tta_run: Run, tmp_path: Path, shapes: Path, regime: str, data: str
 ) -> None:
-    run = RunFolder(Path(shutil.copytree(viewed.path, tmp_path / "run")))
-    make_it_best(run, LEVELS[2])
+    run = RunFolder(Path(shutil.copytree(tta_run.path, tmp_path / "run")))
+    make_best(run, LEVELS[2])
     for name in NAMES:
-        run.predictions(name, "validation").unlink()  # as in a run that was stopped before it settled
+        run.predictions(name, "validation").unlink()  # as in a run that was stopped before the choice
     fusion = {**HEAD, "regime": regime, "data": data}
     plain = {"temperature": "none"}
     result = combine(
@@ -139,14 +143,14 @@ def test_fusion_learns_from_and_is_shipped_with_the_level(
     )
     assert {str(member.views) for member in result.bundle().members} == {LEVELS[2]}
     stored = Predictions.load(tmp_path / "out" / "predictions" / "e2e-test.npz")
-    said = result.bundle().predict([shapes / name for name in stored.ids])
-    assert np.abs(said.probabilities - stored.probabilities).max() < 1e-5
+    predictions = result.bundle().predict([shapes / name for name in stored.ids])
+    assert np.abs(predictions.probabilities - stored.probabilities).max() < 1e-5
     if data == "out-of-fold":
         for fold in run.member(NAMES[0]).folds():
             assert fold.predictions.read_bytes() == fold.level(LEVELS[2], "held-out").read_bytes()
 
 
-def test_crops_that_do_not_fit_are_refused_before_anything_is_trained(shapes: Path, tmp_path: Path) -> None:
+def test_invalid_views_are_an_error_before_training(shapes: Path, tmp_path: Path) -> None:
     for tta, message in (("crops:3@12", "at least 20"), ("crops:0@30", "positive"), ("mirror", "unknown view")):
         with pytest.raises(ConfigError, match=message):
             train(shapes, output=str(tmp_path / "run"), **{**SMALL, "tta": tta})
@@ -159,14 +163,14 @@ def test_crops_that_do_not_fit_are_refused_before_anything_is_trained(shapes: Pa
 def test_the_views_of_a_bundle_can_be_overridden(decided: tuple[Run, str], shapes: Path) -> None:
     done, level = decided
     images = sorted((shapes / "disc").glob("*.png"))[:5]
-    own, plain, other = (predict(done.path, images, tta=tta).probabilities for tta in (None, "none", "vflip"))
-    assert (level == "none") == np.array_equal(own, plain)
+    default, plain, other = (predict(done.path, images, tta=tta).probabilities for tta in (None, "none", "vflip"))
+    assert (level == "none") == np.array_equal(default, plain)
     assert not np.allclose(plain, other)
     again = predict_files(done.path, images, tta=LEVELS[2]).predictions.probabilities
-    assert level == "none" or np.allclose(again, own, atol=1e-6)  # the seed is the bundle's own
+    assert level == "none" or np.allclose(again, default, atol=1e-6)  # with the seed of the bundle
 
 
-def test_evaluating_tells_of_both(decided: tuple[Run, str], shapes: Path) -> None:
+def test_evaluate_scores_both_with_and_without_tta(decided: tuple[Run, str], shapes: Path) -> None:
     done, level = decided
     evaluation = evaluate(done.path, shapes)
     plain = evaluate(done.path, shapes, tta="none")
@@ -198,31 +202,43 @@ def test_a_submission_from_the_command_line(
         shutil.copy(shapes / name.split("-")[0] / f"{name}.png", tmp_path)
     sample = write_sample(tmp_path / "sample.csv", names)
     images = sorted(map(str, tmp_path.glob("*.png")))
-    words = ["predict", str(finished.path), *images, "--submission", str(sample), "--csv", str(tmp_path / "out.csv")]
-    assert cli.main([*words, "--tta", "flip"]) == 0
+    arguments = [
+        "predict",
+        str(finished.path),
+        *images,
+        "--submission",
+        str(sample),
+        "--csv",
+        str(tmp_path / "out.csv"),
+    ]
+    assert cli.main([*arguments, "--tta", "flip"]) == 0
     with open(tmp_path / "out.csv", newline="") as stream:
         rows = list(csv.reader(stream))
-    said = predict(finished.path, images, tta="flip")
-    expected = {Path(name).stem: label for name, label in zip(said.ids, said.predicted_names, strict=True)}
+    predictions = predict(finished.path, images, tta="flip")
+    expected = {
+        Path(name).stem: label for name, label in zip(predictions.ids, predictions.predicted_names, strict=True)
+    }
     assert rows == [["image", "label"], *([name, expected[name]] for name in names)]
     capsys.readouterr()
-    assert cli.main([*words[:-2]]) == 2
+    assert cli.main([*arguments[:-2]]) == 2
     assert "csv" in capsys.readouterr().err
-    assert cli.main([*words, "--tta", "crops:3@5"]) == 2
+    assert cli.main([*arguments, "--tta", "crops:3@5"]) == 2
     assert "at least 20" in capsys.readouterr().err
 
 
-def test_a_row_without_an_image_is_found_before_the_work(
+def test_a_submission_row_without_image_is_an_error_before_prediction(
     finished: Run, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = write_sample(tmp_path / "sample.csv", [f"disc-{index}" for index in range(41)])
-    monkeypatch.setattr("tercet.ensemble.bundle.Bundle.predict_source", lambda *_: pytest.fail("images were predicted"))
+    monkeypatch.setattr(
+        "tercet.ensemble.bundle.Bundle.predict_member_batches", lambda *_: pytest.fail("images were predicted")
+    )
     with pytest.raises(DataError, match="1 of its 41 rows have no image, such as 'disc-40'"):
         predict_files(finished.path, [shapes / "disc"], submission=str(sample), csv=str(tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_submission_needs_every_image_to_be_readable(finished: Run, shapes: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_of_a_submission_is_an_error(finished: Run, shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     sample = write_sample(tmp_path / "sample.csv", ["broken", "good"])
     shutil.copy(shapes / "disc" / "disc-1.png", tmp_path / "good.png")
@@ -236,5 +252,5 @@ def test_a_submission_needs_every_image_to_be_readable(finished: Run, shapes: Pa
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_metrics_are_as_reported(decided: tuple[Run, str]) -> None:
+def test_metrics_are_stored(decided: tuple[Run, str]) -> None:
     assert metrics_of(decided[0].path)["tta"] == decided[0].metrics["tta"]

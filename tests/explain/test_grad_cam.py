@@ -1,4 +1,4 @@
-"""Looking into networks: layers by name, class-activation maps, filters, feature maps, and no trace left."""
+"""Class-activation maps, layers by name, filters and feature maps; networks stay unchanged."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tercet.config.model import BackboneConfig, InputConfig, LabelsConfig, ModelConfig
 from tercet.core.errors import ConfigError
-from tercet.explain import hooks as looking
+from tercet.explain import hooks
 from tercet.explain.attention_rollout import attention_rollout
 from tercet.explain.grad_cam import activation_map
 from tercet.explain.hooks import UnsupportedExplanation, require_captum
@@ -29,20 +29,21 @@ def network(
     return build(name, num_classes=classes, config=config, channels=channels, image_size=size)
 
 
-def picture(classifier: Classifier) -> Tensor:
+def random_image(classifier: Classifier) -> Tensor:
     return torch.rand(1, classifier.spec.channels, *classifier.spec.size)
 
 
-def traces(classifier: Classifier) -> list[object]:
-    hooks = [len(part._forward_hooks) + len(part._backward_hooks) for part in classifier.modules()]
-    modes = [part.training for part in classifier.modules()]
-    fused = [getattr(part, "fused_attn", None) for part in classifier.modules()]
-    wanted = [(name, one.requires_grad, one.grad is None) for name, one in classifier.named_parameters()]
-    return [hooks, modes, fused, wanted, torch.backends.cudnn.enabled, torch.is_grad_enabled()]
+def state_of(classifier: Classifier) -> list[object]:
+    """Return everything that an explanation may change temporarily."""
+    num_hooks = [len(module._forward_hooks) + len(module._backward_hooks) for module in classifier.modules()]
+    modes = [module.training for module in classifier.modules()]
+    fused = [getattr(module, "fused_attn", None) for module in classifier.modules()]
+    gradients = [(name, weight.requires_grad, weight.grad is None) for name, weight in classifier.named_parameters()]
+    return [num_hooks, modes, fused, gradients, torch.backends.cudnn.enabled, torch.is_grad_enabled()]
 
 
-def finder_of_squares() -> tuple[Classifier, Tensor, list[tuple[int, int]]]:
-    """Return a network that learnt whether noise holds a bright square, images that do, and where the squares begin."""
+def square_detector() -> tuple[Classifier, Tensor, list[tuple[int, int]]]:
+    """Return a network trained to detect bright squares in noise, images with squares, and their corners."""
     generator = torch.Generator().manual_seed(1)
     classifier = network("wrn-10-1", size=(24, 24), channels=1, classes=2)
 
@@ -64,13 +65,13 @@ def finder_of_squares() -> tuple[Classifier, Tensor, list[tuple[int, int]]]:
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         for _ in range(20):
-            classifier(draw(24)[0])  # running statistics catch up with the weights
-    images, labels, corners = draw(16)
+            classifier(draw(24)[0])  # update the running statistics
+    images, _, corners = draw(16)
     return classifier.eval(), images[1::2], corners[1::2]
 
 
-def test_the_map_of_a_network_that_finds_squares_points_into_the_square() -> None:
-    classifier, images, corners = finder_of_squares()
+def test_the_map_of_a_square_detector_peaks_inside_the_square() -> None:
+    classifier, images, corners = square_detector()
     assert (classifier(images).argmax(1) == 1).sum() >= 6
     for image, (top, left) in zip(images, corners, strict=True):
         cells = activation_map(classifier, image[None], 1).cells
@@ -79,15 +80,15 @@ def test_the_map_of_a_network_that_finds_squares_points_into_the_square() -> Non
         assert top <= down <= top + 8 and left <= right <= left + 8
 
 
-def test_behind_a_global_average_the_map_is_the_weighted_sum_of_the_features() -> None:
+def test_with_global_average_pooling_the_map_is_the_weighted_sum_of_features() -> None:
     classifier = network("test_resnet", head="linear", input=InputConfig(size=(96,)))
-    image = picture(classifier)
-    found = activation_map(classifier, image, 2)
-    assert found.layer == "features.network.layer4"
+    image = random_image(classifier)
+    result = activation_map(classifier, image, 2)
+    assert result.layer == "features.network.layer4"
     features = classifier.eval().features.network.forward_features(classifier.preprocess(image))[0]
     weights = classifier.head.classes.weight[2]
     expected = torch.relu(torch.einsum("d,dhw->hw", weights, features)) / features[0].numel()
-    torch.testing.assert_close(found.cells, expected.detach())
+    torch.testing.assert_close(result.cells, expected.detach())
 
 
 @pytest.mark.parametrize(
@@ -103,17 +104,19 @@ def test_behind_a_global_average_the_map_is_the_weighted_sum_of_the_features() -
         ("sequencer2d_s", SEQUENCER, "features.network.norm", (6, 4)),
     ],
 )  # fmt: skip
-def test_the_last_map_is_found_in_any_network(name: str, options: dict, layer: str, grid: tuple[int, int]) -> None:
+def test_the_default_layer_is_the_last_with_a_fine_map(
+    name: str, options: dict, layer: str, grid: tuple[int, int]
+) -> None:
     classifier = network(name, **options)
     for parameter in classifier.parameters():
-        parameter.requires_grad_(False)  # a frozen network can be looked into as well
-    found = activation_map(classifier, picture(classifier), 1)
-    assert (found.layer, tuple(found.cells.shape)) == (layer, grid)
-    assert (found.cells >= 0).all()
+        parameter.requires_grad_(False)  # frozen networks are supported too
+    result = activation_map(classifier, random_image(classifier), 1)
+    assert (result.layer, tuple(result.cells.shape)) == (layer, grid)
+    assert (result.cells >= 0).all()
 
 
 @pytest.mark.parametrize("form", ["channels first", "channels last", "tokens"])
-def test_a_layout_is_taken_apart_and_put_together(form: str) -> None:
+def test_splitting_and_merging_a_layout_is_lossless(form: str) -> None:
     layout = Layout(form, (2, 3), 1 if form == "tokens" else 0)  # type: ignore[arg-type]
     output = torch.rand(1, *{"channels first": (5, 2, 3), "channels last": (2, 3, 5), "tokens": (7, 5)}[form])
     cells = layout.split(output)
@@ -121,59 +124,63 @@ def test_a_layout_is_taken_apart_and_put_together(form: str) -> None:
     assert torch.equal(layout.merge(output, cells), output)
 
 
-def test_a_named_layer_takes_the_place_of_the_last_and_must_have_a_map() -> None:
+def test_a_named_layer_must_return_a_feature_map() -> None:
     classifier = network("test_vit")
-    image = picture(classifier)
-    found = activation_map(classifier, image, 0, layer=find_layer(classifier, "blocks.2"))
-    assert found.layer == "features.network.blocks.2" and found.cells.any()
-    with pytest.raises(ConfigError, match=r"'head.classes' of 'test_vit' returns no map of the image \(4\).*--layers"):
+    image = random_image(classifier)
+    result = activation_map(classifier, image, 0, layer=find_layer(classifier, "blocks.2"))
+    assert result.layer == "features.network.blocks.2" and result.cells.any()
+    with pytest.raises(
+        ConfigError, match=r"'head.classes' of 'test_vit' does not return a feature map \(4\).*--layers"
+    ):
         activation_map(classifier, image, 0, layer="head.classes")
-    with pytest.raises(ConfigError, match="returns no map of the image"):
+    with pytest.raises(ConfigError, match="does not return a feature map"):
         feature_maps(classifier, image, "head")
 
 
-def test_what_a_network_does_not_offer_is_said_with_its_reason() -> None:
+def test_unsupported_explanations_give_a_reason() -> None:
     rows = network("row-gru", channels=1, hidden_size=4, num_layers=1)
-    with pytest.raises(UnsupportedExplanation, match="no layer of 'row-gru' returns a map"):
-        activation_map(rows, picture(rows), 0)
+    with pytest.raises(UnsupportedExplanation, match="no layer of 'row-gru' returns a feature map"):
+        activation_map(rows, random_image(rows), 0)
     with pytest.raises(UnsupportedExplanation, match="no convolution that reads the image"):
         first_filters(rows)
-    names = network("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", hidden_size=4, embedding_dim=4))
-    for way in (activation_map, step_contributions):
-        with pytest.raises(UnsupportedExplanation, match=r"no gradient|reads no sequence"):
-            way(names, picture(names), 0)
+    decoder = network("small-cnn", labels=LabelsConfig(decoder="cnn-rnn", hidden_size=4, embedding_dim=4))
+    for method in (activation_map, step_contributions):
+        with pytest.raises(UnsupportedExplanation, match=r"no gradient|no recurrent module"):
+            method(decoder, random_image(decoder), 0)
     with pytest.raises(UnsupportedExplanation, match=r"no gradient.*feature maps"):
-        activation_map(names, picture(names), 0)
-    with pytest.raises(UnsupportedExplanation, match="no attention over all its patches"):
-        attention_rollout(names, picture(names))
+        activation_map(decoder, random_image(decoder), 0)
+    with pytest.raises(UnsupportedExplanation, match="no global attention"):
+        attention_rollout(decoder, random_image(decoder))
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("way", [activation_map, attention_rollout, step_contributions], ids=lambda way: way.__name__)
-def test_nothing_is_left_behind(way, mode) -> None:
+@pytest.mark.parametrize(
+    "method", [activation_map, attention_rollout, step_contributions], ids=lambda method: method.__name__
+)
+def test_an_explanation_leaves_the_network_unchanged(method, mode) -> None:
     classifier = network("test_vit", recurrent="gru", scan="rows", hidden_size=4)
-    classifier.features.eval()  # parts may be in different modes
+    classifier.features.eval()  # modules may be in different modes
     next(classifier.parameters()).requires_grad_(False)
-    image = picture(classifier)
+    image = random_image(classifier)
     with mode():
-        before = traces(classifier)
-        way(classifier, image) if way is attention_rollout else way(classifier, image, 1)
-        assert traces(classifier) == before
+        before = state_of(classifier)
+        method(classifier, image) if method is attention_rollout else method(classifier, image, 1)
+        assert state_of(classifier) == before
 
 
-def test_nothing_is_left_behind_by_an_error() -> None:
+def test_an_error_leaves_the_network_unchanged() -> None:
     classifier = network("test_vit")
-    before = traces(classifier)
-    for way in (
+    before = state_of(classifier)
+    for method in (
         lambda image: attention_rollout(classifier, image),
         lambda image: last_feature_map(classifier, image, 0),
     ):
         with pytest.raises(ValueError, match="7 channels"):
-            way(torch.rand(1, 7, 160, 160))
-    assert traces(classifier) == before
+            method(torch.rand(1, 7, 160, 160))
+    assert state_of(classifier) == before
 
 
-def test_layers_are_found_by_their_whole_name_or_the_end_of_it() -> None:
+def test_layers_are_found_with_and_without_the_backbone_prefix() -> None:
     classifier = network("test_resnet")
     assert find_layer(classifier, "layer4.0") == find_layer(classifier, "features.network.layer4.0")
     assert find_layer(classifier, "head.dense") == "head.dense"
@@ -183,7 +190,7 @@ def test_layers_are_found_by_their_whole_name_or_the_end_of_it() -> None:
         find_layer(classifier, "zzz")
 
 
-def test_layers_are_listed_with_what_they_return() -> None:
+def test_layers_are_listed_with_their_output_shapes() -> None:
     classifier = network("small-cnn", channels=1)
     listed = {layer.name: layer for layer in network_layers(classifier)}
     assert list(listed) == layer_names(classifier)
@@ -192,29 +199,29 @@ def test_layers_are_listed_with_what_they_return() -> None:
     row = {
         layer.name: layer.shape for layer in network_layers(network("row-gru", channels=1, hidden_size=4, num_layers=1))
     }
-    assert row["features"] == (32, 32) and row["recurrent.kernel"] is None  # it returns a pair
+    assert row["features"] == (32, 32) and row["recurrent.kernel"] is None  # returns a tuple
 
 
-def test_filters_and_feature_maps_are_the_networks_own() -> None:
+def test_filters_and_feature_maps_equal_weights_and_outputs() -> None:
     classifier = network("small-cnn", channels=1).eval()
     first = first_filters(classifier)
     assert first.layer == "features.convolution" and torch.equal(first.weights, classifier.features.convolution.weight)
     assert conv_filters(classifier, "features.pooling") is None
-    image = picture(classifier)
+    image = random_image(classifier)
     maps = feature_maps(classifier, image, "features.activation")
     assert torch.equal(maps, torch.relu(classifier.features.convolution(image))[0])
 
 
-def test_feature_maps_are_those_before_a_layer_changed_them_in_place() -> None:
+def test_feature_maps_are_copied_before_in_place_operations() -> None:
     classifier = network("test_resnet")
-    image = picture(classifier)
+    image = random_image(classifier)
     assert classifier.features.network.layer1[0].act1.inplace
     assert (feature_maps(classifier, image, find_layer(classifier, "layer1.0.act1")) >= 0).all()
     assert (feature_maps(classifier, image, find_layer(classifier, "layer1.0.bn1")) < 0).any()
 
 
-def test_without_captum_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_captum_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require_captum()
-    monkeypatch.setattr(looking, "captum_attr", None)
+    monkeypatch.setattr(hooks, "captum_attr", None)
     with pytest.raises(ConfigError, match=r"needs captum.*pip install 'tercet\[explain\]'"):
         require_captum()

@@ -1,4 +1,4 @@
-"""Maps in the file are the gradients that autograd finds, laid over each other."""
+"""Class-activation maps in ONNX files equal Grad-CAM by autograd, averaged over members."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx import ModelProto
 from torch.nn import functional
 
 from tercet.config.model import InputConfig, ModelConfig
@@ -37,59 +38,75 @@ def member(network: str, size: int = 64, **options: object) -> Member:
 MEMBERS = [
     member("test_resnet", head="paper", head_hidden_dim=7),
     member("wrn-10-1", size=32),
-    member("test_resnet", head="mlp"),
 ]
+MLP = member("test_resnet", head="mlp")
+NAMES = tuple(item.name for item in MEMBERS)
 
 
-def seen_by_autograd(one: Member, image: np.ndarray, label: int) -> torch.Tensor:
-    """Return the map h w of a member by Grad-CAM's own definition."""
-    kept: list[torch.Tensor] = []
-    classifier = one.classifier
-    network = classifier.features
-    part = network.network.layer4 if hasattr(network, "network") else network.activation
-    handle = part.register_forward_hook(lambda _, given, made: kept.append(made))
+@pytest.fixture(scope="module")
+def graphs() -> list[ModelProto]:
+    return [export_member(item, with_cam=True) for item in MEMBERS]
+
+
+def grad_cam(item: Member, image: np.ndarray, label: int) -> torch.Tensor:
+    """Return the map h w of a member by the definition of Grad-CAM."""
+    outputs: list[torch.Tensor] = []
+    classifier = item.classifier
+    features = classifier.features
+    layer = features.network.layer4 if hasattr(features, "network") else features.activation
+    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     logits = classifier(prepare(image, classifier.spec)[None])
     handle.remove()
-    (slopes,) = torch.autograd.grad(logits[0, label], kept[0])
-    seen = (kept[0] * slopes.mean((2, 3), keepdim=True)).sum(1).relu()[0]
-    return seen / seen.max().clamp(min=1e-12)
+    (gradients,) = torch.autograd.grad(logits[0, label], outputs[0])
+    cells = (outputs[0] * gradients.mean((2, 3), keepdim=True)).sum(1).relu()[0]
+    return cells / cells.max().clamp(min=1e-12)
 
 
-def test_the_mean_of_the_members_maps(tmp_path: Path) -> None:
-    bundle = Bundle(CLASSES, tuple(MEMBERS), Combiner("average", tuple(one.name for one in MEMBERS)))
-    graphs = [export_member(one, mapped=True) for one in MEMBERS]
-    (tmp_path / "seen.onnx").write_bytes(assemble_onnx(bundle, graphs, version="1"))
-    model = OnnxModel.load(tmp_path / "seen.onnx", threads=1)
-    assert model.has_maps and model.metadata["maps"] == [one.name for one in MEMBERS]
+def check_maps(members: list[Member], graphs: list[ModelProto], tmp_path: Path) -> None:
+    """Compare the maps of an exported average with the mean of the members' Grad-CAM maps."""
+    names = tuple(item.name for item in members)
+    bundle = Bundle(CLASSES, tuple(members), Combiner("average", names))
+    (tmp_path / "model.onnx").write_bytes(assemble_onnx(bundle, graphs, version="1"))
+    model = OnnxModel.load(tmp_path / "model.onnx", threads=1)
+    assert model.has_maps and model.metadata["maps"] == list(names)
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     output = model.run(images)
     assert output.maps is not None and output.maps.shape == (3, 8, 8)
-    for image, told, probabilities in zip(images, output.maps, output.probabilities, strict=True):
-        parts = [seen_by_autograd(one, image, int(probabilities.argmax())) for one in MEMBERS]
-        laid = [functional.interpolate(one[None, None], (8, 8), mode="bilinear")[0, 0] for one in parts]
-        mean = torch.stack(laid).mean(0)
-        np.testing.assert_allclose(told, (mean / mean.max().clamp(min=1e-12)).detach().numpy(), atol=1e-4)
+    for image, cells, probabilities in zip(images, output.maps, output.probabilities, strict=True):
+        maps = [grad_cam(item, image, int(probabilities.argmax())) for item in members]
+        mean = torch.stack([functional.interpolate(each[None, None], (8, 8), mode="bilinear")[0, 0] for each in maps])
+        mean = mean.mean(0)
+        np.testing.assert_allclose(cells, (mean / mean.max().clamp(min=1e-12)).detach().numpy(), atol=1e-4)
     assert output.maps.min() >= 0 and output.maps.max() <= 1
     assert compare_outputs(bundle, model, VerificationImages(tuple(images), None, "drawn")).passed
 
 
-def test_maps_beside_8_bits(tmp_path: Path) -> None:
-    one = MEMBERS[1]
-    bundle = Bundle(CLASSES, (one,))
+def test_the_maps_are_the_mean_of_the_members_maps(graphs: list[ModelProto], tmp_path: Path) -> None:
+    check_maps(MEMBERS, graphs, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_maps_of_an_mlp_head_equal_grad_cam(graphs: list[ModelProto], tmp_path: Path) -> None:
+    check_maps([*MEMBERS, MLP], [*graphs, export_member(MLP, with_cam=True)], tmp_path)
+
+
+def test_int8_members_have_maps(graphs: list[ModelProto], tmp_path: Path) -> None:
+    wide = MEMBERS[1]
+    bundle = Bundle(CLASSES, (wide,))
     images = np.random.default_rng(0).integers(0, 256, (16, 40, 40, 3), dtype=np.uint8)
-    changed = quantize(export_member(one, mapped=True), calibration_batches(bundle, 0, list(images)), name=one.name)
-    assert changed is not None
-    (tmp_path / "seen.onnx").write_bytes(assemble_onnx(bundle, [changed], version="1", quantized=[one.name]))
-    output = OnnxModel.load(tmp_path / "seen.onnx", threads=1).run(images)
+    quantized = quantize(graphs[1], calibration_batches(bundle, 0, list(images)), name=wide.name)
+    assert quantized is not None
+    (tmp_path / "model.onnx").write_bytes(assemble_onnx(bundle, [quantized], version="1", quantized=[wide.name]))
+    output = OnnxModel.load(tmp_path / "model.onnx", threads=1).run(images)
     assert output.maps is not None and output.maps.shape == (16, 8, 8)
     expected = bundle.predict(list(images)).probabilities
     np.testing.assert_allclose(output.probabilities, expected, atol=0.1)
-    exact = seen_by_autograd(one, images[0], int(output.probabilities[0].argmax()))
+    exact = grad_cam(wide, images[0], int(output.probabilities[0].argmax()))
     assert np.corrcoef(output.maps[0].ravel(), exact.detach().numpy().ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(
-    "one",
+    "item",
     [
         replace(MEMBERS[0], views=TTAConfig.parse("flip")),
         member("test_resnet", head="linear", recurrent="lstm", hidden_size=4),
@@ -97,16 +114,15 @@ def test_maps_beside_8_bits(tmp_path: Path) -> None:
         member("row-rnn", size=16),
         member("test_vit", head="linear"),
     ],
-    ids=["views", "recurrent", "no average", "rows", "tokens"],
+    ids=["augmentation", "recurrent", "no global pooling", "rows", "tokens"],
 )
-def test_others_have_no_map(one: Member) -> None:
-    assert not supports_cam(one)
+def test_other_members_do_not_support_maps(item: Member) -> None:
+    assert not supports_cam(item)
 
 
-def test_maps_are_laid_over_each_other_only_where_the_same_is_shown() -> None:
+def test_only_members_with_equal_crops_are_averaged() -> None:
     spec = replace(MEMBERS[1].classifier.spec, crop_pct=0.5)
     closer = member("wrn-10-1", size=32)
     closer.classifier.spec = spec
-    names = tuple(one.name for one in MEMBERS)
-    bundle = Bundle(CLASSES, (MEMBERS[0], closer, MEMBERS[2]), Combiner("average", names))
-    assert cam_members(bundle) == [MEMBERS[0], MEMBERS[2]]
+    bundle = Bundle(CLASSES, (*MEMBERS, closer), Combiner("average", (*NAMES, "closer")))
+    assert cam_members(bundle) == MEMBERS

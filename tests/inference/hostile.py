@@ -1,4 +1,4 @@
-"""Exported files that pass every check of a file, and ask for more than there is once they compute."""
+"""ONNX files that pass all static checks, and need excessive memory or time when they run."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from tercet.inference.onnx_file import write_checked
 from tests.inference.tiny import DOCUMENT, tiny_model
 
-_TENSOR = 64 * 2**20  # bytes of each of the tensors that `many` keeps
+_TENSOR = 64 * 2**20  # bytes per tensor of `many`
 
 
 def hostile(kind: str) -> ModelProto:
-    """Return the tiny model with nodes beside it that its answer waits for.
+    """Return the tiny model with additional nodes on which its output depends.
 
     Args:
         kind: `expand`: one tensor of 32 GB; `constant`: the same, from constants; `many`: 64 tensors of 64 MiB, all
-            kept and all written; `growing`: one whose size grows with the fourth power of the image's; `slow`: hours of
-            work in little memory; `overflow`: dimensions whose product is no number of 64 bits.
+            alive at once; `growing`: a tensor whose size grows with the fourth power of the image size; `slow`: hours
+            of computation in little memory; `overflow`: dimensions whose product exceeds 64 bits.
     """
     node = helper.make_node
     shapes = {
@@ -45,11 +45,11 @@ def hostile(kind: str) -> ModelProto:
     nodes += [node("Mul", ["summary", "nothing"], ["zero"]), node("Add", ["scaled", "zero"], ["scaled_on"])]
     model = tiny_model()
     graph = model.graph
-    own = list(graph.node)
-    (place,) = [index for index, one in enumerate(own) if one.op_type == "Softmax"]
-    own[place].input[0] = "scaled_on"
+    original = list(graph.node)
+    (softmax,) = [index for index, entry in enumerate(original) if entry.op_type == "Softmax"]
+    original[softmax].input[0] = "scaled_on"
     del graph.node[:]
-    graph.node.extend([*own[:place], *nodes, *own[place:]])
+    graph.node.extend([*original[:softmax], *nodes, *original[softmax:]])
     graph.initializer.append(helper.make_tensor("every", TensorProto.INT64, [4], [0, 1, 2, 3]))
     graph.initializer.append(helper.make_tensor("nothing", TensorProto.FLOAT, [1], [0.0]))
     if kind in shapes:
@@ -58,6 +58,6 @@ def hostile(kind: str) -> ModelProto:
 
 
 def write_hostile(path: Path, kind: str) -> Path:
-    """Write the file, with hashes that are right."""
+    """Write the file with correct checksums."""
     path.write_bytes(write_checked(hostile(kind).SerializeToString(), DOCUMENT))
     return path

@@ -1,4 +1,4 @@
-"""Programs that are not ours, or are damaged, are told before PyTorch loads them."""
+"""Foreign and damaged torch.export programs are refused before PyTorch loads them."""
 
 import json
 import zipfile
@@ -10,7 +10,7 @@ import pytest
 from tercet.cli.main import main
 from tercet.core.errors import ConfigError, ModelError
 from tercet.ensemble.bundle import Bundle
-from tercet.export.onnx_assembly import describe_bundle
+from tercet.export.metadata import describe_bundle
 from tercet.export.torch_export import assemble_program
 from tercet.inference.onnx_model import OnnxModel
 from tercet.inference.predict import predict
@@ -29,8 +29,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def changed(file: Path, target: Path, changes: dict[str, Callable[[bytes], bytes] | bytes | None]) -> Path:
-    """Copy an archive with other records; None leaves one out, bytes add or replace one."""
+def copy_archive(file: Path, target: Path, changes: dict[str, Callable[[bytes], bytes] | bytes | None]) -> Path:
+    """Copy an archive with changed records; None removes a record, bytes add or replace it."""
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(target, "w") as copy:
         records = {entry.filename.partition("/")[2]: source.read(entry) for entry in source.infolist()}
         for name, change in changes.items():
@@ -41,7 +41,7 @@ def changed(file: Path, target: Path, changes: dict[str, Callable[[bytes], bytes
     return target
 
 
-def edited(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
+def edit_json(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
     def edit(content: bytes) -> bytes:
         document = json.loads(content)
         change(document)
@@ -50,45 +50,46 @@ def edited(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
     return edit
 
 
-def test_a_copy_of_the_records_is_as_good(file: Path, tmp_path: Path) -> None:
-    assert TorchModel.load(changed(file, tmp_path / "copy.pt2", {})).classes == CLASSES
+def test_a_copied_archive_loads(file: Path, tmp_path: Path) -> None:
+    assert TorchModel.load(copy_archive(file, tmp_path / "copy.pt2", {})).classes == CLASSES
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda it: it.update(format="tercet-torch-9"), "not of format"),
-        (lambda it: it.pop("format"), "not of format"),
-        (lambda it: it.pop("classes"), "names of its classes"),
+        (lambda document: document.update(format="tercet-torch-9"), "not of format"),
+        (lambda document: document.pop("classes"), "names of its classes"),
     ],
 )
-def test_a_wrong_description_is_refused(
-    change: Callable[[dict], object], told: str, file: Path, tmp_path: Path
+def test_invalid_metadata_are_refused(
+    change: Callable[[dict], object], message: str, file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=told):
-        TorchModel.load(changed(file, tmp_path / "changed.pt2", {DESCRIPTION: edited(change)}))
+    with pytest.raises(ModelError, match=message):
+        TorchModel.load(copy_archive(file, tmp_path / "changed.pt2", {DESCRIPTION: edit_json(change)}))
 
 
-def test_a_program_that_does_not_load_is_told(file: Path, tmp_path: Path) -> None:
-    wrong = changed(file, tmp_path / "changed.pt2", {MODEL: edited(lambda it: it.pop("graph_module"))})
+def test_a_program_that_does_not_load_is_refused(file: Path, tmp_path: Path) -> None:
+    wrong = copy_archive(
+        file, tmp_path / "changed.pt2", {MODEL: edit_json(lambda document: document.pop("graph_module"))}
+    )
     with pytest.raises(ModelError, match="export the bundle again"):
         TorchModel.load(wrong)
 
 
-def test_archives_of_others_are_refused(file: Path, tmp_path: Path) -> None:
+def test_other_archives_are_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not written by tercet export"):
-        TorchModel.load(changed(file, tmp_path / "theirs.pt2", {"extra/tercet.json": None}))
+        TorchModel.load(copy_archive(file, tmp_path / "theirs.pt2", {"extra/tercet.json": None}))
     (tmp_path / "text.pt2").write_text("none")
     for wrong in (tmp_path / "text.pt2", tmp_path / "absent.pt2"):
         with pytest.raises(ModelError, match=wrong.name):
             TorchModel.load(wrong)
 
 
-def test_a_changed_byte_is_noticed(file: Path, tmp_path: Path) -> None:
+def test_changed_and_truncated_archives_are_refused(file: Path, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
-        place = archive.getinfo("archive/data/weights/weight_0").header_offset
-    content[place + 150] ^= 1
+        offset = archive.getinfo("archive/data/weights/weight_0").header_offset
+    content[offset + 150] ^= 1
     (tmp_path / "changed.pt2").write_bytes(content)
     with pytest.raises(ModelError, match="is damaged"):
         TorchModel.load(tmp_path / "changed.pt2")
@@ -97,24 +98,24 @@ def test_a_changed_byte_is_noticed(file: Path, tmp_path: Path) -> None:
         TorchModel.load(tmp_path / "short.pt2")
 
 
-@pytest.mark.parametrize("words", [["predict"], ["evaluate"], ["serve"]])
-def test_a_program_is_asked_with_pytorch(
-    words: list[str], file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["predict", "evaluate", "serve"])
+def test_commands_do_not_accept_programs(
+    command: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    given = [] if words == ["serve"] else [str(tmp_path)]
-    assert main([*words, str(file), *given]) == 2
-    told = capfd.readouterr().err
-    assert "is a program for PyTorch" in told and "use the bundle" in told and "tercet export RUN model.onnx" in told
+    arguments = [] if command == "serve" else [str(tmp_path)]
+    assert main([command, str(file), *arguments]) == 2
+    error = capfd.readouterr().err
+    assert "PyTorch" in error and "use the bundle" in error and "tercet export RUN model.onnx" in error
 
 
-def test_a_folder_of_such_a_name_may_be_a_bundle(tmp_path: Path) -> None:
+def test_a_bundle_folder_may_end_in_pt2(tmp_path: Path) -> None:
     bundle = Bundle(CLASSES, (make_member("rows"),))
     bundle.save(tmp_path / "odd.pt2")
-    assert main(["predict", str(tmp_path / "odd.pt2"), str(tmp_path)]) == 3  # it has no images, but is no program
+    assert main(["predict", str(tmp_path / "odd.pt2"), str(tmp_path)]) == 3  # the error: there are no images
 
 
-def test_python_is_told_likewise(file: Path) -> None:
-    with pytest.raises(ConfigError, match="is a program for PyTorch"):
+def test_functions_do_not_accept_programs(file: Path) -> None:
+    with pytest.raises(ConfigError, match="PyTorch"):
         OnnxModel.load(file)
-    with pytest.raises(ConfigError, match="is a program for PyTorch"):
+    with pytest.raises(ConfigError, match="PyTorch"):
         predict(file, [])

@@ -1,4 +1,4 @@
-"""A file as `tercet export` leaves it, made by hand: the mean colour of an image picks its class."""
+"""A hand-made exported file: the mean colour of an image determines its class."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ DOCUMENT = {
 
 
 def tiny_model(*, scale: float = 9.0, extra: list | None = None) -> ModelProto:
-    """Return images B H W 3 to the softmax of the mean colours; `extra` nodes stand beside."""
+    """Return a model from images B H W 3 to the softmax of the mean colours, with `extra` nodes."""
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
@@ -48,6 +48,6 @@ def tiny_model(*, scale: float = 9.0, extra: list | None = None) -> ModelProto:
 
 
 def write_tiny(path: Path, **changes: object) -> Path:
-    """Write the file; `changes` are other entries of its document."""
+    """Write the file; `changes` replace entries of its metadata."""
     path.write_bytes(write_checked(tiny_model().SerializeToString(), {**DOCUMENT, **changes}))
     return path

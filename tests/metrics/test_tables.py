@@ -1,4 +1,4 @@
-"""Tables show every number within 80 columns, and names are never obeyed."""
+"""Text tables: content, 80 columns, and escaped names."""
 
 import json
 import subprocess
@@ -26,9 +26,8 @@ HOSTILE = ("[red]x[/red]", "\x1b[31mred\x1b[0m", "a\nb\tc", "[/]", "\u202egnp.ex
 
 def predictions(rows: int = 40, classes: tuple[str, ...] = HOSTILE) -> Predictions:
     generator = np.random.default_rng(0)
-    width = len(classes)
-    labels = np.arange(rows) % width
-    values = generator.dirichlet(np.ones(width), rows)
+    labels = np.arange(rows) % len(classes)
+    values = generator.dirichlet(np.ones(len(classes)), rows)
     return Predictions.of(values, classes=classes, labels=labels)
 
 
@@ -41,30 +40,29 @@ def rows(name: str = "row-bilstm") -> list[ResultRow]:
     ]
 
 
-def test_every_row_is_there_members_first_and_the_chosen_one_marked() -> None:
+def test_members_come_first_and_the_chosen_row_is_marked() -> None:
     text = as_text(results_table(rows(), title="digits, test"))
-    places = [
-        text.index(name) for name in ("digits, test", "row-bilstm", "small-cnn", "* average", "chosen on validation")
-    ]
-    assert places == sorted(places)
+    parts = ("digits, test", "row-bilstm", "small-cnn", "* average", "chosen on validation")
+    positions = [text.index(part) for part in parts]
+    assert positions == sorted(positions)
     assert f"{rows()[0].scores.accuracy:.4f}" in text
     assert "n = 40 samples" in text
     assert "216k" in text and "51.1M" in text and "123" in text and "4.6" in text
 
 
-def test_different_numbers_of_samples_get_a_column() -> None:
-    other = ResultRow("elsewhere", "member", score(predictions(17)))
+def test_different_numbers_of_samples_have_a_column() -> None:
+    other = ResultRow("other", "member", score(predictions(17)))
     text = as_text(results_table([*rows(), other]))
     assert "n = " not in text
     assert " 17 " in text and " 40 " in text
 
 
-def test_without_a_choice_there_is_no_mark() -> None:
+def test_without_a_chosen_row_there_is_no_mark() -> None:
     assert "*" not in as_text(results_table(rows()[1:]))
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "x" * 200, "efficientnet_b0.ra_in1k"])
-def test_tables_fit_80_columns_and_lose_nothing(name: str) -> None:
+def test_tables_fit_80_columns_without_truncation(name: str) -> None:
     text = as_text(results_table(rows(name), title=name))
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"{value:.4f}" in text for value in {row.scores.accuracy for row in rows()})
@@ -73,10 +71,10 @@ def test_tables_fit_80_columns_and_lose_nothing(name: str) -> None:
     assert printable(name)[:60] in folded
 
 
-def test_names_from_outside_are_shown_not_obeyed() -> None:
+def test_markup_and_control_characters_in_names_are_escaped() -> None:
     for table in (
         classes_table(predictions()),
-        pairs_table(predictions(), most=40),
+        pairs_table(predictions(), limit=40),
         results_table(rows("[red]x[/red]")),
     ):
         text = as_text(table)
@@ -86,26 +84,26 @@ def test_names_from_outside_are_shown_not_obeyed() -> None:
     assert "\\x1b[31mred" in as_text(classes_table(predictions()))
 
 
-def test_printable_names_stay_as_they_are() -> None:
+def test_printable_keeps_printable_characters() -> None:
     assert printable("Grüße [x] 猫 🐈") == "Grüße [x] 猫 🐈"
     assert printable("a\x1b[0m\n\udcff") == "a\\x1b[0m\\n\\udcff"
 
 
-def test_a_class_without_a_sample_has_no_recall() -> None:
+def test_a_class_without_samples_has_no_recall() -> None:
     table = classes_table(Predictions.of([[0.9, 0.1, 0.0]] * 2, classes=["cat", "dog", "owl"], labels=[0, 0]))
     cat, dog = (next(line for line in as_text(table).splitlines() if name in line).split() for name in ("cat", "dog"))
     assert cat == ["cat", "2", "1.000", "1.000", "1.000"]
     assert dog == ["dog", "0", "0.000", "-", "0.000"]
 
 
-def test_pairs_show_count_and_share() -> None:
-    truth, said = [0, 0, 0, 0], [0, 1, 1, 1]
-    table = pairs_table(Predictions.of(np.eye(2)[said], classes=["cat", "dog"], labels=truth))
+def test_pairs_table_has_count_and_share() -> None:
+    truth, predicted = [0, 0, 0, 0], [0, 1, 1, 1]
+    table = pairs_table(Predictions.of(np.eye(2)[predicted], classes=["cat", "dog"], labels=truth))
     assert "cat dog" in " ".join(as_text(table).split())
     assert "3 75.0 %" in as_text(table)
 
 
-def test_rows_are_plain_values() -> None:
+def test_rows_can_be_written_as_json() -> None:
     document = json.loads(json.dumps([row.to_dict() for row in rows()], allow_nan=False))
     assert document[0]["name"] == "average" and document[0]["chosen"] is True
     assert document[1]["parameters"] == 216_426 and document[1]["macro_f1"] == rows()[1].scores.macro_f1
@@ -116,28 +114,27 @@ def test_rows_are_plain_values() -> None:
     [(0, "0"), (999, "999"), (1_000, "1.0k"), (216_426, "216k"), (697_130, "697k"), (999_949, "1.0M"),
      (1_642_596, "1.6M"), (51_123_258, "51.1M"), (143_730_386, "144M"), (999_600_000, "1.0G"), (7_000_000_000, "7.0G")],
 )  # fmt: skip
-def test_counts_are_short(count: int, text: str) -> None:
+def test_short_count(count: int, text: str) -> None:
     assert short_count(count) == text
     assert len(text) <= 5
 
 
-def test_a_comparison_is_one_sentence_that_says_whether_it_is_chance() -> None:
+def test_comparison_text_is_one_sentence_with_a_verdict() -> None:
     good = Predictions.of(np.eye(2)[[0] * 30], labels=[0] * 30)
     bad = Predictions.of(np.eye(2)[[0] * 10 + [1] * 20], labels=[0] * 30)
     text = comparison_text(compare(good, bad), "[b]good", "bad\n")
-    assert "+66.67 points" in text and "only [b]good right 20" in text and ": more than chance" in text
+    assert "+66.67 points" in text and "only [b]good correct 20" in text and ": more than chance" in text
     assert "\n" not in text
     assert "no more than chance" in comparison_text(compare(good, good), "good", "good")
 
 
-@pytest.mark.parametrize(
-    ("modules", "absent"),
-    [
-        ("tercet.ensemble.cross_fit, tercet.metrics.tables", ("torch", "timm", "lightning", "matplotlib")),
-        ("tercet.core.prediction_files", ("torch", "sklearn", "scipy", "rich", "matplotlib")),
-    ],
-)
-def test_scoring_files_needs_no_network_library(modules: str, absent: tuple[str, ...]) -> None:
-    program = f"import sys, {modules}; sys.exit(', '.join(sorted(set({absent!r}) & set(sys.modules))) or 0)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_scoring_prediction_files_imports_no_network_library() -> None:
+    program = """
+import sys, tercet.core.prediction_files
+unexpected = {"torch", "sklearn", "scipy", "rich", "matplotlib"} & set(sys.modules)
+import tercet.ensemble.cross_fit, tercet.metrics.tables
+unexpected |= {"torch", "timm", "lightning", "matplotlib"} & set(sys.modules)
+sys.exit(", ".join(sorted(unexpected)) or 0)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

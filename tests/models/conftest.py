@@ -1,3 +1,3 @@
-"""Tests here import timm themselves: the package that makes it importable comes first."""
+"""Tests import timm themselves; `tercet.models` must be imported first to make it importable."""
 
 import tercet.models  # noqa: F401

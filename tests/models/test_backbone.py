@@ -1,4 +1,4 @@
-"""One adapter for the three forms of timm."""
+"""The backbone adapter for timm networks with outputs B C H W, B H W C and B N D."""
 
 import pytest
 import timm
@@ -8,7 +8,12 @@ from tercet.core.errors import ConfigError
 from tercet.models.backbone import Backbone
 
 SHAPE = (3, 64, 96)
-FORMS = ["test_resnet", "test_mambaout", "test_vit", "mobilenetv3_small_050"]  # B C H W, B H W C, B N D, a wider head
+FORMS = [
+    "test_resnet",
+    "test_mambaout",
+    "test_vit",
+    "mobilenetv3_small_050",
+]  # B C H W, B H W C, B N D, layers after the pooling
 
 
 def backbone(name: str, read: str = "pooled", **options) -> Backbone:
@@ -16,7 +21,7 @@ def backbone(name: str, read: str = "pooled", **options) -> Backbone:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_announced_width_and_grid_are_those_that_come_out(name):
+def test_num_features_and_grid_match_the_output(name):
     images = torch.rand(2, *SHAPE)
     with torch.no_grad():
         pooled, mapped = backbone(name), backbone(name, "map")
@@ -35,7 +40,7 @@ def test_tokens_are_the_feature_map_in_raster_order(name):
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050"])
-def test_the_map_of_a_convolutional_network_lies_as_the_image_does(name):
+def test_the_map_of_a_convolutional_network_has_the_layout_of_the_image(name):
     module = backbone(name, "map")
     images = torch.zeros(1, *SHAPE)
     images[..., 48:, 80:] = 1.0  # bottom right
@@ -44,7 +49,7 @@ def test_the_map_of_a_convolutional_network_lies_as_the_image_does(name):
     assert change[-1, -1] > 2 * change[0, 0]
 
 
-def test_the_map_of_tokens_lies_as_the_image_does():
+def test_the_map_of_tokens_has_the_layout_of_the_image():
     module = backbone("test_vit", "map")
     network = module.network
     images = torch.rand(1, *SHAPE)
@@ -54,7 +59,7 @@ def test_the_map_of_tokens_lies_as_the_image_does():
     assert module.grid == (64 // 16, 96 // 16)
 
 
-def test_layers_behind_the_pooling_stay_for_the_pooled_vector_and_go_for_the_map():
+def test_layers_after_the_pooling_are_removed_for_the_map_only():
     pooled, mapped = backbone("mobilenetv3_small_050"), backbone("mobilenetv3_small_050", "map")
     assert pooled.num_features == pooled.network.head_hidden_size == 1024
     assert mapped.num_features == mapped.network.num_features == 288
@@ -62,7 +67,7 @@ def test_layers_behind_the_pooling_stay_for_the_pooled_vector_and_go_for_the_map
     assert names == {"network.conv_head.weight", "network.conv_head.bias"}
 
 
-def test_probing_leaves_the_network_as_it_was():
+def test_construction_does_not_change_the_network():
     network = timm.create_model("test_resnet", num_classes=0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     Backbone(network, SHAPE)
@@ -70,14 +75,14 @@ def test_probing_leaves_the_network_as_it_was():
     assert all(not value.is_meta and torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_shared_layers_survive_probing():
+def test_construction_keeps_shared_layers():
     module = Backbone(timm.create_model("coat_lite_tiny", num_classes=0, img_size=(64, 96)), SHAPE).eval()
     assert not any(parameter.is_meta for parameter in module.parameters())
     with torch.no_grad():
         assert module(torch.rand(1, *SHAPE)).shape == (1, module.num_features)
 
 
-def test_a_network_without_one_map_is_refused():
+def test_a_network_without_a_single_feature_map_raises():
     network = timm.create_model("volo_d1_224", num_classes=0)
-    with pytest.raises(ConfigError, match="no grid"):
+    with pytest.raises(ConfigError, match="do not form a grid"):
         Backbone(network, (3, 224, 224), read="map")

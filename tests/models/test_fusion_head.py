@@ -1,4 +1,4 @@
-"""Heads and the end-to-end ensemble: counts, modes, and members that stay as they are."""
+"""Heads and the end-to-end ensemble: parameter counts, modes, frozen and trained members."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_width_zero_is_equation_19():
     torch.testing.assert_close(head(probabilities), probabilities.reshape(2, 15) @ theta.T)
 
 
-def test_columns_are_the_members_one_after_the_other():
+def test_member_probabilities_are_concatenated_in_order():
     head = FusionHead(2, 3, width=0)
     with torch.no_grad():
         head.layers.classes.weight.copy_(torch.cat((torch.zeros(3, 3), torch.eye(3)), 1))
@@ -45,19 +45,19 @@ def test_columns_are_the_members_one_after_the_other():
     torch.testing.assert_close(head(probabilities), probabilities[:, 1])
 
 
-def test_logits_become_probabilities_in_32_bits():
+def test_softmax_of_member_logits_is_computed_in_32_bits():
     head = FusionHead(2, 3, width=8).eval()
     logits = 20 * torch.randn(4, 2, 3)
     torch.testing.assert_close(head.from_logits(logits), head(logits.softmax(2)))
     assert head.from_logits(logits.bfloat16()).dtype == torch.float32
 
 
-def test_a_head_can_be_made_again_from_its_options():
+def test_options_build_an_equal_head():
     head = FusionHead(2, 3, width=8, slope=0.1, dropout=0.2)
     assert repr(FusionHead(2, 3, **head.options())) == repr(head)
 
 
-def test_wrong_shapes_and_numbers_are_refused():
+def test_wrong_shapes_and_numbers_raise():
     with pytest.raises(ValueError, match=r"\(B, 2, 3\), got \(4, 3, 2\)"):
         FusionHead(2, 3)(torch.rand(4, 3, 2))
     with pytest.raises(ConfigError, match="2 members, got 3"):
@@ -66,48 +66,48 @@ def test_wrong_shapes_and_numbers_are_refused():
         EndToEnd(members(), FusionHead(3, 5), train_branches=False)
     with pytest.raises(ConfigError, match="width"):
         FusionHead(2, 3, width=-1)
-    whole = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=False)
+    ensemble = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=False)
     with pytest.raises(ValueError, match="or 3, got 2"):
-        whole((torch.rand(1, 1, 8, 8),) * 2)
+        ensemble((torch.rand(1, 1, 8, 8),) * 2)
 
 
-def test_one_tensor_serves_all_branches_and_a_tuple_serves_each():
-    whole = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=False).eval()
+def test_images_are_one_tensor_or_one_per_branch():
+    ensemble = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=False).eval()
     images = torch.rand(2, 1, 20, 20)
-    assert whole.members(images).shape == (2, 3, 4)
-    views = tuple(branch.preprocess(images)[:, :1] for branch in whole.branches[1:])
-    torch.testing.assert_close(whole((images, *views)), whole(images))
-    for index, branch in enumerate(whole.branches):
-        torch.testing.assert_close(whole.members(images)[:, index], branch(images))
+    assert ensemble.members(images).shape == (2, 3, 4)
+    views = tuple(branch.preprocess(images)[:, :1] for branch in ensemble.branches[1:])
+    torch.testing.assert_close(ensemble((images, *views)), ensemble(images))
+    for index, branch in enumerate(ensemble.branches):
+        torch.testing.assert_close(ensemble.members(images)[:, index], branch(images))
 
 
 def test_frozen_members_are_bit_identical_after_training():
     branches = members()
-    whole = EndToEnd(branches, FusionHead(3, 4, width=8), train_branches=False)
-    before, head_before = snapshot(whole.branches), snapshot(whole.head)
-    optimizer = torch.optim.AdamW([p for p in whole.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    ensemble = EndToEnd(branches, FusionHead(3, 4, width=8), train_branches=False)
+    before, head_before = snapshot(ensemble.branches), snapshot(ensemble.head)
+    optimizer = torch.optim.AdamW([p for p in ensemble.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
     for _ in range(3):
-        whole.train()
-        assert whole.head.training
-        assert not any(part.training for part in whole.branches.modules())
-        torch.nn.functional.cross_entropy(whole(torch.rand(4, 1, 16, 16)), torch.tensor([0, 1, 2, 3])).backward()
+        ensemble.train()
+        assert ensemble.head.training
+        assert not any(part.training for part in ensemble.branches.modules())
+        torch.nn.functional.cross_entropy(ensemble(torch.rand(4, 1, 16, 16)), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
-    assert all(torch.equal(value, before[name]) for name, value in whole.branches.state_dict().items())
-    assert all(parameter.grad is None for parameter in whole.branches.parameters())
-    assert any(not torch.equal(value, head_before[name]) for name, value in whole.head.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in ensemble.branches.state_dict().items())
+    assert all(parameter.grad is None for parameter in ensemble.branches.parameters())
+    assert any(not torch.equal(value, head_before[name]) for name, value in ensemble.head.state_dict().items())
 
 
-def test_joint_training_moves_members_and_their_statistics():
-    whole = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=True).train()
-    before = snapshot(whole)
-    fused, logits = whole.joint(torch.rand(4, 1, 16, 16))
+def test_joint_training_updates_members_and_their_statistics():
+    ensemble = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=True).train()
+    before = snapshot(ensemble)
+    fused, logits = ensemble.joint(torch.rand(4, 1, 16, 16))
     assert fused.shape == (4, 4)
     assert logits.shape == (4, 3, 4)
     fused.square().sum().backward()  # through the members' softmax
     with torch.no_grad():
-        for parameter in whole.parameters():
+        for parameter in ensemble.parameters():
             parameter -= 0.1 * parameter.grad
-    moved = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name for name, value in ensemble.state_dict().items() if not torch.equal(value, before[name])}
     for part in (
         "branches.0.features.network.bn1.running_mean",
         "branches.1.head.classes.weight",
@@ -116,13 +116,13 @@ def test_joint_training_moves_members_and_their_statistics():
         assert part in moved
 
 
-def test_no_graph_is_kept_through_frozen_members():
-    whole = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=False)
-    assert not whole.members(torch.rand(1, 1, 8, 8)).requires_grad
-    assert whole(torch.rand(1, 1, 8, 8)).requires_grad
+def test_frozen_members_build_no_graph():
+    ensemble = EndToEnd(members(), FusionHead(3, 4, width=8), train_branches=False)
+    assert not ensemble.members(torch.rand(1, 1, 8, 8)).requires_grad
+    assert ensemble(torch.rand(1, 1, 8, 8)).requires_grad
 
 
-def test_noise_acts_in_training_alone():
+def test_gaussian_noise_is_added_in_training_only():
     noise = GaussianNoise(0.1)
     features = torch.zeros(200, 200)
     assert torch.equal(noise.eval()(features), features)
@@ -135,7 +135,7 @@ def test_noise_acts_in_training_alone():
     ("name", "expected"),
     [("paper", 20 * 1024 + 1024 + 1024 * 3 + 3), ("linear", 63), ("mlp", 20 * 512 + 512 + 512 * 3 + 3)],
 )
-def test_heads_have_their_widths(name, expected):
+def test_heads_have_their_default_widths(name, expected):
     head = HEADS[name](20, 3, ModelConfig(head=name))
     assert count_parameters(head) == expected
     assert head(torch.rand(2, 20)).shape == (2, 3)

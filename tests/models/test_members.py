@@ -1,9 +1,11 @@
+"""Resolving members: names, mappings, YAML files, options of the run, and unique names."""
+
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.config.model import ModelConfig, read_rules
@@ -12,9 +14,9 @@ from tercet.config.training import PAPER_STAGES, StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError, TercetError
 from tercet.core.files import slug
 from tercet.experiments.ensemble import combine
-from tercet.experiments.plan import describe_member, read_member
+from tercet.experiments.plan import member_from_dict, member_to_dict
 from tercet.experiments.train import Run, train
-from tercet.models.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members
+from tercet.models.members import PHOTOS, SMALL_IMAGES, default_members, resolve_members, with_unique_names
 
 RUN = TrainingConfig(epochs=3, lr=0.01, batch_size=16)
 
@@ -25,49 +27,49 @@ def resolve(
     return resolve_members(members, model or ModelConfig(), training)
 
 
-def test_a_name_takes_the_runs_options() -> None:
+def test_a_network_name_gets_the_options_of_the_run() -> None:
     (member,) = resolve("row-gru", model=ModelConfig(hidden_size=16))
     assert (member.name, member.network, member.model.hidden_size, member.training) == ("row-gru", "row-gru", 16, RUN)
 
 
-def test_a_mapping_overrides_the_runs_options() -> None:
+def test_a_mapping_overrides_the_options_of_the_run() -> None:
     options = {"model": "row-gru", "name": "mine", "hidden_size": 8, "epochs": 7, "batch_size": 4}
     (member,) = resolve(options, model=ModelConfig(hidden_size=16, num_layers=3))
     assert (member.name, member.model.hidden_size, member.model.num_layers) == ("mine", 8, 3)
     assert (member.training.epochs, member.training.lr, member.training.batch_size) == (7, 0.01, 4)
 
 
-def test_a_mapping_is_not_changed() -> None:
+def test_resolving_does_not_change_the_mapping() -> None:
     options = {"model": "row-gru", "name": "mine", "hidden_size": 8}
     resolve(options)
     assert options == {"model": "row-gru", "name": "mine", "hidden_size": 8}
 
 
-def test_a_yaml_file_is_a_mapping(tmp_path: Path) -> None:
+def test_a_yaml_file_is_read_as_a_mapping(tmp_path: Path) -> None:
     (tmp_path / "member.yaml").write_text("model: test_resnet\npretrained: false\ninput:\n  size: [64]\nlr: 1e-4\n")
     (member,) = resolve(str(tmp_path / "member.yaml"))
     assert (member.network, member.model.input.size, member.training.lr) == ("test_resnet", (64,), 1e-4)
 
 
-def test_nested_and_dotted_keys_are_the_same() -> None:
+def test_nested_and_dotted_keys_are_equivalent() -> None:
     nested, dotted = (
         resolve({"model": "small-cnn", **keys})[0] for keys in ({"input": {"size": [20]}}, {"input.size": [20]})
     )
     assert nested == dotted
 
 
-def test_a_members_own_stage_replaces_the_runs_strategy_and_the_other_way_round() -> None:
+def test_stages_of_a_member_replace_those_of_the_run() -> None:
     staged = TrainingConfig(stages=PAPER_STAGES)
     (single,) = resolve({"model": "small-cnn", "epochs": 2}, training=staged)
     assert single.training.stages is None
     assert [stage.epochs for stage in single.training.stage_list()] == [2]
-    (own,) = resolve({"model": "small-cnn", "stages": "paper"})
-    assert own.training.stage_list() == PAPER_STAGES
+    (paper,) = resolve({"model": "small-cnn", "stages": "paper"})
+    assert paper.training.stage_list() == PAPER_STAGES
     (listed,) = resolve({"model": "small-cnn", "stages": [{"lr": 0.1, "steps": 5}]})
     assert listed.training.stage_list() == (StageConfig(lr=0.1, steps=5),)
 
 
-def test_options_of_the_run_hold_for_the_members_that_have_them() -> None:
+def test_options_of_the_run_apply_to_members_that_have_them() -> None:
     rows, cnn, backbone = resolve(
         "row-lstm",
         "small-cnn",
@@ -77,30 +79,30 @@ def test_options_of_the_run_hold_for_the_members_that_have_them() -> None:
     assert (rows.model.hidden_size, cnn.model.hidden_size, backbone.model.hidden_size) == (16, None, 16)
 
 
-def test_a_run_freezes_the_members_that_have_a_past_and_a_member_has_its_own_say() -> None:
-    backbone, own, rows = resolve(
+def test_freeze_of_the_run_applies_to_pretrained_members_without_their_own() -> None:
+    backbone, custom, rows = resolve(
         "test_resnet",
         {"model": "test_vit", "freeze": [{"features.network.blocks.1.*": "open"}, {"features.*": "frozen"}, "none"]},
         "row-lstm",
         model=ModelConfig(freeze=("backbone",)),
     )
     assert (backbone.model.freeze, rows.model.freeze) == (("backbone",), ("none",))
-    assert [rule.state for rule in read_rules(own.model.freeze)] == ["open", "frozen", "open"]
+    assert [rule.state for rule in read_rules(custom.model.freeze)] == ["open", "frozen", "open"]
     opened, _ = resolve({"model": "test_vit", "freeze": "none"}, "test_resnet", model=ModelConfig(freeze=("backbone",)))
     assert opened.model.freeze == ("none",)
 
 
-def test_an_option_of_the_run_that_no_member_has_is_refused() -> None:
+def test_an_option_of_the_run_without_effect_on_any_member_raises() -> None:
     with pytest.raises(ConfigError, match="--hidden-size has no effect on any member"):
         resolve("small-cnn", "small-cnn", model=ModelConfig(hidden_size=16))
 
 
-def test_an_option_of_its_own_that_a_member_does_not_have_is_refused() -> None:
+def test_an_option_of_a_member_without_effect_raises() -> None:
     with pytest.raises(ConfigError, match="--hidden-size has no effect on 'small-cnn'"):
         resolve("row-gru", {"model": "small-cnn", "hidden_size": 16})
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(ConfigError) as error:
         resolve(
             "smal-cnn",
@@ -111,11 +113,11 @@ def test_everything_wrong_is_told_at_once() -> None:
             {"model": "small-cnn", "weights": "no-such.safetensors"},
             "absent.yaml",
         )
-    said = str(error.value)
+    message = str(error.value)
     for position in (1, 2, 3, 4, 5, 7):
-        assert f"member {position}: " in said
-    for what in ("did you mean 'small-cnn'", "lrr", "epochs", "5", "absent.yaml"):
-        assert what in said
+        assert f"member {position}: " in message
+    for part in ("did you mean 'small-cnn'", "lrr", "epochs", "5", "absent.yaml"):
+        assert part in message
     assert error.value.exit_code == 2
 
 
@@ -123,40 +125,32 @@ def test_everything_wrong_is_told_at_once() -> None:
     ("options", "message"),
     [
         ({"model": "deit_tiny_patch16_224", "input.size": 100}, r"patches of 16 x 16 .* such as 96,96"),
-        ({"model": "inception_v3", "input.size": 20}, r"cannot read images of 20 x 20"),
+        ({"model": "inception_v3", "input.size": 20}, r"does not accept images of 20 x 20"),
         (
             {"model": "test_resnet", "freeze": "features.network.layer9.*: frozen, *: open"},
-            r"layer9\.\*' matches nothing",
+            r"layer9\.\*' matches no parameter",
         ),
         ({"model": "wrn-15-4"}, r"10, 16, 22, 28, 34, 40"),
     ],
     ids=["patches", "too small", "freeze", "depth"],
 )
-def test_what_only_building_shows_is_found_before_any_data_is_touched(
-    options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_invalid_networks_raise_before_data_is_read(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     member = {**options, "pretrained": False} if "wrn" not in options["model"] else options
     with pytest.raises(ConfigError, match=message):
         train("no-such-data", members=[member], output=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_absent_weights_file_is_found_before_any_data_is_touched(tmp_path: Path) -> None:
+def test_a_missing_weights_file_raises_before_data_is_read(tmp_path: Path) -> None:
     member = {"model": "test_resnet", "weights": "no-such.safetensors"}
     with pytest.raises(TercetError, match=r"no-such\.safetensors"):
         train("no-such-data", members=[member], output=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-# ------------------------------------------------------------------------------------------ names
-
-
-def test_members_of_one_name_are_numbered() -> None:
-    assert [one.name for one in resolve("small-cnn", "row-gru", "small-cnn")] == [
-        "small-cnn-1",
-        "row-gru",
-        "small-cnn-2",
-    ]
+def test_members_with_the_same_name_are_numbered() -> None:
+    members = resolve("small-cnn", "row-gru", "small-cnn")
+    assert [member.name for member in members] == ["small-cnn-1", "row-gru", "small-cnn-2"]
 
 
 NAME = st.one_of(
@@ -164,34 +158,31 @@ NAME = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(names=st.lists(NAME, min_size=1, max_size=6))
-def test_no_two_members_share_a_name_or_a_folder(names: list[str]) -> None:
+def test_member_names_and_folders_are_unique(names: list[str]) -> None:
     try:
-        members = resolve(*({"model": "small-cnn", "name": name} for name in names))
+        members = with_unique_names([MemberConfig(name, "small-cnn", ModelConfig(), RUN) for name in names])
     except ConfigError as error:
-        assert "name" in str(error)  # refused, never silently trained into one folder
+        assert "name" in str(error)  # never two trainings in one folder
         return
     assert len({member.name for member in members}) == len(names)
     assert len({slug(member.name).casefold() for member in members}) == len(names)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_member_cannot_be_called_like_a_way_to_fuse(name: str) -> None:
-    """Their predictions would be the same file, and the table could not tell them apart."""
+def test_a_member_named_like_an_ensemble_method_raises(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}'"):
         resolve({"model": "small-cnn", "name": name}, "row-gru")
 
 
-@pytest.mark.parametrize("name", ["", "  "])
-def test_a_name_cannot_be_blank(name: str) -> None:
-    with pytest.raises(ConfigError, match="name"):
-        resolve({"model": "small-cnn", "name": name})
+def test_a_blank_name_raises() -> None:
+    with pytest.raises(ConfigError, match="blank"):
+        resolve({"model": "small-cnn", "name": "  "})
 
 
-def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_path: Path) -> None:
+def test_members_of_runs_with_the_same_name_get_different_names(finished: Run, tmp_path: Path) -> None:
     other = shutil.copytree(finished.path, tmp_path / "other" / finished.path.name)
-    again = finished.path / ".." / finished.path.name  # the same run, written in another way
+    again = finished.path / ".." / finished.path.name  # another path of the same run
     result = combine([finished.path, other, again], ensemble_methods=["average"], output=str(tmp_path / "out"))
     names = [row["name"] for row in result.metrics["members"]]
     assert len(names) == len(set(names)) == 6
@@ -200,9 +191,6 @@ def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_pa
         [finished.path, other], ensemble_methods=["average"], output=str(tmp_path / "best"), fusion={"num_members": 2}
     )
     assert len(best.metrics["ensembles"][0]["members"]) == len(best.bundle().members) == 2
-
-
-# ------------------------------------------------------------------------------------------ in the plan
 
 
 @pytest.mark.parametrize(
@@ -215,13 +203,13 @@ def test_members_of_runs_with_the_same_name_are_told_apart(finished: Run, tmp_pa
         {"model": "test_vit", "freeze": ["head.*: open", {"*": "frozen"}], "random_erasing": 0.25, "augment": "leaves"},
     ],
 )
-def test_a_plan_reads_back_the_member_it_wrote(member: Any) -> None:
+def test_a_plan_restores_a_written_member(member: Any) -> None:
     (resolved,) = resolve(member)
-    assert read_member(describe_member(resolved)) == resolved
+    assert member_from_dict(member_to_dict(resolved)) == resolved
 
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (64, 64), (65, 10), (224, 224)])
-def test_the_default_members_can_be_resolved(size: tuple[int, int]) -> None:
+def test_default_members_are_valid(size: tuple[int, int]) -> None:
     members = resolve(*default_members(size))
     expected = SMALL_IMAGES if max(size) <= 64 else PHOTOS
     assert tuple(member.network for member in members) == expected

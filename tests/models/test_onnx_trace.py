@@ -1,4 +1,4 @@
-"""Modules can be traced with any number of images: nothing in them depends on the values."""
+"""`torch.export` traces all kinds of modules with a dynamic batch size."""
 
 import pytest
 import torch
@@ -16,12 +16,20 @@ def classifier(name: str, **options) -> torch.nn.Module:
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # nn.RNNBase keeps a list of its weights
 @pytest.mark.parametrize(
-    "module",
+    "make_module",
     [
         pytest.param(lambda: classifier("row-lstm"), id="fast kernel"),
-        pytest.param(lambda: classifier("row-gru", reset_after=False, num_biases=1), id="step loop"),
-        pytest.param(lambda: classifier("test_vit", recurrent="lstm", scan="snake", hidden_size=4), id="tokens"),
-        pytest.param(lambda: classifier("test_resnet", recurrent="gru", hidden_size=4), id="pooled"),
+        pytest.param(
+            lambda: classifier("row-gru", reset_after=False, num_biases=1), id="step loop", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda: classifier("test_vit", recurrent="lstm", scan="snake", hidden_size=4),
+            id="tokens",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: classifier("test_resnet", recurrent="gru", hidden_size=4), id="pooled", marks=pytest.mark.slow
+        ),
         pytest.param(
             lambda: EndToEnd(
                 [classifier("row-rnn"), classifier("small-cnn")], FusionHead(2, 3, width=4), train_branches=False
@@ -30,8 +38,8 @@ def classifier(name: str, **options) -> torch.nn.Module:
         ),
     ],
 )
-def test_a_traced_module_gives_the_same_logits_for_another_number_of_images(module):
-    eager = module()
+def test_a_traced_module_gives_equal_logits_for_another_batch_size(make_module):
+    eager = make_module()
     with torch.no_grad():
         shapes = {"images": {0: torch.export.Dim("batch")}}
         traced = torch.export.export(eager, (torch.rand(2, 1, 9, 9),), dynamic_shapes=shapes).module()

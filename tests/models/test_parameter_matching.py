@@ -1,3 +1,5 @@
+"""Matching parameter counts by one width."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,20 +7,19 @@ from hypothesis import strategies as st
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.core.errors import ConfigError
 from tercet.models.build import build
-from tercet.models.parameter_matching import find_width_option, match_parameters
-from tercet.models.summary import count_parameters
+from tercet.models.summary import count_parameters, find_width_option, match_parameters
 
 
 def counter(network: str):  # type: ignore[no-untyped-def]
     def count(config: ModelConfig) -> int:
-        built = build(network, num_classes=3, config=config, channels=1, image_size=(20, 20), load_weights=False)
-        return count_parameters(built)
+        classifier = build(network, num_classes=3, config=config, channels=1, image_size=(20, 20), load_weights=False)
+        return count_parameters(classifier)
 
     return count
 
 
 @pytest.mark.parametrize(
-    ("network", "config", "knob"),
+    ("network", "config", "option"),
     [
         ("row-lstm", ModelConfig(), "hidden_size"),
         ("row-bilstm", ModelConfig(num_layers=3), "hidden_size"),
@@ -30,19 +31,19 @@ def counter(network: str):  # type: ignore[no-untyped-def]
     ],
     ids=["lstm", "three layers", "single bias", "bilstm module", "two-layer module", "paper head", "mlp head"],
 )
-def test_the_nearest_width_is_found(network: str, config: ModelConfig, knob: str) -> None:
+def test_the_closest_width_is_chosen(network: str, config: ModelConfig, option: str) -> None:
     count = counter(network)
     match = match_parameters(network, config, 600_000, count=count)
-    assert match.knob == knob
+    assert match.option == option
     assert count(match.config) == match.parameters
     assert abs(match.parameters - 600_000) <= 0.05 * 600_000
-    around = [count(ModelConfig(**{**vars(config), knob: match.width + step})) for step in (-1, 1)]
+    around = [count(ModelConfig(**{**vars(config), option: match.width + step})) for step in (-1, 1)]
     assert abs(match.parameters - 600_000) <= min(abs(size - 600_000) for size in around)
     assert match.deviation == pytest.approx(match.parameters / 600_000 - 1)
 
 
 @given(st.integers(1, 300))
-def test_a_width_is_found_again(width: int) -> None:
+def test_the_exact_width_is_recovered(width: int) -> None:
     def count(config: ModelConfig) -> int:
         size = config.hidden_size or 0
         return 8 * size * size + 124 * size + 4321  # as an LSTM between two fixed layers
@@ -51,13 +52,13 @@ def test_a_width_is_found_again(width: int) -> None:
     assert match_parameters("row-lstm", ModelConfig(), target, count=count).width == width
 
 
-def test_a_network_with_nothing_to_turn_is_refused() -> None:
+def test_a_network_without_an_adjustable_width_raises() -> None:
     config = ModelConfig(pretrained=False, head="linear", input=InputConfig(size=(32,)))
     assert find_width_option("test_resnet", config) is None
-    with pytest.raises(ConfigError, match="cannot match 1,000 parameters: 'test_resnet' has no adjustable width"):
+    with pytest.raises(ConfigError, match="'test_resnet' has no adjustable width"):
         match_parameters("test_resnet", config, 1000, count=counter("test_resnet"))
 
 
-def test_a_size_out_of_reach_is_refused_with_the_nearest() -> None:
+def test_an_unreachable_count_raises_with_the_closest() -> None:
     with pytest.raises(ConfigError, match=r"within 5 %: with --head-hidden-dim 1 it has [\d,]+"):
         match_parameters("small-cnn", ModelConfig(), 1000, count=counter("small-cnn"))

@@ -1,4 +1,4 @@
-"""Sequencer2D with its own cells and with others: the same network, built, counted and trained through one backbone."""
+"""Sequencer2D with LSTMs, GRUs and simple RNNs: parameters, FLOPs, training and weights."""
 
 import pytest
 import timm
@@ -18,7 +18,7 @@ def name_of(size: str, cell: str) -> str:
 
 
 @pytest.mark.parametrize(("size", "published"), [("s", 27_266_688), ("m", 37_922_688), ("l", 53_913_216)])
-def test_the_other_cells_change_the_recurrent_weights_and_nothing_else(size, published):
+def test_other_cells_change_only_the_recurrent_weights(size, published):
     with torch.device("meta"):
         networks = {cell: timm.create_model(name_of(size, cell), num_classes=0) for cell in GATES}
     recurrent = {
@@ -44,23 +44,23 @@ def tiny(cell: str, **options):
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_every_parameter_learns_and_both_axes_are_read(cell):
+def test_every_parameter_gets_a_gradient_and_both_axes_matter(cell):
     network = tiny(cell)
     images = torch.rand(2, 3, 28, 42)
     network(images).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
     with torch.no_grad():
-        plain = network.eval()(images)
+        logits = network.eval()(images)
         for axis in (2, 3):
-            assert not torch.allclose(network(images.flip(axis)), plain, atol=1e-6)
+            assert not torch.allclose(network(images.flip(axis)), logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_weights_from_a_file_with_its_classifier_are_taken(cell, tmp_path):
-    whole = timm.create_model(name_of("s", cell), num_classes=7, **TINY)
-    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+def test_weights_are_loaded_from_a_file_with_a_classifier(cell, tmp_path):
+    source = timm.create_model(name_of("s", cell), num_classes=7, **TINY)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
     network = tiny(cell, weights=str(tmp_path / "weights.safetensors"), freeze=("backbone",))
-    stored = whole.state_dict()
+    stored = source.state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in network.features.network.state_dict().items())
     assert {name for name, value in network.named_parameters() if value.requires_grad} == {
         "head.classes.weight",
@@ -69,15 +69,15 @@ def test_weights_from_a_file_with_its_classifier_are_taken(cell, tmp_path):
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_the_feature_map_can_be_scanned(cell):
+def test_the_feature_map_has_a_grid_for_scans(cell):
     network = tiny(cell, recurrent="gru", scan="rows", hidden_size=5)
     assert network.features.grid == (2, 3)
     assert network(torch.rand(2, 3, 28, 42)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_operations_count_every_recurrent_product(cell):
-    """Two a multiply-add: G h (i + h) a step and direction, along both axes, with all that lies around it."""
+def test_flops_include_every_recurrent_product(cell):
+    """Two per multiply-add: G H (D + H) per step and direction, along both axes, plus the other layers."""
     products = 3 * 7 * 7 * 8 * 24 + 8 * 12 * 2 * 2 * 6 + 12 * 3  # stem, the second stage's patches, classes
     for cells, wide, hidden_size in ((4 * 6, 8, 4), (2 * 3, 12, 6)):
         scans = 2 * 2 * GATES[cell] * hidden_size * (wide + hidden_size)  # two axes, both ways
@@ -85,8 +85,8 @@ def test_operations_count_every_recurrent_product(cell):
     assert summarize(tiny(cell))["flops"] == 2 * products
 
 
-def test_the_published_operations_of_the_smallest():
-    """The paper says 8.4 G multiply-adds; counters that miss the LSTMs say about 5 G."""
+def test_flops_of_the_smallest_are_the_published_ones():
+    """8.4 G multiply-adds in the paper; without the LSTMs there would be about 5 G."""
     with torch.device("meta"):
         network = build("sequencer2d_s", num_classes=1000, config=ModelConfig(pretrained=False, head="linear"))
     assert summarize(network)["flops"] / 2e9 == pytest.approx(8.4, abs=0.1)

@@ -1,4 +1,4 @@
-"""The leaf CNN against its published table."""
+"""The leaf CNN against its published table of layers."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tercet.core.errors import ConfigError
 from tercet.models.build import build
 from tercet.models.summary import summarize
 
-TABLE = [  # layer and output shape, as printed
+TABLE = [  # layers and output shapes of the report
     ("Conv2d", (16, 109, 109)),
     ("ReLU", (16, 109, 109)),
     ("BatchNorm2d", (16, 109, 109)),
@@ -24,7 +24,7 @@ TABLE = [  # layer and output shape, as printed
     ("Conv2d", (256, 8, 8)),
     ("ReLU", (256, 8, 8)),
     ("AdaptiveAvgPool2d", (256, 1, 1)),
-    ("Flatten", (256,)),  # not printed: between a map and a linear layer
+    ("Flatten", (256,)),  # not in the report
     ("Linear", (4096,)),
     ("ReLU", (4096,)),
     ("Linear", (176,)),
@@ -32,18 +32,20 @@ TABLE = [  # layer and output shape, as printed
 ]
 
 
-def test_every_shape_of_the_leaf_cnn_is_the_published_one():
+def test_leaf_cnn_has_the_published_shapes():
     classifier = build("leaf-cnn", num_classes=176, image_size=(224, 224)).eval()
-    seen = []
+    outputs = []
     layers = [part for part in (*classifier.features, *classifier.head) if isinstance(part, nn.Module)]
     for layer in layers:
-        layer.register_forward_hook(lambda part, _, output: seen.append((type(part).__name__, tuple(output.shape[1:]))))
+        layer.register_forward_hook(
+            lambda part, _, output: outputs.append((type(part).__name__, tuple(output.shape[1:])))
+        )
     assert classifier(torch.rand(1, 3, 224, 224)).shape == (1, 176)
-    assert seen == TABLE
+    assert outputs == TABLE
     assert classifier.features.convolution1.weight.shape == (16, 3, 7, 7)
 
 
-def test_the_leaf_cnns_parameters():
+def test_leaf_cnn_has_the_published_parameter_count():
     summary = summarize(build("leaf-cnn", num_classes=176, image_size=(224, 224)))
     assert summary["parameters"] == summary["trainable"] == 2_171_568
     narrow = build("leaf-cnn", num_classes=176, image_size=(224, 224), config=ModelConfig(head_hidden_dim=8))
@@ -51,7 +53,7 @@ def test_the_leaf_cnns_parameters():
 
 
 @pytest.mark.parametrize("size", [(107, 107), (107, 300)])
-def test_the_leaf_cnn_takes_sizes_that_leave_something(size):
+def test_leaf_cnn_accepts_images_from_107_pixels(size):
     classifier = build("leaf-cnn", num_classes=3, image_size=size, channels=1)
     assert classifier(torch.rand(2, 1, *size)).shape == (2, 3)
     with pytest.raises(ConfigError, match="at least 107 x 107 pixels, got 106"):

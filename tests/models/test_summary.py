@@ -1,4 +1,4 @@
-"""Counts of parameters, statistics and operations against formulas."""
+"""Counts of parameters, statistics and FLOPs against formulas."""
 
 import json
 
@@ -13,11 +13,10 @@ from tercet.models.summary import summarize
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
-def test_the_papers_largest_single_model():
-    classifier = build(
-        "seresnext101_32x4d", num_classes=10, config=ModelConfig(head_hidden_dim=2048), load_weights=False
-    )
-    summary = summarize(classifier)
+def test_parameter_count_of_the_largest_model_of_the_paper():
+    config = ModelConfig(head_hidden_dim=2048)
+    with torch.device("meta"):
+        summary = summarize(build("seresnext101_32x4d", num_classes=10, config=config, load_weights=False))
     assert (summary["parameters"], summary["buffers"]) == (51_123_258, 137_856)
     names = {row["name"]: row for row in summary["layers"]}
     assert names["features.network.layer4"]["parameters"] > 0
@@ -39,7 +38,7 @@ def test_the_papers_largest_single_model():
         ("row-bilstm", {}),
     ],
 )
-def test_operations_of_recurrent_layers_follow_the_formula(network, options):
+def test_flops_of_recurrent_layers_follow_the_formula(network, options):
     classifier = build(network, num_classes=10, config=ModelConfig(**options), channels=1, image_size=(6, 5))
     gates, directions = GATES[network.removeprefix("row-").removeprefix("bi")], 2 if network == "row-bilstm" else 1
     layers = sum(6 * gates * 128 * (width + 128) * directions for width in (5, 128 * directions))
@@ -47,24 +46,24 @@ def test_operations_of_recurrent_layers_follow_the_formula(network, options):
     assert summarize(classifier)["flops"] == expected
 
 
-def test_the_pooled_step_counts_the_gates_that_act_and_no_recurrent_product():
+def test_flops_of_the_pooled_step_count_active_gates_only():
     base = {"pretrained": False, "head": "linear"}
     plain = build("test_resnet", num_classes=3, config=ModelConfig(**base))
     width = plain.features.num_features
-    for cell, acting in (("rnn", 1), ("gru", 3), ("lstm", 3)):
+    for cell, gates in (("rnn", 1), ("gru", 3), ("lstm", 3)):
         classifier = build("test_resnet", num_classes=3, config=ModelConfig(**base, recurrent=cell, hidden_size=8))
         change = summarize(classifier)["flops"] - summarize(plain)["flops"]
-        assert change == 2 * (acting * 8 * width + 3 * 8 - 3 * width), cell
+        assert change == 2 * (gates * 8 * width + 3 * 8 - 3 * width), cell
 
 
-def test_a_convolution_counts_two_operations_a_product():
+def test_flops_of_a_convolution_are_two_per_multiply_add():
     classifier = build("small-cnn", num_classes=10, channels=1, image_size=(28, 28))
     expected = 2 * (26 * 26 * 32 * 9 + 5408 * 128 + 128 * 32 + 32 * 10)
     assert summarize(classifier)["flops"] == expected
 
 
-def test_a_pool_that_attends_counts_its_products():
-    """As SigLIP's: one query of the network's own reads the patches, then come a projection and a perceptron."""
+def test_flops_include_attention_pooling():
+    """As in SigLIP: a learned query attends to the patches, followed by a projection and an MLP."""
     plain, pooled = (
         build("test_vit", num_classes=3, config=ModelConfig(pretrained=False, backbone=BackboneConfig(args=args)))
         for args in ({}, {"global_pool": "map"})
@@ -75,7 +74,7 @@ def test_a_pool_that_attends_counts_its_products():
     assert all(parameter.requires_grad for parameter in pooled.parameters())
 
 
-def test_frozen_parameters_are_learnable_but_not_trainable():
+def test_frozen_parameters_are_counted_but_not_trainable():
     classifier = build("small-cnn", num_classes=3, channels=1, image_size=(8, 8))
     before = summarize(classifier)
     classifier.features.requires_grad_(False)
@@ -84,7 +83,7 @@ def test_frozen_parameters_are_learnable_but_not_trainable():
     assert after["trainable"] == before["trainable"] - (32 * 9 + 32)
 
 
-def test_counting_leaves_the_module_as_it_was():
+def test_summarize_does_not_change_the_module():
     classifier = build(
         "test_resnet", num_classes=3, config=ModelConfig(pretrained=False, input=InputConfig(size=(64,)))
     )
@@ -96,13 +95,13 @@ def test_counting_leaves_the_module_as_it_was():
     assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
 
 
-def test_heads_and_whole_ensembles_are_summarised_too():
+def test_fusion_heads_and_ensembles_are_summarized():
     members = [build(name, num_classes=4, channels=1, image_size=(8, 8)) for name in ("row-rnn", "small-cnn")]
     head = FusionHead(2, 4, width=16)
     summary = summarize(head)
     assert summary["flops"] == 2 * (8 * 16 + 16 * 4)
     assert summary["input"] == {"members": 2, "classes": 4}
-    whole = summarize(EndToEnd(members, head, train_branches=False))
+    ensemble = summarize(EndToEnd(members, head, train_branches=False))
     parts = [summarize(part) for part in (*members, head)]
-    assert whole["flops"] == sum(part["flops"] for part in parts)
-    assert whole["trainable"] == summary["parameters"] < whole["parameters"]
+    assert ensemble["flops"] == sum(part["flops"] for part in parts)
+    assert ensemble["trainable"] == summary["parameters"] < ensemble["parameters"]

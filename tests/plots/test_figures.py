@@ -1,4 +1,4 @@
-"""What is drawn, read from the axes; and every figure once as pixels, with names as data may hold them."""
+"""Contents of figures, read from the axes, and all figures rendered with hostile names."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from tercet.metrics.classification import reliability as reliability_rows
 from tercet.plots.bars import Bar, bars, bars_height, leaderboard
 from tercet.plots.cost import Cost, accuracy_against_cost
 from tercet.plots.curves import training_curves
-from tercet.plots.distribution import class_counts, counts_height, histogram
+from tercet.plots.distribution import class_counts, counts_height
 from tercet.plots.grids import image_grid, thumbnail
 from tercet.plots.matrices import agreement, confusion, reliability
 from tercet.plots.matrices import confused_pairs as draw_pairs
@@ -67,53 +67,52 @@ FIGURES: dict[str, Callable[[Axes], object]] = {
     "cost": lambda axes: accuracy_against_cost(axes, costs(10), xlabel="operations"),
     "counts": lambda axes: class_counts(axes, {name: 5 for name in HOSTILE}, {"train": {HOSTILE[0]: 5}}),
     "many counts": lambda axes: class_counts(axes, {name: 1 + len(name) for name in names(1010)}),
-    "histogram": lambda axes: histogram(axes, [1.5, 2.5, math.nan], xlabel="pixels"),
 }
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_every_figure_can_be_drawn_and_leaves_its_edges_white(draw: Callable[[Axes], object]) -> None:
+def test_figures_are_rendered_with_white_edges(draw: Callable[[Axes], object]) -> None:
     figure, (axes,) = new_figure(5, 4)
     assert draw(axes) is axes
-    shown = pixels(figure, dpi=60)
-    assert (shown < 128).any()
-    for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1]):
-        assert (edge > 200).all()  # nothing is cut
+    rendered = pixels(figure, dpi=60)
+    assert (rendered < 128).any()
+    for edge in (rendered[0], rendered[-1], rendered[:, 0], rendered[:, -1]):
+        assert (edge > 200).all()  # nothing is cut off
 
 
 class TestCurves:
-    def test_curves_borders_and_the_kept_epoch(self, axes: Axes) -> None:
+    def test_curves_stages_and_the_saved_epoch(self, axes: Axes) -> None:
         run = history(3, 2)
         training_curves(axes, {"run": run}, "loss")
-        curve, trained, dot, border = axes.lines
+        curve, training, dot, stage = axes.lines
         assert list(curve.get_ydata()) == run.column("loss")
-        assert list(trained.get_ydata()) == run.column("train_loss")
+        assert list(training.get_ydata()) == run.column("train_loss")
         assert list(dot.get_xdata()) == [5]
-        assert list(border.get_xdata()) == [3.5, 3.5]
+        assert list(stage.get_xdata()) == [3.5, 3.5]
         assert texts(axes) == ["stage 1", "stage 2"]
 
-    def test_a_run_that_ended_early_shares_the_borders(self, axes: Axes) -> None:
+    def test_a_run_that_ended_early_has_the_same_stages(self, axes: Axes) -> None:
         training_curves(axes, {"long": history(3, 2, 1), "short": history(3)}, "kappa")
         assert texts(axes) == ["stage 1", "stage 2", "stage 3"]
 
-    def test_different_borders_are_strokes_on_the_curves(self, axes: Axes) -> None:
+    def test_different_stages_are_ticks_on_the_curves(self, axes: Axes) -> None:
         training_curves(axes, {"a": history(3, 2), "b": history(2, 2)}, "rate")
         assert texts(axes) == []
         assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "|"] == [[4], [3]]
         assert axes.get_yscale() == "linear"
 
-    def test_of_many_runs_few_are_named(self, axes: Axes) -> None:
+    def test_only_some_of_many_runs_are_named(self, axes: Axes) -> None:
         training_curves(axes, {f"run {index}": history(3, offset=index) for index in range(30)}, "loss")
-        named = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert named[:6] == ["run 0", "run 1", "run 2", "run 3", "run 29", "25 others"]
+        legend = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert legend[:6] == ["run 0", "run 1", "run 2", "run 3", "run 29", "25 others"]
 
-    def test_what_was_never_measured_is_refused(self, axes: Axes) -> None:
+    def test_unrecorded_quantities_are_refused(self, axes: Axes) -> None:
         with pytest.raises(DataError, match="macro F1"):
             training_curves(axes, {"a": history(2), "b": History()}, "macro_f1")
 
 
 class TestBars:
-    def test_bars_begin_at_zero_and_stand_together_by_name(self, axes: Axes) -> None:
+    def test_bars_start_at_zero_and_are_grouped_by_name(self, axes: Axes) -> None:
         rows = [
             Bar(name, value, value - 0.1, value + 0.1, group)
             for name in "ab"
@@ -130,7 +129,7 @@ class TestBars:
         assert bar_widths(axes) == []
         assert axes.get_xlim()[0] > 0.9
 
-    def test_of_very_many_the_ends_are_shown(self, axes: Axes) -> None:
+    def test_only_the_lowest_and_highest_of_many_bars_are_drawn(self, axes: Axes) -> None:
         rows = [Bar(f"{index}", index / 1000) for index in range(1, 1011)]
         bars(axes, rows, xlabel="recall")
         assert ticks(axes) == [
@@ -141,65 +140,65 @@ class TestBars:
         assert bars_height(rows) == bars_height(rows[:41])
 
     @pytest.mark.parametrize("rows", [[], [Bar("a", math.nan)]])
-    def test_nothing_to_draw_is_refused(self, axes: Axes, rows: list[Bar]) -> None:
+    def test_missing_values_are_refused(self, axes: Axes, rows: list[Bar]) -> None:
         with pytest.raises(DataError, match="finite"):
             bars(axes, rows, xlabel="x")
 
-    def test_a_leaderboard_ranks_and_skips(self, axes: Axes) -> None:
-        leaderboard(axes, [(f"team {index}", 1 - index / 200) for index in range(100)], {"own": 0.7})
-        near = ["59. team 58", "60. team 59", "61. own", "62. team 60", "63. team 61"]
+    def test_long_leaderboards_are_reduced(self, axes: Axes) -> None:
+        leaderboard(axes, [(f"team {index}", 1 - index / 200) for index in range(100)], {"ours": 0.7})
+        near = ["59. team 58", "60. team 59", "61. ours", "62. team 60", "63. team 61"]
         assert ticks(axes)[9:] == ["10. team 9", "… 48 others …", *near, "… 38 others …"]
 
 
 class TestMatrices:
-    def test_counts_and_shares_stand_in_the_cells(self, axes: Axes) -> None:
+    def test_cells_have_counts_or_shares(self, axes: Axes) -> None:
         matrix = [[999, 1, 0], [0, 3, 1], [0, 0, 0]]
         confusion(axes, matrix, ["a", "b", "c"], rates=False)
         assert texts(axes) == ["999", "1", "0", "0", "3", "1", "0", "0", "0"]
         second = new_figure()[1][0]
         confusion(second, matrix, ["a", "b", "c"], rates=True)
-        assert texts(second) == ["99.9", "0.1", "0", "0", "75.0", "25.0"]  # no image of the third class: no share
+        assert texts(second) == ["99.9", "0.1", "0", "0", "75.0", "25.0"]  # the third class has no images
 
     @pytest.mark.parametrize("classes", [250, 1010])
-    def test_many_classes_are_drawn_in_blocks_that_lose_nothing(self, axes: Axes, classes: int) -> None:
+    def test_many_classes_are_merged_into_blocks(self, axes: Axes, classes: int) -> None:
         matrix = confusion_of(predictions(classes, 3000))
         confusion(axes, matrix, names(classes), rates=False)
-        shown = axes.images[0].get_array()
-        assert len(shown) <= 250
-        assert shown.sum() == matrix.sum() == 3000
+        cells = axes.images[0].get_array()
+        assert len(cells) <= 250
+        assert cells.sum() == matrix.sum() == 3000
 
     @pytest.mark.parametrize(
         "draw", [agreement, lambda axes, matrix, classes: confusion(axes, matrix, classes, rates=True)]
     )
-    def test_another_shape_is_refused(self, axes: Axes, draw: Callable) -> None:
+    def test_other_shapes_are_refused(self, axes: Axes, draw: Callable) -> None:
         with pytest.raises(DataError, match="shape"):
             draw(axes, np.ones((2, 3)), ["a", "b"])
 
-    def test_pairs_keep_their_direction_and_their_number(self, axes: Axes) -> None:
+    def test_confused_pairs_are_limited_and_keep_their_direction(self, axes: Axes) -> None:
         pairs = [{"truth": HOSTILE[6], "predicted": HOSTILE[6], "n": 30 - index, "share": 0.034} for index in range(25)]
         draw_pairs(axes, pairs)
         assert len(ticks(axes)) == 20
         assert ticks(axes)[0] == f"\u200e{HOSTILE[6]}\u200e → \u200e{HOSTILE[6]}\u200e"
         assert texts(axes)[0] == "30 (3.4 %)"
 
-    def test_no_mistakes_are_said(self, axes: Axes) -> None:
+    def test_no_mistakes_are_reported(self, axes: Axes) -> None:
         draw_pairs(axes, [])
         assert texts(axes) == ["no mistakes"]
 
 
-def test_reliability_shows_the_metric_s_own_bins(axes: Axes) -> None:
-    said = predictions(4, 200)
-    reliability(axes, said, bins=5)
-    rows = reliability_rows(said, bins=5)
+def test_reliability_draws_the_bins_of_the_metric(axes: Axes) -> None:
+    samples = predictions(4, 200)
+    reliability(axes, samples, bins=5)
+    rows = reliability_rows(samples, bins=5)
     assert [patch.get_height() for patch in axes.patches] == [row["accuracy"] for row in rows]
     assert texts(axes) == [f"{row['n']}" for row in rows]
     assert sum(int(text) for text in texts(axes)) == 200
-    assert axes.get_title().endswith(f"{calibration_error(said, bins=5):.3f}")
-    assert calibration_error(said) == score(said).ece
+    assert axes.get_title().endswith(f"{calibration_error(samples, bins=5):.3f}")
+    assert calibration_error(samples) == score(samples).ece
 
 
 class TestCost:
-    def test_areas_are_in_proportion_to_parameters(self, axes: Axes) -> None:
+    def test_areas_are_proportional_to_parameters(self, axes: Axes) -> None:
         points = [
             Cost("a", 0.5, 0.4, 0.6, 1e6, 100),
             Cost("b", 0.7, None, None, 1e8, 400),
@@ -208,24 +207,24 @@ class TestCost:
         accuracy_against_cost(axes, points, xlabel="operations")
         small, large = axes.collections[0].get_sizes()
         assert large == 4 * small
-        assert texts(axes) == ["b", "a"]  # no cost, no place on a logarithmic axis
+        assert texts(axes) == ["b", "a"]  # a logarithmic axis has no zero
         with pytest.raises(DataError, match="positive cost"):
             accuracy_against_cost(axes, points[2:], xlabel="operations")
 
-    def test_names_do_not_cover_one_another_and_stay_inside(self, axes: Axes) -> None:
+    def test_names_do_not_overlap_and_are_inside_the_axes(self, axes: Axes) -> None:
         accuracy_against_cost(axes, costs(20), xlabel="operations")
         with drawing():
             axes.figure.draw_without_rendering()
-            boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines that lead to the dots
+            boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to the dots
         frame = axes.get_window_extent().padded(2)
-        for place, box in enumerate(boxes):
+        for index, box in enumerate(boxes):
             assert frame.x0 <= box.x0
             assert box.x1 <= frame.x1
-            assert not any(box.overlaps(other) for other in boxes[:place])
+            assert not any(box.overlaps(other) for other in boxes[:index])
 
 
 class TestCounts:
-    def test_the_largest_class_comes_first_in_its_parts(self, axes: Axes) -> None:
+    def test_classes_are_sorted_and_stacked_by_split(self, axes: Axes) -> None:
         class_counts(axes, {"a": 3, "b": 10}, {"train": {"a": 2, "b": 7}, "test": {"a": 1, "b": 3}})
         assert ticks(axes) == ["b", "a"]
         assert bar_widths(axes) == [7, 2, 3, 1]
@@ -239,23 +238,17 @@ class TestCounts:
         assert axes.get_yscale() == "symlog"
         assert counts_height(counts) < 5
 
-    def test_whole_numbers_get_a_bar_each(self, axes: Axes) -> None:
-        histogram(axes, [1, 1, 3], xlabel="labels an image")
-        assert [patch.get_height() for patch in axes.patches] == [2, 0, 1]
-        with pytest.raises(DataError, match="labels"):
-            histogram(axes, [math.inf], xlabel="labels an image")
-
 
 class TestGrids:
-    def test_titles_are_lines_of_text(self) -> None:
+    def test_titles_are_plain_text(self) -> None:
         figure, _ = new_figure()
         image = np.zeros((4, 6, 1), dtype=np.uint8)
-        places = image_grid(figure, [image] * 3, ["a\nb", ("true $x$", "said y"), "z"], columns=2)
-        assert len(places) == 4
-        assert [place.get_title() for place in places] == [r"a\nb", "true \\$x\\$\nsaid y", "z", ""]
+        grid = image_grid(figure, [image] * 3, ["a\nb", ("true $x$", "said y"), "z"], columns=2)
+        assert len(grid) == 4
+        assert [panel.get_title() for panel in grid] == [r"a\nb", "true \\$x\\$\nsaid y", "z", ""]
         assert (pixels(figure, dpi=60) < 50).any()
 
-    def test_odd_images_are_refused(self) -> None:
+    def test_invalid_images_and_titles_are_refused(self) -> None:
         figure, axes = new_figure()
         with pytest.raises(DataError, match="uint8"):
             image_grid(axes, [np.zeros((4, 4, 3))], ["a"], columns=1)
@@ -263,7 +256,7 @@ class TestGrids:
             image_grid(figure, [], [], columns=1)
 
     @pytest.mark.parametrize("shape", [(300, 200, 3), (300, 200, 1), (300, 200)])
-    def test_a_thumbnail_is_small_and_carries_pixels_only(self, shape: tuple[int, ...]) -> None:
+    def test_thumbnails_are_small_and_have_no_metadata(self, shape: tuple[int, ...]) -> None:
         image = Image.open(io.BytesIO(thumbnail(np.full(shape, 77, dtype=np.uint8), 96)))
         assert image.size == (64, 96)
         assert image.format == "JPEG"

@@ -27,13 +27,13 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Tree(HTMLParser):
-    """Reads a page as a browser's parser would, and notes what stands in it."""
+    """Parses a page and records its tags and texts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.feed(page)
         self.close()
 
@@ -46,13 +46,13 @@ class Tree(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.said.append(data)
+        self.texts.append(data)
 
     def names(self) -> list[str]:
         return [tag for tag, _ in self.tags]
 
     def all(self, attribute: str) -> list[str]:
-        return [str(found[attribute]) for _, found in self.tags if attribute in found]
+        return [str(attributes[attribute]) for _, attributes in self.tags if attribute in attributes]
 
 
 def page_of(*blocks: Block, title: str = "a page") -> str:
@@ -74,26 +74,26 @@ EVERY_BLOCK: list[Block] = [
 ]
 
 
-def test_names_stay_text_wherever_they_stand() -> None:
+def test_all_text_is_escaped() -> None:
     tree = Tree(render(Page(HOSTILE, [Section(HOSTILE, EVERY_BLOCK), Section(HOSTILE, [])], HOSTILE)))
     assert tree.open == []
     assert "script" not in tree.names()
-    assert not any(name.startswith("on") for _, found in tree.tags for name in found)
-    text = "".join(tree.said)
+    assert not any(name.startswith("on") for _, attributes in tree.tags for name in attributes)
+    text = "".join(tree.texts)
     assert text.count("<script>alert(1)</script>") >= len(EVERY_BLOCK)
     assert "\x1b" not in text and "\\x1b[31m" in text and "\\udcff" in text
 
 
-def test_every_block_is_named_in_the_test_above() -> None:
+def test_the_escaping_test_has_all_blocks() -> None:
     assert {type(block) for block in EVERY_BLOCK} == set(
         (Paragraph, Table, Figure, Images, Warning, Code, Details, Section)
     )
 
 
-def test_nothing_is_fetched_and_nothing_runs() -> None:
+def test_pages_have_no_requests_and_no_scripts() -> None:
     text = page_of(*EVERY_BLOCK)
     tree = Tree(text)
-    policy = next(found["content"] for tag, found in tree.tags if found.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (tag["content"] for _, tag in tree.tags if tag.get("http-equiv") == "Content-Security-Policy")
     assert str(policy).startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     assert all(address.startswith("data:image/") for address in tree.all("src"))
     assert all(address.startswith("#") for address in tree.all("href"))
@@ -109,7 +109,7 @@ def test_headings_are_in_order() -> None:
     assert levels == [1, 2, 3, 4, 5, 6, 6, 2]
 
 
-def test_links_lead_to_sections_of_their_own() -> None:
+def test_anchors_are_unique() -> None:
     sections = [Section(title, []) for title in ("Same name", "Same: name!", "名前", "другое")]
     tree = Tree(render(Page("a", [*sections, Section("x", [], anchor="results")])))
     anchors = [address.removeprefix("#") for address in tree.all("href")]
@@ -118,24 +118,24 @@ def test_links_lead_to_sections_of_their_own() -> None:
     assert "nav" not in Tree(page_of()).names()
 
 
-def test_tables_say_what_their_cells_are() -> None:
+def test_table_cells_have_scopes_and_classes() -> None:
     table = Table(("name", "accuracy"), [("a", "0.5"), ("b", "0.7"), ("c",)], "lr", "Results", frozenset({1}))
     tree = Tree(page_of(table))
     assert tree.all("scope") == ["col", "col", "row", "row", "row"]
-    assert [found for tag, found in tree.tags if tag == "tr"] == [{}, {}, {"class": "strong"}, {}]
-    assert [found.get("class") for tag, found in tree.tags if tag == "td"] == ["number", "number"]
-    assert "Results" in tree.said and "facts" not in tree.all("class")
+    assert [attributes for tag, attributes in tree.tags if tag == "tr"] == [{}, {}, {"class": "strong"}, {}]
+    assert [attributes.get("class") for tag, attributes in tree.tags if tag == "td"] == ["number", "number"]
+    assert "Results" in tree.texts and "facts" not in tree.all("class")
     facts = Tree(page_of(Table((), [("seed", "0")])))
     assert facts.all("scope") == ["row"] and "facts" in facts.all("class")
 
 
-def test_figures_that_follow_each_other_share_a_row() -> None:
+def test_consecutive_figures_share_a_row() -> None:
     tree = Tree(page_of(Figure(SVG, "a"), Figure(SVG, "b"), Paragraph("c"), Figure(SVG, "d")))
     assert tree.all("class").count("figures") == 2
 
 
-def test_wrong_values_are_told() -> None:
-    with pytest.raises(ValueError, match="no PNG, JPEG or SVG"):
+def test_invalid_values_raise() -> None:
+    with pytest.raises(ValueError, match="not PNG, JPEG or SVG"):
         page_of(Figure(b"GIF89a", "moving"))
     with pytest.raises(ValueError, match="'Results' is longer than its 1 columns"):
         page_of(Table(("name",), [("a", "b")], caption="Results"))

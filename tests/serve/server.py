@@ -20,11 +20,10 @@ from starlette.testclient import TestClient
 
 from tercet.config.deployment import ServerLimits
 from tercet.inference.onnx_model import OnnxModel
-from tercet.serve.access_log import AccessLog
 from tercet.serve.app import make_app, route_paths
-from tercet.serve.metrics import Metrics
 from tercet.serve.middleware import AllowedHosts, GuardMiddleware
 from tercet.serve.model import ServedModel
+from tercet.serve.monitoring import AccessLog, Metrics
 from tercet.serve.service import Service
 
 PATIENCE = 60.0  # seconds; generous for a busy machine

@@ -272,7 +272,7 @@ def test_loopback_addresses() -> None:
         ({"queue": 0}, "queue 0 must be positive"),
         ({"deadline": -1.0, "max_images": 0}, "max_images 0 must be positive; deadline -1.0 must be positive"),
         ({"memory": 100}, "memory 100 is too small"),
-        ({"queue": 8, "max_images": 9}, "queue 8 must hold max_images 9"),
+        ({"queue": 8, "max_images": 9}, "queue 8 must be at least max_images 9"),
     ],
 )
 def test_invalid_limits_are_rejected(values: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, FileChooser, expect, sync_playwright
 
-from tests.fixtures.browser import BROWSERS, DESK, PHONE, Seen
+from tests.fixtures.browser import BROWSERS, DESK, PHONE, OpenPage
 from tests.serve.models import BLUE, GREEN, RED, picture, write_coloured
 from tests.serve.server import Server
 
@@ -19,7 +19,7 @@ READ = "h1, h2, h3, p, figcaption, button, .text, .number, a"
 LINE = (200, 120, 40)
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SCREENSHOTS: Path | None = None  # a folder, to inspect the pages
-Visit = Callable[..., Seen]
+Visit = Callable[..., OpenPage]
 
 DROP = """([name, content]) => {
   const bytes = Uint8Array.from(atob(content), character => character.charCodeAt(0));
@@ -60,7 +60,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     """Return a function that opens the page of a server, with a window width and colour scheme."""
     contexts = []
 
-    def opened(server: Server, path: str = "/", *, width: int = DESK, dark: bool = False) -> Seen:
+    def opened(server: Server, path: str = "/", *, width: int = DESK, dark: bool = False) -> OpenPage:
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
@@ -69,10 +69,10 @@ def visit(browser: Browser) -> Iterator[Visit]:
         )
         contexts.append(context)
         context.set_default_timeout(120_000)
-        seen = Seen(context.new_page())
-        seen.page.on("console", lambda message: seen.complaints.append(message.text))
-        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on("dialog", lambda dialog: (seen.complaints.append(dialog.message), dialog.dismiss()))
+        seen = OpenPage(context.new_page())
+        seen.page.on("console", lambda message: seen.errors.append(message.text))
+        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        seen.page.on("dialog", lambda dialog: (seen.errors.append(dialog.message), dialog.dismiss()))
         seen.page.on("request", lambda request: seen.requests.append(request.url))
         seen.page.goto(path)
         if path == "/":
@@ -84,13 +84,13 @@ def visit(browser: Browser) -> Iterator[Visit]:
         context.close()
 
 
-def assert_no_errors(seen: Seen, server: Server) -> None:
+def assert_no_errors(seen: OpenPage, server: Server) -> None:
     """No console errors, and requests to its own server only."""
-    assert seen.complaints == []
+    assert seen.errors == []
     assert all(url.startswith((f"{server.url}/", "blob:")) for url in seen.requests)
 
 
-def screenshot(seen: Seen, name: str) -> None:
+def screenshot(seen: OpenPage, name: str) -> None:
     if SCREENSHOTS is not None:
         seen.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
@@ -239,7 +239,7 @@ def test_hostile_names_are_text_and_the_layout_fits(hostile: Server, visit: Visi
         "all => all.map(button => button.getBoundingClientRect().height)"
     )
     assert min(small) >= 44  # touch target
-    assert [text for text in seen.complaints if "415" not in text] == []  # the browser logs the status 415
+    assert [text for text in seen.errors if "415" not in text] == []  # the browser logs the status 415
 
 
 def test_api_page(server: Server, visit: Visit) -> None:
@@ -269,4 +269,4 @@ def test_content_security_policy_blocks_scripts_and_other_hosts(server: Server, 
     }""")
     seen.page.wait_for_timeout(200)
     assert seen.page.evaluate("window.ran") is None
-    assert sum("Content Security Policy" in text for text in seen.complaints) >= 2
+    assert sum("Content Security Policy" in text for text in seen.errors) >= 2

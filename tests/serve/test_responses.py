@@ -151,8 +151,8 @@ def stored(mode: str) -> bytes:
 
 
 UNSUPPORTED = {
-    "integers": (stored("I"), "mode I (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
-    "floats": (stored("F"), "mode F (32 bits a pixel) has no known range: convert it to 8 or 16 bits"),
+    "integers": (stored("I"), "mode I (32 bits per pixel) has an unknown range: convert it to 8 or 16 bits"),
+    "floats": (stored("F"), "mode F (32 bits per pixel) has an unknown range: convert it to 8 or 16 bits"),
     "cut short": (picture((9, 9, 9), (200, 200), "JPEG")[:-100], "truncated, damaged"),
     "seven bits": (
         picture((9, 9, 9), kind="BMP").replace(b"\x01\x00\x18\x00", b"\x01\x00\x07\x00"),
@@ -216,7 +216,7 @@ def test_api_page_loads_nothing_from_other_hosts(server: Server) -> None:
 
 
 def test_rejection_prediction_sets_and_multilabel(folder: Path) -> None:
-    reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, answered=0.5, errors=0.01, rows=99)
+    reject = Rejection(threshold=0.9, risk=0.05, confidence=0.95, accepted=0.5, errors=0.01, rows=99)
     calibration = Calibration(reject=reject, conformal=PredictionSets(quantile=0.9, coverage=0.9, rows=99))
     single = write_coloured(folder / "calibrated.onnx", calibration=calibration.to_dict())
     with local_client(single, name="own name") as client:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tercet.core.errors import ConfigError, ModelError
-from tercet.ensemble.member import write_manifest
+from tercet.ensemble.manifest import write_manifest
 from tercet.serve.listener import bind, listen
 from tercet.serve.supervisor import serve_model
 from tests.serve.crowd import Outcome, crowd, wire

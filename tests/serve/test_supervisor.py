@@ -22,7 +22,9 @@ from tests.serve.models import GREEN, write_coloured
 from tests.serve.server import PATIENCE, Server, form, has_ended, receive, request
 
 pytestmark = pytest.mark.slow
-TAKE_LINK = "import os, signal, sys, time; from tercet.core.process import ParentLink; link = ParentLink.take()\n"
+TAKE_LINK = (
+    "import os, signal, sys, time; from tercet.core.process import ParentLink; link = ParentLink.from_environment()\n"
+)
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def test_exit_code_is_returned(listener: socket.socket, code: int) -> None:
 def test_repeated_crashes_end_the_supervisor(
     listener: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    note = "open(sys.argv[1], 'a').write(str(link.told['restarts'])); os.abort()"
+    note = "open(sys.argv[1], 'a').write(str(link.settings['restarts'])); os.abort()"
     with pytest.raises(Crashed, match=r"crashed 3 times in a row .*by SIGABRT") as caught:
         supervise([*python(note), str(tmp_path / "starts")], listener, delays=(0.01, 0.02))
     assert caught.value.exit_code == 128 + signal.SIGABRT
@@ -163,7 +165,7 @@ def test_repeated_crashes_end_the_supervisor(
 
 def test_stable_service_resets_the_crash_count(listener: socket.socket) -> None:
     """Only time after `ready` counts as service, not loading."""
-    script = "link.told['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
+    script = "link.settings['restarts'] == 5 and sys.exit(9); {}; time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)"
     ready = script.format("link.ready(print)")
     assert supervise(python(ready), listener, delays=(0.01,), stable=0.2) == 9
     with pytest.raises(Crashed, match=r"crashed 2 times .* SIGKILL, often out of memory"):

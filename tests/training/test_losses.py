@@ -1,3 +1,5 @@
+"""Losses, micro-batches, EMA, and the choice of precision."""
+
 import pytest
 import torch
 from torch import nn
@@ -10,13 +12,13 @@ from tercet.training.losses import CrossEntropy, balanced_class_weights
 from tercet.training.optim import WeightAverage
 
 
-def test_hard_and_one_hot_labels_agree() -> None:
+def test_hard_and_one_hot_labels_give_the_same_loss() -> None:
     logits, labels = torch.randn(8, 4), torch.randint(4, (8,))
     loss = CrossEntropy(label_smoothing=0.1)
     assert loss.loss(logits, labels) == pytest.approx(float(loss.loss(logits, functional.one_hot(labels, 4).float())))
 
 
-def test_parts_add_up_to_the_whole_even_with_class_weights() -> None:
+def test_losses_of_micro_batches_add_up_with_class_weights() -> None:
     logits, labels = torch.randn(10, 3), torch.randint(3, (10,))
     loss = CrossEntropy(class_weights=[0.2, 1.0, 3.0])
     parts = sum(
@@ -25,23 +27,23 @@ def test_parts_add_up_to_the_whole_even_with_class_weights() -> None:
     assert float(parts) == pytest.approx(float(loss.loss(logits, labels)), rel=1e-6)
 
 
-def test_balanced_weights_give_every_class_the_same_sum() -> None:
+def test_balanced_class_weights_give_each_class_the_same_total() -> None:
     counts = [10, 40, 0, 50]
     weights = balanced_class_weights(counts)
     sums = [weight * count for weight, count in zip(weights, counts, strict=True)]
     assert sums == pytest.approx([100 / 3, 100 / 3, 0, 100 / 3])
 
 
-@pytest.mark.parametrize(("size", "parts"), [(7, 3), (2, 4), (5, 1), (8, 8)])
-def test_split_loses_and_reorders_nothing(size: int, parts: int) -> None:
+@pytest.mark.parametrize(("size", "num_parts"), [(7, 3), (2, 4), (5, 1), (8, 8)])
+def test_split_keeps_all_samples_in_order(size: int, num_parts: int) -> None:
     batch = Batch(torch.arange(size).float(), torch.arange(size), tuple(map(str, range(size))))
-    pieces = list(split(batch, parts))
-    assert len(pieces) <= parts
-    assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
-    assert sum((piece.ids for piece in pieces), ()) == batch.ids
+    micro_batches = list(split(batch, num_parts))
+    assert len(micro_batches) <= num_parts
+    assert torch.equal(torch.cat([part.images for part in micro_batches]), batch.images)
+    assert sum((part.ids for part in micro_batches), ()) == batch.ids
 
 
-def test_averaging_follows_the_weights_and_comes_off_again() -> None:
+def test_ema_is_applied_within_the_block_only() -> None:
     module = nn.Linear(2, 2)
     start = module.weight.detach().clone()
     average = WeightAverage(module, 0.5)
@@ -53,31 +55,31 @@ def test_averaging_follows_the_weights_and_comes_off_again() -> None:
     assert torch.allclose(module.weight, start + 1.0)
 
 
-class Dropped(nn.Module):
-    """A network that draws from the generators, and fails in bf16 as a kernel does that a processor lacks."""
+class FailsInBf16(nn.Module):
+    """Uses dropout (random numbers), and raises `error` in bf16 as a kernel that the processor lacks does."""
 
-    def __init__(self, fault: str = "") -> None:
+    def __init__(self, error: str = "") -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 3))
-        self.fault = fault
+        self.error = error
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.fault and torch.is_autocast_enabled("cpu"):
-            raise RuntimeError(self.fault)
+        if self.error and torch.is_autocast_enabled("cpu"):
+            raise RuntimeError(self.error)
         logits: torch.Tensor = self.layers(images)
         return logits
 
 
-LACKING = "could not create a primitive descriptor for the LSTM. Run workload with ONEDNN_VERBOSE"
+NO_BF16_LSTM = "could not create a primitive descriptor for the LSTM. Run workload with ONEDNN_VERBOSE"
 
 
 def four_images() -> Batch:
     return Batch(torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]), ("a", "b", "c", "d"))
 
 
-@pytest.mark.parametrize("fault", ["", LACKING])
-def test_choosing_a_precision_changes_neither_the_network_nor_the_draws(fault: str) -> None:
-    module, batch = Dropped(fault), four_images()
+@pytest.mark.parametrize("error", ["", NO_BF16_LSTM])
+def test_choose_precision_keeps_weights_and_random_state(error: str) -> None:
+    module, batch = FailsInBf16(error), four_images()
     before, state = module.layers[2].weight.detach().clone(), torch.get_rng_state()
     chosen, reason = choose_precision(module, batch, CrossEntropy(), device="cpu")
     assert chosen in ("32", "bf16") and "bf16" in reason
@@ -85,19 +87,17 @@ def test_choosing_a_precision_changes_neither_the_network_nor_the_draws(fault: s
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_fails_in_bf16_is_trained_in_32_bits_or_refused() -> None:
+def test_without_bf16_support_auto_chooses_32_and_bf16_raises() -> None:
     options = {"batch": four_images(), "objective": CrossEntropy(), "device": "cpu"}
-    chosen, reason = choose_precision(Dropped(LACKING), **options)
+    chosen, reason = choose_precision(FailsInBf16(NO_BF16_LSTM), **options)
     assert chosen == "32" and reason.endswith("primitive descriptor for the LSTM")
-    with pytest.raises(
-        ConfigError, match=r"'rows' cannot be computed in bf16 .*LSTM\): use --precision 32 or --precision auto"
-    ):
-        require_bf16(Dropped(LACKING), name="rows", **options)
-    require_bf16(Dropped(), name="dense", **options)
+    with pytest.raises(ConfigError, match=r"'rows'.*bf16.*LSTM.*--precision auto"):
+        require_bf16(FailsInBf16(NO_BF16_LSTM), name="rows", **options)
+    require_bf16(FailsInBf16(), name="dense", **options)
 
 
-def test_what_fails_in_32_bits_too_or_lacks_memory_is_no_matter_of_bf16() -> None:
+def test_errors_that_are_not_about_bf16_are_raised() -> None:
     options = {"batch": four_images(), "objective": CrossEntropy(), "device": "cpu"}
-    for module, message in ((nn.Linear(3, 3), "shapes"), (Dropped("out of memory"), "out of memory")):
+    for module, message in ((nn.Linear(3, 3), "shapes"), (FailsInBf16("out of memory"), "out of memory")):
         with pytest.raises(RuntimeError, match=message):
             choose_precision(module, **options)

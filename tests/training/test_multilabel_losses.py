@@ -1,4 +1,4 @@
-"""What is minimised where images have sets of labels."""
+"""Losses for multi-label images."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from tercet.core.types import Batch
 from tercet.training.losses import BinaryCrossEntropy, CrossEntropy, LabelSequences, count_correct
 
-SETS = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 1]])
+TARGETS = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 1]])
 
 
-class Follower(nn.Module):
-    """Gives the next label's logits from the images alone, B T+1 4, or for BCE B 3."""
+class PixelLogits(nn.Module):
+    """Returns the pixels as logits: B 3, or with a sequence B T+1 4."""
 
     def forward(self, images: Tensor, sequence: Tensor | None = None) -> Tensor:
         logits = images.flatten(1)
@@ -19,42 +19,42 @@ class Follower(nn.Module):
 
 def batch() -> Batch:
     images = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    return Batch(images, SETS.float(), ("a", "b", "c"), SETS)
+    return Batch(images, TARGETS.float(), ("a", "b", "c"), TARGETS)
 
 
-def test_every_label_by_itself_is_a_sum_over_labels_and_a_mean_over_images() -> None:
-    loss, logits = BinaryCrossEntropy()(Follower(), batch())
-    share = logits.sigmoid()
-    by_hand = -torch.where(SETS > 0, share.log(), (1 - share).log()).sum(dim=1).mean()
-    torch.testing.assert_close(loss, by_hand)
+def test_binary_cross_entropy_sums_labels_and_averages_images() -> None:
+    loss, logits = BinaryCrossEntropy()(PixelLogits(), batch())
+    probabilities = logits.sigmoid()
+    expected = -torch.where(TARGETS > 0, probabilities.log(), (1 - probabilities).log()).sum(dim=1).mean()
+    torch.testing.assert_close(loss, expected)
 
 
-def test_a_sequence_costs_its_negative_log_probability() -> None:
+def test_the_loss_of_a_sequence_is_its_negative_log_probability() -> None:
     objective = LabelSequences([1, 5, 9])  # label 2 first, then 1, then 0
-    loss, _ = objective(Follower(), batch())
+    loss, _ = objective(PixelLogits(), batch())
     steps = batch().images.flatten(1).log_softmax(dim=1)
-    spoken = [(2, 0, 3), (3,), (2, 1, 3)]
-    by_hand = -sum(steps[row, label] for row, labels in enumerate(spoken) for label in labels) / 3
-    torch.testing.assert_close(loss, by_hand)
+    sequences = [(2, 0, 3), (3,), (2, 1, 3)]
+    expected = -sum(steps[row, label] for row, labels in enumerate(sequences) for label in labels) / 3
+    torch.testing.assert_close(loss, expected)
 
 
-def test_parts_of_a_batch_add_up_to_the_whole() -> None:
+def test_losses_of_micro_batches_add_up() -> None:
     for objective in (BinaryCrossEntropy(), LabelSequences([1, 5, 9])):
-        whole, _ = objective(Follower(), batch())
-        first, _ = objective(Follower(), batch().rows(slice(0, 2)))
-        last, _ = objective(Follower(), batch().rows(slice(2, 3)))
-        torch.testing.assert_close(first * 2 / 3 + last / 3, whole)
+        expected, _ = objective(PixelLogits(), batch())
+        first, _ = objective(PixelLogits(), batch().rows(slice(0, 2)))
+        last, _ = objective(PixelLogits(), batch().rows(slice(2, 3)))
+        torch.testing.assert_close(first * 2 / 3 + last / 3, expected)
 
 
-def test_a_batch_of_empty_sets_only_says_end() -> None:
-    loss, logits = LabelSequences([1, 5, 9])(Follower(), batch().rows(slice(1, 2)))
+def test_images_without_labels_have_the_loss_of_end_alone() -> None:
+    loss, logits = LabelSequences([1, 5, 9])(PixelLogits(), batch().rows(slice(1, 2)))
     torch.testing.assert_close(loss, -batch().images.flatten(1).log_softmax(dim=1)[1, 3])
     assert logits.shape == (1, 3)
 
 
-def test_right_is_the_class_or_the_whole_set() -> None:
-    one_class = Batch(torch.zeros(2, 1), torch.tensor([1, 0]), ("a", "b"))
-    assert count_correct(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), one_class) == 1
+def test_correct_means_the_class_or_all_labels() -> None:
+    single_label = Batch(torch.zeros(2, 1), torch.tensor([1, 0]), ("a", "b"))
+    assert count_correct(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), single_label) == 1
     assert count_correct(torch.tensor([[1.0, -1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]]), batch()) == 2
     assert count_correct(torch.zeros(2, 2), Batch(torch.zeros(2, 1), torch.full((2, 2), 0.5), ("a", "b"))) == 0
     assert CrossEntropy()(nn.Flatten(), Batch(torch.zeros(2, 2), torch.tensor([1, 0]), ("a", "b")))[0] > 0

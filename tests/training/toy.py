@@ -1,11 +1,15 @@
-"""A toy problem: points of K clusters as 1 x 1 x D images, and a small network with dropout."""
+"""A toy problem: points of K clusters, a small network with dropout, and a callback that sends a signal."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from tercet.core.history import EpochRow
 from tercet.core.types import Batch
+from tercet.training.callbacks import TrainingProgress
 
 
 class Points:
@@ -17,13 +21,11 @@ class Points:
         self.labels = torch.arange(count) % classes
         self.points = centres[self.labels] + torch.randn(count, 6, generator=generator)
         self.batch_size, self.shuffle = batch_size, shuffle
-        self.asked: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        self.asked.append((number, start))
         order = torch.arange(len(self.labels))
         if self.shuffle:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(number))
@@ -37,8 +39,22 @@ class Net(nn.Module):
         self.layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.layers(images)
-        return out
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+class StopAt:
+    """Sends a signal to this process at a step, as a user or a scheduler would."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        if progress.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_epoch_end(self, row: EpochRow) -> None:
+        pass
 
 
 def make_net(dropout: float = 0.3) -> Net:

@@ -19,8 +19,8 @@ from tercet.audit.pairs import PairList, no_pairs
 from tercet.audit.result import AuditResult, Duplicate, LabelCheck, Leak, Method
 from tercet.config.analysis import AuditConfig
 from tercet.config.run import DataConfig
-from tercet.data.split_preview import preview_splits, read_problems
-from tercet.data.splits import kept_splits
+from tercet.data.data_module import preview_splits, read_problems
+from tercet.data.splits import initial_splits
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 
 
@@ -59,8 +59,8 @@ def check_table(
         counts=_counts(readable),
         by_split={name: _counts(part) for name, part in parts.items()},
         split_sizes={name: len(part) for name, part in parts.items()},
-        split_source=preview.how,
-        training_errors=(*read_problems(table, inspection.bad, config), *preview.refusals),
+        split_source=preview.description,
+        training_errors=(*read_problems(table, inspection.bad, config), *preview.problems),
         unreadable=inspection.bad,
         missing_files=table.missing,
         empty_folders=table.empty,
@@ -102,7 +102,7 @@ def _leaking_groups(table: SampleTable) -> dict[str, tuple[str, ...]]:
     if table.groups is None or table.splits is None:
         return {}
     splits_of: dict[str, set[str]] = {}
-    for group, split in zip(table.groups, kept_splits(table).tolist(), strict=True):
+    for group, split in zip(table.groups, initial_splits(table).tolist(), strict=True):
         splits_of.setdefault(group, set()).add(split)
     ordered = {group: tuple(split for split in SPLITS if split in splits) for group, splits in splits_of.items()}
     return {group: splits for group, splits in ordered.items() if len(splits) > 1}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.resource_limits import available_cores
-from tercet.data.decode import Pixels, check_image, decode, to_depth, to_pixels
+from tercet.data.decode import Pixels, decode, pillow_limits, to_depth, to_pixels
 from tercet.data.image_cache import BadImage
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import Ints, SampleTable
@@ -154,7 +154,7 @@ def _inspect_all(table: SampleTable, max_pixels: int) -> Iterator[ImageInspectio
         except DataError as error:
             return str(error)
 
-    with check_image(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
+    with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
         for start in range(0, len(table), _PREFETCH):
             yield from pool.map(attempt, table.locations[start : start + _PREFETCH])
 

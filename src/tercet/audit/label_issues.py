@@ -8,7 +8,7 @@ import numpy as np
 
 from tercet.audit.result import LabelCheck, LabelIssue
 from tercet.core.errors import ConfigError, DataError, ModelError
-from tercet.core.predictions import UNKNOWN, Floats, Ints, Predictions, join
+from tercet.core.predictions import UNKNOWN, Floats, Ints, Predictions, concatenate
 from tercet.data.run_reader import CHOSEN, RunReader
 from tercet.data.table import SampleTable
 from tercet.ensemble.combine import average
@@ -108,16 +108,16 @@ def held_out_predictions(path: str | Path) -> tuple[Predictions, str]:
     run = reader.run
     if reader.kind not in _RUN_KINDS:
         raise ModelError(f"{path} is a run of tercet {reader.kind}: give a run of tercet train or tercet crossval")
-    if reader.sets:
+    if reader.is_multilabel:
         raise DataError(f"{path} is a multi-label run, whose predictions cannot check labels: omit --run")
     pooled = run.predictions(CHOSEN, "pooled")
     if pooled.is_file():
         return Predictions.load(pooled), "all images, each predicted by the fold that held it out"
-    names = [str(member["name"]) for member in reader.document["members"]]
-    chosen = str(reader.document.get("chosen"))
+    names = [str(member["name"]) for member in reader.metrics["members"]]
+    chosen = str(reader.metrics.get("chosen"))
     parts = [[fold.predictions for fold in run.member(name).folds()] for name in names]
     if all(files and all(file.is_file() for file in files) for files in parts):
-        members = [join([Predictions.load(file) for file in files]) for files in parts]
+        members = [concatenate([Predictions.load(file) for file in files]) for files in parts]
         return average([member.aligned_to(members[0]) for member in members]), "out-of-fold, of all training images"
     validation = run.predictions(chosen, "validation")
     if not validation.is_file():

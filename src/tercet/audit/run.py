@@ -22,8 +22,8 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.files import require_writable, write_json
+from tercet.core.output import printable
 from tercet.core.progress import print_status
-from tercet.core.streams import printable
 from tercet.data.load import load_table
 from tercet.data.table import SampleTable
 from tercet.plots.page import write_page
@@ -31,7 +31,7 @@ from tercet.plots.page import write_page
 try:
     from tercet.audit.page import audit_page
     from tercet.plots.figure_writer import FigureWriter
-except ModuleNotFoundError as error:  # an extra: `pip install tercet[pictures]`
+except ModuleNotFoundError as error:  # an extra: `pip install tercet[plots]`
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise
     audit_page = None  # type: ignore[assignment]

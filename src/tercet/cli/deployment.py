@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from tercet.cli.extras import FOR_FILES, FOR_SERVING, require_extras
-from tercet.config import commands as verbs
-from tercet.config import deployment as ships
-from tercet.config.deployment import SERVE, ServeConfig, ServerLimits
+from tercet.config import commands as options
+from tercet.config import deployment
+from tercet.config.deployment import ServeConfig, ServerLimits
 from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig
+from tercet.core.errors import ConfigError
 from tercet.core.model_formats import SUFFIXES, is_onnx, is_program
+from tercet.core.output import CommandResult
 from tercet.core.process import ParentLink
-from tercet.core.result import CommandResult
+
+_ONNX_PACKAGES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export"}  # package -> extra of Tercet
+_SERVER_PACKAGES = dict.fromkeys(
+    ("fastapi", "httptools", "onnxruntime", "prometheus-client", "python-multipart", "uvicorn"), "serve"
+)
 
 
-def _shown(parsed: ParsedArguments) -> dict[str, Any]:
-    """Return which images are asked about."""
-    config = parsed.of(ships.VerificationConfig)
+def _require_packages(feature: str, packages: Mapping[str, str]) -> None:
+    """Raise if packages are missing, before any work starts.
+
+    Args:
+        feature: What needs them, in the plural.
+        packages: Extra of Tercet that installs each package.
+
+    Raises:
+        ConfigError: A package is not installed.
+    """
+    missing = [name for name in packages if find_spec(name.replace("-", "_")) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        extras = ",".join(dict.fromkeys(packages[name] for name in missing))
+        raise ConfigError(
+            f"{feature} need {', '.join(missing)}, which {verb} not installed: pip install 'tercet[{extras}]'"
+        )
+
+
+def _require_onnx_packages(*files: object) -> None:
+    """Raise if a file is an ONNX model and its packages are missing; torch programs need none."""
+    if not all(map(is_program, files)):
+        _require_packages("exported files", _ONNX_PACKAGES)
+
+
+def _image_options(parsed: ParsedArguments) -> dict[str, Any]:
+    """Return the options that select the images used for verification."""
+    config = parsed.of(deployment.VerificationConfig)
     return {
         "data": config.data,
         "images": config.images,
@@ -28,74 +59,61 @@ def _shown(parsed: ParsedArguments) -> dict[str, Any]:
     }
 
 
-def _require_extras(*files: object) -> None:
-    """Refuse ONNX files where their libraries are missing; programs of PyTorch need none."""
-    if not all(map(is_program, files)):
-        require_extras("exported files", FOR_FILES)
-
-
 def _export(parsed: ParsedArguments) -> CommandResult:
-    ParentLink.take()  # where `serve` exports a bundle, this process ends with that one
-    config, (bundle, file) = parsed.of(ships.ExportConfig), (parsed.positional[name] for name in ("bundle", "file"))
-    _require_extras(f"model{SUFFIXES[config.format]}")
+    ParentLink.from_environment()  # if `serve` exports a bundle, this process ends together with it
+    config = parsed.of(deployment.ExportConfig)
+    _require_onnx_packages(f"model{SUFFIXES[config.format]}")
     from tercet.export.export import export_model
 
-    tta = parsed.of(verbs.TTAOptions).tta
-    wanted: dict[str, Any] = {
-        "int8": config.int8,
-        "class_activation_maps": config.class_activation_maps,
-        "tta": tta,
-        "force": config.force,
-    }
-    done = export_model(bundle, file, format=config.format, **wanted, **_shown(parsed))
-    return CommandResult(done.to_text(), done.to_dict())
+    result = export_model(
+        parsed.positional["bundle"],
+        parsed.positional["file"],
+        format=config.format,
+        int8=config.int8,
+        class_activation_maps=config.class_activation_maps,
+        tta=parsed.of(options.TTAOptions).tta,
+        force=config.force,
+        **_image_options(parsed),
+    )
+    return CommandResult(result.to_text(), result.to_dict())
 
 
 def _verify(parsed: ParsedArguments) -> CommandResult:
-    _require_extras(parsed.positional["file"])
+    _require_onnx_packages(parsed.positional["file"])
     from tercet.export.verify import verify
 
-    bundle = cast("str", parsed.of(ships.VerifyConfig).bundle)
-    found = verify(parsed.positional["file"], bundle, **_shown(parsed))
-    told = "" if found.passed else "NOT THE SAME: the file answers otherwise than the bundle; export it anew\n"
-    return CommandResult(found.to_text() + told, found.to_dict(), exit_code=0 if found.passed else 4)
+    bundle = cast("str", parsed.of(deployment.VerifyConfig).bundle)
+    result = verify(parsed.positional["file"], bundle, **_image_options(parsed))
+    message = "" if result.passed else "MISMATCH: the outputs of the file and the bundle differ; export it again\n"
+    return CommandResult(result.to_text() + message, result.to_dict(), exit_code=0 if result.passed else 4)
 
 
 def _benchmark(parsed: ParsedArguments) -> CommandResult:
-    _require_extras(*filter(is_onnx, parsed.positional["models"]))
+    _require_onnx_packages(*filter(is_onnx, parsed.positional["models"]))
     from tercet.export.benchmark import benchmark
 
-    config = parsed.of(ships.BenchmarkConfig)
-    size = (config.size[0], config.size[-1]) if config.size else None
-    found = benchmark(
+    config = parsed.of(deployment.BenchmarkConfig)
+    result = benchmark(
         parsed.positional["models"],
         threads=config.threads,
         seconds=config.seconds,
-        size=size,
+        size=(config.size[0], config.size[-1]) if config.size else None,
         batches=config.batches,
     )
-    return CommandResult(found.to_text(), found.to_dict())
-
-
-SHIPPING: Mapping[str, tuple[CommandOptions, Callable[[ParsedArguments], CommandResult]]] = {
-    "export": (ships.EXPORT, _export),
-    "verify": (ships.VERIFY, _verify),
-    "benchmark": (ships.BENCHMARK, _benchmark),
-}
-"""By name, as in `tercet.cli.commands.VERBS`."""
+    return CommandResult(result.to_text(), result.to_dict())
 
 
 def _serve(parsed: ParsedArguments) -> CommandResult:
-    leash = ParentLink.take()
-    if leash is None:
-        is_folder = Path(parsed.positional["model"]).is_dir()  # a bundle's, which is exported first
-        require_extras("servers", {**FOR_FILES, **FOR_SERVING} if is_folder else FOR_SERVING)
+    parent = ParentLink.from_environment()
+    if parent is None:
+        is_bundle = Path(parsed.positional["model"]).is_dir()  # exported first
+        _require_packages("servers", {**_ONNX_PACKAGES, **_SERVER_PACKAGES} if is_bundle else _SERVER_PACKAGES)
         if parsed.of(ServeConfig).supervise:
             return _supervise(parsed)
     from tercet.serve.supervisor import serve_model
 
     config = parsed.of(ServeConfig)
-    done = serve_model(
+    result = serve_model(
         parsed.positional["model"],
         host=config.host,
         port=config.port,
@@ -105,25 +123,30 @@ def _serve(parsed: ParsedArguments) -> CommandResult:
         limits=parsed.of(ServerLimits),
         max_memory=config.max_memory,
         load_timeout=config.load_seconds,
-        parent=leash,
+        parent=parent,
     )
-    told = {"url": done.url, "requests": done.requests, "seconds": round(done.seconds, 1)}
-    return CommandResult(f"answered {done.requests} request(s) in {done.seconds:.0f} s\n", told)
+    document = {"url": result.url, "requests": result.requests, "seconds": round(result.seconds, 1)}
+    return CommandResult(f"answered {result.requests} request(s) in {result.seconds:.0f} s\n", document)
 
 
 def _supervise(parsed: ParsedArguments) -> CommandResult:
-    """Let a child serve: this process stays small, and imports nothing that computes."""
+    """Serve from a child process; this process stays small and does not import onnxruntime."""
     from tercet.serve.supervisor import serve_supervised
 
-    def words(file: Path, name: str) -> list[str]:
-        return ["serve", *parsed.to_words("name"), f"--name={name}", "--", str(file)]
+    def child_arguments(file: Path, name: str) -> list[str]:
+        return ["serve", *parsed.to_arguments("name"), f"--name={name}", "--", str(file)]
 
     config = parsed.of(ServeConfig)
     model = parsed.positional["model"]
-    return CommandResult.given_elsewhere(
-        serve_supervised(model, words, host=config.host, port=config.port, name=config.name)
+    return CommandResult.from_exit_code(
+        serve_supervised(model, child_arguments, host=config.host, port=config.port, name=config.name)
     )
 
 
-SERVING: Mapping[str, tuple[CommandOptions, Callable[[ParsedArguments], CommandResult]]] = {"serve": (SERVE, _serve)}
-"""By name, as in `tercet.cli.commands.VERBS`."""
+DEPLOYMENT_COMMANDS: Mapping[str, tuple[CommandOptions, Callable[[ParsedArguments], CommandResult]]] = {
+    "export": (deployment.EXPORT, _export),
+    "verify": (deployment.VERIFY, _verify),
+    "benchmark": (deployment.BENCHMARK, _benchmark),
+    "serve": (deployment.SERVE, _serve),
+}
+"""Options and implementation by name, as in `tercet.cli.commands.COMMANDS`."""

@@ -1,4 +1,4 @@
-"""The command line: words to verbs, answers to standard output, errors to exit codes."""
+"""Entry point: dispatches commands, prints results to standard output, and maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -15,93 +15,102 @@ from types import FrameType
 from typing import TextIO
 
 from tercet import __version__
-from tercet.cli.commands import PURPOSES, VERBS
+from tercet.cli.commands import COMMAND_GROUPS, COMMANDS
 from tercet.config.commands import OutputConfig
 from tercet.config.fields import quote_value
-from tercet.core.errors import ConfigError, explain
+from tercet.core.errors import ConfigError, to_tercet_error
+from tercet.core.output import SafeStream, printable, write
 from tercet.core.registry import did_you_mean
-from tercet.core.streams import SafeStream, printable, write
+
+_QUICK_START = """\
+  tercet train photos/                      one sub-folder per class
+  tercet predict runs/photos-1 cat.jpg
+  tercet export runs/photos-1 model.onnx    one file, no PyTorch needed
+"""
 
 
 def usage() -> str:
-    """Return what `tercet --help` prints."""
-    width = max(len(name) for name in VERBS if "-" not in name)  # a longer name pushes its own line only
+    """Return the text of `tercet --help`."""
+    width = max(map(len, COMMANDS))
     lines: list[str] = []
-    for purpose, names in PURPOSES.items():
-        lines += ["", f"{purpose}:", *(f"  {name:<{width}}  {VERBS[name][0].summary()}" for name in names)]
+    for group, names in COMMAND_GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:<{width}}  {COMMANDS[name][0].summary()}" for name in names)]
     return (
-        f"tercet {__version__}: train an ensemble of image classifiers from a folder of images.\n\n"
-        "Usage: tercet COMMAND [arguments] [options]\n" + "\n".join(lines) + "\n\n"
-        "Run 'tercet COMMAND --help' for its options. Every command supports --json.\n"
-        "Exit codes: 0 done, 2 options, 3 data, 4 model, 5 disk, 6 diverged, 7 memory.\n"
-        "A first run, two minutes, no download: tercet demo\n"
+        "Usage: tercet COMMAND [arguments] [options]\n\n"
+        "Train, evaluate and deploy ensembles of image classifiers.\n\n"
+        f"Quick start:\n{_QUICK_START}" + "\n".join(lines) + "\n\n"
+        "Run 'tercet COMMAND --help' for the options of a command.\n"
+        "Every command accepts --json. 'tercet demo' trains on built-in images in two\n"
+        "minutes, without a download.\n\n"
+        "Exit codes: 0 success, 1 internal error, 2 options, 3 data, 4 model, 5 disk,\n"
+        "6 diverged, 7 memory.\n"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit code.
+    """Run a command and return the exit code.
 
-    0 done; 2 usage; 3 data; 4 model, bundle or checkpoint; 5 disk or permission; 6 diverged; 7 out of memory;
-    130 and 143 after Ctrl-C and SIGTERM.
+    0 success; 1 internal error; 2 usage; 3 data; 4 model, bundle or checkpoint; 5 disk or permission; 6 diverged;
+    7 out of memory; 130 and 143 after Ctrl-C and SIGTERM.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported, by a verb
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when a command imports torch
     try:
-        with _listening():
-            return _run(words)
-    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, and to no one
+        with _signals_and_warnings():
+            return _run(arguments)
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         return 0
     except KeyboardInterrupt as stop:
         sigterm = isinstance(stop, _Terminated)
-        return _complain(f"stopped by {'SIGTERM' if sigterm else 'Ctrl-C'}", 143 if sigterm else 130)
+        return _print_error(f"stopped by {'SIGTERM' if sigterm else 'Ctrl-C'}", 143 if sigterm else 130)
     except Exception as error:
-        if "--debug" in words:
+        if "--debug" in arguments:
             traceback.print_exc()
-        known = explain(error)
+        known = to_tercet_error(error)
         if known is None:
             kind = type(error).__name__
-            return _complain(f"this should not happen: {kind}: {error} (run again with --debug and report it)", 1)
-        return _complain(str(known), known.exit_code, lines=isinstance(known, ConfigError))
+            return _print_error(f"internal error: {kind}: {error} (run again with --debug and report it)", 1)
+        return _print_error(str(known), known.exit_code, multiline=isinstance(known, ConfigError))
 
 
-def _run(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        write(sys.stdout if words else sys.stderr, usage())
-        return 0 if words else 2
-    if words[0] in ("--version", "-V", "version"):
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        write(sys.stdout if arguments else sys.stderr, usage())
+        return 0 if arguments else 2
+    command = arguments[0]
+    if command in ("--version", "-V", "version"):
         write(sys.stdout, f"tercet {__version__}\n")
         return 0
-    verb = words[0]
-    if verb not in VERBS:
+    if command not in COMMANDS:
         raise ConfigError(
-            f"unknown command {quote_value(verb)}{did_you_mean(verb, VERBS)} (commands: {', '.join(VERBS)})"
+            f"unknown command {quote_value(command)}{did_you_mean(command, COMMANDS)} (commands: {', '.join(COMMANDS)})"
         )
-    options, work = VERBS[verb]
+    options, execute = COMMANDS[command]
     try:
-        parsed = options.parse_args(words[1:])
-    except SystemExit:  # help was asked for, and printed
+        parsed = options.parse_args(arguments[1:])
+    except SystemExit:  # --help, already printed
         write(sys.stdout, "")
         return 0
-    answer = work(parsed)
-    if answer.silent:
-        return answer.exit_code
+    result = execute(parsed)
+    if result.silent:
+        return result.exit_code
     as_json = parsed.of(OutputConfig).json
-    write(sys.stdout, json.dumps(answer.document, allow_nan=False) + "\n" if as_json else answer.text)
-    return answer.exit_code
+    write(sys.stdout, json.dumps(result.document, allow_nan=False) + "\n" if as_json else result.text)
+    return result.exit_code
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM. Like Ctrl-C it is no `Exception`, so that nothing on its way takes it for damaged data."""
+    """SIGTERM. Derives from KeyboardInterrupt so that `except Exception` does not catch it."""
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """Within the block SIGTERM ends the work in good order, and warnings are one line each."""
+def _signals_and_warnings() -> Iterator[None]:
+    """Within the block SIGTERM raises `_Terminated`, and each warning is printed as one line."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
-    main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    main_thread = threading.current_thread() is threading.main_thread()  # only it may set handlers
     handler = signal.signal(signal.SIGTERM, terminate) if main_thread else None
     show, warnings.showwarning = warnings.showwarning, _show_warning
     try:
@@ -123,10 +132,10 @@ def _show_warning(
     SafeStream(sys.stderr).write(f"tercet: warning: {printable(str(message))}\n")
 
 
-def _complain(message: str, exit_code: int, *, lines: bool = False) -> int:
-    """Write an error as one line, or as the lines of a list of problems."""
-    parts = message.split("\n") if lines else [message]
-    SafeStream(sys.stderr).write("tercet: error: " + "\n".join(map(printable, parts)) + "\n")
+def _print_error(message: str, exit_code: int, *, multiline: bool = False) -> int:
+    """Print an error as one line, or one line per problem, and return the exit code."""
+    lines = message.split("\n") if multiline else [message]
+    SafeStream(sys.stderr).write("tercet: error: " + "\n".join(map(printable, lines)) + "\n")
     return exit_code
 
 

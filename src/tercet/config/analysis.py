@@ -1,4 +1,4 @@
-"""Options of audit, report and explain."""
+"""Options of `audit`, `report` and `explain`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tercet.core.errors import raise_problems
 
 FindingKind = Literal["unreadable", "duplicates", "leakage", "imbalance", "small-classes", "missing-classes", "labels"]
 FINDING_KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
-"""Kinds of findings, in the order of the report."""
-_LARGEST_DISTANCE = 16  # beyond it nearly every hash shares a band with every other
+"""In the order of the report."""
+_MAX_DISTANCE = 16  # beyond it nearly every pair of hashes becomes a candidate
 
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """Checks, output, and findings that count as failures."""
+    """Checks, output, and findings that fail the audit."""
 
     output: str | None = None
     """Folder for audit.json, audit.html and figures/ (default: none)."""
     run: str | None = None
-    """Run of crossval or train on this data; its held-out predictions are used to detect label errors."""
+    """Run folder of crossval or train on this data; its held-out predictions are used to detect label errors."""
     fail_on: tuple[FindingKind, ...] = ()
     """Findings that cause exit code 3."""
     max_hash_distance: int | None = 6
@@ -40,14 +40,14 @@ class AuditConfig:
     """feature_network: auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
-        doubled = sorted({kind for kind in self.fail_on if self.fail_on.count(kind) > 1})
+        repeated = sorted({kind for kind in self.fail_on if self.fail_on.count(kind) > 1})
         distance = self.max_hash_distance
         raise_problems(
             [
-                bool(doubled) and f"fail_on names {', '.join(doubled)} twice",
+                bool(repeated) and f"fail_on lists {', '.join(repeated)} twice",
                 distance is not None
-                and not 0 <= distance <= _LARGEST_DISTANCE
-                and f"max_hash_distance {distance} must lie in 0..{_LARGEST_DISTANCE}",
+                and not 0 <= distance <= _MAX_DISTANCE
+                and f"max_hash_distance {distance} must lie in 0..{_MAX_DISTANCE}",
                 self.folds < 2 and f"folds {self.folds} must be at least 2",
                 self.imbalance < 1 and f"imbalance {self.imbalance} must be at least 1",
                 len(self.feature_network) > 1 and "feature_network takes one network",
@@ -58,7 +58,7 @@ class AuditConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Contents of the page and where it is written."""
+    """Contents and location of the page."""
 
     output: str | None = None
     """HTML file (default: RUN/report.html; report.html in the current folder for several runs)."""
@@ -70,10 +70,10 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """Explanations to compute and where they are written."""
+    """Explanations to compute, and their output folder."""
 
     output: str | None = None
-    """Output folder (default: explanations, numbered if it exists)."""
+    """Output folder (default: explanations, with a number appended if it exists)."""
     layer: str | None = None
     """Layer of the class-activation map (default: the last one with sufficient resolution)."""
     filters: bool = False
@@ -110,7 +110,7 @@ AUDIT = CommandOptions(
     groups=[("", AuditConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[Positional("data", "image folder with one sub-folder per class, table, zip, or data set name")],
     aliases=ALIASES,
-    examples=["photos/ --output look/", "photos/ --fail-on leakage,unreadable"],
+    examples=["photos/ --output audit/", "photos/ --fail-on leakage,unreadable"],
 )
 EXPLAIN = CommandOptions(
     "explain",

@@ -46,11 +46,11 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True)
-class SeenConfig:
-    """Images to score."""
+class EvaluateConfig:
+    """Images to evaluate."""
 
     include_seen: bool = False
-    """Also score images that were used in training."""
+    """Include images that were used in training."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Predictions shown per image."""
+    """Output of the predictions."""
 
     csv: str | None = None
-    """CSV file for the classes and probabilities of all images."""
+    """Write the classes and probabilities of all images to this CSV file."""
     submission: str | None = None
-    """Sample submission of a competition; --csv is written with its columns and row order."""
+    """Sample submission of a competition; --csv then has its columns and row order."""
     top_k: int = 5
-    """Number of classes shown per image."""
+    """Number of classes to show per image."""
 
     def __post_init__(self) -> None:
         raise_problems(
@@ -124,12 +124,12 @@ class LimitsConfig:
 
     @property
     def any(self) -> bool:
-        """Whether there is a limit."""
+        """Whether a limit is set."""
         return self.max_memory is not None or self.max_seconds is not None
 
 
 def bound_problems(memory: int | None, name: str, seconds: float | None) -> list[str | bool]:
-    """Return what is wrong with limits of memory and time, the latter called `name`."""
+    """Return the problems of a memory limit in MiB and of the time limit called `name`."""
     return [
         memory is not None and memory < MIN_MEMORY and f"max_memory {memory} must be at least {MIN_MEMORY} MiB",
         seconds is not None and not 0 < seconds < 1e9 and f"{name} {seconds:g} must be positive",
@@ -138,7 +138,7 @@ def bound_problems(memory: int | None, name: str, seconds: float | None) -> list
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Data and ensemble size that the network is built for."""
+    """Input and output shapes for which the network is built."""
 
     classes: int = 1000
     """Number of classes."""
@@ -168,10 +168,12 @@ class DemoConfig:
 
 
 ALIASES = {"data_dir": "data.data_dir"}
-"""Other names of options."""
-SOURCE = Positional("data", "image folder with one sub-folder per class, table, zip, or data set name", required=False)
-"""Training images; omitted with --resume."""
-TRAINED: list[tuple[str, type]] = [
+"""Further names of options."""
+TRAINING_DATA = Positional(
+    "data", "image folder with one sub-folder per class, table, zip, or data set name", required=False
+)
+"""Omitted with --resume."""
+TRAINING_GROUPS: list[tuple[str, type]] = [
     ("", RunConfig),
     ("", ResumeConfig),
     ("data", DataConfig),
@@ -186,8 +188,8 @@ TRAIN = CommandOptions(
     "train",
     "Train networks on a folder of images and ensemble them. Writes a run folder with all scores and, in RUN/bundle, "
     "the deployable ensemble.",
-    groups=[*TRAINED[:-1], ("calibration", CalibrationConfig), TRAINED[-1]],
-    positionals=[SOURCE],
+    groups=[*TRAINING_GROUPS[:-1], ("calibration", CalibrationConfig), TRAINING_GROUPS[-1]],
+    positionals=[TRAINING_DATA],
     config_file=True,
     aliases=ALIASES,
     examples=[
@@ -216,10 +218,10 @@ ENSEMBLE = CommandOptions(
 )
 EVALUATE = CommandOptions(
     "evaluate",
-    "Evaluate a bundle or an exported file on labelled images. Classes are matched by name. Scores the data's own test "
-    "split if present, else the test split held out in training if the bundle was trained on this data, else all "
-    "images. Raises an error if an image was used in training.",
-    groups=[("", SeenConfig), ("", TTAOptions), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
+    "Evaluate a bundle or an exported file on labelled images. Classes are matched by name. Uses the test split of the "
+    "data if present; else, if the bundle was trained on this data, the test split held out in training; else all "
+    "images. Fails if an image was used in training.",
+    groups=[("", EvaluateConfig), ("", TTAOptions), ("", DeviceConfig), ("data", DataConfig), ("", OutputConfig)],
     positionals=[
         Positional("bundle", "bundle or run folder, or an exported file"),
         Positional("data", "image folder with one sub-folder per class, table, zip, or data set name"),
@@ -236,8 +238,8 @@ PREDICT = CommandOptions(
         Positional("images", "image files or folders", many=True),
     ],
     examples=[
-        "runs/photos-1 new-photos/ --csv answers.csv",
-        "runs/photos-1 test/ --submission sample.csv --csv answers.csv",
+        "runs/photos-1 new-photos/ --csv predictions.csv",
+        "runs/photos-1 test/ --submission sample.csv --csv out.csv",
         "photos.onnx new-photo.jpg",
     ],
 )

@@ -1,4 +1,4 @@
-"""Options of export, verify, benchmark and serve."""
+"""Options of `export`, `verify`, `benchmark` and `serve`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tercet.core.errors import raise_problems
 
 @dataclass(frozen=True)
 class VerificationConfig:
-    """Images on which the file is compared with the bundle."""
+    """Images on which file and bundle are compared."""
 
     data: str | None = None
     """Labelled images: folder with one sub-folder per class, table, zip, or data set name."""
@@ -33,7 +33,7 @@ class VerificationConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Format and contents of the file."""
+    """Format and content of the file."""
 
     format: Literal["onnx", "torch"] = "onnx"
     """ONNX, or a torch.export program (.pt2)."""
@@ -42,7 +42,7 @@ class ExportConfig:
     class_activation_maps: bool = False
     """Add class-activation maps as an output, for members that support them; ONNX only."""
     force: bool = False
-    """Replace an exported file of the same name."""
+    """Overwrite an existing file."""
 
 
 @dataclass(frozen=True)
@@ -118,50 +118,51 @@ BENCHMARK = CommandOptions(
 
 MEBIBYTE = 2**20
 DECODING_BYTES = 24
-"""Bytes a pixel that decoding may take at its worst (WebP; the others stay below 17)."""
+"""Peak memory per pixel while decoding (WebP; below 17 for the other formats)."""
 DECODED_BYTES = 3
-"""Bytes a pixel of an image that waits for the model."""
+"""Memory per pixel of a decoded image."""
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What is refused, how many images may wait, and how long anything may take."""
+    """Limits on uploads, memory, queue, batches and time."""
 
     max_upload: int = 32
-    """Largest request body, in MiB."""
+    """Maximum size of a request body in MiB."""
     max_images: int = 32
-    """Images in one request."""
+    """Maximum number of images per request."""
     max_pixels: int = 25_000_000
-    """Largest image, in pixels; told from its header before anything is decoded."""
+    """Maximum image size in pixels, checked in the file header before decoding."""
     memory: int = 640
-    """MiB that uploads and decoded images may take together; beyond it requests are sent away."""
+    """Maximum memory of uploads and decoded images in MiB; requests beyond it get status 503."""
     queue: int = 64
-    """Images that may wait, be decoded or be computed at once; beyond it requests are sent away."""
+    """Maximum number of images in progress (decoding, waiting, computing); requests beyond it get status 503."""
     max_batch: int = 32
-    """Images that the model sees at once, all of one height and width."""
+    """Maximum batch size; all images of a batch have the same height and width."""
     batch_time: float = 100.0
-    """Milliseconds that the model should take at once; slower models see fewer images at once."""
+    """Target time per batch in milliseconds; slow models get smaller batches."""
     batch_wait: float = 2.0
-    """Milliseconds that an image waits for others that are on their way; alone it never waits."""
+    """Maximum time in milliseconds that an image waits for other uploads to fill its batch."""
     deadline: float = 10.0
-    """Seconds from a whole request to its answer; then it is dropped."""
+    """Maximum time in seconds from a received request to its response; after it, the request is dropped."""
     receive_timeout: float = 15.0
-    """Seconds in which a request must arrive, headers and body, and a client must take its answer."""
+    """Maximum time in seconds to receive a request, and to send its response."""
     keep_alive: float = 5.0
-    """Seconds that a connection may stay open between requests."""
+    """Seconds before an idle connection is closed."""
     grace: float = 10.0
-    """Seconds that requests under way get after SIGTERM."""
+    """Seconds to finish running requests after SIGTERM."""
     connections: int = 20_000
-    """Open connections; beyond it new ones are sent away."""
+    """Maximum number of open connections; further ones get status 503."""
 
     def __post_init__(self) -> None:
         numbers = vars(self)
-        need = (self.max_pixels * DECODING_BYTES + self.max_upload * MEBIBYTE) // MEBIBYTE + 1
+        required = (self.max_pixels * DECODING_BYTES + self.max_upload * MEBIBYTE) // MEBIBYTE + 1
         raise_problems(
             [
                 *(f"{name} {value} must be positive" for name, value in numbers.items() if not self._fits(name, value)),
-                self.memory < need and f"memory {self.memory} is too small: one upload and one image may take {need}",
-                self.queue < self.max_images and f"queue {self.queue} must hold max_images {self.max_images}",
+                self.memory < required
+                and f"memory {self.memory} is too small: one upload and one image can take {required} MiB",
+                self.queue < self.max_images and f"queue {self.queue} must be at least max_images {self.max_images}",
             ]
         )
 
@@ -171,7 +172,7 @@ class ServerLimits:
 
     @property
     def upload_bytes(self) -> int:
-        """Largest request body, in bytes."""
+        """Maximum size of a request body in bytes."""
         return self.max_upload * MEBIBYTE
 
 
@@ -201,7 +202,7 @@ class ServeConfig:
 
     @property
     def load_seconds(self) -> float | None:
-        """Time limit for loading: native code that runs out of memory may also hang."""
+        """Time limit for loading; always set with `max_memory`, as native code without memory may hang."""
         return _LOAD_SECONDS if self.load_timeout is None and self.max_memory is not None else self.load_timeout
 
     def __post_init__(self) -> None:

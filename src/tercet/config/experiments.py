@@ -1,4 +1,4 @@
-"""Options of crossval, compare, tune, reproduce and runs."""
+"""Options of `crossval`, `compare`, `tune`, `reproduce` and `runs`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tercet.config.commands import ALIASES, SOURCE, TRAINED, OutputConfig, ResumeConfig
+from tercet.config.commands import ALIASES, TRAINING_DATA, TRAINING_GROUPS, OutputConfig, ResumeConfig
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions, Positional
 from tercet.config.run import CalibrationConfig, DataConfig
@@ -25,17 +25,17 @@ class CompareConfig:
     recurrent: tuple[Literal["none", "rnn", "gru", "lstm"], ...] = ("none",)
     """Recurrent modules between backbone and head."""
     bidirectional: tuple[bool, ...] = (False,)
-    """Whether the recurrent modules read in both directions, such as false,true to compare the two."""
+    """Recurrent modules in one direction (false), in both (true), or each (false,true)."""
     scans: tuple[Literal["pooled", "rows", "columns", "cells", "snake"], ...] = ("pooled",)
-    """Sequences that the recurrent modules process."""
+    """Input sequences of the recurrent modules."""
     sizes: tuple[int, ...] = ()
     """Input sizes in pixels, square (default: --input.size, else that of each network)."""
     seeds: int = 3
-    """Number of seeds; every network is trained with each."""
+    """Number of seeds; every network is trained once per seed."""
     seed: int = 0
     """First seed."""
     baseline: str | None = None
-    """Network that the others are tested against (default: the first)."""
+    """Network that the others are tested against (default: the first one)."""
     budget: str | None = None
     """Training budget per network, seconds:N or flops:X, instead of an equal number of optimizer steps."""
     match_parameters: bool = False
@@ -53,35 +53,35 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         axes = ("recurrent", "bidirectional", "scans", "sizes")
-        values: dict[str, tuple[Any, ...]] = {axis: getattr(self, axis) for axis in axes}
+        grid: dict[str, tuple[Any, ...]] = {name: getattr(self, name) for name in axes}
         raise_problems(
             [
-                *(len(set(given)) < len(given) and f"{axis} names a value twice" for axis, given in values.items()),
-                *(axis != "sizes" and not given and f"{axis} is empty" for axis, given in values.items()),
+                *(len(set(axis)) < len(axis) and f"{name} lists a value twice" for name, axis in grid.items()),
+                *(name != "sizes" and not axis and f"{name} is empty" for name, axis in grid.items()),
                 any(size < 1 for size in self.sizes) and "sizes must be positive",
                 self.seeds < 1 and f"seeds {self.seeds} must be positive",
                 self.seed < 0 and "seed must not be negative",
                 self.budget is not None
-                and (not _BUDGET.fullmatch(self.budget) or not self.limit()[1])
+                and (not _BUDGET.fullmatch(self.budget) or not self.budget_limit()[1])
                 and f"budget '{self.budget}' must be seconds:N or flops:X, such as seconds:600 or flops:1e15",
                 not 0 < self.tolerance < 1 and f"tolerance {self.tolerance} must lie in (0, 1)",
                 self.threads is not None and self.threads < 1 and "threads must be positive",
             ]
         )
 
-    def limit(self) -> tuple[str, float]:
+    def budget_limit(self) -> tuple[str, float]:
         """Return the kind of the budget (`updates`, `seconds` or `flops`) and its amount (0 for `updates`)."""
-        found = _BUDGET.fullmatch(self.budget or "")
-        return (found[1], float(found[2])) if found else ("updates", 0.0)
+        match = _BUDGET.fullmatch(self.budget or "")
+        return (match[1], float(match[2])) if match else ("updates", 0.0)
 
-    def every_seed(self) -> range:
-        """Return the seeds."""
+    def all_seeds(self) -> range:
+        """Return `seed`, `seed` + 1, ..."""
         return range(self.seed, self.seed + self.seeds)
 
 
 Sort = Literal["name", "data", "chosen", "validation", "test", "macro_f1", "kappa", "seconds", "date"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
-"""Sortable columns of the table of runs."""
+"""Columns that the table of runs can be sorted by."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class FoldsConfig:
     """Fraction of images held out from all folds to calibrate the fold mean (0: no calibration)."""
 
     def __post_init__(self) -> None:
-        odd = [text for text in self.fold_members if not all(text.rpartition("="))]
+        invalid = [text for text in self.fold_members if not all(text.rpartition("="))]
         raise_problems(
             [
                 self.folds is not None and self.folds < 2 and f"folds {self.folds} must be at least 2",
                 self.folds is not None and self.leave_one_group_out and "give either folds or leave_one_group_out",
                 not 0 <= self.calibration_fraction < 1
                 and f"calibration_fraction {self.calibration_fraction} must lie in [0, 1)",
-                bool(odd) and f"fold_members '{', '.join(odd)}' must have the form MEMBER=FOLD+FOLD",
+                bool(invalid) and f"fold_members '{', '.join(invalid)}' must have the form MEMBER=FOLD+FOLD",
             ]
         )
 
@@ -115,14 +115,14 @@ class TuneConfig:
     """Search space, number of trials and pruning."""
 
     space: str | None = None
-    """YAML file of the options to vary: a list of choices or a range {low, high, step, log} for each."""
+    """YAML file with the search space: per option, a list of choices or a range {low, high, step, log}."""
     trials: int = 20
-    """Total number of trials, the first with unchanged options; with --resume, the new total."""
+    """Total number of trials; the first one uses the given options. With --resume, the new total."""
     pruner: Literal["median", "hyperband", "none"] = "median"
-    """Stop unpromising trials early: below the median at the same epoch, Hyperband, or none."""
+    """Early stopping of bad trials: below the median of the same epoch, Hyperband, or none."""
 
     def __post_init__(self) -> None:
-        raise_problems([self.trials < 2 and "trials must be at least 2: the first one uses unchanged options"])
+        raise_problems([self.trials < 2 and "trials must be at least 2: the first one uses the given options"])
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ class RunsConfig:
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Scale of the recipe and changes to it."""
+    """Scale of the recipe, and changes to it."""
 
     scale: Literal["small", "paper"] = "small"
     """small: feasible on two cores; paper: the published setting."""
     show: bool = False
     """Print the recipe and exit."""
-    parts: tuple[str, ...] = ()
-    """Run these parts only; --resume runs the others later."""
+    steps: tuple[str, ...] = ()
+    """Parts to run; --resume runs the others later."""
     replace: tuple[Any, ...] = ()
     """Replace networks: NETWORK=OTHER, or NETWORK=FILE.yaml with a model and its options."""
     dry_run: bool = False
@@ -150,18 +150,18 @@ class ReproduceConfig:
     output: str | None = None
     """Output folder (default: runs/RECIPE-N)."""
     device: str | None = None
-    """auto, cpu, cuda, cuda:N or mps; for all parts."""
+    """Device of all parts: auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None
-    """Threads per process; for all parts."""
+    """Threads per process, for all parts."""
 
 
 CROSSVAL = CommandOptions(
     "crossval",
     "Train and evaluate once per fold. Each fold is a run of `train`; the output also contains the pooled predictions "
-    "of all held-out images and one bundle that averages the fold models. Without --data.test-fraction there is no "
-    "test split beyond the folds.",
-    groups=[("", FoldsConfig), *TRAINED[:-1], ("calibration", CalibrationConfig), TRAINED[-1]],
-    positionals=[SOURCE],
+    "of all held-out images, and one bundle that averages the fold models. Without --data.test-fraction there is no "
+    "test split besides the folds.",
+    groups=[("", FoldsConfig), *TRAINING_GROUPS[:-1], ("calibration", CalibrationConfig), TRAINING_GROUPS[-1]],
+    positionals=[TRAINING_DATA],
     config_file=True,
     aliases=ALIASES,
     examples=[
@@ -172,7 +172,7 @@ CROSSVAL = CommandOptions(
 COMPARE = CommandOptions(
     "compare",
     "Train a grid of networks with several seeds, and compare them. All use the same data, splits and number of "
-    "optimizer steps. Reports scores, significance, cost, and the errors that differ.",
+    "optimizer steps. Reports scores, significance, cost, and errors per image.",
     groups=[
         ("", CompareConfig),
         ("", ResumeConfig),
@@ -181,7 +181,7 @@ COMPARE = CommandOptions(
         ("", TrainingConfig),
         ("", OutputConfig),
     ],
-    positionals=[SOURCE],
+    positionals=[TRAINING_DATA],
     config_file=True,
     aliases=ALIASES,
     examples=["photos/ --backbones resnet18 --recurrent none,lstm --scans rows"],
@@ -191,8 +191,8 @@ TUNE = CommandOptions(
     "tune",
     "Tune the hyperparameters of one network. Trials are sampled from a search space and scored on validation. Writes "
     "a table of all trials and the best configuration, FOLDER/best.yaml, for train --config.",
-    groups=[("", TuneConfig), *TRAINED],
-    positionals=[SOURCE],
+    groups=[("", TuneConfig), *TRAINING_GROUPS],
+    positionals=[TRAINING_DATA],
     config_file=True,
     aliases=ALIASES,
     examples=[

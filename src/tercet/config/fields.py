@@ -19,32 +19,32 @@ COMMAND_LINE = "--"
 
 @dataclass(frozen=True)
 class ConfigEntry:
-    """One value that a user gave."""
+    """One option as given by the user."""
 
     key: str
     """Dotted, with underscores."""
     value: Any
-    """Text from the command line, anything from a file or from Python."""
+    """Text from the command line; any value from a file or from Python."""
     where: str = ""
-    """`--` for the command line, else what messages put before the key, such as 'run.yaml: '."""
+    """`--` for the command line, else the prefix of the key in messages, such as 'run.yaml: '."""
 
     @property
     def label(self) -> str:
-        """The option as the user wrote it."""
+        """The option as the user writes it."""
         return self.spell(self.key) if self.where == COMMAND_LINE else self.where + self.key
 
     @property
-    def text(self) -> bool:
-        """Whether the value is text whatever its type, because it is a word of a command line."""
+    def is_text(self) -> bool:
+        """Whether the value is a command-line argument, which has yet to be converted to its type."""
         return self.where == COMMAND_LINE
 
     def spell(self, key: str) -> str:
-        """Return a key as the place of this entry writes it."""
+        """Return a key in the notation of this entry: `--some-key` on the command line, else `some_key`."""
         return "--" + key.replace("_", "-") if self.where == COMMAND_LINE else key
 
 
 class InvalidValue(Exception):
-    """Everything that is wrong with one value."""
+    """All problems of one value."""
 
     def __init__(self, *messages: str) -> None:
         super().__init__(*messages)
@@ -53,27 +53,27 @@ class InvalidValue(Exception):
 
 @dataclass
 class ErrorCollector:
-    """What is wrong, collected so that it is told at once."""
+    """Collects configuration errors so that all are reported together."""
 
     messages: list[str] = field(default_factory=list)
-    """One a problem."""
-    doubtful: set[str] = field(default_factory=set)
-    """Keys whose value could not be read: a rule that they seem to break may well be kept."""
+    """One per problem."""
+    unreadable: set[str] = field(default_factory=set)
+    """Keys without a valid value. Rules that mention them are not reported, as they were checked with the default."""
 
-    def add(self, *messages: str, doubtful: str | None = None) -> None:
-        """Enter messages, and the key whose value is unknown because of them."""
+    def add(self, *messages: str, unreadable: str | None = None) -> None:
+        """Add messages, and the key that has no valid value because of them."""
         self.messages.extend(messages)
-        if doubtful is not None:
-            self.doubtful.add(doubtful)
+        if unreadable is not None:
+            self.unreadable.add(unreadable)
 
     def raise_all(self) -> None:
-        """Raise one `ConfigError` with a line a problem, if there is any."""
+        """Raise one `ConfigError` with one line per problem, if there are any."""
         if self.messages:
             raise ConfigError("\n".join(dict.fromkeys(self.messages)))
 
 
 def quote_value(value: Any) -> str:
-    """Return a value as a message quotes it: in YAML's words, and short."""
+    """Return a value for messages: in YAML notation, at most 60 characters."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -88,25 +88,24 @@ class Field:
     key: str
     """Dotted, with underscores."""
     type: Any
-    """Its annotation, resolved."""
+    """Resolved annotation."""
     default: Any
-    """Its value where nothing is given."""
     owner: type
-    """The class it belongs to."""
+    """Configuration class that defines the field."""
 
     @property
     def name(self) -> str:
-        """The last part of the key."""
+        """Last part of the key."""
         return self.key.rpartition(".")[2]
 
     @property
     def option(self) -> str:
-        """The key as the command line writes it."""
+        """The key as a command-line option."""
         return "--" + self.key.replace("_", "-")
 
     @property
     def optional(self) -> bool:
-        """Whether null is a value."""
+        """Whether null is allowed."""
         union = typing.get_origin(self.type) in (types.UnionType, Union)
         return union and types.NoneType in typing.get_args(self.type)
 
@@ -118,24 +117,24 @@ class Field:
 
     @property
     def element(self) -> Any:
-        """The type of a list's elements; None for what is no list."""
+        """The element type of a list; None for other types."""
         return typing.get_args(self.inner)[0] if typing.get_origin(self.inner) is tuple else None
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The allowed values (of an element, for a list); empty if any value of the type is allowed."""
+        """Allowed values (of each element, for a list); empty if all values of the type are allowed."""
         kind = self.element or self.inner
         return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
     @property
     def flag(self) -> bool:
-        """Whether the option needs no value on the command line."""
+        """Whether the option is boolean."""
         return self.inner is bool
 
     @property
     def help(self) -> str:
-        """The sentence under the field."""
-        return _sentences(self.owner).get(self.name, "")
+        """Docstring of the field."""
+        return _field_docs(self.owner).get(self.name, "")
 
     def expected(self) -> str:
         """Return the type in words."""
@@ -145,9 +144,9 @@ class Field:
 
 
 @functools.cache
-def _sentences(kind: type) -> dict[str, str]:
-    found = docstring_parser.parse_from_object(kind).params
-    return {item.arg_name: " ".join((item.description or "").split()) for item in found}
+def _field_docs(kind: type) -> dict[str, str]:
+    params = docstring_parser.parse_from_object(kind).params
+    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
 def describe(kind: Any) -> str:
@@ -160,12 +159,12 @@ def describe(kind: Any) -> str:
 
 
 def list_fields(kind: type[Any], prefix: str, sections: set[str]) -> Iterator[Field]:
-    """Yield the options of a dataclass and of those nested in it.
+    """Yield the options of a dataclass, nested dataclasses included.
 
     Args:
-        kind: The class.
-        prefix: What comes before its field names: empty, or a key with a dot at the end.
-        sections: Gains the keys of nested classes, without the dot.
+        kind: The dataclass.
+        prefix: Prefix of the keys: empty, or a key with a dot at the end.
+        sections: The keys of nested classes are added to it, without the dot.
 
     Raises:
         TypeError: A field has no default.
@@ -177,7 +176,7 @@ def list_fields(kind: type[Any], prefix: str, sections: set[str]) -> Iterator[Fi
             sections.add(key)
             yield from list_fields(typing.cast("type[Any]", hint), f"{key}.", sections)
             continue
-        made = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
-        if made is dataclasses.MISSING:
+        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        if default is dataclasses.MISSING:
             raise TypeError(f"{kind.__name__}.{item.name} needs a default to be an option")
-        yield Field(key, hint, made, kind)
+        yield Field(key, hint, default, kind)

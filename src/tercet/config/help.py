@@ -1,4 +1,4 @@
-"""What `--help` prints: the verb, its positionals, and each configuration class with the sentences of its fields."""
+"""Text of `--help`: usage, examples, positional arguments, and the options of each configuration class."""
 
 from __future__ import annotations
 
@@ -16,40 +16,39 @@ from tercet.config.schema import Schema
 
 _COLUMN = 26
 _LEGEND = (
-    "N is a whole number, X a number; a list is written with commas. --key=value works too; null takes back what a "
-    "file set; a word after -- is never an option."
+    "N is a whole number, X a number; list elements are separated by commas. --key=value also works; null unsets an "
+    "option that a file sets; arguments after -- are never options."
 )
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 
 
 @dataclass(frozen=True)
 class Positional:
-    """A word of the command line that is no option."""
+    """A positional argument."""
 
     name: str
-    """Name in `Parsed.positional`."""
+    """Key in `ParsedArguments.positional`."""
     help: str
-    """What it is, in a few words."""
+    """Description in a few words."""
     many: bool = False
-    """Whether several may come."""
+    """Whether it accepts several values."""
     required: bool = True
-    """Whether at least one must come."""
     metavar: str = ""
     """Placeholder in help and messages (default: the name in capitals)."""
 
     @property
     def label(self) -> str:
-        """The name as help and messages write it."""
+        """Placeholder in help and messages."""
         return self.metavar or self.name.upper().replace("_", "-")
 
     def usage(self) -> str:
-        """Return how it stands in the usage line."""
-        once = f"{self.label} [{self.label} ...]" if self.many else self.label
-        return once if self.required else f"[{self.label} ...]" if self.many else f"[{self.label}]"
+        """Return its part of the usage line."""
+        required = f"{self.label} [{self.label} ...]" if self.many else self.label
+        return required if self.required else f"[{self.label} ...]" if self.many else f"[{self.label}]"
 
 
 def format_help(
-    verb: str,
+    command: str,
     description: str,
     schema: Schema,
     positionals: Sequence[Positional],
@@ -58,13 +57,13 @@ def format_help(
     width: int,
     examples: Sequence[str] = (),
 ) -> str:
-    """Return the help of a verb as plain text of `width` columns."""
-    usage = " ".join(["Usage: tercet", *filter(None, [verb]), *(item.usage() for item in positionals), "[options]"])
+    """Return the help of a command as plain text of `width` columns."""
+    usage = " ".join(["Usage: tercet", *filter(None, [command]), *(item.usage() for item in positionals), "[options]"])
     lines = [usage, ""]
     if description:
         lines += [*textwrap.wrap(description, width, break_on_hyphens=False), ""]
     if examples:
-        lines += ["Examples:", *(f"  tercet {verb} {words}" for words in examples), ""]
+        lines += ["Examples:", *(f"  tercet {command} {example}" for example in examples), ""]
     if positionals:
         lines.append("Arguments:")
         for item in positionals:
@@ -73,12 +72,12 @@ def format_help(
     lines.append("Options:")
     if config_file:
         lines += _entry("--config FILE", "Read options from a YAML file; the command line overrides them.", width)
-    lines += _entry("-h, --help", "Show this help and stop.", width)
+    lines += _entry("-h, --help", "Show this help and exit.", width)
     for owner in (owner for _, kind in schema.groups for owner in _classes(kind)):
         options = [option for option in schema.fields.values() if option.owner is owner]
         lines += ["", *_heading(owner, width)] if options else []
         for option in options:
-            lines += _entry(f"{option.option} {placeholder(option)}".rstrip(), _sentence(option), width)
+            lines += _entry(f"{option.option} {placeholder(option)}".rstrip(), _option_help(option), width)
     if schema.fields:
         lines += ["", *textwrap.wrap(_LEGEND, width)]
     return "\n".join(lines) + "\n"
@@ -100,10 +99,9 @@ def _heading(owner: type, width: int) -> Iterator[str]:
 
 
 def _entry(head: str, text: str, width: int) -> list[str]:
-    kept = text.replace("(default: ", "(default:\0").replace(
-        "; default: ", "; default:\0"
-    )  # a default stays with its word
-    lines = [line.replace("\0", " ") for line in textwrap.wrap(kept, width - _COLUMN, break_on_hyphens=False)] or [""]
+    # No line break between "default:" and its value.
+    joined = text.replace("(default: ", "(default:\0").replace("; default: ", "; default:\0")
+    lines = [line.replace("\0", " ") for line in textwrap.wrap(joined, width - _COLUMN, break_on_hyphens=False)] or [""]
     if len(head) + 4 > _COLUMN:
         return [f"  {head}", *(" " * _COLUMN + line for line in lines)]
     first = f"  {head}".ljust(_COLUMN) + lines[0]
@@ -111,24 +109,24 @@ def _entry(head: str, text: str, width: int) -> list[str]:
 
 
 def placeholder(item: Field) -> str:
-    """Return what stands for an option's value: its choices, or a letter for its type."""
+    """Return the placeholder of an option's value: its choices, or a letter for its type."""
     if item.flag:
         return "true|false" if item.default else ""
     if dataclasses.is_dataclass(item.element):
         return "NAME|FILE"
     if item.element is not None:
-        one = {int: "N", float: "X", bool: "true|false"}.get(item.element, "NAME")
-        return f"{one},{one},..."
+        element = {int: "N", float: "X", bool: "true|false"}.get(item.element, "NAME")
+        return f"{element},{element},..."
     return "|".join(map(str, item.choices)) or _PLACEHOLDERS.get(item.inner, "'{NAME: VALUE, ...}'")
 
 
-def _sentence(item: Field) -> str:
+def _option_help(item: Field) -> str:
     notes = []
     if item.element is not None and item.choices:
         notes.append("any of " + ", ".join(map(str, item.choices)))
     if item.default is not None and item.default is not False and item.default not in ("", (), {}):
-        every = item.element is not None and item.default == item.choices
-        notes.append(f"default: {'all' if every else _default(item.default)}")
+        all_choices = item.element is not None and item.default == item.choices
+        notes.append(f"default: {'all' if all_choices else _default(item.default)}")
     return f"{item.help} ({'; '.join(notes)})".strip() if notes else item.help
 
 

@@ -1,4 +1,4 @@
-"""Configuration of a network: input, backbone, recurrent module, head and frozen parts."""
+"""Configuration of a network: input, backbone, recurrent module, head, and frozen parameters."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tercet.core.registry import did_you_mean
 
 @dataclass(frozen=True)
 class FreezeRule:
-    """One line of the table."""
+    """Freezes or opens the parameters whose names match a pattern."""
 
     pattern: str
     """Glob over names such as `features.network.layer4.0.conv1.weight`."""
     frozen: bool
-    """Whether what it matches stays bit-identical; else it is open: it learns."""
+    """Whether matching parameters and buffers stay bit-identical; else they are open (trained)."""
 
     @property
     def state(self) -> str:
-        """The state in words."""
+        """`frozen` or `open`."""
         return "frozen" if self.frozen else "open"
 
 
@@ -30,26 +30,26 @@ FREEZE_PRESETS: dict[str, tuple[FreezeRule, ...]] = {
     "backbone": (FreezeRule("features.*", True), FreezeRule("*", False)),
     "all-but-last": (FreezeRule("head.classes*", False), FreezeRule("*", True)),
 }
-"""The tables that have names: nothing is frozen, all before recurrent module and head, all but the last layer."""
+"""Named rules: freeze nothing, everything before recurrent module and head, or all but the last layer."""
 
 
 def read_rules(freeze: Sequence[Any]) -> tuple[FreezeRule, ...]:
-    """Return the table that the option `freeze` stands for.
+    """Return the rules that the option `freeze` defines.
 
     Args:
-        freeze: Names of presets, texts `PATTERN: frozen` or `PATTERN: open`, or mappings from patterns to these words;
-            in their order.
+        freeze: Names of presets, texts `PATTERN: frozen` or `PATTERN: open`, or mappings from patterns to these states;
+            the first matching rule applies.
 
     Raises:
-        ConfigError: An element is none of these, or there is none.
+        ConfigError: An element has another form, or there are no elements.
     """
-    rules = tuple(rule for element in freeze for rule in _read(element))
+    rules = tuple(rule for element in freeze for rule in _read_element(element))
     if not rules:
         raise ConfigError("freeze is empty: give none, or PATTERN: frozen|open")
     return rules
 
 
-def _read(element: Any) -> Iterator[FreezeRule]:
+def _read_element(element: Any) -> Iterator[FreezeRule]:
     if isinstance(element, Mapping):
         for pattern, state in element.items():
             yield _rule(pattern, state)
@@ -73,7 +73,7 @@ def _rule(pattern: Any, state: Any) -> FreezeRule:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """Preprocessing of a network's input. None takes the value from the backbone's pretrained configuration."""
+    """Preprocessing of a network's input; unset values come from the backbone's pretrained configuration."""
 
     size: tuple[int, ...] | None = None
     """Input height and width in pixels, or one number for a square."""
@@ -86,7 +86,7 @@ class InputConfig:
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     """Interpolation for resizing."""
     crop_mode: Literal["squash", "center", "border"] | None = None
-    """How to reach the input's aspect ratio: squash distorts, center crops, border pads with border pixels."""
+    """How to reach the aspect ratio of the input: squash distorts, center crops, border pads with border pixels."""
     crop_pct: float | None = None
     """Fraction of the image's height and width that the center crop keeps (squash and center)."""
 
@@ -132,7 +132,7 @@ class LabelsConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One network: backbone, recurrent module, head. None means the network's own default."""
+    """One network: backbone, recurrent module, head; unset values default to those of the network."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Options of a timm backbone."""
@@ -204,12 +204,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Rebuild from `to_dict`'s result, lists standing for tuples."""
-        shown: dict[str, Any] = {
+        """Rebuild from the result of `to_dict`, also if JSON turned its tuples into lists."""
+        inputs: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values["input"].items()
         }
-        nested: dict[str, Any] = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**shown)}
-        labels = LabelsConfig(**values.get("labels", {}))  # absent in bundles from before there were label sets
+        nested: dict[str, Any] = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**inputs)}
+        labels = LabelsConfig(**values.get("labels", {}))  # absent in bundles from before multi-label support
         return cls(**{**values, **nested, "labels": labels, "freeze": tuple(values.get("freeze", cls.freeze))})
 
 

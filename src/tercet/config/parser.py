@@ -1,7 +1,7 @@
-"""The options of a verb: configuration classes in, checked instances out.
+"""The options of a command: configuration classes in, checked instances out.
 
-The command line, a YAML file and Python keywords share one vocabulary of dotted keys. Defaults give way to the file,
-and the file to the command line. Everything that is wrong is told at once, in one `ConfigError`.
+The command line, YAML files and Python keywords share the same dotted keys. Files override defaults, and the command
+line overrides files. All problems are reported together, in one `ConfigError`.
 """
 
 from __future__ import annotations
@@ -28,72 +28,73 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class ParsedArguments:
-    """What was understood: one instance of each configuration class, and the words that are no options."""
+    """Parsed options: one instance of each configuration class, plus positional arguments."""
 
     positional: Mapping[str, Any]
-    """Each positional by name: a text, a tuple of texts where several may come, None where it was left out."""
+    """By name: a text, a tuple of texts if several are accepted, None if omitted."""
     given: frozenset[str]
-    """Dotted keys that the file or the command line set."""
+    """Dotted keys set by the file or the command line."""
     schema: Schema
-    """The options there are."""
     instances: Mapping[type, Any]
     """One instance of each class."""
 
     def of(self, kind: type[Config]) -> Config:
-        """Return the instance of one of the verb's classes, nested ones included."""
+        """Return the instance of a configuration class of the command, nested ones included."""
         instance: Config = self.instances[kind]
         return instance
 
     def to_dict(self, *kinds: type) -> dict[str, Any]:
-        """Return every option's value by dotted key, as YAML and JSON hold it; `parse_object` reads it back equal.
+        """Return the value of every option by dotted key, for YAML and JSON; `parse_object` reads it back equal.
 
         Args:
-            *kinds: Only these of the verb's classes; all where none is named.
+            *kinds: Include these configuration classes only (default: all).
         """
         chosen = [kind for _, kind in self.schema.groups if not kinds or kind in kinds]
         return _plain_values(self.schema, *(self.instances[kind] for kind in chosen))
 
     def to_yaml(self, *kinds: type) -> str:
-        """Return `to_dict`'s result as a YAML file that `--config` accepts."""
+        """Return `to_dict(*kinds)` as a YAML file that `--config` accepts."""
         return dump_yaml(self.to_dict(*kinds))
 
-    def to_words(self, *without: str) -> list[str]:
-        """Return the given options as words of a command line, which are read as the same values; mappings are none.
+    def to_arguments(self, *without: str) -> list[str]:
+        """Return the given options as command-line arguments that parse to the same values; no mappings among them.
 
         Args:
             *without: Keys to leave out.
         """
         values = {key: value for key, value in self.to_dict().items() if key in self.given and key not in without}
-        return [f"--{key.replace('_', '-')}={_word(value)}" for key, value in values.items() if value not in (None, [])]
+        return [
+            f"--{key.replace('_', '-')}={_argument(value)}" for key, value in values.items() if value not in (None, [])
+        ]
 
 
-def _word(value: Any) -> str:
+def _argument(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(map(_word, value))
+        return ",".join(map(_argument, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class CommandOptions:
-    """The options and positionals of one verb.
+    """Options and positional arguments of one command.
 
     Args:
-        verb: The verb's name, as in `tercet VERB`.
-        description: What the verb does, in a few sentences; the first one, short, stands for it in `tercet --help`.
-        groups: Pairs of a key prefix and a frozen dataclass whose fields all have defaults; '' puts the fields at the
-            top. Nested dataclasses become groups of their own.
-        positionals: The words that are no options, in order; at most one may take several.
+        command: Name, as in `tercet COMMAND`.
+        description: A few sentences; the first one, short, is also shown in `tercet --help`.
+        groups: Pairs of key prefix and frozen dataclass, all of whose fields have defaults; '' puts the fields at top
+            level. Nested dataclasses become groups of their own.
+        positionals: Positional arguments in order; at most one may accept several values.
         config_file: Whether `--config FILE` reads options from a YAML file.
-        aliases: Other names of options, such as `data_dir` for `data.data_dir`.
-        without: Fields of a class that are no options of this verb and keep their defaults.
-        examples: Command lines, without `tercet VERB`, that the help begins with.
+        aliases: Further names of options, such as `data_dir` for `data.data_dir`.
+        without: Per class, fields that are not options of this command and keep their defaults.
+        examples: Command lines for the help, without `tercet COMMAND`.
 
     Raises:
-        TypeError: Two classes name the same option, or a field has no default.
+        TypeError: Two classes define the same option, or a field has no default.
     """
 
     def __init__(
         self,
-        verb: str,
+        command: str,
         description: str = "",
         *,
         groups: Sequence[tuple[str, type[Any]]] = (),
@@ -103,7 +104,7 @@ class CommandOptions:
         without: Mapping[type, frozenset[str]] | None = None,
         examples: Sequence[str] = (),
     ) -> None:
-        self.verb = verb
+        self.command = command
         self.description = description
         self.positionals = tuple(positionals)
         self.config_file = config_file
@@ -115,17 +116,17 @@ class CommandOptions:
         return self.description.partition(". ")[0].rstrip(".") + "."
 
     def parse_args(self, argv: Sequence[str]) -> ParsedArguments:
-        """Read a command line; `--help` prints the help and leaves with exit code 0.
+        """Parse a command line; `--help` prints the help and exits with code 0.
 
         Args:
-            argv: The words after the verb.
+            argv: The arguments after the command.
 
         Raises:
-            ConfigError: Everything that is wrong with the words, the file, the values and their combination.
-            SystemExit: Help was asked for.
+            ConfigError: Invalid arguments, file, values or combinations; lists all problems.
+            SystemExit: `--help` was given.
         """
-        own = argv[: argv.index("--")] if "--" in argv else argv
-        if {"-h", "--help"} & set(own):
+        options = argv[: argv.index("--")] if "--" in argv else argv
+        if {"-h", "--help"} & set(options):
             print(self.format_help(), end="")
             raise SystemExit(0)
         scan = _Scan(self.schema, self.positionals, ("config",) if self.config_file else ())
@@ -140,15 +141,15 @@ class CommandOptions:
     def parse_object(
         self, mapping: Mapping[str, Any], *, source: str = "", base: Sequence[Any] = ()
     ) -> ParsedArguments:
-        """Read nested mappings or dotted keys, from a file or from Python keywords.
+        """Parse nested mappings or dotted keys, from a file or from Python keywords.
 
         Args:
             mapping: The options; lists may also be written with commas.
-            source: Where they are from, for messages; such as a file's name.
-            base: Instances of the classes whose values stand where `mapping` says nothing, instead of the defaults.
+            source: Origin for messages, such as a file name.
+            base: Instances of the classes whose values are used instead of the defaults.
 
         Raises:
-            ConfigError: Everything that is wrong with the keys, the values and their combination.
+            ConfigError: Invalid keys, values or combinations; lists all problems.
         """
         problems, where = ErrorCollector(), f"{source}: " if source else ""
         entries = self.schema.flatten(mapping, where, problems)
@@ -157,17 +158,13 @@ class CommandOptions:
         return ParsedArguments({}, frozenset(entry.key for entry in entries), self.schema, instances)
 
     def to_dict(self, *instances: Any) -> dict[str, Any]:
-        """Return what instances of the classes hold by dotted key, as YAML and JSON hold it."""
+        """Return the values of configuration instances by dotted key, for YAML and JSON."""
         return _plain_values(self.schema, *instances)
 
     def format_help(self, *, width: int = 80) -> str:
-        """Return what `--help` prints.
-
-        Args:
-            width: Columns.
-        """
+        """Return the text of `--help`, wrapped to `width` columns."""
         return format_help(
-            self.verb,
+            self.command,
             self.description,
             self.schema,
             self.positionals,
@@ -184,85 +181,87 @@ class CommandOptions:
             return []
 
     def _assign(self, scan: _Scan) -> dict[str, Any]:
-        """Give the words to the positionals: first to those that need one, then to the one that takes several."""
-        waiting, spare = deque(scan.words), len(scan.words) - sum(item.required for item in self.positionals)
+        """Assign arguments to the positionals: first to the required ones, then to the one that accepts several."""
+        remaining = deque(scan.arguments)
+        spare = len(scan.arguments) - sum(item.required for item in self.positionals)
         assigned: dict[str, Any] = {}
         for item in self.positionals:
             extra = max(0, spare) if item.many else int(spare > 0 and not item.required)
             spare -= extra
-            taken = tuple(waiting.popleft() for _ in range(min(len(waiting), extra + item.required)))
-            assigned[item.name] = taken if item.many else taken[0] if taken else None
-            if item.required and not taken and not scan.uncertain:
+            values = tuple(remaining.popleft() for _ in range(min(len(remaining), extra + item.required)))
+            assigned[item.name] = values if item.many else values[0] if values else None
+            if item.required and not values and not scan.uncertain:
                 scan.problems.add(f"{item.label} is missing: {item.help}")
         if not scan.uncertain:
-            scan.problems.add(*(f"unexpected argument {quote_value(word)}" for word in waiting))
+            scan.problems.add(*(f"unexpected argument {quote_value(argument)}" for argument in remaining))
         return assigned
 
 
 @dataclass
 class _Scan:
-    """One pass over a command line: options with their texts, and the words between them."""
+    """One pass over a command line: options with their texts, and the arguments between them."""
 
     schema: Schema
     positionals: tuple[Positional, ...]
-    also: tuple[str, ...]
+    extra_options: tuple[str, ...]
     entries: list[ConfigEntry] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
     config: str | None = None
     problems: ErrorCollector = field(default_factory=ErrorCollector)
     uncertain: bool = False
-    """Whether a word may belong to an option that does not exist, so that counting words would mislead."""
+    """Whether an argument may be the value of an unknown option; then counting positionals would mislead."""
 
     def read(self, argv: Sequence[str]) -> None:
-        waiting = deque(argv)
-        while waiting:
-            token = waiting.popleft()
+        remaining = deque(argv)
+        while remaining:
+            token = remaining.popleft()
             if token == "--":
-                self.words.extend(waiting)
+                self.arguments.extend(remaining)
                 return
             if token.startswith("--"):
-                self._option(token, waiting)
+                self._option(token, remaining)
             elif self.schema.aliases.get(SHORT.get(token, "")) is not None:
-                self._option(f"--{SHORT[token]}", waiting)
+                self._option(f"--{SHORT[token]}", remaining)
             elif re.match(r"-[^\d.]", token):
                 self.problems.add(f"{token}: unknown option (put names starting with '-' after '--')")
             else:
-                self.words.append(token)
+                self.arguments.append(token)
 
-    def _option(self, token: str, waiting: deque[str]) -> None:
+    def _option(self, token: str, remaining: deque[str]) -> None:
         name, equals, value = token[2:].partition("=")
         key = self.schema.key(name)
         entry = ConfigEntry(key, value, COMMAND_LINE)
         option = self.schema.fields.get(key)
-        if option is None and key not in self.also:
-            self._unknown(entry, waiting, alone=not equals and bool(waiting) and not waiting[0].startswith("--"))
+        if option is None and key not in self.extra_options:
+            value_follows = not equals and bool(remaining) and not remaining[0].startswith("--")
+            self._unknown(entry, remaining, value_follows=value_follows)
             return
-        bare = option is not None and option.flag and not option.default
+        switch = option is not None and option.flag and not option.default
         if not equals:
-            if bare and not (waiting and waiting[0].lower() in ("true", "false")):
+            if switch and not (remaining and remaining[0].lower() in ("true", "false")):
                 value = "true"
-            elif not waiting or waiting[0].startswith("--"):
+            elif not remaining or remaining[0].startswith("--"):
                 expected = option.expected() if option else "a YAML file"
-                self.problems.add(f"{entry.label}: expected {expected}, got nothing", doubtful=key)
+                self.problems.add(f"{entry.label}: expected {expected}, got nothing", unreadable=key)
                 return
             else:
-                value = waiting.popleft()
+                value = remaining.popleft()
         if option is None:
             self.config = value
         else:
             self.entries.append(ConfigEntry(key, value, COMMAND_LINE))
 
-    def _unknown(self, entry: ConfigEntry, waiting: deque[str], *, alone: bool) -> None:
-        """Refuse an option, and decide whether the word after it (`alone`: there is one) was meant as its value."""
-        same = next((item for item in self.positionals if item.name == entry.key), None)
-        if same is not None:
-            self.problems.add(f"{entry.label}: unknown option, {same.label} is written without it")
+    def _unknown(self, entry: ConfigEntry, remaining: deque[str], *, value_follows: bool) -> None:
+        """Report an unknown option; guess whether the next token is its value."""
+        positional = next((item for item in self.positionals if item.name == entry.key), None)
+        if positional is not None:
+            self.problems.add(f"{entry.label}: unknown option, {positional.label} is a positional argument")
             return
-        self.schema.refuse(entry, self.problems, self.also)
-        meant = self.schema.fields.get(next(iter(self.schema.suggest(entry.key, self.also)), ""))
-        if alone and (meant is None or not meant.flag):
-            waiting.popleft()
-            self.uncertain |= meant is None
+        self.schema.report_unknown(entry, self.problems, self.extra_options)
+        likely = self.schema.fields.get(next(iter(self.schema.suggest(entry.key, self.extra_options)), ""))
+        if value_follows and (likely is None or not likely.flag):
+            remaining.popleft()
+            self.uncertain |= likely is None
 
 
 def _plain_values(schema: Schema, *instances: Any) -> dict[str, Any]:
@@ -270,7 +269,7 @@ def _plain_values(schema: Schema, *instances: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as YAML and JSON know it."""
+    """Convert a value to plain YAML and JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):

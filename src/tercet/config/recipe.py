@@ -15,63 +15,61 @@ from tercet.core.yaml_io import parse_yaml, read_mapping
 
 Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
-"""The two sizes of a recipe."""
 StepCommand = Literal["train", "compare", "crossval", "ensemble"]
-VERBS: tuple[StepCommand, ...] = get_args(StepCommand)
-"""What a part can do."""
+STEP_COMMANDS: tuple[StepCommand, ...] = get_args(StepCommand)
+"""Commands of steps."""
 METRICS = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds", "seconds_per_epoch")
-"""What a row can be about."""
+"""Metrics of published results."""
 Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
 class ResultSource:
-    """Where a measured number is found: a part, and the name of a member, network, way to fuse or fold in it."""
+    """Location of a measured number: a step, and the name of a member, network, ensemble method or fold in it."""
 
-    part: str
+    step: str
     name: str
 
     @classmethod
     def parse(cls, text: Any) -> ResultSource:
-        """Read `PART/NAME`.
+        """Read `STEP/NAME`.
 
         Raises:
-            ConfigError: Another form.
+            ConfigError: The text has another form.
         """
-        part, slash, name = str(text).partition("/")
-        if not (part and slash and name):
-            raise ConfigError(f"'{text}' is not of the form PART/NAME")
-        return cls(part, name)
+        step, slash, name = str(text).partition("/")
+        if not (step and slash and name):
+            raise ConfigError(f"'{text}' is not of the form STEP/NAME")
+        return cls(step, name)
 
     def __str__(self) -> str:
-        return f"{self.part}/{self.name}"
+        return f"{self.step}/{self.name}"
 
 
 @dataclass(frozen=True)
 class RecipeStep:
-    """One run of a verb."""
+    """One part of a recipe: a run of a command."""
 
-    verb: StepCommand
-    """What is done."""
+    command: StepCommand
     data: str | None = None
-    """Name of a data set, folder, table or zip (default: the scale's)."""
+    """Data set name, folder, table or zip (default: that of the scale)."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the verb, as its own configuration file has them."""
+    """Options of the command, as in its configuration file."""
     of: tuple[str, ...] = ()
-    """ensemble: the parts whose members are fused."""
+    """ensemble: the steps whose members are combined."""
     files: tuple[str, ...] = ()
     """ensemble: prediction files, relative to `data`, a folder (in `data.data_dir` if given)."""
     runs_of_classes: tuple[int, ...] = ()
     """files: rows per class, if the files are sorted by class and have no labels."""
     seeds: tuple[int, ...] = ()
-    """Repeat the part with each of these seeds (a comparison has seeds of its own)."""
+    """Repeat the step with each of these seeds (compare has its own option)."""
     note: str = ""
-    """What a reader should know of it."""
+    """Remark for the report."""
 
 
 @dataclass(frozen=True)
 class PublishedPair:
-    """Two readings that a test compares on the images they were measured on."""
+    """Two results to compare with a paired significance test."""
 
     what: str
     a: ResultSource
@@ -82,39 +80,38 @@ class PublishedPair:
 class Setting:
     """A recipe at one scale."""
 
-    parts: Mapping[str, RecipeStep]
-    """By name, in the order to run."""
+    steps: Mapping[str, RecipeStep]
+    """By name, in execution order."""
     data: str | None = None
-    """Name of a data set, folder, table or zip, for parts that name none."""
+    """Name of a data set, folder, table or zip, for steps that name none."""
     takes: str = ""
-    """How long, on what."""
+    """Duration and hardware."""
     differs: tuple[str, ...] = ()
-    """What this scale does differently from the source, beside what the recipe says."""
+    """Further differences from the source at this scale."""
     pairs: tuple[PublishedPair, ...] = ()
-    """Tests to make."""
 
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One line of the final table."""
+    """One row of the final table."""
 
     what: str
-    """What was measured, in the source's words."""
+    """Description in the terms of the source."""
     metric: str = "accuracy"
-    """Which number."""
+    """One of `METRICS`."""
     published: float | str | None = None
-    """The source's, or None where it has none."""
+    """Value in the source, if any."""
     source: str = ""
-    """Where it stands there."""
+    """Page, table or cell of the source."""
     small: ResultSource | None = None
-    """What is measured beside it at this scale."""
+    """Measured counterpart at scale `small`."""
     paper: ResultSource | None = None
-    """The same at the published scale."""
+    """Measured counterpart at scale `paper`."""
     per: str | None = None
-    """Name in the same part that the number is divided by (how many times as slow)."""
+    """Name in the same step whose value divides the number, for ratios such as relative duration."""
 
-    def reading(self, scale: Scale) -> ResultSource | None:
-        """Return where the measured number is found at a scale."""
+    def result_source(self, scale: Scale) -> ResultSource | None:
+        """Return the location of the measured number at a scale, if any."""
         return self.small if scale == "small" else self.paper
 
 
@@ -131,12 +128,12 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, name: str, document: Mapping[str, Any]) -> Recipe:
-        """Read what a recipe's file holds.
+        """Read the content of a recipe file.
 
         Raises:
-            ConfigError: Unknown or missing keys, or parts, scales and readings that do not fit together; all are told.
+            ConfigError: Unknown or missing keys, or inconsistent steps, scales and results; lists all problems.
         """
-        head = _take(cls, {**document, "name": name}, name)
+        head = _check_keys(cls, {**document, "name": name}, name)
         raise_problems([not isinstance(head["scales"], Mapping) and f"{name}: scales must be a mapping"])
         scales = {scale: _setting(value, f"{name}, scale {scale}") for scale, value in head["scales"].items()}
         rows = tuple(_row(row, f"{name}, row {number + 1}") for number, row in enumerate(head.get("rows") or ()))
@@ -147,38 +144,39 @@ class Recipe:
 
 
 def _setting(value: Any, where: str) -> Setting:
-    found = _take(Setting, value, where)
-    raise_problems([not isinstance(found["parts"], Mapping) and f"{where}: parts must be a mapping"])
-    parts = {}
-    for name, part in found["parts"].items():
-        taken = _take(RecipeStep, part, f"{where}, part {name}")
-        listed = {key: tuple(taken.get(key) or ()) for key in ("of", "files", "runs_of_classes", "seeds")}
-        parts[str(name)] = RecipeStep(**{**taken, **listed, "options": dict(taken.get("options") or {})})
+    setting = _check_keys(Setting, value, where)
+    raise_problems([not isinstance(setting["steps"], Mapping) and f"{where}: steps must be a mapping"])
+    steps = {}
+    for name, step in setting["steps"].items():
+        step = _check_keys(RecipeStep, step, f"{where}, step {name}")
+        lists = {key: tuple(step.get(key) or ()) for key in ("of", "files", "runs_of_classes", "seeds")}
+        steps[str(name)] = RecipeStep(**{**step, **lists, "options": dict(step.get("options") or {})})
     pairs = []
-    for number, pair in enumerate(found.get("pairs") or ()):
-        taken = _take(PublishedPair, pair, f"{where}, pair {number + 1}")
-        pairs.append(PublishedPair(str(taken["what"]), ResultSource.parse(taken["a"]), ResultSource.parse(taken["b"])))
-    return Setting(**{**found, "parts": parts, "pairs": tuple(pairs), "differs": tuple(found.get("differs") or ())})
+    for number, item in enumerate(setting.get("pairs") or ()):
+        pair = _check_keys(PublishedPair, item, f"{where}, pair {number + 1}")
+        pairs.append(PublishedPair(str(pair["what"]), ResultSource.parse(pair["a"]), ResultSource.parse(pair["b"])))
+    differs = tuple(setting.get("differs") or ())
+    return Setting(**{**setting, "steps": steps, "pairs": tuple(pairs), "differs": differs})
 
 
 def _row(value: Any, where: str) -> PublishedResult:
-    found = _take(PublishedResult, value, where)
-    readings: dict[str, ResultSource] = {
-        scale: ResultSource.parse(found[scale]) for scale in SCALES if found.get(scale) is not None
+    row = _check_keys(PublishedResult, value, where)
+    sources: dict[str, ResultSource] = {
+        scale: ResultSource.parse(row[scale]) for scale in SCALES if row.get(scale) is not None
     }
-    return PublishedResult(**(found | readings))
+    return PublishedResult(**(row | sources))
 
 
-def _take(kind: type[Any], value: Any, where: str) -> dict[str, Any]:
-    """Return a mapping whose keys are fields of a class, and hold all those without a default."""
+def _check_keys(kind: type[Any], value: Any, where: str) -> dict[str, Any]:
+    """Return a mapping after checking its keys: fields of a class, and all fields without a default."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {value!r}")
     known = {item.name: item for item in fields(kind)}
-    needed = [name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING]
+    required = [name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING]
     raise_problems(
         [
             *(f"{where}: unknown key '{key}'{did_you_mean(str(key), known)}" for key in value if key not in known),
-            *(f"{where}: '{key}' is missing" for key in needed if key not in value),
+            *(f"{where}: '{key}' is missing" for key in required if key not in value),
         ]
     )
     return dict(value)
@@ -189,35 +187,36 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         where = f"{recipe.name}, scale {scale}"
         if scale not in SCALES:
             yield f"{where}: the scales are {', '.join(SCALES)}"
-        for name, part in setting.parts.items():
-            yield from _part_problems(
-                f"{where}, part {name}", part, list(setting.parts)[: list(setting.parts).index(name)]
+        for name, step in setting.steps.items():
+            yield from _step_problems(
+                f"{where}, step {name}", step, list(setting.steps)[: list(setting.steps).index(name)]
             )
-            if part.verb != "ensemble" and part.data is None and setting.data is None:
-                yield f"{where}, part {name}: no data"
-        readings = [reading for pair in setting.pairs for reading in (pair.a, pair.b)]
-        for reading in [*readings, *(found for row in recipe.rows if (found := row.reading(scale)))]:
-            if reading.part not in setting.parts:
-                yield f"{where}: '{reading}' names no part{did_you_mean(reading.part, setting.parts)}"
+            if step.command != "ensemble" and step.data is None and setting.data is None:
+                yield f"{where}, step {name}: no data"
+        sources = [source for pair in setting.pairs for source in (pair.a, pair.b)]
+        for source in [*sources, *(source for row in recipe.rows if (source := row.result_source(scale)))]:
+            if source.step not in setting.steps:
+                yield f"{where}: '{source}' is not a result of a step{did_you_mean(source.step, setting.steps)}"
     for number, row in enumerate(recipe.rows):
         where = f"{recipe.name}, row {number + 1}"
         if row.metric not in METRICS:
             yield f"{where}: unknown metric '{row.metric}'{did_you_mean(row.metric, METRICS)} ({', '.join(METRICS)})"
         for scale in SCALES:
-            if row.reading(scale) is not None and scale not in recipe.scales:
-                yield f"{where}: there is no scale {scale}"
+            if row.result_source(scale) is not None and scale not in recipe.scales:
+                yield f"{where}: the recipe has no scale {scale}"
 
 
-def _part_problems(where: str, part: RecipeStep, earlier: list[str]) -> Iterator[str]:
-    if part.verb not in VERBS:
-        yield f"{where}: unknown verb '{part.verb}'{did_you_mean(part.verb, VERBS)} ({', '.join(VERBS)})"
-    if (part.verb == "ensemble") != (bool(part.of) != bool(part.files)):
-        yield f"{where}: an ensemble, and no other part, needs either of (parts) or files"
-    for name in part.of:
+def _step_problems(where: str, step: RecipeStep, earlier: list[str]) -> Iterator[str]:
+    if step.command not in STEP_COMMANDS:
+        guess = did_you_mean(step.command, STEP_COMMANDS)
+        yield f"{where}: unknown command '{step.command}'{guess} ({', '.join(STEP_COMMANDS)})"
+    if (step.command == "ensemble") != (bool(step.of) != bool(step.files)):
+        yield f"{where}: an ensemble, and no other step, needs either of (steps) or files"
+    for name in step.of:
         if name not in earlier:
-            yield f"{where}: '{name}' is no part before it"
-    if part.seeds and (part.verb == "compare" or part.files):
-        yield f"{where}: {part.verb} does not take seeds here; compare has a seeds option"
+            yield f"{where}: '{name}' is not an earlier step"
+    if step.seeds and (step.command == "compare" or step.files):
+        yield f"{where}: {step.command} does not take seeds here; compare has a seeds option"
 
 
 _SUFFIX = ".yaml"
@@ -229,10 +228,10 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Return a packaged recipe's file, or a user's, as it is written.
+    """Return the text of a packaged recipe, or of a YAML file.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: The recipe does not exist, or the file cannot be read.
     """
     if Path(name).suffix in (_SUFFIX, ".yml"):
         try:
@@ -249,14 +248,14 @@ def recipe_text(name: str) -> str:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Return a recipe by its name, or from a YAML file.
+    """Return a packaged recipe, or one from a YAML file.
 
     Raises:
-        ConfigError: There is none of that name, or it is not sound.
+        ConfigError: The recipe does not exist or is invalid.
     """
-    own = Path(name).suffix in (_SUFFIX, ".yml")
-    document = read_mapping(name) if own else parse_yaml(recipe_text(name), source=f"recipe {name}")
-    return Recipe.from_mapping(Path(name).stem if own else name, document)
+    is_file = Path(name).suffix in (_SUFFIX, ".yml")
+    document = read_mapping(name) if is_file else parse_yaml(recipe_text(name), source=f"recipe {name}")
+    return Recipe.from_mapping(Path(name).stem if is_file else name, document)
 
 
 def _folder() -> Traversable:

@@ -1,8 +1,7 @@
-"""The configuration of a run: frozen values, one sentence under each field, which also is the command line's help.
+"""Configuration of a run; the docstring of each field is also its `--help` text.
 
-A file, the command line and Python keywords share one flat vocabulary: the fields of `ModelConfig`,
-`TrainingConfig` and `RunConfig` by their own names, the others under `data.`, `input.`, `backbone.`, `fusion.` and
-`calibration.`.
+YAML files, the command line and Python keywords share the same keys: the fields of `ModelConfig`, `TrainingConfig` and
+`RunConfig` by name, all others below `data.`, `input.`, `backbone.`, `labels.`, `fusion.` and `calibration.`.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ class DataConfig:
     task: Literal["auto", "single", "multi"] = "auto"
     """single: one class per image; multi: multi-label; auto: multi if columns or separator imply it."""
     group_column: str | None = None
-    """Table column with the group (patient, hand, plant); a group is never split."""
+    """Table column with the group (patient, hand, plant); all images of a group go to the same split."""
     group_from: str | None = None
-    """Regular expression on the file name; its first capture is the sample's group."""
+    """Regular expression on the file name; its first capture group is the group of the image."""
     image_pattern: str | None = None
     """File name pattern applied to the image column, such as '{id}.jpg'."""
     val_fraction: float = 0.15
@@ -41,11 +40,11 @@ class DataConfig:
     split_seed: int = 0
     """Random seed of the splits."""
     max_bad_fraction: float = 0.01
-    """Maximum fraction of unreadable images; more stop the run."""
+    """Maximum fraction of unreadable images; beyond it the run stops."""
     max_pixels: int = 100_000_000
     """Maximum image size in pixels, checked before decoding."""
     memory_budget: int = 4_000_000_000
-    """Bytes of decoded images to cache in memory; others are decoded every epoch."""
+    """Memory for caching decoded images, in bytes; other images are decoded in every epoch."""
     num_workers: int = 0
     """Worker processes that decode images not cached in memory."""
     class_balanced_sampling: bool = False
@@ -71,7 +70,7 @@ class DataConfig:
                 and len(self.label_columns or ()) < 2
                 and "data.task multi needs several data.label_columns, or a data.label_separator",
                 self.class_balanced_sampling
-                and self.says_sets
+                and self.is_multilabel
                 and "data.class_balanced_sampling does not apply to multi-label data",
                 self.max_pixels < 1 and "data.max_pixels must be positive",
                 self.num_workers < 0 and "data.num_workers must not be negative",
@@ -80,7 +79,7 @@ class DataConfig:
         )
 
     @property
-    def says_sets(self) -> bool:
+    def is_multilabel(self) -> bool:
         """Whether tables are read as multi-label."""
         return self.task == "multi" or self.label_separator is not None or len(self.label_columns or ()) > 1
 
@@ -88,13 +87,10 @@ class DataConfig:
 Regime = Literal["cached", "frozen", "joint"]
 FusionData = Literal["out-of-fold", "validation", "train"]
 
-_REFUSED = {
-    (
-        "frozen",
-        "out-of-fold",
-    ): "fold members are not the deployed ones, so their graph cannot be trained through: use cached",
-    ("joint", "out-of-fold"): "members that train on cannot stand for held-out folds: use cached",
-    ("joint", "validation"): "training the members on validation rows would leave nothing to choose with: use train",
+_INVALID_FUSION: dict[tuple[Regime, FusionData], str] = {
+    ("frozen", "out-of-fold"): "the head would be trained through fold models, which are not deployed: use cached",
+    ("joint", "out-of-fold"): "members that are trained further have no held-out folds: use cached",
+    ("joint", "validation"): "members trained on the validation split leave no data for model selection: use train",
 }
 
 
@@ -126,7 +122,7 @@ class FusionConfig:
     """Folds for out-of-fold predictions and cross-fitted scores."""
 
     def __post_init__(self) -> None:
-        reason = _REFUSED.get((self.regime, self.data))
+        reason = _INVALID_FUSION.get((self.regime, self.data))
         raise_problems(
             [
                 reason is not None and f"fusion.regime {self.regime} with fusion.data {self.data}: {reason}",
@@ -160,33 +156,30 @@ class CalibrationConfig:
         )
 
     @property
-    def promises(self) -> bool:
-        """Whether an option needs calibration rows of its own."""
+    def guarantees(self) -> bool:
+        """Whether a reject threshold or prediction sets are fitted; they need calibration data of their own."""
         return self.reject_risk is not None or self.coverage is not None
 
 
 UNCALIBRATED = CalibrationConfig(temperature="none")
-"""No calibration."""
 
 Method = Literal["average", "pruned", "weighted", "vote", "greedy", "e2e"]
 METHODS: tuple[Method, ...] = ("average", "pruned", "weighted", "vote", "greedy", "e2e")
-"""The ensemble methods, in order of preference at equal scores."""
+"""In order of preference at equal scores."""
 
 
 @dataclass(frozen=True)
 class MemberConfig:
-    """One member of an ensemble, resolved: its name, its network, its training."""
+    """Resolved configuration of one ensemble member."""
 
     name: str
     """Name in tables and folders."""
     network: str
-    """What is built: a timm name, row-lstm, small-cnn, ..."""
+    """Network name: a timm model, row-lstm, small-cnn, ..."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The network's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """The training's options."""
     seed: int | None = None
-    """A seed of its own; None takes the run's, and its place among the members."""
+    """Seed of this member; None: derived from the seed of the run and the position of the member."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +187,7 @@ class RunConfig:
     """Members, ensemble methods and output."""
 
     members: tuple[Any, ...] = ()
-    """Networks to train: names, YAML files, or mappings of `model` and its options; default: three are chosen."""
+    """Networks to train: names, YAML files, or mappings of `model` and its options (default: three suitable ones)."""
     ensemble_methods: tuple[Method, ...] = METHODS
     """Ensemble methods to try; the best on validation is selected."""
     tta: str = "none"
@@ -211,10 +204,10 @@ class RunConfig:
     """Write TensorBoard logs if tensorboard is installed."""
 
     def __post_init__(self) -> None:
-        doubled = sorted({method for method in self.ensemble_methods if self.ensemble_methods.count(method) > 1})
+        repeated = sorted({method for method in self.ensemble_methods if self.ensemble_methods.count(method) > 1})
         raise_problems(
             [
-                bool(doubled) and f"ensemble_methods names {', '.join(doubled)} twice",
+                bool(repeated) and f"ensemble_methods lists {', '.join(repeated)} twice",
                 self.seed < 0 and "seed must not be negative",
                 self.threads is not None and self.threads < 1 and "threads must be positive",
             ]
@@ -223,5 +216,5 @@ class RunConfig:
 
     @property
     def views(self) -> TTAConfig:
-        """Return the test-time augmentation to measure, with the run's seed."""
+        """Parsed `tta`, with the seed of the run."""
         return TTAConfig.parse(self.tta, seed=self.seed)

@@ -1,7 +1,7 @@
-"""How what a user gave becomes configuration values, checked by their types and by the classes' own rules.
+"""Conversion of given options to configuration instances, checked by type and by the rules of each class.
 
-jsonargparse checks and converts each value by its type. What it lets pass is refused here: a value of another kind (a
-text where a file should hold a number, null where nothing may be absent, infinities) and keys that do not exist.
+jsonargparse converts each value to its type. Stricter checks are made here: values of another type (text for a number
+in a file), null for required values, infinities, and unknown keys.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NAMED_LISTS: dict[type, dict[str, tuple[Any, ...]]] = {StageConfig: {"paper": P
 
 
 class Schema:
-    """The options of some configuration classes, by dotted key.
+    """The options of a set of configuration classes, by dotted key.
 
     Args:
-        groups: Pairs of a key prefix and a dataclass whose fields all have defaults; '' puts its fields at the top.
-        aliases: Other names of options.
-        without: Fields of a class that are no options here and keep their defaults.
+        groups: Pairs of key prefix and dataclass, all of whose fields have defaults; '' puts its fields at top level.
+        aliases: Further names of options.
+        without: Per class, fields that are not options and keep their defaults.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Schema:
         for prefix, kind in self.groups:
             for field in self._list_fields(kind, prefix, self.sections):
                 if field.key in self.fields:
-                    raise TypeError(f"two classes name an option '{field.key}'")
+                    raise TypeError(f"two classes define an option '{field.key}'")
                 self.fields[field.key] = field
                 if field.element is not Any and not dataclasses.is_dataclass(field.element):
                     self._parser.add_argument(f"--{field.key}", type=field.element or field.inner)
@@ -63,26 +63,26 @@ class Schema:
                 yield field
 
     def key(self, name: str) -> str:
-        """Return the key that a user's spelling means: hyphens are underscores, and some options have two names."""
+        """Return the key for a name as typed: hyphens become underscores, aliases are resolved."""
         key = name.replace("-", "_")
         return self.aliases.get(key, key)
 
-    def suggest(self, key: str, also: Iterable[str] = ()) -> list[str]:
-        """Return the options that were probably meant, the likeliest first; empty if none is similar."""
-        return suggest(key, [*self.fields, *also])
+    def suggest(self, key: str, extra: Iterable[str] = ()) -> list[str]:
+        """Return the options that were probably meant, most likely first; `extra` are options besides the fields."""
+        return suggest(key, [*self.fields, *extra])
 
-    def refuse(self, entry: ConfigEntry, problems: ErrorCollector, also: Iterable[str] = ()) -> None:
-        """Enter an option that does not exist among the problems."""
+    def report_unknown(self, entry: ConfigEntry, problems: ErrorCollector, extra: Iterable[str] = ()) -> None:
+        """Add an unknown option to the problems, with suggestions."""
         if entry.key in self.sections:
             example = next(key for key in self.fields if key.startswith(f"{entry.key}."))
-            problems.add(f"{entry.label}: expected options of its own, such as {entry.spell(example)}")
+            problems.add(f"{entry.label}: is a group of options, such as {entry.spell(example)}")
             return
-        meant = self.suggest(entry.key, also)
-        hint = f", did you mean {' or '.join(repr(entry.spell(key)) for key in meant)}?" if meant else ""
-        problems.add(f"{entry.label}: unknown option{hint}", doubtful=meant[0] if meant else None)
+        likely = self.suggest(entry.key, extra)
+        hint = f", did you mean {' or '.join(repr(entry.spell(key)) for key in likely)}?" if likely else ""
+        problems.add(f"{entry.label}: unknown option{hint}", unreadable=likely[0] if likely else None)
 
     def flatten(self, mapping: Mapping[Any, Any], where: str, problems: ErrorCollector) -> list[ConfigEntry]:
-        """Return what nested or dotted mappings hold, without unknown and doubled keys."""
+        """Return the entries of nested or dotted mappings; unknown and repeated keys are added to the problems."""
         entries: dict[str, ConfigEntry] = {}
         for key, value in self._walk(mapping, ""):
             entry = ConfigEntry(key, value, where)
@@ -90,8 +90,8 @@ class Schema:
                 problems.add(f"{entry.label}: given twice")
             elif key in self.fields:
                 entries[key] = entry
-            elif key not in self.sections or value is not None:  # a section with nothing in it sets nothing
-                self.refuse(entry, problems)
+            elif key not in self.sections or value is not None:  # an empty section in YAML is null
+                self.report_unknown(entry, problems)
         return list(entries.values())
 
     def _walk(self, mapping: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -103,26 +103,26 @@ class Schema:
                 yield key, value
 
     def values(self, instance: Any) -> dict[str, Any]:
-        """Return what an instance of one of the classes holds, by dotted key."""
+        """Return the values of an instance of one of the classes, by dotted key."""
         prefix = next(prefix for prefix, kind in self.groups if kind is type(instance))
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for field in self._list_fields(type(instance), prefix, set()):
             value = instance
             for name in field.key.removeprefix(prefix).split("."):
                 value = getattr(value, name)
-            found[field.key] = value
-        return found
+            values[field.key] = value
+        return values
 
     def resolve(
         self, entries: Sequence[ConfigEntry], problems: ErrorCollector, *, where: str = "", base: Sequence[Any] = ()
     ) -> dict[type, Any]:
-        """Return one instance of each class; where there are problems, only as good as can be.
+        """Return one instance of each class; None for a class whose rules are violated.
 
         Args:
-            entries: What was given, all keys known; later ones win.
-            problems: Gains each wrong value and each broken rule.
-            where: What comes before messages about rules that concern no single key.
-            base: Instances whose values stand where nothing is given.
+            entries: Given options; all keys are known, and later entries override earlier ones.
+            problems: Invalid values and violated rules are added to it.
+            where: Prefix of messages about rules that mention no given key.
+            base: Instances whose values are used instead of the defaults.
         """
         values = {key: copy.copy(field.default) for key, field in self.fields.items()}
         for instance in base:
@@ -131,22 +131,22 @@ class Schema:
         for entry in entries:
             try:
                 values[entry.key] = self._read(entry)
-                sources[entry.key] = "" if entry.text else entry.where
-            except InvalidValue as refused:
-                problems.add(*refused.messages, doubtful=entry.key)
+                sources[entry.key] = "" if entry.is_text else entry.where
+            except InvalidValue as error:
+                problems.add(*error.messages, unreadable=entry.key)
         instances: dict[type, Any] = {}
-        broken: list[tuple[str, str]] = []
+        violated: list[tuple[str, str]] = []
         for prefix, kind in self.groups:
-            _build(kind, prefix, values, instances, broken, self.without)
-        for prefix, rule in broken:
-            if not _mentioned(rule, problems.doubtful, prefix):
-                named = _mentioned(rule, sources, prefix)
-                problems.add((sources[named[0]] if named else where) + rule)
+            _build(kind, prefix, values, instances, violated, self.without)
+        for prefix, rule in violated:
+            if not _mentioned(rule, problems.unreadable, prefix):
+                keys = _mentioned(rule, sources, prefix)
+                problems.add((sources[keys[0]] if keys else where) + rule)
         return instances
 
     def _read(self, entry: ConfigEntry) -> Any:
-        """Return the value of one option, of its own type."""
-        field, value, text = self.fields[entry.key], entry.value, entry.text
+        """Return the value of an entry, converted to the type of its field."""
+        field, value, text = self.fields[entry.key], entry.value, entry.is_text
         if value is None or (text and value == "null"):
             if field.optional:
                 return None
@@ -155,40 +155,42 @@ class Schema:
             return _read_structures(value, field, entry)
         if field.element is None:
             if text and typing.get_origin(field.inner) is dict:
-                value, text = _inline(value, entry), False
-            return self._read_one(value, field, entry, text=text)
+                value, text = _parse_inline(value, entry), False
+            return self._read_scalar(value, field, entry, text=text)
         if isinstance(value, str):
             value, text = _split(value, field, entry)
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(self._read_one(item, field, entry, text=text) for item in items)
+        return tuple(self._read_scalar(item, field, entry, text=text) for item in items)
 
-    def _read_one(self, value: Any, field: Field, entry: ConfigEntry, *, text: bool) -> Any:
-        value = given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    def _read_scalar(self, value: Any, field: Field, entry: ConfigEntry, *, text: bool) -> Any:
+        value = original = os.fspath(value) if isinstance(value, os.PathLike) else value
         if field.element is Any:
             return value
         if text and (field.element or field.inner) in (int, float, bool):
-            value, text = _scalar(value), False
-        if type(value) in (int, str):  # YAML reads the choice '32' as a number, the command line the choice 2 as text
+            value, text = _parse_scalar(value), False
+        if type(value) in (int, str):  # the choice '32' is a number in YAML, the choice 2 is text on the command line
             value = next((choice for choice in field.choices if str(choice) == str(value)), value)
         try:
             parsed = self._parser.parse_object({entry.key: value}, defaults=False)[entry.key]
         except ArgumentError:
             parsed = None
         finite = not isinstance(parsed, float) or math.isfinite(parsed)
-        kinds = {type(choice) for choice in field.choices}  # True and 1.0 equal the choice 1
+        kinds = {type(choice) for choice in field.choices}  # types are compared because True == 1.0 == 1
         if (
             parsed is None
             or not finite
-            or not (text or _same_kind(value, parsed))
+            or not (text or _same_type(value, parsed))
             or (kinds and type(parsed) not in kinds)
         ):
-            near = did_you_mean(given, [str(choice) for choice in field.choices]) if isinstance(given, str) else ""
-            raise InvalidValue(f"{entry.label}: expected {field.expected()}, got {quote_value(given)}{near}")
+            hint = (
+                did_you_mean(original, [str(choice) for choice in field.choices]) if isinstance(original, str) else ""
+            )
+            raise InvalidValue(f"{entry.label}: expected {field.expected()}, got {quote_value(original)}{hint}")
         return parsed
 
 
-def _same_kind(given: Any, parsed: Any) -> bool:
-    return type(given) is type(parsed) or (type(given) is int and type(parsed) is float)
+def _same_type(value: Any, parsed: Any) -> bool:
+    return type(value) is type(parsed) or (type(value) is int and type(parsed) is float)
 
 
 def _build(
@@ -196,43 +198,43 @@ def _build(
     prefix: str,
     values: Mapping[str, Any],
     instances: dict[type, Any],
-    broken: list[tuple[str, str]],
+    violated: list[tuple[str, str]],
     without: Mapping[type, frozenset[str]],
 ) -> Any:
-    """Make one instance, its nested ones first, or None; broken rules are collected, each with its prefix."""
+    """Create an instance and its nested ones; None if a rule is violated. Violated rules are collected with prefix."""
     hints = typing.get_type_hints(kind)
     arguments = {}
     for field in dataclasses.fields(kind):
         key, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
             inner = typing.cast("type[Any]", hint)
-            made = _build(inner, f"{key}.", values, instances, broken, without)
-            arguments[field.name] = inner() if made is None else made
+            nested = _build(inner, f"{key}.", values, instances, violated, without)
+            arguments[field.name] = inner() if nested is None else nested
         elif field.name not in without.get(kind, ()):
             arguments[field.name] = values[key]
     try:
         instances[kind] = kind(**arguments)
     except ConfigError as error:
-        broken.extend((prefix, rule) for rule in str(error).split("; "))
+        violated.extend((prefix, rule) for rule in str(error).split("; "))
         instances[kind] = None
     return instances[kind]
 
 
 def _mentioned(rule: str, keys: Iterable[str], prefix: str) -> list[str]:
-    """Return those keys directly under `prefix` whose name is a word of `rule`."""
+    """Return the keys directly below `prefix` whose name occurs as a word in `rule`."""
     names = [(key, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)]
     return [key for key, name in names if "." not in name and re.search(rf"\b{name}\b", rule)]
 
 
-def _scalar(text: str) -> Any:
-    """Return a number or truth value as YAML 1.2 reads it: jsonargparse takes 1:30 for 90 and 0x10 for 16."""
+def _parse_scalar(text: str) -> Any:
+    """Parse a number or boolean by YAML 1.2; jsonargparse would read 1:30 as 90 and 0x10 as 16."""
     try:
         return parse_yaml(text)
     except ConfigError:
         return text
 
 
-def _inline(text: str, entry: ConfigEntry) -> Any:
+def _parse_inline(text: str, entry: ConfigEntry) -> Any:
     try:
         return parse_yaml(text, source=quote_value(text))
     except ConfigError as error:
@@ -240,10 +242,10 @@ def _inline(text: str, entry: ConfigEntry) -> Any:
 
 
 def _split(text: str, field: Field, entry: ConfigEntry) -> tuple[list[Any], bool]:
-    """Return the elements of a list written as text, and whether they still are text."""
-    listed = text.lstrip().startswith("[")
-    if listed or (field.element is Any and "{" in text):
-        value = _inline(text if listed else f"[{text}]", entry)
+    """Return the elements of a list given as text, and whether they are still text."""
+    bracketed = text.lstrip().startswith("[")
+    if bracketed or (field.element is Any and "{" in text):
+        value = _parse_inline(text if bracketed else f"[{text}]", entry)
         return (value if isinstance(value, list) else [value]), False
     items = [item.strip() for item in text.split(",")] if text.strip() else []
     if "" in items:
@@ -252,31 +254,35 @@ def _split(text: str, field: Field, entry: ConfigEntry) -> tuple[list[Any], bool
 
 
 def _read_structures(value: Any, field: Field, entry: ConfigEntry) -> tuple[Any, ...]:
-    """Return a list of dataclasses, given as a name that stands for one, a YAML file, inline YAML, or the list."""
+    """Return a list of dataclasses, given as the name of a predefined list, a YAML file, inline YAML, or a list."""
     kind, where = field.element, f"{entry.label}: "
-    named, one = _NAMED_LISTS.get(kind, {}), kind.__name__.removesuffix("Config").lower()
+    predefined, item_name = _NAMED_LISTS.get(kind, {}), kind.__name__.removesuffix("Config").lower()
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(value, str):
-        if value in named:
-            return named[value]
+        if value in predefined:
+            return predefined[value]
         if value.lstrip().startswith(("[", "{")):
-            value = _inline(value, entry)
+            value = _parse_inline(value, entry)
         else:
-            where, value = f"{where}{value}: ", _structures_file(value, named, entry)
-    if isinstance(value, Mapping) and set(value) == {f"{one}s"}:
-        value = value[f"{one}s"]
+            try:
+                where, value = f"{where}{value}: ", read_yaml(value)
+            except ConfigError as error:
+                raise InvalidValue(f"{entry.label}: {error}{did_you_mean(value, predefined)}") from error
+    if isinstance(value, Mapping) and set(value) == {f"{item_name}s"}:
+        value = value[f"{item_name}s"]
     if not isinstance(value, (list, tuple)) or not value:
-        names = "".join(f"'{name}', " for name in named)
+        names = "".join(f"'{name}', " for name in predefined)
         raise InvalidValue(
             f"{where}expected {names}a YAML file or a list, each {describe(kind)}, got {quote_value(value)}"
         )
     problems, schema = ErrorCollector(), Schema([("", kind)])
-    made = tuple(
-        _read_structure(item, schema, f"{where}{one} {number}: ", problems) for number, item in enumerate(value, 1)
+    instances = tuple(
+        _read_structure(item, schema, f"{where}{item_name} {number}: ", problems)
+        for number, item in enumerate(value, 1)
     )
     if problems.messages:
         raise InvalidValue(*problems.messages)
-    return made
+    return instances
 
 
 def _read_structure(item: Any, schema: Schema, where: str, problems: ErrorCollector) -> Any:
@@ -286,14 +292,7 @@ def _read_structure(item: Any, schema: Schema, where: str, problems: ErrorCollec
     if not isinstance(item, Mapping):
         problems.add(f"{where}expected {describe(kind)}, got {quote_value(item)}")
         return None
-    own = ErrorCollector()
-    made = schema.resolve(schema.flatten(item, where, own), own, where=where)[kind]
-    problems.add(*own.messages)
-    return made
-
-
-def _structures_file(path: str, named: Iterable[str], entry: ConfigEntry) -> Any:
-    try:
-        return read_yaml(path)
-    except ConfigError as error:
-        raise InvalidValue(f"{entry.label}: {error}{did_you_mean(path, named)}") from error
+    item_problems = ErrorCollector()  # `unreadable` keys of one item must not hide problems of the next
+    instance = schema.resolve(schema.flatten(item, where, item_problems), item_problems, where=where)[kind]
+    problems.add(*item_problems.messages)
+    return instance

@@ -1,4 +1,4 @@
-"""The space of a search: which options vary, and over which values; read from YAML, checked before anything runs."""
+"""Search spaces of `tercet tune`: options to vary with their ranges or choices, read from YAML and checked."""
 
 from __future__ import annotations
 
@@ -17,104 +17,99 @@ from tercet.core.errors import ConfigError
 from tercet.core.registry import did_you_mean
 from tercet.core.yaml_io import read_mapping
 
-_RANGE = ("low", "high", "step", "log")
+_RANGE_KEYS = ("low", "high", "step", "log")
 _FORMS = "a list of choices, or a range such as {low: 1, high: 8}"
 
 
 @dataclass(frozen=True)
 class NumberRange:
-    """Numbers between two ends, both included."""
+    """Numbers from `low` to `high`, both included."""
 
     key: str
-    """The option."""
+    """Dotted key of the option."""
     low: float
-    """The least value."""
     high: float
-    """The greatest value."""
     step: float | None = None
-    """Distance between neighbours; None is 1 for whole numbers, and no grid for others."""
+    """Step size; None: 1 for whole numbers, continuous for others."""
     log: bool = False
-    """Whether equal ratios are equally likely, instead of equal distances."""
-    whole: bool = False
-    """Whether only whole numbers are meant."""
+    """Whether to sample uniformly on a logarithmic scale."""
+    integer: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the YAML file says."""
+        """Return the range as in the YAML file."""
         values = {"low": self.low, "high": self.high, "step": self.step, "log": self.log or None}
         return {name: value for name, value in values.items() if value is not None}
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that are tried against the option's type and rules."""
+        """Return the values to check against the type and the rules of the option."""
         return (self.low, self.high)
 
     def find(self, value: Any) -> float | None:
-        """Return a value of the option as this range knows it, or None where it lies outside."""
-        one = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not self.low <= one <= self.high:
+        """Return the number for a value of the option; None if it is outside the range."""
+        number = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not self.low <= number <= self.high:
             return None
-        return one if self.step is None or (_exact(one) - _exact(self.low)) % _exact(self.step) == 0 else None
+        return number if self.step is None or (_exact(number) - _exact(self.low)) % _exact(self.step) == 0 else None
 
-    def value(self, known: Any) -> Any:
-        """Return the option's value for what `find` returned."""
-        return known
+    def value(self, coordinate: Any) -> Any:
+        """Return the value of the option for a result of `find`."""
+        return coordinate
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values, whatever they are."""
+    """A list of values of any type."""
 
     key: str
-    """The option."""
+    """Dotted key of the option."""
     values: tuple[Any, ...]
-    """What there is to choose from."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the YAML file says."""
+        """Return the choices as in the YAML file."""
         return {"choices": list(self.values)}
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that are tried against the option's type and rules."""
+        """Return the values to check against the type and the rules of the option."""
         return self.values
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The values as texts, each different from the others."""
+        """The values as unique texts."""
         return tuple(_label(value) for value in self.values)
 
     def find(self, value: Any) -> str | None:
-        """Return the label of a value of the option, or None where it is no choice."""
-        alone = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-        return next((label for label in (_label(value), _label(alone)) if label in self.labels), None)
+        """Return the label for a value of the option; None if it is not a choice."""
+        element = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+        return next((label for label in (_label(value), _label(element)) if label in self.labels), None)
 
-    def value(self, known: Any) -> Any:
-        """Return the value that has this label."""
-        return self.values[self.labels.index(known)]
+    def value(self, coordinate: Any) -> Any:
+        """Return the value with this label."""
+        return self.values[self.labels.index(coordinate)]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Every option that varies."""
+    """All options to vary, in the order of the file."""
 
     axes: tuple[NumberRange | Choices, ...]
-    """In the order of the file."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The options by dotted key."""
+        """Dotted keys of the options."""
         return tuple(axis.key for axis in self.axes)
 
     def axis(self, key: str) -> NumberRange | Choices | None:
-        """Return the axis of an option, or None where it does not vary."""
+        """Return the axis of an option; None if it does not vary."""
         return next((axis for axis in self.axes if axis.key == key), None)
 
     def values(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options' values at a point, which holds numbers and labels."""
+        """Return option values for a point, which maps keys to numbers and labels."""
         return {axis.key: axis.value(point[axis.key]) for axis in self.axes if axis.key in point}
 
     def locate(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the point of some options' values, as far as they lie in the space."""
-        found = {axis.key: axis.find(values.get(axis.key)) for axis in self.axes}
-        return {key: known for key, known in found.items() if known is not None}
+        """Return the point for option values, without those outside the space."""
+        point = {axis.key: axis.find(values.get(axis.key)) for axis in self.axes}
+        return {key: coordinate for key, coordinate in point.items() if coordinate is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `read_space` reads back equal."""
@@ -122,21 +117,21 @@ class SearchSpace:
 
 
 def read_space(
-    given: str | Path | Mapping[str, Any], options: CommandOptions, *, base: Sequence[Any], fixed: Mapping[str, str]
+    source: str | Path | Mapping[str, Any], options: CommandOptions, *, base: Sequence[Any], fixed: Mapping[str, str]
 ) -> SearchSpace:
-    """Read a space and try every end and choice against its option.
+    """Read a search space and check every limit and choice against its option.
 
     Args:
-        given: YAML file, or what it would hold.
-        options: The options there are.
-        base: Instances whose values stand where nothing varies.
-        fixed: Options that must not vary, by dotted key, and why.
+        source: YAML file, or its content.
+        options: The available options.
+        base: Configuration instances with the values of all other options.
+        fixed: Options that must not vary, by dotted key, with the reason.
 
     Raises:
-        ConfigError: Unknown keys, forms that are no space, values that the option refuses; all are listed.
+        ConfigError: Unknown keys, invalid ranges or choices, or values that an option does not accept; lists all.
     """
-    where = "space" if isinstance(given, Mapping) else str(given)
-    mapping = given if isinstance(given, Mapping) else read_mapping(given)
+    where = "space" if isinstance(source, Mapping) else str(source)
+    mapping = source if isinstance(source, Mapping) else read_mapping(source)
     problems = ErrorCollector()
     entries = options.schema.flatten(mapping, f"{where}: ", problems)
     axes: list[NumberRange | Choices] = []
@@ -149,19 +144,19 @@ def read_space(
         except ConfigError as error:
             problems.add(f"{entry.label}: {error}")
     for axis in axes:
-        others = [one.key for one in axes if one is not axis]
+        others = [other.key for other in axes if other is not axis]
         for value in axis.ends():
-            problems.add(*_refusals(axis.key, value, options, base=base, where=where, others=others))
+            problems.add(*_value_problems(axis.key, value, options, base=base, where=where, others=others))
     if not entries and not problems.messages:
-        problems.add(f"{where}: nothing varies: give options, each with {_FORMS}")
+        problems.add(f"{where} is empty: give options to vary, each with {_FORMS}")
     problems.raise_all()
     return SearchSpace(tuple(axes))
 
 
-def _refusals(
+def _value_problems(
     key: str, value: Any, options: CommandOptions, *, base: Sequence[Any], where: str, others: Sequence[str]
 ) -> Iterator[str]:
-    """Yield why an option cannot have a value; a rule that names another varying option may be kept in a trial."""
+    """Yield the problems of a value; rules that mention another varying option may hold in a trial and are skipped."""
     try:
         options.parse_object({key: value}, source=where, base=base)
     except ConfigError as error:
@@ -180,7 +175,7 @@ def _read_axis(entry: ConfigEntry, field: Field) -> NumberRange | Choices:
     if "choices" in value:
         _require_only(value, ("choices",))
         return _read_choices(entry.key, value["choices"])
-    _require_only(value, _RANGE)
+    _require_only(value, _RANGE_KEYS)
     return _read_range(entry.key, value, field)
 
 
@@ -194,19 +189,19 @@ def _read_choices(key: str, values: Any) -> Choices:
     if not isinstance(values, (list, tuple)) or not values:
         raise ConfigError(f"expected a list of choices, got {quote_value(values)}")
     choices = Choices(key, tuple(values))
-    doubled = [label for index, label in enumerate(choices.labels) if label in choices.labels[:index]]
-    if doubled:
-        raise ConfigError(f"{doubled[0]} is given twice")
+    repeated = [label for index, label in enumerate(choices.labels) if label in choices.labels[:index]]
+    if repeated:
+        raise ConfigError(f"{repeated[0]} is given twice")
     return choices
 
 
 def _read_range(key: str, value: Mapping[str, Any], field: Field) -> NumberRange:
     kind = field.element or field.inner
     if kind not in (int, float):
-        raise ConfigError(f"expected a list of choices, as it is {field.expected()}")
-    absent = [name for name in ("low", "high") if name not in value]
-    if absent:
-        raise ConfigError(f"a range needs low and high: {absent[0]} is missing")
+        raise ConfigError(f"expected a list of choices: the option is {field.expected()}")
+    missing = [name for name in ("low", "high") if name not in value]
+    if missing:
+        raise ConfigError(f"a range needs low and high: {missing[0]} is missing")
     log = value.get("log", False)
     if not isinstance(log, bool):
         raise ConfigError(f"log: expected true or false, got {quote_value(log)}")
@@ -220,7 +215,7 @@ def _read_range(key: str, value: Mapping[str, Any], field: Field) -> NumberRange
     if log and (low <= 0 or step is not None):
         raise ConfigError("a range with log needs low above 0, and no step")
     if step is not None and (step <= 0 or (_exact(high) - _exact(low)) % _exact(step) != 0):
-        raise ConfigError(f"from {low} to {high} there must be a whole number of steps of {step}")
+        raise ConfigError(f"the range from {low} to {high} must be a multiple of step {step}")
     return NumberRange(key, low, high, step, log, kind is int)
 
 
@@ -229,5 +224,5 @@ def _exact(number: float) -> Decimal:
 
 
 def _label(value: Any) -> str:
-    """Return text that tells values apart: a text that has no other meaning as it is, anything else as JSON."""
+    """Return a unique text: texts as they are, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""Names that other toolkits give to options: understood, or reported with the option to use instead."""
+"""Option names of other toolkits: accepted as synonyms, or reported with the option to use instead."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "out_dir": ("output",),
     "out": ("output",),
 }
-"""Per name, the options with the same meaning; the first one that a command has is set."""
+"""Options with the same meaning; the first one that a command has is set."""
 
 SHORT: Mapping[str, str] = {"-m": "model", "-b": "bs", "-o": "out"}
-"""Short options, as a key of `SYNONYMS`."""
+"""Short options, as keys of `SYNONYMS`."""
 
 HINTS: Mapping[str, tuple[str, ...]] = {
     "quick": ("dry_run", "epochs", "data.limit"),
@@ -44,29 +44,29 @@ HINTS: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("schedule",),
     "lr_scheduler": ("schedule",),
 }
-"""Per name, options that serve the purpose but take other values: proposed, never set."""
+"""Options with the same purpose but other values: suggested, never set."""
 
 
 def aliases_of(keys: Collection[str]) -> dict[str, str]:
-    """Return the synonyms that a command with these options understands, each with its option."""
-    meant = {name: [key for key in known if key in keys] for name, known in SYNONYMS.items() if name not in keys}
-    return {name: found[0] for name, found in meant.items() if found}
+    """Return the synonyms that apply to a command with these options, each with its option."""
+    options = {name: [key for key in known if key in keys] for name, known in SYNONYMS.items() if name not in keys}
+    return {name: matches[0] for name, matches in options.items() if matches}
 
 
 def suggest(key: str, keys: Collection[str]) -> list[str]:
-    """Return the options of a command that an unknown one probably means, the likeliest first.
+    """Return the options of a command that an unknown one probably means, most likely first.
 
     Args:
         key: The unknown option, dotted, with underscores.
-        keys: The command's options.
+        keys: All options of the command.
     """
     hints = [hint for hint in HINTS.get(key, ()) if hint in keys]
     if hints:
         return hints[:1] if hints[0] == "dry_run" else hints
     positive = key.removeprefix("no_")
-    under = [known for known in keys if known.endswith(f".{positive}")]
-    if len(under) == 1:  # the option without its prefix
-        return under
+    with_prefix = [known for known in keys if known.endswith(f".{positive}")]
+    if len(with_prefix) == 1:
+        return with_prefix
     direct = most_similar(positive, keys)
     names = {known.rpartition(".")[2]: known for known in keys}
     indirect = names.get(most_similar(positive, names) or "")

@@ -1,4 +1,4 @@
-"""Options of one training: stages, optimizer, augmentation, and the monitored metric."""
+"""Options of one training: stages, optimizer, augmentation, and monitored metric."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Monitor = Literal["accuracy", "loss", "macro_f1", "kappa", "sum", "o_f1", "c_f1"
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained."""
+    """Optimization, augmentation and model selection."""
 
     stages: tuple[StageConfig, ...] | None = None
     """Training stages: 'paper' (1e-4 x 40, 1e-5 x 15, 1e-6 x 15 epochs), a YAML file with a list, or that list."""
@@ -76,7 +76,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """Weight decay (not applied to biases and normalization layers)."""
     label_smoothing: float = 0.0
-    """Label smoothing: fraction of the target spread over all classes."""
+    """Label smoothing: fraction of the target probability that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """Class weights in the loss: none, or inverse class frequencies (balanced)."""
     augment: Literal["none", "flip", "light", "light-flip", "paper", "paper-noflip", "leaves"] = "none"
@@ -89,7 +89,7 @@ class TrainingConfig:
     cutmix: float = 0.0
     """CutMix: alpha of the Beta distribution (0 is off)."""
     micro_batches: int = 1
-    """Split each batch into this many micro-batches to save memory; the update is that of the whole batch."""
+    """Split each batch into this many micro-batches to save memory; the optimizer step is that of the full batch."""
     clip_grad_norm: float | None = None
     """Clip the gradient to this norm."""
     ema_decay: float | None = None
@@ -99,9 +99,9 @@ class TrainingConfig:
     """Metric that selects the best epoch and ensemble; sum is accuracy + macro-F1 + kappa. Multi-label: o_f1, c_f1, map
     or loss (accuracy means o_f1, macro_f1 means c_f1). The lower loss breaks ties."""
     monitor_split: Literal["validation", "test"] = "validation"
-    """Split on which the metric is monitored; test reproduces papers that did so, and reports then warn."""
+    """Split on which the metric is monitored; test reproduces papers that did so (reports show a warning)."""
     precision: Literal["32", "bf16", "auto"] = "32"
-    """Numerical precision: 32-bit, bf16 (mixed), or auto: bf16 where this machine supports it and it is faster."""
+    """Numerical precision: 32-bit, bf16 (mixed), or auto: bf16 if it is supported and faster on this machine."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints within an epoch; each epoch also ends with a checkpoint."""
 

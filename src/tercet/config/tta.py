@@ -1,14 +1,12 @@
-"""Test-time augmentation as a value: which views of a picture a network is shown when it predicts.
+"""Configuration of test-time augmentation (TTA): the views of an image whose probabilities are averaged.
 
-    none                    the picture as it is
-    flip, vflip             each view, and its mirror left to right, or top to bottom
-    shifts:2                each view, and the same moved by 2 pixels up, down, left and right
-    crops:3@540             3 random crops of the network's size out of the picture at 540 pixels (its shorter side)
-    crops:3@1.08x           likewise, out of a picture 1.08 times the network's size
-    crops:1,3,5@540         1, 3 or 5 of them, whichever is best on validation
-    crops:3@540+flip        joined: every crop, and its mirror
-
-The probabilities of all views of a picture are averaged.
+none                    the image only
+flip, vflip             adds horizontal or vertical flips of all views
+shifts:2                adds shifts of all views by 2 pixels up, down, left and right
+crops:3@540             3 random crops of the input size, from the image resized to a shorter side of 540 pixels
+crops:3@1.08x           the same, from the image resized to 1.08 times the input size
+crops:1,3,5@540         1, 3 or 5 crops, whichever number is best on validation
+crops:3@540+flip        combination: each crop and its flip
 """
 
 from __future__ import annotations
@@ -22,46 +20,46 @@ from tercet.core.registry import did_you_mean
 
 _KINDS = {"crops": "crops:3@540", "flip": "flip", "shifts": "shifts:2", "vflip": "vflip"}
 _CROPS = re.compile(r"(\d+(?:,\d+)*)@(?:(\d+)|(\d+(?:\.\d+)?)x)", re.ASCII)
-_MOST = 1000  # crops, or pixels of a shift: more is a slip
+_MAX_COUNT = 1000  # crops, or pixels of a shift: larger numbers are typing errors
 
 
 @dataclass(frozen=True)
 class TTAConfig:
-    """The views of every picture; the default is the picture alone."""
+    """Views of every image; by default, the image only."""
 
     crops: tuple[int, ...] = ()
-    """Numbers of random crops to choose from, ascending; none: the whole picture."""
+    """Numbers of random crops to choose from, ascending; empty: the whole image."""
     scale: int | float = 1.0
-    """What the picture is brought to before cropping: its shorter side in pixels, or (a float) times the network's."""
+    """Image size before cropping: shorter side in pixels (int), or multiple of the input size (float)."""
     flip: bool = False
-    """Show the mirror image left to right too."""
+    """Add horizontal flips."""
     vflip: bool = False
-    """Show the mirror image top to bottom too."""
+    """Add vertical flips."""
     shift: int = 0
-    """Show the picture moved by so many pixels in each of four directions too."""
+    """Add shifts by this many pixels in four directions; 0: none."""
     seed: int = 0
-    """Seed of the crops' places."""
+    """Seed of the crop positions."""
 
     def __post_init__(self) -> None:
         largest = 20_000 if isinstance(self.scale, int) else 20
         raise_problems(
             [
                 any(count < 1 for count in self.crops) and "crops: the number of crops must be positive",
-                any(count > _MOST for count in self.crops) and f"crops: at most {_MOST} crops",
-                bool(self.crops) and self.scale < 1 and "crops: a crop cannot be larger than its picture",
-                self.scale > largest and f"crops: a picture can be at most {largest} large, not {self.scale:g}",
-                not self.crops and self.scale != 1 and "a larger picture is for crops only",
-                not 0 <= self.shift <= _MOST and f"shifts: from 1 to {_MOST} pixels",
-                self.seed < 0 and "the seed of the views must not be negative",
+                any(count > _MAX_COUNT for count in self.crops) and f"crops: at most {_MAX_COUNT} crops",
+                bool(self.crops) and self.scale < 1 and "crops: a crop cannot be larger than the image",
+                self.scale > largest and f"crops: the image size {self.scale:g} must be at most {largest}",
+                not self.crops and self.scale != 1 and "an image size needs crops",
+                not 0 <= self.shift <= _MAX_COUNT and f"shifts: from 1 to {_MAX_COUNT} pixels",
+                self.seed < 0 and "the seed of test-time augmentation must not be negative",
             ]
         )
 
     @classmethod
     def parse(cls, text: str, *, seed: int = 0) -> TTAConfig:
-        """Read the text form (see the module's beginning).
+        """Parse the text form described in the module docstring.
 
         Raises:
-            ConfigError: An unknown view, one named twice, or numbers that cannot be; all problems are listed.
+            ConfigError: Unknown or repeated views, or invalid numbers; lists all problems.
         """
         if text.strip() == "none":
             return cls(seed=seed)
@@ -70,10 +68,10 @@ class TTAConfig:
         for term in text.split("+"):
             kind, _, argument = term.strip().partition(":")
             try:
-                found = _read_term(kind, argument)
-                if found.keys() & fields.keys():
-                    raise ConfigError(f"'{kind}' is named twice")
-                fields |= found
+                values = _read_term(kind, argument)
+                if values.keys() & fields.keys():
+                    raise ConfigError(f"'{kind}' is given twice")
+                fields |= values
             except ConfigError as error:
                 problems.append(f"tta '{text}': {error}")
         raise_problems(problems)
@@ -94,41 +92,40 @@ class TTAConfig:
 
     @property
     def plain(self) -> bool:
-        """Tell whether a picture is shown once, as it is."""
+        """Whether the image itself is the only view."""
         return str(self) == "none"
 
     @property
     def passes(self) -> int:
-        """Forward passes an image; of several numbers of crops, for the largest."""
+        """Forward passes per image, for the largest number of crops."""
         return max(self.crops, default=1) * (1 + self.flip) * (1 + self.vflip) * (5 if self.shift else 1)
 
     def levels(self) -> tuple[TTAConfig, ...]:
-        """Return one value for each number of crops to choose from."""
+        """Return one configuration per number of crops to choose from."""
         return tuple(replace(self, crops=(count,)) for count in self.crops) or (self,)
 
-    def picture_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return height and width of the picture that a network of input `size` is shown views of.
+    def enlarged_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the image that views of input `size` are cropped from.
 
         Raises:
-            ConfigError: A crop of that size does not fit into it.
+            ConfigError: The image is smaller than a crop.
         """
         if not self.crops:
             return size
         if isinstance(self.scale, int) and self.scale < min(size):
             raise ConfigError(
-                f"tta '{self}': a crop of {size[0]} x {size[1]} pixels, the network's input, does not fit into a "
-                f"picture of {self.scale}; give at least {min(size)}"
+                f"tta '{self}': crops of the input size {size[0]} x {size[1]} do not fit into an image of {self.scale} "
+                f"pixels: give at least {min(size)}"
             )
         factor = self.scale / min(size) if isinstance(self.scale, int) else self.scale
         return round(size[0] * factor), round(size[1] * factor)
 
 
 NO_TTA = TTAConfig()
-"""The picture alone."""
 
 
 def _read_term(kind: str, argument: str) -> dict[str, Any]:
-    """Return the fields that one term sets."""
+    """Return the fields that a term sets."""
     if kind not in _KINDS:
         raise ConfigError(
             f"unknown view '{kind}'{did_you_mean(kind, _KINDS)} (known: none, {', '.join(_KINDS.values())})"

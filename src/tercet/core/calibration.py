@@ -1,7 +1,6 @@
-"""What makes fused probabilities mean what they say: a temperature, a threshold below which nothing is answered, and
-sets of classes that hold the true one as often as was asked.
+"""Calibration of ensemble probabilities: temperature scaling, reject threshold, and conformal prediction sets.
 
-Only numbers and NumPy: whoever predicts needs no more than this. Shapes: N samples, K classes.
+This module applies calibrations and needs only NumPy; `tercet.ensemble.calibrate` fits them. N samples, K classes.
 """
 
 from __future__ import annotations
@@ -16,121 +15,119 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import ModelError
 from tercet.core.predictions import Floats, Predictions
 
-SMALLEST = 1e-12
-"""Probabilities below are taken for this before their logarithm: what votes or pruning made zero stays finite."""
-COOLEST, WARMEST = 0.05, 20.0
-"""The temperatures that can be."""
+MIN_PROBABILITY = 1e-12
+"""Lower bound of probabilities before the logarithm; votes and pruning produce zeros."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+"""Range of temperatures."""
 
 
 def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
-    """Return softmax(log p / T) of every row (N K); the most probable class stays the same, and T = 1 changes nothing.
+    """Return softmax(log p / T) of every row (N K); the most probable class never changes.
 
     Args:
-        probabilities: N K, rows sum to 1; below `SMALLEST` they count as that.
-        temperature: T; above 1 probabilities move together, below 1 apart.
+        probabilities: N K, rows sum to 1; clipped at `MIN_PROBABILITY`.
+        temperature: T; above 1 lowers the confidence, below 1 raises it.
     """
-    given = np.asarray(probabilities, dtype=np.float64)
-    if temperature == 1 or not given.size:
-        return given
-    logits = np.log(np.maximum(given, SMALLEST)) / temperature
+    original = np.asarray(probabilities, dtype=np.float64)
+    if temperature == 1 or not original.size:
+        return original
+    logits = np.log(np.maximum(original, MIN_PROBABILITY)) / temperature
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    changed: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
-    # Two probabilities one rounding apart may become equal, and then the lower index would win.
-    top = given.argmax(axis=1)
-    for row in np.flatnonzero(changed.argmax(axis=1) != top):
-        changed[row, top[row]] = np.nextafter(changed[row].max(), 2.0)
-    return changed
+    scaled: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
+    # Rounding may make the two highest probabilities equal; argmax would then return the lower index.
+    top = original.argmax(axis=1)
+    for row in np.flatnonzero(scaled.argmax(axis=1) != top):
+        scaled[row, top[row]] = np.nextafter(scaled[row].max(), 2.0)
+    return scaled
 
 
 def prediction_sets(probabilities: ArrayLike, quantile: float) -> NDArray[np.bool_]:
-    """Return which classes belong to each row's set (N K): those with 1 - p <= quantile, and always the most probable.
+    """Return the prediction set of each row as a mask (N K): classes with 1 - p <= quantile, and the most probable one.
 
     Args:
-        probabilities: N K, after the temperature.
-        quantile: What `PredictionSets` holds.
+        probabilities: N K, after temperature scaling.
+        quantile: See `PredictionSets`.
     """
-    given = np.asarray(probabilities, dtype=np.float64)
-    inside: NDArray[np.bool_] = 1 - given <= quantile
-    inside[np.arange(len(given)), given.argmax(axis=1)] = True
-    return inside
+    values = np.asarray(probabilities, dtype=np.float64)
+    included: NDArray[np.bool_] = 1 - values <= quantile
+    included[np.arange(len(values)), values.argmax(axis=1)] = True
+    return included
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A threshold on the top probability; below it no answer is given."""
+    """Threshold on the top probability below which predictions are rejected."""
 
     threshold: float
-    """The top probability, after the temperature, from which on an image is answered."""
+    """Minimum top probability, after temperature scaling, of an accepted prediction."""
     risk: float
-    """Error rate of the answers that was asked for, as an upper bound."""
+    """Requested upper bound of the error rate of accepted predictions."""
     confidence: float
-    """How sure the bound is."""
-    answered: float
-    """Share of `rows` that is answered."""
+    """Confidence level of the bound."""
+    accepted: float
+    """Fraction of accepted predictions on `rows`."""
     errors: float
-    """Error rate of those answers."""
+    """Error rate of accepted predictions on `rows`."""
     rows: int
-    """Images that the threshold was tested on."""
+    """Number of images that the threshold was fitted on."""
 
     def __post_init__(self) -> None:
-        _require_shares("the reject threshold", asdict(self), "threshold", "risk", "confidence", "answered", "errors")
+        _require_fractions(
+            "the reject threshold", asdict(self), "threshold", "risk", "confidence", "accepted", "errors"
+        )
         _require_count("the reject threshold", self.rows)
 
     def rejected(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
-        """Tell of each row (N K) whether it is too unsure to be answered."""
-        given = np.asarray(probabilities, dtype=np.float64)
-        unsure: NDArray[np.bool_] = given.max(axis=1) < self.threshold
-        return unsure
+        """Return whether each row (N K) is rejected (N)."""
+        confidences = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+        rejected: NDArray[np.bool_] = confidences < self.threshold
+        return rejected
 
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """The quantile that makes prediction sets."""
+    """Quantile of the conformal prediction sets."""
 
     quantile: float
-    """The largest 1 - p with which a class belongs to a set."""
+    """Maximum 1 - p of a class in a set."""
     coverage: float
-    """Share of images whose set is to hold the true class."""
+    """Requested fraction of images whose set contains the true class."""
     rows: int
-    """Images that the quantile was read from."""
+    """Number of images that the quantile was computed on."""
 
     def __post_init__(self) -> None:
-        _require_shares("the quantile of the prediction sets", asdict(self), "quantile", "coverage")
+        _require_fractions("the quantile of the prediction sets", asdict(self), "quantile", "coverage")
         _require_count("the quantile of the prediction sets", self.rows)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to a bundle's fused probabilities; scores are cross-fitted: T never saw the row that it changed."""
+    """Calibration of a bundle's ensemble probabilities, with scores before and after (cross-fitted)."""
 
     temperature: float = 1.0
-    """T; 1 where the probabilities are best left alone."""
+    """1: no scaling."""
     rows: int = 0
-    """Validation images that T was fitted on; 0 where none was fitted."""
+    """Number of validation images that the temperature was fitted on."""
     ece_before: float | None = None
-    """Expected calibration error of those images, as they were."""
+    """Expected calibration error."""
     ece_after: float | None = None
-    """With T, cross-fitted."""
     log_loss_before: float | None = None
-    """Likewise of the log loss."""
     log_loss_after: float | None = None
-    """Likewise."""
     brier_before: float | None = None
-    """Likewise of the Brier score."""
     brier_after: float | None = None
-    """Likewise."""
     reject: Rejection | None = None
-    """The threshold, where a risk was asked for and can be kept."""
+    """Set if an error rate was requested and is achievable."""
     conformal: PredictionSets | None = None
-    """The quantile, where a coverage was asked for and can be kept."""
+    """Set if a coverage was requested and is achievable."""
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.temperature) and COOLEST <= self.temperature <= WARMEST):
-            raise ModelError(f"a temperature of {self.temperature!r} cannot be: it lies in [{COOLEST}, {WARMEST}]")
+        if not (_is_number(self.temperature) and MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):
+            limits = f"[{MIN_TEMPERATURE}, {MAX_TEMPERATURE}]"
+            raise ModelError(f"the calibration's temperature {self.temperature!r} does not lie in {limits}")
         for key in _SCORES:
             value = getattr(self, key)
             if value is not None and not (_is_number(value) and value >= 0):
-                raise ModelError(f"the calibration's {key} {value!r} is no score")
+                raise ModelError(f"the calibration's {key} {value!r} is not a score")
         _require_count("the calibration", self.rows)
 
     def apply(self, predictions: Predictions) -> Predictions:
@@ -148,7 +145,7 @@ class Calibration:
         """Rebuild from `to_dict`'s result.
 
         Raises:
-            ModelError: The values describe no calibration.
+            ModelError: The values are invalid.
         """
         try:
             reject, conformal = values["reject"], values["conformal"]
@@ -168,7 +165,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require_shares(what: str, values: dict[str, Any], *names: str) -> None:
+def _require_fractions(what: str, values: dict[str, Any], *names: str) -> None:
     for name in names:
         if not (_is_number(values[name]) and 0 <= values[name] <= 1):
             raise ModelError(f"{what}: {name} {values[name]!r} does not lie in [0, 1]")
@@ -176,4 +173,4 @@ def _require_shares(what: str, values: dict[str, Any], *names: str) -> None:
 
 def _require_count(what: str, rows: object) -> None:
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
-        raise ModelError(f"{what}: {rows!r} is no number of images")
+        raise ModelError(f"{what}: {rows!r} is not a number of images")

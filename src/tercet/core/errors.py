@@ -1,16 +1,16 @@
-"""What can go wrong, as one small tree; each leaf knows the exit code of the command line.
+"""Exceptions, each with its exit code on the command line.
 
     TercetError
-    ├── ConfigError        2   an option, a key or a combination that cannot be (also ValueError)
-    ├── DataError          3   files, tables, labels, splits (also ValueError)
-    ├── ModelError         4   weights, bundles, checkpoints: corrupt, foreign, or not fitting (also ValueError)
-    ├── StorageError       5   disk full, no permission, an output that exists (also OSError)
-    ├── DivergedError      6   the loss is no longer finite (also ArithmeticError)
-    ├── MemoryExhausted    7   the machine has no memory for this (also MemoryError)
-    ├── Interrupted  130/143   Ctrl-C or SIGTERM, after the state was saved
-    └── Crashed    128+signal  a process of ours died by a signal: native code, or the system for want of memory
+    ├── ConfigError        2   invalid option, key, or combination of options (also ValueError)
+    ├── DataError          3   invalid images, tables, labels or splits (also ValueError)
+    ├── ModelError         4   corrupt, unknown or mismatched weights, bundles or checkpoints (also ValueError)
+    ├── StorageError       5   disk full, no permission, output exists (also OSError)
+    ├── DivergedError      6   the loss is not finite (also ArithmeticError)
+    ├── MemoryExhausted    7   out of memory (also MemoryError)
+    ├── Interrupted  130/143   Ctrl-C or SIGTERM; the state is saved
+    └── Crashed    128+signal  a child process was killed by a signal: crash of native code, or out of memory
 
-A message says what, where, and what to do, in one line.
+Messages are one line: what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ class TercetError(Exception):
 
 
 class ConfigError(TercetError, ValueError):
-    """An option, a key or a combination of them that cannot be."""
+    """Invalid option, key, or combination of options."""
 
     exit_code = 2
 
 
 class DataError(TercetError, ValueError):
-    """Images, tables, labels or splits that cannot be used as they are."""
+    """Invalid images, tables, labels or splits."""
 
     exit_code = 3
 
 
 class ModelError(TercetError, ValueError):
-    """Weights, bundles or checkpoints that are corrupt, foreign, or do not fit the network."""
+    """Weights, bundles or checkpoints that are corrupt, of an unknown format, or do not match the network."""
 
     exit_code = 4
 
 
 class StorageError(TercetError, OSError):
-    """A disk that is full, a folder without permission, an output that already exists."""
+    """Full disk, missing permission, or existing output."""
 
     exit_code = 5
 
 
 class DivergedError(TercetError, ArithmeticError):
-    """A loss that is no longer finite."""
+    """The loss is not finite."""
 
     exit_code = 6
 
 
 class MemoryExhausted(TercetError, MemoryError):
-    """A computation that does not fit this machine's memory."""
+    """Out of memory."""
 
     exit_code = 7
 
 
 class Interrupted(TercetError):
-    """A signal ended the work; what was reached has been saved.
+    """A signal stopped the work after the state was saved.
 
-    `exit_code` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+    `exit_code` is 128 + signal number: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -72,7 +72,7 @@ class Interrupted(TercetError):
 
 
 class Crashed(TercetError):
-    """A process of ours was ended by a signal that nobody sent on purpose; `exit_code` is 128 + its number."""
+    """A child process was killed by a signal that no user sent; `exit_code` is 128 + signal number."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -80,23 +80,23 @@ class Crashed(TercetError):
 
 
 def raise_problems(problems: Iterable[str | bool | None]) -> None:
-    """Raise one `ConfigError` that lists every problem given; False and None are no problems."""
-    found = [problem for problem in problems if isinstance(problem, str) and problem]
-    if found:
-        raise ConfigError("; ".join(found))
+    """Raise one `ConfigError` that lists all problems; False, None and '' are ignored."""
+    messages = [problem for problem in problems if isinstance(problem, str) and problem]
+    if messages:
+        raise ConfigError("; ".join(messages))
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error, also one of native code, says that there is no memory."""
+    """Return whether an error, also from native code, means out of memory."""
     text = str(error).lower()
-    words = ("can't allocate memory", "out of memory", "failed to allocate", "bad_alloc", "bad allocation")
-    return isinstance(error, MemoryError) or any(word in text for word in words)
+    phrases = ("can't allocate memory", "out of memory", "failed to allocate", "bad_alloc", "bad allocation")
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in phrases)
 
 
-def explain(error: Exception) -> TercetError | None:
-    """Return what an error of the system means for the user, or None for a fault of our own.
+def to_tercet_error(error: Exception) -> TercetError | None:
+    """Convert a system error to a `TercetError`; None for unexpected errors (bugs).
 
-    PyTorch reports exhausted memory on the CPU as a RuntimeError, and a full disk likewise.
+    PyTorch raises RuntimeError if the CPU runs out of memory.
     """
     if isinstance(error, TercetError):
         return error

@@ -1,33 +1,35 @@
-"""Files that are whole or absent: atomic writes, hashes, and names that are safe as paths."""
+"""Files: atomic writes, JSON, folders and file locks."""
 
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ModelError, StorageError
 
-UNFINISHED = ".bundle-"
-"""Beginning of the name of a folder that a bundle is written into; only a crash leaves one behind."""
+UNFINISHED_PREFIX = ".bundle-"
+"""Name prefix of temporary folders for writing bundles; only a crash leaves one behind."""
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it is synced to disk and renamed onto `target`.
+    """Yield a temporary path next to `target`; on success it is synced to disk and renamed to `target`.
 
-    A crash at any moment leaves either the old file or the new one, never a part.
+    After a crash at any time, `target` is either the complete old file or the complete new one.
 
     Raises:
-        StorageError: The disk is full or the folder cannot be written; the old file is untouched.
+        StorageError: The disk is full or the folder is not writable; the old file is unchanged.
     """
     descriptor, name = -1, ""
     try:
@@ -49,15 +51,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def replace_file(finished: Path, target: Path) -> None:
-    """Sync a finished file to disk and rename it onto `target`, in the same folder or one of the same disk."""
-    with open(finished, "rb") as written:
-        os.fsync(written.fileno())
+    """Sync a finished file to disk and rename it to `target` on the same file system."""
+    with open(finished, "rb") as stream:
+        os.fsync(stream.fileno())
     os.replace(finished, target)
     _sync_folder(target.parent)
 
 
 def umask() -> int:
-    """Return the permissions that new files of this process do not get."""
+    """Return the file mode creation mask of this process."""
     current = os.umask(0)
     os.umask(current)
     return current
@@ -83,14 +85,14 @@ def write_text(target: Path, content: str) -> None:
 
 
 def write_json(target: Path, document: Any) -> None:
-    """Write `document` as indented JSON, atomically; NaN and infinities are refused."""
+    """Write `document` as indented JSON, atomically; NaN and infinities raise ValueError."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    # File names may hold bytes that are no UTF-8; JSON can carry them as escapes.
-    write_text(target, re.sub("[\ud800-\udfff]", lambda odd: f"\\u{ord(odd[0]):04x}", text) + "\n")
+    # File names may contain bytes that are not UTF-8; they are written as escapes.
+    write_text(target, re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as comma separated lines; None becomes an empty cell."""
+    """Return rows as CSV text; None becomes an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -100,7 +102,7 @@ def read_json(source: Path) -> Any:
     """Read a JSON document that Tercet wrote.
 
     Raises:
-        ModelError: The file is absent or not JSON.
+        ModelError: The file is missing or not JSON.
     """
     try:
         return json.loads(source.read_text("utf-8"))
@@ -117,23 +119,23 @@ def sha256(source: Path) -> str:
 
 
 def new_folder(path: Path, *, resumes: bool = True) -> Path:
-    """Create an empty folder, or accept an empty one.
+    """Create a folder, or accept an empty one.
 
     Args:
         path: The folder.
-        resumes: Whether what is there could be continued with --resume.
+        resumes: Whether the message may suggest --resume.
 
     Raises:
-        StorageError: Something is there already; nothing is ever overwritten silently.
+        StorageError: The path exists and is not an empty folder, or is not writable.
     """
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            kind = "and is not empty" if path.is_dir() else "and is a file"
-            way = f", or continue it with --resume {path}" if resumes and path.is_dir() else ""
-            raise StorageError(f"{path} exists already {kind}: choose another --output{way}")
+            kind = "is not empty" if path.is_dir() else "is a file"
+            hint = f", or continue it with --resume {path}" if resumes and path.is_dir() else ""
+            raise StorageError(f"{path} exists already and {kind}: choose another --output{hint}")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
-            pass  # a folder that cannot be written is found now, not after an epoch
+            pass  # fail now, not after the first epoch
     except StorageError:
         raise
     except OSError as error:
@@ -141,39 +143,98 @@ def new_folder(path: Path, *, resumes: bool = True) -> Path:
     return path
 
 
-def require_writable(folder: Path, *, way: str = "choose another --output") -> None:
-    """Refuse a folder that cannot be written or made, and leave nothing behind.
+def require_writable(folder: Path, *, hint: str = "choose another --output") -> None:
+    """Check that a folder can be created and written; it is not created.
 
     Args:
         folder: The folder; it need not exist.
-        way: What to do about it, as the message says.
+        hint: Advice at the end of the message.
 
     Raises:
-        StorageError: It is a file, or the disk is read-only, or permission is missing.
+        StorageError: The path is a file, the disk is read-only, or permission is missing.
     """
-    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         reason = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror or error
-        raise StorageError(f"cannot write to {folder}: {reason}; {way}") from error
+        raise StorageError(f"cannot write to {folder}: {reason}; {hint}") from error
     finally:
-        for path in made:
+        for path in missing:
             with suppress(OSError):
                 path.rmdir()
 
 
 def slug(name: str) -> str:
-    """Return `name` as one harmless path component; different names may give the same slug."""
-    harmless = re.sub(r"[^\w.+-]+", "-", name).strip("-.")
-    short = harmless.encode()[:80].decode(errors="ignore")  # a path component has at most 255 bytes
+    """Return `name` as a safe path component; different names may have the same slug."""
+    safe = re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+    short = safe.encode()[:80].decode(errors="ignore")  # a path component has at most 255 bytes
     return short.strip("-.") or "unnamed"
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a sort key under which `class10` follows `class9`; different names never have the same key."""
+    """Return a sort key by which `class10` follows `class9`; keys are unique per name."""
     parts = re.split(r"(\d+)", name)
     keys = [(1, part.casefold()) if index % 2 == 0 else (0, int(part)) for index, part in enumerate(parts) if part]
-    return (*keys, (-1, name))  # `Cat` and `cat`, `01` and `1` keep one order wherever they come from
+    return (*keys, (-1, name))  # a fixed order also of `Cat` and `cat`, `01` and `1`
+
+
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; no locking there
+
+
+class FileLock:
+    """Lock between processes, for use in a `with` statement.
+
+    The file contains the process ID of the owner, for messages only: IDs are reused and differ between machines.
+
+    Args:
+        path: Lock file in an existing folder; deleted on release.
+        busy: Called with the process ID of the owner if another process holds the lock; raises to give up, returns to
+            wait.
+    """
+
+    def __init__(self, path: Path, busy: Callable[[str], None]) -> None:
+        self.path = path
+        self.waited = False
+        """Whether the lock had to be waited for."""
+        self._busy = busy
+        self._descriptor = -1
+
+    def __enter__(self) -> FileLock:
+        while True:
+            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                self._claim(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if self._is_current(descriptor):
+                break
+            os.close(descriptor)  # the previous owner deleted the file between open and lock
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _claim(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.waited = True
+            self._busy(os.read(descriptor, 20).decode("ascii", "replace") or "unknown")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _CANNOT_LOCK:
+                raise
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False

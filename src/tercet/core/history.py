@@ -1,4 +1,4 @@
-"""The history of a training: one row an epoch, and everybody reads it (bars, stopping, choosing, plots)."""
+"""Training history: one row per epoch."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from tercet.core.files import write_text
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch: where it stands in the plan, what it cost and what it reached."""
+    """Losses and scores of one epoch."""
 
     stage: int
     """Stage number, from 0."""
     epoch: int
     """Epoch within the stage, from 0."""
     step: int
-    """Updates made since the training began."""
+    """Optimizer steps since the start of training."""
     rate: float
-    """Learning rate of the last update."""
+    """Learning rate of the last step."""
     train_loss: float
     """Mean loss over all training samples of the epoch, in training mode."""
     train_accuracy: float
-    """Share right over the same samples, in training mode (augmented images, noise on)."""
+    """Accuracy on the same samples, in training mode (augmentation and noise are active)."""
     validation: dict[str, float]
     """Scores on the validation split, by name."""
     seconds: float
-    """Time of the epoch, validation included."""
+    """Duration of the epoch, validation included."""
     best: bool
-    """Whether this is the best epoch of the whole training so far."""
+    """Whether this is the best epoch of the training so far."""
     note: str = ""
-    """Why the stage ended here, where it did."""
+    """Reason for ending the stage after this epoch, if it ended early."""
 
 
 @dataclass
 class History:
-    """Epoch rows in order."""
+    """Epochs in order."""
 
     rows: list[EpochRow] = field(default_factory=list)
 
@@ -51,24 +51,24 @@ class History:
         return iter(self.rows)
 
     def append(self, row: EpochRow) -> None:
-        """Add the newest epoch."""
+        """Add an epoch."""
         self.rows.append(row)
 
     def column(self, name: str) -> list[float]:
-        """Return one value an epoch, by field name or by the name of a validation score."""
+        """Return the values of a field or of a validation score, one per epoch."""
         return [row.validation[name] if name in row.validation else getattr(row, name) for row in self.rows]
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         return [asdict(row) for row in self.rows]
 
     @classmethod
     def from_list(cls, rows: Sequence[dict[str, Any]]) -> History:
-        """Rebuild from `to_list`'s result."""
+        """Rebuild from the result of `to_list`."""
         return cls([EpochRow(**row) for row in rows])
 
     def save(self, path: Path) -> None:
-        """Write one JSON object a line."""
+        """Write JSON Lines."""
         write_text(path, "".join(json.dumps(row) + "\n" for row in self.to_list()))
 
     @classmethod
@@ -76,7 +76,7 @@ class History:
         """Read what `save` wrote.
 
         Raises:
-            ModelError: The file is absent or damaged.
+            ModelError: The file is missing or damaged.
         """
         try:
             return cls.from_list([json.loads(line) for line in path.read_text("utf-8").splitlines()])

@@ -1,4 +1,4 @@
-"""True classes from anywhere, and their place beside predictions. N samples, K classes."""
+"""Label files, and attaching labels to predictions. N samples, K classes."""
 
 from __future__ import annotations
 
@@ -17,93 +17,95 @@ from tercet.core.untrusted_files import (
     ID_COLUMNS,
     NPY_MAGIC,
     decode_text,
-    is_plain_number,
     read_npy,
     read_start,
     read_table,
     table_column,
+    unescape_formula,
 )
 
 Labels = Ints | tuple[str, ...] | dict[str, str]
-"""Class indices by position, class names by position, or class names by sample id."""
+"""Class indices by row, class names by row, or class names by sample id."""
 
 _LABEL_COLUMNS = ("label", "class", "target")
-_GZIP = b"\x1f\x8b"
-_IDX = b"\0\0\x08\x01"  # unsigned bytes, one dimension
-_MAX_LABELS = 100_000_000  # a small packed file may claim anything
+_GZIP_MAGIC = b"\x1f\x8b"
+_IDX_MAGIC = b"\0\0\x08\x01"  # unsigned bytes, one dimension
+_MAX_LABELS = 100_000_000  # the header of a small compressed file may claim any number
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Read true classes: `.npy` of integers, an IDX label file (plain or `.gz`), a table, or one label a line.
+    """Read labels: `.npy` of integers, an IDX label file (plain or gzip), a table, or one label per line.
 
     A table needs a header with an id column (id, image, file, path or filename) and a label column (label, class or
-    target). The kind is told by the content.
+    target). The format is detected from the content.
 
     Returns:
-        Class indices by position (`.npy`, IDX), names by position (lines), or names by sample id (table).
+        Class indices by row (`.npy`, IDX), names by row (lines), or names by sample id (table).
 
     Raises:
-        DataError: The file is absent, damaged, or of another kind; a label is blank, or a sample has two.
+        DataError: The file is missing, damaged, or of another format; a label is blank, or a sample has two labels.
     """
     source = Path(path)
     start = read_start(source)
     if start.startswith(NPY_MAGIC):
         values = read_npy(source)
         if values.ndim != 1 or values.dtype.kind not in "iu":
-            raise DataError(f"{source} holds {values.dtype} of shape {values.shape}, expected one integer a sample")
+            raise DataError(
+                f"{source} contains {values.dtype} of shape {values.shape}, expected one integer per sample"
+            )
         return values.astype(np.int64)
-    if start.startswith((_GZIP, _IDX[:2])):
-        return _read_idx(source, packed=start.startswith(_GZIP))
+    if start.startswith((_GZIP_MAGIC, _IDX_MAGIC[:2])):
+        return _read_idx(source, compressed=start.startswith(_GZIP_MAGIC))
     text = decode_text(source)
     header, rows = read_table(text)
-    place, label = table_column(header, ID_COLUMNS), table_column(header, _LABEL_COLUMNS)
-    if place is not None and label is not None:
-        return _by_id(rows, place, label, source)
+    id_column, label_column = table_column(header, ID_COLUMNS), table_column(header, _LABEL_COLUMNS)
+    if id_column is not None and label_column is not None:
+        return _labels_by_id(rows, id_column, label_column, source)
     if source.suffix.lower() in (".csv", ".tsv"):
-        raise DataError(f"{source} has no id and label column: begin it with a line such as 'id,label'")
+        raise DataError(f"{source} has no id or label column: add a header such as 'id,label'")
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines or not all(lines):
-        raise DataError(f"{source} line {lines.index('') + 1 if lines else 1} is blank: one label a line is needed")
+        raise DataError(f"{source} line {lines.index('') + 1 if lines else 1} is blank, expected one label per line")
     return tuple(lines)
 
 
 def attach_labels(predictions: Predictions, labels: ArrayLike | Sequence[str] | Mapping[str, str]) -> Predictions:
-    """Return `predictions` with these true classes; labels known before must agree.
+    """Return `predictions` with true classes; existing labels must agree.
 
-    Integers are class indices. Texts are class names; where not all of them are, all must be class indices.
+    Integers are class indices. Texts are class names, or, if at least one is not a class name, class indices.
 
     Args:
         predictions: N samples.
-        labels: N integers or N names in the order of the samples, or names by sample id (which may name others too).
+        labels: N integers or N names in the order of the samples, or names by sample id (which may have further ids).
 
     Raises:
-        DataError: The numbers of samples differ, a sample has no label, a label is no class, or labels disagree.
+        DataError: The numbers of samples differ, a sample has no label, a label is not a class, or labels disagree.
     """
     if isinstance(labels, Mapping):
         missing = [name for name in predictions.ids if name not in labels]
         if missing:
             raise DataError(f"{len(missing)} of {len(predictions)} samples have no label, such as '{missing[0]}'")
-        found = class_indices([labels[name] for name in predictions.ids], predictions.classes)
+        indices = class_indices([labels[name] for name in predictions.ids], predictions.classes)
     else:
         values = np.asarray(labels)
         if values.shape != (len(predictions),):
-            raise DataError(f"labels have shape {values.shape} for {len(predictions)} samples: one each is needed")
+            raise DataError(f"labels have shape {values.shape}, expected one per sample ({len(predictions)})")
         if values.dtype.kind not in "iuU":
             raise DataError(f"labels are of type {values.dtype}, expected integers or names")
-        texts = values.dtype.kind == "U"
-        found = class_indices(values.tolist(), predictions.classes) if texts else values.astype(np.int64)
-    clash = predictions.known & (predictions.labels != found)
-    if clash.any():
-        row = int(np.argmax(clash))
-        raise DataError(f"the label given for sample '{predictions.ids[row]}' is not the one in its predictions file")
-    return predictions.with_labels(found)
+        is_text = values.dtype.kind == "U"
+        indices = class_indices(values.tolist(), predictions.classes) if is_text else values.astype(np.int64)
+    conflict = predictions.known & (predictions.labels != indices)
+    if conflict.any():
+        row = int(np.argmax(conflict))
+        raise DataError(f"the label of sample '{predictions.ids[row]}' differs from the one in its predictions file")
+    return predictions.with_labels(indices)
 
 
 def class_indices(texts: Sequence[str], classes: Sequence[str]) -> Ints:
-    """Return the class index of each text: by name, or, where not all are names, by number.
+    """Return the class index of each text: by name, or by number if at least one is not a name.
 
     Raises:
-        DataError: A text is neither.
+        DataError: A text is neither a name nor a number of a class.
     """
     index_of = {name: index for index, name in enumerate(classes)}
     unknown = next((text for text in texts if text not in index_of), None)
@@ -114,29 +116,31 @@ def class_indices(texts: Sequence[str], classes: Sequence[str]) -> Ints:
     return np.array([index_of[text] for text in texts], dtype=np.int64)
 
 
-def _by_id(rows: list[tuple[int, list[str]]], place: int, label: int, source: Path) -> dict[str, str]:
+def _labels_by_id(rows: list[tuple[int, list[str]]], id_column: int, label_column: int, source: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
     for line, row in rows:
-        if len(row) <= max(place, label) or not row[label].strip():
+        if len(row) <= max(id_column, label_column) or not row[label_column].strip():
             raise DataError(f"{source} line {line} has no label")
-        name, value = is_plain_number(row[place]), is_plain_number(row[label])
-        if labels.setdefault(name, value) != value:
-            raise DataError(f"{source} line {line} calls '{name}' '{value}', an earlier line '{labels[name]}'")
+        name, label = unescape_formula(row[id_column]), unescape_formula(row[label_column])
+        if labels.setdefault(name, label) != label:
+            raise DataError(
+                f"{source} line {line}: '{name}' has label '{label}', but '{labels[name]}' in an earlier line"
+            )
     return labels
 
 
-def _read_idx(source: Path, *, packed: bool) -> Ints:
-    """Read 4 bytes of kind, 4 bytes of count (big-endian), then one byte a label."""
+def _read_idx(source: Path, *, compressed: bool) -> Ints:
+    """Read 4 bytes of format, 4 bytes of count (big-endian), and one byte per label."""
     try:
-        with gzip.open(source) if packed else open(source, "rb") as stream:
+        with gzip.open(source) if compressed else open(source, "rb") as stream:
             header = stream.read(8)
             count = int.from_bytes(header[4:], "big")
-            if len(header) < 8 or not header.startswith(_IDX) or count > _MAX_LABELS:
+            if len(header) < 8 or not header.startswith(_IDX_MAGIC) or count > _MAX_LABELS:
                 raise DataError(f"{source} is not an IDX label file: it begins with {header.hex() or 'nothing'}")
             content = stream.read(count + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{source} is damaged: {error}") from error
     if len(content) != count:
-        held = "more" if len(content) > count else str(len(content))
-        raise DataError(f"{source} announces {count} labels and holds {held}")
+        size = "more" if len(content) > count else str(len(content))
+        raise DataError(f"{source} should contain {count} labels according to its header, but contains {size}")
     return np.frombuffer(content, dtype=np.uint8).astype(np.int64)

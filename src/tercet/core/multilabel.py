@@ -1,6 +1,6 @@
-"""`MultilabelPredictions`: what was said of images that show a set of labels each; the currency of everything after.
+"""`MultilabelPredictions`: the multi-label counterpart of `Predictions`. N samples, K classes.
 
-The sibling of `Predictions`: labels do not compete for one probability, and a set may be empty. N samples, K classes.
+Labels have independent scores, and the label set of a sample may be empty.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path
-from tercet.core.predictions import DAMAGED, UNKNOWN, Floats, load_arrays, save_arrays
-from tercet.core.untrusted_files import untrusted
+from tercet.core.predictions import ARRAY_ERRORS, UNKNOWN, Floats, load_arrays, save_arrays
+from tercet.core.untrusted_files import escape_formula
 
 LabelMatrix = NDArray[np.bool_]
-"""N K: which labels each sample has."""
+"""N K: the labels of each sample."""
 SEPARATOR = " | "
-"""What stands between the labels of one cell in a table for people."""
+"""Separator of the labels in a CSV cell."""
 
 
 @dataclass(frozen=True, eq=False)
 class MultilabelPredictions:
-    """A score of every label for N samples, the sets chosen by them, and, where known, the true sets."""
+    """Label scores of N samples, the predicted label sets, and the true ones if known."""
 
     ids: tuple[str, ...]
-    """N sample names, all different."""
+    """N unique sample names."""
     classes: tuple[str, ...]
-    """K label names, in the order of the columns."""
+    """K label names in column order."""
     scores: Floats
-    """N K, in [0, 1]; rows need not sum to anything."""
+    """N K, in [0, 1]; rows need not sum to 1."""
     chosen: LabelMatrix
-    """N K, the labels that were said; a row may be empty."""
+    """N K, the predicted labels; rows may be empty."""
     truth: NDArray[np.int8]
-    """N K, 1 for the labels that a sample has and 0 for the others; a row of -1 where that is unknown."""
+    """N K: 1 for true labels, 0 for others, -1 in the whole row if unknown."""
 
     def __post_init__(self) -> None:
         scores, truth = np.asarray(self.scores, dtype=np.float64), np.asarray(self.truth)
         chosen = np.asarray(self.chosen)
         expected = (len(self.ids), len(self.classes))
-        for what, values in (("scores", scores), ("chosen sets", chosen), ("true sets", truth)):
+        for what, values in (("scores", scores), ("chosen labels", chosen), ("true labels", truth)):
             if values.shape != expected:
                 raise DataError(f"{what} have shape {values.shape}, expected {expected} (samples, labels)")
         if chosen.size and chosen.dtype != np.bool_:
-            raise DataError(f"chosen sets are of type {chosen.dtype}, expected true and false")
+            raise DataError(f"chosen labels are of type {chosen.dtype}, expected bool")
         unknown = truth == UNKNOWN
         if not ((truth >= UNKNOWN) & (truth <= 1)).all() or (unknown.any(axis=1) != unknown.all(axis=1)).any():
-            raise DataError("true sets hold 1 and 0, or -1 in a whole row where they are unknown")
+            raise DataError("true labels must be 1 or 0, or -1 in the whole row if unknown")
         if not ((scores >= 0) & (scores <= 1)).all():
             row = int(np.argmin(((scores >= 0) & (scores <= 1)).all(axis=1)))
-            raise DataError(f"the scores of sample '{self.ids[row]}' do not all lie in [0, 1]")
+            raise DataError(f"scores of sample '{self.ids[row]}' do not lie in [0, 1]")
         if len(set(self.ids)) != len(self.ids):
-            raise DataError("sample ids are not unique: one row a sample is needed")
+            raise DataError("sample ids are not unique, expected one row per sample")
         if len(set(self.classes)) != len(self.classes):
             raise DataError(f"label names are not unique: {', '.join(self.classes)}")
         object.__setattr__(self, "scores", scores)
@@ -72,36 +72,36 @@ class MultilabelPredictions:
         truth: ArrayLike | None = None,
         threshold: float = 0.5,
     ) -> MultilabelPredictions:
-        """Turn logits (N K) into scores by the logistic function, and into sets: the labels above the threshold.
+        """Convert logits (N K) to scores by the logistic function, and to label sets by the threshold.
 
         Raises:
-            DataError: They are not of this shape, or hold NaN.
+            DataError: The logits have another shape, or contain NaN.
         """
         values = np.asarray(logits, dtype=np.float64)
         if values.shape != (len(ids), len(classes)):
             raise DataError(f"logits have shape {values.shape}, expected {(len(ids), len(classes))} (samples, labels)")
         if np.isnan(values).any():
-            raise DataError(f"the logits of sample '{ids[int(np.argmax(np.isnan(values).any(axis=1)))]}' hold NaN")
+            raise DataError(f"the logits of sample '{ids[int(np.argmax(np.isnan(values).any(axis=1)))]}' contain NaN")
         scores = 0.5 * (1 + np.tanh(0.5 * values))  # the logistic function, without overflow
-        known = np.full(values.shape, UNKNOWN) if truth is None else np.asarray(truth)
-        return cls(tuple(ids), tuple(classes), scores, scores > threshold, known)
+        labels = np.full(values.shape, UNKNOWN) if truth is None else np.asarray(truth)
+        return cls(tuple(ids), tuple(classes), scores, scores > threshold, labels)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def known(self) -> LabelMatrix:
-        """Which samples have a known true set (N)."""
+        """Whether the true labels of each sample are known (N)."""
         return np.asarray(np.not_equal(self.truth, UNKNOWN).all(axis=1))
 
     @property
     def predicted_names(self) -> list[tuple[str, ...]]:
-        """The names of each sample's chosen labels (N), the highest score first."""
+        """Names of the chosen labels of each sample (N), highest score first."""
         return [self._names(self.chosen[row], row) for row in range(len(self))]
 
     @property
     def true_names(self) -> list[tuple[str, ...] | None]:
-        """The names of each sample's true labels (N), in class order; None where they are unknown."""
+        """Names of the true labels of each sample (N) in class order; None if unknown."""
         return [
             tuple(self.classes[label] for label in np.flatnonzero(row == 1)) if known else None
             for row, known in zip(self.truth, self.known, strict=True)
@@ -112,27 +112,27 @@ class MultilabelPredictions:
         return tuple(self.classes[label] for label in labels[np.argsort(-self.scores[row, labels], kind="stable")])
 
     def best(self, row: int, top: int) -> dict[str, float]:
-        """Return the scores of the `top` highest labels of a sample, and of all that were chosen, highest first."""
+        """Return the scores of the `top` labels of a sample and of all chosen labels, highest first."""
         order = np.argsort(-self.scores[row], kind="stable")
         return {
             self.classes[label]: float(self.scores[row, label])
-            for place, label in enumerate(order)
-            if place < top or self.chosen[row, label]
+            for rank, label in enumerate(order)
+            if rank < top or self.chosen[row, label]
         }
 
     def take(self, rows: ArrayLike) -> MultilabelPredictions:
-        """Return some samples: indices or a mask over N."""
-        wanted = np.asarray(rows)
-        index = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
+        """Return samples selected by indices or by a mask (N)."""
+        selection = np.asarray(rows)
+        index = np.arange(len(self))[selection if selection.size else selection.astype(np.int64)]
         ids = tuple(self.ids[row] for row in index)
         return MultilabelPredictions(ids, self.classes, self.scores[index], self.chosen[index], self.truth[index])
 
     def with_chosen(self, chosen: ArrayLike) -> MultilabelPredictions:
-        """Return the same scores with these sets (N K)."""
+        """Return the same scores with other chosen labels (N K)."""
         return replace(self, chosen=np.asarray(chosen))
 
     def save(self, path: Path) -> None:
-        """Write an `.npz` file that runs no code when read."""
+        """Write an `.npz` file without pickled objects."""
         save_arrays(path, self.ids, self.classes, scores=self.scores, chosen=self.chosen, truth=self.truth)
 
     @classmethod
@@ -140,17 +140,17 @@ class MultilabelPredictions:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is absent, damaged, or of another kind.
+            DataError: The file is missing, damaged, or of another format.
         """
         try:
             return cls(*load_arrays(path, "scores", "chosen", "truth"))
-        except DAMAGED as error:
-            raise DataError(f"{path} holds no predictions of label sets: {error}") from error
+        except ARRAY_ERRORS as error:
+            raise DataError(f"{path} is not a multi-label predictions file: {error}") from error
 
     def write_csv(self, path: Path) -> None:
-        """Write a table for people, atomically: id, labels (where any set is known), predicted, one score a label.
+        """Write a CSV table, atomically: id, labels (if any are known), predicted, and one score per label.
 
-        The labels of a cell stand with ` | ` between them. Cells that a spreadsheet may run get a `'` in front.
+        Labels in a cell are separated by ` | `. Cells that look like formulas are prefixed with `'`.
 
         Raises:
             StorageError: The file cannot be written.
@@ -161,9 +161,9 @@ class MultilabelPredictions:
             open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
         ):
             writer = csv.writer(stream)
-            writer.writerow(["id", *(["labels"] if labelled else []), "predicted", *map(untrusted, self.classes)])
-            said, true = self.predicted_names, self.true_names
+            writer.writerow(["id", *(["labels"] if labelled else []), "predicted", *map(escape_formula, self.classes)])
+            predicted, true = self.predicted_names, self.true_names
             for row, name in enumerate(self.ids):
-                sets = [true[row] or ()] if labelled else []
-                texts = [name, *(SEPARATOR.join(names) for names in (*sets, said[row]))]
-                writer.writerow([*map(untrusted, texts), *self.scores[row].tolist()])
+                label_sets = [*([true[row] or ()] if labelled else []), predicted[row]]
+                texts = [name, *(SEPARATOR.join(names) for names in label_sets)]
+                writer.writerow([*map(escape_formula, texts), *self.scores[row].tolist()])

@@ -1,6 +1,6 @@
-"""`Predictions`: the one place where logits become probabilities, and the one currency of everything after.
+"""`Predictions`: class probabilities with sample ids, class names and labels. N samples, K classes.
 
-Ensembles, metrics, reports and calibration take and give nothing else. N samples, K classes.
+The only place where logits become probabilities; shared by all ensembles, metrics, calibration and reports.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 UNKNOWN = -1
-TOLERANCE = 1e-3  # rows of float16 files still sum to one within this
-DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error)
-"""What NumPy raises on array files that are cut short, changed, or of another kind."""
+TOLERANCE = 1e-3  # of row sums; float16 files stay within it
+ARRAY_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error)
+"""Errors that NumPy raises on truncated, damaged or other files."""
 
 
 def save_arrays(path: Path, ids: Sequence[str], classes: Sequence[str], **arrays: NDArray[Any]) -> None:
-    """Write names and arrays as an `.npz` file, atomically, that `load_arrays` reads."""
+    """Write ids, classes and arrays as an `.npz` file, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         names = {"ids": np.array(ids, dtype=np.str_), "classes": np.array(classes, dtype=np.str_)}
-        np.savez_compressed(stream, **names, **arrays)  # type: ignore[arg-type]  # the stub means allow_pickle
+        np.savez_compressed(stream, **names, **arrays)  # type: ignore[arg-type]  # the stub allows only allow_pickle
 
 
 def load_arrays(path: Path, *keys: str) -> tuple[Any, ...]:
-    """Return ids, classes, and the arrays of `keys`; no code of the file is run. A bad file raises one of `DAMAGED`."""
+    """Read what `save_arrays` wrote: ids, classes, and the arrays of `keys`; raises one of `ARRAY_ERRORS`."""
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
         ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
         return ids, classes, *(stored[key] for key in keys)
@@ -43,16 +43,16 @@ def load_arrays(path: Path, *keys: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Probabilities of N samples over K classes, with their ids and, where known, their true labels."""
+    """Probabilities of N samples over K classes, with ids and true labels."""
 
     ids: tuple[str, ...]
-    """N sample names, all different."""
+    """N unique sample names."""
     classes: tuple[str, ...]
-    """K class names, in the order of the columns."""
+    """K class names in column order."""
     probabilities: Floats
     """N K, rows sum to 1."""
     labels: Ints
-    """N true class indices; -1 where unknown."""
+    """N true class indices; -1 if unknown."""
 
     def __post_init__(self) -> None:
         probabilities = np.asarray(self.probabilities, dtype=np.float64)
@@ -68,7 +68,7 @@ class Predictions:
         if labels.shape != (len(self.ids),):
             raise DataError(f"labels have shape {labels.shape}, expected ({len(self.ids)},)")
         if len(set(self.ids)) != len(self.ids):
-            raise DataError("sample ids are not unique: one row a sample is needed")
+            raise DataError("sample ids are not unique, expected one row per sample")
         if len(set(self.classes)) != len(self.classes):
             raise DataError(f"class names are not unique: {', '.join(self.classes)}")
         if labels.size and not (labels.min() >= UNKNOWN and labels.max() < len(self.classes)):
@@ -83,10 +83,10 @@ class Predictions:
     def from_logits(
         cls, logits: ArrayLike, *, ids: Sequence[str], classes: Sequence[str], labels: ArrayLike | None = None
     ) -> Predictions:
-        """Turn logits (N K) into probabilities by softmax, in double precision.
+        """Convert logits (N K) to probabilities by softmax, in double precision.
 
         Raises:
-            DataError: They are not of this shape, or hold NaN or infinity (minus infinity excludes a class).
+            DataError: The logits have another shape, or contain NaN or infinity (minus infinity excludes a class).
         """
         values = np.asarray(logits, dtype=np.float64)
         if values.ndim != 2 or not values.shape[1]:
@@ -106,7 +106,7 @@ class Predictions:
         classes: Sequence[str] | None = None,
         labels: ArrayLike | None = None,
     ) -> Predictions:
-        """Wrap an array (N K); ids and classes default to their numbers, labels to unknown."""
+        """Create predictions from an array (N K); ids and classes default to 0, 1, ..., labels to unknown."""
         values = np.asarray(probabilities, dtype=np.float64)
         if values.ndim != 2:
             raise DataError(f"probabilities have shape {values.shape}, expected (samples, classes)")
@@ -130,32 +130,34 @@ class Predictions:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Which samples have a true label (N)."""
+        """Whether the true label of each sample is known (N)."""
         return np.not_equal(self.labels, UNKNOWN)
 
     def take(self, rows: ArrayLike) -> Predictions:
-        """Return some samples: indices or a mask over N."""
-        wanted = np.asarray(rows)
-        index = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
+        """Return samples selected by indices or by a mask (N)."""
+        selection = np.asarray(rows)
+        index = np.arange(len(self))[selection if selection.size else selection.astype(np.int64)]
         ids = tuple(self.ids[row] for row in index)
         return Predictions(ids, self.classes, self.probabilities[index], self.labels[index])
 
     def with_labels(self, labels: ArrayLike) -> Predictions:
-        """Return the same probabilities with these true class indices (N)."""
+        """Return the same probabilities with other labels (N class indices)."""
         return replace(self, labels=np.asarray(labels))
 
     def aligned_to(self, other: Predictions) -> Predictions:
-        """Return these predictions with the ids and classes of `other`, in its order.
+        """Return these predictions in the sample and class order of `other`.
 
         Raises:
-            DataError: The two do not hold the same samples or the same classes.
+            DataError: Samples or classes differ.
         """
         if self.ids == other.ids and self.classes == other.classes:
             return self
-        for what, mine, theirs in (("samples", self.ids, other.ids), ("classes", self.classes, other.classes)):
-            if set(mine) != set(theirs):
-                odd = sorted(set(mine) ^ set(theirs))
-                raise DataError(f"predictions do not hold the same {what}: {len(odd)} differ, such as '{odd[0]}'")
+        for what, names, others in (("samples", self.ids, other.ids), ("classes", self.classes, other.classes)):
+            if set(names) != set(others):
+                different = sorted(set(names) ^ set(others))
+                raise DataError(
+                    f"predictions do not have the same {what}: {len(different)} differ, such as '{different[0]}'"
+                )
         row_of = {name: row for row, name in enumerate(self.ids)}
         column_of = {name: column for column, name in enumerate(self.classes)}
         rows = np.array([row_of[name] for name in other.ids], dtype=np.int64)
@@ -164,7 +166,7 @@ class Predictions:
         return Predictions(other.ids, other.classes, self.probabilities[rows][:, columns], index_of[self.labels[rows]])
 
     def save(self, path: Path) -> None:
-        """Write an `.npz` file that runs no code when read."""
+        """Write an `.npz` file without pickled objects."""
         save_arrays(path, self.ids, self.classes, probabilities=self.probabilities, labels=self.labels)
 
     @classmethod
@@ -172,23 +174,23 @@ class Predictions:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is absent, damaged, or of another kind.
+            DataError: The file is missing, damaged, or of another format.
         """
         try:
             return cls(*load_arrays(path, "probabilities", "labels"))
-        except DAMAGED as error:
+        except ARRAY_ERRORS as error:
             raise DataError(f"{path} is not a predictions file: {error}") from error
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
-    """Return predictions of different samples as one, in the order of the parts.
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Concatenate predictions of different samples.
 
     Raises:
-        DataError: The classes or their order differ, or a sample is in two parts.
+        DataError: The classes or their order differ, or a sample occurs twice.
     """
     first = parts[0]
     if any(part.classes != first.classes for part in parts):
-        raise DataError("folds were predicted with different classes, or in another order")
+        raise DataError("predictions to concatenate have different classes, or another class order")
     return Predictions(
         tuple(name for part in parts for name in part.ids),
         first.classes,
@@ -198,19 +200,19 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 def aligned(members: Sequence[Predictions]) -> list[Predictions]:
-    """Return the members with the ids and classes of the first, in its order; each gets every label that one knows.
+    """Return the members in the sample and class order of the first; labels known to one are set in all.
 
     Raises:
-        DataError: There is no member, or samples, classes or known labels differ.
+        DataError: There are no members, or samples, classes or known labels differ.
     """
     if not members:
         raise DataError("an ensemble needs at least one member")
     matched = [member.aligned_to(members[0]) for member in members]
     labels = matched[0].labels.copy()
     for member in matched[1:]:
-        clash = (labels != member.labels) & (labels >= 0) & member.known
-        if clash.any():
-            row = int(np.argmax(clash))
+        conflict = (labels != member.labels) & (labels >= 0) & member.known
+        if conflict.any():
+            row = int(np.argmax(conflict))
             names = f"'{member.classes[labels[row]]}' and '{member.classes[member.labels[row]]}'"
             raise DataError(f"members disagree about the label of sample '{member.ids[row]}': {names}")
         labels = np.where(labels >= 0, labels, member.labels)

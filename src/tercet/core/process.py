@@ -1,8 +1,8 @@
-"""A verb in a process of its own: the parent hands on signals as words, and what it starts ends with it.
+"""Child processes that run `tercet` commands: signals are forwarded to them, and they end with their parent.
 
-Parent and child share a pair of sockets. The parent writes the number of each signal that it got, the child tells once
-that it is ready, and the end of the stream tells each that the other has gone, however it went. Words are counted where
-signals are not: a process manager may signal both processes, and a terminal their group.
+Parent and child share a pair of sockets. The parent sends the number of each signal that it receives, the child sends
+one byte when it is ready, and the end of the stream shows each that the other has ended, even by a crash. Forwarding by
+socket delivers each signal exactly once: process managers may signal both processes, and terminals the whole group.
 """
 
 from __future__ import annotations
@@ -26,60 +26,65 @@ from typing import Any, Self, cast
 from tercet.core.errors import Interrupted
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask a process to end in good order."""
-_VARIABLE = "TERCET_CHILD"  # how a process is told that it is one
-_PATIENCE = 2  # signals; a child that is still there at the next one is killed
-_ORPHANED = 1  # exit code, which nobody reads
+"""Signals that request an orderly stop."""
+_VARIABLE = "TERCET_CHILD"  # environment variable with the settings of a child process
+_SIGNALS_BEFORE_KILL = 2
+_ORPHANED = 1  # exit code; no process is left to read it
 
 
-def tercet_command(*words: str) -> list[str]:
-    """Return the command that runs `tercet` with these words; the folder it stands in is no place of modules."""
-    return [sys.executable, "-P", "-m", "tercet", *words]
+def tercet_command(*arguments: str) -> list[str]:
+    """Return the command that runs `tercet`; -P keeps modules in the current folder from being imported."""
+    return [sys.executable, "-P", "-m", "tercet", *arguments]
 
 
 class ChildProcess:
-    """A started process, seen from its parent.
+    """A started child process, as seen by its parent.
 
     Args:
-        command: What to run; a `ParentLink` should be taken there.
-        descriptors: Open files that it gets, by name.
-        silent: Whether nothing of its standard output is wanted.
-        told: What else it is told, as JSON holds it.
+        command: Command to run; it should call `ParentLink.from_environment`.
+        descriptors: Open file descriptors that the child inherits, by name.
+        silent: Whether to discard its standard output.
+        settings: Further JSON values for `ParentLink.settings`.
     """
 
     def __init__(
-        self, command: Sequence[str], *, descriptors: dict[str, int] | None = None, silent: bool = False, **told: Any
+        self,
+        command: Sequence[str],
+        *,
+        descriptors: dict[str, int] | None = None,
+        silent: bool = False,
+        **settings: Any,
     ) -> None:
         self._end, other = socket.socketpair()
         with other:
-            given = {"leash": other.fileno(), **(descriptors or {})}
+            inherited = {"link": other.fileno(), **(descriptors or {})}
             self.served = 0.0
-            """Seconds that it was ready for; known after its end."""
+            """Seconds for which the child was ready; set when it has ended."""
             self._ready_since: float | None = None
             self.process = subprocess.Popen(
                 command,
-                pass_fds=list(given.values()),
+                pass_fds=list(inherited.values()),
                 stdout=subprocess.DEVNULL if silent else None,
-                env={**os.environ, _VARIABLE: json.dumps({**told, **given, "descriptors": [*given]})},
-                start_new_session=True,  # so that a Ctrl-C reaches it once, through us
+                env={**os.environ, _VARIABLE: json.dumps({**settings, **inherited, "descriptors": [*inherited]})},
+                start_new_session=True,  # so that Ctrl-C reaches it only through the parent
             )
 
-    def tell(self, number: int) -> None:
-        """Hand on a signal; a child that has gone needs none."""
+    def send_signal(self, number: int) -> None:
+        """Forward a signal; does nothing if the child has ended."""
         with suppress(OSError):
             self._end.send(bytes([number]), socket.MSG_DONTWAIT)
 
     def fileno(self) -> int:
-        """Return the descriptor that can be read when there is something to hear."""
+        """Return the descriptor that becomes readable when `read_event` has something to read."""
         return self._end.fileno()
 
-    def hear(self) -> int | None:
-        """Take what it says, and return its exit code where it has ended: minus its number where a signal did that."""
+    def read_event(self) -> int | None:
+        """Read the ready byte, or the end of the child; return its exit code (minus signal number) if it has ended."""
         try:
-            said = self._end.recv(64)
-        except OSError:  # not all of ours was read
-            said = b""
-        if said:
+            data = self._end.recv(64)
+        except OSError:  # the child has ended without reading all signals
+            data = b""
+        if data:
             self._ready_since = time.monotonic()
             return None
         self._end.close()
@@ -90,102 +95,103 @@ class ChildProcess:
 
 
 class SignalForwarder:
-    """Hands the signals of this process on to its child; within the block they end nothing here.
+    """Context manager that forwards the stop signals of this process to a child instead of ending this process.
 
     Args:
-        heard: Is called with each signal that comes while there is a child; it may not wait for a lock.
+        on_signal: Called on each signal while there is a child; runs in a signal handler, so it must not take locks.
     """
 
-    def __init__(self, heard: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, on_signal: Callable[[], object] = lambda: None) -> None:
         self.signals: list[int] = []
-        """What has come."""
-        self._heard, self._child = heard, cast("ChildProcess | None", None)
-        self._untold: deque[int] = deque()
+        """Received signals."""
+        self._on_signal, self._child = on_signal, cast("ChildProcess | None", None)
+        self._pending: deque[int] = deque()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        self._main = threading.current_thread() is threading.main_thread()  # only this one may set handlers
         if self._main:
             self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
-            self._waker = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._previous_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._main:
-            signal.set_wakeup_fd(self._waker)
+            signal.set_wakeup_fd(self._previous_wakeup)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         os.close(self._read)
         os.close(self._write)
 
     def wait(self, child: ChildProcess) -> int:
-        """Wait for a child's end, and return its exit code: minus the number of a signal that nobody sent on purpose.
+        """Wait for the end of a child and return its exit code; minus the signal number if it crashed.
 
         Raises:
-            Interrupted: A signal ended it before it was ready, or by force.
+            Interrupted: A stop signal ended it before it was ready, or it was killed after repeated signals.
         """
         self._child = child
-        self._hand_on()  # what came before there was a child
+        self._forward()  # signals that arrived before the child was started
         code = None
         while code is None:
-            if child.fileno() in self._wait_for(child.fileno()):
-                code = child.hear()
+            if child.fileno() in self._wait_readable(child.fileno()):
+                code = child.read_event()
         self._child = None
-        asked = self.signals[0] if self.signals else 0
-        if asked and (code == 128 + asked or (code < 0 and len(self.signals) > _PATIENCE)):
-            raise _stopped_by(asked)
-        if -code in STOP_SIGNALS:  # someone knows the child
+        first = self.signals[0] if self.signals else 0
+        if first and (code == 128 + first or (code < 0 and len(self.signals) > _SIGNALS_BEFORE_KILL)):
+            raise _stopped_by(first)
+        if -code in STOP_SIGNALS:  # the signal was sent to the child directly
             raise _stopped_by(-code)
         return code
 
     def pause(self, seconds: float) -> None:
-        """Wait; a signal ends it.
+        """Sleep until the time is over or a signal arrives.
 
         Raises:
-            Interrupted: One has come.
+            Interrupted: A signal has arrived.
         """
         end = time.monotonic() + seconds
-        while not self.signals and (left := end - time.monotonic()) > 0:
-            self._wait_for(seconds=left)
+        while not self.signals and (remaining := end - time.monotonic()) > 0:
+            self._wait_readable(seconds=remaining)
         if self.signals:
             raise _stopped_by(self.signals[0])
 
-    def _wait_for(self, *others: int, seconds: float | None = None) -> set[int]:
-        """Wait until one of the descriptors can be read or a signal comes, and return those that can.
+    def _wait_readable(self, *descriptors: int, seconds: float | None = None) -> set[int]:
+        """Wait until a descriptor is readable or a signal arrives, and return the readable descriptors.
 
-        A call of the system that is about to wait would not notice a signal that came just before, nor one that another
-        thread was given. So the interpreter writes each into a pipe.
+        A signal just before the system call, or one delivered to another thread, would not interrupt it. So the
+        interpreter also writes each signal to a pipe.
         """
         poll = select.poll()
-        for one in (self._read, *others):
-            poll.register(one, select.POLLIN)
-        found = {one for one, _ in poll.poll(None if seconds is None else max(1, seconds * 1000))}
-        if self._read in found:
+        for descriptor in (self._read, *descriptors):
+            poll.register(descriptor, select.POLLIN)
+        events = poll.poll(None if seconds is None else max(1, seconds * 1000))
+        readable = {descriptor for descriptor, _ in events}
+        if self._read in readable:
             os.read(self._read, 512)
-        return found
+        return readable
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal. It comes between any two instructions, so that nothing here may wait for a lock."""
+        """Handle a signal. It may interrupt any instruction, so nothing here may take a lock."""
         self.signals.append(number)
-        if self._child is not None and len(self.signals) > _PATIENCE:
+        if self._child is not None and len(self.signals) > _SIGNALS_BEFORE_KILL:
             self._child.process.kill()
             return
-        self._untold.append(number)
-        self._hand_on()
+        self._pending.append(number)
+        self._forward()
         if self._child is not None:
-            self._heard()
+            self._on_signal()
 
-    def _hand_on(self) -> None:
-        while self._child is not None and self._untold:
-            self._child.tell(self._untold.popleft())
+    def _forward(self) -> None:
+        while self._child is not None and self._pending:
+            self._child.send_signal(self._pending.popleft())
 
 
 def signal_name(number: int) -> str:
-    """Return a signal's name."""
+    """Return the name of a signal, such as SIGTERM."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -198,39 +204,39 @@ def _stopped_by(number: int) -> Interrupted:
 
 @dataclass(eq=False)
 class ParentLink:
-    """What binds this process to the parent that started it; its thread listens for as long as the process lives."""
+    """Connection of a child process to its parent; a thread listens to it for the lifetime of the process."""
 
     end: socket.socket
-    told: dict[str, Any]
-    """What the parent told, descriptors among it."""
+    settings: dict[str, Any]
+    """Values from the parent, descriptors included."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: Callable[[int], None] | None = None
     _orphaned: Callable[[], None] | None = None
 
     @classmethod
-    def take(cls) -> ParentLink | None:
-        """Return the leash of this process, once; None where nobody holds one.
+    def from_environment(cls) -> ParentLink | None:
+        """Return the link of this process on the first call; None for later calls and without such a parent.
 
-        Until `ready` a signal ends the process at once, also in the midst of native code.
+        Until `ready`, a stop signal ends the process immediately, even in native code.
         """
         text = os.environ.pop(_VARIABLE, None)
         if text is None:
             return None
-        told = json.loads(text)
-        for name in told["descriptors"]:  # what this process starts shall not hold them open
-            os.set_inheritable(told[name], False)
-        leash = cls(socket.socket(fileno=told["leash"]), told)
+        settings = json.loads(text)
+        for name in settings["descriptors"]:  # own child processes must not keep them open
+            os.set_inheritable(settings[name], False)
+        link = cls(socket.socket(fileno=settings["link"]), settings)
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        threading.Thread(target=leash._listen, name="tercet-leash", daemon=True).start()
-        return leash
+        threading.Thread(target=link._listen, name="tercet-parent-link", daemon=True).start()
+        return link
 
     def ready(self, stop: Callable[[int], None], orphaned: Callable[[], None] = lambda: None) -> None:
-        """Tell the parent that the work has begun.
+        """Notify the parent that the work has begun.
 
         Args:
-            stop: Is called in a thread of its own with each signal that the parent got.
-            orphaned: Is called there when the parent has gone; the process ends right after.
+            stop: Called with each signal that the parent forwards, in the listener thread.
+            orphaned: Called there when the parent has ended; this process exits right after.
         """
         with self._lock:
             self._stop, self._orphaned = stop, orphaned
@@ -238,8 +244,8 @@ class ParentLink:
             self.end.send(b"+")
 
     def _listen(self) -> None:
-        while words := self._hear():
-            for number in words:
+        while numbers := self._receive():
+            for number in numbers:
                 with self._lock:
                     stop = self._stop
                 if stop is None:
@@ -249,7 +255,7 @@ class ParentLink:
             self._orphaned()
         os._exit(_ORPHANED)
 
-    def _hear(self) -> bytes:
+    def _receive(self) -> bytes:
         try:
             return self.end.recv(16)
         except OSError:

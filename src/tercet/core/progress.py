@@ -1,4 +1,4 @@
-"""What a person sees while trainings run: bars on a terminal, a line an epoch elsewhere."""
+"""Progress of trainings: bars on a terminal, else one line per epoch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tercet.core.streams import printable
+from tercet.core.output import printable
 
 
 def print_status(console: Console, line: str) -> None:
-    """Print one line as it is: names in it are no markup, and paths stay whole."""
+    """Print one line without markup, highlighting or wrapping, since it may contain file names."""
     console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class ProgressDisplay:
-    """Progress bars on a terminal, one a title; plain lines an epoch where there is none."""
+    """One bar per training (terminals only), and one line per epoch."""
 
     def __init__(self, console: Console, *, split: str = "validation") -> None:
         self.console, self.split = console, split
@@ -30,23 +30,23 @@ class ProgressDisplay:
         self.tasks: dict[str, TaskID] = {}
 
     def step(self, title: str, *, step: int, total_steps: int, rate: float, loss: float) -> None:
-        """Move a bar."""
+        """Update the bar of a training; the first call adds it."""
         if title not in self.tasks:
             self.tasks[title] = self.progress.add_task(printable(title), total=total_steps, state="")
         self.progress.update(self.tasks[title], completed=step, state=f"rate {rate:.2g}  loss {loss:.3f}")
 
     def epoch(self, title: str, row: dict[str, Any]) -> None:
-        """Say how an epoch ended."""
+        """Print loss and score of an epoch."""
         scores = row["validation"]
-        first = next((name for name in scores if name != "loss"), "")  # accuracy, or O-F1 of label sets
-        reached = f"{self.split} {scores['loss']:.3f}, {first} {scores[first]:.4f}, " if scores else ""
+        first = next((name for name in scores if name != "loss"), "")  # accuracy, or O-F1 for multi-label data
+        result = f"{self.split} {scores['loss']:.3f}, {first} {scores[first]:.4f}, " if scores else ""
         print_status(
             self.console,
             f"{title} {row['stage'] + 1}.{row['epoch'] + 1}: "
-            f"train {row['train_loss']:.3f}, {reached}{row['seconds']:.1f} s{' *' if row['best'] else ''}",
+            f"train {row['train_loss']:.3f}, {result}{row['seconds']:.1f} s{' *' if row['best'] else ''}",
         )
 
     def end(self, title: str) -> None:
-        """Take a bar away."""
+        """Remove the bar of a training."""
         if title in self.tasks:
             self.progress.remove_task(self.tasks.pop(title))

@@ -1,4 +1,4 @@
-"""Names that a user may write in a file, and what they stand for."""
+"""Registries of named parts, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tercet.core.errors import ConfigError
 
 Value = TypeVar("Value")
 
-_ABBREVIATION = 3  # shortest beginning of a name that is taken for it
+_MIN_ABBREVIATION = 3  # letters
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` for the known name that `name` is probably meant to be, or an empty string."""
+    """Return `, did you mean 'x'?` for the most similar known name; empty if none is similar enough."""
     match = most_similar(name, known)
     return "" if match is None else f", did you mean '{match}'?"
 
@@ -21,18 +21,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def most_similar(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` is a misspelling or an abbreviation of; None if no name is similar enough.
 
-    Case, hyphens and underscores are ignored. A misspelling keeps the first letter (two may be swapped) and has few
-    edits for its length, so that no unrelated name is proposed (`preset` for `reset`).
+    Case is ignored, and hyphens equal underscores. A misspelling keeps the first letter (or swaps the first two) and
+    has few edits for its length, to avoid unrelated suggestions (`preset` for `reset`).
     """
     names = list(known)
     word = _normalized(name)
     distances = {item: distance for item in names if (distance := _distance(word, _normalized(item))) is not None}
     if distances:
         return min(distances, key=lambda item: (distances[item], item.casefold() != name.casefold()))
-    longer = [item for item in names if len(word) >= _ABBREVIATION and _normalized(item).startswith(word)]
+    longer = [item for item in names if len(word) >= _MIN_ABBREVIATION and _normalized(item).startswith(word)]
     if len(longer) == 1:
         return longer[0]
-    shorter = [item for item in names if len(item) > _ABBREVIATION and word.startswith(_normalized(item))]
+    shorter = [item for item in names if len(item) > _MIN_ABBREVIATION and word.startswith(_normalized(item))]
     return max(shorter, key=len, default=None)
 
 
@@ -41,7 +41,7 @@ def _normalized(name: str) -> str:
 
 
 def _distance(word: str, other: str) -> int | None:
-    """Return the edits from one dotted name to another; None if a part is not similar."""
+    """Return the number of edits between dotted names; None if a part is not similar."""
     pairs = list(zip(word.split("."), other.split("."), strict=False))
     if word.count(".") != other.count("."):
         return None
@@ -60,25 +60,25 @@ def _allowed_edits(length: int) -> int:
     return 0 if length < 3 else 1 if length < 8 else 2 if length < 12 else 3
 
 
-def _edits(one: str, other: str) -> int:
-    """Return the optimal string alignment distance: insertions, deletions, substitutions, swaps of neighbours."""
+def _edits(word: str, other: str) -> int:
+    """Return the optimal string alignment distance: insertions, deletions, substitutions, adjacent swaps."""
     before: list[int] = []
     row = list(range(len(other) + 1))
-    for i, letter in enumerate(one, 1):
+    for i, letter in enumerate(word, 1):
         before, last, row = row, before, [i]
         for j, target in enumerate(other, 1):
             cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != target))
-            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == target:
+            if i > 1 and j > 1 and letter == other[j - 2] and word[i - 2] == target:
                 cost = min(cost, last[j - 2] + 1)
             row.append(cost)
     return row[-1]
 
 
 class Registry(Generic[Value]):
-    """A table from names to values that refuses doubles and suggests the nearest name.
+    """Mapping from unique names to values; unknown names raise with a suggestion.
 
     Args:
-        kind: What the values are, for messages ("data set", "combiner").
+        kind: Kind of the values for messages, such as "data set".
     """
 
     def __init__(self, kind: str) -> None:
@@ -86,15 +86,15 @@ class Registry(Generic[Value]):
         self._values: dict[str, Value] = {}
 
     def register(self, name: str) -> Callable[[Value], Value]:
-        """Return a decorator that enters its argument under `name`."""
+        """Return a decorator that registers its argument as `name`."""
 
-        def enter(value: Value) -> Value:
+        def add(value: Value) -> Value:
             if name in self._values:
                 raise ConfigError(f"{self.kind} '{name}' is registered twice")
             self._values[name] = value
             return value
 
-        return enter
+        return add
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._values:

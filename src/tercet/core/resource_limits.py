@@ -1,4 +1,4 @@
-"""Memory and CPU limits of this process, and how many cores it may use."""
+"""Memory and time limits for loading untrusted files, and the number of available CPU cores."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tercet.core.errors import ConfigError, MemoryExhausted
 
 MEBIBYTE = 2**20
 MIN_MEMORY = 256
-"""MiB below which nothing of ours can load."""
-_MALLOPT_ARENAS = -8  # M_ARENA_MAX of glibc's malloc.h
-_ARENAS = 2  # the first is the program's own heap
-_ARENA = 64 * MEBIBYTE  # addresses that glibc reserves for another one
-_STACK = 8 * MEBIBYTE  # where the system has no limit
-_SPARE = 64 * MEBIBYTE
+"""MiB; the libraries do not load with less."""
+_M_ARENA_MAX = -8  # from malloc.h of glibc
+_ARENAS = 2  # the first one is the heap of the program
+_ARENA_BYTES = 64 * MEBIBYTE  # address space that glibc reserves per further arena
+_DEFAULT_STACK = 8 * MEBIBYTE  # if the stack size is unlimited
+_SPARE_BYTES = 64 * MEBIBYTE
 
 
 def limit_memory(mebibytes: int, *, threads: int) -> None:
-    """Let this process have no more addresses than these, in all and for good; call it after the imports.
+    """Limit the address space of this process (RLIMIT_AS) permanently; call it after all imports.
 
     Args:
-        mebibytes: The most, code and stacks of threads included.
-        threads: Threads that are still to be started.
+        mebibytes: Limit in MiB, code and thread stacks included.
+        threads: Number of threads still to be started.
 
     Raises:
-        ConfigError: The process has more already, or may not be limited.
+        ConfigError: The process already needs more, or the system does not allow the limit.
     """
-    with suppress(OSError, AttributeError):  # only glibc reserves 64 MiB of addresses for each thread
-        ctypes.CDLL(None).mallopt(_MALLOPT_ARENAS, _ARENAS)
-    need = _addresses() + _ARENA + threads * _stack() + _SPARE
-    if mebibytes * MEBIBYTE < need:
+    with suppress(OSError, AttributeError):  # glibc would reserve 64 MiB of address space per thread
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+    required = _address_space() + _ARENA_BYTES + threads * _stack_bytes() + _SPARE_BYTES
+    if mebibytes * MEBIBYTE < required:
         raise ConfigError(
-            f"max_memory {mebibytes} is too small: with {threads} threads the process has {need // MEBIBYTE + 1} MiB "
-            "of addresses before it loads a model"
+            f"max_memory {mebibytes} is too small: with {threads} threads the process needs {required // MEBIBYTE + 1} "
+            "MiB of address space before it loads a model"
         )
     try:
         resource.setrlimit(resource.RLIMIT_AS, (mebibytes * MEBIBYTE,) * 2)
@@ -46,30 +46,32 @@ def limit_memory(mebibytes: int, *, threads: int) -> None:
 
 
 def require_threads(count: int, what: object) -> None:
-    """Refuse to start threads that the limit of memory has no room for: native pools wait for such threads for ever.
+    """Check that `count` more threads fit into the memory limit; native thread pools would otherwise hang.
 
     Raises:
-        MemoryExhausted: There is no room; `what` is named.
+        MemoryExhausted: They do not fit; the message mentions `what`.
     """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and _addresses() + count * _stack() > limit:
-        raise MemoryExhausted(f"no memory for {count} thread(s) beside {what}: allow more memory, or fewer --threads")
+    if limit != resource.RLIM_INFINITY and _address_space() + count * _stack_bytes() > limit:
+        raise MemoryExhausted(
+            f"no memory for {count} thread(s) beside {what}: raise the memory limit, or use fewer --threads"
+        )
 
 
 def limit_time(seconds: float | None) -> None:
-    """Let SIGALRM end this process after so many seconds, whatever it is at; None takes that back."""
+    """End this process with SIGALRM after some seconds, even in native code; None cancels the limit."""
     if seconds is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds or 0)
 
 
-def _stack() -> int:
+def _stack_bytes() -> int:
     limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
-    return _STACK if limit == resource.RLIM_INFINITY else limit
+    return _DEFAULT_STACK if limit == resource.RLIM_INFINITY else limit
 
 
-def _addresses() -> int:
-    """Return the bytes of addresses that this process has; 0 where the system does not tell."""
+def _address_space() -> int:
+    """Return the size of the address space of this process in bytes; 0 if unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except (OSError, ValueError):
@@ -78,5 +80,5 @@ def _addresses() -> int:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

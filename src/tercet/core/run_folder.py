@@ -1,10 +1,10 @@
-"""The folder of a run: where everything is, and nothing is overwritten silently.
+"""Layout of a run folder.
 
 RUN/
-  config.yaml  environment.json  samples.csv  images/      what was asked, where, of what
+  config.yaml  environment.json  samples.csv  images/      options, machine, and data
   members/NAME/{checkpoints/ history.jsonl train.log tensorboard/ tta/ bundle/ member.json}
   predictions/{NAME,METHOD}-{validation,test}.npz
-  metrics.json  report.txt  bundle/                         what came out
+  metrics.json  report.txt  bundle/                         results
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import UNFINISHED, new_folder, read_json, slug, write_json
-from tercet.core.locks import FileLock
+from tercet.core.files import UNFINISHED_PREFIX, FileLock, new_folder, read_json, slug, write_json
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | None, name: str, *, resumes: bool = True) -> RunFolder:
-        """Make an empty run folder: the one asked for, or the next free one under `runs/`.
+        """Create an empty run folder.
 
         Args:
-            path: Where, if it was said.
-            name: Beginning of the folder's name under `runs/`.
-            resumes: Whether the verb can continue what it began.
+            path: Path of the folder; None creates the next free `runs/NAME-N`.
+            name: Name prefix below `runs/`.
+            resumes: Whether the command supports --resume.
         """
         if path is not None:
             return cls(new_folder(Path(path), resumes=resumes))
@@ -43,13 +42,13 @@ class RunFolder:
         while True:
             candidate = Path("runs") / f"{slug(name)}-{number}"
             try:
-                candidate.mkdir(parents=True)  # of runs that start together, one gets each number
+                candidate.mkdir(parents=True)  # atomic: runs that start together get different numbers
             except FileExistsError:
                 if os.path.lexists(candidate):
                     number += 1
                     continue
             except OSError:
-                pass  # `new_folder` says what is wrong
+                pass  # `new_folder` raises with a message
             return cls(new_folder(candidate))
 
     @classmethod
@@ -57,7 +56,7 @@ class RunFolder:
         """Return an existing run.
 
         Raises:
-            StorageError: The folder is no run.
+            StorageError: The folder is not a run folder.
         """
         run = cls(Path(path))
         if not run.config.is_file():
@@ -66,22 +65,22 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """Options, resolved."""
         return self.path / "config.yaml"
 
     @property
     def samples(self) -> Path:
-        """The table of samples with their splits."""
+        """Table of samples with their splits."""
         return self.path / "samples.csv"
 
     @property
     def images(self) -> Path:
-        """The decoded images that the members share."""
+        """Cache of decoded images, shared by the members."""
         return self.path / "images"
 
     @property
     def plan(self) -> Path:
-        """The resolved members and what they need to know of the data."""
+        """Resolved members, and the properties of the data that they need."""
         return self.path / "plan.json"
 
     @property
@@ -91,41 +90,41 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The report as text."""
+        """Text report."""
         return self.path / "report.txt"
 
     @property
     def bundle(self) -> Path:
-        """The chosen ensemble."""
+        """The selected ensemble."""
         return self.path / "bundle"
 
     def member(self, name: str) -> MemberFolder:
-        """Return a member's folder."""
+        """Return the folder of a member."""
         return MemberFolder(self.path / "members" / slug(name))
 
     def predictions(self, name: str, split: str) -> Path:
-        """Return where the predictions of a member or method on a split are."""
+        """Return the file for the predictions of a member or ensemble method on a split."""
         return self.path / "predictions" / f"{slug(name)}-{split}.npz"
 
     def lock(self) -> FileLock:
-        """Return a lock that a second process on this run is refused."""
+        """Return the lock of this run; acquiring it raises StorageError if another process holds it."""
 
-        def refuse(owner: str) -> None:
+        def raise_busy(owner: str) -> None:
             raise StorageError(f"process {owner} works on {self.path}: wait for it, or choose another --output")
 
-        return FileLock(self.path / ".lock", busy=refuse)
+        return FileLock(self.path / ".lock", busy=raise_busy)
 
     def remove_unfinished(self) -> None:
-        """Delete what a process that was killed left half written; only for the one that holds the lock."""
-        for path in [*self.path.rglob(f"{UNFINISHED}*"), *self.path.rglob(".*.tmp")]:
+        """Delete temporary files of a killed process; the caller must hold the lock."""
+        for path in [*self.path.rglob(f"{UNFINISHED_PREFIX}*"), *self.path.rglob(".*.tmp")]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def beginning(self) -> Iterator[None]:
-        """Delete the run where options or data are refused: the corrected command may name the same folder."""
+    def delete_if_invalid(self) -> Iterator[None]:
+        """Delete the run on ConfigError or DataError, so that the corrected command can use the same folder."""
         try:
             yield
         except (ConfigError, DataError):
@@ -141,59 +140,62 @@ class MemberFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the training saves itself."""
+        """Training checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def bundle(self) -> Path:
-        """The member alone, ready to predict."""
+        """Bundle of this member only."""
         return self.path / "bundle"
 
     @property
     def done(self) -> Path:
-        """Written last: what the finished member cost."""
+        """Summary of the finished training; written last."""
         return self.path / "member.json"
 
     @property
     def predictions(self) -> Path:
-        """What the training without one fold says of that fold."""
+        """Predictions of a fold training on its held-out fold."""
         return self.path / "predictions.npz"
 
     def level(self, views: str, split: str) -> Path:
-        """Return where the predictions at one level of test-time augmentation wait until a level is chosen."""
+        """Return the file for predictions with one variant of test-time augmentation, kept until one is selected."""
         return self.path / "tta" / slug(views) / f"{split}.npz"
 
     def fold(self, index: int) -> MemberFolder:
-        """Return the folder of this member's training without one fold."""
+        """Return the folder of the training that holds out a fold."""
         return MemberFolder(self.path / "folds" / str(index + 1))
 
     def folds(self) -> list[MemberFolder]:
-        """Return the folders of the trainings without one fold, as far as they exist."""
+        """Return the existing folders of fold trainings."""
         return [MemberFolder(path) for path in sorted(self.path.glob("folds/*"))]
 
     def finished(self) -> bool:
-        """Tell whether the member was trained to the end."""
+        """Return whether the training of the member is complete."""
         return self.done.is_file()
 
     def summary(self) -> dict[str, Any]:
-        """Return what `finish` wrote."""
+        """Return the summary written by `finish`."""
         summary: dict[str, Any] = read_json(self.done)
         return summary
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Record that the member is complete."""
+        """Write the summary, which marks the member as complete."""
         write_json(self.done, summary)
 
 
-def kind_of(document: Mapping[str, Any], place: Path) -> str:
-    """Return the command that wrote a folder: train, ensemble, compare, crossval, tune or reproduce."""
-    if "recipe" in document:
+def command_of(metrics: Mapping[str, Any], folder: Path) -> str:
+    """Return the command that wrote a folder: train, ensemble, compare, crossval, tune or reproduce.
+
+    Args:
+        metrics: Content of metrics.json or its counterpart.
+        folder: The run folder.
+    """
+    if "recipe" in metrics:
         return "reproduce"
-    if "pooled" in document:
+    if "pooled" in metrics:
         return "crossval"
-    if "trials" in document:
+    if "trials" in metrics:
         return "tune"
-    return str(
-        document.get("kind")
-        or ("train" if any((place / left).exists() for left in ("plan.json", "members")) else "ensemble")
-    )
+    trained = any((folder / name).exists() for name in ("plan.json", "members"))
+    return str(metrics.get("kind") or ("train" if trained else "ensemble"))

@@ -1,4 +1,4 @@
-"""Devices, threads, seeds and generator states: what a computation runs on, decided in one place."""
+"""Devices, threads, seeds and generator states."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from tercet.core.resource_limits import available_cores
 
 @dataclass(frozen=True)
 class ThreadPlan:
-    """How the cores are shared: `jobs` processes side by side with `threads` threads each."""
+    """Number of parallel processes, and of threads per process."""
 
     jobs: int
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.jobs} process(es) side by side, {self.threads} thread(s) each"
+        return f"{self.jobs} parallel process(es) with {self.threads} thread(s) each"
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that a child process needs before it loads its numerical libraries.
+        """Return environment variables for a child process, which must be set before it loads numerical libraries.
 
-        Passive waiting matters: OpenMP threads that spin on a busy machine were measured 270 times slower.
+        OpenMP threads that wait actively were 270 times slower on a busy machine.
         """
         count = str(self.threads)
         return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def plan_threads(num_members: int, *, threads: int | None = None, device: str = "cpu") -> ThreadPlan:
-    """Share the cores among members: whole members side by side beat one member on many threads.
+    """Distribute the cores: parallel members are faster than one member with many threads.
 
     Args:
-        num_members: How many trainings are waiting.
-        threads: Threads a process, if the user fixed them.
-        device: On an accelerator the members take turns.
+        num_members: Number of trainings.
+        threads: Threads per process; None chooses.
+        device: On accelerators, members are trained one after the other.
     """
     cores = available_cores()
     if device != "cpu":
@@ -50,7 +50,8 @@ def plan_threads(num_members: int, *, threads: int | None = None, device: str = 
     if threads is not None:
         return ThreadPlan(max(1, min(num_members, cores // threads)), threads)
     jobs = max(1, min(num_members, cores))
-    # alone, a core stays free: threads that wait for one that is busy elsewhere made a step ten times slower
+    # A single process leaves one core free: if another program uses a core, all threads wait for the one on it, which
+    # made a step ten times slower.
     return ThreadPlan(jobs, max(1, cores // jobs if jobs > 1 else cores - 1))
 
 
@@ -60,16 +61,18 @@ def choose_device(name: str) -> str:
     Raises:
         ConfigError: The device is not available.
     """
-    name = re.sub(r"^gpu(?=$|:)", "cuda", name)  # what many type
+    name = re.sub(r"^gpu(?=$|:)", "cuda", name)
     kind, _, index = name.partition(":")
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise ConfigError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
-        raise ConfigError(f"device '{name}' is not on this machine: use --device cpu or auto")
+        raise ConfigError(f"device '{name}' is not available on this machine: use --device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}' is not on this machine, which has {torch.cuda.device_count()}")
+        raise ConfigError(
+            f"device '{name}' is not available on this machine, which has {torch.cuda.device_count()} CUDA device(s)"
+        )
     return name
 
 
@@ -81,7 +84,7 @@ def seed_everything(seed: int) -> None:
 
 
 def generator_states() -> dict[str, Any]:
-    """Return the states of the generators that modules draw from, as tensors (safe to store and to load)."""
+    """Return the states of the torch generators, as tensors (loadable with weights_only=True)."""
     states: dict[str, Any] = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -89,14 +92,14 @@ def generator_states() -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any]) -> None:
-    """Put back what `generator_states` returned."""
+    """Restore the states returned by `generator_states`."""
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return the versions and the machine, as every run folder records them."""
+    """Return package versions and machine properties for environment.json."""
     packages = ("tercet", "torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "safetensors")
     versions = {}
     for package in packages:

@@ -1,7 +1,7 @@
-"""Submissions: predictions in a competition's own header and order, checked against its sample file.
+"""Competition submissions: predictions with the columns and row order of a sample submission. N rows, K classes.
 
-Two shapes are known, told by the sample: an id and a label, or an id and one column of probabilities a class. Cells are
-written as they are: a submission is for a program, so nothing is guarded against spreadsheets. N rows, K classes.
+A sample has an id column and either one label column or one probability column per class. Cells are not escaped against
+spreadsheet formulas, since programs read submissions.
 """
 
 from __future__ import annotations
@@ -21,87 +21,86 @@ from tercet.core.untrusted_files import ID_COLUMNS, decode_text, read_start
 
 @dataclass(frozen=True)
 class SampleSubmission:
-    """What a sample file asks for."""
+    """Columns, ids and label format of a sample submission."""
 
     source: Path
-    """The file."""
     header: tuple[str, ...]
-    """Its first line."""
     id_column: int
-    """Place of the id in a line."""
+    """Column index of the id."""
     ids: tuple[str, ...]
-    """N ids, in its order."""
+    """N ids in file order."""
     columns: tuple[int, ...]
-    """Class index of each column of probabilities, in the header's order; none: a label is asked for."""
+    """Class index of each probability column in header order; empty if the sample has a label column."""
     labels: tuple[str, ...]
-    """K words for the classes: their names, or their numbers where the sample shows numbers."""
+    """K texts for the classes: names, or numbers if the sample has numbers."""
 
     @classmethod
     def read(cls, path: str | Path, classes: Sequence[str]) -> SampleSubmission:
-        """Read a sample file for a classifier of K classes.
+        """Read a sample submission for a classifier of K classes.
 
         Raises:
-            DataError: It is absent, no table, or names columns, labels or ids that cannot be.
+            DataError: The file is missing or not a table, or has invalid columns, labels or ids.
         """
         source = Path(path)
         read_start(source)
-        header, lines = _table(source)
-        place = _id_column(header, classes)
-        others = [column for column in range(len(header)) if column != place]
-        ids = [line[place].strip() for line in lines]
+        header, rows = _read_rows(source)
+        id_column = _id_column(header, classes)
+        others = [column for column in range(len(header)) if column != id_column]
+        ids = [row[id_column].strip() for row in rows]
         if (most := Counter(ids).most_common(1)) and most[0][1] > 1:
-            raise DataError(f"{source} names '{most[0][0]}' {most[0][1]} times: a submission has one row an image")
+            raise DataError(f"{source} contains '{most[0][0]}' {most[0][1]} times, expected one row per image")
         if len(others) == 1:
-            shown = {line[others[0]].strip() for line in lines} - {""}
-            return cls(source, header, place, tuple(ids), (), _labels(shown, classes, f"{source} shows the label"))
+            texts = {row[others[0]].strip() for row in rows} - {""}
+            labels = _class_texts(texts, classes, f"{source} has the label")
+            return cls(source, header, id_column, tuple(ids), (), labels)
         names = [header[column].strip() for column in others]
         if len(set(names)) < len(names):
-            raise DataError(f"{source} names a column twice: {', '.join(header)}")
-        labels = _labels(names, classes, f"{source} has the column")
-        absent = [name for name in labels if name not in names]
-        if absent:
-            raise DataError(f"{source} has no column for {len(absent)} of the classes, such as '{absent[0]}'")
-        return cls(source, header, place, tuple(ids), tuple(labels.index(name) for name in names), labels)
+            raise DataError(f"{source} has a column twice: {', '.join(header)}")
+        labels = _class_texts(names, classes, f"{source} has the column")
+        missing = [name for name in labels if name not in names]
+        if missing:
+            raise DataError(f"{source} has no column for {len(missing)} of the classes, such as '{missing[0]}'")
+        return cls(source, header, id_column, tuple(ids), tuple(labels.index(name) for name in names), labels)
 
     def match(self, names: Sequence[str]) -> list[int]:
-        """Return the place in `names` of each of the N ids.
+        """Return the index in `names` of each of the N ids.
 
-        An id is a file's name with or without its ending and folders; where two files share a name, the id's own
-        folders tell them apart.
+        An id is a file name with or without suffix and folders; if several files have the same name, the folders in the
+        id decide.
 
         Raises:
-            DataError: An id without an image, an image without an id, or an id that could be several images.
+            DataError: An id has no image, an image has no id, or an id matches several images.
         """
         by_name: dict[str, list[int]] = defaultdict(list)
         by_stem: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(names):
             by_name[_path(name).name].append(index)
             by_stem[_path(name).stem].append(index)
-        found: dict[int, str] = {}
+        matches: dict[int, str] = {}
         missing = []
-        for wanted in self.ids:
-            last = _path(wanted).name
-            candidates = by_name.get(last) or by_stem.get(last) or by_stem.get(_path(last).stem) or []
+        for sample_id in self.ids:
+            file_name = _path(sample_id).name
+            candidates = by_name.get(file_name) or by_stem.get(file_name) or by_stem.get(_path(file_name).stem) or []
             if len(candidates) > 1:
-                candidates = self._narrowed(wanted, candidates, names)
+                candidates = self._match_folders(sample_id, candidates, names)
             if not candidates:
-                missing.append(wanted)
-            elif candidates[0] in found:
-                twin = found[candidates[0]]
-                raise DataError(f"{self.source}: '{twin}' and '{wanted}' both mean the image {names[candidates[0]]}")
+                missing.append(sample_id)
+            elif candidates[0] in matches:
+                both = f"'{matches[candidates[0]]}' and '{sample_id}'"
+                raise DataError(f"{self.source}: {both} both match the image {names[candidates[0]]}")
             else:
-                found[candidates[0]] = wanted
-        extra = [name for index, name in enumerate(names) if index not in found]
+                matches[candidates[0]] = sample_id
+        extra = [name for index, name in enumerate(names) if index not in matches]
         self._require_all(missing, extra)
-        return list(found)
+        return list(matches)
 
-    def _narrowed(self, wanted: str, candidates: Sequence[int], names: Sequence[str]) -> list[int]:
-        """Return the one candidate that lies in the folders that the id names."""
-        folders = _path(wanted).parent.parts
+    def _match_folders(self, sample_id: str, candidates: Sequence[int], names: Sequence[str]) -> list[int]:
+        """Return the only candidate in the folders of the id."""
+        folders = _path(sample_id).parent.parts
         inside = [index for index in candidates if _path(names[index]).parent.parts[-len(folders) :] == folders]
         if len(inside) != 1:
             several = " or ".join(names[index] for index in (inside or candidates)[:2])
-            raise DataError(f"{self.source}: '{wanted}' could be {several}: give only the competition's images")
+            raise DataError(f"{self.source}: '{sample_id}' could be {several}: give only the images of the competition")
         return inside
 
     def _require_all(self, missing: Sequence[str], extra: Sequence[str]) -> None:
@@ -111,13 +110,13 @@ class SampleSubmission:
         if extra:
             problems.append(f"{len(extra)} image(s) have no row in it, such as {extra[0]}")
         if problems:
-            raise DataError(f"{self.source} and the images do not fit: {'; '.join(problems)}")
+            raise DataError(f"{self.source} does not match the images: {'; '.join(problems)}")
 
     def write(self, predictions: Predictions, path: str | Path) -> None:
-        """Write predictions in the sample's header, order and shape, atomically.
+        """Write predictions with the columns and row order of the sample, atomically.
 
         Raises:
-            DataError: The predictions are of other images than the sample's.
+            DataError: The images of predictions and sample differ.
             StorageError: The file cannot be written.
         """
         rows = self.match(predictions.ids)
@@ -128,62 +127,62 @@ class SampleSubmission:
         ):
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(self.header)
-            for wanted, row in zip(self.ids, rows, strict=True):
+            for sample_id, row in zip(self.ids, rows, strict=True):
                 cells: list[str | float] = [self.labels[best[row]]]
                 if self.columns:
                     cells = [float(predictions.probabilities[row, index]) for index in self.columns]
-                writer.writerow([*cells[: self.id_column], wanted, *cells[self.id_column :]])
+                writer.writerow([*cells[: self.id_column], sample_id, *cells[self.id_column :]])
 
 
 def write_submission(predictions: Predictions, sample: str | Path, path: str | Path) -> None:
-    """Write predictions as a competition wants them.
+    """Write predictions as a competition submission.
 
     Args:
-        predictions: Of all images that the sample names, and of no others; ids are matched to its ids by file name.
-        sample: The competition's sample file.
-        path: Where to; a file there is replaced.
+        predictions: Predictions for exactly the images of the sample; ids are matched by file name.
+        sample: Sample submission of the competition.
+        path: The file; it is replaced if it exists.
 
     Raises:
-        DataError: The sample is no table, or its images, columns or labels are not those of the predictions.
+        DataError: The sample is not a table, or its images, columns or labels do not match the predictions.
         StorageError: The file cannot be written.
     """
     SampleSubmission.read(sample, predictions.classes).write(predictions, path)
 
 
-def _table(source: Path) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return header and rows of a comma separated file; blank lines are skipped."""
+def _read_rows(source: Path) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return header and rows of a CSV file without blank lines."""
     reader = csv.reader(io.StringIO(decode_text(source), newline=""))
     try:
         header = tuple(next(reader, []))
-        lines = []
-        for line in reader:
-            if line and len(line) != len(header):
-                raise DataError(f"{source} line {reader.line_num} has {len(line)} cells, the header has {len(header)}")
-            lines += [line] if line else []
+        rows = []
+        for row in reader:
+            if row and len(row) != len(header):
+                raise DataError(f"{source} line {reader.line_num} has {len(row)} cells, the header has {len(header)}")
+            rows += [row] if row else []
     except csv.Error as error:
-        raise DataError(f"{source} is no table of text: {error}") from error
-    if len(header) < 2 or not lines:
-        raise DataError(f"{source} is no sample of a submission: it needs a header such as 'id,label', and rows")
-    return header, lines
+        raise DataError(f"{source} is not a text table: {error}") from error
+    if len(header) < 2 or not rows:
+        raise DataError(f"{source} is not a sample submission: it needs a header such as 'id,label', and rows")
+    return header, rows
 
 
 def _id_column(header: Sequence[str], classes: Sequence[str]) -> int:
-    """Return the place of the id: a column with a usual name that is no class, or the first one."""
+    """Return the id column: one with a usual name that is not a class, else the first one."""
     folded = [name.strip().casefold() if name.strip() not in classes else "" for name in header]
     return next((folded.index(name) for name in ID_COLUMNS if name in folded), 0)
 
 
-def _labels(shown: Collection[str], classes: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the words for the classes: their names if these are shown, or their numbers 0 ... K-1."""
-    unknown = sorted(set(shown) - set(classes))
+def _class_texts(texts: Collection[str], classes: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the K texts for the classes that a sample uses: names, or numbers 0 ... K-1."""
+    unknown = sorted(set(texts) - set(classes))
     if not unknown:
         return tuple(classes)
     numbers = tuple(str(index) for index in range(len(classes)))
-    if set(shown) <= set(numbers) and not any(name.isdecimal() for name in classes):
+    if set(texts) <= set(numbers) and not any(name.isdecimal() for name in classes):
         return numbers
     raise DataError(
         f"{where} '{unknown[0]}', which is none of the {len(classes)} classes ({', '.join(classes[:5])}"
-        f"{', ...' if len(classes) > 5 else ''}); {len(unknown)} in all are unknown"
+        f"{', ...' if len(classes) > 5 else ''}); {len(unknown)} unknown in total"
     )
 
 

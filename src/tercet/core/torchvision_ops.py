@@ -1,9 +1,9 @@
-"""Make timm, torchvision and lightning importable beside a CPU build of torch.
+"""Make timm, torchvision and lightning importable with a CPU build of torch.
 
-The torchvision wheel is built for CUDA. Beside a CPU torch its binary part cannot load, and its Python part
-then fails with "operator torchvision::nms does not exist", because it registers fake kernels for two operators that
-were never declared. Declaring their schemas is enough: classification never calls them. Where the real
-operators exist nothing is done. The packages that import timm, torchvision or lightning call this first.
+The torchvision wheel is built for CUDA. With a CPU torch its binary extension does not load, and its Python code then
+fails with "operator torchvision::nms does not exist", because it registers fake kernels for two undeclared operators.
+Declaring their schemas is enough, since classification never calls them. If the extension loads, nothing is changed.
+Packages that import timm, torchvision or lightning call this first.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []  # a Library takes its operators along when it is collected
+_declared: list[torch.library.Library] = []  # operators are removed when their Library is garbage-collected
 
 
 def declare_torchvision_operators() -> None:
-    """Declare the schemas of `torchvision::nms` and `torchvision::qnms` unless torchvision's binary part loads."""
+    """Declare the schemas of `torchvision::nms` and `torchvision::qnms` unless torchvision's extension loads."""
     spec = importlib.util.find_spec("torchvision")
     if _declared or spec is None or spec.origin is None:
         return

@@ -20,7 +20,7 @@ CROP_MODES = ("squash", "center", "border")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Input of a network: size, channels, normalization and how images are brought to it."""
+    """Input of a network: size, channels, normalization, and resizing of images."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -63,7 +63,7 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> InputSpec:
-        """Rebuild from `to_dict`'s result."""
+        """Rebuild from the result of `to_dict`."""
         tuples = {key: tuple(values[key]) for key in ("size", "mean", "std")}
         return cls(**{**values, **tuples})
 
@@ -73,21 +73,21 @@ class Batch:
     """A batch of samples."""
 
     images: Tensor | tuple[Tensor, ...]
-    """B C H W floats in [0, 1]; one tensor per member where members need different sizes."""
+    """B C H W floats in [0, 1]; one tensor per member if members need different sizes."""
     targets: Tensor | None
-    """Class indices (B, int64), soft labels or label sets (B K, float), or None if unknown."""
+    """Class indices (B, int64), soft or multi-label targets (B K, float), or None if unknown."""
     ids: tuple[str, ...]
-    """The B sample names, used in messages and predictions."""
+    """B sample names, for messages and predictions."""
     labels: Tensor | None = None
-    """For scoring: class indices (B, int64) where `targets` were mixed, label sets (B K, int64) of 0 and 1 (-1 where
-    unknown); None: `targets` are the labels."""
+    """Labels for metrics: class indices (B, int64) if `targets` are mixed; for multi-label, 0 and 1 (B K, int64; -1 if
+    unknown). None: `targets` are the labels."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _map(self, change: Callable[[Tensor], Tensor], ids: tuple[str, ...]) -> Batch:
-        images = tuple(map(change, self.images)) if isinstance(self.images, tuple) else change(self.images)
-        targets, labels = (None if value is None else change(value) for value in (self.targets, self.labels))
+    def _map(self, function: Callable[[Tensor], Tensor], ids: tuple[str, ...]) -> Batch:
+        images = tuple(map(function, self.images)) if isinstance(self.images, tuple) else function(self.images)
+        targets, labels = (None if value is None else function(value) for value in (self.targets, self.labels))
         return Batch(images, targets, ids, labels)
 
     def to(self, device: Any) -> Batch:
@@ -104,12 +104,12 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """Batches whose order is a pure function of the epoch, so that training resumes exactly."""
+    """Source of batches whose order depends only on the epoch, so that training resumes exactly."""
 
     def __len__(self) -> int:
         """Return the number of batches in one epoch."""
         ...
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of epoch `number` starting at batch `start`, the same ones every time."""
+        """Yield the batches of epoch `number` from batch `start` on; the same ones on every call."""
         ...

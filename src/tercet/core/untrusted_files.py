@@ -1,4 +1,4 @@
-"""What prediction files and label files from elsewhere have in common: they are read with no trust in them."""
+"""Safe reading of untrusted arrays and text tables, and escaping of spreadsheet formulas."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.errors import DataError
-from tercet.core.predictions import DAMAGED
+from tercet.core.predictions import ARRAY_ERRORS
 
 ID_COLUMNS = ("id", "image", "file", "path", "filename")
 NPY_MAGIC = b"\x93NUMPY"
-_FORMULA = "[=+\\-@\t\r\n\0]"  # what a spreadsheet may take for a formula at the start of a cell
+_FORMULA = "[=+\\-@\t\r\n\0]"  # first characters that may start a formula in a spreadsheet
 
 
 def read_start(source: Path) -> bytes:
-    """Return the first 8 bytes, which tell the kind of a file.
+    """Return the first 8 bytes, for detecting the format.
 
     Raises:
-        DataError: It is not there, is no plain file, or may not be read.
+        DataError: The file is missing, not a regular file, or not readable.
     """
     try:
         if not source.is_file():
@@ -35,20 +35,20 @@ def read_start(source: Path) -> bytes:
 
 
 def read_npy(source: Path) -> NDArray[np.generic]:
-    """Return the array of an `.npy` file; pickled objects are refused.
+    """Return the array of an `.npy` file.
 
     Raises:
-        DataError: The file is damaged, or holds objects.
+        DataError: The file is damaged, or contains pickled objects.
     """
     try:
-        # Mapping the file checks the shape it claims against its length before any memory is taken.
+        # Memory-mapping checks the shape in the header against the file size before memory is allocated.
         return np.array(np.load(source, mmap_mode="r", allow_pickle=False))
-    except DAMAGED as error:
+    except ARRAY_ERRORS as error:
         raise DataError(f"{source} is not a usable array file: {error}") from error
 
 
 def decode_text(source: Path) -> str:
-    """Return a text file's content: UTF-8 with or without a mark, or UTF-16 with one; odd bytes survive."""
+    """Return the content of a text file: UTF-8 or, with a byte order mark, UTF-16; invalid bytes are escaped."""
     try:
         content = source.read_bytes()
     except OSError as error:
@@ -59,9 +59,9 @@ def decode_text(source: Path) -> str:
 
 
 def read_table(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header and the other rows with their line numbers; both empty where no header names an id column.
+    """Return the header, and the other rows with line numbers; both are empty if there is no id column.
 
-    The delimiter (comma, semicolon, tab) is the one under which it does.
+    The delimiter (comma, semicolon or tab) is the first one with which the header has an id column.
     """
     for delimiter in (",", ";", "\t"):
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -70,21 +70,21 @@ def read_table(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
             if len(header) > 1 and table_column(header, ID_COLUMNS) is not None:
                 return header, [(reader.line_num, row) for row in reader if row]
         except csv.Error:
-            continue  # another delimiter may fit
+            continue
     return [], []
 
 
 def table_column(header: Sequence[str], names: Sequence[str]) -> int | None:
-    """Return the place of the first column with one of the names, case ignored; earlier names win."""
+    """Return the index of a column with one of the names, ignoring case; earlier names take precedence."""
     folded = [name.strip().casefold() for name in header]
     return next((folded.index(name) for name in names if name in folded), None)
 
 
-def untrusted(cell: str) -> str:
-    """Prefix `cell` with `'` if a spreadsheet might run it as a formula; `is_plain_number` is the inverse."""
+def escape_formula(cell: str) -> str:
+    """Prefix `cell` with `'` if a spreadsheet might run it as a formula; `unescape_formula` is the inverse."""
     return f"'{cell}" if re.match(f"'*{_FORMULA}", cell) else cell
 
 
-def is_plain_number(cell: str) -> str:
-    """Return `cell` without the `'` that `untrusted` puts in front."""
+def unescape_formula(cell: str) -> str:
+    """Remove the `'` that `escape_formula` adds."""
     return cell[1:] if re.match(f"'+{_FORMULA}", cell) else cell

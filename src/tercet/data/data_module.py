@@ -1,9 +1,11 @@
-"""Data made ready once and shared by every member: the table with its splits, and the decoded images."""
+"""Data prepared once and shared by all members: the sample table with its splits, and the decoded images."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,18 +14,20 @@ from numpy.typing import NDArray
 
 from tercet.config.run import DataConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.errors import ConfigError
+from tercet.core.errors import ConfigError, DataError
 from tercet.core.types import InputSpec
-from tercet.data.image_cache import BadImage, CachedImages, ImageCache
-from tercet.data.load import load_table
+from tercet.data.image_cache import BadImage, CachedImages, ImageCache, require_readable
+from tercet.data.load import load_table, require_classes
 from tercet.data.loader import ImageLoader
+from tercet.data.readers.table import require_files
+from tercet.data.sources import DIGEST_BYTES
 from tercet.data.splits import assign_splits, check_disjoint, require_rows
 from tercet.data.table import SampleTable, Split
 
 Rows = NDArray[np.int64]
 _PREDICT_BATCH = 256
 SPLITS: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
-"""Names in reports and files, and in the table."""
+"""Split names in reports and files, and the table's names for them."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +35,21 @@ class DataModule:
     """Samples with splits, and their images by row."""
 
     table: SampleTable
-    store: CachedImages
+    images: CachedImages
     bad: tuple[BadImage, ...] = ()
+    """Images that could not be decoded; the table does not contain them."""
     fingerprint: str = ""
-    """SHA-256 over ids, labels, classes and contents of all images, as they were read."""
+    """SHA-256 over ids, labels, classes and contents of all images of the data, bad ones included."""
 
     @property
     def channels(self) -> int:
-        """Channels of the stored images: 1 or 3."""
-        return self.store.channels
+        """Channels of the decoded images: 1 or 3."""
+        return self.images.channels
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the first image."""
-        height, width = self.store.read(0).shape[:2]
+        height, width = self.images.read(0).shape[:2]
         return height, width
 
     def rows(self, split: str) -> Rows:
@@ -52,13 +57,13 @@ class DataModule:
         return self.table.rows_of(SPLITS[split])
 
     def loader(self, rows: Rows, specs: Sequence[InputSpec], *, num_workers: int = 0) -> ImageLoader:
-        """Return the rows in order, without augmentation: to predict and to validate."""
+        """Return a loader for prediction: in order, without augmentation."""
         return self._loader(rows, specs, batch_size=_PREDICT_BATCH, num_workers=num_workers)
 
     def training_loader(
         self, rows: Rows, specs: Sequence[InputSpec], *, training: TrainingConfig, data: DataConfig, seed: int
     ) -> ImageLoader:
-        """Return the rows shuffled and augmented as the training asks."""
+        """Return a loader for training: shuffled and augmented as configured."""
         return self._loader(
             rows,
             specs,
@@ -75,7 +80,7 @@ class DataModule:
 
     def _loader(self, rows: Rows, specs: Sequence[InputSpec], **options: object) -> ImageLoader:
         return ImageLoader(
-            self.store,
+            self.images,
             rows,
             ids=[self.table.ids[row] for row in rows],
             labels=self.table.targets(rows),
@@ -85,61 +90,136 @@ class DataModule:
         )
 
 
-def held_out_digest(table: SampleTable) -> str:
-    """Return a SHA-256 over the ids of the test split: what tells later whether the same rows are held out."""
-    ids = sorted(table.ids[row] for row in table.rows_of("test"))
-    return hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def without_rows(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:
-    """Return the rows whose images could be read."""
-    unreadable = {image.id for image in bad}
-    return table.take(np.array([name not in unreadable for name in table.ids], dtype=np.bool_)) if bad else table
-
-
-def read_data(data: str | Path, config: DataConfig, *, sets: bool = False) -> DataModule:
-    """Read the table and decode every image once; the samples are divided as they came, or not at all.
+def read_data(data: str | Path, config: DataConfig, *, multilabel: bool = False) -> DataModule:
+    """Read the table and decode every image once; the splits stay as given.
 
     Args:
         data: Folder, table, zip or name of a data set.
         config: How to read it.
-        sets: Whether images may have sets of labels.
+        multilabel: Whether multi-label data are accepted.
 
     Raises:
-        ConfigError: Images have sets of labels where they may not.
-        DataError: Nothing to read, or too many unreadable images.
+        ConfigError: The data are multi-label but not accepted.
+        DataError: There is nothing to read, or too many images are unreadable.
     """
-    if config.says_sets and not sets:
-        raise ConfigError("sets of labels are learned with tercet train: give one data.label_columns, no separator")
+    if config.is_multilabel and not multilabel:
+        raise ConfigError("only tercet train supports label sets: give one data.label_columns and no separator")
     table = load_table(data, config)
     fingerprint = table.fingerprint()
-    store, bad = ImageCache.decode(table, config)
-    return DataModule(without_rows(table, bad), store, tuple(bad), fingerprint)
+    images, bad = ImageCache.decode(table, config)
+    return DataModule(drop_unreadable(table, bad), images, tuple(bad), fingerprint)
 
 
-def prepare_data(data: str | Path, config: DataConfig, *, sets: bool = False) -> DataModule:
-    """Read the table, decode every image once, and divide the samples.
+def prepare_data(data: str | Path, config: DataConfig, *, multilabel: bool = False) -> DataModule:
+    """Read the table, decode every image once, and assign the splits.
 
     Args:
         data: Folder, table, zip or name of a data set.
-        config: How to read and divide it.
-        sets: Whether images may have sets of labels.
+        config: How to read and split it.
+        multilabel: Whether multi-label data are accepted.
 
     Raises:
-        ConfigError: Images have sets of labels where they may not.
-        DataError: Nothing to train on, too many unreadable images, or splits that overlap.
+        ConfigError: The data are multi-label but not accepted.
+        DataError: There is nothing to train on, too many images are unreadable, or splits overlap.
     """
-    read = read_data(data, config, sets=sets)
-    prepared = replace(read, table=assign_splits(read.table, config))
-    check_disjoint(prepared.table)
-    require_splits(prepared)
-    return prepared
+    module = read_data(data, config, multilabel=multilabel)
+    module = replace(module, table=assign_splits(module.table, config))
+    check_disjoint(module.table)
+    require_rows(module.table)
+    return module
 
 
-def require_splits(prepared: DataModule) -> None:
-    """Refuse data without rows to train on or to choose with.
+def drop_unreadable(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:
+    """Return the rows whose images could be decoded."""
+    unreadable = {image.id for image in bad}
+    return table.take(np.array([name not in unreadable for name in table.ids], dtype=np.bool_)) if bad else table
+
+
+@dataclass(frozen=True)
+class SplitPreview:
+    """A table with the splits that a training would assign."""
+
+    table: SampleTable
+    description: str
+    """Origin of the splits."""
+    problems: tuple[str, ...]
+    """Reasons for which `tercet train` would reject the splits."""
+    notes: tuple[str, ...]
+    """Warnings of the split assignment."""
+
+
+def preview_splits(table: SampleTable, config: DataConfig) -> SplitPreview:
+    """Assign splits as a training would; if that fails, keep the given ones and report the problem."""
+    given = table.splits is not None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            split_table = assign_splits(table, config, all_classes_learned=True)
+        except (DataError, ConfigError) as error:
+            description = "in the given splits" if given else "there are no splits"
+            return SplitPreview(table, description, (str(error),), ())
+    notes = tuple(str(warning.message) for warning in caught)
+    assigned = {split for split in SPLITS.values() if len(split_table.rows_of(split))} - set(table.splits or ())
+    if not given:
+        description = f"as tercet train would split them with seed {config.split_seed}"
+    elif assigned:
+        description = f"in the given splits; {' and '.join(sorted(assigned))} as tercet train would hold it out"
+    else:
+        description = "in the given splits"
+    return SplitPreview(split_table, description, _messages(lambda: require_rows(split_table)), notes)
+
+
+def read_problems(table: SampleTable, bad: Sequence[BadImage], config: DataConfig) -> tuple[str, ...]:
+    """Return the reasons for which `tercet train` would reject data before assigning splits.
+
+    Args:
+        table: The samples, read without limits on missing files and classes.
+        bad: Images that cannot be decoded.
+        config: Limits of the training.
+    """
+    return _messages(
+        lambda: require_files(len(table.missing), len(table), table.name, table.notes, config),
+        lambda: require_classes(table, table.name),
+        lambda: require_readable(bad, len(table), config.max_bad_fraction),
+    )
+
+
+def _messages(*checks: Callable[[], None]) -> tuple[str, ...]:
+    messages = []
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            messages.append(str(error))
+    return tuple(messages)
+
+
+def held_out_digest(table: SampleTable) -> str:
+    """Return a SHA-256 over the ids of the test split, to check later that the same rows are held out."""
+    ids = sorted(table.ids[row] for row in table.rows_of("test"))
+    return hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def training_digests(table: SampleTable) -> str | None:
+    """Return the packed content digests of all training and validation images."""
+    return pack_digests(table.digests(np.concatenate([table.rows_of("train"), table.rows_of("val")])))
+
+
+def pack_digests(digests: Iterable[bytes]) -> str | None:
+    """Return sorted digests as base64; None if one has another length, as in runs of version 0.1.0."""
+    unique = sorted(set(digests))
+    if any(len(digest) != DIGEST_BYTES for digest in unique):
+        return None
+    return base64.b64encode(b"".join(unique)).decode("ascii")
+
+
+def unpack_digests(text: str) -> frozenset[bytes]:
+    """Invert `pack_digests`.
 
     Raises:
-        DataError: There are none.
+        ValueError: The text is not base64, or its length is not a multiple of a digest's.
     """
-    require_rows(prepared.table)
+    content = base64.b64decode(text, validate=True)
+    if len(content) % DIGEST_BYTES:
+        raise ValueError(f"{len(content)} bytes are not digests of {DIGEST_BYTES} bytes")
+    return frozenset(content[start : start + DIGEST_BYTES] for start in range(0, len(content), DIGEST_BYTES))

@@ -1,14 +1,14 @@
-"""Decoding: any picture file becomes an upright uint8 array, or a `DataError` that says why not.
+"""Decode an image file to an upright uint8 array, or raise a `DataError` with the reason.
 
 Shapes: H x W pixels, C channels (1 grey, 3 RGB).
 
-| stored as | becomes |
+| Pillow mode | result |
 |---|---|
 | 1, L, I;16 (and its byte orders) | grey; 16 bits are scaled by 1/257, never clipped |
 | LA, L with a transparent value | grey, composited on white |
-| P, PA | RGB, composited on white; grey where the palette holds greys only |
+| P, PA | RGB, composited on white; grey if all used colours are grey |
 | RGB, RGBA, CMYK, YCbCr, LAB, HSV | RGB, transparency composited on white |
-| I, F (32 bits) | refused: their range is unknown |
+| I, F (32 bits) | error: the range of values is unknown |
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tercet.core.errors import DataError, MemoryExhausted
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Formats that are decoded, recognised by content and never by name."""
+"""Formats that are decoded; the content decides, not the file name."""
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
-"""File name endings (lower case) that announce an image."""
+"""File name extensions of images, in lower case."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 _WHITE = 255
@@ -43,54 +43,54 @@ _STRIP = 2**18  # pixels that are composited at once
 
 
 class UnknownRange(DataError):
-    """An image whose numbers may mean anything; its message holds no word of a library's or of the file's."""
+    """An image whose range of values is unknown; the message quotes neither a library nor the file."""
 
 
-class _Guard:
-    """Pillow's process-wide settings while images are decoded: quiet, and strict about decompression bombs.
+class _PillowLimits:
+    """Process-wide Pillow settings while images are decoded: no warnings, errors for decompression bombs.
 
-    Threads may decode side by side: the first one in sets, the last one out restores.
+    Threads may decode concurrently: the first to enter changes the settings, the last to exit restores them.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ceilings: list[int] = []
+        self._limits: list[int] = []
         self._filters = warnings.catch_warnings()
-        self._saved: int | None = None
+        self._previous: int | None = None
 
     @contextmanager
     def __call__(self, max_pixels: int) -> Iterator[None]:
         with self._lock:
-            if not self._ceilings:
-                self._saved = Image.MAX_IMAGE_PIXELS
+            if not self._limits:
+                self._previous = Image.MAX_IMAGE_PIXELS
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-            self._ceilings.append(max_pixels)
-            Image.MAX_IMAGE_PIXELS = max(self._ceilings)
+            self._limits.append(max_pixels)
+            Image.MAX_IMAGE_PIXELS = max(self._limits)
         try:
             yield
         finally:
             with self._lock:
-                self._ceilings.remove(max_pixels)
-                Image.MAX_IMAGE_PIXELS = max(self._ceilings) if self._ceilings else self._saved
-                if not self._ceilings:
+                self._limits.remove(max_pixels)
+                Image.MAX_IMAGE_PIXELS = max(self._limits) if self._limits else self._previous
+                if not self._limits:
                     self._filters.__exit__(None, None, None)
 
 
-check_image = _Guard()
-"""Context manager (argument: pixels) around many decodings at once; `decode` enters it by itself."""
+pillow_limits = _PillowLimits()
+"""Context manager (argument: maximum number of pixels) for decoding in threads; `decode` enters it itself."""
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading only if it is a regular one; pipes, devices and folders never block.
+    """Open a regular file for reading, without blocking on pipes and devices.
 
     Raises:
-        DataError: It is absent, unreadable, or no regular file.
+        DataError: The file is missing, unreadable, or not a regular file.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # no waiting for a pipe's writer
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # do not wait for a pipe's writer
     try:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
@@ -105,23 +105,23 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 def decode(
     content: bytes | Path | BinaryIO, *, max_pixels: int, convert: Callable[[Image.Image], Pixels] | None = None
 ) -> Pixels:
-    """Decode the first frame of a picture file to H W C, upright (EXIF orientation applied).
+    """Decode the first frame of an image file to H W C, upright (EXIF orientation applied).
 
     Args:
         content: The file's bytes, its path, or an open binary stream.
-        max_pixels: Largest image accepted, checked from the header before any pixel is decoded.
-        convert: Turns the opened image into pixels (default: `to_pixels`).
+        max_pixels: Maximum number of pixels, checked from the header before any pixel is decoded.
+        convert: Converts the opened image to pixels (default: `to_pixels`).
 
     Raises:
-        DataError: Not an image of an accepted format, too large, truncated, damaged, or of an unclear range.
-        MemoryExhausted: There is no memory for it.
+        DataError: The format is not accepted, or the image is too large, truncated, damaged, or has an unknown range.
+        MemoryExhausted: There is not enough memory.
     """
     if isinstance(content, Path):
         with open_regular(content) as stream:
             return decode(stream, max_pixels=max_pixels, convert=convert)
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        with check_image(max_pixels), Image.open(stream, formats=FORMATS) as image:
+        with pillow_limits(max_pixels), Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise DataError(_too_large(f"{image.width} x {image.height} pixels are", max_pixels))
             return (convert or to_pixels)(image)
@@ -130,11 +130,11 @@ def decode(
     except UnidentifiedImageError as error:
         raise DataError(f"not an image in an accepted format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        found = re.search(r"\d+ pixels", str(error))
-        raise DataError(_too_large(f"{found[0] if found else 'its pixels'} are", max_pixels)) from error
+        size = re.search(r"\d+ pixels", str(error))
+        raise DataError(_too_large(f"{size[0] if size else 'its pixels'} are", max_pixels)) from error
     except MemoryError as error:
-        raise MemoryExhausted("no memory to decode an image: lower data.max_pixels") from error
-    except Exception as error:  # decoders meet hostile bytes with every kind of exception
+        raise MemoryExhausted("not enough memory to decode an image: lower data.max_pixels") from error
+    except Exception as error:  # decoders raise many exception types on damaged files
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise DataError(f"truncated or damaged: {reason}") from error
 
@@ -144,27 +144,26 @@ def _too_large(what: str, max_pixels: int) -> str:
 
 
 def to_pixels(image: Image.Image) -> Pixels:
-    """Turn a Pillow image (its current frame) into H W C, upright, by the table of this module.
+    """Convert a Pillow image (its current frame) to H W C, upright, by the table of this module.
 
     Raises:
-        UnknownRange: The mode's range of values is unknown (I, F).
+        UnknownRange: The mode is I or F.
     """
     image.load()
     return np.ascontiguousarray(_upright(_by_mode(image), _orientation(image)))
 
 
 def to_depth(image: Image.Image) -> Pixels:
-    """Turn 16 bits of distance into H W 1: 0 (not measured) stays 0, what was measured is stretched to 1..255.
+    """Convert a 16-bit depth image to H W 1: 0 (not measured) stays 0, other values are stretched to 1..255.
 
-    A depth camera uses few of its 16 bits, and a hand few of those: the general rule for 16 bits would leave next to
-    nothing of it.
+    An object occupies a small part of a depth camera's range; scaling by 1/257 would leave almost no contrast.
 
     Raises:
-        DataError: The image is not grey with 16 bits.
+        DataError: The image is not 16-bit grey.
     """
     image.load()
     if not image.mode.startswith("I"):
-        raise DataError(f"mode {image.mode} is no depth image: expected 16 bits grey")
+        raise DataError(f"mode {image.mode} is not a depth image: expected 16-bit grey")
     values = np.asarray(image).astype(np.int64)
     measured = values > 0
     if not measured.any():
@@ -175,15 +174,15 @@ def to_depth(image: Image.Image) -> Pixels:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, read after loading (TIFF applies its own); anything odd counts as upright."""
+    """Return the EXIF orientation, read after loading (TIFF applies its own); upright if it is unreadable."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # garbage in the EXIF block says nothing about the pixels
+    except Exception:  # the pixels can be fine although the EXIF block is damaged
         return 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo the camera's orientation 2..8 (EXIF 2.3, section 4.6.4); other values leave H W C as it is."""
+    """Undo orientations 2..8 (EXIF 2.3, section 4.6.4); other values leave H W C unchanged."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)  # W H C
     if orientation in (2, 3, 6, 7):
@@ -198,7 +197,7 @@ def _by_mode(image: Image.Image) -> Pixels:
     if mode.startswith("I;16"):
         return _from_16_bits(image)
     if mode in ("I", "F"):
-        raise UnknownRange(f"mode {mode} (32 bits a pixel) has no known range: convert it to 8 or 16 bits")
+        raise UnknownRange(f"mode {mode} (32 bits per pixel) has an unknown range: convert it to 8 or 16 bits")
     if mode in ("P", "PA"):
         colours = _on_white(image.convert("RGBA")) if image.has_transparency_data else np.asarray(image.convert("RGB"))
         grey = bool((colours[..., :1] == colours).all())
@@ -220,13 +219,13 @@ def _from_16_bits(image: Image.Image) -> Pixels:
 
 
 def _on_white(image: Image.Image) -> Pixels:
-    """Composite LA or RGBA on white, so that hidden colours under full transparency stay hidden."""
-    stored = np.asarray(image)
-    height, width, channels = stored.shape
+    """Composite LA or RGBA on white, which hides colours under full transparency."""
+    source = np.asarray(image)
+    height, width, channels = source.shape
     pixels = np.empty((height, width, channels - 1), np.uint8)
-    step = max(1, _STRIP // width)  # the wide numbers of a whole picture would take 50 bytes a pixel
+    step = max(1, _STRIP // width)  # strips, since 32-bit arithmetic on the full image would take 50 bytes per pixel
     for top in range(0, height, step):
-        values = stored[top : top + step].astype(np.uint32)
+        values = source[top : top + step].astype(np.uint32)
         colours, alpha = values[..., :-1], values[..., -1:]
         pixels[top : top + step] = (colours * alpha + _WHITE * (_WHITE - alpha) + 127) // 255
     return pixels

@@ -1,4 +1,4 @@
-"""Folds of a whole data set, for cross-validation: every labelled row outside a test split is held out exactly once.
+"""Folds for cross-validation: every labelled row outside the test split is held out exactly once.
 
 N rows.
 """
@@ -18,7 +18,7 @@ from tercet.data.table import LEFT_OUT, Ints, SampleTable
 
 DEFAULT_FOLDS = 5
 NO_FOLD = -1
-"""The fold number of rows that no fold holds out: a test split's, unlabelled ones."""
+"""Fold number of rows that are never held out: test split and unlabelled."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Fold:
     """Rows that are held out together."""
 
     name: str
-    """Its number, or the group that it holds out."""
+    """Number of the fold, or name of its group."""
     rows: Ints
     """Positions in the table, in increasing order."""
 
@@ -36,21 +36,20 @@ class FoldPlan:
     """A table divided into folds."""
 
     table: SampleTable
-    """All rows: the pool has the split train, a test split keeps its name, rows that are kept for calibrating have the
-    split val, other rows have none; `folds` are set."""
+    """All rows, with fold numbers. Rows in folds have the split train, calibration rows have the split val, the test
+    split keeps its name, and all other rows are left out."""
     folds: tuple[Fold, ...]
-    """The folds, in order."""
-    how: str
-    """How they were made, in words."""
+    description: str
+    """How the folds were made."""
 
-    def divided(self, fold: Fold, config: DataConfig) -> SampleTable:
-        """Return the table as the training without one fold sees it.
+    def fold_table(self, fold: Fold, config: DataConfig) -> SampleTable:
+        """Return the table for the training without one fold.
 
-        The fold's rows are its test split, validation rows are held out of the others (`data.val_fraction`, groups
-        whole); the data's own test split, and what is kept for calibrating, are left out altogether.
+        The fold is the test split; validation rows are held out of the other folds (`data.val_fraction`, groups kept
+        together). The data's own test split and the calibration rows are left out.
 
         Raises:
-            DataError: No validation rows can be held out, or a group lies in two folds.
+            DataError: No validation rows can be held out, or a group is in two folds.
         """
         splits = np.array(self.table.splits, dtype="<U5")
         splits[splits != "train"] = LEFT_OUT
@@ -61,11 +60,10 @@ class FoldPlan:
             raise DataError(f"without fold {fold.name}: {error}") from error
 
     def unlearned(self, fold: Fold) -> tuple[str, ...]:
-        """Return the classes that only this fold shows, so that the training without it cannot learn them."""
-        pool = self.table.rows_of("train")
-        others = np.setdiff1d(pool, fold.rows)
-        lost = set(self.table.labels[fold.rows].tolist()) - set(self.table.labels[others].tolist())
-        return tuple(self.table.classes[label] for label in sorted(lost))
+        """Return the classes that occur only in this fold: the training without it cannot learn them."""
+        others = np.setdiff1d(self.table.rows_of("train"), fold.rows)
+        labels = set(self.table.labels[fold.rows].tolist()) - set(self.table.labels[others].tolist())
+        return tuple(self.table.classes[label] for label in sorted(labels))
 
 
 def make_folds(
@@ -76,72 +74,70 @@ def make_folds(
     leave_one_group_out: bool = False,
     calibration_fraction: float = 0.0,
 ) -> FoldPlan:
-    """Divide the labelled rows of a table into folds; a test split stays out of them.
+    """Divide the labelled rows outside the test split into folds.
 
-    A validation split that came with the data joins the folds: each training holds out its own. Folds that came with
-    the table are kept; others are stratified and seeded (`data.split_seed`), with groups whole.
+    A given validation split becomes part of the folds, since each training holds out its own. Given folds are kept;
+    otherwise folds are stratified and seeded (`data.split_seed`), with groups kept together.
 
     Args:
         table: The samples.
-        config: `test_fraction` holds out a test split where it is not 0; `split_seed`.
-        count: Number of folds (default: the table's own, else 5).
-        leave_one_group_out: One fold a group, named after it.
-        calibration_fraction: Share of the rows outside the test split that stay out of all folds, groups whole.
+        config: `test_fraction` (0: no test split is held out) and `split_seed`.
+        count: Number of folds (default: the given ones, else 5).
+        leave_one_group_out: One fold per group, with the group's name.
+        calibration_fraction: Fraction of the rows outside the test split that are in no fold, groups kept together.
 
     Raises:
-        DataError: There are too few rows or groups for the folds, or none at all; the test split shows other classes.
+        DataError: There are too few rows or groups, or the test split contains other classes.
     """
     table = assign_splits(table, replace(config, val_fraction=0.0, limit=None), all_classes_learned=False)
     splits = np.array(table.splits, dtype="<U5")
-    joined = "val" in splits
+    had_validation = "val" in splits
     splits[splits == "val"] = "train"
     table = table.with_splits(splits.tolist())
     if calibration_fraction:
-        kept = replace(config, val_fraction=calibration_fraction, test_fraction=0.0, limit=None)
-        table = assign_splits(table, kept, all_classes_learned=False)
+        calibration = replace(config, val_fraction=calibration_fraction, test_fraction=0.0, limit=None)
+        table = assign_splits(table, calibration, all_classes_learned=False)
     check_classes(table)
     pool = table.rows_of("train")
     if leave_one_group_out:
-        parts, how = _by_group(table, pool), "one fold a group"
+        folds, description = _group_folds(table, pool), "one fold per group"
     elif table.folds is not None:
-        parts, how = _given(table, pool, count), "the table's own folds"
+        folds, description = _given_folds(table, pool, count), "folds given by the table"
     else:
-        parts, how = _stratified(table, pool, count or DEFAULT_FOLDS, config.split_seed), "stratified"
+        folds, description = _stratified(table, pool, count or DEFAULT_FOLDS, config.split_seed), "stratified"
     numbers = np.full(len(table), NO_FOLD, dtype=np.int64)
-    for number, fold in enumerate(parts, 1):
+    for number, fold in enumerate(folds, 1):
         numbers[fold.rows] = number
-    how += ", groups whole" if table.groups and not leave_one_group_out else ""
-    how += ", with the given validation split" if joined else ""
-    how += f", {len(table.rows_of('val'))} images kept for calibrating" if calibration_fraction else ""
-    return FoldPlan(replace(table, folds=numbers), tuple(parts), how)
+    description += ", groups kept together" if table.groups and not leave_one_group_out else ""
+    description += ", including the given validation split" if had_validation else ""
+    description += f", {len(table.rows_of('val'))} images reserved for calibration" if calibration_fraction else ""
+    return FoldPlan(replace(table, folds=numbers), tuple(folds), description)
 
 
-def _by_group(table: SampleTable, pool: Ints) -> list[Fold]:
+def _group_folds(table: SampleTable, pool: Ints) -> list[Fold]:
     if table.groups is None:
-        raise DataError(
-            f"{table.name} has no groups to leave out: name them with --data.group-column or --data.group-from"
-        )
+        raise DataError(f"{table.name} has no groups: give --data.group-column or --data.group-from")
     groups = np.array(table.groups, dtype=np.str_)[pool]
     if (groups == "").any():
-        raise DataError(f"{table.name}: {int((groups == '').sum())} images have no group: give every image one")
+        raise DataError(f"{table.name}: {int((groups == '').sum())} images have no group: give every image a group")
     names = sorted(set(groups.tolist()), key=natural_key)
     if len(names) < 2:
-        raise DataError(f"{table.name}: all images are of one group ('{names[0]}'): nothing can be left out")
+        raise DataError(f"{table.name}: all images belong to the group '{names[0]}': at least 2 groups are needed")
     return [Fold(name, pool[groups == name]) for name in names]
 
 
-def _given(table: SampleTable, pool: Ints, count: int | None) -> list[Fold]:
+def _given_folds(table: SampleTable, pool: Ints, count: int | None) -> list[Fold]:
     assert table.folds is not None
-    numbers = table.folds[pool]
-    found = sorted(set(numbers.tolist()))
-    if count is not None and count != len(found):
+    row_folds = table.folds[pool]
+    numbers = sorted(set(row_folds.tolist()))
+    if count is not None and count != len(numbers):
         raise DataError(
-            f"{table.name} comes with {len(found)} folds ({', '.join(map(str, found[:5]))}"
-            f"{', ...' if found[5:] else ''}), not {count}: leave --folds out, or drop the table's column"
+            f"{table.name} has {len(numbers)} folds ({', '.join(map(str, numbers[:5]))}"
+            f"{', ...' if numbers[5:] else ''}), not {count}: omit --folds, or remove the fold column of the table"
         )
-    if len(found) < 2:
-        raise DataError(f"{table.name}: all rows are of one fold ({found[0]}): nothing can be held out")
-    return [Fold(str(number), pool[numbers == number]) for number in found]
+    if len(numbers) < 2:
+        raise DataError(f"{table.name}: all rows belong to fold {numbers[0]}: at least 2 folds are needed")
+    return [Fold(str(number), pool[row_folds == number]) for number in numbers]
 
 
 def _stratified(table: SampleTable, pool: Ints, count: int, seed: int) -> list[Fold]:
@@ -149,23 +145,22 @@ def _stratified(table: SampleTable, pool: Ints, count: int, seed: int) -> list[F
     groups = None if table.groups is None else [table.groups[row] for row in pool]
     if groups is not None and len(set(groups)) < count:
         number = len(set(groups))
-        alone = f"all images are of one group ('{groups[0]}')" if number == 1 else f"there are {number} groups"
+        problem = f"all images belong to the group '{groups[0]}'" if number == 1 else f"there are {number} groups"
         hint = f"use --folds {number}, or " if number > 1 else ""
-        raise DataError(f"{table.name}: {alone}, fewer than the {count} folds: {hint}check the grouping")
+        raise DataError(f"{table.name}: {problem}, fewer than {count} folds: {hint}check the grouping")
     small, units = _smallest_class(labels, groups)
     if units < count:
-        what = "image(s)" if groups is None else "group(s) of images"
-        hint = f"use --folds {units}" if units > 1 else "it cannot be held out and learned"
+        unit = "image(s)" if groups is None else "group(s) of images"
+        hint = f"use --folds {units}, or add images" if units > 1 else "add images"
         raise DataError(
-            f"{table.name}: class '{table.classes[small]}' has {units} {what}, fewer than the {count} folds: {hint}, "
-            "or add images"
+            f"{table.name}: class '{table.classes[small]}' has {units} {unit}, fewer than {count} folds: {hint}"
         )
-    parts = stratified_folds(labels, count, seed=seed, groups=groups)
-    return [Fold(str(number), pool[rows]) for number, rows in enumerate(parts, 1)]
+    held_out = stratified_folds(labels, count, seed=seed, groups=groups)
+    return [Fold(str(number), pool[rows]) for number, rows in enumerate(held_out, 1)]
 
 
 def _smallest_class(labels: Ints, groups: Sequence[str] | None) -> tuple[int, int]:
-    """Return the class with the fewest rows, or the fewest groups where there are groups, and how many."""
+    """Return the class with the fewest rows (with groups: the fewest groups) and their number."""
     units = {(label, row if groups is None else groups[row]) for row, label in enumerate(labels.tolist())}
     present = np.unique([label for label, _ in units], return_counts=True)
     smallest = int(present[1].argmin())

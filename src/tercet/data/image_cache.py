@@ -1,6 +1,6 @@
-"""Decoded images, each read once: in one flat buffer that processes can share, or on demand where memory is short.
+"""Decoded images: in one flat buffer that processes can share, or decoded on demand if memory is short.
 
-Shapes: N images, B some of them, H x W pixels, C channels.
+Shapes: N images, B images of a batch, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path, write_text
 from tercet.core.resource_limits import available_cores
-from tercet.data.decode import Pixels, check_image
+from tercet.data.decode import Pixels, pillow_limits
 from tercet.data.sources import ArraySource, ImageSource, source_of
 from tercet.data.table import Ints, SampleTable
 
-_AHEAD = 256  # images decoded before they are looked at
+_CHUNK = 256  # images decoded ahead by threads
 _PIXELS, _SHAPES, _SOURCE = "pixels.npy", "shapes.npy", "source.json"
 
 
@@ -32,11 +32,9 @@ class BadImage:
     """An image that could not be decoded."""
 
     id: str
-    """Sample name."""
     location: str
-    """Where it lies in the source."""
+    """Location within the source."""
     reason: str
-    """Why, in words."""
 
     def __str__(self) -> str:
         return f"{self.location} ({self.reason})"
@@ -47,7 +45,7 @@ class CachedImages(Protocol):
 
     @property
     def on_demand(self) -> bool:
-        """Whether reading means decoding, which worker processes can do."""
+        """Whether `read` decodes, so that worker processes help."""
         ...
 
     @property
@@ -57,7 +55,7 @@ class CachedImages(Protocol):
 
     @property
     def uniform_shape(self) -> tuple[int, int, int] | None:
-        """(H, W, C) of every image, or None where they differ."""
+        """(H, W, C) of every image, or None if they differ."""
         ...
 
     def __len__(self) -> int:
@@ -69,11 +67,11 @@ class CachedImages(Protocol):
         ...
 
     def gather(self, rows: Ints) -> Pixels:
-        """Return some images of a uniform store, B H W C."""
+        """Return some images, which must have a uniform shape, B H W C."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what `open_cache` needs to give other processes the same images."""
+        """Write the files that `open_cache` reads in other processes."""
         ...
 
 
@@ -81,7 +79,7 @@ class ImageCache:
     """Decoded images in memory, or in memory-mapped files.
 
     Args:
-        pixels: All bytes, one image after the other.
+        pixels: All images, flattened and concatenated.
         shapes: N 3: height, width and channels of each image.
     """
 
@@ -94,24 +92,24 @@ class ImageCache:
         self.channels = int(shapes[0, 2]) if len(shapes) else 1
         self.uniform_shape = _uniform(shapes)
         if self._offsets[-1] != pixels.size or (len(shapes) and (shapes[:, 2] != self.channels).any()):
-            raise DataError(f"{pixels.size} bytes of pixels do not fit {len(shapes)} shapes")
+            raise DataError(f"{pixels.size} bytes of pixels do not match {len(shapes)} shapes")
 
     @staticmethod
     def decode(table: SampleTable, config: DataConfig) -> tuple[CachedImages, list[BadImage]]:
         """Decode every image of a table once.
 
         Returns:
-            A store of the good images in the table's order (in memory if they fit `memory_budget`, else on demand), and
-            the bad ones: drop their rows from the table, then rows of table and store agree.
+            The good images in the table's order (in memory if they fit `memory_budget`, else decoded on demand), and
+            the bad images: remove their rows from the table so that its rows match the images.
 
         Raises:
-            DataError: More than `max_bad_fraction` of the images are bad, or all of them.
+            DataError: More than `max_bad_fraction` of the images, or all of them, are bad.
         """
         if isinstance(table.source, ArraySource):
             return _from_array(table.source.images, np.array(table.locations, dtype=np.int64)), []
         good: list[int] = []
         bad: list[BadImage] = []
-        kept: list[Pixels] | None = []
+        decoded: list[Pixels] | None = []
         shapes: list[tuple[int, ...]] = []
         area, channels = 0, 1
         for row, image in enumerate(_decoded(table, config.max_pixels)):
@@ -122,16 +120,16 @@ class ImageCache:
             shapes.append(image.shape)
             area, channels = area + image.shape[0] * image.shape[1], max(channels, image.shape[2])
             if area * channels > config.memory_budget:
-                kept = None  # the rest is only checked
-            if kept is not None:
-                kept.append(image)
+                decoded = None  # too large for memory: further images are only checked
+            if decoded is not None:
+                decoded.append(image)
         require_readable(bad, len(table), config.max_bad_fraction)
         sizes = np.array(shapes, dtype=np.int64).reshape(-1, 3)
         sizes[:, 2] = channels
-        if kept is None:
+        if decoded is None:
             locations = tuple(table.locations[row] for row in good)
-            return MemoryMappedImages(table.source, locations, sizes, max_pixels=config.max_pixels), bad
-        return ImageCache(_flatten(kept, sizes), sizes), bad
+            return OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels), bad
+        return ImageCache(_flatten(decoded, sizes), sizes), bad
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -141,38 +139,29 @@ class ImageCache:
         return self._pixels[self._offsets[row] : self._offsets[row + 1]].reshape(self._shapes[row])
 
     def gather(self, rows: Ints) -> Pixels:
-        """Return some images of a uniform store, B H W C (a copy).
+        """Return some images, B H W C (a copy).
 
         Raises:
             ValueError: The images differ in size.
         """
         if self.uniform_shape is None:
-            raise ValueError("images of different sizes cannot be gathered: read them one by one")
+            raise ValueError("cannot gather images of different sizes: read them one by one")
         return np.asarray(self._pixels.reshape(len(self), *self.uniform_shape).take(rows, axis=0))
 
     def save(self, folder: Path) -> None:
-        """Write the buffer and the shapes as `.npy` files, each whole or absent."""
+        """Write the buffer and the shapes as `.npy` files, each atomically."""
         _save_array(folder / _PIXELS, self._pixels)
         _save_array(folder / _SHAPES, self._shapes)
 
-    @staticmethod
-    def open(folder: Path) -> CachedImages:
-        """Open what a store's `save` wrote; pixels stay on disk, memory-mapped and shared among processes.
 
-        Raises:
-            DataError: It is absent or damaged.
-        """
-        return open_cache(folder)
-
-
-class MemoryMappedImages:
-    """Images that are decoded each time they are read; all of them were found good before.
+class OnDemandImages:
+    """Images that are decoded on every read, after all were checked once.
 
     Args:
-        source: Reads them.
-        locations: N places within the source.
+        source: The image source.
+        locations: N locations within the source.
         shapes: N 3: height, width and channels of each image.
-        max_pixels: Largest image that is decoded.
+        max_pixels: Maximum number of pixels per image.
     """
 
     on_demand = True
@@ -191,7 +180,7 @@ class MemoryMappedImages:
         """Return one image, H W C.
 
         Raises:
-            DataError: The file is no longer what it was when the store was made.
+            DataError: The file is missing or has changed since the cache was created.
         """
         location = self._locations[row]
         try:
@@ -199,32 +188,32 @@ class MemoryMappedImages:
         except DataError as error:
             raise DataError(f"{location} can no longer be read: {error}") from error
         if image.shape[:2] != tuple(self._shapes[row, :2]) or image.shape[2] > self.channels:
-            raise DataError(f"{location} has changed since the run began: restore it or start a new run")
+            raise DataError(f"{location} has changed since the start of the run: restore it or start a new run")
         return np.broadcast_to(image, tuple(self._shapes[row]))
 
     def gather(self, rows: Ints) -> Pixels:
-        """Return some images of a uniform store, B H W C.
+        """Return some images, B H W C.
 
         Raises:
             DataError: As `read`.
             ValueError: The images differ in size.
         """
         if self.uniform_shape is None:
-            raise ValueError("images of different sizes cannot be gathered: read them one by one")
+            raise ValueError("cannot gather images of different sizes: read them one by one")
         return np.stack([self.read(int(row)) for row in rows])
 
     def save(self, folder: Path) -> None:
-        """Write where the images are, for other processes on this machine."""
+        """Write the locations of the images, for other processes on this machine."""
         _save_array(folder / _SHAPES, self._shapes)
         document = {**self._source.describe(), "locations": self._locations, "max_pixels": self._max_pixels}
         write_text(folder / _SOURCE, json.dumps(document))  # ASCII: names with undecodable bytes survive
 
 
 def open_cache(folder: Path) -> CachedImages:
-    """Open what a store's `save` wrote.
+    """Open saved images; decoded pixels are memory-mapped, so that processes share them.
 
     Raises:
-        DataError: It is absent or damaged.
+        DataError: The files are missing or damaged.
     """
     try:
         shapes = np.load(folder / _SHAPES, allow_pickle=False)
@@ -232,9 +221,9 @@ def open_cache(folder: Path) -> CachedImages:
             return ImageCache(np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False), shapes)
         document = json.loads((folder / _SOURCE).read_text("ascii"))
         locations = tuple(document.pop("locations"))
-        return MemoryMappedImages(source_of(document), locations, shapes, max_pixels=document["max_pixels"])
+        return OnDemandImages(source_of(document), locations, shapes, max_pixels=document["max_pixels"])
     except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
-        raise DataError(f"{folder} holds no usable decoded images: {error}; decode them again") from error
+        raise DataError(f"{folder} does not hold readable decoded images: {error}; decode them again") from error
 
 
 def _uniform(shapes: NDArray[np.int64]) -> tuple[int, int, int] | None:
@@ -245,7 +234,7 @@ def _uniform(shapes: NDArray[np.int64]) -> tuple[int, int, int] | None:
 
 
 def _from_array(images: Pixels, rows: Ints) -> ImageCache:
-    """Wrap the rows of an array, without a copy where they are all of them in order."""
+    """Wrap rows of an array, without a copy if they are all rows in order."""
     if len(rows) != len(images) or (rows != np.arange(len(images))).any():
         images = images.take(rows, axis=0)
     shapes = np.tile(np.array(images.shape[1:], dtype=np.int64), (len(images), 1))
@@ -253,35 +242,31 @@ def _from_array(images: Pixels, rows: Ints) -> ImageCache:
 
 
 def _decoded(table: SampleTable, max_pixels: int) -> Iterator[Pixels | str]:
-    """Yield each image in the table's order, or the reason why there is none; threads decode ahead."""
+    """Yield each image in the table's order, or an error message; threads decode ahead."""
 
-    def attempt(location: str) -> Pixels | str:
+    def decode(location: str) -> Pixels | str:
         try:
             return table.source.pixels(location, max_pixels=max_pixels)
         except DataError as error:
             return str(error)
 
-    with check_image(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(table), _AHEAD):
-            yield from pool.map(attempt, table.locations[start : start + _AHEAD])
+    with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
+        for start in range(0, len(table), _CHUNK):
+            yield from pool.map(decode, table.locations[start : start + _CHUNK])
 
 
 def require_readable(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
-    """Refuse data of which too many images cannot be read.
-
-    Raises:
-        DataError: More than this share are bad, or all.
-    """
+    """Raise a `DataError` if more than `max_bad_fraction` of the images, or all of them, are bad."""
     if bad and (len(bad) > max_bad_fraction * total or len(bad) == total):
-        named = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        examples = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise DataError(
             f"{len(bad)} of {total} images cannot be read, more than data.max_bad_fraction {max_bad_fraction:g} "
-            f"allows: {named}"
+            f"allows: {examples}"
         )
 
 
 def _flatten(images: list[Pixels], shapes: NDArray[np.int64]) -> Pixels:
-    """Put images into one buffer, grey ones repeated where others have colour; the list is emptied on the way."""
+    """Copy images into one buffer, grey ones broadcast to the common channels; empties the list to free memory."""
     buffer = np.empty(int(shapes.prod(axis=1).sum()), dtype=np.uint8)
     end = len(buffer)
     while images:

@@ -1,4 +1,4 @@
-"""User-supplied images (paths, folders, arrays, PIL images) as batches."""
+"""User-supplied images: paths, folders, arrays, PIL images. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -8,38 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from tercet.core.errors import DataError, raise_problems
 from tercet.core.files import natural_key
-from tercet.core.types import Batch, InputSpec
 from tercet.data.decode import decode, to_pixels
 from tercet.data.image_cache import BadImage
-from tercet.data.loader import prepare
-from tercet.data.readers.folder import is_image, scan_folder, summarise
+from tercet.data.readers.scan import is_image, scan_folder, summarise_skipped
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
 
 
 def table_of_files(paths: Sequence[str | Path]) -> SampleTable:
-    """List images to classify: files as they are, folders with every image under them; nothing is labelled.
+    """List images to classify, unlabelled: files, and all images below folders.
 
     Raises:
-        DataError: A path does not exist, or there is no image.
+        DataError: A path does not exist, or there are no images.
     """
     locations: list[str] = []
     notes: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
             listing = scan_folder(path)
-            found = sorted(
-                (name for name in listing.files if is_image(name)), key=lambda name: (natural_key(name), name)
-            )
-            locations += [str(path / name) for name in found]
-            others = [(name, "not an image by its ending") for name in listing.files if not is_image(name)]
-            notes += summarise([*listing.skipped, *others])
+            names = sorted(filter(is_image, listing.files), key=lambda name: (natural_key(name), name))
+            locations += [str(path / name) for name in names]
+            others = [(name, "no image extension") for name in listing.files if not is_image(name)]
+            notes += summarise_skipped([*listing.skipped, *others])
         elif path.exists():
             locations.append(str(path))
         else:
@@ -56,16 +51,16 @@ _MAX_PIXELS = 100_000_000
 
 
 class ImageInputs:
-    """Images of any kind and size, decoded when they are asked for.
+    """Images of any kind and size, decoded lazily.
 
     Args:
         images: Paths, folders, uint8 arrays or PIL images; one or many.
-        batch_size: Images a batch.
-        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
+        batch_size: Images per batch.
+        skip_bad: Skip unreadable images and list them in `bad`, instead of raising.
 
     Raises:
         ConfigError: The batch size is not positive.
-        DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
+        DataError: There are no images, or two have the same name; during iteration: an image is unreadable.
     """
 
     def __init__(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 1, skip_bad: bool = False) -> None:
@@ -78,11 +73,11 @@ class ImageInputs:
         if not names:
             raise DataError("there are no images to classify")
         if len(set(names)) != len(names):
-            twice = next(name for name, count in Counter(names).items() if count > 1)
-            raise DataError(f"the image {twice} was given twice")
+            duplicate = next(name for name, count in Counter(names).items() if count > 1)
+            raise DataError(f"the image {duplicate} was given twice")
 
-    def pictures(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield each image's name and its pixels H W C as they are; `bad` then lists those that cannot be read."""
+    def pixels(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C at the original size; refills `bad`."""
         self.bad = []
         for name, image in self.items:
             pixels = self._read(name, image)
@@ -118,13 +113,13 @@ def _pixels(image: Any) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
         pixels = image[..., None] if image.ndim == 2 else image
         if pixels.shape[2] in (1, 3):
-            return np.ascontiguousarray(pixels)  # torch takes no negative strides, which mirrored views have
-    shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise DataError(f"a {shape} is no image: expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")
+            return np.ascontiguousarray(pixels)  # torch does not accept negative strides, which flipped views have
+    kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise DataError(f"a {kind} is not an image: expected a path, a PIL image, or uint8 H W, H W 1 or H W 3")
 
 
 def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels; Pillow reads a file only now, and meets damage with every kind of exception."""
+    """Convert a PIL image, whose file Pillow may read only now, with any exception type for damaged files."""
     try:
         pixels = to_pixels(image)
     except (DataError, MemoryError):
@@ -132,44 +127,5 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     except Exception as error:
         raise DataError(f"truncated or damaged: {error}") from error
     if not pixels.size:
-        raise DataError(f"it has {image.width} x {image.height} pixels")
+        raise DataError(f"the image has {image.width} x {image.height} pixels")
     return pixels
-
-
-class InputBatches(ImageInputs):
-    """Images of any kind and size as batches: one tensor B C H W a spec, decoded when they are asked for.
-
-    Args:
-        images: Paths, folders, uint8 arrays or PIL images; one or many.
-        specs: What each network wants to be shown.
-        batch_size: Images a batch.
-        skip_bad: Leave out images that cannot be read, and list them in `bad`, instead of raising.
-
-    Raises:
-        ConfigError: The batch size is not positive.
-        DataError: There is no image, or two have the same name; while iterating: an image cannot be read.
-    """
-
-    def __init__(
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        specs: Sequence[InputSpec],
-        *,
-        batch_size: int,
-        skip_bad: bool = False,
-    ) -> None:
-        super().__init__(images, batch_size=batch_size, skip_bad=skip_bad)
-        self.specs = tuple(specs)
-
-    def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the images in the order they were given; `bad` then lists those of this pass."""
-        self.bad = []
-        for first in range(start * self.batch_size, len(self.items), self.batch_size):
-            part = self.items[first : first + self.batch_size]
-            read = [(name, pixels) for name, image in part if (pixels := self._read(name, image)) is not None]
-            if read:
-                views = tuple(torch.stack([prepare(pixels, spec) for _, pixels in read]) for spec in self.specs)
-                yield Batch(views, None, tuple(name for name, _ in read))

@@ -1,4 +1,4 @@
-"""From a name, a folder, a table, an archive or arrays to a `SampleTable`.
+"""Create a `SampleTable` from a data set's name, a folder, a table, an archive or arrays.
 
 Shapes: N images, H x W pixels, C channels.
 """
@@ -19,43 +19,42 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.files import natural_key
 from tercet.core.registry import Registry, did_you_mean
-from tercet.data.datasets import CARDS
+from tercet.data.datasets import DATASET_INFOS
 from tercet.data.datasets.info import DatasetInfo
-from tercet.data.readers.columns import known_sets, membership_of
-from tercet.data.readers.folder import Listing, find_layout, is_image, scan_folder, single_subfolder, summarise
-from tercet.data.readers.formats import scan_zip
+from tercet.data.readers.columns import membership_of, placeholder_labels
+from tercet.data.readers.folder import find_layout, wrapper_prefix
+from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
 from tercet.data.readers.table import SUFFIXES, TableRows, read_table, require_files
 from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import UNLABELLED, SampleTable
 
 DATASETS: Registry[DatasetInfo] = Registry("data set")
-"""The named data sets, by name."""
-for _card in CARDS:
-    DATASETS.register(_card.name)(_card)
+for _info in DATASET_INFOS:
+    DATASETS.register(_info.name)(_info)
 
 _TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
-_PREFERRED = ("labels", "train")  # which table is meant where an archive or a folder holds several
+_PREFERRED = ("labels", "train")  # names of the table to read if an archive or a folder holds several
 
 
 def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) -> SampleTable:
-    """Read a data set: a registered name, a folder, a CSV or TSV file, or a zip archive that holds any of these.
+    """Read a data set: a registered name, a folder, a CSV or TSV file, or a zip archive of a folder or table.
 
     Args:
-        data: Name or path. A registered name, also with a variant as in `svhn:extra`, is the data set; `./name` is a
-            path.
-        config: How tables are read, and where named data sets lie.
-        min_classes: Fewest classes accepted; 1 suits an outside test set.
+        data: Name or path. A registered name, optionally with a variant (`svhn:extra`), takes precedence over a path
+            of that name; write `./name` for the path.
+        config: How to read tables, and the folder of named data sets.
+        min_classes: Minimum number of classes; 1 for an external test set.
 
     Raises:
-        DataError: There is no such data, or it cannot be used; the message says what is expected.
-        ConfigError: Options that do not fit the data.
+        DataError: The data do not exist or are unusable; the message states the expected form.
+        ConfigError: An option does not apply to the data.
     """
     text, path = str(data), Path(data).expanduser()
     bare = "/" not in text and "\\" not in text
     if text.partition(":")[0] in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
         _refuse_table_options(config, text)
-        card = find_dataset(text)
-        table = card.read(card, config)
+        info = find_dataset(text)
+        table = info.read(info, config)
     elif path.is_dir():
         source = FolderSource(path)
         table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
@@ -67,7 +66,7 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
         archive = ZipSource(path)
         table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
     elif path.exists():
-        raise DataError(f"{path} is no folder, .csv, .tsv or .zip")
+        raise DataError(f"{path} is not a folder, .csv, .tsv or .zip")
     else:
         raise DataError(f"no data at '{data}'{did_you_mean(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
     require_classes(table, text, min_classes)
@@ -78,21 +77,21 @@ def find_dataset(text: str) -> DatasetInfo:
     """Return a named data set; `NAME:VARIANT` selects one of its variants.
 
     Raises:
-        ConfigError: No data set of this name, or no such variant of it.
+        ConfigError: The name or the variant is unknown.
     """
     name, colon, variant = text.partition(":")
-    card = DATASETS[name]
+    info = DATASETS[name]
     if not colon:
-        return card
-    if variant not in card.variants:
-        known = ", ".join(f"{name}:{variant}" for variant in card.variants)
+        return info
+    if variant not in info.variants:
+        known = ", ".join(f"{name}:{variant}" for variant in info.variants)
         raise ConfigError(f"{name} has no variant '{variant}' ({f'variants: {known}' if known else 'it has none'})")
-    return replace(card, variant=variant)
+    return replace(info, variant=variant)
 
 
-def require_classes(table: SampleTable, what: str, least: int = 2) -> None:
-    """Refuse a table of one class, with a `DataError`, where more are needed."""
-    if table.num_classes < least:
+def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:
+    """Raise a `DataError` if the table has fewer classes."""
+    if table.num_classes < minimum:
         raise DataError(f"{what} has one class ('{table.classes[0]}'): need at least 2 classes")
 
 
@@ -106,19 +105,19 @@ def table_from_arrays(
     groups: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> SampleTable:
-    """Wrap images that are in memory; they are not copied.
+    """Wrap images that are in memory, without a copy.
 
     Args:
         images: N H W or N H W C, uint8, C 1 or 3.
-        labels: N class indices, or N class names; None or -1 where unlabelled.
-        classes: Class names in the order of the indices (default: the numbers, or the names found).
-        ids: N unique sample names (default: the row, as `image-00000`).
+        labels: N class indices (-1: unlabelled) or N class names (empty: unlabelled); None: all unlabelled.
+        classes: Class names in the order of the indices (default: the numbers, or the sorted names).
+        ids: N unique sample names (default: `image-00000` and so on).
         splits: N times train, val or test.
         groups: N group names.
         name: Name of the data.
 
     Raises:
-        DataError: Another type or shape, or columns that do not fit.
+        DataError: The images have another type or shape, or the columns differ in length.
     """
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
@@ -157,31 +156,33 @@ def _class_indices(labels: ArrayLike, classes: Sequence[str] | None) -> tuple[ND
 
 
 def sort_classes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the different names in natural order (`class10` after `class9`); names that look alike are warned of."""
+    """Return the unique names in natural order (`class10` after `class9`); warn of names that look alike."""
     unique = sorted({name for name in names if name}, key=lambda name: (natural_key(name), name))
     alike: dict[str, str] = {}
     for name in unique:
         twin = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if twin != name:
-            warnings.warn(f"classes '{twin}' and '{name}' differ in case or accents only", UserWarning, stacklevel=2)
+            warnings.warn(
+                f"classes '{twin}' and '{name}' differ only in case or Unicode form", UserWarning, stacklevel=2
+            )
     return tuple(unique)
 
 
 def _from_tree(
     listing: Listing, source: FolderSource | ZipSource, *, name: str, what: str, config: DataConfig
 ) -> SampleTable:
-    """Read class folders, or the one table where that was asked for or there are no class folders."""
-    asked = [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
-    prefix = single_subfolder(listing)
+    """Read class folders; read the table instead if table options are set or there are no class folders."""
+    prefix = wrapper_prefix(listing)
     images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
     class_folders = {path.split("/")[0] for path in images if "/" in path}
     tables = [
         path for path in listing.files if path.startswith(prefix) and PurePosixPath(path).suffix.lower() in SUFFIXES
     ]
     level = min((path.count("/") for path in tables), default=0)
-    few = len(class_folders) < 2
-    tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few]  # beside or in one folder
-    if tables and (asked or few):
+    few_folders = len(class_folders) < 2
+    # tables beside the class folders, or in the only folder
+    tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few_folders]
+    if tables and (_table_options(config) or few_folders):
         chosen = _choose_table(tables, what)
         base = chosen[: len(chosen) - len(PurePosixPath(chosen).name)]
         rows = read_table(
@@ -189,23 +190,23 @@ def _from_tree(
         )
         return _from_rows(rows, source, name=name, what=what, config=config)
     _refuse_table_options(config, what)
-    found = find_layout(listing, what=what, tables=tables)
-    classes = sort_classes(found.names)
-    notes = list(summarise(found.skipped))
-    if found.empty:
-        notes.append(f"{len(found.empty)} class folders hold no images: {', '.join(found.empty[:5])}")
+    layout = find_layout(listing, what=what, tables=tables)
+    classes = sort_classes(layout.class_names)
+    notes = list(summarise_skipped(layout.skipped))
+    if layout.empty:
+        notes.append(f"{len(layout.empty)} class folders hold no images: {', '.join(layout.empty[:5])}")
     index_of = {class_name: index for index, class_name in enumerate(classes)}
-    labels = np.array([index_of[class_name] for class_name in found.names], dtype=np.int64)
+    labels = np.array([index_of[class_name] for class_name in layout.class_names], dtype=np.int64)
     return SampleTable(
         name,
-        found.ids,
-        found.locations,
+        layout.ids,
+        layout.locations,
         labels,
         classes,
         source,
-        splits=found.splits,
+        splits=layout.splits,
         notes=tuple(notes),
-        empty=found.empty,
+        empty=layout.empty,
     )
 
 
@@ -215,18 +216,19 @@ def _choose_table(tables: Sequence[str], what: str) -> str:
     preferred = [path for stem in _PREFERRED for path in tables if PurePosixPath(path).stem.casefold() == stem]
     if not preferred:
         raise DataError(
-            f"{what} holds {len(tables)} tables ({', '.join(tables[:5])}): name the one to read as the data"
+            f"{what} holds {len(tables)} tables ({', '.join(tables[:5])}): give the path of one of them as the data"
         )
     return preferred[0]
 
 
 def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, config: DataConfig) -> SampleTable:
-    require_files(rows.num_missing, len(rows.ids), what, rows.notes, config)
-    classes = sort_classes(rows.labels if rows.sets is None else [label for one in rows.sets for label in one or ()])
+    require_files(len(rows.missing), len(rows.ids), what, rows.notes, config)
+    sets = rows.label_sets
+    classes = sort_classes(rows.labels if sets is None else [label for labels in sets for label in labels or ()])
     if not classes:
-        raise DataError(f"{what}: no row has a label{'' if rows.sets is None else ': all label sets are empty'}")
+        raise DataError(f"{what}: no row has a label{'' if sets is None else ': all label sets are empty'}")
     index_of = {class_name: index for index, class_name in enumerate(classes)}
-    labels = [index_of.get(label, UNLABELLED) for label in rows.labels] if rows.sets is None else known_sets(rows.sets)
+    labels = [index_of.get(label, UNLABELLED) for label in rows.labels] if sets is None else placeholder_labels(sets)
     return SampleTable(
         name=name,
         ids=tuple(rows.ids),
@@ -239,19 +241,22 @@ def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, co
         folds=None if rows.folds is None else np.array(rows.folds, dtype=np.int64),
         weights=None if rows.weights is None else np.array(rows.weights, dtype=np.float64),
         notes=tuple(rows.notes),
-        membership=None if rows.sets is None else membership_of(rows.sets, classes),
+        membership=None if sets is None else membership_of(sets, classes),
         missing=tuple(rows.missing),
     )
 
 
+def _table_options(config: DataConfig) -> list[str]:
+    return [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
+
+
 def _refuse_table_options(config: DataConfig, what: str) -> None:
-    asked = [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
-    if asked:
-        raise ConfigError(f"data.{asked[0]} is for tables, but {what} is none and holds none")
+    if options := _table_options(config):
+        raise ConfigError(f"data.{options[0]} applies to tables only, and {what} is not and does not hold a table")
 
 
 def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTable:
-    """Name each sample's group by a regular expression on its file name; one that does not match stands alone."""
+    """Set groups by a regular expression on file names; a sample that does not match gets its own group."""
     if pattern is None:
         return table
     try:
@@ -259,14 +264,14 @@ def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTa
     except re.error as error:
         raise ConfigError(f"data.group_from '{pattern}' is not a regular expression: {error}") from error
     if not expression.groups:
-        raise ConfigError(f"data.group_from '{pattern}' has no group: put parentheses around the part that names it")
+        raise ConfigError(f"data.group_from '{pattern}' has no group: put parentheses around the group's name")
     if table.groups is not None:
         raise ConfigError("give either data.group_column or data.group_from, not both")
-    found = [expression.search(PurePosixPath(location).name) for location in table.locations]
-    matched = [match[1] if match else None for match in found]
-    if not any(matched):
+    matches = [expression.search(PurePosixPath(location).name) for location in table.locations]
+    names = [match[1] if match else None for match in matches]
+    if not any(names):
         raise DataError(f"data.group_from '{pattern}' matches no file name, such as '{table.locations[0]}'")
-    groups = tuple(name or f"={sample}" for name, sample in zip(matched, table.ids, strict=True))
-    alone = sum(not name for name in matched)
-    notes = [f"{alone} file names do not match data.group_from: each is a group of its own"] if alone else []
+    groups = tuple(name or f"={sample}" for name, sample in zip(names, table.ids, strict=True))
+    unmatched = sum(not name for name in names)
+    notes = [f"{unmatched} file names do not match data.group_from: each is a group of its own"] if unmatched else []
     return replace(table, groups=groups).with_notes(*notes)

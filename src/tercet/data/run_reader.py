@@ -1,4 +1,4 @@
-"""What a finished run of any verb left in its folder, as far as it is still there."""
+"""Reads a finished run of any command: metrics, samples, images, predictions and histories, as far as they exist."""
 
 from __future__ import annotations
 
@@ -13,227 +13,228 @@ from tercet.core.files import read_json
 from tercet.core.history import History
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import RunFolder, kind_of
+from tercet.core.run_folder import RunFolder, command_of
 from tercet.core.yaml_io import read_mapping
 from tercet.data.image_cache import CachedImages, open_cache
 from tercet.data.table import SampleTable, load_samples
 
-_METRICS, _BEGUN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
-_NEEDED = {
+_METRICS, _CONFIGS = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
+_REQUIRED_KEYS = {
     "train": ("data", "protocol", "members", "ensembles", "chosen"),
     "ensemble": ("data", "protocol", "members", "ensembles", "chosen"),
     "crossval": ("data", "protocol", "folds", "pooled", "members", "ensembles"),
     "compare": ("data", "protocol", "networks", "pairs", "tested_on", "chosen"),
     "tune": ("data", "monitor", "best", "trials"),
-    "reproduce": ("title", "source", "scale", "table", "tests", "parts"),
+    "reproduce": ("title", "source", "scale", "table", "tests", "steps"),
 }
 CHOSEN = "chosen"
-"""How a cross-validation calls each fold's own choice in tables and files."""
+"""Name of each fold's selected model in the tables and files of a cross-validation."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunReader:
-    """A finished run."""
+    """A finished run. Properties are None or empty where their files no longer exist."""
 
     run: RunFolder
-    """Its folder."""
     kind: str
-    """The verb that left it: train, ensemble, crossval, compare, tune or reproduce."""
-    document: Mapping[str, Any]
-    """What its `metrics.json` (or `trials.json`) holds."""
+    """Command of the run: train, ensemble, crossval, compare, tune or reproduce."""
+    metrics: Mapping[str, Any]
+    """Content of `metrics.json` (or `trials.json`)."""
     config: Mapping[str, Any]
-    """The configuration it was begun with; empty where that is gone."""
+    """The run's configuration."""
 
     @classmethod
     def open(cls, path: str | Path) -> RunReader:
         """Read a run.
 
         Raises:
-            StorageError: The folder is none, no run's, or that of a run which is not finished.
-            ModelError: Its metrics cannot be read, or are not those of a run.
+            StorageError: The path is not a run folder, or the run is not finished.
+            ModelError: The metrics cannot be read or are incomplete.
         """
-        place = Path(path)
-        if not place.is_dir():
+        folder = Path(path)
+        if not folder.is_dir():
             raise StorageError(f"there is no folder {path}: name a run folder")
-        source = next((place / name for name in _METRICS if (place / name).is_file()), None)
-        begun = next((place / name for name in _BEGUN if (place / name).is_file()), None)
-        if source is None and begun is not None:
-            raise StorageError(f"{path} is not finished: go on with the verb that began it and --resume {path}")
+        source = next((folder / name for name in _METRICS if (folder / name).is_file()), None)
+        config = next((folder / name for name in _CONFIGS if (folder / name).is_file()), None)
+        if source is None and config is not None:
+            raise StorageError(f"{path} is not finished: run its command again with --resume {path}")
         if source is None:
             raise StorageError(f"{path} is not a run folder: it has no {_METRICS[0]}")
-        document = read_json(source)
-        if not isinstance(document, dict):
+        metrics = read_json(source)
+        if not isinstance(metrics, dict):
             raise ModelError(f"{source} does not hold the metrics of a run")
-        kind = kind_of(document, place)
-        missing = [key for key in _NEEDED.get(kind, ()) if key not in document]
-        if missing or kind not in _NEEDED:
+        kind = command_of(metrics, folder)
+        missing = [key for key in _REQUIRED_KEYS.get(kind, ()) if key not in metrics]
+        if missing or kind not in _REQUIRED_KEYS:
             raise ModelError(f"{source} does not hold the metrics of a run: {', '.join(missing) or kind} is missing")
-        return cls(RunFolder(place), kind, document, read_mapping(begun) if begun else {})
+        return cls(RunFolder(folder), kind, metrics, read_mapping(config) if config else {})
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Name of the run folder."""
         return self.run.path.resolve().name
 
     @property
     def source(self) -> str:
-        """What the run was given."""
-        data = self.document.get("data")
-        return str(data["source"]) if data else str(self.config.get("data") or self.document["source"])
+        """The data argument of the command."""
+        data = self.metrics.get("data")
+        return str(data["source"]) if data else str(self.config.get("data") or self.metrics["source"])
 
     @property
     def monitor_split(self) -> str:
-        """The split that chose."""
-        return str(self.document.get("protocol", {}).get("monitor_split", "validation"))
+        """The split used for model selection."""
+        return str(self.metrics.get("protocol", {}).get("monitor_split", "validation"))
 
     @property
-    def finished(self) -> float:
-        """When it ended, in seconds since 1970."""
+    def finished_at(self) -> float:
+        """Time of the end of the run, in seconds since 1970."""
         return next(path for name in _METRICS if (path := self.run.path / name).is_file()).stat().st_mtime
 
     @cached_property
-    def parts(self) -> dict[str, Path]:
-        """The folders of a reproduction's parts by title, as far as they are there."""
-        places = {title: self.run.path / part["run"] for title, part in self.document.get("parts", {}).items()}
-        return {title: path for title, path in places.items() if path.is_dir()}
+    def step_runs(self) -> dict[str, Path]:
+        """Existing run folders of a reproduction's steps, by title."""
+        folders = {title: self.run.path / step["run"] for title, step in self.metrics.get("steps", {}).items()}
+        return {title: path for title, path in folders.items() if path.is_dir()}
 
     @cached_property
-    def sets(self) -> bool:
-        """Whether images have sets of labels."""
-        return any("rule" in row for row in self.document.get("members", ()))
+    def is_multilabel(self) -> bool:
+        """Whether each image has a set of labels."""
+        return any("rule" in row for row in self.metrics.get("members", ()))
 
     @cached_property
-    def home(self) -> RunFolder:
-        """The run that holds images and samples: this one, or for an ensemble the first of those it fused."""
+    def data_run(self) -> RunFolder:
+        """The run that holds images and samples: this one, or the first source run of an ensemble."""
         sources = self.config.get("ensemble_of") or [self.run.path]
         return RunFolder(Path(sources[0]))
 
     @cached_property
     def plan(self) -> Mapping[str, Any]:
-        """The plan of the training, as plain values; empty where it is gone."""
-        plan = RunFolder(self.run.path / "folds" / "1").plan if self.kind == "crossval" else self.home.plan
+        """The training plan as plain values."""
+        plan = RunFolder(self.run.path / "folds" / "1").plan if self.kind == "crossval" else self.data_run.plan
         return read_json(plan) if plan.is_file() else {}
 
     @cached_property
     def environment(self) -> Mapping[str, Any]:
-        """The machine and the versions, where they were noted."""
-        path = self.home.path / "environment.json"
-        noted: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-        return noted or {"packages": self.document.get("versions", {})}
+        """Machine and library versions."""
+        path = self.data_run.path / "environment.json"
+        recorded: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+        return recorded or {"packages": self.metrics.get("versions", {})}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The classes, where they are known."""
-        return tuple(self.document.get("data", {}).get("classes") or self.plan.get("classes") or ())
+        """Class names."""
+        return tuple(self.metrics.get("data", {}).get("classes") or self.plan.get("classes") or ())
 
     @cached_property
     def table(self) -> SampleTable | None:
-        """The samples with their splits; None where the table is gone."""
-        if not self.home.samples.is_file() or not self.classes:
+        """The samples with their splits."""
+        if not self.data_run.samples.is_file() or not self.classes:
             return None
         try:
-            return load_samples(self.home.samples, name=self.source, classes=self.classes, sets=self.sets)
+            return load_samples(
+                self.data_run.samples, name=self.source, classes=self.classes, multilabel=self.is_multilabel
+            )
         except DataError:
             return None
 
     @cached_property
     def images(self) -> CachedImages | None:
-        """The images by row of the table; None where they are gone."""
-        shared = self.plan.get("images", "images") if self.kind != "crossval" else "images"
+        """The decoded images, one per row of the table."""
+        folder = self.plan.get("images", "images") if self.kind != "crossval" else "images"
         try:
-            store = open_cache(self.home.path / shared)
+            images = open_cache(self.data_run.path / folder)
         except DataError:
             return None
-        return store if self.table is not None and len(store) == len(self.table) else None
+        return images if self.table is not None and len(images) == len(self.table) else None
 
-    def said(self, name: str, split: str) -> Predictions | None:
-        """Return what a member or a way to fuse said of a split; None where that is gone."""
+    def predictions(self, name: str, split: str) -> Predictions | None:
+        """Return the single-label predictions of a member or an ensemble on a split."""
         path = self.run.predictions(name, split)
-        return Predictions.load(path) if path.is_file() and not self.sets else None
+        return Predictions.load(path) if path.is_file() and not self.is_multilabel else None
 
-    def said_sets(self, name: str, split: str) -> MultilabelPredictions | None:
-        """Return the sets of labels that were said of a split; None where they are gone."""
+    def multilabel_predictions(self, name: str, split: str) -> MultilabelPredictions | None:
+        """Return the multi-label predictions of a member or an ensemble on a split."""
         path = self.run.predictions(name, split)
         return MultilabelPredictions.load(path) if path.is_file() else None
 
     @cached_property
-    def judged(self) -> str:
-        """The split by which the run is judged: test where its labels are known, else validation; or pooled folds."""
+    def evaluation_split(self) -> str:
+        """The split of the reported scores: test if it has labels, else validation; pooled for a cross-validation."""
         if self.kind == "crossval":
             return "pooled"
         if self.kind == "compare":
-            return str(self.document["tested_on"])
-        rows = [*self.document.get("members", ()), *self.document.get("ensembles", ())]
+            return str(self.metrics["tested_on"])
+        rows = [*self.metrics.get("members", ()), *self.metrics.get("ensembles", ())]
         return "test" if any(row.get("test") for row in rows) else "validation"
 
     @cached_property
-    def choice(self) -> Predictions | None:
-        """What the chosen model said of the judged split; of a comparison the first training of the best network."""
+    def chosen_predictions(self) -> Predictions | None:
+        """Predictions of the chosen model on the evaluation split; for a comparison, the best network's first seed."""
         if self.kind == "crossval":
-            return self.said(CHOSEN, self.judged)
+            return self.predictions(CHOSEN, self.evaluation_split)
         if self.kind == "compare":
-            return next((said for name, said in self.answers.items() if name == self.document["chosen"]), None)
-        return self.said(self.document["chosen"], self.judged) if "chosen" in self.document else None
+            return self.member_predictions.get(self.metrics["chosen"])
+        return self.predictions(self.metrics["chosen"], self.evaluation_split) if "chosen" in self.metrics else None
 
     @cached_property
-    def answers(self) -> dict[str, Predictions]:
-        """What the members said of the judged split, as far as it is there; of a network its first training."""
-        found = {name: Predictions.load(path) for name, path in self._answers() if path.is_file()}
-        return found if not self.sets else {}
+    def member_predictions(self) -> dict[str, Predictions]:
+        """Predictions of the members on the evaluation split; for a comparison, of each network's first seed."""
+        return {name: Predictions.load(path) for name, path in self._prediction_paths() if path.is_file()}
 
-    def _answers(self) -> Iterator[tuple[str, Path]]:
-        if self.sets:
+    def _prediction_paths(self) -> Iterator[tuple[str, Path]]:
+        split = self.evaluation_split
+        if self.is_multilabel:
             return
         if self.kind == "compare":
-            for row in self.document["networks"]:
+            for row in self.metrics["networks"]:
                 for training in row.get("trainings", ())[:1]:
-                    yield row["name"], self.run.predictions(training["member"], self.judged)
+                    yield row["name"], self.run.predictions(training["member"], split)
         elif self.kind == "ensemble":
-            yield from ((name, run.predictions(own, self.judged)) for name, run, own in self._fused())
+            yield from ((name, run.predictions(member, split)) for name, run, member in self._source_members())
         else:
-            for row in self.document.get("members", ()):
-                yield row["name"], self.run.predictions(row["name"], self.judged)
+            for row in self.metrics.get("members", ()):
+                yield row["name"], self.run.predictions(row["name"], split)
 
-    def _fused(self) -> list[tuple[str, RunFolder, str]]:
-        """Return every member that was fused: its name here, its run, its name there; none where a run is gone."""
+    def _source_members(self) -> list[tuple[str, RunFolder, str]]:
+        """Return each member of an ensemble of runs: name here, source run, name there; empty if a run is missing."""
         runs = [RunFolder(Path(path)) for path in self.config.get("ensemble_of", ())]
         if not all(run.plan.is_file() for run in runs):
             return []
-        owners = [(run, member["name"]) for run in runs for member in read_json(run.plan)["members"]]
-        return [(row["name"], *owner) for row, owner in zip(self.document["members"], owners, strict=True)]
+        sources = [(run, member["name"]) for run in runs for member in read_json(run.plan)["members"]]
+        return [(row["name"], *source) for row, source in zip(self.metrics["members"], sources, strict=True)]
 
     @cached_property
-    def judged_images(self) -> tuple[str, str, frozenset[str]]:
-        """What tells whether two runs were judged on the same images: the data, the split, and its ids if stored."""
-        data = str(self.document.get("data", {}).get("fingerprint") or self.source)
-        said = next(iter(self.answers.values()), None)
-        return data, self.judged, frozenset() if said is None else frozenset(said.ids)
+    def evaluation_key(self) -> tuple[str, str, frozenset[str]]:
+        """Data, split and sample ids of the evaluation: equal for runs that were evaluated on the same images."""
+        data = str(self.metrics.get("data", {}).get("fingerprint") or self.source)
+        predictions = next(iter(self.member_predictions.values()), None)
+        return data, self.evaluation_split, frozenset() if predictions is None else frozenset(predictions.ids)
 
     @cached_property
     def histories(self) -> dict[str, History]:
-        """The trainings by name, as far as their histories are there."""
-        return {name: History.load(path) for name, path in self._histories() if path.is_file()}
+        """Training histories by name."""
+        return {name: History.load(path) for name, path in self._history_paths() if path.is_file()}
 
-    def _histories(self) -> Iterator[tuple[str, Path]]:
+    def _history_paths(self) -> Iterator[tuple[str, Path]]:
         if self.kind == "crossval":
-            for number, fold in enumerate(self.document["folds"], 1):
+            for number, fold in enumerate(self.metrics["folds"], 1):
                 run = RunFolder(self.run.path / "folds" / str(number))
                 names = [member["name"] for member in read_json(run.plan)["members"]] if run.plan.is_file() else []
-                yield from ((f"{name}, fold {fold['name']}", _history(run, name)) for name in names)
+                yield from ((f"{name}, fold {fold['name']}", _history_path(run, name)) for name in names)
         elif self.kind == "tune":
-            for row in self.document["trials"]:
-                places = (self.run.path / "trials" / f"{row['number']:04d}").glob("members/*/history.jsonl")
-                yield from ((f"trial {row['number']}", path) for path in places)
+            for row in self.metrics["trials"]:
+                paths = (self.run.path / "trials" / f"{row['number']:04d}").glob("members/*/history.jsonl")
+                yield from ((f"trial {row['number']}", path) for path in paths)
         elif self.kind == "ensemble":
-            yield from ((name, _history(run, own)) for name, run, own in self._fused())
+            yield from ((name, _history_path(run, member)) for name, run, member in self._source_members())
         elif self.kind == "compare":
-            for row in self.document["networks"]:
-                trainings = row.get("trainings", ())
-                yield from ((training["member"], _history(self.run, training["member"])) for training in trainings)
+            for row in self.metrics["networks"]:
+                for training in row.get("trainings", ()):
+                    yield training["member"], _history_path(self.run, training["member"])
         else:
-            for row in self.document.get("members", ()):
-                yield row["name"], _history(self.run, row["name"])
+            for row in self.metrics.get("members", ()):
+                yield row["name"], _history_path(self.run, row["name"])
 
 
-def _history(run: RunFolder, name: str) -> Path:
+def _history_path(run: RunFolder, name: str) -> Path:
     return run.member(name).path / "history.jsonl"

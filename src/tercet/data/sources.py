@@ -1,4 +1,4 @@
-"""Where the pixels of a table's rows are read from: a folder, a zip archive, or an array.
+"""Image sources of a table: a folder, a zip archive, or an array.
 
 Shapes: N images, H x W pixels, C channels.
 """
@@ -23,15 +23,15 @@ import numpy as np
 from tercet.core.errors import DataError
 from tercet.data.decode import Pixels, decode, open_regular, to_depth
 
-_CHUNK = 1 << 20  # bytes read at a time
-DIGEST_BYTES = 8  # of an image: two of ten million have the same digest with a probability of 3e-6
+_CHUNK = 1 << 20  # bytes per read
+DIGEST_BYTES = 8  # the probability of a collision among ten million images is 3e-6
 
 
 class ImageSource(Protocol):
-    """What reads one image of a table; it may be copied to other processes."""
+    """Reads the images of a table; instances can be copied to other processes."""
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
-        """Return one decoded image, H W C; a `DataError` gives the reason why not."""
+        """Return one decoded image, H W C; raises `DataError` if it is unreadable."""
         ...
 
     def checksum(self, location: str) -> int:
@@ -43,7 +43,7 @@ class ImageSource(Protocol):
         ...
 
     def describe(self) -> dict[str, str]:
-        """Return what `source_of` needs to build this source again, in another process or later."""
+        """Return a description from which `source_of` restores this source."""
         ...
 
 
@@ -60,14 +60,14 @@ class FolderSource:
         return decode(self.root / location, max_pixels=max_pixels)
 
     def checksum(self, location: str) -> int:
-        """Return the CRC-32 of one file, which is read once as long as this source lives."""
-        return self._sums(location)[0]
+        """Return the CRC-32 of one file; each file is read once."""
+        return self._hashes(location)[0]
 
     def digest(self, location: str) -> bytes:
-        """Return the digest of one file, read together with its checksum."""
-        return self._sums(location)[1]
+        """Return the digest of one file; each file is read once."""
+        return self._hashes(location)[1]
 
-    def _sums(self, location: str) -> tuple[int, bytes]:
+    def _hashes(self, location: str) -> tuple[int, bytes]:
         if location not in self._checksums:
             value, digest = 0, hashlib.blake2b(digest_size=DIGEST_BYTES)
             with open_regular(self.root / location) as stream:
@@ -87,13 +87,13 @@ class FolderSource:
         return {"kind": "folder", "path": os.path.abspath(self.root)}
 
     def find(self, name: str) -> str | None:
-        """Return the location of a file that a table names, or None where there is none.
+        """Return the location of a file that a table lists, or None if it does not exist.
 
         Raises:
-            DataError: The name leads out of the root folder.
+            DataError: The path is outside the root folder.
         """
         if re.match(r"[A-Za-z]:[\\/]|\\\\", name):
-            raise DataError(f"'{name}' leads out of {self.root}: paths are relative to the table's folder")
+            raise DataError(f"'{name}' is outside {self.root}: paths are relative to the table's folder")
         parent, base = os.path.split(name)
         if "\0" in name or base in ("", ".", ".."):
             return None
@@ -106,12 +106,12 @@ class FolderSource:
                 mode = os.lstat(target).st_mode
         except OSError:
             return None
-        if not target.startswith(os.path.join(folder, "")):  # a link elsewhere
+        if not target.startswith(os.path.join(folder, "")):  # a link to another folder
             self._check_inside(target, name)
         return self._relative(target) if stat.S_ISREG(mode) else None
 
     def _folder(self, parent: str) -> str:
-        """Return the real path of a folder within the root (remembered: tables name few folders)."""
+        """Return the real path of a folder within the root (cached, since tables list few folders)."""
         if parent not in self._folders:
             folder = os.path.realpath(os.path.join(self.root, parent))
             self._check_inside(folder, parent)
@@ -126,13 +126,13 @@ class FolderSource:
 
     def _check_inside(self, real: str, name: str) -> None:
         if os.path.commonpath([self._real_root(), real]) != self._real_root():
-            raise DataError(f"'{name}' leads out of {self.root}: paths must stay within the table's folder")
+            raise DataError(f"'{name}' is outside {self.root}: paths must stay within the table's folder")
 
 
 class ZipSource:
-    """Image files inside a zip archive, read where they are; locations are member names.
+    """Image files in a zip archive, which is not unpacked; locations are member names.
 
-    Each process opens the archive for itself, so that the source may be copied and forked.
+    Each process opens the archive itself, so that the source can be copied and forked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,11 +148,11 @@ class ZipSource:
         """Return the archive, opened in this process.
 
         Raises:
-            DataError: It is absent, or no zip archive.
+            DataError: The file is missing or not a zip archive.
         """
         if self._archive is None or self._process != os.getpid():
             with open_regular(self.path):
-                pass  # a pipe would block zipfile
+                pass  # raises for a pipe, on which zipfile would block
             try:
                 self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
             except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
@@ -160,8 +160,8 @@ class ZipSource:
         return self._archive
 
     def content(self, location: str) -> bytes:
-        """Return all bytes of one member, checked against its CRC."""
-        with self._reading(location) as archive:
+        """Return all bytes of one member; zipfile checks its CRC."""
+        with self._open_for(location) as archive:
             return archive.read(location)
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
@@ -169,18 +169,19 @@ class ZipSource:
         return decode(self.content(location), max_pixels=max_pixels)
 
     def checksum(self, location: str) -> int:
-        """Return the CRC-32 that the archive keeps of one member."""
-        with self._reading(location) as archive:
+        """Return the CRC-32 of one member from the archive's directory."""
+        with self._open_for(location) as archive:
             return archive.getinfo(location).CRC
 
     def digest(self, location: str) -> bytes:
-        """Return the digest of one member, which is read once as long as this source lives."""
+        """Return the digest of one member; each member is read once."""
         if location not in self._digests:
             self._digests[location] = _digest(self.content(location))
         return self._digests[location]
 
     @contextmanager
-    def _reading(self, location: str) -> Iterator[zipfile.ZipFile]:
+    def _open_for(self, location: str) -> Iterator[zipfile.ZipFile]:
+        """Open the archive; errors while reading the member become a `DataError`."""
         archive = self.archive()
         try:
             yield archive
@@ -194,14 +195,14 @@ class ZipSource:
         return {"kind": "zip", "path": os.path.abspath(self.path)}
 
     def find(self, name: str) -> str | None:
-        """Return the member that a table names, or None where there is none.
+        """Return the member that a table lists, or None if it does not exist.
 
         Raises:
-            DataError: The name leads out of the archive.
+            DataError: The path is outside the archive.
         """
         path = posixpath.normpath(name)
         if path.startswith(("/", "../")) or path == ".." or re.match(r"[A-Za-z]:[\\/]|\\\\", path):
-            raise DataError(f"'{name}' leads out of {self.path}: paths are relative to the archive")
+            raise DataError(f"'{name}' is outside {self.path}: paths are relative to the archive")
         member = self.archive().NameToInfo.get(path)
         return None if member is None or member.is_dir() or _is_link(member) else path
 
@@ -216,10 +217,9 @@ def _is_link(member: zipfile.ZipInfo) -> bool:
 
 @dataclass(frozen=True)
 class DepthSource:
-    """Depth images of another source, each stretched to its own range (see `images.to_depth`)."""
+    """Depth images of another source, each stretched to its own range (see `decode.to_depth`)."""
 
     inner: FolderSource | ZipSource
-    """Reads the files."""
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one depth image, H W 1."""
@@ -234,14 +234,14 @@ class DepthSource:
         return self.inner.digest(location)
 
     def describe(self) -> dict[str, str]:
-        """Return the kind, and what the inner source says of itself."""
+        """Return the description of the inner source, with the kind marked as depth."""
         inner = self.inner.describe()
         return {**inner, "kind": f"depth {inner['kind']}"}
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images that are in memory already; locations are indices, as text."""
+    """Images in memory; locations are indices, as text."""
 
     images: Pixels
     """N H W C."""
@@ -259,39 +259,39 @@ class ArraySource:
         return _digest(self.images[int(location)].tobytes())
 
     def describe(self) -> dict[str, str]:
-        """Refuse: an array lives in one process only; a store's `save` shares it."""
-        raise DataError("images in memory have no place on disk: save the ImageStore instead")
+        """Raise: an array exists in one process only; `ImageCache.save` shares it."""
+        raise DataError("images in memory are not on disk: save the ImageCache instead")
 
 
 @dataclass(frozen=True)
-class SubsetSource:
-    """The source of a table that was read back from a run, whose decoded images are in the run's store."""
+class DigestSource:
+    """Source of a table read from a run: digests only, since the decoded images are in the run's image cache."""
 
     digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """By location, as the run recorded them."""
+    """Digests by location."""
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
-        """Refuse."""
-        raise DataError(f"the image {location} is in the run's store, not in its table")
+        """Raise a `DataError`."""
+        raise DataError(f"the image {location} is in the run's image cache, not in its table")
 
     def checksum(self, location: str) -> int:
-        """Refuse."""
-        raise DataError(f"the image {location} is in the run's store, not in its table")
+        """Raise a `DataError`."""
+        raise DataError(f"the image {location} is in the run's image cache, not in its table")
 
     def digest(self, location: str) -> bytes:
-        """Return what the run recorded."""
+        """Return the digest that the run recorded."""
         return self.digests[location]
 
     def describe(self) -> dict[str, str]:
-        """Refuse."""
-        raise DataError("a table that was read back from a run has no source")
+        """Raise a `DataError`."""
+        raise DataError("a table read from a run has no image source")
 
 
 def source_of(description: dict[str, str]) -> ImageSource:
-    """Build a source again from what its `describe` returned.
+    """Restore a source from its `describe()`.
 
     Raises:
-        DataError: The description is of no known kind.
+        DataError: The kind is unknown.
     """
     path, kind = Path(description.get("path", "")), description.get("kind", "")
     inner = {"folder": FolderSource, "zip": ZipSource}.get(kind.removeprefix("depth "))

@@ -1,4 +1,4 @@
-"""`SampleTable`: one row an image, and the file that lets a resumed run find the very same rows and splits.
+"""`SampleTable`: one row per image, and its CSV form, from which a resumed run restores the same rows and splits.
 
 N samples, K classes.
 """
@@ -18,52 +18,51 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import DataError
 from tercet.core.files import csv_text, write_text
 from tercet.data.decode import Pixels
-from tercet.data.readers.columns import known_sets, membership_of, read_sets, write_sets
-from tercet.data.sources import ArraySource, ImageSource, SubsetSource
+from tercet.data.readers.columns import format_label_sets, membership_of, parse_label_sets, placeholder_labels
+from tercet.data.sources import ArraySource, DigestSource, ImageSource
 
 Ints = NDArray[np.int64]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-"""The names of the splits; a row in none of them (unlabelled, or beyond `data.limit`) has an empty name."""
 LEFT_OUT = ""
+"""Split of rows that are not used: unlabelled, or beyond `data.limit`."""
 UNLABELLED = -1
 _COLUMNS = ("id", "location", "label", "split", "group", "fold", "weight", "checksum")
 
 
 @dataclass(frozen=True, eq=False)
 class SampleTable:
-    """Images by name, where they are read from, what they show, and how they are divided.
+    """Image ids, locations, labels, and optional groups, splits, folds and weights.
 
     Raises:
-        DataError: Ids that are not unique, columns of different lengths, labels or splits that cannot be.
+        DataError: Ids are not unique, columns differ in length, or a label or split is invalid.
     """
 
     name: str
     """Name of the data, for run folders and reports."""
     ids: tuple[str, ...]
-    """N sample names, all different."""
+    """N unique sample names."""
     locations: tuple[str, ...]
-    """N places within the source: relative path, archive member, or array index as text."""
+    """N locations within the source: relative path, archive member, or array index as text."""
     labels: Ints
-    """N class indices; -1 where unlabelled. Where images have sets: 0, or -1 where the set is unknown."""
+    """N class indices, -1 if unlabelled. For multi-label data: 0, or -1 if the label set is unknown."""
     classes: tuple[str, ...]
     """K class names, in the order of the indices."""
     source: ImageSource
-    """What reads a location's pixels."""
     groups: tuple[str, ...] | None = None
-    """N group names; a group stays whole in every split."""
+    """N group names; all rows of a group are in the same split."""
     splits: tuple[str, ...] | None = None
-    """N times train, val or test; empty for a row that is left out."""
+    """N times train, val, test, or `LEFT_OUT`."""
     folds: Ints | None = None
-    """N fold numbers that came with the data."""
+    """N fold numbers given with the data."""
     weights: NDArray[np.float64] | None = None
-    """N sample weights that came with the data."""
+    """N sample weights given with the data."""
     notes: tuple[str, ...] = ()
-    """What was skipped or dropped while reading, one sentence each, for the report."""
+    """Sentences for the report about skipped or dropped data."""
     membership: NDArray[np.bool_] | None = None
-    """N K: the labels of each image, where images have sets; a row may be empty."""
+    """N K multi-hot labels, for multi-label data; a row may be empty."""
     missing: tuple[str, ...] = ()
-    """What a table names that is not there, with line numbers; no rows."""
+    """Files that a table lists but that do not exist, with line numbers; they have no rows."""
     empty: tuple[str, ...] = ()
     """Class folders without an image."""
 
@@ -84,14 +83,14 @@ class SampleTable:
         if self.membership is not None and self.membership.shape[1:] != (len(self.classes),):
             raise DataError(f"{self.name}: label sets of shape {self.membership.shape} for {len(self.classes)} labels")
         if len(set(self.ids)) != len(self.ids):
-            raise DataError(f"{self.name}: sample id '{_first_double(self.ids)}' occurs twice: ids must be unique")
+            raise DataError(f"{self.name}: sample id '{_first_duplicate(self.ids)}' occurs twice: ids must be unique")
         if len(set(self.classes)) != len(self.classes):
-            raise DataError(f"{self.name}: class '{_first_double(self.classes)}' occurs twice")
+            raise DataError(f"{self.name}: class '{_first_duplicate(self.classes)}' occurs twice")
         if len(self) and not (self.labels.min() >= UNLABELLED and self.labels.max() < len(self.classes)):
-            found = f"{self.labels.min()}..{self.labels.max()}"
-            raise DataError(f"{self.name}: labels lie in {found}, expected -1..{len(self.classes) - 1}")
-        if self.splits is not None and (odd := set(self.splits) - {*SPLITS, LEFT_OUT}):
-            raise DataError(f"{self.name}: split '{min(odd)}' is not one of {', '.join(SPLITS)}")
+            interval = f"{self.labels.min()}..{self.labels.max()}"
+            raise DataError(f"{self.name}: labels lie in {interval}, expected -1..{len(self.classes) - 1}")
+        if self.splits is not None and (unknown := set(self.splits) - {*SPLITS, LEFT_OUT}):
+            raise DataError(f"{self.name}: split '{min(unknown)}' is not one of {', '.join(SPLITS)}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,7 +101,7 @@ class SampleTable:
         return len(self.classes)
 
     def take(self, rows: ArrayLike) -> SampleTable:
-        """Return some rows, in this order: positions, or a mask over N."""
+        """Return some rows in the given order: positions, or a mask over N."""
         index: Ints = np.arange(len(self))[np.asarray(rows)]
 
         def pick(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -121,7 +120,7 @@ class SampleTable:
         )
 
     def rows_of(self, split: Split) -> Ints:
-        """Return the positions of one split's rows; without splits every row is a training row."""
+        """Return the positions of a split's rows; without splits every row is a training row."""
         if split not in SPLITS:
             raise ValueError(f"split '{split}' is not one of {', '.join(SPLITS)}")
         if self.splits is None:
@@ -129,15 +128,15 @@ class SampleTable:
         return np.flatnonzero(np.array(self.splits, dtype=np.str_) == split).astype(np.int64)
 
     def targets(self, rows: ArrayLike) -> Ints:
-        """Return what loaders give for some rows: class indices, or sets (rows K) of 0 and 1; -1 where unknown."""
+        """Return training targets: class indices, or multi-hot rows (rows K) of 0 and 1; -1 if unknown."""
         index = np.asarray(rows)
         if self.membership is None:
             return np.asarray(self.labels[index])
         unknown = self.labels[index] == UNLABELLED
         return np.where(unknown[:, None], UNLABELLED, self.membership[index].astype(np.int64))
 
-    def shown(self, rows: ArrayLike) -> set[int]:
-        """Return the classes that some rows show."""
+    def classes_in(self, rows: ArrayLike) -> set[int]:
+        """Return the class indices that occur in some rows."""
         index = np.asarray(rows)
         if self.membership is not None:
             return set(np.flatnonzero(self.membership[index].any(axis=0)).tolist())
@@ -150,23 +149,23 @@ class SampleTable:
         return np.bincount(self.labels[self.labels != UNLABELLED], minlength=self.num_classes).astype(np.int64)
 
     def with_splits(self, splits: Sequence[str]) -> SampleTable:
-        """Return the same rows, divided so (N names; empty leaves a row out)."""
+        """Return the same rows with other splits (N names)."""
         return replace(self, splits=tuple(splits))
 
     def with_notes(self, *notes: str) -> SampleTable:
-        """Return the same rows with further sentences for the report."""
+        """Return the same rows with additional notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def checksums(self) -> list[int]:
-        """Return the CRC-32 of every image's stored bytes (N); every file is read once."""
+        """Return the CRC-32 of every image's stored bytes (N)."""
         return [self.source.checksum(location) for location in self.locations]
 
     def digests(self, rows: ArrayLike) -> list[bytes]:
-        """Return the digest of some rows' stored bytes: the same file has the same one in every data set."""
+        """Return content digests of some rows; a file has the same digest in every data set."""
         return [self.source.digest(self.locations[row]) for row in np.asarray(rows)]
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over ids, labels, class names and image contents: what a cache of predictions goes by."""
+        """Return a SHA-256 over ids, labels, class names and image contents, the key of prediction caches."""
         digest = hashlib.sha256(repr((self.ids, self.classes)).encode("utf-8", "surrogatepass"))
         digest.update(self.labels.tobytes())
         if self.membership is not None:
@@ -175,13 +174,13 @@ class SampleTable:
         return digest.hexdigest()
 
     def label_names(self) -> list[str]:
-        """Return every row's class name, or the names of its set as JSON (N); empty where unlabelled."""
+        """Return the class name of every row, or its label set as JSON (N); empty if unlabelled."""
         if self.membership is None:
             return [self.classes[label] if label != UNLABELLED else "" for label in self.labels]
-        return write_sets(self.membership, self.labels != UNLABELLED, self.classes)
+        return format_label_sets(self.membership, self.labels != UNLABELLED, self.classes)
 
     def save(self, path: Path) -> None:
-        """Write one CSV row a sample, atomically: with it `load_samples` restores ids, labels and splits."""
+        """Write one CSV row per sample, atomically, for `load_samples`."""
         blank = [""] * len(self)
         rows = zip(
             self.ids,
@@ -197,58 +196,58 @@ class SampleTable:
         write_text(path, csv_text([_COLUMNS, *rows]))
 
 
-def _first_double(names: Iterable[str]) -> str:
+def _first_duplicate(names: Iterable[str]) -> str:
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
-def load_samples(path: Path, *, name: str, classes: Sequence[str], sets: bool = False) -> SampleTable:
-    """Return the table that `SampleTable.save` wrote, without its images: they are in the run's store.
+def load_samples(path: Path, *, name: str, classes: Sequence[str], multilabel: bool = False) -> SampleTable:
+    """Read a table that `SampleTable.save` wrote; its source cannot read pixels, which are in the run's image cache.
 
     Args:
         path: The CSV file.
         name: Name of the data.
         classes: Class names in the order of the indices.
-        sets: Whether images have sets of labels.
+        multilabel: Whether the label column holds label sets.
 
     Raises:
-        DataError: The file cannot be read, or holds other classes.
+        DataError: The file cannot be read, or contains unknown classes.
     """
-    saved = _read_saved(path)
+    rows = _read_csv(path)
     index_of = {label: index for index, label in enumerate(classes)} | {"": UNLABELLED}
-    cells = [row["label"] for row in saved.values()]
+    cells = [row["label"] for row in rows.values()]
     try:
-        named = read_sets(cells) if sets else None
-        membership = None if named is None else membership_of(named, classes)
-        labels = [index_of[cell] for cell in cells] if named is None else known_sets(named)
+        label_sets = parse_label_sets(cells) if multilabel else None
+        membership = None if label_sets is None else membership_of(label_sets, classes)
+        labels = [index_of[cell] for cell in cells] if label_sets is None else placeholder_labels(label_sets)
     except KeyError as error:
-        raise DataError(f"the samples {path} hold the class {error}, which the run does not know") from error
+        raise DataError(f"the samples {path} contain {error}, which is not a class of the run") from error
     except ValueError as error:
-        raise DataError(f"the samples {path} hold a label set that cannot be read: {error}") from error
+        raise DataError(f"the samples {path} contain an invalid label set: {error}") from error
     try:
-        digests = {row["location"]: bytes.fromhex(row["checksum"]) for row in saved.values()}
+        digests = {row["location"]: bytes.fromhex(row["checksum"]) for row in rows.values()}
     except ValueError as error:
-        raise DataError(f"the samples {path} hold a checksum that cannot be read: {error}") from error
-    columns = {column: tuple(row[column] for row in saved.values()) for column in ("location", "split", "group")}
+        raise DataError(f"the samples {path} contain an invalid checksum: {error}") from error
+    columns = {column: tuple(row[column] for row in rows.values()) for column in ("location", "split", "group")}
     return SampleTable(
         name=name,
-        ids=tuple(saved),
+        ids=tuple(rows),
         locations=columns["location"],
         labels=np.array(labels, dtype=np.int64),
         classes=tuple(classes),
-        source=SubsetSource(digests),
+        source=DigestSource(digests),
         groups=columns["group"] if any(columns["group"]) else None,
         splits=columns["split"],
         membership=membership,
     )
 
 
-def _read_saved(path: Path) -> dict[str, dict[str, str]]:
+def _read_csv(path: Path) -> dict[str, dict[str, str]]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise DataError(f"{path} is not a table of samples: expected the columns {', '.join(_COLUMNS)}")
+                raise DataError(f"{path} is not a sample table: expected the columns {', '.join(_COLUMNS)}")
             rows = list(reader)
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the samples {path}: {error}") from error
@@ -258,11 +257,11 @@ def _read_saved(path: Path) -> dict[str, dict[str, str]]:
 
 
 ArrayPart = tuple[str, str, Ints]
-"""Consecutive images: what their ids begin with, their split (empty where there is none), and their labels."""
+"""Consecutive images of an array: prefix of their ids, split (empty: none), and labels."""
 
 
 def table_of_parts(images: Pixels, parts: Sequence[ArrayPart], *, name: str, classes: tuple[str, ...]) -> SampleTable:
-    """Wrap images (N H W C) that come in parts; ids are the part's name and the row in it."""
+    """Wrap images (N H W C) that consist of consecutive parts; an id is the part's prefix and the row within it."""
     splits = tuple(split for _, split, labels in parts for _ in range(len(labels)))
     return SampleTable(
         name=name,

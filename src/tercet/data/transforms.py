@@ -17,34 +17,33 @@ _NUM_DRAWS = 9  # rotation, two shifts, shear, two zooms, channel shift, two fli
 
 @dataclass(frozen=True)
 class Preset:
-    """Ranges that are drawn from uniformly, for each image anew."""
+    """Ranges of uniform random transforms, drawn per image; a single value v stands for the range [-v, v)."""
 
     rotation: float = 0.0
-    """Largest angle, in degrees, either way."""
+    """Angle in degrees."""
     shift: float = 0.0
-    """Largest shift, as a fraction of height and of width, either way."""
+    """Shift as a fraction of height and of width."""
     shear: float = 0.0
-    """Largest shear angle, in degrees, either way."""
+    """Shear angle in degrees."""
     zoom_range: tuple[float, float] = (1.0, 1.0)
-    """Factors on the coordinates, drawn for height and width independently; above 1 the picture shrinks."""
+    """Factors on the coordinates, independent for height and width; above 1 the image shrinks."""
     channel_shift: float = 0.0
-    """Largest brightness added to all channels alike, on the [0, 1] scale, either way."""
+    """Value added to all channels, on the [0, 1] scale, clipped to the image's own range."""
     horizontal_flip: bool = False
-    """Mirror half of the images left to right."""
+    """Flip left to right with probability 0.5."""
     vertical_flip: bool = False
-    """Mirror half of the images top to bottom."""
+    """Flip top to bottom with probability 0.5."""
+    same_zoom: bool = False
+    """Use one zoom factor for height and width."""
+    contrast: float = 0.0
+    """Relative change of all values."""
+    brightness: float = 0.0
+    """Value added to all channels after the contrast change, on the [0, 1] scale, clipped to [0, 1]."""
 
     @property
-    def moves(self) -> bool:
-        """Tell whether the affine map is anything but the identity."""
+    def is_geometric(self) -> bool:
+        """Whether the affine map is not the identity."""
         return bool(self.rotation or self.shift or self.shear) or self.zoom_range != (1.0, 1.0)
-
-    same_zoom: bool = False
-    """Zoom height and width by one factor."""
-    contrast: float = 0.0
-    """Largest relative change of all values, either way."""
-    brightness: float = 0.0
-    """Largest value then added to all channels alike, on the [0, 1] scale, either way; the sum is cut to [0, 1]."""
 
 
 _LIGHT = {"rotation": 8.0, "shift": 0.08, "zoom_range": (0.92, 1.08)}
@@ -68,20 +67,23 @@ PRESETS: dict[str, Preset] = {
         vertical_flip=True,
     ),
 }
-"""The presets by name; `paper` is the published one, whose shear of 0.3 is in degrees (practically none). `leaves` has
-the kinds of the leaf competition's fifth place, within the usual ranges: it published none."""
+"""Presets by name. `paper` is the published one, whose shear of 0.3 is in degrees (almost none). `leaves` has the
+transforms of the fifth place in the leaf competition, with common ranges, since none were published."""
 
 
 def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) -> Tensor:
-    """Return B C H W moved, changed in brightness and contrast, and flipped at random.
+    """Augment each image of a batch at random.
 
-    Each image goes through one affine map about its centre (rotation, shift, shear, zoom; bilinear, the border
-    repeated outwards), then a channel shift clipped to its own range, then contrast and brightness, then flips.
+    In this order: one affine map about the centre (rotation, shift, shear, zoom; bilinear, border padding), channel
+    shift, contrast and brightness, flips.
 
     Args:
         images: B C H W in [0, 1].
-        preset: A name of `PRESETS`, or ranges of one's own.
-        generator: On the CPU; the draws depend on its state and B only.
+        preset: A name of `PRESETS`, or custom ranges.
+        generator: CPU generator; the draws depend only on its state and B.
+
+    Returns:
+        B C H W.
 
     Raises:
         ConfigError: The preset's name is unknown.
@@ -95,20 +97,20 @@ def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) ->
     if preset == PRESETS["none"]:
         return images
     draws = torch.rand(len(images), _NUM_DRAWS, generator=generator)  # B 9
-    moved = _move(images, preset, draws) if preset.moves else images
+    augmented = _affine(images, preset, draws) if preset.is_geometric else images
     if preset.channel_shift:
         shift = _symmetric(draws[:, 6], preset.channel_shift).to(images.device).view(-1, 1, 1, 1)
-        low, high = moved.amin((1, 2, 3), keepdim=True), moved.amax((1, 2, 3), keepdim=True)
-        moved = torch.minimum(torch.maximum(moved + shift, low), high)
+        low, high = augmented.amin((1, 2, 3), keepdim=True), augmented.amax((1, 2, 3), keepdim=True)
+        augmented = torch.minimum(torch.maximum(augmented + shift, low), high)
     if preset.contrast or preset.brightness:
-        light = torch.rand(len(images), 2, generator=generator).to(images)  # B 2, drawn only where it is asked for
+        light = torch.rand(len(images), 2, generator=generator).to(images)  # drawn last: other presets stay unchanged
         factor = 1 + _symmetric(light[:, 0], preset.contrast).view(-1, 1, 1, 1)
-        moved = (moved * factor + _symmetric(light[:, 1], preset.brightness).view(-1, 1, 1, 1)).clamp(0, 1)
+        augmented = (augmented * factor + _symmetric(light[:, 1], preset.brightness).view(-1, 1, 1, 1)).clamp(0, 1)
     for flip, column, axis in ((preset.horizontal_flip, 7, 3), (preset.vertical_flip, 8, 2)):
         if flip:
-            mirrored = (draws[:, column] < 0.5).to(images.device).view(-1, 1, 1, 1)
-            moved = torch.where(mirrored, moved.flip(axis), moved)
-    return moved
+            flipped = (draws[:, column] < 0.5).to(images.device).view(-1, 1, 1, 1)
+            augmented = torch.where(flipped, augmented.flip(axis), augmented)
+    return augmented
 
 
 def _symmetric(draws: Tensor, limit: float) -> Tensor:
@@ -116,8 +118,8 @@ def _symmetric(draws: Tensor, limit: float) -> Tensor:
     return (2 * draws - 1) * limit
 
 
-def _move(images: Tensor, preset: Preset, draws: Tensor) -> Tensor:
-    """Apply rotation x shift x shear x zoom, each image with its own draws (B 9)."""
+def _affine(images: Tensor, preset: Preset, draws: Tensor) -> Tensor:
+    """Apply rotation x shift x shear x zoom to each image by its own draws (B 9)."""
     height, width = images.shape[-2:]
     angle = torch.deg2rad(_symmetric(draws[:, 0], preset.rotation))
     shear = torch.deg2rad(_symmetric(draws[:, 3], preset.shear))
@@ -139,21 +141,21 @@ def _move(images: Tensor, preset: Preset, draws: Tensor) -> Tensor:
 
 
 AREA_RANGE = (0.02, 0.4)
-"""Share of the image that a box covers."""
+"""Fraction of the image area that an erased box covers."""
 ASPECT_RANGE = (0.3, 1 / 0.3)
-"""Height over width of a box, in pixels."""
-_TRIES = 10  # boxes drawn for each image; about one in twenty is longer than the image and drawn again
+"""Height over width of an erased box."""
+_TRIES = 10  # boxes drawn per image, of which the first that fits is used; about one in twenty exceeds the image
 
 
 def erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Fill a box of some images with uniform noise (Zhong et al. 2017, arXiv:1708.04896, their RE-R).
+    """Fill a box of some images with uniform noise (Zhong et al. 2017, arXiv:1708.04896, variant RE-R).
 
-    Area and aspect ratio are drawn uniformly from the paper's ranges, then the place, among those where the box fits.
+    Area and aspect ratio are uniform in the paper's ranges; the position is uniform where the box fits.
 
     Args:
         images: B C H W in [0, 1].
-        probability: That an image loses a box.
-        generator: On the CPU; which images and boxes, as fractions of the size, depends on its state and B only.
+        probability: Probability of a box per image.
+        generator: CPU generator; the choice of images and relative boxes depends only on its state and B.
     """
     count, _, height, width = images.shape
     draws = torch.rand(count, 3 + 2 * _TRIES, generator=generator)
@@ -165,73 +167,73 @@ def erase(images: Tensor, probability: float, generator: torch.Generator) -> Ten
     columns = (area * height * width / aspect).sqrt().round().long()
     fits = (rows < height) & (columns < width) & (rows > 0) & (columns > 0)
     first = fits.int().argmax(1, keepdim=True)
-    chosen = fits.any(1) & (draws[:, 0] < probability)  # B
+    erased = fits.any(1) & (draws[:, 0] < probability)  # B
     top, bottom = _erased_span(rows.gather(1, first), height, draws[:, 1:2])  # B 1
     left, right = _erased_span(columns.gather(1, first), width, draws[:, 2:3])
     row, column = torch.arange(height), torch.arange(width)
     inside_rows = (top <= row) & (row < bottom)  # B H
     inside_columns = (left <= column) & (column < right)  # B W
-    box = (chosen[:, None, None] & inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]  # B 1 H W
+    box = (erased[:, None, None] & inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]  # B 1 H W
     noise = torch.rand(images.shape, generator=generator)
     return torch.where(box.to(images.device), noise.to(images), images)
 
 
-def _erased_span(length: Tensor, size: int, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Return first and last + 1 of a stretch of pixels, put at a fraction of the places where it fits."""
-    start = (place * (size - length + 1)).long()
+def _erased_span(length: Tensor, size: int, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Return start and end (exclusive) of a span; `position` in [0, 1) selects one of the starts at which it fits."""
+    start = (position * (size - length + 1)).long()
     return start, start + length
 
 
 def mixup(images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend every image with another of its batch (Zhang et al. 2018, arXiv:1710.09412).
+    """Blend every image with another image of the batch (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:
         images: B C H W.
         targets: B K, soft labels.
-        alpha: Parameter of the Beta distribution that the share is drawn from, positive.
-        generator: On the CPU; the draws depend on its state and B only.
+        alpha: Parameter of Beta(alpha, alpha), from which the mixing weight is drawn; positive.
+        generator: CPU generator; the draws depend only on its state and B.
 
     Returns:
         Images B C H W and soft labels B K.
     """
-    share, order = _draw(len(images), alpha, generator)
-    return images.lerp(images[order], 1 - share), targets.lerp(targets[order], 1 - share)
+    weight, partners = _draw(len(images), alpha, generator)
+    return images.lerp(images[partners], 1 - weight), targets.lerp(targets[partners], 1 - weight)
 
 
 def cutmix(images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Paste a box of another image into every image (Yun et al. 2019, arXiv:1905.04899).
 
-    The label's share is that of the pixels that stay.
+    The targets are mixed in proportion to the pasted pixels.
 
     Args:
         images: B C H W.
         targets: B K, soft labels.
-        alpha: Parameter of the Beta distribution that the share is drawn from, positive.
-        generator: On the CPU; the draws depend on its state and B only.
+        alpha: Parameter of Beta(alpha, alpha), from which the mixing weight is drawn; positive.
+        generator: CPU generator; the draws depend only on its state and B.
 
     Returns:
         Images B C H W and soft labels B K.
     """
-    share, order = _draw(len(images), alpha, generator)
+    weight, partners = _draw(len(images), alpha, generator)
     centre = torch.rand(2, generator=generator).tolist()
-    side = (1 - share) ** 0.5
+    side = (1 - weight) ** 0.5
     height, width = images.shape[-2:]
     top, bottom = _box_span(centre[0], side, height)
     left, right = _box_span(centre[1], side, width)
     mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = images[partners, :, top:bottom, left:right]
     pasted = (bottom - top) * (right - left) / (height * width)
-    return mixed, targets.lerp(targets[order], pasted)
+    return mixed, targets.lerp(targets[partners], pasted)
 
 
 def _draw(count: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:
-    """Draw the share of the first image, from Beta(alpha, alpha), and the partners (B)."""
+    """Draw the weight of the original image from Beta(alpha, alpha), and the partner of each image (B)."""
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    share = float(np.random.default_rng(seed).beta(alpha, alpha))
-    return share, torch.randperm(count, generator=generator)
+    weight = float(np.random.default_rng(seed).beta(alpha, alpha))
+    return weight, torch.randperm(count, generator=generator)
 
 
 def _box_span(centre: float, side: float, size: int) -> tuple[int, int]:
-    """Return the pixels that an interval around `centre` (fractions of the size) covers, cut at the border."""
+    """Return start and end (exclusive) of an interval; `centre` and `side` are fractions of the size."""
     low, high = (round((centre + sign * side / 2) * size) for sign in (-1, 1))
     return max(0, low), min(size, high)

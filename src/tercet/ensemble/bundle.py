@@ -1,11 +1,11 @@
-"""The bundle: a folder that predicts, with nothing beside it.
+"""The bundle: a self-contained folder with everything needed for prediction.
 
     bundle/
       manifest.json        classes, members (network, options, input), combiner, data, SHA-256 of all files and itself
-      NAME.safetensors     one a member
-      head.safetensors     the fusion head, where the combiner is e2e (head-NUMBER.safetensors, one a fold)
+      NAME.safetensors     weights, one file per member
+      head.safetensors     fusion head of an e2e combiner (head-NUMBER.safetensors per fold)
 
-Loading runs no code from these files and notices a changed byte. Shapes: B images, M members, K classes.
+Loading executes no code from these files and detects changed bytes. Shapes: B images, M members, K classes.
 """
 
 from __future__ import annotations
@@ -22,23 +22,17 @@ from torch import Tensor, nn
 from tercet.config.tta import TTAConfig
 from tercet.core.calibration import Calibration
 from tercet.core.errors import ConfigError, ModelError, StorageError
-from tercet.core.files import UNFINISHED, slug
+from tercet.core.files import UNFINISHED_PREFIX, slug
 from tercet.core.model_formats import reject_program
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
 from tercet.core.types import BatchSource, InputSpec
-from tercet.data.inputs import ImageLike, InputBatches
+from tercet.data.input_batches import InputBatches
+from tercet.data.inputs import ImageLike
 from tercet.ensemble.combiners import AnyCombiner, combine, combiner_name, fusion_heads, load_combiner, save_combiner
-from tercet.ensemble.member import (
-    MANIFEST,
-    check_files,
-    describe_member,
-    is_bundle,
-    load_member,
-    read_manifest,
-    write_manifest,
-)
+from tercet.ensemble.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.ensemble.member import Member as Member
+from tercet.ensemble.member import describe_member, load_member
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.models.forward import predict_logits
 from tercet.models.summary import count_parameters
@@ -47,34 +41,33 @@ from tercet.models.weight_files import save_weights
 
 
 class _Members(nn.Module):
-    """All members side by side, so that every image is read once."""
+    """All members as one module, so that every image is read once."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
-        self.classifiers = nn.ModuleList(member.viewed() for member in members)
+        self.classifiers = nn.ModuleList(member.tta_model() for member in members)
 
     def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Return the members' logits one after the other, B (M K); images are one tensor, or one a geometry."""
-        views = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
-        return torch.cat([classifier(view) for classifier, view in zip(self.classifiers, views, strict=True)], dim=1)
+        """Return the concatenated logits of all members (B, M K); images are one tensor, or one tensor per member."""
+        inputs = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
+        return torch.cat([classifier(batch) for classifier, batch in zip(self.classifiers, inputs, strict=True)], dim=1)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Members, how they are combined, and the names of the classes: everything that turns images into an answer."""
+    """A trained ensemble: members, combiner, calibration and class names."""
 
     classes: tuple[str, ...]
     """K class names, in the order of the outputs."""
     members: tuple[Member, ...]
-    """M networks."""
     combiner: AnyCombiner | None = None
-    """How their probabilities become one: a rule, a head, the mean of folds; nothing for a single member."""
+    """None for a single member and for multi-label bundles."""
     card: dict[str, Any] = field(default_factory=dict, repr=False)
-    """What the manifest says beside: data, metrics, versions."""
+    """Further entries of the manifest: data, metrics, versions."""
     sets: MultilabelRule | None = None
-    """How their scores become a set of labels; None where an image has one class."""
+    """Thresholds and ensemble method of a multi-label bundle; None if each image has one class."""
     calibration: Calibration | None = None
-    """What is done to the combined probabilities; None where nothing is."""
+    """Applied to the combined probabilities."""
 
     def __post_init__(self) -> None:
         for member in self.members:
@@ -82,13 +75,13 @@ class Bundle:
         for head in fusion_heads(self.combiner):
             head.eval()
         if self.sets is not None and self.calibration is not None:
-            raise ModelError("sets of labels are not calibrated")
+            raise ModelError("multi-label bundles have no calibration")
         if self.combiner is None and self.sets is None and len(self.members) != 1:
             raise ModelError(f"{len(self.members)} members need a combiner")
 
     @property
     def name(self) -> str:
-        """Return the member's name, or the way the members are combined."""
+        """Name of the only member, or of the combiner."""
         if self.combiner is None:
             return self.sets.method if self.sets and self.sets.method != "single" else self.members[0].name
         return combiner_name(self.combiner)
@@ -96,42 +89,47 @@ class Bundle:
     def predict(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
     ) -> Predictions | MultilabelPredictions:
-        """Classify images, with the test-time augmentation that the members carry.
+        """Classify images, with the members' test-time augmentation.
 
         Args:
             images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
-            batch_size: Images a forward pass.
-            device: Where to compute.
+            batch_size: Images per forward pass.
+            device: Device of the networks.
 
         Returns:
-            Predictions whose ids are the paths, or numbers for images without one; of label sets where `sets` is given.
+            Predictions whose ids are the paths, or numbers for arrays and PIL images; `MultilabelPredictions` from a
+            multi-label bundle.
 
         Raises:
-            DataError: An image cannot be read, or there is none.
+            DataError: An image cannot be read, or there are no images.
         """
-        return self.answer(InputBatches(images, self.specs, batch_size=batch_size), device=device)
+        return self.predict_batches(InputBatches(images, self.specs, batch_size=batch_size), device=device)
 
-    def answer(self, source: BatchSource, *, device: str = "cpu") -> Predictions | MultilabelPredictions:
-        """Classify the batches of a source, whose images are one tensor, or one a member; see `predict`."""
+    def predict_batches(self, source: BatchSource, *, device: str = "cpu") -> Predictions | MultilabelPredictions:
+        """Classify batches whose images are one tensor, or one tensor per member; see `predict`."""
         if self.sets is None:
-            return self.combine(self.predict_source(source, device=device))
-        return self.sets.combine(self.predict_sets(source, device=device))
+            return self.combine(self.predict_member_batches(source, device=device))
+        return self.sets.combine(self.predict_member_labels(source, device=device))
 
-    def predict_sets(self, source: BatchSource, *, device: str = "cpu") -> list[MultilabelPredictions]:
-        """Tell the label sets that each member chooses; only where `sets` is given."""
+    def predict_member_labels(self, source: BatchSource, *, device: str = "cpu") -> list[MultilabelPredictions]:
+        """Return each member's predicted label sets; only for multi-label bundles."""
         assert self.sets is not None
         return self.sets.members(predict_logits(_Members(self.members), source, device=device), self.classes)
 
     def predict_members(
         self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
     ) -> list[Predictions]:
-        """Classify images by each member alone (see `predict`)."""
-        return self.predict_source(InputBatches(images, self.specs, batch_size=batch_size), device=device)
+        """Return each member's predictions; see `predict`."""
+        return self.predict_member_batches(InputBatches(images, self.specs, batch_size=batch_size), device=device)
 
-    def predict_source(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
-        """Classify the batches of a source by each member; its images are one tensor, or one a member."""
+    def predict_member_batches(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
+        """Return each member's predictions of batches whose images are one tensor, or one tensor per member.
+
+        Raises:
+            ModelError: The bundle is multi-label.
+        """
         if self.sets is not None:
-            raise ModelError("this bundle answers with sets of labels, not with one class an image")
+            raise ModelError("this bundle is multi-label: it has no predictions of one class per image")
         logits = predict_logits(_Members(self.members), source, device=device)
         stack = logits.values.reshape(len(logits.ids), len(self.members), len(self.classes))
         return [
@@ -141,56 +139,56 @@ class Bundle:
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
-        """Return what a source must bring for each member."""
+        """Input of each member, large enough for its test-time augmentation."""
         return tuple(enlarged_input_spec(member.classifier.spec, member.views) for member in self.members)
 
     @property
     def plain(self) -> bool:
-        """Tell whether no member uses test-time augmentation."""
+        """Whether no member uses test-time augmentation."""
         return all(member.views.plain for member in self.members)
 
-    def with_views(self, views: str | TTAConfig) -> Bundle:
-        """Return the same bundle with other test-time augmentation, of all its members.
+    def with_tta(self, tta: str | TTAConfig) -> Bundle:
+        """Return a copy of the bundle with another test-time augmentation of all its members.
 
         Args:
-            views: `none`, or as in `tercet.config.tta`; a text takes the seed that a member has already.
+            tta: A configuration, or its text form (see `tercet.config.tta`), which keeps each member's seed.
 
         Raises:
-            ConfigError: The text cannot be read, several numbers of crops, or crops that do not fit a picture; or the
-                bundle answers with sets of labels.
+            ConfigError: The text is invalid, lists several numbers of crops, or has crops larger than the image; or the
+                bundle is multi-label.
         """
         if self.sets is not None:
-            raise ConfigError("test-time augmentation averages probabilities of one class an image, not sets of labels")
-        changed = [
-            replace(one, views=TTAConfig.parse(views, seed=one.views.seed) if isinstance(views, str) else views)
-            for one in self.members
+            raise ConfigError("test-time augmentation averages class probabilities: it does not apply to label sets")
+        members = [
+            replace(member, views=TTAConfig.parse(tta, seed=member.views.seed) if isinstance(tta, str) else tta)
+            for member in self.members
         ]
-        return replace(self, members=tuple(changed))
+        return replace(self, members=tuple(members))
 
     def parameter_count(self) -> int:
-        """Return the learnable numbers of all members and of the fusion heads."""
+        """Return the number of trainable parameters, fusion heads included."""
         modules = [*(member.classifier for member in self.members), *fusion_heads(self.combiner)]
         return sum(map(count_parameters, modules))
 
     def combine(self, members: Sequence[Predictions]) -> Predictions:
-        """Fuse the members' predictions, and calibrate the result."""
-        fused = combine(self.combiner, members)
-        return fused if self.calibration is None else self.calibration.apply(fused)
+        """Combine the members' predictions and calibrate the result."""
+        combined = combine(self.combiner, members)
+        return combined if self.calibration is None else self.calibration.apply(combined)
 
     # ------------------------------------------------------------------------------------------ on disk
 
     def save(self, folder: str | Path) -> Path:
-        """Write the bundle; an older one of ours is replaced as a whole.
+        """Write the bundle; an existing bundle is replaced.
 
         Raises:
-            StorageError: Something else is there, or the disk is full.
+            StorageError: The folder exists and is not a bundle, or it cannot be written.
         """
         folder = Path(folder)
         try:
             if folder.exists() and not (folder.is_dir() and (is_bundle(folder) or not any(folder.iterdir()))):
                 raise StorageError(f"{folder} exists and is not a bundle: choose another folder")
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as temporary:
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED_PREFIX, dir=folder.parent) as temporary:
                 new = Path(temporary) / "new"
                 new.mkdir()
                 self._write(new)
@@ -227,8 +225,8 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     """Load a bundle, or the bundle of a run folder.
 
     Raises:
-        ModelError: It is no bundle, or a byte of it was changed.
-        ConfigError: It is a program of PyTorch.
+        ModelError: The folder is not a bundle, or was changed.
+        ConfigError: The path is a torch.export program.
     """
     reject_program(path)
     folder = Path(path)
@@ -239,16 +237,16 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
         check_files(folder, manifest["files"])
         return _rebuild(folder, manifest, device)
     except KeyError as error:
-        raise ModelError(f"the bundle {folder} is damaged: its manifest lacks {error}") from error
-    except (ValueError, TypeError, AttributeError, OSError) as error:  # what a manifest with odd values may end in
+        raise ModelError(f"the bundle {folder} is damaged: {error} is missing from its manifest") from error
+    except (ValueError, TypeError, AttributeError, OSError) as error:  # malformed values in the manifest
         raise ModelError(f"the bundle {folder} cannot be used: {error}") from error
 
 
 def _rebuild(folder: Path, manifest: dict[str, Any], device: str) -> Bundle:
-    listed = manifest["classes"]
-    classes = tuple(listed) if isinstance(listed, list) else ()
-    if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(listed):
-        raise ModelError("its classes are not different names")
+    names = manifest["classes"]
+    classes = tuple(names) if isinstance(names, list) else ()
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(names):
+        raise ModelError("the classes are not distinct names")
     weights = {file: folder / file for file in manifest["files"]}  # no other file is read
     members = tuple(load_member(weights, entry, len(classes), device) for entry in manifest["members"])
     combiner = load_combiner(weights, manifest["combiner"], len(members), len(classes))

@@ -1,7 +1,7 @@
-"""What calibrates probabilities, fitted on labelled rows: a temperature, a reject threshold, a conformal quantile.
+"""Calibration on labelled rows: temperature scaling, rejection threshold, conformal prediction.
 
-The temperature (Guo et al., ICML 2017) may be fitted on rows that something else was fitted on, and is scored by
-cross-fitting. Threshold and quantile promise something only on rows that nothing else was fitted on: see `split_half`.
+The temperature (Guo et al., ICML 2017) is scored by cross-fitting. The guarantees of the threshold and of the conformal
+quantile need rows on which nothing else was fitted: see `split_half`.
 Shapes: N labelled samples, K classes.
 """
 
@@ -16,9 +16,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from tercet.core.calibration import (
-    COOLEST,
-    SMALLEST,
-    WARMEST,
+    MAX_TEMPERATURE,
+    MIN_PROBABILITY,
+    MIN_TEMPERATURE,
     Calibration,
     PredictionSets,
     Rejection,
@@ -31,42 +31,42 @@ from tercet.ensemble.cross_fit import cross_fit, split_folds
 from tercet.metrics.classification import score
 
 CONFIDENCE = 0.95
-"""How sure the bound on the error rate of answers is."""
+"""Confidence level of the bound on the error rate of accepted predictions."""
 
 
 def fit_temperature(predictions: Predictions) -> float:
-    """Return the temperature with the least log loss on the labelled rows.
+    """Return the temperature T with the lowest log loss on the labelled rows; with one class, T is 1.
 
-    The loss is convex in 1 / T, so that a bounded search finds it. One more row is imagined, the mean of all with the
-    runner-up as its class: where every row is right, T would else fall to nothing. With one class T is 1.
+    The loss is convex in 1 / T, so that a bounded search finds the minimum. One artificial row is added, with the mean
+    logits of all rows and the second most probable class as its label: otherwise T would tend to 0 if all rows are
+    predicted correctly.
 
     Raises:
         DataError: No row has a label.
     """
-    known = _labelled(predictions)
+    known = _labelled_rows(predictions)
     if len(known.classes) < 2:
         return 1.0
-    logs = np.log(np.maximum(known.probabilities, SMALLEST))
-    logs -= logs.max(axis=1, keepdims=True)
-    true = logs[np.arange(len(known)), known.labels].mean()
-    runner_up = np.partition(logs, -2, axis=1)[:, -2].mean()
+    logits = np.log(np.maximum(known.probabilities, MIN_PROBABILITY))
+    logits -= logits.max(axis=1, keepdims=True)
     rows = len(known)
-    true = (rows * true + runner_up) / (rows + 1)
+    second = np.partition(logits, -2, axis=1)[:, -2].mean()
+    true = (rows * logits[np.arange(rows), known.labels].mean() + second) / (rows + 1)
 
-    def loss(exponent: float) -> float:
-        share = math.exp(-exponent)  # 1 / T
-        return float(np.log(np.exp(logs * share).sum(axis=1)).mean() - true * share)
+    def loss(log_temperature: float) -> float:
+        scale = math.exp(-log_temperature)  # 1 / T
+        return float(np.log(np.exp(logits * scale).sum(axis=1)).mean() - true * scale)
 
-    bounds = (math.log(COOLEST), math.log(WARMEST))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return min(max(math.exp(float(found.x)), COOLEST), WARMEST) if found.fun < loss(0.0) else 1.0
+    bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
+    result = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return min(max(math.exp(float(result.x)), MIN_TEMPERATURE), MAX_TEMPERATURE) if result.fun < loss(0.0) else 1.0
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
-    """Return the predictions with softmax(log p / T); see `apply_temperature`.
+    """Return the predictions with probabilities softmax(log p / T).
 
     Raises:
-        ConfigError: The temperature is not positive or not finite.
+        ConfigError: The temperature is not positive and finite.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature} must be positive")
@@ -76,43 +76,43 @@ def with_temperature(predictions: Predictions, temperature: float) -> Prediction
 def cross_fitted_temperature(
     predictions: Predictions, *, folds: int = 5, seed: int = 0, groups: Sequence[str] | None = None
 ) -> Predictions:
-    """Return the labelled rows, each with a temperature that was fitted on other folds; groups stay whole.
+    """Return the labelled rows, calibrated by temperatures that were fitted on other folds; see `cross_fit`.
 
     Raises:
         DataError: Fewer than two rows have a label.
     """
-    known = _labelled(predictions)
+    known = _labelled_rows(predictions)
 
     def fit_predict(fitted: Ints, held_out: Ints) -> Predictions:
         return with_temperature(known.take(held_out), fit_temperature(known.take(fitted)))
 
-    of_rows = None if groups is None else [groups[row] for row in np.flatnonzero(predictions.known).tolist()]
-    return cross_fit(fit_predict, known.labels, folds=folds, seed=seed, groups=of_rows)
+    known_groups = None if groups is None else [groups[row] for row in np.flatnonzero(predictions.known).tolist()]
+    return cross_fit(fit_predict, known.labels, folds=folds, seed=seed, groups=known_groups)
 
 
 def calibrate_probabilities(
     predictions: Predictions, *, folds: int = 5, seed: int = 0, groups: Sequence[str] | None = None
 ) -> Calibration:
-    """Return the temperature of the labelled rows with its cross-fitted scores.
+    """Return the temperature for the labelled rows, with its cross-fitted scores.
 
-    It is used where it lowers the cross-fitted log loss, else T is 1 and the scores are those of the rows as they are.
+    T is 1 if temperature scaling does not lower the cross-fitted log loss.
 
     Args:
-        predictions: Fit to be scored: cross-fitted where what made them was fitted on these rows.
-        folds: Parts of the labelled rows.
+        predictions: Cross-fitted, if the combiner was fitted on these rows.
+        folds: Number of folds.
         seed: Seed of the folds.
-        groups: N names, in the order of the rows.
+        groups: N group names, in the order of the rows.
 
     Raises:
         DataError: Fewer than two rows have a label, or there is only one class.
     """
-    known = _labelled(predictions)
+    known = _labelled_rows(predictions)
     before = score(known)
     after = score(cross_fitted_temperature(predictions, folds=folds, seed=seed, groups=groups))
-    used = after.log_loss < before.log_loss
-    after = after if used else before
+    improves = after.log_loss < before.log_loss
+    after = after if improves else before
     return Calibration(
-        fit_temperature(known) if used else 1.0,
+        fit_temperature(known) if improves else 1.0,
         len(known),
         before.ece,
         after.ece,
@@ -124,128 +124,127 @@ def calibrate_probabilities(
 
 
 def split_half(predictions: Predictions, *, seed: int = 0, groups: Sequence[str] | None = None) -> tuple[Ints, Ints]:
-    """Return the labelled rows in two parts of about equal size, stratified, groups whole where there are several.
+    """Return the indices of the labelled rows in two stratified halves; groups are not divided, see `split_folds`.
 
     Raises:
         DataError: Fewer than two rows have a label.
     """
     known = np.flatnonzero(predictions.known)
-    of_rows = None if groups is None else [groups[row] for row in known.tolist()]
-    first, second = split_folds(predictions.labels[known], folds=2, seed=seed, groups=of_rows)[0]
+    known_groups = None if groups is None else [groups[row] for row in known.tolist()]
+    first, second = split_folds(predictions.labels[known], folds=2, seed=seed, groups=known_groups)[0]
     return known[first], known[second]
 
 
 def reject_threshold(
     predictions: Predictions, risk: float, *, guide: Predictions, confidence: float = CONFIDENCE
 ) -> Rejection | None:
-    """Return the threshold on the top probability at which answers are wrong at most as often as `risk`.
+    """Return the lowest threshold on the top probability that bounds the error rate of accepted predictions by `risk`.
 
-    Fixed-sequence testing: other rows (`guide`) give the thresholds and say where to begin, at the one that they are
-    surest of. From there downwards each is tested on `predictions` until one fails; the last that passes is returned.
-    A threshold passes where the one-sided Clopper-Pearson bound on the error rate of what it answers is at most
-    `risk`. As the sequence is fixed before these rows are looked at, the risk is exceeded with a probability of at
-    most 1 - `confidence`, for new images that are like these rows.
+    Fixed-sequence testing: the candidates are the top probabilities of other rows (`guide`), in descending order from
+    the threshold with the smallest p-value there. They are tested on `predictions` until one fails; the last that
+    passes is returned. A threshold passes if the one-sided Clopper-Pearson bound on the error rate of the rows that it
+    accepts is at most `risk`. Because the sequence does not depend on `predictions`, the error rate on new images from
+    the same distribution exceeds `risk` with a probability of at most 1 - `confidence`.
 
     Args:
-        predictions: Labelled rows that nothing was fitted on.
-        risk: Error rate among the answers, in (0, 1).
+        predictions: Labelled rows on which nothing was fitted.
+        risk: Maximum error rate of accepted predictions, in (0, 1).
         guide: Other labelled rows.
-        confidence: How sure the bound is to be.
+        confidence: Confidence level of the bound, in (0, 1).
 
     Returns:
-        None where no threshold passes, as the model is not good enough or the rows are too few.
+        None if no threshold passes: the error rate is too high, or there are too few rows.
 
     Raises:
-        ConfigError: The risk or the confidence does not lie in (0, 1).
+        ConfigError: `risk` or `confidence` is not in (0, 1).
         DataError: No row has a label.
     """
     _require_between("risk", risk)
     _require_between("confidence", confidence)
-    allowed = 1 - confidence
-    sure, wrong = _ranked(guide)
-    counts = np.arange(1, len(sure) + 1)
-    begin = int(np.argmin(binom.cdf(np.cumsum(wrong), counts, risk)))
-    thresholds = np.append(np.unique(sure[begin:])[::-1], 0.0)  # last comes: answer everything
-    sure, wrong = _ranked(predictions)
-    answered = np.searchsorted(-sure, -thresholds, side="right")
-    errors = np.append(0, np.cumsum(wrong))[answered]
-    # The bound is at most `risk` just where so few errors are this unlikely under it.
-    passes = (answered > 0) & (binom.cdf(errors, answered, risk) <= allowed)
-    last = len(passes) if passes.all() else int(np.argmin(passes))
-    if not last:
+    top, wrong = _ranked(guide)
+    counts = np.arange(1, len(top) + 1)
+    start = int(np.argmin(binom.cdf(np.cumsum(wrong), counts, risk)))
+    thresholds = np.append(np.unique(top[start:])[::-1], 0.0)  # 0 accepts all predictions
+    top, wrong = _ranked(predictions)
+    accepted = np.searchsorted(-top, -thresholds, side="right")
+    errors = np.append(0, np.cumsum(wrong))[accepted]
+    # The Clopper-Pearson bound is at most `risk` exactly if so few errors have this probability under `risk`.
+    passes = (accepted > 0) & (binom.cdf(errors, accepted, risk) <= 1 - confidence)
+    num_passed = len(passes) if passes.all() else int(np.argmin(passes))
+    if not num_passed:
         return None
-    threshold, count = float(thresholds[last - 1]), int(answered[last - 1])
-    return Rejection(threshold, risk, confidence, count / len(sure), float(errors[last - 1]) / count, len(sure))
+    threshold, count = float(thresholds[num_passed - 1]), int(accepted[num_passed - 1])
+    return Rejection(threshold, risk, confidence, count / len(top), float(errors[num_passed - 1]) / count, len(top))
 
 
 def conformal(predictions: Predictions, coverage: float) -> PredictionSets | None:
     """Return the quantile of split conformal prediction, with the score 1 - p of the true class.
 
-    It is the smallest score number ceil((n + 1) coverage) of n. Over the draw of these rows and of a new image like
-    them, `prediction_sets` then holds the true class with a probability of at least `coverage`.
+    The quantile is the ceil((n + 1) coverage)-th smallest of n scores. `prediction_sets` then contain the true class of
+    a new image from the same distribution with a probability of at least `coverage`.
 
     Args:
-        predictions: Labelled rows that nothing was fitted on.
+        predictions: Labelled rows on which nothing was fitted.
         coverage: In (0, 1).
 
     Returns:
-        None where there are too few rows: with n of them no more than n / (n + 1) can be promised.
+        None if there are too few rows: n rows allow a coverage of at most n / (n + 1).
 
     Raises:
-        ConfigError: The coverage does not lie in (0, 1).
+        ConfigError: `coverage` is not in (0, 1).
         DataError: No row has a label.
     """
     _require_between("coverage", coverage)
-    known = _labelled(predictions)
-    place = quantile_rank(len(known), coverage)
-    if place > len(known):
+    known = _labelled_rows(predictions)
+    rank = quantile_rank(len(known), coverage)
+    if rank > len(known):
         return None
     scores = np.sort(1 - known.probabilities[np.arange(len(known)), known.labels])
-    return PredictionSets(float(np.clip(scores[place - 1], 0, 1)), coverage, len(known))
+    return PredictionSets(float(np.clip(scores[rank - 1], 0, 1)), coverage, len(known))
 
 
 def check_coverage(predictions: Predictions, calibration: Calibration) -> dict[str, float | None]:
-    """Return what threshold and sets do on labelled rows whose probabilities are calibrated already.
+    """Return the measured error rate and coverage on labelled rows whose probabilities are already calibrated.
 
     Returns:
-        `answered` and `errors_answered` (None where nothing is answered) if there is a threshold; `set_coverage` and
-        `set_size` if there are sets.
+        With a threshold, `answered` (share of accepted rows) and `errors_answered` (their error rate; None if no row is
+        accepted). With conformal prediction, `set_coverage` and `set_size` (mean number of classes).
 
     Raises:
         DataError: No row has a label.
     """
-    known = _labelled(predictions)
-    found: dict[str, float | None] = {}
+    known = _labelled_rows(predictions)
+    values: dict[str, float | None] = {}
     if calibration.reject is not None:
-        kept = ~calibration.reject.rejected(known.probabilities)
-        wrong = (known.predicted != known.labels)[kept]
-        found |= {"answered": float(kept.mean()), "errors_answered": float(wrong.mean()) if len(wrong) else None}
+        accepted = ~calibration.reject.rejected(known.probabilities)
+        wrong = (known.predicted != known.labels)[accepted]
+        values |= {"answered": float(accepted.mean()), "errors_answered": float(wrong.mean()) if len(wrong) else None}
     if calibration.conformal is not None:
         sets = prediction_sets(known.probabilities, calibration.conformal.quantile)
-        inside = sets[np.arange(len(known)), known.labels]
-        found |= {"set_coverage": float(inside.mean()), "set_size": float(sets.sum(axis=1).mean())}
-    return found
+        covered = sets[np.arange(len(known)), known.labels]
+        values |= {"set_coverage": float(covered.mean()), "set_size": float(sets.sum(axis=1).mean())}
+    return values
 
 
 def quantile_rank(rows: int, coverage: float) -> int:
-    """Return ceil((n + 1) coverage), safe from what rounding adds to a product that is whole."""
+    """Return ceil((n + 1) coverage), robust against rounding errors of integer products."""
     return math.ceil((rows + 1) * coverage - 1e-9)
 
 
 def _ranked(predictions: Predictions) -> tuple[Floats, Floats]:
-    """Return top probabilities, largest first, and whether each row is wrong."""
-    known = _labelled(predictions)
-    sure = known.probabilities.max(axis=1)
-    order = np.argsort(-sure, kind="stable")
-    return sure[order], (known.predicted != known.labels)[order].astype(np.float64)
+    """Return the top probabilities in descending order, and for each 1 if the prediction is wrong, else 0."""
+    known = _labelled_rows(predictions)
+    top = known.probabilities.max(axis=1)
+    order = np.argsort(-top, kind="stable")
+    return top[order], (known.predicted != known.labels)[order].astype(np.float64)
 
 
-def _labelled(predictions: Predictions) -> Predictions:
+def _labelled_rows(predictions: Predictions) -> Predictions:
     if not predictions.known.any():
-        raise DataError("calibration learns from labels and no sample has one: give the labels")
+        raise DataError("calibration needs labels, and no sample has one: give labels")
     return predictions if predictions.known.all() else predictions.take(predictions.known)
 
 
-def _require_between(what: str, value: float) -> None:
+def _require_between(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise ConfigError(f"{what} {value} must lie between 0 and 1")
+        raise ConfigError(f"{name} {value} must lie between 0 and 1")

@@ -1,4 +1,4 @@
-"""From members' predictions to one answer: a rule, a trained head, or the mean of several folds' answers.
+"""Combiners of a bundle: an ensemble method, a trained fusion head, or the mean over cross-validation folds.
 
 Shapes: N samples, M members, K classes.
 """
@@ -21,18 +21,18 @@ from tercet.models.fusion_head import FusionHead
 from tercet.models.weight_files import save_weights
 
 FOLD_MEAN = "fold-mean"
-"""What the mean over folds is called, in manifests and tables."""
+"""Name of the mean over folds in manifests and tables."""
 
 
 def stack_probabilities(members: Sequence[Predictions]) -> Tensor:
-    """Return the members' probabilities N M K in 32 bits, in the order of the first one's samples and classes."""
-    columns = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
-    return torch.stack(columns, dim=1).float()
+    """Return the members' probabilities as float32 N M K, in the order of the first member's samples and classes."""
+    probabilities = [torch.from_numpy(member.aligned_to(members[0]).probabilities) for member in members]
+    return torch.stack(probabilities, dim=1).float()
 
 
 @torch.inference_mode()
 def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
-    """Return what a trained fusion head makes of the members' predictions."""
+    """Combine the members' predictions with a trained fusion head."""
     first = members[0]
     logits = head.cpu().eval()(stack_probabilities(members))  # N K
     return Predictions.from_logits(logits.numpy(), ids=first.ids, classes=first.classes, labels=first.labels)
@@ -40,64 +40,62 @@ def apply_head(head: FusionHead, members: Sequence[Predictions]) -> Predictions:
 
 @dataclass(frozen=True)
 class FoldCombiner:
-    """One fold's share of the members, which stand side by side, and its way to combine them."""
+    """The members of one fold, which are consecutive in the bundle, and their combiner."""
 
     num_members: int
-    """How many of the members are the fold's."""
     combiner: Combiner | FusionHead | None = None
-    """How they are combined; None for a single member."""
+    """None for a single member."""
 
     def __post_init__(self) -> None:
         if self.num_members < 1 or (self.combiner is None and self.num_members > 1):
-            raise ModelError(f"a fold of {self.num_members} members cannot answer without a combiner")
+            raise ModelError(f"a fold of {self.num_members} members needs a combiner")
 
 
 @dataclass(frozen=True)
 class FoldMean:
-    """The mean of the answers that several folds give, each from members of its own."""
+    """The mean of the folds' predictions, where each fold combines its own members."""
 
     parts: tuple[FoldCombiner, ...]
     """The folds, in the order of their members."""
 
-    def answers(self, members: Sequence[Predictions]) -> list[Predictions]:
-        """Return the answer of each fold.
+    def fold_predictions(self, members: Sequence[Predictions]) -> list[Predictions]:
+        """Return the combined predictions of each fold.
 
         Raises:
-            ModelError: These are not the members of all folds.
+            ModelError: The number of members is not that of all folds together.
         """
         expected = sum(part.num_members for part in self.parts)
         if len(members) != expected:
             raise ModelError(f"the folds have {expected} members, not {len(members)}")
-        said, first = [], 0
+        predictions, first = [], 0
         for part in self.parts:
-            said.append(combine(part.combiner, members[first : first + part.num_members]))
+            predictions.append(combine(part.combiner, members[first : first + part.num_members]))
             first += part.num_members
-        return said
+        return predictions
 
 
 AnyCombiner = Combiner | FusionHead | FoldMean
-"""Every way in which a bundle's members become one answer."""
 
 
 def combine(combiner: AnyCombiner | None, members: Sequence[Predictions]) -> Predictions:
-    """Return the one answer of the members; without a combiner that of the first."""
+    """Combine the members' predictions; without a combiner, return those of the first member."""
     if combiner is None:
         return members[0]
     if isinstance(combiner, Combiner):
         return combiner.apply(members)
     if isinstance(combiner, FoldMean):
-        return average(combiner.answers(members))
+        return average(combiner.fold_predictions(members))
     return apply_head(combiner, members)
 
 
 def fusion_heads(combiner: AnyCombiner | None) -> list[FusionHead]:
-    """Return the trained heads within a way to combine."""
+    """Return the trained fusion heads of a combiner."""
     parts = [part.combiner for part in combiner.parts] if isinstance(combiner, FoldMean) else [combiner]
     return [part for part in parts if isinstance(part, FusionHead)]
 
 
 def combiner_name(combiner: AnyCombiner) -> str:
-    """Return what a way to combine is called in tables."""
+    """Return the name of a combiner in tables."""
     if isinstance(combiner, FoldMean):
         return FOLD_MEAN
     return "e2e" if isinstance(combiner, FusionHead) else combiner.method
@@ -107,7 +105,7 @@ def combiner_name(combiner: AnyCombiner) -> str:
 
 
 def save_combiner(folder: Path, combiner: AnyCombiner | None) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """Write the heads; return the manifest's entry, and the SHA-256 of each file."""
+    """Write the fusion heads; return the manifest entry, and the SHA-256 of each file by name."""
     if not isinstance(combiner, FoldMean):
         return _save(folder, combiner, "head.safetensors")
     parts: list[dict[str, Any]] = []
@@ -131,17 +129,17 @@ def _save(
 def load_combiner(
     weights: dict[str, Path], entry: dict[str, Any] | None, num_members: int, num_classes: int
 ) -> AnyCombiner | None:
-    """Rebuild from `save_combiner`'s entry.
+    """Rebuild a combiner from its manifest entry.
 
     Args:
-        weights: The bundle's files by name; no other is read.
-        entry: What the manifest says.
+        weights: Paths of the bundle's files by name; no other file is read.
+        entry: The manifest entry from `save_combiner`.
         num_members: M.
         num_classes: K.
 
     Raises:
-        ModelError: It does not fit the members, or is damaged. Odd values may also raise what they cause in
-            constructors: KeyError, TypeError, ValueError, AttributeError.
+        ModelError: The combiner does not fit the members, or is damaged.
+        KeyError, TypeError, ValueError, AttributeError: The entry has missing or malformed values.
     """
     if entry is None or entry["method"] != FOLD_MEAN:
         return _load(weights, entry, num_members, num_classes)
@@ -149,10 +147,10 @@ def load_combiner(
     for part in entry["parts"]:
         size = part["members"]
         if not isinstance(size, int):
-            raise ModelError(f"its folds have {size!r} members, which is no whole number")
+            raise ModelError(f"the number of members of a fold, {size!r}, is not an integer")
         parts.append(FoldCombiner(size, _load(weights, part["combiner"], size, num_classes)))
     if sum(part.num_members for part in parts) != num_members:
-        raise ModelError(f"its folds are for {sum(part.num_members for part in parts)} members, not {num_members}")
+        raise ModelError(f"the folds are for {sum(part.num_members for part in parts)} members, not {num_members}")
     return FoldMean(tuple(parts))
 
 
@@ -164,7 +162,7 @@ def _load(
     if entry["method"] != "e2e":
         combiner = Combiner.from_dict(entry)
         if len(combiner.names) != num_members:
-            raise ModelError(f"its combiner is for {len(combiner.names)} members, not {num_members}")
+            raise ModelError(f"the combiner is for {len(combiner.names)} members, not {num_members}")
         return combiner
     head = FusionHead(num_members, num_classes, **entry["options"])
     load_finite(weights[entry["weights"]], head)

@@ -1,4 +1,4 @@
-"""Honest scores for what is fitted on the rows it is scored on, and the choice that rests on them.
+"""Cross-fitting: scores of ensemble methods that are fitted on the validation rows, and the choice among them.
 
 Shapes: N samples.
 """
@@ -15,12 +15,12 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 from tercet.config.run import METHODS
 from tercet.config.training import Monitor
 from tercet.core.errors import DataError
-from tercet.core.predictions import Ints, Predictions, aligned, join
+from tercet.core.predictions import Ints, Predictions, aligned, concatenate
 from tercet.ensemble.weights import fit_combiner, is_fitted
 from tercet.metrics.classification import Scores
 
 FitPredict = Callable[[Ints, Ints], Predictions]
-"""Takes the row numbers to fit on and those held out, returns predictions of the latter, in their order."""
+"""Takes row indices to fit on and held-out row indices; returns predictions of the held-out rows, in their order."""
 
 
 def cross_fit(
@@ -31,52 +31,52 @@ def cross_fit(
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> Predictions:
-    """Return predictions of all N rows, each made by something fitted without it.
+    """Return out-of-fold predictions of all N rows.
 
     Args:
-        fit_predict: Called once a fold.
+        fit_predict: Called once per fold.
         labels: N class indices, all known; the folds are stratified by them.
-        folds: Parts; fewer where there are fewer rows.
+        folds: Number of folds; at most the number of rows.
         seed: Seed of the folds.
-        groups: N names; what is fitted never saw the group of the row it predicts, where there are two groups or more.
+        groups: N group names; a group is never divided among folds, if there are at least two groups.
 
     Raises:
-        DataError: A label is unknown, there are fewer than two rows, or `fit_predict` returns other rows.
+        DataError: A label is unknown, there are fewer than two rows, or `fit_predict` returns too many or few rows.
     """
-    parts, rows = [], []
+    fold_predictions, rows = [], []
     for fitted, held_out in split_folds(labels, folds=folds, seed=seed, groups=groups):
-        part = fit_predict(fitted, held_out)
-        if len(part) != len(held_out):
-            raise DataError(f"{len(held_out)} rows were held out, but {len(part)} were predicted")
-        parts.append(part)
+        predictions = fit_predict(fitted, held_out)
+        if len(predictions) != len(held_out):
+            raise DataError(f"{len(held_out)} rows were held out, but {len(predictions)} were predicted")
+        fold_predictions.append(predictions)
         rows.append(held_out)
-    return join(parts).take(np.argsort(np.concatenate(rows)))
+    return concatenate(fold_predictions).take(np.argsort(np.concatenate(rows)))
 
 
 def split_folds(
     labels: ArrayLike, *, folds: int = 5, seed: int = 0, groups: Sequence[str] | None = None
 ) -> list[tuple[Ints, Ints]]:
-    """Return (rows to fit on, rows held out), one pair a fold; every row is held out exactly once.
+    """Return (rows to fit on, rows held out) per fold; every row is held out exactly once.
 
-    Folds are stratified; classes smaller than the number of folds are missing from some of them. Groups stay whole
-    where there are at least two; there are no more folds than groups then.
+    Folds are stratified; classes smaller than the number of folds are missing from some of them. If there are at least
+    two groups, no group is divided and there are at most as many folds as groups.
 
     Raises:
         DataError: A label is unknown, or there are fewer than two rows.
     """
     truth = np.asarray(labels, dtype=np.int64)
     if len(truth) < 2 or truth.min() < 0:
-        raise DataError("cross-fitting needs at least two samples, and the label of every one")
-    several = len(set(groups or ()))
-    parts = min(folds, len(truth), several if several > 1 else folds)
+        raise DataError("cross-fitting needs at least two samples, all with labels")
+    num_groups = len(set(groups or ()))
+    num_folds = min(folds, len(truth), num_groups if num_groups > 1 else folds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        if several > 1:
-            whole = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-            return [pair for pair in whole.split(truth, truth, groups) if len(pair[1])]
-        # Stratification needs one class with a sample a fold; below that there is nothing to keep in proportion.
-        kind = StratifiedKFold if np.bincount(truth).max() >= parts else KFold
-        return list(kind(parts, shuffle=True, random_state=seed).split(truth, truth))
+        if num_groups > 1:
+            splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+            return [pair for pair in splitter.split(truth, truth, groups) if len(pair[1])]
+        # StratifiedKFold raises if no class has a sample for every fold.
+        kind = StratifiedKFold if np.bincount(truth).max() >= num_folds else KFold
+        return list(kind(num_folds, shuffle=True, random_state=seed).split(truth, truth))
 
 
 def cross_fitted(
@@ -88,60 +88,60 @@ def cross_fitted(
     monitor: Monitor = "accuracy",
     groups: Sequence[str] | None = None,
 ) -> Predictions:
-    """Return what the members give under `method` on the labelled rows, fit to be scored there.
+    """Return the combined predictions of the labelled rows, suitable for scoring.
 
-    Methods with parameters predict each fold with weights fitted on the other folds; the others need no such care.
+    Methods with parameters predict each fold with weights fitted on the other folds.
 
     Args:
         method: average, pruned, vote, weighted or greedy.
-        members: M sets of predictions.
-        folds: Parts of the labelled rows.
+        members: Predictions of M members.
+        folds: Number of folds.
         seed: Seed of the folds.
         monitor: Metric that greedy selection improves.
-        groups: N names, in the order of the first member's rows; see `cross_fit`.
+        groups: N group names, in the order of the first member's rows; see `cross_fit`.
 
     Raises:
         ConfigError: The method is unknown.
-        DataError: No row has a label, or the members do not fit each other.
+        DataError: No row has a label, or the members have different samples or classes.
     """
     matched = aligned(members)
     known = np.flatnonzero(matched[0].known)
     if not len(known):
-        raise DataError("no sample has a label: nothing can be scored")
+        raise DataError("no sample has a label, so nothing can be scored")
     labelled = [member.take(known) for member in matched]
     names = [str(number) for number in range(len(members))]
 
     def fit_predict(fitted: Ints, held_out: Ints) -> Predictions:
-        combiner = fit_combiner(method, [one.take(fitted) for one in labelled], names=names, monitor=monitor)
-        return combiner.apply([one.take(held_out) for one in labelled])
+        combiner = fit_combiner(method, [member.take(fitted) for member in labelled], names=names, monitor=monitor)
+        return combiner.apply([member.take(held_out) for member in labelled])
 
     if not is_fitted(method):
         return fit_combiner(method, labelled, names=names).apply(labelled)
-    of_rows = None if groups is None else [groups[row] for row in known.tolist()]
-    return cross_fit(fit_predict, labelled[0].labels, folds=folds, seed=seed, groups=of_rows)
+    labelled_groups = None if groups is None else [groups[row] for row in known.tolist()]
+    return cross_fit(fit_predict, labelled[0].labels, folds=folds, seed=seed, groups=labelled_groups)
 
 
 def rank(scores: Mapping[str, Scores], monitor: Monitor) -> list[str]:
     """Return the names, best first: by `monitor`, then log loss, then order.
 
-    Ways to combine come in the order of `METHODS`, anything else (members) after them as given. The first three
-    members of this list are the choice of the paper's Algorithm 1, step 3.
+    Ensemble methods are in the order of `METHODS`, followed by the members in the order of `scores`. The first three
+    members of the result are those chosen by step 3 of the paper's Algorithm 1.
     """
 
-    def place(name: str) -> tuple[float, float, int]:
+    def sort_key(name: str) -> tuple[float, float, int]:
         values = scores[name].monitored()
         sign = 1 if monitor == "loss" else -1
         position = METHODS.index(name) if name in METHODS else len(METHODS)
         return sign * values[monitor], values["loss"], position
 
-    return sorted(scores, key=place)
+    return sorted(scores, key=sort_key)
 
 
 def choose(scores: Mapping[str, Scores], monitor: Monitor) -> str:
     """Return the best name; see `rank`.
 
     Raises:
-        DataError: There is nothing to choose from.
+        DataError: There are no scores.
     """
     if not scores:
         raise DataError("there is nothing to choose from")

@@ -1,7 +1,6 @@
-"""Weights that are learned from labelled predictions.
+"""Ensemble weights fitted on labelled predictions; `tercet.ensemble.cross_fit` scores them on other rows.
 
-Shapes: N labelled samples, M members, K classes. What is fitted on some rows must be scored on others: see
-`tercet.ensemble.cross_fit`.
+Shapes: N labelled samples, M members, K classes.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from tercet.ensemble.combine import Combiner, stack_members
 from tercet.metrics.classification import is_better, quick_scores
 
 Fitter = Callable[[Sequence[Predictions], Monitor], Floats | None]
-"""Takes members and the monitored metric, returns M weights, or None where the method has no parameters."""
+"""Takes members and the monitored metric, returns M weights, or None if the method has no parameters."""
 
-FITTERS: Registry[Fitter] = Registry("way to combine")
+FITTERS: Registry[Fitter] = Registry("ensemble method")
 
 ROUNDS = 25
-_SMALLEST = 1e-15  # keeps the logarithm finite where every member gives the true class nothing
+_SMALLEST = 1e-15  # keeps the logarithm finite if all members give the true class probability 0
 
 
 def fit_combiner(
     method: str, members: Sequence[Predictions], *, names: Sequence[str], monitor: Monitor = "accuracy"
 ) -> Combiner:
-    """Return the combiner `method`, fitted on the labelled rows where it has parameters.
+    """Return the combiner `method`; its parameters, if it has any, are fitted on the labelled rows.
 
     Args:
         method: average, pruned, vote, weighted or greedy.
-        members: M sets of predictions.
+        members: Predictions of M members.
         names: M member names.
-        monitor: Metric that greedy selection improves; `weighted` always lowers the log loss.
+        monitor: Metric that greedy selection improves; `weighted` always minimizes the log loss.
 
     Raises:
         ConfigError: The method is unknown, or names and members differ in number.
@@ -50,19 +49,19 @@ def fit_combiner(
 
 def is_fitted(method: str) -> bool:
     """Return whether the method learns from labels, so that its score needs cross-fitting."""
-    return FITTERS[method] is not _nothing
+    return FITTERS[method] is not _no_weights
 
 
 def fit_weights(members: Sequence[Predictions]) -> Floats:
-    """Return the M weights (not negative, sum 1) whose weighted mean has the least log loss on the labelled rows.
+    """Return the M weights (non-negative, sum 1) whose weighted mean has the lowest log loss on the labelled rows.
 
     The loss is convex in the weights and depends only on the probabilities of the true classes, so SLSQP from equal
-    weights finds the optimum in a few steps. Were its result ever worse than equal weights, they are returned.
+    weights finds the optimum in a few steps. If its result is worse than equal weights, equal weights are returned.
 
     Raises:
         DataError: No row has a label.
     """
-    stack, labels = _labelled(members)
+    stack, labels = _labelled_rows(members)
     likelihood = np.maximum(stack[np.arange(len(labels)), :, labels], _SMALLEST)  # N M
     count = stack.shape[1]
     equal: Floats = np.full(count, 1 / count)
@@ -74,7 +73,7 @@ def fit_weights(members: Sequence[Predictions]) -> Floats:
         slope: Floats = -(likelihood / (likelihood @ weights)[:, None]).mean(axis=0)
         return slope
 
-    found = minimize(
+    result = minimize(
         loss,
         equal,
         jac=gradient,
@@ -83,7 +82,7 @@ def fit_weights(members: Sequence[Predictions]) -> Floats:
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 200},
     )
-    weights: Floats = np.maximum(found.x, 0)
+    weights: Floats = np.maximum(result.x, 0)
     weights = weights / weights.sum()
     return weights if loss(weights) <= loss(equal) else equal
 
@@ -91,19 +90,19 @@ def fit_weights(members: Sequence[Predictions]) -> Floats:
 def greedy_weights(members: Sequence[Predictions], monitor: Monitor = "accuracy", *, rounds: int = ROUNDS) -> Floats:
     """Return weights from greedy forward selection with replacement (Caruana et al., ICML 2004).
 
-    The bag starts with the best member; each round adds the one, again if need be, that makes the bag's mean best.
-    The best bag met on the way is kept, so it is never worse than the best member on these rows. Weights are a
-    member's copies over the bag's size.
+    The bag starts with the best member. Each round adds the member, possibly again, with which the mean of the bag
+    scores best. The best bag of all rounds is used, so the result is never worse than the best member on these rows.
+    A member's weight is its number of copies divided by the size of the bag.
 
     Args:
-        members: M sets of predictions.
+        members: Predictions of M members.
         monitor: Metric improved on the labelled rows; ties go to the lower loss, then to the earlier member.
         rounds: Members added after the first.
 
     Raises:
         DataError: No row has a label.
     """
-    stack, labels = _labelled(members)
+    stack, labels = _labelled_rows(members)
     total = np.zeros_like(stack[:, 0])
     counts = np.zeros(stack.shape[1], dtype=np.int64)
     best, best_counts = None, counts
@@ -128,26 +127,26 @@ def _best_addition(
     return chosen, best
 
 
-def _labelled(members: Sequence[Predictions]) -> tuple[Floats, Ints]:
+def _labelled_rows(members: Sequence[Predictions]) -> tuple[Floats, Ints]:
     first, stack = stack_members(members)
     if not first.known.any():
-        raise DataError("weights are fitted on labels and no sample has one: give the labels, or use average")
+        raise DataError("fitting weights needs labels, and no sample has one: give labels, or use average")
     return stack[first.known], first.labels[first.known]
 
 
-def _nothing(members: Sequence[Predictions], monitor: Monitor) -> None:
+def _no_weights(members: Sequence[Predictions], monitor: Monitor) -> None:
     return None
 
 
 for _method in ("average", "pruned", "vote"):
-    FITTERS.register(_method)(_nothing)
+    FITTERS.register(_method)(_no_weights)
 
 
 @FITTERS.register("weighted")
-def _least_loss(members: Sequence[Predictions], monitor: Monitor) -> Floats:
+def _fit_weighted(members: Sequence[Predictions], monitor: Monitor) -> Floats:
     return fit_weights(members)
 
 
 @FITTERS.register("greedy")
-def _greedy(members: Sequence[Predictions], monitor: Monitor) -> Floats:
+def _fit_greedy(members: Sequence[Predictions], monitor: Monitor) -> Floats:
     return greedy_weights(members, monitor)

@@ -1,8 +1,8 @@
-"""The calibration of what a run ships: fitted on validation rows, honest about which, and measured on the test split.
+"""Calibration of the chosen model: fitted on validation rows, measured on the test split.
 
-A temperature is scored by cross-fitting, so it may learn from every validation row. Threshold and prediction sets
-promise something, and are fitted on rows of their own: where they are asked for, half of the validation rows fit the
-temperature and lead the search for the threshold, and the other half decides.
+The temperature is scored by cross-fitting, so it is fitted on all validation rows. Rejection threshold and prediction
+sets come with guarantees and need rows that nothing else was fitted on: if they are requested, half of the validation
+rows fit the temperature and guide the search for the threshold, and the other half fits threshold and sets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tercet.config.run import CalibrationConfig
 from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
-from tercet.core.predictions import Ints, Predictions, join
+from tercet.core.predictions import Ints, Predictions, concatenate
 from tercet.ensemble.calibrate import (
     calibrate_probabilities,
     check_coverage,
@@ -28,29 +28,31 @@ from tercet.ensemble.calibrate import (
 )
 from tercet.metrics.classification import score
 
-_TAKEN = (
-    "no threshold and no prediction sets: {method} was fitted on all validation rows, and none is left that nothing "
-    "was fitted on; fuse again without it, as tercet ensemble RUN --ensemble-methods average,pruned,vote does"
+_NO_ROWS = (
+    "no rejection threshold and no prediction sets: {method} was fitted on all validation images, so none are left to "
+    "calibrate on; use another method, as in tercet ensemble RUN --ensemble-methods average,pruned,vote"
 )
-_NO_RISK = "no reject threshold: no threshold keeps errors at {risk:g} with {sure:.0%} confidence on {rows} rows"
-_NO_COVERAGE = "no prediction sets: {rows} rows are too few for a coverage of {coverage:g}"
-_GROUPED = "validation rows come in groups: threshold and sets are proved for images of these groups, not of new ones"
+_NO_RISK = (
+    "no rejection threshold: no threshold keeps the error rate at {risk:g} with {confidence:.0%} confidence (n={rows})"
+)
+_NO_COVERAGE = "no prediction sets: {rows} images are too few for a coverage of {coverage:g}"
+_GROUPED = "the guarantees of threshold and sets hold for images of the validation groups, not for new groups"
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What was fitted, and what it does."""
+    """A fitted calibration and its effect."""
 
     calibration: Calibration
-    """What the bundle keeps."""
+    """For the bundle."""
     used: bool
     """Whether the temperature lowered the cross-fitted log loss."""
     validation: Predictions
-    """The labelled validation rows, each by a temperature that never saw it."""
+    """The labelled validation rows, each scaled by a temperature that was fitted without it."""
     test: Mapping[str, Any] | None
-    """Scores on the test split before and after; None where it has no labels."""
+    """Scores on the test split before and after; None without labels."""
     notes: tuple[str, ...] = ()
-    """What could not be had and why, and what limits a promise."""
+    """Missing parts with the reason, and limits of the guarantees."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -58,35 +60,50 @@ class CalibrationResult:
         return {**values, "test": None if self.test is None else dict(self.test)}
 
     def to_text(self, name: str) -> str:
-        """Return what stands in a report."""
-        one, reject, sets = self.calibration, self.calibration.reject, self.calibration.conformal
-        lines = []
-        if one.rows and self.used:
-            lines.append(f"temperature {one.temperature:.3f}, fitted on {one.rows} validation images; cross-fitted")
-            lines[-1] += f" there: ECE {_change(one.ece_before, one.ece_after)}"
-            lines[-1] += f", log loss {_change(one.log_loss_before, one.log_loss_after)}"
-        elif one.rows:
-            lines.append(f"no temperature lowers the cross-fitted log loss of {one.rows} validation images: 1 is kept")
-        test = self.test
-        if test is not None and self.used:
-            lines.append(f"calibrated, on test: ECE {_change(test['ece_before'], test['ece_after'])}")
-            lines[-1] += f", log loss {_change(test['log_loss_before'], test['log_loss_after'])}"
-        if reject is not None:
-            where = f"rejected below {reject.threshold:.4f}" if reject.threshold else "nothing need be rejected"
-            lines.append(f"{where}: of what is answered at most {reject.risk:g} is wrong")
-            lines[-1] += f", with {reject.confidence:.0%} confidence ({reject.rows} validation images of its own: "
-            lines[-1] += f"{reject.answered:.1%} answered, {reject.errors:.2%} of them wrong)"
-            if test is not None:
-                lines.append(f"  on test {test['answered']:.1%} answered")
-                wrong = test["errors_answered"]
-                lines[-1] += "" if wrong is None else f", {wrong:.2%} of them wrong"
-        if sets is not None:
-            lines.append(f"prediction sets hold the true class for {sets.coverage:g} of the images")
-            lines[-1] += f" (quantile {sets.quantile:.4f} of {sets.rows} validation images of their own)"
-            if test is not None:
-                lines.append(f"  on test {test['set_coverage']:.4f}, {test['set_size']:.2f} classes a set")
-        lines += self.notes
+        """Return the section of the report."""
+        lines = [*self._temperature_lines(), *self._guarantee_lines(), *self.notes]
         return "".join([f"calibration of {name}\n", *(f"  {line}\n" for line in lines)])
+
+    def _temperature_lines(self) -> list[str]:
+        calibration, test = self.calibration, self.test
+        if calibration.rows and not self.used:
+            n = calibration.rows
+            return [f"temperature scaling does not improve the cross-fitted log loss (validation, n={n}): T = 1"]
+        lines = []
+        if calibration.rows:
+            lines += [
+                f"temperature {calibration.temperature:.3f}, fitted on {calibration.rows} validation images",
+                f"  cross-fitted: ECE {_change(calibration.ece_before, calibration.ece_after)}, "
+                f"log loss {_change(calibration.log_loss_before, calibration.log_loss_after)}",
+            ]
+        if test is not None and self.used:
+            lines.append(
+                f"  test:         ECE {_change(test['ece_before'], test['ece_after'])}, "
+                f"log loss {_change(test['log_loss_before'], test['log_loss_after'])}"
+            )
+        return lines
+
+    def _guarantee_lines(self) -> list[str]:
+        lines, test = [], self.test
+        if (reject := self.calibration.reject) is not None:
+            threshold = f"reject below {reject.threshold:.4f}" if reject.threshold else "no rejection threshold needed"
+            lines += [
+                f"{threshold}: error rate of accepted images at most {reject.risk:g} "
+                f"with {reject.confidence:.0%} confidence",
+                f"  validation (n={reject.rows}): {reject.accepted:.1%} accepted, {reject.errors:.2%} of them wrong",
+            ]
+            if test is not None:
+                errors = test["errors_answered"]
+                wrong = "" if errors is None else f", {errors:.2%} of them wrong"
+                lines.append(f"  test: {test['answered']:.1%} accepted{wrong}")
+        if (sets := self.calibration.conformal) is not None:
+            lines.append(
+                f"prediction sets contain the true class with probability {sets.coverage:g} "
+                f"(quantile {sets.quantile:.4f}, n={sets.rows})"
+            )
+            if test is not None:
+                lines.append(f"  test: coverage {test['set_coverage']:.4f}, {test['set_size']:.2f} classes per set")
+        return lines
 
 
 def fit_calibration(
@@ -94,86 +111,87 @@ def fit_calibration(
     config: CalibrationConfig,
     *,
     method: str,
-    taken: bool,
+    fitted_on_validation: bool,
     folds: int = 5,
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> CalibrationResult | None:
-    """Calibrate what is shipped; None where nothing was asked for, or there is nothing to calibrate.
+    """Calibrate the chosen model; None if nothing was requested or the data are insufficient.
 
     Args:
-        predictions: What it says by split, before; on validation fit to be scored.
-        config: What is asked for.
+        predictions: Its uncalibrated predictions by split; cross-fitted on validation if it was fitted there.
+        config: Requested calibration.
         method: Its name.
-        taken: Whether it was itself fitted on the validation rows.
-        folds: Of the cross-fitting.
-        seed: Of folds and halves.
-        groups: Of the validation rows; they stay whole.
+        fitted_on_validation: Whether it was itself fitted on the validation rows.
+        folds: Number of folds for cross-fitting.
+        seed: Seed of folds and halves.
+        groups: Groups of the validation rows, which are not split.
     """
     validation = predictions["validation"]
     rows = np.flatnonzero(validation.known)
-    asked = config.promises or config.temperature == "auto"
-    if not asked or len(rows) < 2 or len(validation.classes) < 2:
+    requested = config.guarantees or config.temperature == "auto"
+    if not requested or len(rows) < 2 or len(validation.classes) < 2:
         return None
-    split = config.promises and not taken and _wants_halves(config)
+    guaranteed = config.guarantees and not fitted_on_validation
+    split = guaranteed and (config.temperature == "auto" or config.reject_risk is not None)
     try:
-        fitted, own = split_half(validation, seed=seed, groups=groups) if split else (rows, rows)
+        fit_rows, guarantee_rows = split_half(validation, seed=seed, groups=groups) if split else (rows, rows)
     except DataError:
         return None
-    cross = {"folds": folds, "seed": seed, "groups": None if groups is None else [groups[row] for row in fitted]}
-    one, honest = _temperature(validation, config, fitted, own if split else rows[:0], **cross)
-    notes: list[str] = [_TAKEN.format(method=method)] if config.promises and taken else []
-    if config.promises and not taken:
-        guide, clean = (with_temperature(validation.take(part), one.temperature) for part in (fitted, own))
-        one, missing = _promises(one, config, guide, clean)
-        notes += missing
+    cross = {"folds": folds, "seed": seed, "groups": None if groups is None else [groups[row] for row in fit_rows]}
+    other_rows = guarantee_rows if split else rows[:0]
+    calibration, scored = _fit_temperature(validation, config, fit_rows, other_rows, **cross)
+    notes: list[str] = [_NO_ROWS.format(method=method)] if config.guarantees and fitted_on_validation else []
+    if guaranteed:
+        guide, unseen = (
+            with_temperature(validation.take(part), calibration.temperature) for part in (fit_rows, guarantee_rows)
+        )
+        calibration, reasons = _fit_guarantees(calibration, config, guide, unseen)
+        notes += reasons
         notes += [_GROUPED] if groups is not None and len(set(groups)) > 1 else []
     test = predictions.get("test")
-    told = _on_test(test, one) if test is not None and test.known.any() else None
-    return CalibrationResult(one, one.temperature != 1, honest, told, tuple(notes))
+    test_scores = _score_test(test, calibration) if test is not None and test.known.any() else None
+    return CalibrationResult(calibration, calibration.temperature != 1, scored, test_scores, tuple(notes))
 
 
-def _wants_halves(config: CalibrationConfig) -> bool:
-    """Tell whether the rows that promise something must be other ones than those that fit."""
-    return config.temperature == "auto" or config.reject_risk is not None
-
-
-def _temperature(
-    validation: Predictions, config: CalibrationConfig, fitted: Ints, others: Ints, **cross: Any
+def _fit_temperature(
+    validation: Predictions, config: CalibrationConfig, fit_rows: Ints, other_rows: Ints, **cross: Any
 ) -> tuple[Calibration, Predictions]:
-    """Return the temperature of some rows, and all rows by temperatures that never saw them."""
-    mine, rest = validation.take(fitted), validation.take(others)
-    if config.temperature == "none" or len(mine) < 2:
-        return Calibration(), join([mine, rest])
-    one = calibrate_probabilities(mine, **cross)
-    if one.temperature == 1:
-        return one, join([mine, rest])
-    return one, join([cross_fitted_temperature(mine, **cross), with_temperature(rest, one.temperature)])
+    """Return the temperature fitted on some rows, and all rows scaled by temperatures fitted without them."""
+    fitted, others = validation.take(fit_rows), validation.take(other_rows)
+    if config.temperature == "none" or len(fitted) < 2:
+        return Calibration(), concatenate([fitted, others])
+    calibration = calibrate_probabilities(fitted, **cross)
+    if calibration.temperature == 1:
+        return calibration, concatenate([fitted, others])
+    scaled = with_temperature(others, calibration.temperature)
+    return calibration, concatenate([cross_fitted_temperature(fitted, **cross), scaled])
 
 
-def _promises(
-    one: Calibration, config: CalibrationConfig, guide: Predictions, clean: Predictions
+def _fit_guarantees(
+    calibration: Calibration, config: CalibrationConfig, guide: Predictions, unseen: Predictions
 ) -> tuple[Calibration, list[str]]:
-    notes = []
+    """Add threshold and sets; return the reasons if one of them cannot be guaranteed."""
+    reasons = []
     if (risk := config.reject_risk) is not None:
-        one = replace(one, reject=reject_threshold(clean, risk, guide=guide))
-        if one.reject is None:
-            notes.append(_NO_RISK.format(risk=risk, sure=0.95, rows=len(clean)))
+        calibration = replace(calibration, reject=reject_threshold(unseen, risk, guide=guide))
+        if calibration.reject is None:
+            reasons.append(_NO_RISK.format(risk=risk, confidence=0.95, rows=len(unseen)))
     if (coverage := config.coverage) is not None:
-        one = replace(one, conformal=conformal(clean, coverage))
-        if one.conformal is None:
-            notes.append(_NO_COVERAGE.format(rows=len(clean), coverage=coverage))
-    return one, notes
+        calibration = replace(calibration, conformal=conformal(unseen, coverage))
+        if calibration.conformal is None:
+            reasons.append(_NO_COVERAGE.format(rows=len(unseen), coverage=coverage))
+    return calibration, reasons
 
 
-def _on_test(test: Predictions, one: Calibration) -> dict[str, Any]:
-    """Return what the calibration does to the test split, which no part of it was fitted on."""
-    known = test.take(test.known)
-    after = one.apply(known)
-    values: dict[str, Any] = {"n": len(known)}
-    for when, scores in (("before", score(known)), ("after", score(after))):
-        values |= {f"{key}_{when}": getattr(scores, key) for key in ("ece", "log_loss", "brier")}
-    return {**values, **check_coverage(after, one)}
+def _score_test(test: Predictions, calibration: Calibration) -> dict[str, Any]:
+    """Return the effect of the calibration on the test split, which nothing was fitted on."""
+    labelled = test.take(test.known)
+    calibrated = calibration.apply(labelled)
+    values: dict[str, Any] = {"n": len(labelled)}
+    for suffix, scores in (("before", score(labelled)), ("after", score(calibrated))):
+        values |= {f"{key}_{suffix}": getattr(scores, key) for key in ("ece", "log_loss", "brier")}
+    return {**values, **check_coverage(calibrated, calibration)}
 
 
 def _change(before: float | None, after: float | None) -> str:

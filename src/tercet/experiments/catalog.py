@@ -1,4 +1,4 @@
-"""What there is: networks and data sets, described without training anything."""
+"""Lists and descriptions of networks and named data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tercet.config.model import ModelConfig
 from tercet.config.run import FusionConfig
-from tercet.core.result import CommandResult
+from tercet.core.output import CommandResult
 from tercet.data.load import DATASETS, find_dataset
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion_head import FusionHead
@@ -18,12 +18,15 @@ FUSION_HEAD = "e2e"
 
 
 def list_models(pattern: str = "") -> CommandResult:
-    """List the networks whose names contain `pattern`, with a line about each."""
-    described = {name: line for name, line in network_descriptions().items() if pattern in name}
-    width = max((len(name) for name in described), default=0)
-    lines = [f"{name:<{width}}  {line}" for name, line in described.items()]
-    note = f"\n{len(described)} networks. tercet models NAME --classes 10 describes one; e2e is the fusion head.\n"
-    return CommandResult("\n".join(lines) + note, described)
+    """List the networks whose names contain `pattern`, with one line about each."""
+    networks = {name: line for name, line in network_descriptions().items() if pattern in name}
+    width = max((len(name) for name in networks), default=0)
+    lines = [f"{name:<{width}}  {line}" for name, line in networks.items()]
+    note = (
+        f"\n{len(networks)} networks. 'tercet models NAME --classes 10' describes one; 'tercet models {FUSION_HEAD}' "
+        "describes the fusion head.\n"
+    )
+    return CommandResult("\n".join(lines) + note, networks)
 
 
 def describe_model(
@@ -36,19 +39,19 @@ def describe_model(
     num_members: int = 3,
     fusion: FusionConfig | None = None,
 ) -> CommandResult:
-    """Build a network without weights and describe it; a part of a name lists the networks that contain it.
+    """Describe layers, parameters and cost of a network; a partial name lists the networks that contain it.
 
     Args:
         name: Network, or `e2e` for the fusion head.
         num_classes: Number of classes.
-        config: The network's options.
-        channels: Channels of the data's images.
-        image_size: Height and width of the data's images.
-        num_members: Members of the fusion head.
-        fusion: The fusion head's options.
+        config: Options of the network.
+        channels: Channels of the images.
+        image_size: Height and width of the images.
+        num_members: Number of members that the fusion head combines.
+        fusion: Options of the fusion head.
 
     Raises:
-        ConfigError: There is no such network, or an option does not fit it.
+        ConfigError: Unknown network, or options without effect on it.
     """
     if name == FUSION_HEAD:
         options = fusion or FusionConfig()
@@ -72,21 +75,22 @@ def describe_model(
 
 
 def _text(summary: dict[str, Any]) -> str:
-    shown = summary["input"]
-    if isinstance(shown, dict) and "size" in shown:
-        height, width = shown["size"]
-        shown = (
-            f"{height} x {width} pixels, {shown['channels']} channel(s), mean {_values(shown['mean'])}, "
-            f"std {_values(shown['std'])}, {shown['interpolation']}, {shown['crop_mode']}"
+    spec = summary["input"]
+    input_text = spec
+    if isinstance(spec, dict) and "size" in spec:
+        height, width = spec["size"]
+        input_text = (
+            f"{height} x {width} pixels, {spec['channels']} channel(s), mean {_values(spec['mean'])}, "
+            f"std {_values(spec['std'])}, {spec['interpolation']}, {spec['crop_mode']}"
         )
     elif summary["network"] == FUSION_HEAD:
-        shown = f"softmax outputs of {shown['members']} members over {shown['classes']} classes"
+        input_text = f"softmax outputs of {spec['members']} members over {spec['classes']} classes"
     lines = [
         summary["network"],
         f"  parameters  {summary['parameters']:,} ({summary['trainable']:,} trainable)",
         f"  buffers     {summary['buffers']:,} (running statistics)",
-        f"  operations  {summary['flops'] / 1e6:,.1f} MFLOP an image (a multiply-add is two)",
-        f"  input       {shown}",
+        f"  operations  {summary['flops'] / 1e6:,.1f} MFLOP per image (a multiply-add is two)",
+        f"  input       {input_text}",
         "  layers",
     ]
     width = max(len(layer["name"]) for layer in summary["layers"])
@@ -99,7 +103,7 @@ def _text(summary: dict[str, Any]) -> str:
 
 
 def _freezing(table: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table of frozen and open names; the first pattern that matches a name decides."""
+    """Return the lines of the freezing table; the first matching pattern applies to a parameter."""
     width = max(len(line["pattern"]) for line in table)
     return [
         f"    {line['pattern']:<{width}}  {line['state']:<6}  {len(line['names']):>5} names  {line['parameters']:>12,}"
@@ -112,23 +116,23 @@ def _values(values: Sequence[float]) -> str:
 
 
 def list_datasets() -> CommandResult:
-    """List the data sets known by name."""
+    """List the named data sets and their variants."""
     lines: list[str] = []
     for name in DATASETS:
-        card = DATASETS[name]
-        lines.append(f"{name:<15} {card.title}, {card.num_images:,} images")
-        lines += [f"{f'{name}:{variant}':<20} {text}" for variant, text in card.variants.items()]
-    documents = [_card(name) for name in DATASETS]
-    return CommandResult("\n".join(lines) + "\ntercet datasets NAME tells more.\n", documents)
+        info = DATASETS[name]
+        lines.append(f"{name:<15} {info.title}, {info.num_images:,} images")
+        lines += [f"{f'{name}:{variant}':<20} {text}" for variant, text in info.variants.items()]
+    documents = [_info(name) for name in DATASETS]
+    return CommandResult("\n".join(lines) + "\n'tercet datasets NAME' describes one.\n", documents)
 
 
 def describe_dataset(name: str) -> CommandResult:
-    """Tell where a data set comes from, its licence, files and checksums, and how to place it by hand.
+    """Describe source, licence, files and checksums of a data set, and how to install it by hand.
 
     Raises:
-        ConfigError: There is no data set of this name.
+        ConfigError: Unknown data set.
     """
-    document = _card(name)
+    document = _info(name)
     counts = ", ".join(f"{count:,} {part}" for part, count in document["images"].items())
     shape = " x ".join("any" if size is None else str(size) for size in document["image_shape"])
     classes = ", ".join(document["classes"]) or "named by the files"
@@ -154,30 +158,30 @@ def _file_text(file: dict[str, Any]) -> str:
     return f"{file['name']}{note}  {size}  {'  '.join(sums) or 'no checksum is published'}"
 
 
-def _card(name: str) -> dict[str, Any]:
-    card = find_dataset(name)
+def _info(name: str) -> dict[str, Any]:
+    info = find_dataset(name)
     return {
-        "name": card.name,
-        "title": card.title,
-        "page": card.page,
-        "licence": card.licence,
-        "images": dict(card.counts),
-        "image_shape": list(card.image_shape),
-        "num_classes": card.num_classes,
-        "classes": list(card.classes),
-        "by_hand": card.by_hand,
-        "mirrors": list(card.mirrors),
-        "variants": dict(card.variants),
-        "remarks": list(card.remarks),
+        "name": info.name,
+        "title": info.title,
+        "page": info.page,
+        "licence": info.licence,
+        "images": dict(info.counts),
+        "image_shape": list(info.image_shape),
+        "num_classes": info.num_classes,
+        "classes": list(info.classes),
+        "by_hand": info.by_hand,
+        "mirrors": list(info.mirrors),
+        "variants": dict(info.variants),
+        "remarks": list(info.remarks),
         "files": [
             {
                 "name": file.name,
                 "size": file.num_bytes,
                 "md5": file.md5,
                 "sha256": file.sha256,
-                "needed": file in card.files,
+                "needed": file in info.files,
                 "note": file.note,
             }
-            for file in (*card.files, *card.more_files)
+            for file in (*info.files, *info.more_files)
         ],
     }

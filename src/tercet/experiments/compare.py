@@ -1,8 +1,8 @@
-"""Compare networks fairly: a grid of them, several seeds each, one data set, one split, one table.
+"""Compare a grid of networks with several seeds on the same data and splits.
 
-A comparison is one run folder whose members are the networks with each seed: they share the decoded images, train side
-by side, resume and leave bundles as the members of `tercet train` do. Beside what a run leaves there are
-comparison.json (the grid), networks.csv, pairs.csv and images.csv.
+A comparison is one run folder with one member per network and seed: they share the decoded images, train in parallel,
+resume and write bundles as the members of `tercet train` do. The folder also contains comparison.json (the grid),
+networks.csv, pairs.csv and images.csv.
 """
 
 from __future__ import annotations
@@ -43,23 +43,22 @@ from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
 from tercet.models.build import check_weights
 
-_DATA = "comparison_of"  # how config.yaml names the data, beside the options
+_DATA = "comparison_of"  # key of the data source in config.yaml
 _CONFIGS = (CompareConfig, DataConfig, ModelConfig, TrainingConfig)
-_MAY_DIFFER = {"resume", "json", "debug", "output"}
+_RESUME_OPTIONS = {"resume", "json", "debug", "output"}
 
 
 @dataclass(frozen=True)
 class ComparisonRun:
-    """A finished comparison."""
+    """Result of `compare`."""
 
     path: Path
-    """Its folder."""
     metrics: Mapping[str, Any]
-    """What `metrics.json` holds: networks, pairs, easy and hard images, what failed."""
+    """Content of `metrics.json`: networks, pairs, easy and hard images, failed trainings."""
     report: str
-    """The tables as text."""
+    """Tables as text."""
     exit_code: int = 0
-    """0, or that of the first training that failed."""
+    """0, or the exit code of the first failed training."""
 
 
 @overload
@@ -86,23 +85,23 @@ def compare(
     console: Console | None = None,
     **options: Any,
 ) -> Comparison | ComparisonRun:
-    """Compare networks on images by training them, or two sets of predictions that exist.
+    """Train and compare networks, or compare two existing predictions.
 
     Args:
-        source: Folder of images by class, table, zip, or the name of a data set; or predictions.
-        other: Where `source` is predictions, those to compare them with: McNemar's exact test, and the paired
-            bootstrap interval of the difference in accuracy.
-        resume: Folder of a comparison to go on with: only what is missing, or failed, is trained.
+        source: Image folder with one sub-folder per class, table, zip, or data set name; or predictions.
+        other: Predictions to compare `source` with, by McNemar's exact test and the paired bootstrap interval of the
+            difference in accuracy.
+        resume: Folder of a comparison to continue; missing and failed trainings are run.
         console: Where to report progress; silent by default.
         **options: Any option of `tercet compare`, such as `backbones=["small-cnn", "row-lstm"]`, `seeds=5`, `epochs=3`.
 
     Raises:
-        TercetError: Nothing could be trained, or the predictions are not of the same samples. A network that fails
-            beside others that do not is told in the answer.
+        TercetError: All trainings failed, or the predictions are of different samples. Single failed trainings are
+            listed in the result.
     """
     if isinstance(source, Predictions) or isinstance(other, Predictions):
         if not (isinstance(source, Predictions) and isinstance(other, Predictions)) or options:
-            raise ConfigError("two predictions are compared with each other, without options")
+            raise ConfigError("give two predictions and no options, or a data source")
         return compare_predictions(source, other)
     parsed = COMPARE.parse_object(options)
     return run_comparison(source, parsed, resume=resume, console=console or Console(quiet=True))
@@ -111,52 +110,53 @@ def compare(
 def run_comparison(
     data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
 ) -> ComparisonRun:
-    """Begin or continue a comparison and see it to its end."""
+    """Start or resume a comparison and run it to the end."""
     if resume is not None:
-        run, source, begun = _begun(resume, data, parsed)
+        run, source, stored = _stored_options(resume, data, parsed)
         with run.lock():
             run.remove_unfinished()
             if not run.plan.is_file():
-                plan, prepared = _begin(run, source, begun)
+                plan, prepared = _prepare(run, source, stored)
             else:
                 plan = Plan.load(run)
                 prepared = plan.open_data(run)
-            return _work(run, plan, prepared, begun, console)
+            return _train_and_compare(run, plan, prepared, stored, console)
     if data is None:
-        raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume FOLDER")
-    cells = _grid(parsed)
+        raise ConfigError("give an image folder, a table, a zip or a data set name, or --resume FOLDER")
+    cells = _checked_grid(parsed)
     for cell in cells:
         check_weights(cell.network, cell.model)
     run = RunFolder.create(parsed.of(CompareConfig).output, f"{Path(str(data)).stem}-compare")
     with run.lock():
         write_text(run.config, dump_yaml({_DATA: str(data), **parsed.to_dict(*_CONFIGS)}))
-        with run.beginning():
-            plan, prepared = _begin(run, str(data), parsed)
-        return _work(run, plan, prepared, parsed, console)
+        with run.delete_if_invalid():
+            plan, prepared = _prepare(run, str(data), parsed)
+        return _train_and_compare(run, plan, prepared, parsed, console)
 
 
-def _begun(
+def _stored_options(
     resume: str | Path, data: str | Path | None, parsed: ParsedArguments
 ) -> tuple[RunFolder, str, ParsedArguments]:
-    """Return the comparison to go on with; the command that began it may be given again, but not another one."""
+    """Return run, data source and options of the comparison to resume; repeated options must be unchanged."""
     run = RunFolder.open(resume)
-    stored = read_mapping(run.config)
-    if _DATA not in stored:
-        raise StorageError(f"{run.path} holds no comparison: it was not begun by `tercet compare`")
-    source = str(stored.pop(_DATA))
-    begun = COMPARE.parse_object(stored, source=str(run.config))
-    before, now = begun.to_dict(*_CONFIGS), parsed.to_dict(*_CONFIGS)
-    other = sorted(key for key in parsed.given - _MAY_DIFFER if now[key] != before[key])
+    config = read_mapping(run.config)
+    if _DATA not in config:
+        raise StorageError(f"{run.path} is not a comparison: it was not created by `tercet compare`")
+    source = str(config.pop(_DATA))
+    stored = COMPARE.parse_object(config, source=str(run.config))
+    before, now = stored.to_dict(*_CONFIGS), parsed.to_dict(*_CONFIGS)
+    changed = sorted(key for key in parsed.given - _RESUME_OPTIONS if now[key] != before[key])
     if data is not None and str(data) != source:
-        other.insert(0, "data")
-    if other:
-        names = ", ".join(other)
-        raise ConfigError(f"--resume goes on as the comparison was begun: {names} differ(s) from {run.config}")
-    return run, source, begun
+        changed.insert(0, "data")
+    if changed:
+        raise ConfigError(
+            f"--resume continues with the original options: {', '.join(changed)} differ(s) from {run.config}"
+        )
+    return run, source, stored
 
 
-def _grid(parsed: ParsedArguments) -> tuple[MemberConfig, ...]:
-    """Return the networks; find what is wrong with them before any data is touched."""
+def _checked_grid(parsed: ParsedArguments) -> tuple[MemberConfig, ...]:
+    """Return the networks of the grid, checked before any data is read."""
     config = parsed.of(CompareConfig)
     choose_device(config.device)
     cells = expand_grid(config, parsed.of(ModelConfig), parsed.of(TrainingConfig))
@@ -164,14 +164,14 @@ def _grid(parsed: ParsedArguments) -> tuple[MemberConfig, ...]:
     return cells
 
 
-def _begin(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
+def _prepare(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
     config, data_config = parsed.of(CompareConfig), parsed.of(DataConfig)
     write_json(run.path / "environment.json", describe_environment())
-    cells = _grid(parsed)
-    baseline = baseline_of(config, cells)
+    members = _checked_grid(parsed)
+    baseline = baseline_of(config, members)
     prepared = prepare_data(data, data_config)
-    settled = fix_budget(cells, config, baseline=baseline, prepared=prepared, data=data_config)
-    seeds = config.every_seed()
+    cells = fix_budget(members, config, baseline=baseline, prepared=prepared, data=data_config)
+    seeds = config.all_seeds()
     run_config = RunConfig(
         ensemble_methods=(),
         seed=config.seed,
@@ -179,9 +179,9 @@ def _begin(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, Da
         threads=config.threads,
         tensorboard=config.tensorboard,
     )
-    members = with_seeds([cell.member for cell in settled], seeds)
-    plan = replace(make_plan(data, prepared, data_config, FusionConfig(), run_config, members), compared=True)
-    networks = [{"name": cell.member.name, "network": cell.member.network, **cell.notes} for cell in settled]
+    seeded = with_seeds([cell.member for cell in cells], seeds)
+    plan = replace(make_plan(data, prepared, data_config, FusionConfig(), run_config, seeded), compared=True)
+    networks = [{"name": cell.member.name, "network": cell.member.network, **cell.notes} for cell in cells]
     write_json(_grid_file(run), {"baseline": baseline, "seeds": list(seeds), "networks": networks})
     write_run(run, plan, prepared)
     return plan, prepared
@@ -191,16 +191,18 @@ def _grid_file(run: RunFolder) -> Path:
     return run.path / "comparison.json"
 
 
-def _work(run: RunFolder, plan: Plan, prepared: DataModule, parsed: ParsedArguments, console: Console) -> ComparisonRun:
-    """Train what is not trained yet, compare, report."""
+def _train_and_compare(
+    run: RunFolder, plan: Plan, prepared: DataModule, parsed: ParsedArguments, console: Console
+) -> ComparisonRun:
+    """Run the missing trainings, compare the networks, and write the report."""
     failures = train_waiting(run, plan, prepared, console)
     if len(failures) == len(plan.members):
         raise_failures(failures, run)
     grid = read_json(_grid_file(run))
     names = [network["name"] for network in grid["networks"]]
-    contenders = read_networks(run, names, grid["seeds"])
-    found = compare_networks(contenders, baseline=grid["baseline"], monitor=plan.monitor)
-    for row, network in zip(found["networks"], grid["networks"], strict=True):
+    networks = read_networks(run, names, grid["seeds"])
+    comparison = compare_networks(networks, baseline=grid["baseline"], monitor=plan.monitor)
+    for row, network in zip(comparison["networks"], grid["networks"], strict=True):
         row.update(network)
     metrics = {
         "kind": "compare",
@@ -214,23 +216,23 @@ def _work(run: RunFolder, plan: Plan, prepared: DataModule, parsed: ParsedArgume
         },
         "protocol": _protocol(plan, parsed.of(CompareConfig)),
         "baseline": grid["baseline"],
-        **found,
+        **comparison,
         "failed": _failed(failures, names, grid["seeds"]),
         "versions": describe_environment()["packages"],
     }
     report = report_text(metrics)
-    write_tables(run, metrics, contenders)
+    write_tables(run, metrics, networks)
     write_json(run.metrics, metrics)
     write_text(run.report, report)
     return ComparisonRun(run.path, metrics, report, failures[0].exit_code if failures else 0)
 
 
 def _protocol(plan: Plan, config: CompareConfig) -> dict[str, Any]:
-    kind, amount = config.limit()
+    kind, amount = config.budget_limit()
     return {
         "monitor": plan.monitor,
         "monitor_split": plan.monitor_split,
-        "seeds": list(config.every_seed()),
+        "seeds": list(config.all_seeds()),
         "equal": kind,
         "budget": amount or None,
         "device": plan.device,
@@ -238,9 +240,9 @@ def _protocol(plan: Plan, config: CompareConfig) -> dict[str, Any]:
 
 
 def _failed(failures: Sequence[FailedJob], names: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    owners = {member_name(name, seed): (name, seed) for name in names for seed in seeds}
+    cells = {member_name(name, seed): (name, seed) for name in names for seed in seeds}
     rows = []
     for failure in failures:
-        name, seed = owners[failure.job.title]
+        name, seed = cells[failure.job.title]
         rows.append({"network": name, "seed": seed, "message": failure.message, "exit_code": failure.exit_code})
     return rows

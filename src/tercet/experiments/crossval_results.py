@@ -1,4 +1,4 @@
-"""The end of a cross-validation: pooled predictions, the mean of the folds as one bundle, scores, and the report."""
+"""Finish a cross-validation: pool held-out predictions, score and calibrate, write metrics, report and bundle."""
 
 from __future__ import annotations
 
@@ -7,87 +7,85 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.core.files import write_json, write_text
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import describe_environment
-from tercet.core.streams import printable
 from tercet.data.data_module import held_out_digest
 from tercet.data.run_reader import CHOSEN
-from tercet.ensemble.combiners import FOLD_MEAN, FoldMean
+from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.crossval_pooled import PooledResult, PooledResults, pool
-from tercet.experiments.data_summary import data_card, trained_on
-from tercet.experiments.finalize import CARD_SCORES, left_out
+from tercet.experiments.finalize import CARD_SCORES, data_notes, mistakes_section
 from tercet.experiments.fit_ensemble import groups_of
 from tercet.experiments.fold_runs import FoldRuns
 from tercet.metrics.classification import score
 from tercet.metrics.significance import Comparison, compare
-from tercet.metrics.tables import ResultRow, as_text, comparison_text, pairs_table, results_table, spread, spread_table
+from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table, spread, spread_table
 
 _ON_TEST = (
-    "WARNING: epochs and ensembles were chosen on the held-out folds themselves (monitor_split: test), as papers and\n"
-    "competitions do. The scores of the folds below are optimistic.\n"
+    "WARNING: epochs and ensembles were selected on the held-out folds themselves (monitor_split: test), as in some\n"
+    "papers and competitions. The fold scores below are optimistic.\n"
 )
 _UNCALIBRATED = (
-    "The bundle is not calibrated: a mean is less sure than its parts, and only images that no fold saw could tell by\n"
-    "how much (--calibration-fraction keeps some).\n"
+    "The bundle is not calibrated: averaging lowers confidence, so its temperature must be fitted on images that no\n"
+    "fold used. Set some aside with --calibration-fraction.\n"
 )
 
 
 @dataclass(frozen=True)
 class CrossvalResults:
-    """What came out of a cross-validation."""
+    """Results of a cross-validation."""
 
     pooled: PooledResults
-    """Predictions and the bundle."""
     metrics: Mapping[str, Any]
-    """What `metrics.json` holds."""
+    """Content of `metrics.json`."""
     report: str
-    """The report as text."""
 
 
 def finalize_folds(runs: FoldRuns) -> CrossvalResults:
-    """Put the concluded folds together, and write everything down."""
+    """Combine the finished folds; score, calibrate, and write predictions, metrics, report and bundle."""
     pooled = pool(runs)
     for result in (*pooled.members, *pooled.ensembles, pooled.chosen):
-        result.pooled.save(runs.whole.predictions(result.name, "pooled"))
-    seen_by_none = {"validation": pooled.validation, "test": pooled.test.get(FOLD_MEAN)}
-    for split, said in seen_by_none.items():
-        if said is not None:
-            said.save(runs.whole.predictions(FOLD_MEAN, split))
-    alone = {split: said for split, said in seen_by_none.items() if said is not None and said.known.any()}
-    calibrated = _calibrate(pooled, alone)
+        result.pooled.save(runs.root.predictions(result.name, "pooled"))
+    candidates = {"validation": pooled.validation, "test": pooled.test.get(FOLD_MEAN)}
+    fold_mean = {split: predictions for split, predictions in candidates.items() if predictions is not None}
+    for split, predictions in fold_mean.items():
+        predictions.save(runs.root.predictions(FOLD_MEAN, split))
+    labelled = {split: predictions for split, predictions in fold_mean.items() if predictions.known.any()}
+    calibrated = _calibrate(pooled, labelled)
     comparison = compare(pooled.chosen.pooled, pooled.best.pooled) if pooled.ensembles else None
     metrics = _metrics(pooled, comparison, calibrated)
     report = _report(pooled, comparison, calibrated)
-    if calibrated is not None:  # the card tells what the bundle answers
-        alone = {split: calibrated.calibration.apply(said) for split, said in alone.items()}
-        alone["validation"] = calibrated.validation
-    measured = {"pooled": metrics["pooled"], **{name: score(said).to_dict() for name, said in alone.items()}}
+    if calibrated is not None:  # the card holds the scores of the bundle's own, calibrated predictions
+        labelled = {split: calibrated.calibration.apply(predictions) for split, predictions in labelled.items()}
+        labelled["validation"] = calibrated.validation
+    scores = {"pooled": metrics["pooled"]}
+    scores |= {split: score(predictions).to_dict() for split, predictions in labelled.items()}
     card = {
-        "data": {**trained_on(runs.plan, pooled.whole.table), "held_out": metrics["data"]["held_out"]},
-        "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in measured.items()},
+        "data": {**runs.plan.data_card(pooled.data.table), "held_out": metrics["data"]["held_out"]},
+        "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in scores.items()},
         "versions": metrics["versions"],
     }
     calibration = None if calibrated is None else calibrated.calibration
-    replace(pooled.bundle, card=card, calibration=calibration).save(runs.whole.bundle)
-    write_json(runs.whole.metrics, metrics)
-    write_text(runs.whole.report, report)
+    replace(pooled.bundle, card=card, calibration=calibration).save(runs.root.bundle)
+    write_json(runs.root.metrics, metrics)
+    write_text(runs.root.report, report)
     return CrossvalResults(pooled, metrics, report)
 
 
-def _calibrate(pooled: PooledResults, alone: Mapping[str, Predictions]) -> CalibrationResult | None:
-    """Calibrate the mean on rows that no fold saw: it is less sure than its parts, so that theirs would not do."""
-    if "validation" not in alone:
+def _calibrate(pooled: PooledResults, fold_mean: Mapping[str, Predictions]) -> CalibrationResult | None:
+    """Calibrate the average; it is less confident than the folds, so their temperatures do not apply."""
+    if "validation" not in fold_mean:
         return None
     plan = pooled.runs.plan
     return fit_calibration(
-        alone,
+        fold_mean,
         pooled.runs.calibration,
         method=FOLD_MEAN,
-        taken=False,
+        fitted_on_validation=False,
         folds=plan.fusion.folds,
         seed=plan.run.seed,
-        groups=groups_of(alone["validation"], pooled.whole),
+        groups=groups_of(fold_mean["validation"], pooled.data),
     )
 
 
@@ -95,11 +93,11 @@ def _metrics(
     pooled: PooledResults, comparison: Comparison | None, calibrated: CalibrationResult | None
 ) -> dict[str, Any]:
     runs, plan = pooled.runs, pooled.runs.plan
-    test = {name: score(said).to_dict() for name, said in pooled.test.items() if said.known.any()}
+    test = {name: score(values).to_dict() for name, values in pooled.test.items() if values.known.any()}
     return {
-        "run": str(runs.whole.path),
-        "bundle": str(runs.whole.bundle),
-        "data": {**data_card(plan), "held_out": held_out_digest(pooled.whole.table)},
+        "run": str(runs.root.path),
+        "bundle": str(runs.root.bundle),
+        "data": {**plan.data_card(), "held_out": held_out_digest(pooled.data.table)},
         "protocol": {
             "folds": len(runs.folds),
             "how": runs.how,
@@ -111,8 +109,8 @@ def _metrics(
             {
                 "name": fold.name,
                 "run": str(fold.run.path),
-                "chosen": pooled.documents[fold.name]["chosen"],
-                "best_member": pooled.documents[fold.name]["best_member"],
+                "chosen": pooled.fold_metrics[fold.name]["chosen"],
+                "best_member": pooled.fold_metrics[fold.name]["best_member"],
                 "unlearned": list(fold.unlearned),
                 **pooled.chosen.scores[fold.name].to_dict(),
             }
@@ -133,44 +131,38 @@ def _metrics(
 def _report(pooled: PooledResults, comparison: Comparison | None, calibrated: CalibrationResult | None) -> str:
     runs, plan = pooled.runs, pooled.runs.plan
     chosen = [pooled.chosen] if len(pooled.members) > 1 else []
-    everyone = [*pooled.members, *pooled.ensembles, *chosen]
-    parts = [_ON_TEST] if plan.monitor_split == "test" else []
-    title = f"{plan.data}: {len(runs.folds)} folds ({runs.how}), all held-out images together"
-    note = f"each fold's own, chosen on {plan.monitor_split}" + (
-        " (WHAT IS SCORED)" if plan.monitor_split == "test" else ""
-    )
-    parts.append(as_text(results_table([_row(result, pooled) for result in everyone], title=title, note=note)))
-    parts.append(as_text(results_table(_fold_rows(pooled), title=f"{CHOSEN}, by held-out fold")))
-    rows = {result.name: list(result.scores.values()) for result in everyone}
-    parts.append(as_text(spread_table(rows, title="mean ± standard deviation over folds")))
+    models = [*pooled.members, *pooled.ensembles, *chosen]
+    sections = [_ON_TEST] if plan.monitor_split == "test" else []
+    title = f"{plan.data}: {len(runs.folds)} folds ({runs.how}), all held-out images"
+    split = "the held-out fold itself (OPTIMISTIC)" if plan.monitor_split == "test" else plan.monitor_split
+    note = f"each fold's model, chosen on {split}"
+    sections.append(as_text(results_table([_row(result, pooled) for result in models], title=title, note=note)))
+    sections.append(as_text(results_table(_fold_rows(pooled), title=f"{CHOSEN} by held-out fold")))
+    rows = {result.name: list(result.scores.values()) for result in models}
+    sections.append(as_text(spread_table(rows, title="mean ± standard deviation over folds")))
     if comparison is not None:
-        parts.append(comparison_text(comparison, CHOSEN, f"the {pooled.best.name} of each fold") + "\n")
-    parts.append(_told_bundle(pooled))
-    parts.append(_told_calibration(pooled, calibrated))
+        sections.append(comparison_text(comparison, CHOSEN, f"each fold's {pooled.best.name}") + "\n")
+    sections.append(_bundle_section(pooled))
+    sections.append(_calibration_section(pooled, calibrated))
     if rows_of_test := _test_rows(pooled.test):
-        table = results_table(rows_of_test, title="the data's own test split (looked at once)", note="the bundle")
-        parts.append(as_text(table))
-    parts += [
-        f"{printable(fold.title)} alone shows {', '.join(map(printable, fold.unlearned))}: there they count as wrong\n"
-        for fold in runs.folds
-        if fold.unlearned
-    ]
-    parts += left_out(plan)
-    mistakes = as_text(pairs_table(pooled.chosen.pooled, most=5))
-    parts.append(f"most frequent mistakes of {CHOSEN} on all held-out images\n{mistakes}")
-    return "\n".join(parts)
+        table = results_table(rows_of_test, title="test split (not used in any fold)", note="the bundle")
+        sections.append(as_text(table))
+    sections += [f"{printable(fold.unlearned_note())}\n" for fold in runs.folds if fold.unlearned]
+    sections += data_notes(plan)
+    sections.append(mistakes_section(pooled.chosen.pooled, f"{CHOSEN} on all held-out images"))
+    return "\n".join(sections)
 
 
 def _row(result: PooledResult, pooled: PooledResults) -> ResultRow:
-    shipped = result is pooled.chosen or len(pooled.members) == 1
-    return ResultRow(result.name, result.kind, result.overall, result.seconds, result.parameters, shipped)
+    is_chosen = result is pooled.chosen or len(pooled.members) == 1
+    return ResultRow(result.name, result.kind, result.overall, result.seconds, result.parameters, is_chosen)
 
 
 def _fold_rows(pooled: PooledResults) -> list[ResultRow]:
-    several = len(pooled.members) > 1
+    has_choice = len(pooled.members) > 1
     return [
         ResultRow(
-            f"{fold.title}: {pooled.documents[fold.name]['chosen']}" if several else fold.title,
+            f"{fold.title}: {pooled.fold_metrics[fold.name]['chosen']}" if has_choice else fold.title,
             "member",
             pooled.chosen.scores[fold.name],
         )
@@ -180,26 +172,28 @@ def _fold_rows(pooled: PooledResults) -> list[ResultRow]:
 
 def _test_rows(test: Mapping[str, Predictions]) -> list[ResultRow]:
     return [
-        ResultRow(name, "ensemble" if name == FOLD_MEAN else "member", score(said), chosen=name == FOLD_MEAN)
-        for name, said in test.items()
-        if said.known.any()
+        ResultRow(name, "ensemble" if name == FOLD_MEAN else "member", score(predictions), chosen=name == FOLD_MEAN)
+        for name, predictions in test.items()
+        if predictions.known.any()
     ]
 
 
-def _told_calibration(pooled: PooledResults, calibrated: CalibrationResult | None) -> str:
+def _calibration_section(pooled: PooledResults, calibrated: CalibrationResult | None) -> str:
     if calibrated is not None:
         return calibrated.to_text(FOLD_MEAN)
     if pooled.validation is None:
         return _UNCALIBRATED
-    return "The bundle is not calibrated, though images were kept for it: none was asked for, or too few were kept.\n"
+    return "The bundle is not calibrated: no calibration was requested, or too few images were set aside for it.\n"
 
 
-def _told_bundle(pooled: PooledResults) -> str:
-    """Return what the bundle is, and what its own measure would be."""
-    assert isinstance(pooled.bundle.combiner, FoldMean)
-    count = len(pooled.bundle.members)
-    told = f"The bundle is the mean of the answers of {len(pooled.runs.folds)} folds, {count} networks."
+def _bundle_section(pooled: PooledResults) -> str:
+    """Describe the bundle, and the images on which it can be evaluated."""
+    folds, networks = len(pooled.runs.folds), len(pooled.bundle.members)
+    description = f"The bundle averages the predictions of {folds} folds ({networks} networks)."
     if pooled.test:
-        return f"{told} No fold saw the test split.\n"
-    every = "Every image" if pooled.validation is None else "Every image but those kept for calibrating"
-    return f"{told}\n{every} trained some of them, so only others can measure it;\nthe scores above are of its parts.\n"
+        return f"{description} No fold used the test split.\n"
+    images = "all images" if pooled.validation is None else "all images except those set aside for calibration"
+    return (
+        f"{description}\nIt was trained on {images}: evaluate it on new data.\n"
+        "The scores above are those of the fold models.\n"
+    )

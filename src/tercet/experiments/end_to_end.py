@@ -1,8 +1,8 @@
-"""E2E-3M: members' softmax outputs -> dense -> LeakyReLU -> dropout -> classes, in three regimes.
+"""End-to-end ensemble (E2E-3M): softmax outputs of the members -> dense -> LeakyReLU -> dropout -> classes.
 
-`cached` trains the head on stored member predictions, `frozen` trains it in one graph with live augmentation and
-unchanged members, `joint` trains everything. What the head learns from is explicit; where these are validation rows,
-its score there comes from heads that never saw the row. Shapes: N rows, B a batch, M members, K classes.
+Three regimes: `cached` trains the fusion head on stored member predictions, `frozen` trains it in one graph with
+augmented images and fixed members, `joint` trains head and members. If the head is trained on validation rows, its
+validation scores are cross-fitted. Shapes: N rows, B batch size, M members, K classes.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from tercet.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class EndToEndResult:
-    """A trained fusion and what it says."""
+    """A trained fusion head and its predictions."""
 
     head: FusionHead
     members: tuple[Member, ...]
     validation: Predictions
     test: Predictions | None
-    learned_from: str
+    fitted_on: str
 
 
 class ProbabilitySource:
-    """Batches of stored member predictions B M K, in an order that is a pure function of seed and epoch."""
+    """Batches of stored member predictions (B M K); their order is a pure function of seed and epoch."""
 
     def __init__(self, members: Sequence[Predictions], *, batch_size: int, seed: int) -> None:
         first = members[0]
@@ -57,25 +57,25 @@ class ProbabilitySource:
         return -(-len(self.ids) // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+        """Yield the batches of an epoch, from batch `start` on."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
         order = torch.randperm(len(self.ids), generator=generator)
-        for first in range(start * self.batch_size, len(order), self.batch_size):
-            part = order[first : first + self.batch_size]
-            yield Batch(self.probabilities[part], self.labels[part], tuple(self.ids[row] for row in part.tolist()))
+        for offset in range(start * self.batch_size, len(order), self.batch_size):
+            rows = order[offset : offset + self.batch_size]
+            yield Batch(self.probabilities[rows], self.labels[rows], tuple(self.ids[row] for row in rows.tolist()))
 
 
 @dataclass(frozen=True)
 class EndToEndFitter:
-    """Trains the fusion of some members of a run.
+    """Trains the fusion head of some members of a run.
 
     Args:
         plan: The run's plan.
         prepared: The run's data.
         members: The members, with their networks.
-        predictions: By split, the members' stored predictions; `out-of-fold` where the folds were trained.
+        predictions: Stored predictions of the members by split; `out-of-fold` if the folds were trained.
         fusion: The options.
-        groups: Of the validation rows; cross-fitting keeps them whole.
+        groups: Groups of the validation rows; cross-fitting does not split them.
     """
 
     plan: Plan
@@ -86,18 +86,18 @@ class EndToEndFitter:
     groups: tuple[str, ...] | None = None
 
     def fit(self) -> EndToEndResult:
-        """Train the fusion as configured.
+        """Train the head in the configured regime.
 
         Raises:
-            ConfigError: The predictions that the fusion data asks for are not there.
+            ConfigError: The members have no predictions for `fusion.data`.
         """
         if self.fusion.regime == "joint":
             return self._fit_joint()
         fit_rows = self._fit_frozen if self.fusion.regime == "frozen" else self._fit_cached
         validation = self.predictions["validation"]
         if self.fusion.data == "validation":
-            scored = cross_fit(
-                lambda seen, held_out: self._apply(fit_rows(seen), [member.take(held_out) for member in validation]),
+            predictions = cross_fit(
+                lambda rows, held_out: apply_head(fit_rows(rows), [member.take(held_out) for member in validation]),
                 validation[0].labels,
                 folds=self.fusion.folds,
                 seed=self.plan.run.seed,
@@ -106,67 +106,63 @@ class EndToEndFitter:
             head = fit_rows(np.arange(len(validation[0])))
         else:
             head = fit_rows(None)
-            scored = self._apply(head, validation)
-        return self._fused(head, scored)
+            predictions = apply_head(head, validation)
+        return self._result(head, predictions)
 
-    def _fused(self, head: FusionHead, validation: Predictions) -> EndToEndResult:
+    def _result(self, head: FusionHead, validation: Predictions) -> EndToEndResult:
         test = self.predictions.get("test")
-        learned = f"{self.fusion.data} rows, {self.fusion.regime}"
+        fitted_on = f"{self.fusion.data} rows, {self.fusion.regime}"
         if self.fusion.data == "out-of-fold":
-            learned += "; the members shipped were fitted on all training rows"
-        return EndToEndResult(head, self.members, validation, self._apply(head, test) if test else None, learned)
+            fitted_on += "; the members of the bundle were trained on all training rows"
+        return EndToEndResult(head, self.members, validation, apply_head(head, test) if test else None, fitted_on)
 
-    def _apply(self, head: FusionHead, members: Sequence[Predictions]) -> Predictions:
-        return apply_head(head, members)
-
-    # ------------------------------------------------------------------------------------------ the regimes
+    # ------------------------------------------------------------------------------------------ regimes
 
     def _fit_cached(self, rows: Rows | None) -> FusionHead:
-        """Train the head on stored predictions: some validation rows, or all train or out-of-fold ones."""
+        """Train on stored predictions: of some validation rows, or of all rows in `fusion.data`."""
         split = "validation" if rows is not None else self.fusion.data
         if split not in self.predictions:
-            raise ConfigError(f"there are no {split} predictions of these members: train with --fusion.data {split}")
-        stored = self.predictions[split]
-        seen = [member.take(rows) for member in stored] if rows is not None else stored
-        source = self._source(seen)
-        choose_with = None if rows is not None else self._source(self.predictions["validation"])
+            raise ConfigError(f"these members have no {split} predictions: train them with --fusion.data {split}")
+        members = self.predictions[split]
+        train = self._source(members if rows is None else [member.take(rows) for member in members])
+        validation = None if rows is not None else self._source(self.predictions["validation"])
         head = self._new_head()
-        self._train(head, source, choose_with)
+        self._train(head, train, validation)
         return head
 
     def _fit_frozen(self, rows: Rows | None) -> FusionHead:
-        """Train the head in one graph with live augmentation; the members do not change."""
+        """Train the head in one graph with augmented images; the members do not change."""
         head = self._new_head()
         graph = EndToEnd([member.classifier for member in self.members], head, train_branches=False)
         split = "validation" if rows is not None else "train"
         table_rows = self.prepared.rows(split)
         train = self._images(table_rows if rows is None else table_rows[rows], graph, augmented=True)
-        choose_with = None if rows is not None else self._images(self.prepared.rows("validation"), graph)
-        self._train(graph, train, choose_with)
+        validation = None if rows is not None else self._images(self.prepared.rows("validation"), graph)
+        self._train(graph, train, validation)
         return head
 
     def _fit_joint(self) -> EndToEndResult:
-        """Train members and head together on the training rows, from the trained members on."""
+        """Train head and members together on the training rows, starting from the trained members."""
         head = self._new_head()
         members = tuple(replace(member, classifier=copy.deepcopy(member.classifier)) for member in self.members)
         graph = EndToEnd([member.classifier for member in members], head, train_branches=True)
         train = self._images(self.prepared.rows("train"), graph, augmented=True)
         validation = self._images(self.prepared.rows("validation"), graph)
         self._train(graph, train, validation, joint_objective(self.fusion.aux_loss_weight))
-        bundle = Bundle(self.prepared.table.classes, members, head)  # predicts as what is shipped does
+        bundle = Bundle(self.prepared.table.classes, members, head)  # predicts as the saved bundle will
         workers = self.plan.data_config.num_workers
-        said = {
+        predictions = {
             split: bundle.combine(
-                bundle.predict_source(
+                bundle.predict_member_batches(
                     self.prepared.loader(rows, bundle.specs, num_workers=workers), device=self.plan.device
                 )
             )
             for split in ("validation", "test")
             if len(rows := self.prepared.rows(split))
         }
-        return EndToEndResult(head, members, said["validation"], said.get("test"), "train rows, joint")
+        return EndToEndResult(head, members, predictions["validation"], predictions.get("test"), "train rows, joint")
 
-    # ------------------------------------------------------------------------------------------ the parts
+    # ------------------------------------------------------------------------------------------ components
 
     def _new_head(self) -> FusionHead:
         seed_everything(self.plan.run.seed)
@@ -187,7 +183,7 @@ class EndToEndFitter:
         workers = self.plan.data_config.num_workers
         if not augmented:
             return self.prepared.loader(rows, specs, num_workers=workers)
-        first = self.plan.members[0].training  # one augmentation for all branches, as they see the same image
+        first = self.plan.members[0].training  # one augmentation: all branches get the same augmented image
         training = TrainingConfig(
             batch_size=self.fusion.batch_size, augment=first.augment, random_erasing=first.random_erasing
         )
@@ -213,22 +209,22 @@ class EndToEndFitter:
 
 
 def joint_objective(aux_loss_weight: float) -> Objective:
-    """Return the loss (1 - aux_loss_weight) * fused + aux_loss_weight * mean over the members' own cross-entropies."""
+    """Return the loss (1 - aux_loss_weight) * CE(ensemble) + aux_loss_weight * mean of CE(member)."""
     entropy = CrossEntropy()
 
     def objective(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.targets is not None
-        fused, members = _joint(module)(batch.images)  # B K, B M K
-        own = torch.stack([entropy.loss(logits, batch.targets) for logits in members.unbind(1)]).mean()
-        return (1 - aux_loss_weight) * entropy.loss(fused, batch.targets) + aux_loss_weight * own, fused
+        fused, members = _joint_forward(module)(batch.images)  # B K, B M K
+        aux_loss = torch.stack([entropy.loss(logits, batch.targets) for logits in members.unbind(1)]).mean()
+        return (1 - aux_loss_weight) * entropy.loss(fused, batch.targets) + aux_loss_weight * aux_loss, fused
 
     return objective
 
 
-def _joint(module: nn.Module) -> Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]]:
-    """Return the graph's two-fold forward pass, through Fabric's door where it stands behind one."""
+def _joint_forward(module: nn.Module) -> Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]]:
+    """Return the method that computes ensemble and member logits."""
     mark = getattr(module, "mark_forward_method", None)
-    if mark is not None:
+    if mark is not None:  # wrapped by Fabric, which must route this method through its own forward pass
         mark("joint")
     joint: Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]] = module.joint  # type: ignore[assignment]
     return joint

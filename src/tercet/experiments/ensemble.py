@@ -20,7 +20,7 @@ from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import load_bundle
-from tercet.experiments.blend import CombinedPredictions, are_files, combine_files, require_applicable
+from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, require_applicable
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.experiments.jobs import Job, raise_failures, run_jobs
@@ -35,9 +35,9 @@ def combine(
     """Combine trained runs, or prediction files, into an ensemble.
 
     Args:
-        inputs: Run folders on the same data and splits; or prediction files and `Predictions` of the same samples.
-        console: Where to report progress; silent by default.
-        **options: Any option of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
+        inputs: Run folders with the same data and splits; or prediction files and `Predictions` of the same samples.
+        console: Console for progress; silent by default.
+        **options: Options of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
             `fusion={"regime": "frozen"}` for runs, or `labels="truth.csv"` for files.
 
     Returns:
@@ -62,92 +62,101 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     folders = [RunFolder.open(path) for path in {Path(path).resolve(): path for path in runs}.values()]
     for folder in folders:
         if not folder.plan.is_file():
-            raise StorageError(f"{folder.path} has no members of its own: name the runs that trained them")
+            raise StorageError(f"{folder.path} contains no trained members: give the runs that trained them")
     plans = [Plan.load(folder) for folder in folders]
     _require_same_data(folders, plans)
-    if any(plan.sets for plan in plans):
-        raise ConfigError("members that answer with label sets are fused where they are trained: name all in one run")
-    first = plans[0]
+    if any(plan.multilabel for plan in plans):
+        raise ConfigError("multi-label members can only be combined within one run: train them with one tercet train")
     methods = METHODS if config.ensemble_methods is None else config.ensemble_methods
     run_config = RunConfig(ensemble_methods=methods, seed=config.seed, device=config.device, threads=config.threads)
     plan = replace(
-        first,
+        plans[0],
         run=run_config,
         fusion=fusion,
         calibration=parsed.of(CalibrationConfig),
         device=device,
-        members=tuple(member for one in plans for member in one.members),
+        members=tuple(member for plan in plans for member in plan.members),
     )
     plan.check()
-    members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
-    if len(members) < 2:
-        raise ConfigError("an ensemble needs at least two members: name more runs")
-    prepared = first.open_data(folders[0])
-    if plan.needs_folds():
-        for folder, one in zip(folders, plans, strict=True):
-            _train_folds(folder, one, fusion, prepared, console)
-        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
-    if "e2e" in methods and (fusion.regime, fusion.data) == ("cached", "train"):
-        for folder, one in zip(folders, plans, strict=True):
-            _predict_train(folder, one, prepared, device)
-        members = [member for folder, one in zip(folders, plans, strict=True) for member in _members(folder, one)]
+    if len(_members(folders, plans)) < 2:
+        raise ConfigError("an ensemble needs at least two members: give more runs")
+    prepared = plans[0].open_data(folders[0])
+    for folder, source_plan in zip(folders, plans, strict=True):
+        if plan.needs_folds():
+            _train_folds(folder, source_plan, fusion, prepared, console)
+        if "train" in plan.predicted_splits():
+            _predict_train(folder, source_plan, prepared, device)
+    members = _unique_names(_members(folders, plans))
     run = RunFolder.create(config.output, "ensemble", resumes=False)
     with run.lock():
         write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
-        conclusion = finalize(run, plan, prepared, _distinct(members))
-    return Run(run.path, conclusion.metrics, conclusion.report)
+        results = finalize(run, plan, prepared, members)
+    return Run(run.path, results.metrics, results.report)
 
 
-def _members(folder: RunFolder, plan: Plan) -> list[TrainedMember]:
-    unfinished = [member.name for member in plan.members if not folder.member(member.name).finished()]
-    if unfinished:
-        names = ", ".join(unfinished)
-        raise StorageError(f"{folder.path}: member {names} is not finished: tercet train --resume {folder.path}")
-    if not is_tta_chosen(folder, plan):
-        with folder.lock():
-            choose_tta(folder, plan)
-    return read_members(folder, [member.name for member in plan.members], ("validation", "test", "train"))
+def _members(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> list[TrainedMember]:
+    """Read the members of all runs.
+
+    Raises:
+        StorageError: A run is not finished.
+    """
+    members: list[TrainedMember] = []
+    for folder, plan in zip(folders, plans, strict=True):
+        names = [member.name for member in plan.members]
+        if unfinished := [name for name in names if not folder.member(name).finished()]:
+            raise StorageError(
+                f"{folder.path} is not finished (member {', '.join(unfinished)}): "
+                f"run tercet train --resume {folder.path}"
+            )
+        if not is_tta_chosen(folder, plan):
+            with folder.lock():
+                choose_tta(folder, plan)
+        members += read_members(folder, names, ("validation", "test", "train"))
+    return members
 
 
 def _require_same_data(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> None:
     for folder, plan in zip(folders[1:], plans[1:], strict=True):
         if plan.fingerprint != plans[0].fingerprint or plan.classes != plans[0].classes:
             raise DataError(
-                f"{folder.path} was trained on other data than {folders[0].path}: only equal data can be fused"
+                f"{folder.path} and {folders[0].path} were trained on different data: only runs on the same data can "
+                "be combined"
             )
         if folder.samples.read_bytes() != folders[0].samples.read_bytes():
             raise DataError(
-                f"{folder.path} divides the data otherwise than {folders[0].path}: train with the same "
-                "--data.split-seed and fractions"
+                f"{folder.path} and {folders[0].path} have different splits: train with the same --data.split-seed and "
+                "fractions"
             )
 
 
 def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: DataModule, console: Console) -> None:
-    """Train the members without each fold, in their own run, where that has not been done."""
+    """Train the missing fold members of a run, in its folder."""
     if plan.fusion.folds != fusion.folds:
-        raise ConfigError(f"{folder.path} was planned with {plan.fusion.folds} folds: set --fusion.folds to that")
+        raise ConfigError(
+            f"{folder.path} was trained with --fusion.folds {plan.fusion.folds}: use the same number of folds"
+        )
     jobs = [Job(folder, member.name, fold) for member in plan.members for fold in range(fusion.folds)]
     waiting = [job for job in jobs if not job.folder.finished()]
     if waiting:
         with folder.lock():
             threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)
-            failures = run_jobs(waiting, whole=folder, threads=threads, console=console, prepared=prepared)
+            failures = run_jobs(waiting, root=folder, threads=threads, console=console, prepared=prepared)
             raise_failures(failures, folder)
 
 
 def _predict_train(folder: RunFolder, plan: Plan, prepared: DataModule, device: str) -> None:
-    """Store what the members say of the training rows, in their own run, where that has not been done."""
+    """Store missing predictions of the training rows, in the members' run."""
     with folder.lock():
         for member in plan.members:
-            target = folder.predictions(member.name, "train")
-            if not target.is_file():
+            path = folder.predictions(member.name, "train")
+            if not path.is_file():
                 bundle = load_bundle(folder.member(member.name).bundle)
                 source = prepared.loader(prepared.rows("train"), bundle.specs)
-                bundle.predict_source(source, device=device)[0].save(target)
+                bundle.predict_member_batches(source, device=device)[0].save(path)
 
 
-def _distinct(members: Sequence[TrainedMember]) -> list[TrainedMember]:
-    """Tell members of different runs that share a name apart by their run, and by number where runs share theirs."""
+def _unique_names(members: Sequence[TrainedMember]) -> list[TrainedMember]:
+    """Prefix the names that several members share with their run, and number what is still ambiguous."""
     names = [member.name for member in members]
     titles = [
         f"{member.folder.path.parent.parent.name}/{member.name}" if names.count(member.name) > 1 else member.name

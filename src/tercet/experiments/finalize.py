@@ -1,4 +1,4 @@
-"""The end of a run: fuse, choose on validation, look at the test split once, write the report and the bundle."""
+"""Finish a run: fit ensembles, choose on validation, score the test split once, write report and bundle."""
 
 from __future__ import annotations
 
@@ -7,102 +7,95 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.core.files import write_json, write_text
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import RunFolder
+from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import describe_environment
-from tercet.core.streams import printable
 from tercet.data.data_module import DataModule
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.cross_fit import choose
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
-from tercet.experiments.data_summary import data_card, trained_on
 from tercet.experiments.fit_ensemble import (
     FittedEnsemble,
     TrainedMember,
     bundle_of,
     choose_ensemble,
     fit_ensembles,
-    fitted_within_one_group,
     groups_of,
-    learned_from_validation,
+    is_fitted_on_one_group,
     read_members,
     select_members,
-    validation_groups,
 )
 from tercet.experiments.plan import Plan
 from tercet.experiments.tta import TTAChoice, choose_tta
-from tercet.metrics.classification import is_better, score
+from tercet.metrics.classification import confused_pairs, is_better, score
 from tercet.metrics.significance import Comparison, compare
 from tercet.metrics.tables import ResultRow, as_text, comparison_text, pairs_table, results_table
 
 TITLES = {
-    ("validation", "validation"): "validation (what chooses; fitted ensembles are cross-fitted)",
-    ("validation", "test"): "test (looked at once)",
+    ("validation", "validation"): "validation (used for selection; fitted ensembles are cross-fitted)",
+    ("validation", "test"): "test (not used for any choice)",
     ("test", "validation"): "validation (fitted ensembles are cross-fitted)",
-    ("test", "test"): "test (WHAT CHOSE: optimistic)",
+    ("test", "test"): "test (USED FOR SELECTION: optimistic)",
 }
-"""By the split that chooses, and the split that is shown."""
+"""Table titles by monitored split and scored split."""
 CHOSEN_ON_TEST = (
-    "WARNING: epochs and ensemble were chosen on the test split (monitor_split: test). The test scores below are\n"
-    "optimistic and must not be compared with scores on images that chose nothing.\n"
+    "WARNING: epochs and ensemble were selected on the test split (monitor_split: test). The test scores below are\n"
+    "optimistic; do not compare them with scores on images that were not used for selection.\n"
 )
-"""What a report begins with where the test split chose."""
 _ONE_GROUP = (
-    "The validation images are of one group, so that nothing tells how what was fitted on them ({ways}) does on\n"
-    "another; these ways were measured and not chosen.\n"
+    "All validation images belong to one group, so the scores of methods fitted on them ({methods}) are\n"
+    "optimistic for other groups. These methods were not considered for selection.\n"
 )
 CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
-"""The scores that a bundle's manifest tells."""
+"""Scores in the manifest of a bundle."""
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """What came out of a run."""
+    """Results of a run."""
 
     plan: Plan
-    """What was asked."""
     members: tuple[TrainedMember, ...]
-    """Everyone trained."""
     ensembles: tuple[FittedEnsemble, ...]
-    """Every way in which they, or the best of them, were fused; none where there is one member."""
+    """One per ensemble method; empty with a single member."""
     best: TrainedMember
-    """The member that is best on the split that chooses."""
+    """The best single member on the monitored split."""
     chosen: FittedEnsemble | None
-    """The ensemble that is best there; None where there is one member."""
+    """The best ensemble on the monitored split; None with a single member."""
     tta: TTAChoice | None
-    """What test-time augmentation gains, where it was asked for."""
+    """None if test-time augmentation was not requested."""
     metrics: Mapping[str, Any]
-    """What `metrics.json` holds."""
+    """Content of `metrics.json`."""
     report: str
-    """The report as text."""
-    unsound: tuple[str, ...] = ()
-    """Ways to fuse that were fitted and scored within a single group, and therefore not chosen."""
+    not_chosen: tuple[str, ...] = ()
+    """Methods that were not considered because they were fitted and scored on a single group."""
     calibrated: CalibrationResult | None = None
-    """What was fitted to the probabilities of what is shipped; all scores but its own are from before."""
+    """Calibration of the chosen model; all other scores are before calibration."""
 
     @property
     def winner(self) -> FittedEnsemble | TrainedMember:
-        """What is shipped."""
+        """The chosen model."""
         return self.chosen or self.best
 
     @property
     def name(self) -> str:
-        """The name of what is shipped."""
+        """Name of the chosen model."""
         return self.chosen.method if self.chosen else self.best.name
 
     def comparison(self) -> Comparison | None:
-        """Compare the chosen ensemble with the best member, on the test split where it has labels."""
+        """Compare the chosen ensemble with the best member, on test if it has labels."""
         if self.chosen is None:
             return None
-        split = _last_labelled(self.chosen.predictions)
+        split = _scored_split(self.chosen.predictions)
         return compare(self.chosen.predictions[split], self.best.predictions[split])
 
 
 def finalize(
     run: RunFolder, plan: Plan, prepared: DataModule | None, members: Sequence[TrainedMember] = ()
 ) -> RunResults:
-    """Fuse the members of a run (or the ones given), choose, measure, and write everything down."""
+    """Combine the members of the run, or the given ones; choose, score, and write metrics, report and bundle."""
     tta = None if members else choose_tta(run, plan)
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
@@ -111,12 +104,12 @@ def finalize(
     ensembles = (
         fit_ensembles(selected, plan.run.ensemble_methods, plan=plan, prepared=prepared) if len(selected) > 1 else []
     )
-    groups = validation_groups(selected, prepared)
-    for one in ensembles:
-        for split, said in one.predictions.items():
-            said.save(run.predictions(one.method, split))
+    groups = groups_of(selected[0].predictions["validation"], prepared)
+    for ensemble in ensembles:
+        for split, predictions in ensemble.predictions.items():
+            predictions.save(run.predictions(ensemble.method, split))
     best = choose({member.name: score(member.predictions[plan.monitor_split]) for member in selected}, plan.monitor)
-    conclusion = RunResults(
+    results = RunResults(
         plan,
         tuple(trained),
         tuple(ensembles),
@@ -126,138 +119,150 @@ def finalize(
         {},
         "",
         tuple(
-            one.method
-            for one in ensembles
-            if plan.monitor_split == "validation" and fitted_within_one_group(one, groups)
+            ensemble.method
+            for ensemble in ensembles
+            if plan.monitor_split == "validation" and is_fitted_on_one_group(ensemble, groups)
         ),
     )
-    conclusion = replace(conclusion, calibrated=_calibrate(conclusion, prepared))
-    conclusion = replace(conclusion, metrics=_metrics(run, conclusion))
-    conclusion = replace(conclusion, report=_report(conclusion))
+    results = replace(results, calibrated=_calibrate(results, prepared))
+    results = replace(results, metrics=_metrics(run, results))
+    results = replace(results, report=_report(results))
     table = (prepared or plan.open_data(run)).table
-    _bundle(conclusion, selected, table).save(run.bundle)
-    write_json(run.metrics, conclusion.metrics)
-    write_text(run.report, conclusion.report)
-    return conclusion
+    _bundle(results, selected, table).save(run.bundle)
+    write_json(run.metrics, results.metrics)
+    write_text(run.report, results.report)
+    return results
 
 
-def _calibrate(conclusion: RunResults, prepared: DataModule | None) -> CalibrationResult | None:
-    plan, chosen = conclusion.plan, conclusion.chosen
-    said = conclusion.winner.predictions
+def _calibrate(results: RunResults, prepared: DataModule | None) -> CalibrationResult | None:
+    plan, chosen = results.plan, results.chosen
+    predictions = results.winner.predictions
     return fit_calibration(
-        said,
+        predictions,
         plan.calibration,
-        method=conclusion.name,
-        taken=chosen is not None and learned_from_validation(chosen),
+        method=results.name,
+        fitted_on_validation=chosen is not None and chosen.is_fitted_on_validation,
         folds=plan.fusion.folds,
         seed=plan.run.seed,
-        groups=groups_of(said["validation"], prepared),
+        groups=groups_of(predictions["validation"], prepared),
     )
 
 
-def _bundle(conclusion: RunResults, selected: Sequence[TrainedMember], table: SampleTable) -> Bundle:
-    said, found = conclusion.winner.predictions, conclusion.calibrated
-    if found is not None:  # the card tells what the bundle answers
-        said = {split: found.calibration.apply(one) for split, one in said.items()} | {"validation": found.validation}
-    scores = {split: {key: values[key] for key in CARD_SCORES} for split, values in _scores(said).items()}
-    card = {"data": trained_on(conclusion.plan, table), "metrics": scores, "versions": conclusion.metrics["versions"]}
-    calibration = None if found is None else found.calibration
-    if conclusion.chosen is None:
-        return Bundle(conclusion.plan.classes, (conclusion.best.load(),), card=card, calibration=calibration)
-    return replace(bundle_of(conclusion.chosen, selected), card=card, calibration=calibration)
+def _bundle(results: RunResults, selected: Sequence[TrainedMember], table: SampleTable) -> Bundle:
+    predictions, calibrated = results.winner.predictions, results.calibrated
+    calibration = None if calibrated is None else calibrated.calibration
+    if calibrated is not None:  # the card holds the scores of the bundle's own, calibrated predictions
+        predictions = {split: calibrated.calibration.apply(values) for split, values in predictions.items()}
+        predictions["validation"] = calibrated.validation
+    scores = {split: {key: values[key] for key in CARD_SCORES} for split, values in _scores(predictions).items()}
+    card = {"data": results.plan.data_card(table), "metrics": scores, "versions": results.metrics["versions"]}
+    if results.chosen is None:
+        return Bundle(results.plan.classes, (results.best.load(),), card=card, calibration=calibration)
+    return replace(bundle_of(results.chosen, selected), card=card, calibration=calibration)
 
 
-def _last_labelled(predictions: Mapping[str, Predictions]) -> str:
-    """Return test where its labels are known, else validation."""
+def _scored_split(predictions: Mapping[str, Predictions]) -> str:
+    """Return test if it has labels, else validation."""
     return "test" if "test" in predictions and predictions["test"].known.any() else "validation"
 
 
 def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     return {
-        split: score(said).to_dict()
-        for split, said in predictions.items()
-        if split in ("validation", "test") and said.known.any()
+        split: score(values).to_dict()
+        for split, values in predictions.items()
+        if split in ("validation", "test") and values.known.any()
     }
 
 
-def left_out(plan: Plan) -> list[str]:
-    """Return the paragraph of a report on images that were not used; none where all were."""
+def data_notes(plan: Plan) -> list[str]:
+    """Return the section of the report on skipped files and rows; empty if there are none."""
     if not plan.notes:
         return []
-    more = f"\n  ... and {len(plan.notes) - 20} more (metrics.json names all)" if len(plan.notes) > 20 else ""
-    return ["left out of the data:\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more]
+    more = f"\n  ... and {len(plan.notes) - 20} more (see metrics.json)" if len(plan.notes) > 20 else ""
+    return ["notes on the data\n" + "\n".join(f"  {printable(note)}" for note in plan.notes[:20]) + more + "\n"]
 
 
-def _metrics(run: RunFolder, conclusion: RunResults) -> dict[str, Any]:
-    plan, comparison = conclusion.plan, conclusion.comparison()
+def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
+    plan, comparison = results.plan, results.comparison()
     return {
         "run": str(run.path),
         "bundle": str(run.bundle),
-        "data": data_card(plan),
+        "data": plan.data_card(),
         "protocol": {"monitor": plan.monitor, "monitor_split": plan.monitor_split, "seed": plan.run.seed},
-        "tta": conclusion.tta.to_dict() if conclusion.tta else None,
+        "tta": results.tta.to_dict() if results.tta else None,
         "members": [
-            {"name": member.name, **member.summary, **_scores(member.predictions)} for member in conclusion.members
+            {"name": member.name, **member.summary, **_scores(member.predictions)} for member in results.members
         ],
         "ensembles": [
             {
-                "name": one.method,
-                "members": list(one.members),
-                "fitted_on": one.fitted_on,
-                "seconds": one.seconds,
-                "parameters": one.parameters,
-                **_scores(one.predictions),
+                "name": ensemble.method,
+                "members": list(ensemble.members),
+                "fitted_on": ensemble.fitted_on,
+                "seconds": ensemble.seconds,
+                "parameters": ensemble.parameters,
+                **_scores(ensemble.predictions),
             }
-            for one in conclusion.ensembles
+            for ensemble in results.ensembles
         ],
-        "best_member": conclusion.best.name,
-        "chosen": conclusion.name,
-        "not_chosen": list(conclusion.unsound),
-        "calibration": conclusion.calibrated.to_dict() if conclusion.calibrated else None,
-        "comparison": {"of": conclusion.name, "against": conclusion.best.name, **comparison.to_dict()}
+        "best_member": results.best.name,
+        "chosen": results.name,
+        "not_chosen": list(results.not_chosen),
+        "calibration": results.calibrated.to_dict() if results.calibrated else None,
+        "comparison": {"of": results.name, "against": results.best.name, **comparison.to_dict()}
         if comparison
         else None,
         "versions": describe_environment()["packages"],
     }
 
 
-def _rows(conclusion: RunResults, split: str) -> list[ResultRow]:
+def _rows(results: RunResults, split: str) -> list[ResultRow]:
     rows: list[ResultRow] = []
-    results: list[FittedEnsemble | TrainedMember] = [*conclusion.members, *conclusion.ensembles]
-    for one in results:
-        if split in one.predictions and one.predictions[split].known.any():
-            name = one.name if isinstance(one, TrainedMember) else one.method
-            kind = "member" if isinstance(one, TrainedMember) else "ensemble"
-            scores = score(one.predictions[split])
-            rows.append(ResultRow(name, kind, scores, one.seconds, one.parameters, one is conclusion.winner))  # type: ignore[arg-type]
+    models: list[FittedEnsemble | TrainedMember] = [*results.members, *results.ensembles]
+    for model in models:
+        if split in model.predictions and model.predictions[split].known.any():
+            name = model.name if isinstance(model, TrainedMember) else model.method
+            kind = "member" if isinstance(model, TrainedMember) else "ensemble"
+            scores = score(model.predictions[split])
+            rows.append(ResultRow(name, kind, scores, model.seconds, model.parameters, model is results.winner))  # type: ignore[arg-type]
     return rows
 
 
-def _report(conclusion: RunResults) -> str:
-    plan, chosen, best = conclusion.plan, conclusion.chosen, conclusion.best
-    parts = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
-    parts += [conclusion.tta.to_text()] if conclusion.tta else []
+def _report(results: RunResults) -> str:
+    plan, chosen, best = results.plan, results.chosen, results.best
+    sections = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
+    sections += [results.tta.to_text()] if results.tta else []
     for split in ("validation", "test"):
-        if rows := _rows(conclusion, split):
+        if rows := _rows(results, split):
             title = f"{plan.data}: {TITLES[plan.monitor_split, split]}"
             table = results_table(rows, title=title, note=f"chosen on {plan.monitor_split}")
-            parts.append(as_text(table))
-    if conclusion.unsound:
-        parts.append(_ONE_GROUP.format(ways=", ".join(conclusion.unsound)))
-    comparison = conclusion.comparison()
+            sections.append(as_text(table))
+    if results.not_chosen:
+        sections.append(_ONE_GROUP.format(methods=", ".join(results.not_chosen)))
+    comparison = results.comparison()
     if chosen is not None and comparison is not None:
-        parts.append(comparison_text(comparison, chosen.method, best.name) + "\n")
-        alone, fused = (score(one.predictions[plan.monitor_split]).monitored() for one in (best, chosen))
-        if is_better(plan.monitor, alone, fused):
-            better = printable(best.name)
-            parts.append(
-                f"On {plan.monitor_split} {better} alone is better than every ensemble; its own bundle is beside.\n"
-            )
-    if conclusion.calibrated is not None:
-        parts.append(conclusion.calibrated.to_text(printable(conclusion.name)))
-    said = conclusion.winner.predictions
-    split = _last_labelled(said)
-    mistakes = as_text(pairs_table(said[split], most=5))
-    parts += left_out(plan)
-    parts.append(f"most frequent mistakes of {printable(conclusion.name)} on {split}\n{mistakes}")
-    return "\n".join(parts)
+        sections.append(comparison_text(comparison, chosen.method, best.name) + "\n")
+        single, combined = (score(model.predictions[plan.monitor_split]).monitored() for model in (best, chosen))
+        if is_better(plan.monitor, single, combined):
+            sections.append(better_alone(best.name, best.folder, plan))
+    if results.calibrated is not None:
+        sections.append(results.calibrated.to_text(printable(results.name)))
+    sections += data_notes(plan)
+    predictions = results.winner.predictions
+    split = _scored_split(predictions)
+    sections.append(mistakes_section(predictions[split], f"{printable(results.name)} on {split}"))
+    return "\n".join(sections)
+
+
+def better_alone(member: str, folder: MemberFolder, plan: Plan) -> str:
+    """Return the note of a report for a member that scores higher than every ensemble."""
+    return (
+        f"On {plan.monitor_split}, {printable(member)} alone scores higher than every ensemble. Its bundle:\n"
+        f"{printable(str(folder.bundle))}\n"
+    )
+
+
+def mistakes_section(predictions: Predictions, model: str) -> str:
+    """Return the section of a report with the most frequent mistakes."""
+    if not confused_pairs(predictions, limit=1):
+        return f"no mistakes of {model}\n"
+    return f"most frequent mistakes of {model}\n{as_text(pairs_table(predictions, limit=5))}"

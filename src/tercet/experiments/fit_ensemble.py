@@ -1,7 +1,7 @@
-"""From members' predictions to fused ones: every way asked for, scored honestly, and the one to ship.
+"""Fit every requested ensemble method to the members' predictions, score it, and select one.
 
-What is fitted on validation rows (weights, greedy choice, fusion head) is scored there by cross-fitting; only such
-scores choose. The test split is looked at once, after the choice.
+Whatever is fitted on validation rows (weights, greedy selection, fusion head) is scored there by cross-fitting; only
+these scores select. The test split is scored once, after the selection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from tercet.config.run import Method
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError
-from tercet.core.predictions import Predictions, join
+from tercet.core.predictions import Predictions, concatenate
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
@@ -30,25 +30,23 @@ from tercet.models.summary import summarize
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """A finished member: its stored predictions and what it cost."""
+    """A finished member with its stored predictions."""
 
     name: str
-    """Name in tables and in the ensemble."""
     folder: MemberFolder
-    """Where its files are."""
     predictions: dict[str, Predictions]
     """By split."""
     summary: dict[str, Any]
-    """What its training recorded."""
+    """Summary of its training (`member.json`)."""
 
     @property
     def seconds(self) -> float:
-        """What its training cost."""
+        """Training time in seconds."""
         return float(self.summary["seconds"])
 
     @property
     def parameters(self) -> int:
-        """Its learnable numbers."""
+        """Number of parameters."""
         return int(self.summary["parameters"])
 
     def load(self) -> Member:
@@ -58,35 +56,41 @@ class TrainedMember:
 
 @dataclass(frozen=True)
 class FittedEnsemble:
-    """One way to fuse, finished."""
+    """A fitted ensemble method with its predictions."""
 
     method: str
     members: tuple[str, ...]
     combiner: Combiner | FusionHead
     predictions: dict[str, Predictions]
-    """By split; on validation they are fit to be scored (cross-fitted where something was fitted there)."""
+    """By split; cross-fitted on validation if the method was fitted there."""
     fitted_on: str
-    """What the combiner learned from, for the report."""
+    """Data that the combiner was fitted on, for the report."""
     seconds: float
+    """Time for training the members and fitting, in seconds."""
     parameters: int
     retrained: tuple[Member, ...] = ()
-    """The members, where the fusion changed them."""
+    """The members, if the method trained them further."""
+
+    @property
+    def is_fitted_on_validation(self) -> bool:
+        """Whether the combiner was fitted on the validation rows."""
+        return self.fitted_on.startswith("validation")
 
 
 def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) -> list[TrainedMember]:
-    """Read the finished members of a run."""
+    """Read finished members with their stored predictions on these splits, and on `out-of-fold` if available."""
     members = []
     for name in names:
         folder = run.member(name)
         stored = {split: Predictions.load(path) for split in splits if (path := run.predictions(name, split)).is_file()}
         if parts := [Predictions.load(fold.predictions) for fold in folder.folds() if fold.predictions.is_file()]:
-            stored["out-of-fold"] = join(parts)
+            stored["out-of-fold"] = concatenate(parts)
         members.append(TrainedMember(name, folder, stored, folder.summary()))
     return members
 
 
 def select_members(members: Sequence[TrainedMember], top: int, monitor: Monitor) -> list[TrainedMember]:
-    """Return the best `top` members by their validation scores (Algorithm 1, step 3), in their own order; 0 is all."""
+    """Return the `top` members with the best validation scores (Algorithm 1, step 3) in the given order; 0 for all."""
     if not top or top >= len(members):
         return list(members)
     order = rank({member.name: score(member.predictions["validation"]) for member in members}, monitor)
@@ -96,69 +100,66 @@ def select_members(members: Sequence[TrainedMember], top: int, monitor: Monitor)
 def fit_ensembles(
     members: Sequence[TrainedMember], methods: Sequence[Method], *, plan: Plan, prepared: DataModule | None
 ) -> list[FittedEnsemble]:
-    """Fuse the members in every way asked for.
+    """Fit every method to the members.
 
     Args:
-        members: Those to fuse, with predictions on validation and, where there is one, on test.
-        methods: Ways to fuse.
+        members: Members with predictions on validation and, if there is one, on test.
+        methods: Ensemble methods.
         plan: Options and seeds.
-        prepared: The images, which only the regimes frozen and joint need.
+        prepared: The images; required by the regimes frozen and joint.
 
     Raises:
-        ConfigError: A regime needs images that are not there.
+        ConfigError: A regime needs images, and there are none.
     """
-    groups = validation_groups(members, prepared)
+    groups = groups_of(members[0].predictions["validation"], prepared)
     return [
-        _fuse_end_to_end(members, plan, prepared, groups)
+        _fit_end_to_end(members, plan, prepared, groups)
         if method == "e2e"
-        else _fuse_simply(members, method, plan, groups)
+        else _fit_combiner(members, method, plan, groups)
         for method in methods
     ]
 
 
-def validation_groups(members: Sequence[TrainedMember], prepared: DataModule | None) -> tuple[str, ...] | None:
-    """Return the groups of the validation rows, in the order of the members' predictions; None where there are none."""
-    return groups_of(members[0].predictions["validation"], prepared)
-
-
 def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[str, ...] | None:
-    """Return the group of each row; None where there are none."""
+    """Return the group of each row; None if the data have no groups."""
     if prepared is None or prepared.table.groups is None:
         return None
     group_of = dict(zip(prepared.table.ids, prepared.table.groups, strict=True))
     return tuple(group_of[name] for name in predictions.ids)
 
 
-def _fuse_simply(
+def _fit_combiner(
     members: Sequence[TrainedMember], method: str, plan: Plan, groups: tuple[str, ...] | None
 ) -> FittedEnsemble:
     started = time.monotonic()
     names = tuple(member.name for member in members)
-    monitor = plan.monitor
+    monitor, seed = plan.monitor, plan.run.seed
     validation = [member.predictions["validation"] for member in members]
     combiner = fit_combiner(method, validation, names=names, monitor=monitor)
-    seed = plan.run.seed
-    scored = cross_fitted(method, validation, folds=plan.fusion.folds, seed=seed, monitor=monitor, groups=groups)
-    said = {"validation": scored}
+    predictions = {
+        "validation": cross_fitted(
+            method, validation, folds=plan.fusion.folds, seed=seed, monitor=monitor, groups=groups
+        )
+    }
     if all("test" in member.predictions for member in members):
-        said["test"] = combiner.apply([member.predictions["test"] for member in members])
+        predictions["test"] = combiner.apply([member.predictions["test"] for member in members])
     return FittedEnsemble(
         method,
         names,
         combiner,
-        said,
+        predictions,
         "validation rows, cross-fitted" if is_fitted(method) else "nothing",
         time.monotonic() - started + sum(member.seconds for member in members),
         sum(member.parameters for member in members),
     )
 
 
-def _fuse_end_to_end(
+def _fit_end_to_end(
     members: Sequence[TrainedMember], plan: Plan, prepared: DataModule | None, groups: tuple[str, ...] | None
 ) -> FittedEnsemble:
     started = time.monotonic()
     if prepared is None:
-        raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the run's images, and they are gone")
+        raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
     splits = set.intersection(*(set(member.predictions) for member in members))
     fitter = EndToEndFitter(
         plan,
@@ -168,46 +169,42 @@ def _fuse_end_to_end(
         plan.fusion,
         groups,
     )
-    fused = fitter.fit()
-    said = {"validation": fused.validation} | ({"test": fused.test} if fused.test is not None else {})
-    head_parameters = int(summarize(fused.head)["parameters"])
+    result = fitter.fit()
     return FittedEnsemble(
         "e2e",
         tuple(member.name for member in members),
-        fused.head,
-        said,
-        fused.learned_from,
+        result.head,
+        {"validation": result.validation} | ({"test": result.test} if result.test is not None else {}),
+        result.fitted_on,
         time.monotonic() - started + sum(member.seconds for member in members),
-        sum(member.parameters for member in members) + head_parameters,
-        fused.members if plan.fusion.regime == "joint" else (),
+        sum(member.parameters for member in members) + int(summarize(result.head)["parameters"]),
+        result.members if plan.fusion.regime == "joint" else (),
     )
 
 
-def fitted_within_one_group(one: FittedEnsemble, groups: tuple[str, ...] | None) -> bool:
-    """Tell whether an ensemble learned from validation rows of a single group, such as one hand or one plant.
+def is_fitted_on_one_group(ensemble: FittedEnsemble, groups: tuple[str, ...] | None) -> bool:
+    """Whether an ensemble was fitted on validation rows of a single group, such as one person or one plant.
 
-    Nothing then says how it does on another group, and its score on these rows is flattering.
+    Its cross-fitted scores are then too optimistic for other groups.
     """
-    return groups is not None and len(set(groups)) == 1 and learned_from_validation(one)
-
-
-def learned_from_validation(one: FittedEnsemble) -> bool:
-    """Tell whether an ensemble was fitted on the validation rows."""
-    return one.fitted_on.startswith("validation")
+    return groups is not None and len(set(groups)) == 1 and ensemble.is_fitted_on_validation
 
 
 def choose_ensemble(
     ensembles: Sequence[FittedEnsemble], monitor: Monitor, *, split: str, groups: tuple[str, ...] | None = None
 ) -> FittedEnsemble:
-    """Return the ensemble that scores best on the split that chooses; at equal scores the simpler one.
+    """Return the ensemble with the best score on the monitored split; the simpler one at equal scores.
 
-    On validation, what was fitted within one group is chosen only where there is nothing else.
+    Ensembles fitted on a single group of validation rows are chosen only if there are no others.
     """
-    flattered = {one.method for one in ensembles if split == "validation" and fitted_within_one_group(one, groups)}
-    sound = [one for one in ensembles if one.method not in flattered] or ensembles
-    scores: dict[str, Scores] = {one.method: score(one.predictions[split]) for one in sound}
+    candidates = [
+        ensemble for ensemble in ensembles if split != "validation" or not is_fitted_on_one_group(ensemble, groups)
+    ]
+    scores: dict[str, Scores] = {
+        ensemble.method: score(ensemble.predictions[split]) for ensemble in candidates or ensembles
+    }
     best = choose(scores, monitor)
-    return next(one for one in ensembles if one.method == best)
+    return next(ensemble for ensemble in ensembles if ensemble.method == best)
 
 
 def bundle_of(ensemble: FittedEnsemble, members: Sequence[TrainedMember]) -> Bundle:

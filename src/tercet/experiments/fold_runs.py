@@ -1,10 +1,10 @@
-"""The folder of a cross-validation: one table, one store of decoded images, and a run a fold.
+"""Folder of a cross-validation: shared samples and decoded images, and one run per fold.
 
 CV/
-  config.yaml  environment.json  samples.csv  images/  folds.json     what was asked, where, of what
-  folds/1/ folds/2/ ...                                               runs; the fold they hold out is their test split
+  config.yaml  environment.json  samples.csv  images/  folds.json     inputs
+  folds/1/ folds/2/ ...                                               runs; their test split is the held-out fold
   predictions/{NAME,METHOD,chosen}-pooled.npz  predictions/fold-mean-{validation,test}.npz
-  metrics.json  report.txt  bundle/                                   what came out
+  metrics.json  report.txt  bundle/                                   results
 """
 
 from __future__ import annotations
@@ -23,162 +23,164 @@ from tercet.core.files import read_json, write_json, write_text
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import dump_yaml
-from tercet.data.data_module import DataModule, require_splits
+from tercet.data.data_module import DataModule
 from tercet.data.folds import FoldPlan
 from tercet.data.run_reader import CHOSEN
+from tercet.data.splits import require_rows
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import DATA_SOURCE, make_plan
 
-_SHARED_IMAGES = "../../images"  # seen from a fold's run
+_SHARED_IMAGES = "../../images"  # relative to the run of a fold
 
 
 @dataclass(frozen=True)
 class FoldRun:
-    """One fold: the run that holds it out."""
+    """One fold and the run that holds it out."""
 
     name: str
     """Its number, or the group that it holds out."""
     run: RunFolder
-    """The run."""
     unlearned: tuple[str, ...] = ()
-    """Classes that no other fold shows."""
+    """Classes that occur in no other fold."""
 
     @cached_property
     def plan(self) -> Plan:
-        """What the run does."""
+        """Plan of the run."""
         return Plan.load(self.run)
 
     @property
     def title(self) -> str:
-        """What the fold is called in sentences."""
+        """Name in messages and tables."""
         return f"fold {self.name}"
 
-    def concluded(self) -> bool:
-        """Tell whether the fold has its report, which is written last."""
+    def finalized(self) -> bool:
+        """Whether the fold has its report, which is written last."""
         return self.run.report.is_file()
+
+    def unlearned_note(self) -> str:
+        """Return a warning about the classes that occur in no other fold."""
+        classes = ", ".join(self.unlearned)
+        return f"{self.title} has the only images of {classes}: the models that hold it out cannot predict them"
 
 
 @dataclass(frozen=True)
 class FoldRuns:
     """All folds of a cross-validation."""
 
-    whole: RunFolder
-    """The folder that holds them."""
+    root: RunFolder
+    """Folder of the cross-validation."""
     how: str
     """How the folds were made."""
     folds: tuple[FoldRun, ...]
-    """In order."""
     calibration: CalibrationConfig = UNCALIBRATED
-    """How their mean is calibrated, where images were kept for that."""
+    """Calibration of their average, if images were set aside for it."""
 
     @property
     def plan(self) -> Plan:
-        """The first fold's plan, for what all have alike: the data, the device, the ways to fuse, what chooses."""
+        """Plan of the first fold, for the options that all folds share, such as data, device and ensemble methods."""
         return self.folds[0].plan
 
     def save(self) -> None:
         """Write the list of folds."""
         folds = [{"name": fold.name, "unlearned": list(fold.unlearned)} for fold in self.folds]
         document = {"how": self.how, "folds": folds, "calibration": asdict(self.calibration)}
-        write_json(_list_of(self.whole), document)
+        write_json(_folds_file(self.root), document)
 
     @classmethod
-    def load(cls, whole: RunFolder) -> FoldRuns | None:
-        """Read the list of folds; None where the cross-validation was stopped before it had one."""
-        if not _list_of(whole).is_file():
+    def load(cls, root: RunFolder) -> FoldRuns | None:
+        """Read the list of folds; None if the cross-validation was stopped before it was written."""
+        if not _folds_file(root).is_file():
             return None
-        values = read_json(_list_of(whole))
+        values = read_json(_folds_file(root))
         folds = tuple(
-            FoldRun(fold["name"], fold_folder(whole, number), tuple(fold["unlearned"]))
+            FoldRun(fold["name"], fold_folder(root, number), tuple(fold["unlearned"]))
             for number, fold in enumerate(values["folds"], 1)
         )
-        given = values.get("calibration")  # absent in those from before there was any
-        return cls(whole, values["how"], folds, CalibrationConfig(**given) if given else UNCALIBRATED)
+        calibration = values.get("calibration")  # absent from cross-validations of version 0.1.0
+        return cls(root, values["how"], folds, CalibrationConfig(**calibration) if calibration else UNCALIBRATED)
 
 
-def _list_of(whole: RunFolder) -> Path:
-    return whole.path / "folds.json"
+def _folds_file(root: RunFolder) -> Path:
+    return root.path / "folds.json"
 
 
-def fold_folder(whole: RunFolder, number: int) -> RunFolder:
-    """Return the run of a fold; they are numbered, as names may be no names of folders."""
-    return RunFolder(whole.path / "folds" / str(number))
+def fold_folder(root: RunFolder, number: int) -> RunFolder:
+    """Return the run of a fold; numbered, as group names may not be valid folder names."""
+    return RunFolder(root.path / "folds" / str(number))
 
 
 def members_by_fold(
-    members: Sequence[MemberConfig], folds: Sequence[str], wanted: Sequence[str]
+    members: Sequence[MemberConfig], folds: Sequence[str], fold_members: Sequence[str]
 ) -> dict[str, tuple[MemberConfig, ...]]:
     """Return the members that each fold trains.
 
     Args:
         members: All members.
-        folds: The folds' names.
-        wanted: `MEMBER=FOLD+FOLD`: the folds of a member that is not trained in all.
+        folds: Names of the folds.
+        fold_members: `MEMBER=FOLD+FOLD` for each member that is trained only in these folds.
 
     Raises:
-        ConfigError: A member or a fold does not exist, or a fold has no member.
+        ConfigError: Unknown member or fold, or a fold without members.
     """
     names = [member.name for member in members]
-    limits: dict[str, list[str]] = {}
+    folds_of: dict[str, list[str]] = {}
     problems: list[str] = []
-    for text in wanted:
-        name, _, listed = text.rpartition("=")
+    for text in fold_members:
+        name, _, selected = text.rpartition("=")
         if name not in names:
-            problems.append(
-                f"fold_members: no member '{name}'{did_you_mean(name, names)} (there are: {', '.join(names)})"
-            )
-        elif name in limits:
-            problems.append(f"fold_members names '{name}' twice")
-        limits[name] = listed.split("+")
+            problems.append(f"fold_members: no member '{name}'{did_you_mean(name, names)} (use {', '.join(names)})")
+        elif name in folds_of:
+            problems.append(f"fold_members: '{name}' occurs twice")
+        folds_of[name] = selected.split("+")
         problems += [
-            f"fold_members: no fold '{fold}'{did_you_mean(fold, folds)} (there are: {', '.join(folds)})"
-            for fold in limits[name]
+            f"fold_members: no fold '{fold}'{did_you_mean(fold, folds)} (use {', '.join(folds)})"
+            for fold in folds_of[name]
             if fold not in folds
         ]
-    chosen = {fold: tuple(member for member in members if fold in limits.get(member.name, folds)) for fold in folds}
-    problems += [f"fold_members leave no member for fold {fold}" for fold, some in chosen.items() if not some]
-    problems += [f"a member of a cross-validation cannot have the name '{CHOSEN}'"] if CHOSEN in names else []
+    by_fold = {fold: tuple(member for member in members if fold in folds_of.get(member.name, folds)) for fold in folds}
+    problems += [f"fold_members: no member for fold {fold}" for fold in folds if not by_fold[fold]]
+    problems += [f"the member name '{CHOSEN}' is reserved in a cross-validation"] if CHOSEN in names else []
     raise_problems(problems)
-    return chosen
+    return by_fold
 
 
 def plan_folds(
-    whole: RunFolder,
+    root: RunFolder,
     data: str,
     options: ParsedArguments,
     prepared: DataModule,
-    division: FoldPlan,
+    fold_plan: FoldPlan,
     members: Mapping[str, tuple[MemberConfig, ...]],
 ) -> list[tuple[FoldRun, Plan, DataModule]]:
-    """Return each fold's run, what it will do, and its data; nothing is written yet.
+    """Return run, plan and data of each fold; nothing is written yet.
 
     Raises:
-        ConfigError: Members are chosen by different rules.
-        DataError: A fold leaves too little to train on or to choose with.
+        ConfigError: Members differ in `monitor` or `monitor_split`.
+        DataError: A fold leaves too few images for training or validation.
     """
     trainings = sum(map(len, members.values()))
     planned = []
-    for number, fold in enumerate(division.folds, 1):
-        divided = replace(prepared, table=division.divided(fold, options.of(DataConfig)))
-        require_splits(divided)
+    for number, fold in enumerate(fold_plan.folds, 1):
+        fold_data = replace(prepared, table=fold_plan.fold_table(fold, options.of(DataConfig)))
+        require_rows(fold_data.table)
         plan = make_plan(
             data,
-            divided,
+            fold_data,
             options.of(DataConfig),
             options.of(FusionConfig),
             options.of(RunConfig),
             members[fold.name],
             trainings=trainings,
         )
-        run = FoldRun(fold.name, fold_folder(whole, number), division.unlearned(fold))
-        planned.append((run, replace(plan, images=_SHARED_IMAGES), divided))
-    replace(plan, members=tuple(member for some in members.values() for member in some)).check()
+        run = FoldRun(fold.name, fold_folder(root, number), fold_plan.unlearned(fold))
+        planned.append((run, replace(plan, images=_SHARED_IMAGES), fold_data))
+    replace(plan, members=tuple(member for fold_members in members.values() for member in fold_members)).check()
     return planned
 
 
-def write_fold(fold: FoldRun, plan: Plan, divided: DataModule, options: ParsedArguments) -> None:
-    """Write what a fold's run needs; the configuration last, as only a folder that has one is a run."""
+def write_fold(fold: FoldRun, plan: Plan, prepared: DataModule, options: ParsedArguments) -> None:
+    """Write the run of a fold; config.yaml last, as it marks a complete run folder."""
     values = options.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
-    divided.table.save(fold.run.samples)
+    prepared.table.save(fold.run.samples)
     plan.save(fold.run)
     write_text(fold.run.config, dump_yaml({DATA_SOURCE: plan.data, "fold": fold.name, **values}))

@@ -1,4 +1,4 @@
-"""The trainings of runs: members, and members without one fold, each a piece of work for the pool."""
+"""Trainings of runs as jobs of the pool: members, and members without one fold of the training rows."""
 
 from __future__ import annotations
 
@@ -26,81 +26,81 @@ class Job:
     run: RunFolder
     name: str
     fold: int | None = None
-    part: str = ""
-    """What the run is called where several are trained side by side."""
+    run_title: str = ""
+    """Name of the run in the progress display, if several runs train together."""
 
     @property
     def folder(self) -> MemberFolder:
-        """Where the training's files are."""
+        """Folder with the files of the training."""
         member = self.run.member(self.name)
         return member if self.fold is None else member.fold(self.fold)
 
     @property
     def command(self) -> list[str]:
-        """The module that trains in a process of its own, and its words."""
+        """Module and arguments of the child process."""
         fold = [] if self.fold is None else ["--fold", str(self.fold)]
         return ["tercet.experiments.member", str(self.run.path), self.name, *fold]
 
     @property
-    def complaints(self) -> Path:
-        """What the training's process wrote on standard error."""
+    def stderr_path(self) -> Path:
+        """File for the standard error of the child process."""
         return self.run.member(self.name).path / f"stderr{'' if self.fold is None else self.fold + 1}.txt"
 
     @property
     def title(self) -> str:
-        """What the progress bar is called."""
-        whole = f"{self.name} of {self.part}" if self.part else self.name
-        return whole if self.fold is None else f"{whole}, fold {self.fold + 1}"
+        """Label of the progress bar."""
+        member = f"{self.name} of {self.run_title}" if self.run_title else self.name
+        return member if self.fold is None else f"{member}, fold {self.fold + 1}"
 
-    def train(self, prepared: DataModule | None, observers: Sequence[Callback]) -> None:
-        """Train here."""
-        train_member(self.run, self.name, fold=self.fold, observers=observers, prepared=prepared)
+    def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
+        """Train in this process."""
+        train_member(self.run, self.name, fold=self.fold, callbacks=callbacks, prepared=prepared)
 
-    def ended(self, failure: FailedJob | None) -> None:
-        """The training's own files tell all there is to tell."""
+    def on_end(self, failure: FailedJob | None) -> None:
+        """Nothing to do: the training has written its own files."""
 
 
-def planned_jobs(run: RunFolder, plan: Plan, *, part: str = "") -> list[Job]:
-    """Return every training of a run, finished or not."""
-    jobs = [Job(run, member.name, part=part) for member in plan.members]
+def planned_jobs(run: RunFolder, plan: Plan, *, run_title: str = "") -> list[Job]:
+    """Return all trainings of a run, finished or not."""
+    jobs = [Job(run, member.name, run_title=run_title) for member in plan.members]
     if plan.needs_folds():
-        jobs += [Job(run, member.name, fold, part) for member in plan.members for fold in range(plan.fusion.folds)]
+        jobs += [Job(run, member.name, fold, run_title) for member in plan.members for fold in range(plan.fusion.folds)]
     return jobs
 
 
 def run_jobs(
     jobs: Sequence[Job],
     *,
-    whole: RunFolder,
+    root: RunFolder,
     threads: ThreadPlan,
     console: Console,
     prepared: DataModule | None = None,
 ) -> list[FailedJob]:
-    """Run trainings, as many side by side as the plan says; return the ones that failed.
+    """Run trainings, `threads.jobs` at a time; return the ones that failed.
 
     Args:
-        jobs: Trainings of one run, or of several with the same split that chooses.
-        whole: What is continued after an interruption: the run, or the folder that holds the runs.
-        threads: How many at once.
-        console: Where to report progress.
-        prepared: The data, where all are of one run and it is at hand.
+        jobs: Trainings of one run, or of several runs with the same `monitor_split`.
+        root: Folder to resume after an interruption: the run, or the folder of the runs.
+        threads: Number of processes, and of threads per process.
+        console: For the progress display.
+        prepared: The data, if all jobs are of one run and it is loaded.
 
     Raises:
-        Interrupted: A signal came; every training has saved itself.
+        Interrupted: A signal arrived; every training has saved a checkpoint.
     """
-    bars = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split)
+    display = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split)
     threads = threads if len(jobs) > 1 else ThreadPlan(1, threads.threads)
-    return run_all(jobs, whole=whole, threads=threads, bars=bars, prepared=prepared)
+    return run_all(jobs, root=root, threads=threads, display=display, prepared=prepared)
 
 
 def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:
-    """Raise one error that names every member that failed.
+    """Raise one error that lists every failed member.
 
     Raises:
         TercetError: With the exit code of the first failure.
     """
     if failures:
         lines = "; ".join(f"member {failure.job.title}: {failure.message}" for failure in failures)
-        error = TercetError(f"{lines}. The other members are kept: continue with --resume {run.path}")
+        error = TercetError(f"{lines}. The other members are finished: continue with --resume {run.path}")
         error.exit_code = failures[0].exit_code
         raise error

@@ -1,4 +1,4 @@
-"""Train one member."""
+"""Train one member of a run; as a module, the child process that the pool starts for it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ import torch
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import explain
+from tercet.core.errors import to_tercet_error
 from tercet.core.files import write_text
-from tercet.core.predictions import Predictions
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import seed_everything
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Bundle, Member
-from tercet.experiments.data_summary import trained_on
 from tercet.experiments.multilabel import multilabel_objective, save_multilabel
 from tercet.experiments.plan import Plan
 from tercet.experiments.tensorboard import stage_images
@@ -42,26 +40,24 @@ from tercet.training.losses import CrossEntropy, Objective, balanced_class_weigh
 from tercet.training.trainer import Trainer
 
 SPEED_BATCH = 64
-"""Images a forward pass, at most, where prediction is timed."""
+"""Largest batch size for measuring prediction speed."""
+_SUMMARY_KEYS = ("parameters", "trainable", "buffers", "flops", "input")
 
 
 def measure_member(classifier: Classifier, plan: Plan, prepared: DataModule) -> dict[str, Any]:
-    """Return `train_accuracy` (best weights, evaluation mode, images as they are) and `images_per_second`."""
+    """Return `train_accuracy` (best weights, no augmentation) and `images_per_second`."""
     workers, specs = plan.data_config.num_workers, (classifier.spec,)
-    learned = prepared.loader(prepared.rows("train"), specs, num_workers=workers)
-    said = predict(classifier, learned, classes=plan.classes, device=plan.device)
-    some = prepared.loader(prepared.rows("validation")[:SPEED_BATCH], specs)
+    train_loader = prepared.loader(prepared.rows("train"), specs, num_workers=workers)
+    predictions = predict(classifier, train_loader, classes=plan.classes, device=plan.device)
+    speed_loader = prepared.loader(prepared.rows("validation")[:SPEED_BATCH], specs)
     return {
-        "train_accuracy": score(said).accuracy,
-        "images_per_second": images_per_second(classifier, next(iter(some.epoch(0))), device=plan.device),
+        "train_accuracy": score(predictions).accuracy,
+        "images_per_second": images_per_second(classifier, next(iter(speed_loader.epoch(0))), device=plan.device),
     }
 
 
-_SUMMARISED = ("parameters", "trainable", "buffers", "flops", "input")
-
-
 def fold_rows(prepared: DataModule, plan: Plan) -> list[Rows]:
-    """Return the training rows that each fold holds out; the same ones for every member."""
+    """Return the training rows held out by each fold; identical for all members."""
     rows = prepared.rows("train")
     table = prepared.table.take(rows)
     seed = plan.data_config.split_seed
@@ -74,49 +70,50 @@ def train_member(
     name: str,
     *,
     fold: int | None = None,
-    observers: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
     prepared: DataModule | None = None,
     keep: bool = True,
 ) -> None:
-    """Train a member to the end, going on where an earlier attempt stopped; nothing if it is finished.
+    """Train a member, continuing from its checkpoint if there is one; do nothing if it is finished.
 
     Args:
         run: The run, with its plan.
         name: The member.
         fold: Train without this fold of the training rows and predict it; None trains the member itself.
-        observers: Told how it goes.
-        prepared: The run's data, if it is at hand.
-        keep: Leave predictions and a bundle too, not only how good and how large the member is.
+        callbacks: Callbacks.
+        prepared: The run's data, if already loaded.
+        keep: Also save predictions and a bundle, not only scores and size.
     """
     folder = run.member(name) if fold is None else run.member(name).fold(fold)
     if folder.finished():
         return
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     plan = Plan.load(run)
-    work = _Work(run, folder, plan, prepared or plan.open_data(run), name, fold)
-    classifier, summary = work.train(observers)
+    trainer = _MemberTrainer(run, folder, plan, prepared or plan.open_data(run), name, fold)
+    classifier, summary = trainer.train(callbacks)
     if fold is None:
-        summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARISED}
+        summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARY_KEYS}
         if keep:
-            summary |= work.leave_member(classifier)
+            summary |= trainer.save(classifier)
         if plan.compared:
-            summary |= measure_member(classifier, plan, work.prepared)
+            summary |= measure_member(classifier, plan, trainer.prepared)
     else:
-        store_predictions(work.predict(classifier, work.held_out()), folder.predictions, folder)
+        predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out())
+        store_predictions(predictions, folder.predictions, folder)
     folder.finish(summary)
 
 
 def check_bf16(plan: Plan, prepared: DataModule) -> None:
-    """Find members that were to be trained in bf16 and cannot be on this machine, before any of them is trained.
+    """Check, before any training, that this machine computes in bf16 every member that is to be trained in it.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: It cannot.
     """
-    seen: list[tuple[str, ModelConfig]] = []
+    checked: list[tuple[str, ModelConfig]] = []
     for member in plan.members:
-        if member.training.precision != "bf16" or (member.network, member.model) in seen:
+        if member.training.precision != "bf16" or (member.network, member.model) in checked:
             continue
-        seen.append((member.network, member.model))
+        checked.append((member.network, member.model))
         classifier = build(
             member.network,
             num_classes=len(plan.classes),
@@ -127,14 +124,14 @@ def check_bf16(plan: Plan, prepared: DataModule) -> None:
         )
         rows = prepared.rows("train")[:2]
         batch = next(iter(prepared.loader(rows, (classifier.spec,)).epoch(0)))
-        counts = prepared.table.take(rows).class_counts() if plan.sets else None
+        counts = prepared.table.take(rows).class_counts() if plan.multilabel else None
         objective = CrossEntropy() if counts is None else multilabel_objective(member.model.labels, counts)
         require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One training of a run, and what it is to leave."""
+class _MemberTrainer:
+    """One training of a run and the files that it writes."""
 
     run: RunFolder
     folder: MemberFolder
@@ -144,13 +141,13 @@ class _Work:
     fold: int | None
 
     def held_out(self) -> Rows:
-        """Return the training rows that this training must not see."""
+        """Return the training rows that are not used in this training."""
         if self.fold is None:
             return np.array([], dtype=np.int64)
         return fold_rows(self.prepared, self.plan)[self.fold]
 
-    def train(self, observers: Sequence[Callback]) -> tuple[Classifier, dict[str, Any]]:
-        """Build the network and train it; return it with its best weights, and what its training was."""
+    def train(self, callbacks: Sequence[Callback]) -> tuple[Classifier, dict[str, Any]]:
+        """Build and train the network; return it with its best weights, and a summary of the training."""
         plan, member = self.plan, self.plan.member(self.name)
         seed = plan.seed(self.name, self.fold)
         seed_everything(seed)
@@ -164,106 +161,98 @@ class _Work:
         rows = np.setdiff1d(self.prepared.rows("train"), self.held_out())
         specs, config = (classifier.spec,), member.training
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
-        chooser = self.prepared.rows(plan.monitor_split)
+        monitor_rows = self.prepared.rows(plan.monitor_split)
         workers = plan.data_config.num_workers
         objective = self.objective(config, rows)
         if config.precision != "32":
             batch = next(iter(batches.epoch(0)))
             config = replace(config, precision=self.precision(config, classifier, batch, objective))
-        scorer, watching = self.watch(chooser, config)
+        scorer, logs = self.logging(monitor_rows, config)
         training = Trainer(
             classifier,
             batches,
-            self.prepared.loader(chooser, specs, num_workers=workers),
+            self.prepared.loader(monitor_rows, specs, num_workers=workers),
             config=config,
             folder=self.folder.checkpoints,
             device=plan.device,
             objective=objective,
             scorer=scorer,
-            observers=[*watching, *observers],
+            callbacks=[*logs, *callbacks],
         )
         training.resume()
         result = training.run()
         result.history.save(self.folder.path / "history.jsonl")
-        return classifier, _describe(result, config)
+        return classifier, _training_summary(result, config)
 
     def precision(
         self, config: TrainingConfig, classifier: Classifier, batch: Batch, objective: Objective
     ) -> Literal["32", "bf16"]:
-        """Return the precision to train in; `auto` writes its choice and the reason into the member's log.
+        """Return the precision to train in; for `auto`, log the choice and its reason.
 
         Raises:
-            ConfigError: bf16 was asked for, and this machine cannot compute it.
+            ConfigError: bf16 is required, but this machine cannot compute it.
         """
         device, log = self.plan.device, EpochLog(self.folder.path / "train.log")
         if config.precision == "bf16":
             require_bf16(classifier, batch, objective, device=device, name=self.name)
             return "bf16"
-        measured = self.folder.path / "precision.txt"
-        if not measured.is_file():  # measured once: a resumed training must go on as it began
-            chosen, reason = choose_precision(classifier, batch, objective, device=device)
-            log.note(f"precision {chosen}: {reason}")
-            write_text(measured, chosen)
-        elif measured.read_text("utf-8") == "bf16" and (
+        choice_file = self.folder.path / "precision.txt"
+        if not choice_file.is_file():  # measured once: a resumed training must keep its precision
+            choice, reason = choose_precision(classifier, batch, objective, device=device)
+            log.note(f"precision {choice}: {reason}")
+            write_text(choice_file, choice)
+        elif choice_file.read_text("utf-8") == "bf16" and (
             fault := bf16_fault(classifier, batch, objective, device=device)
         ):
-            log.note(f"precision 32: begun in bf16 on another machine, and this one cannot compute it: {fault}")
+            log.note(f"precision 32: started in bf16 on another machine, but this one cannot compute it: {fault}")
             return "32"
-        return "bf16" if measured.read_text("utf-8") == "bf16" else "32"
+        return "bf16" if choice_file.read_text("utf-8") == "bf16" else "32"
 
-    def watch(self, chooser: Rows, config: TrainingConfig) -> tuple[Scorer, list[Callback]]:
-        """Return what scores the rows that choose, and those who write the member's own records."""
-        plan, wanted = self.plan, self.plan.run.tensorboard and self.fold is None
+    def logging(self, monitor_rows: Rows, config: TrainingConfig) -> tuple[Scorer, list[Callback]]:
+        """Return the scorer of the monitored rows and the callbacks that write the member's logs."""
+        plan = self.plan
         log = EpochLog(self.folder.path / "train.log", split=plan.monitor_split)
-        boards = tensorboard(self.folder.path / "tensorboard", wanted=wanted)
-        if plan.sets:
+        boards = tensorboard(self.folder.path / "tensorboard", enabled=plan.run.tensorboard and self.fold is None)
+        if plan.multilabel:
             return validation_multilabel_scores, [log, *boards]
-        scorer, observers = stage_images(
+        scorer, callbacks = stage_images(
             boards,
             validation_scores,
             classes=plan.classes,
-            store=self.prepared.store,
-            rows=chooser,
+            store=self.prepared.images,
+            rows=monitor_rows,
             monitor=config.monitor,
         )
-        return scorer, [log, *observers]
+        return scorer, [log, *callbacks]
 
     def objective(self, config: TrainingConfig, rows: Rows) -> Objective:
-        """Return what is minimised on the training rows."""
-        if self.plan.sets:
+        """Return the loss for the training rows."""
+        if self.plan.multilabel:
             counts = self.prepared.table.take(rows).class_counts()
             return multilabel_objective(self.plan.member(self.name).model.labels, counts)
-        return CrossEntropy(class_weights=self.class_weights(config, rows), label_smoothing=config.label_smoothing)
+        weights = None
+        if config.class_weights != "none":
+            counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
+            weights = balanced_class_weights(counts.tolist())
+        return CrossEntropy(class_weights=weights, label_smoothing=config.label_smoothing)
 
-    def class_weights(self, config: TrainingConfig, rows: Rows) -> list[float] | None:
-        """Return a weight a class where the classes are to be balanced."""
-        if config.class_weights == "none":
-            return None
-        counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
-        return balanced_class_weights(counts.tolist())
-
-    def predict(self, classifier: Classifier, rows: Rows) -> dict[TTAConfig, Predictions]:
-        """Return what the network says of some rows, plainly and with test-time augmentation."""
-        return predict_rows(classifier, self.plan, self.prepared, rows)
-
-    def leave_member(self, classifier: Classifier) -> dict[str, Any]:
-        """Store the predictions that fusing needs, and the member's own bundle; return what else is to be recorded."""
+    def save(self, classifier: Classifier) -> dict[str, Any]:
+        """Save the member's predictions and bundle; return additions to its summary."""
         member = Member(
             self.name, classifier, self.plan.member(self.name).model, TTAConfig(seed=self.plan.run.views.seed)
         )
-        if self.plan.sets:
+        if self.plan.multilabel:
             return save_multilabel(self.run, self.plan, self.prepared, member, self.folder)
         for split in self.plan.predicted_splits():
             if len(rows := self.prepared.rows(split)):
-                store_predictions(
-                    self.predict(classifier, rows), self.run.predictions(self.name, split), self.folder, split
-                )
-        card = {"data": trained_on(self.plan, self.prepared.table)}
+                predictions = predict_rows(classifier, self.plan, self.prepared, rows)
+                store_predictions(predictions, self.run.predictions(self.name, split), self.folder, split)
+        card = {"data": self.plan.data_card(self.prepared.table)}
         Bundle(self.plan.classes, (member,), card=card).save(self.folder.bundle)
         return {}
 
 
-def _describe(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
+def _training_summary(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
     best = result.best
     return {
         "seconds": result.seconds,
@@ -276,7 +265,7 @@ def _describe(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Train one member as a process of its own, reporting events on standard output."""
+    """Train one member and write its events to standard output."""
     parser = argparse.ArgumentParser(prog="python -m tercet.experiments.member")
     parser.add_argument("run")
     parser.add_argument("name")
@@ -286,24 +275,24 @@ def main() -> int:
     def work(events: EventStream) -> None:
         run = RunFolder.open(arguments.run)
         torch.set_num_threads(Plan.load(run).threads)
-        train_member(run, arguments.name, fold=arguments.fold, observers=[events])
+        train_member(run, arguments.name, fold=arguments.fold, callbacks=[events])
 
     return report_to_parent(work)
 
 
 def report_to_parent(work: Callable[[EventStream], None]) -> int:
-    """Do work that reports its events on standard output, and return the exit code of this process."""
+    """Run `work` with an event stream to standard output and return the exit code of this process."""
     events = EventStream(sys.stdout)
     try:
         work(events)
     except BrokenPipeError:
-        os._exit(1)  # the process that reads the events is gone
+        os._exit(1)  # the parent process is gone
     except Exception as error:
-        known = explain(error)
-        if known is None:
+        explained = to_tercet_error(error)
+        if explained is None:
             raise
-        events.error(str(known), known.exit_code)
-        return known.exit_code
+        events.error(str(explained), explained.exit_code)
+        return explained.exit_code
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run: everything a member's process needs to know, in one file that a resume reads again."""
+"""Plan of a run: everything that training a member needs, in one file (`plan.json`) that a resume reads again."""
 
 from __future__ import annotations
 
@@ -13,19 +13,36 @@ from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
-from tercet.data.data_module import DataModule
-from tercet.data.image_cache import ImageCache
-from tercet.data.table import load_samples
+from tercet.data.data_module import DataModule, training_digests
+from tercet.data.image_cache import open_cache
+from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.weights import is_fitted
 from tercet.models.build import build
 from tercet.models.members import MEMBER_OPTIONS
 
+_SPLIT_OPTIONS = (
+    "image_column",
+    "label_columns",
+    "label_separator",
+    "task",
+    "group_column",
+    "group_from",
+    "image_pattern",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "max_bad_fraction",
+    "limit",
+)
+"""Options that determine the splits: with them `evaluate` finds the same held-out rows again."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do."""
+    """Resolved configuration of a run."""
 
     data: str
+    """Data source as the user named it."""
     data_config: DataConfig
     fusion: FusionConfig
     run: RunConfig
@@ -39,73 +56,75 @@ class Plan:
     held_out: str
     """SHA-256 over the ids of the test split."""
     images: str = "images"
-    """Where the decoded images are, relative to the run: the folds of a cross-validation share them."""
+    """Folder of the decoded images, relative to the run; the folds of a cross-validation share one."""
     notes: tuple[str, ...] = ()
-    """What was left out while reading the data, one sentence each."""
+    """Skipped files and rows, one sentence each."""
     compared: bool = False
-    """Whether every member also tells its training accuracy and how fast it predicts."""
-    sets: bool = False
-    """Whether an image has a set of labels, not one class."""
+    """Whether to measure training accuracy and prediction speed of every member, too."""
+    multilabel: bool = False
+    """Whether an image has a set of labels instead of one class."""
     calibration: CalibrationConfig = UNCALIBRATED
-    """What is done to the probabilities of what is chosen."""
+    """Calibration of the chosen model."""
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
         return next(member for member in self.members if member.name == name)
 
     def seed(self, name: str, fold: int | None = None) -> int:
-        """Return a seed of its own for every training of the run."""
-        own, further = self.member(name).seed, 0 if fold is None else fold + 1
-        if own is not None:
-            return own * 10_000 + further
+        """Return the seed of one training; no two trainings of a run share theirs."""
+        member_seed, offset = self.member(name).seed, 0 if fold is None else fold + 1
+        if member_seed is not None:
+            return member_seed * 10_000 + offset
         position = [member.name for member in self.members].index(name)
-        return self.run.seed * 10_000 + position * 100 + further
+        return self.run.seed * 10_000 + position * 100 + offset
 
     @property
     def monitor(self) -> Monitor:
-        """What 'best' means, for members and for ensembles."""
+        """The score that selects epochs, members and ensembles."""
         return self.members[0].training.monitor
 
     @property
     def monitor_split(self) -> str:
-        """The split that chooses: validation, or test where a paper is reproduced that did so."""
+        """The split it is computed on: validation, or test to reproduce a paper that selected on test."""
         return self.members[0].training.monitor_split
 
     def check(self) -> None:
-        """Refuse members chosen by different rules, crops that do not fit, promises that cannot be kept, and
-        what is for label sets where none are.
+        """Check combinations of options.
 
         Raises:
-            ConfigError: Members differ in `monitor` or `monitor_split`, or these are for label sets; a crop is too
-                large; or no validation rows would be left to calibrate with.
+            ConfigError: Members differ in `monitor` or `monitor_split`; multi-label options without multi-label data;
+                a crop is too large; or no validation rows are left for calibration.
         """
-        if not self.sets:
+        if not self.multilabel:
             decoders = [member.name for member in self.members if member.model.labels.decoder != "sigmoid"]
-            only_sets = self.monitor in ("o_f1", "c_f1", "map")
-            needs = "needs sets of labels (several --data.label-columns, or --data.label-separator)"
+            needs = "needs multi-label data (several --data.label-columns, or --data.label-separator)"
             raise_problems(
                 [
                     bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
-                    only_sets and f"monitor {self.monitor} {needs}",
+                    self.monitor in ("o_f1", "c_f1", "map") and f"monitor {self.monitor} {needs}",
                 ]
             )
-        fused = len(self.members) > 1 and self.fusion.num_members != 1
-        if self.calibration.promises and fused and all(map(self.learns_from_validation, self.run.ensemble_methods)):
+        combined = len(self.members) > 1 and self.fusion.num_members != 1
+        if (
+            self.calibration.guarantees
+            and combined
+            and all(map(self.is_fitted_on_validation, self.run.ensemble_methods))
+        ):
             raise ConfigError(
-                "calibration.reject_risk and coverage need validation rows that nothing was fitted on, and "
-                f"{', '.join(self.run.ensemble_methods)} learn from all of them: add average, pruned or vote, or give "
-                "fusion.data out-of-fold with e2e"
+                "calibration.reject_risk and coverage need validation images that nothing was fitted on, but all "
+                f"ensemble methods ({', '.join(self.run.ensemble_methods)}) are fitted on them: add average, pruned or "
+                "vote, or use fusion.data out-of-fold with e2e"
             )
-        for what in ("monitor", "monitor_split"):
-            kinds = sorted({getattr(member.training, what) for member in self.members})
-            if len(kinds) > 1:
-                raise ConfigError(f"members differ in {what} ({', '.join(kinds)}): give one for the whole run")
+        for option in ("monitor", "monitor_split"):
+            values = sorted({getattr(member.training, option) for member in self.members})
+            if len(values) > 1:
+                raise ConfigError(f"members differ in {option} ({', '.join(values)}): set one for the whole run")
         if self.run.views.crops:
             for member in self.members:
-                self.run.views.picture_size(self._input_size(member))
+                self.run.views.enlarged_size(self._input_size(member))
 
     def _input_size(self, member: MemberConfig) -> tuple[int, int]:
-        """Return height and width of what a member's network is shown; only building it tells."""
+        """Return height and width of a member's input; known only once the network is built."""
         network = build(
             member.network,
             num_classes=len(self.classes),
@@ -116,21 +135,39 @@ class Plan:
         )
         return network.spec.size
 
-    def learns_from_validation(self, method: Method) -> bool:
-        """Tell whether a way to fuse is fitted on the validation rows."""
+    def is_fitted_on_validation(self, method: Method) -> bool:
+        """Whether an ensemble method is fitted on the validation rows."""
         return self.fusion.data == "validation" if method == "e2e" else is_fitted(method)
 
     def needs_folds(self) -> bool:
-        """Tell whether the fusion learns from out-of-fold predictions."""
+        """Whether the fusion head is trained on out-of-fold predictions."""
         return "e2e" in self.run.ensemble_methods and len(self.members) > 1 and self.fusion.data == "out-of-fold"
 
     def predicted_splits(self) -> tuple[str, ...]:
-        """Return the splits that members predict: the training rows only where the fusion learns from them."""
-        learns_from_train = "e2e" in self.run.ensemble_methods and (self.fusion.regime, self.fusion.data) == (
+        """Return the splits that members predict; train only if the fusion head is trained on it."""
+        uses_train = "e2e" in self.run.ensemble_methods and (self.fusion.regime, self.fusion.data) == (
             "cached",
             "train",
         )
-        return ("validation", "test", "train") if learns_from_train else ("validation", "test")
+        return ("validation", "test", "train") if uses_train else ("validation", "test")
+
+    def data_card(self, table: SampleTable | None = None) -> dict[str, Any]:
+        """Return the description of the data for metrics and bundles.
+
+        Args:
+            table: The samples with their splits, to add digests of training and validation images, which `evaluate`
+                must not score.
+        """
+        digests = None if table is None else training_digests(table)
+        return {
+            "source": self.data,
+            "classes": list(self.classes),
+            "fingerprint": self.fingerprint,
+            "options": {key: getattr(self.data_config, key) for key in _SPLIT_OPTIONS},
+            "held_out": self.held_out,
+            "notes": list(self.notes),
+            **({} if digests is None else {"seen": digests}),
+        }
 
     def save(self, run: RunFolder) -> None:
         """Write the plan."""
@@ -138,7 +175,7 @@ class Plan:
         values = {
             "data": self.data,
             "options": options.to_dict(self.data_config, self.fusion, self.calibration, replace(self.run, members=())),
-            "members": [describe_member(member) for member in self.members],
+            "members": [member_to_dict(member) for member in self.members],
             "device": self.device,
             "threads": self.threads,
             "channels": self.channels,
@@ -149,7 +186,7 @@ class Plan:
             "images": self.images,
             "notes": list(self.notes),
             "compared": self.compared,
-            "sets": self.sets,
+            "multilabel": self.multilabel,
         }
         write_json(run.plan, values)
 
@@ -163,7 +200,7 @@ class Plan:
             data_config=parsed.of(DataConfig),
             fusion=parsed.of(FusionConfig),
             run=parsed.of(RunConfig),
-            members=tuple(read_member(member) for member in values["members"]),
+            members=tuple(member_from_dict(member) for member in values["members"]),
             device=values["device"],
             threads=values["threads"],
             channels=values["channels"],
@@ -174,27 +211,27 @@ class Plan:
             images=values.get("images", "images"),  # absent from plans of version 0.1.0
             notes=tuple(values["notes"]),
             compared=values.get("compared", False),
-            sets=values.get("sets", False),  # absent in runs from before there were label sets
+            multilabel=values.get("multilabel", False),
             calibration=parsed.of(CalibrationConfig),
         )
 
     def open_data(self, run: RunFolder) -> DataModule:
-        """Return the samples and decoded images that the run keeps."""
-        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, sets=self.sets)
-        return DataModule(table, ImageCache.open(run.path / self.images), fingerprint=self.fingerprint)
+        """Open the samples and decoded images of the run."""
+        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, multilabel=self.multilabel)
+        return DataModule(table, open_cache(run.path / self.images), fingerprint=self.fingerprint)
 
 
 _GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("calibration", CalibrationConfig), ("", RunConfig)]
 
 
-def describe_member(member: MemberConfig) -> dict[str, Any]:
-    """Return a member as plain values."""
+def member_to_dict(member: MemberConfig) -> dict[str, Any]:
+    """Return a member as plain values for JSON."""
     options = MEMBER_OPTIONS.to_dict(member.model, member.training)
     return {"name": member.name, "model": member.network, "options": options, "seed": member.seed}
 
 
-def read_member(values: dict[str, Any]) -> MemberConfig:
-    """Rebuild from `describe_member`'s result."""
+def member_from_dict(values: dict[str, Any]) -> MemberConfig:
+    """Inverse of `member_to_dict`."""
     parsed = MEMBER_OPTIONS.parse_object(values["options"])
     model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
     return MemberConfig(values["name"], values["model"], model, training, values.get("seed"))

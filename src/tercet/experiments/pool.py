@@ -1,6 +1,6 @@
-"""Work side by side: a process each, a progress bar each, and a signal reaches them all.
+"""Run trainings in parallel: one process and one progress bar each; signals reach all of them.
 
-One that fails leaves the others alone. Where one at a time is wanted, it is done in this process.
+A training that fails does not stop the others. With one job at a time, it runs in this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tercet.core.errors import Interrupted, explain
+from tercet.core.errors import Interrupted, to_tercet_error
 from tercet.core.history import EpochRow
 from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import RunFolder
@@ -32,35 +32,35 @@ from tercet.training.signals import StopSignal
 
 
 class PoolTask(Protocol):
-    """One training, to be done here or in a process of its own."""
+    """A training that can run in this process or in a child process."""
 
     @property
     def title(self) -> str:
-        """What the progress bar is called."""
+        """Label of the progress bar."""
         ...
 
     @property
     def command(self) -> list[str]:
-        """The module that does the work in a process of its own, and its words."""
+        """Module and arguments of the child process, as for `python -m`."""
         ...
 
     @property
-    def complaints(self) -> Path:
-        """What that process writes on standard error."""
+    def stderr_path(self) -> Path:
+        """File for the standard error of the child process."""
         ...
 
-    def train(self, prepared: DataModule | None, observers: Sequence[Callback]) -> None:
-        """Do the work here."""
+    def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
+        """Train in this process."""
         ...
 
-    def ended(self, failure: FailedJob | None) -> None:
-        """Hear that the work ended, by itself or with a failure, but not by a signal."""
+    def on_end(self, failure: FailedJob | None) -> None:
+        """Called when the training finished or failed, but not when a signal stopped it."""
         ...
 
 
-@dataclass
-class FailedJob(Exception):
-    """Why a training ended early."""
+@dataclass(frozen=True)
+class FailedJob:
+    """A training that ended with an error."""
 
     job: PoolTask
     message: str
@@ -68,14 +68,14 @@ class FailedJob(Exception):
 
 
 @dataclass
-class _InProcess:
-    """Bars fed by a training in this process."""
+class _ProgressCallback:
+    """Updates the progress display from a training in this process."""
 
-    bars: ProgressDisplay
+    display: ProgressDisplay
     job: PoolTask
 
-    def step(self, progress: StepProgress) -> None:
-        self.bars.step(
+    def on_train_batch_end(self, progress: StepProgress) -> None:
+        self.display.step(
             self.job.title,
             step=progress.step,
             total_steps=progress.total_steps,
@@ -83,49 +83,48 @@ class _InProcess:
             loss=progress.loss,
         )
 
-    def epoch(self, row: EpochRow) -> None:
-        self.bars.epoch(self.job.title, row.__dict__)
+    def on_epoch_end(self, row: EpochRow) -> None:
+        self.display.epoch(self.job.title, row.__dict__)
 
 
 def run_all(
     jobs: Iterable[PoolTask],
     *,
-    whole: RunFolder,
+    root: RunFolder,
     threads: ThreadPlan,
-    bars: ProgressDisplay,
+    display: ProgressDisplay,
     prepared: DataModule | None = None,
 ) -> list[FailedJob]:
-    """Do work as `run_jobs` does; the next is asked for when there is room for it, after the last one `ended`."""
-    with bars.progress:
+    """Run jobs as `run_jobs` does; the next job is drawn only when a process is free, after the previous `on_end`."""
+    with display.progress:
         if threads.jobs > 1:
-            return _Pool(whole, iter(jobs), threads, bars).run()
-        failures = [_do_here(job, whole, threads, prepared, bars) for job in jobs]
+            return _Pool(root, iter(jobs), threads, display).run()
+        failures = [_run_here(job, root, threads, prepared, display) for job in jobs]
         return [failure for failure in failures if failure is not None]
 
 
-def _do_here(
-    job: PoolTask, whole: RunFolder, threads: ThreadPlan, prepared: DataModule | None, bars: ProgressDisplay
+def _run_here(
+    job: PoolTask, root: RunFolder, threads: ThreadPlan, prepared: DataModule | None, display: ProgressDisplay
 ) -> FailedJob | None:
     failure = None
     try:
-        with torch_threads(threads.threads):
-            job.train(prepared, [_InProcess(bars, job)])
+        with _torch_threads(threads.threads):
+            job.train(prepared, [_ProgressCallback(display, job)])
     except Interrupted as error:
-        raise Interrupted(f"{error} {whole.path}", error.exit_code - 128) from None
+        raise Interrupted(f"{error} {root.path}", error.exit_code - 128) from None
     except Exception as error:
-        known = explain(error)
-        if known is None:
+        explained = to_tercet_error(error)
+        if explained is None:
             raise
-        failure = FailedJob(job, str(known), known.exit_code)
+        failure = FailedJob(job, str(explained), explained.exit_code)
     finally:
-        bars.end(job.title)
-    job.ended(failure)
+        display.end(job.title)
+    job.on_end(failure)
     return failure
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use this many threads inside the block."""
+def _torch_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -136,55 +135,57 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @dataclass
 class _Pool:
-    """Child processes, their events, and the signals they are owed."""
+    """Child processes and the events that they report."""
 
-    whole: RunFolder
-    waiting: Iterator[PoolTask]
+    root: RunFolder
+    jobs: Iterator[PoolTask]
     threads: ThreadPlan
-    bars: ProgressDisplay
+    display: ProgressDisplay
     running: dict[PoolTask, subprocess.Popen[str]] = field(default_factory=dict)
     failures: list[FailedJob] = field(default_factory=list)
     errors: dict[PoolTask, tuple[str, int]] = field(default_factory=dict)
     events: queue.Queue[tuple[PoolTask, dict[str, Any] | None]] = field(default_factory=queue.Queue)
-    told: bool = False
+    stopping: bool = False
 
     def run(self) -> list[FailedJob]:
-        """Work until nothing is left."""
+        """Run all jobs; on a signal, stop the children and raise `Interrupted`."""
         with StopSignal() as interruption:
             while True:
                 while len(self.running) < self.threads.jobs and interruption.requested is None:
-                    if (job := next(self.waiting, None)) is None:
+                    if (job := next(self.jobs, None)) is None:
                         break
                     self.start(job)
                 if interruption.requested is not None:
-                    self.tell()
+                    self.stop()
                 if not self.running:
                     break
                 try:
-                    self.hear(*self.events.get(timeout=0.2))
+                    self.on_event(*self.events.get(timeout=0.2))
                 except queue.Empty:
                     continue
-            interruption.check(f"every member has saved itself; continue with --resume {self.whole.path}")
+            interruption.raise_if_requested(
+                f"all members have saved a checkpoint; continue with --resume {self.root.path}"
+            )
         return self.failures
 
     def start(self, job: PoolTask) -> None:
-        """Start a child in a session of its own, so that a Ctrl-C reaches it once, through us."""
-        job.complaints.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.complaints, "w", encoding="utf-8") as complaints:
+        # a session of its own, so that the child gets Ctrl-C once, from this process, and not from the terminal too
+        job.stderr_path.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.stderr_path, "w", encoding="utf-8") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", *job.command],
                 stdout=subprocess.PIPE,
-                stderr=complaints,
+                stderr=stderr,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.threads.environment()},
                 text=True,
                 start_new_session=True,
             )
         self.running[job] = process
-        threading.Thread(target=self.listen, args=(job, process), daemon=True).start()
+        threading.Thread(target=self.read_events, args=(job, process), daemon=True).start()
 
-    def listen(self, job: PoolTask, process: subprocess.Popen[str]) -> None:
-        """Pass a child's events on; its end is an event too."""
+    def read_events(self, job: PoolTask, process: subprocess.Popen[str]) -> None:
+        """Queue the events of a child; None when its output ends."""
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
@@ -192,38 +193,37 @@ class _Pool:
                     self.events.put((job, json.loads(line)))
         self.events.put((job, None))
 
-    def hear(self, job: PoolTask, event: dict[str, Any] | None) -> None:
-        """Act on an event."""
+    def on_event(self, job: PoolTask, event: dict[str, Any] | None) -> None:
         if event is None:
-            self.finish(job)
+            self.on_exit(job)
         elif event["event"] == "step":
-            self.bars.step(job.title, **{key: event[key] for key in ("step", "total_steps", "rate", "loss")})
+            self.display.step(job.title, **{key: event[key] for key in ("step", "total_steps", "rate", "loss")})
         elif event["event"] == "epoch":
-            self.bars.epoch(job.title, event)
+            self.display.epoch(job.title, event)
         else:
             self.errors[job] = (event["message"], event["exit_code"])
 
-    def finish(self, job: PoolTask) -> None:
-        """Note how a child ended."""
+    def on_exit(self, job: PoolTask) -> None:
         code = self.running.pop(job).wait()
-        self.bars.end(job.title)
-        if code and self.told:
-            return  # it saved itself, and a resume goes on with it
-        failure = FailedJob(job, *self.errors.get(job, self.crash(job, code))) if code else None
+        self.display.end(job.title)
+        if code and self.stopping:
+            return  # it saved a checkpoint, from which a resume continues
+        failure = FailedJob(job, *self.errors.get(job, self.describe_exit(job, code))) if code else None
         self.failures += [failure] if failure is not None else []
-        job.ended(failure)
+        job.on_end(failure)
 
-    def crash(self, job: PoolTask, code: int) -> tuple[str, int]:
-        """Describe an end that the child could not describe itself."""
+    def describe_exit(self, job: PoolTask, code: int) -> tuple[str, int]:
+        """Return message and exit code for a child that ended without reporting an error."""
         if code == -signal.SIGKILL:
-            return "its process was killed, most often for want of memory: use a smaller --batch-size or --threads 2", 7
-        lines = job.complaints.read_text("utf-8", "replace").strip().splitlines()
-        return f"its process ended with status {code}: {lines[-1] if lines else 'no message'} (see {job.complaints})", 1
+            return "its process was killed, probably out of memory: use a smaller --batch-size or --threads 2", 7
+        lines = job.stderr_path.read_text("utf-8", "replace").strip().splitlines()
+        message = lines[-1] if lines else "no message"
+        return f"its process exited with status {code}: {message} (see {job.stderr_path})", 1
 
-    def tell(self) -> None:
-        """Ask every child, once, to save and leave."""
-        if not self.told:
-            self.told = True
-            print_status(self.bars.console, "saving, please wait ...")
+    def stop(self) -> None:
+        """Send SIGTERM to every child once; each saves a checkpoint and exits."""
+        if not self.stopping:
+            self.stopping = True
+            print_status(self.display.console, "saving checkpoints, please wait ...")
             for process in self.running.values():
                 process.send_signal(signal.SIGTERM)

@@ -15,42 +15,40 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.recipe import Recipe, Scale, Setting, load_recipe, recipe_names, recipe_text
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
+from tercet.core.output import CommandResult, printable
 from tercet.core.progress import print_status
-from tercet.core.result import CommandResult
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
-from tercet.core.streams import printable
 from tercet.core.yaml_io import dump_yaml, read_mapping
 from tercet.experiments.reproduce_results import (
     all_results,
-    filled,
     pair_rows,
     pairs_text,
     read_measurements,
     table_csv,
     table_rows,
     table_text,
+    wrap,
 )
-from tercet.experiments.reproduce_steps import Overrides, StepResult, works
+from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
 from tercet.metrics.tables import as_text, plain_table
 
-_RESUMED = {"resume", "parts", "json", "debug", "device", "threads"}
+_RESUMED = {"resume", "steps", "json", "debug", "device", "threads"}
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A reproduction, as far as it has been run."""
+    """Result of `reproduce`; steps may still be missing."""
 
     path: Path
-    """Its folder."""
     metrics: Mapping[str, Any]
-    """What `metrics.json` holds: the table, the tests, all that was measured, which parts are missing."""
+    """Content of `metrics.json`: table, tests, all measured results, missing steps."""
     report: str
-    """The table and the tests as text, and where the parts' own reports are."""
+    """Table and tests as text, and the paths of the steps' reports."""
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the first training that failed beside others."""
+        """0, or the exit code of the first failed training."""
         return self.metrics["failed"][0]["exit_code"] if self.metrics["failed"] else 0
 
 
@@ -63,7 +61,7 @@ def reproduce(
     console: Console | None = None,
     **options: Any,
 ) -> Reproduction:
-    """Reproduce a published experiment, and compare published with measured numbers.
+    """Reproduce a published experiment and compare published with measured numbers.
 
     Args:
         recipe: Name of a recipe (as `tercet reproduce` lists them), or a YAML file.
@@ -88,29 +86,32 @@ def run_reproduction(
     resume: str | Path | None,
     console: Console,
 ) -> Reproduction:
-    """Begin or continue a reproduction; run all parts, or those of `parts`."""
+    """Start or resume a reproduction; run all steps, or those of `steps`."""
     config = parsed.of(ReproduceConfig)
     if resume is not None:
-        other = sorted(parsed.given - _RESUMED) + [str(word) for word in (recipe, source) if word is not None]
-        if other:
-            raise ConfigError(f"--resume continues with the original options; it does not accept {', '.join(other)}")
+        extra = sorted(parsed.given - _RESUMED) + [
+            str(argument) for argument in (recipe, source) if argument is not None
+        ]
+        if extra:
+            raise ConfigError(f"--resume continues with the original options; it does not accept {', '.join(extra)}")
         return _resume(Path(resume), config, console)
     if recipe is None:
         raise ConfigError(f"name a recipe ({', '.join(recipe_names())}), or --resume FOLDER")
-    asked = load_recipe(str(recipe))
-    if config.scale not in asked.scales:
-        raise ConfigError(f"recipe {asked.name} has no scale {config.scale} ({', '.join(asked.scales)})")
-    given = {key: value for key, value in parsed.to_dict().items() if key in parsed.given}
-    data_options = {key.removeprefix("data."): value for key, value in given.items() if key.startswith("data.")}
-    changes = Overrides.parse(source, data_options, config.replace, dry_run=config.dry_run)
-    begun = _Begun(asked, config.scale, changes)
-    begun.works(Path("."), config)  # finds what is wrong before anything is written
-    run = RunFolder.create(config.output, asked.name)
+    loaded = load_recipe(str(recipe))
+    if config.scale not in loaded.scales:
+        raise ConfigError(f"recipe {loaded.name} has no scale {config.scale} ({', '.join(loaded.scales)})")
+    options = {key: value for key, value in parsed.to_dict().items() if key in parsed.given}
+    data_options = {key.removeprefix("data."): value for key, value in options.items() if key.startswith("data.")}
+    overrides = Overrides.parse(source, data_options, config.replace, dry_run=config.dry_run)
+    experiment = _Experiment(loaded, config.scale, overrides)
+    experiment.runs(Path("."), config)  # raises on invalid options before anything is written
+    run = RunFolder.create(config.output, loaded.name)
+    document = {"reproduction_of": loaded.name, "scale": config.scale, **overrides.to_dict()}
     with run.lock():
         write_text(run.path / "recipe.yaml", recipe_text(str(recipe)))
         write_json(run.path / "environment.json", describe_environment())
-        write_text(run.config, dump_yaml({"reproduction_of": asked.name, "scale": config.scale, **changes.to_dict()}))
-        return begun.work(run, config, console)
+        write_text(run.config, dump_yaml(document))
+        return experiment.execute(run, config, console)
 
 
 def _resume(folder: Path, config: ReproduceConfig, console: Console) -> Reproduction:
@@ -122,42 +123,40 @@ def _resume(folder: Path, config: ReproduceConfig, console: Console) -> Reproduc
     recipe = Recipe.from_mapping(str(name), read_mapping(run.path / "recipe.yaml"))
     scale = stored.pop("scale")
     with run.lock():
-        return _Begun(recipe, scale, Overrides(**stored)).work(run, config, console)
+        return _Experiment(recipe, scale, Overrides(**stored)).execute(run, config, console)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A recipe at a scale, with what is done otherwise."""
+class _Experiment:
+    """A recipe at a scale, with the user's overrides."""
 
     recipe: Recipe
     scale: Scale
-    changes: Overrides
+    overrides: Overrides
 
     @property
     def setting(self) -> Setting:
-        return self.changes.apply(self.recipe.scales[self.scale])
+        return self.overrides.apply(self.recipe.scales[self.scale])
 
-    def works(self, folder: Path, config: ReproduceConfig, only: tuple[str, ...] = ()) -> list[StepResult]:
+    def runs(self, folder: Path, config: ReproduceConfig, only: tuple[str, ...] = ()) -> list[StepRun]:
         shared = {"device": config.device, "threads": config.threads}
-        return works(self.setting, folder, shared, only)
+        return step_runs(self.setting, folder, shared, only)
 
-    def work(self, run: RunFolder, config: ReproduceConfig, console: Console) -> Reproduction:
-        """Do what is asked for and not finished, and report all that is."""
-        asked = self.works(run.path, config, config.parts)
-        waiting = [work for work in asked if not work.finished()]
-        for number, work in enumerate(waiting):
-            print_status(
-                console, f"{self.recipe.name}: {work.title} ({work.part.verb}; {number + 1} of {len(waiting)})"
-            )
-            work.do(console)
-            self.report(run, config)  # what is there can be read while the rest goes on
+    def execute(self, run: RunFolder, config: ReproduceConfig, console: Console) -> Reproduction:
+        """Execute the selected steps that are not finished, then report all finished ones."""
+        pending = [step_run for step_run in self.runs(run.path, config, config.steps) if not step_run.finished()]
+        for number, step_run in enumerate(pending, 1):
+            progress = f"{step_run.step.command}; {number} of {len(pending)}"
+            print_status(console, f"{self.recipe.name}: {step_run.title} ({progress})")
+            step_run.execute(console)
+            self.report(run, config)  # so that results can be read while later steps run
         return self.report(run, config)
 
     def report(self, run: RunFolder, config: ReproduceConfig) -> Reproduction:
-        """Write and return what the finished parts say."""
-        everyone = self.works(run.path, config)
-        done = [work for work in everyone if work.run.metrics.is_file()]
-        measurements = read_measurements(done)
+        """Write metrics, table and report of the finished steps."""
+        all_runs = self.runs(run.path, config)
+        finished = [step_run for step_run in all_runs if step_run.run.metrics.is_file()]
+        measurements = read_measurements(finished)
         setting = self.recipe.scales[self.scale]
         metrics = {
             "recipe": self.recipe.name,
@@ -168,16 +167,16 @@ class _Begun:
             "table": table_rows(self.recipe, self.scale, measurements),
             "tests": pair_rows(self.recipe, self.scale, measurements),
             "measured": all_results(measurements),
-            "parts": {
-                work.title: {
-                    "run": str(work.run.path.relative_to(run.path)),
-                    "verb": work.part.verb,
-                    "note": work.part.note,
+            "steps": {
+                step_run.title: {
+                    "run": str(step_run.run.path.relative_to(run.path)),
+                    "command": step_run.step.command,
+                    "note": step_run.step.note,
                 }
-                for work in done
+                for step_run in finished
             },
-            "missing": [work.title for work in everyone if work not in done],
-            "failed": [{"part": work.title, **failure} for work in done for failure in work.failures()],
+            "missing": [step_run.title for step_run in all_runs if step_run not in finished],
+            "failed": [{"step": step_run.title, **failure} for step_run in finished for failure in step_run.failures()],
             "versions": describe_environment()["packages"],
         }
         text = _text(metrics)
@@ -187,21 +186,23 @@ class _Begun:
         return Reproduction(run.path, metrics, text)
 
     def _changed(self) -> list[str]:
-        """Return what the user changed, in sentences."""
-        changes = self.changes
-        said = [f"Images: {changes.data}."] if changes.data else []
-        said += [f"Option data.{key} is {value}." for key, value in changes.data_options.items() if key != "data_dir"]
-        for old, new in changes.replaced.items():
+        """Return the user's overrides as sentences."""
+        overrides = self.overrides
+        lines = [f"Images: {overrides.data}."] if overrides.data else []
+        lines += [
+            f"Option data.{key} is {value}." for key, value in overrides.data_options.items() if key != "data_dir"
+        ]
+        for old, new in overrides.replaced.items():
             name = new if isinstance(new, str) else new.get("model")
-            said.append(f"{old} has other options." if name == old else f"In place of {old}: {name}.")
-        if changes.dry_run:
-            said.insert(0, "DRY RUN: every training is one step of a tiny network; the numbers are meaningless.")
-        return said
+            lines.append(f"{old} has other options." if name == old else f"In place of {old}: {name}.")
+        if overrides.dry_run:
+            lines.insert(0, "DRY RUN: every training is one step of a tiny network; the numbers are meaningless.")
+        return lines
 
 
-def _part_line(name: str, part: Mapping[str, str]) -> str:
-    note = f" ({part['note']})" if part["note"] else ""
-    return filled(f"- {name}: {part['run']}/report.txt{note}") + "\n"
+def _step_line(name: str, step: Mapping[str, str]) -> str:
+    note = f" ({step['note']})" if step["note"] else ""
+    return wrap(f"- {name}: {step['run']}/report.txt{note}") + "\n"
 
 
 def _text(metrics: Mapping[str, Any]) -> str:
@@ -210,22 +211,24 @@ def _text(metrics: Mapping[str, Any]) -> str:
     if metrics["tests"]:
         parts.append(pairs_text(metrics["tests"]) + "\n")
     if metrics["differs"]:
-        parts.append("differs from the source:\n" + "".join(f"{filled(f'- {line}')}\n" for line in metrics["differs"]))
-    if metrics["parts"]:
-        parts.append("parts:\n" + "".join(_part_line(name, one) for name, one in metrics["parts"].items()))
-    for one in metrics["failed"]:
-        training = f"{one['part']}, {one['network']} seed {one['seed']}"
-        parts.append(f"FAILED: {printable(training)}: {printable(one['message'])}\n")
+        parts.append(
+            "differences from the source:\n" + "".join(f"{wrap(f'- {line}')}\n" for line in metrics["differs"])
+        )
+    if metrics["steps"]:
+        parts.append("steps:\n" + "".join(_step_line(name, step) for name, step in metrics["steps"].items()))
+    for failure in metrics["failed"]:
+        training = f"{failure['step']}, {failure['network']} seed {failure['seed']}"
+        parts.append(f"FAILED: {printable(training)}: {printable(failure['message'])}\n")
     if metrics["missing"]:
         parts.append(f"not done yet: {', '.join(metrics['missing'])}\n")
     return "\n".join(parts)
 
 
 def list_recipes() -> CommandResult:
-    """Return the packaged recipes with their titles and the time that each scale takes."""
+    """List the packaged recipes with their titles and running times."""
     recipes = [load_recipe(name) for name in recipe_names()]
     table = plain_table("recipes: tercet reproduce NAME --data-dir FOLDER; --show prints one")
-    for header in ("name", "question", "scale small takes"):
+    for header in ("name", "question", "time (scale small)"):
         table.add_column(header, overflow="fold")
     for recipe in recipes:
         setting = recipe.scales.get("small")
@@ -243,10 +246,10 @@ def list_recipes() -> CommandResult:
 
 
 def show_recipe(name: str) -> CommandResult:
-    """Return a recipe as it is written.
+    """Return the YAML text of a recipe.
 
     Raises:
-        ConfigError: There is none of that name, or it is not sound.
+        ConfigError: Unknown or invalid recipe.
     """
     load_recipe(name)
     text = recipe_text(name)

@@ -23,10 +23,10 @@ from tercet.core.prediction_files import read_predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import read_mapping
-from tercet.experiments.blend import FileMethod, combine_predictions
 from tercet.experiments.compare import run_comparison
 from tercet.experiments.crossval import run_crossval
 from tercet.experiments.ensemble import run_ensemble
+from tercet.experiments.ensemble_files import FileMethod, combine_predictions
 from tercet.experiments.train import run_training
 from tercet.models.members import member_mapping
 from tercet.models.registry import registered_network
@@ -41,166 +41,167 @@ _FILE_METHODS: tuple[FileMethod, ...] = ("average", "pruned", "vote")
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """One run of a part, with one of its seeds if it has several."""
+class StepRun:
+    """One run of a step; a step with several seeds has one run per seed."""
 
     name: str
-    """The part's name."""
-    part: RecipeStep
-    """What is done."""
+    """Name of the step."""
+    step: RecipeStep
     run: RunFolder
-    """Where."""
     seed: int | None
-    """The seed, where the part is repeated."""
+    """None if the step has no seeds."""
     parsed: ParsedArguments | None
-    """Its options; None for prediction files."""
+    """Options of the command; None for prediction files."""
     of: tuple[RunFolder, ...] = ()
-    """The runs whose members are fused."""
+    """ensemble: the runs whose members are combined."""
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name and seed, for messages."""
         return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
 
     def finished(self) -> bool:
-        """Tell whether it is complete; a comparison in which a training failed is not."""
+        """Return whether the run is complete; a comparison with a failed training is not."""
         return self.run.metrics.is_file() and not self.failures()
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return the trainings of a comparison that failed beside others."""
+        """Return the failed trainings of a comparison."""
         return list(self.metrics().get("failed") or ())
 
     def metrics(self) -> dict[str, Any]:
-        """Return what the run's `metrics.json` holds."""
-        found: dict[str, Any] = read_json(self.run.metrics)
-        return found
+        """Return the content of the run's `metrics.json`."""
+        metrics: dict[str, Any] = read_json(self.run.metrics)
+        return metrics
 
-    def do(self, console: Console) -> None:
-        """Begin the run, or go on with it.
+    def execute(self, console: Console) -> None:
+        """Start the run, or resume it.
 
         Raises:
-            TercetError: As the verb's own.
+            TercetError: As raised by the command.
         """
         folder = str(self.run.path)
-        begun = self.run.config.is_file()
-        if not begun or self.part.verb == "ensemble":
-            shutil.rmtree(folder, ignore_errors=True)  # not begun, or too short to be continued
-        if self.part.files:
-            _combine(self.run, self.part)
+        started = self.run.config.is_file()
+        if not started or self.step.command == "ensemble":
+            shutil.rmtree(folder, ignore_errors=True)  # an ensemble cannot be resumed, it is repeated
+        if self.step.files:
+            _combine_files(self.run, self.step)
             return
         assert self.parsed is not None
-        if self.part.verb == "ensemble":
+        if self.step.command == "ensemble":
             run_ensemble([run.path for run in self.of], self.parsed, console=console)
             return
-        work: Any = {"train": run_training, "compare": run_comparison, "crossval": run_crossval}[self.part.verb]
-        if begun:
-            untouched = _OPTIONS[self.part.verb].parse_object({})
-            work(None, untouched, resume=folder, console=console)
+        commands: dict[str, Any] = {"train": run_training, "compare": run_comparison, "crossval": run_crossval}
+        execute = commands[self.step.command]
+        if started:
+            defaults = _OPTIONS[self.step.command].parse_object({})
+            execute(None, defaults, resume=folder, console=console)
         else:
-            work(self.part.data, self.parsed, resume=None, console=console)
+            execute(self.step.data, self.parsed, resume=None, console=console)
 
 
-def works(setting: Setting, folder: Path, shared: Mapping[str, Any], only: tuple[str, ...] = ()) -> list[StepResult]:
+def step_runs(setting: Setting, folder: Path, shared: Mapping[str, Any], only: tuple[str, ...] = ()) -> list[StepRun]:
     """Return the runs of a setting, in order.
 
     Args:
-        setting: The parts.
-        folder: Where their runs go.
-        shared: Options that every verb gets, such as device and threads; those that a verb has not are left out.
-        only: Names of the parts to do; none means all.
+        setting: The steps.
+        folder: Folder of the reproduction.
+        shared: Options for all commands, such as device and threads; a command without such an option ignores it.
+        only: Names of the steps to return; empty for all.
 
     Raises:
-        ConfigError: Options that a verb does not know, or a name that is no part's.
+        ConfigError: Unknown option or step.
     """
-    unknown = [name for name in only if name not in setting.parts]
+    unknown = [name for name in only if name not in setting.steps]
     if unknown:
-        raise ConfigError(f"parts: there is no '{unknown[0]}' ({', '.join(setting.parts)})")
+        raise ConfigError(f"steps: there is no '{unknown[0]}' ({', '.join(setting.steps)})")
     return [
-        work
-        for name, part in setting.parts.items()
+        run
+        for name, step in setting.steps.items()
         if not only or name in only
-        for work in _works_of(name, part, setting, folder, shared)
+        for run in _runs_of(name, step, setting, folder, shared)
     ]
 
 
-def _works_of(
-    name: str, part: RecipeStep, setting: Setting, folder: Path, shared: Mapping[str, Any]
-) -> Iterator[StepResult]:
-    for seed in part.seeds or (None,):
-        run = _run(folder, name, seed)
-        if part.files:
-            yield StepResult(name, part, run, seed, None)
+def _runs_of(
+    name: str, step: RecipeStep, setting: Setting, folder: Path, shared: Mapping[str, Any]
+) -> Iterator[StepRun]:
+    for seed in step.seeds or (None,):
+        run = _run_folder(folder, name, seed)
+        if step.files:
+            yield StepRun(name, step, run, seed, None)
             continue
-        options = {**part.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
-        known = _OPTIONS[part.verb].schema.fields
-        options |= {key: value for key, value in shared.items() if key in known and value is not None}
-        parsed = _OPTIONS[part.verb].parse_object(options, source=f"part {name}")
-        of = tuple(_run(folder, other, seed if seed in setting.parts[other].seeds else None) for other in part.of)
-        yield StepResult(name, part, run, seed, parsed, of)
+        options = {**step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
+        accepted = _OPTIONS[step.command].schema.fields
+        options |= {key: value for key, value in shared.items() if key in accepted and value is not None}
+        parsed = _OPTIONS[step.command].parse_object(options, source=f"step {name}")
+        of = tuple(
+            _run_folder(folder, source, seed if seed in setting.steps[source].seeds else None) for source in step.of
+        )
+        yield StepRun(name, step, run, seed, parsed, of)
 
 
-def _run(folder: Path, name: str, seed: int | None) -> RunFolder:
-    return RunFolder(folder / "parts" / (name if seed is None else f"{name}-seed-{seed}"))
+def _run_folder(folder: Path, name: str, seed: int | None) -> RunFolder:
+    return RunFolder(folder / "steps" / (name if seed is None else f"{name}-seed-{seed}"))
 
 
-def _combine(run: RunFolder, part: RecipeStep) -> None:
-    """Combine prediction files by every method that fits nothing; write the files of a run."""
-    labels = np.repeat(np.arange(len(part.runs_of_classes)), part.runs_of_classes) if part.runs_of_classes else None
-    paths = [Path(part.data or "") / name for name in part.files]
-    said = [read_predictions(path, labels=labels) for path in paths]
+def _combine_files(run: RunFolder, step: RecipeStep) -> None:
+    """Combine prediction files by every method without fitted parameters; write the files of a run."""
+    labels = np.repeat(np.arange(len(step.runs_of_classes)), step.runs_of_classes) if step.runs_of_classes else None
+    paths = [Path(step.data or "") / name for name in step.files]
+    predictions = [read_predictions(path, labels=labels) for path in paths]
     names = [path.stem for path in paths]
-    for name, one in zip(names, said, strict=True):
-        one.save(run.predictions(name, "test"))
-    results = [combine_predictions(said, names, method=method) for method in _FILE_METHODS]
+    for name, member in zip(names, predictions, strict=True):
+        member.save(run.predictions(name, "test"))
+    results = [combine_predictions(predictions, names, method=method) for method in _FILE_METHODS]
     for result in results:
         result.predictions.save(run.predictions(result.combiner.method, "test"))
-    found = [result.to_dict() for result in results]
-    if not found[0]["ensemble"]:
+    documents = [result.to_dict() for result in results]
+    if not documents[0]["ensemble"]:
         raise DataError(f"the rows of {paths[0]} have no labels to score with: give runs_of_classes in the recipe")
-    document = {
-        "members": [{"name": name, "test": row} for name, row in zip(names, found[0]["members"], strict=True)],
-        "ensembles": [{"name": one["method"], "test": one["ensemble"]} for one in found],
+    metrics = {
+        "members": [{"name": name, "test": row} for name, row in zip(names, documents[0]["members"], strict=True)],
+        "ensembles": [{"name": document["method"], "test": document["ensemble"]} for document in documents],
     }
     write_text(run.report, "\n".join(result.to_text() for result in results))
-    write_json(run.metrics, document)
+    write_json(run.metrics, metrics)
 
 
 _LENGTH = ("stages", "epochs", "lr", "schedule", "patience", "max_time")
 _DRY_RUN = {"model": "test_resnet", "pretrained": False, "weights": None}
-_DRY_RUN_SIZE = 64  # pixels; less, and its feature map has nothing to scan
-_DRY_RUN_LIMIT = 2000  # training images; a class more than that has none
+_DRY_RUN_SIZE = 64  # pixels; smaller inputs leave a feature map too small to scan
+_DRY_RUN_LIMIT = 2000  # training images; must exceed the number of classes of every recipe's data set
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What is done otherwise than the recipe says."""
+    """Changes to a recipe."""
 
     data: str | None = None
-    """Other images for every part."""
+    """Replacement images for every step."""
     data_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options on how they are read and divided, by dotted key."""
+    """Options for reading and splitting them, without the prefix `data.`."""
     replaced: Mapping[str, Any] = field(default_factory=dict)
-    """By a network's name in the recipe: the name of another one, or a mapping of `model` and options."""
+    """Replacement (a name, or a mapping of `model` and options) of each network, by its name in the recipe."""
     dry_run: bool = False
     """Train every network for one step, with tiny backbones."""
 
     @classmethod
     def parse(
-        cls, data: str | Path | None, data_options: Mapping[str, Any], words: Sequence[Any], *, dry_run: bool
+        cls, data: str | Path | None, data_options: Mapping[str, Any], replace: Sequence[Any], *, dry_run: bool
     ) -> Overrides:
-        """Read changes as they are written: `NETWORK=OTHER`, `NETWORK=FILE.yaml`, or mappings from one to the other.
+        """Parse `NETWORK=OTHER`, `NETWORK=FILE.yaml`, or mappings of network to replacement.
 
         Raises:
             ConfigError: Another form, or a file that cannot be read.
         """
         replaced: dict[str, Any] = {}
-        for word in words:
-            pairs = word.items() if isinstance(word, Mapping) else [str(word).partition("=")[::2]]
+        for item in replace:
+            pairs = item.items() if isinstance(item, Mapping) else [str(item).partition("=")[::2]]
             for old, new in pairs:
                 if not old or not new:
-                    raise ConfigError(f"replace '{word}' is not of the form NETWORK=OTHER or NETWORK=FILE.yaml")
-                own = isinstance(new, str) and Path(new).suffix in (".yaml", ".yml")
-                replaced[str(old)] = {"model": None, **read_mapping(new)} if own else new
+                    raise ConfigError(f"replace '{item}' is not of the form NETWORK=OTHER or NETWORK=FILE.yaml")
+                is_file = isinstance(new, str) and Path(new).suffix in (".yaml", ".yml")
+                replaced[str(old)] = {"model": None, **read_mapping(new)} if is_file else new
         return cls(None if data is None else str(data), dict(data_options), replaced, dry_run)
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,37 +217,31 @@ class Overrides:
         """Return the setting with the changes.
 
         Raises:
-            ConfigError: A network to replace is not in it.
+            ConfigError: A network to replace is not in the setting.
         """
-        used = set(networks_of(setting))
+        used = set(network_names(setting))
         known = sorted(used)
         raise_problems(
             f"replace: the recipe has no network '{name}'{did_you_mean(name, known)} ({', '.join(known)})"
             for name in self.replaced
             if name not in used
         )
-        parts = {name: self._part(part, setting) for name, part in setting.parts.items()}
-        return replace(setting, parts=parts)
+        return replace(setting, steps={name: self._apply_to(step, setting) for name, step in setting.steps.items()})
 
-    def _part(self, part: RecipeStep, setting: Setting) -> RecipeStep:
-        data = self.data or part.data or setting.data
-        if part.files:
-            return replace(part, data=os.path.join(self.data_options.get("data_dir") or "", data or ""))
-        options = _with_networks(part.options, partial(self._network, varied=bool(part.options.get("sizes"))))
-        if part.verb != "ensemble":
-            options |= {"data": {**_nested(options.get("data")), **self.data_options}}
-        seeds = part.seeds
+    def _apply_to(self, step: RecipeStep, setting: Setting) -> RecipeStep:
+        data = self.data or step.data or setting.data
+        if step.files:
+            return replace(step, data=os.path.join(self.data_options.get("data_dir") or "", data or ""))
+        options = _with_networks(step.options, partial(self._network, sizes_vary=bool(step.options.get("sizes"))))
+        if step.command != "ensemble":
+            options |= {"data": {**_mapping(options.get("data")), **self.data_options}}
+        seeds = step.seeds
         if self.dry_run:
-            options, seeds = _shortened(part, options), part.seeds[:1]
-        return replace(part, data=None if part.verb == "ensemble" else data, options=options, seeds=seeds)
+            options, seeds = _one_step(step, options), step.seeds[:1]
+        return replace(step, data=None if step.command == "ensemble" else data, options=options, seeds=seeds)
 
-    def _network(self, member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
-        """Return a member with another network in its place, under the same name.
-
-        Args:
-            member: Its mapping.
-            varied: Whether the part varies the size of the images.
-        """
+    def _network(self, member: Mapping[str, Any], *, sizes_vary: bool) -> dict[str, Any]:
+        """Return a member with its network replaced, under the same name."""
         name = member["model"]
         changed = {"name": name, **member}
         if name in self.replaced:
@@ -255,23 +250,23 @@ class Overrides:
         if self.dry_run:
             changed = {key: value for key, value in changed.items() if key not in _LENGTH}
             if registered_network(changed["model"]) is None:
-                changed = _tiny(changed, varied=varied)
+                changed = _tiny(changed, sizes_vary=sizes_vary)
         return changed
 
 
-def _tiny(member: Mapping[str, Any], *, varied: bool) -> dict[str, Any]:
-    """Return a tiny network in a backbone's place; a size that the part varies is left to it."""
-    shown = {key for key in member if key.partition(".")[0] == "input"}
+def _tiny(member: Mapping[str, Any], *, sizes_vary: bool) -> dict[str, Any]:
+    """Return a tiny network in place of a backbone; the input size stays free if the step varies it."""
+    has_input = any(key.partition(".")[0] == "input" for key in member)
     options = {key: value for key, value in member.items() if key.partition(".")[0] not in ("input", "backbone")}
-    size = {} if varied and not shown else {"input": {"size": [_DRY_RUN_SIZE]}}
+    size = {} if sizes_vary and not has_input else {"input": {"size": [_DRY_RUN_SIZE]}}
     return {**options, **size, **_DRY_RUN}
 
 
-def networks_of(setting: Setting) -> Iterator[str]:
-    """Yield the names of the networks in a setting's parts."""
-    for part in setting.parts.values():
+def network_names(setting: Setting) -> Iterator[str]:
+    """Yield the names of the networks in a setting's steps."""
+    for step in setting.steps.values():
         for key in ("members", "backbones"):
-            for member in part.options.get(key) or ():
+            for member in step.options.get(key) or ():
                 yield str(member_mapping(member)["model"])
 
 
@@ -283,17 +278,17 @@ def _with_networks(options: Mapping[str, Any], change: Callable[[Mapping[str, An
     return changed
 
 
-def _shortened(part: RecipeStep, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options under which every training is one update."""
-    if part.verb == "ensemble":
-        return {**options, "fusion": {**_nested(options.get("fusion")), "steps": 1}}
+def _one_step(step: RecipeStep, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that limit every training to one optimizer step."""
+    if step.command == "ensemble":
+        return {**options, "fusion": {**_mapping(options.get("fusion")), "steps": 1}}
     short = {key: value for key, value in options.items() if key not in _LENGTH}
     short["stages"] = [{"lr": 1e-4, "steps": 1}]
-    short["data"] = {**_nested(options.get("data")), "limit": _DRY_RUN_LIMIT}
-    if part.verb == "compare":
+    short["data"] = {**_mapping(options.get("data")), "limit": _DRY_RUN_LIMIT}
+    if step.command == "compare":
         return {**short, "seeds": 1}
-    return {**short, "fusion": {**_nested(options.get("fusion")), "steps": 1}}
+    return {**short, "fusion": {**_mapping(options.get("fusion")), "steps": 1}}
 
 
-def _nested(value: Any) -> dict[str, Any]:
+def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""One table of scores over all runs under a folder: trainings, ensembles, comparisons, cross-validations, searches."""
+"""Table of scores of all runs under a folder: trainings, ensembles, comparisons, cross-validations, searches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.text import Text
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import natural_key, read_json
+from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
-from tercet.core.run_folder import kind_of
-from tercet.core.streams import printable
+from tercet.core.run_folder import command_of
 from tercet.metrics.tables import as_text, plain_table
 
-_METRICS, _BEGUN = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
-_UNSUITABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
-"""What another document than a run's raises when it is read as one."""
+_METRICS_FILES, _CONFIG_FILES = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
+_SCHEMA_ERRORS = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+"""Raised by `_read` for JSON files that do not have the structure of a run's metrics."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +29,34 @@ class RunRow:
     """One finished run."""
 
     name: str
-    """Its folder, seen from the one that was searched."""
+    """Path relative to the searched folder."""
     kind: str
     """train, ensemble, compare, crossval or tune."""
     data: str
-    """What it was given."""
+    """Data source."""
     chosen: str
-    """What is shipped: a member, a way to fuse, the best network of a comparison, the best trial of a search."""
+    """Selected member, ensemble method, network or trial."""
     validation: float | None
-    """Accuracy on what chose: validation rows; of a cross-validation all held-out rows."""
+    """Accuracy on validation; for a cross-validation on all held-out images."""
     test: float | None
-    """Accuracy on the test split, where it has labels; the mean over seeds of a comparison."""
+    """Accuracy on the test split, if it has labels; for a comparison the mean over seeds."""
     macro_f1: float | None
-    """On the test split, else where validation is measured."""
+    """On the test split if possible, else like `validation`."""
     kappa: float | None
-    """Likewise."""
+    """On the test split if possible, else like `validation`."""
     seconds: float | None
-    """Seconds of all its trainings."""
+    """Total training time."""
     date: str
-    """When it ended, as ISO 8601 in local time."""
+    """End of the run, ISO 8601, local time."""
     monitor_split: str = "validation"
-    """What chose: validation, or test, whose scores are optimistic then."""
+    """Split used for selection; with test, the test scores are optimistic."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
 
 
-_DOWN = ("validation", "test", "macro_f1", "kappa", "date")
+_DESCENDING = ("validation", "test", "macro_f1", "kappa", "date")
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ class RunsTable:
     """The runs under a folder."""
 
     folder: str
-    """What was searched."""
+    """Searched folder."""
     rows: tuple[RunRow, ...]
     """Finished runs, sorted."""
     unreadable: tuple[tuple[str, str], ...]
-    """Folders with metrics that are not understood, and why."""
+    """Folders with unreadable metrics, and the reason."""
     unfinished: tuple[str, ...]
-    """Runs that were begun and have no metrics yet."""
+    """Runs without metrics."""
 
     def to_text(self) -> str:
-        """Return the table and the names of what is not in it."""
+        """Return the table, followed by unreadable and unfinished runs."""
         parts = [as_text(self._table())] if self.rows else [f"no finished run under {printable(self.folder)}\n"]
         if any(row.monitor_split == "test" for row in self.rows):
-            parts.append("! chosen on the images that were scored (monitor_split: test): optimistic\n")
+            parts.append("! selected on the test split (monitor_split: test): test scores are optimistic\n")
         parts += [f"unreadable: {printable(name)}: {printable(reason)}\n" for name, reason in self.unreadable]
         parts += [f"not finished: {printable(name)}\n" for name in self.unfinished]
         return "".join(parts)
@@ -101,9 +101,9 @@ class RunsTable:
             scores = (row.validation, row.test, row.macro_f1, row.kappa)
             mark = " !" if row.monitor_split == "test" else ""
             names = (Text(printable(name)) for name in (row.name, row.data, f"{row.chosen}{mark}"))
-            shown = ("-" if value is None else f"{value:.4f}" for value in scores)
+            cells = ("-" if value is None else f"{value:.4f}" for value in scores)
             seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
-            table.add_row(*names, *shown, seconds, row.date[:10])
+            table.add_row(*names, *cells, seconds, row.date[:10])
         return table
 
 
@@ -111,13 +111,13 @@ def runs(folder: str | Path = "runs", /, *, sort: str = "date") -> RunsTable:
     """Return the scores of all runs under a folder.
 
     Args:
-        folder: Where to look, at any depth; or one run.
-        sort: `name`, `data`, `chosen`, `validation`, `test`, `macro_f1`, `kappa`, `seconds` or `date`: scores from the
-            best down, dates from the newest back, all else upwards; runs without a value come last.
+        folder: Searched recursively; may be a run.
+        sort: `name`, `data`, `chosen`, `validation`, `test`, `macro_f1`, `kappa`, `seconds` or `date`. Scores and dates
+            are sorted in descending order, others ascending; runs without a value come last.
 
     Raises:
-        ConfigError: There is no such column.
-        StorageError: There is no such folder.
+        ConfigError: Unknown column.
+        StorageError: The folder does not exist.
     """
     if sort not in SORTS:
         raise ConfigError(f"cannot sort by '{sort}'{did_you_mean(sort, SORTS)}: choose one of {', '.join(SORTS)}")
@@ -126,37 +126,32 @@ def runs(folder: str | Path = "runs", /, *, sort: str = "date") -> RunsTable:
         raise StorageError(f"there is no folder {folder}")
     rows: list[RunRow] = []
     unreadable: list[tuple[str, str]] = []
-    unfinished: list[Path] = []
-    for place, finished in _find(root):
-        name = _shown(place, root)
+    unfinished: list[str] = []
+    for path, finished in _find(root):
+        name = root.name or str(root) if path == root else str(path.relative_to(root))
         if not finished:
-            unfinished.append(place)
+            unfinished.append(name)
             continue
         try:
-            rows.append(_read(place, name))
+            rows.append(_read(path, name))
         except ModelError as error:
             unreadable.append((name, str(error)))
-        except _UNSUITABLE as error:
+        except _SCHEMA_ERRORS as error:
             unreadable.append((name, f"its metrics are not those of a run with accuracies ({type(error).__name__})"))
-    return RunsTable(
-        str(folder), tuple(_sorted(rows, sort)), tuple(unreadable), tuple(_shown(p, root) for p in unfinished)
-    )
-
-
-def _shown(place: Path, root: Path) -> str:
-    return root.name or str(root) if place == root else str(place.relative_to(root))
+    return RunsTable(str(folder), tuple(_sorted(rows, sort)), tuple(unreadable), tuple(unfinished))
 
 
 def _find(root: Path) -> Iterator[tuple[Path, bool]]:
     """Yield run folders in natural order, and whether they are finished; a finished run is not searched further."""
-    for place, folders, files in os.walk(root):
+    for directory, folders, files in os.walk(root):
         folders.sort(key=natural_key)
-        if any(name in files for name in _METRICS):
+        path = Path(directory)
+        if any(name in files for name in _METRICS_FILES):
             folders.clear()
-            yield Path(place), True
-        elif any(name in files for name in _BEGUN) and not any(any(Path(place).rglob(name)) for name in _METRICS):
+            yield path, True
+        elif any(name in files for name in _CONFIG_FILES) and not any(any(path.rglob(name)) for name in _METRICS_FILES):
             folders.clear()
-            yield Path(place), False
+            yield path, False
 
 
 def _sorted(rows: Sequence[RunRow], sort: str) -> list[RunRow]:
@@ -164,23 +159,24 @@ def _sorted(rows: Sequence[RunRow], sort: str) -> list[RunRow]:
         value = getattr(row, sort)
         return natural_key(value) if sort in ("name", "data", "chosen") else value
 
-    valued = [row for row in rows if getattr(row, sort) is not None]
-    return sorted(valued, key=key, reverse=sort in _DOWN) + [row for row in rows if getattr(row, sort) is None]
+    with_value = [row for row in rows if getattr(row, sort) is not None]
+    without = [row for row in rows if getattr(row, sort) is None]
+    return sorted(with_value, key=key, reverse=sort in _DESCENDING) + without
 
 
-def _read(place: Path, name: str) -> RunRow:
-    """Return a run's row.
+def _read(folder: Path, name: str) -> RunRow:
+    """Return the row of a run.
 
     Raises:
-        ModelError: The file cannot be read.
-        Exception: One of `_UNSUITABLE`, where it is the document of something else.
+        ModelError: The metrics file cannot be read.
+        Exception: One of `_SCHEMA_ERRORS` if the file does not have the structure of a run's metrics.
     """
-    path = next(place / name for name in _METRICS if (place / name).is_file())
+    path = next(folder / file for file in _METRICS_FILES if (folder / file).is_file())
     document = read_json(path)
-    kind = kind_of(document, place)
+    kind = command_of(document, folder)
     chosen, *scores = _scores(document)
-    validation, test = map(_of_classes, scores)
-    judged = test or validation
+    validation, test = map(_single_label_names, scores)
+    final = test or validation
     return RunRow(
         name=name,
         kind=kind,
@@ -188,8 +184,8 @@ def _read(place: Path, name: str) -> RunRow:
         chosen=chosen,
         validation=validation.get("accuracy") if validation else None,
         test=test["accuracy"] if test else None,
-        macro_f1=judged["macro_f1"],
-        kappa=judged.get("kappa"),
+        macro_f1=final["macro_f1"],
+        kappa=final.get("kappa"),
         seconds=_seconds(document),
         date=datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds"),
         monitor_split=str(document.get("protocol", {}).get("monitor_split", "validation")),
@@ -197,8 +193,8 @@ def _read(place: Path, name: str) -> RunRow:
 
 
 def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapping[str, float]]:
-    """Return the name of what was chosen, and its scores on validation and test rows; empty where there are none."""
-    if "pooled" in document:  # a cross-validation: every fold has its own choice
+    """Return the name of the selected model, and its validation and test scores (may be empty)."""
+    if "pooled" in document:  # a cross-validation: each fold selects its own model
         return f"{len(document['folds'])} folds", document["pooled"], document.get("test") or {}
     if "trials" in document:
         best = document["best"]
@@ -212,8 +208,8 @@ def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapp
     return chosen, row["validation"], row.get("test") or {}
 
 
-def _of_classes(scores: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the scores; of label sets those that extend the others: exact match is accuracy, C-F1 macro-F1."""
+def _single_label_names(scores: Mapping[str, float]) -> Mapping[str, float]:
+    """Rename multi-label scores to their single-label counterparts: exact match is accuracy, C-F1 macro-F1."""
     if "exact_match" not in scores:
         return scores
     return {"accuracy": scores["exact_match"], "macro_f1": scores["c_f1"]}
@@ -224,10 +220,10 @@ def _means(scores: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def _seconds(document: Mapping[str, Any]) -> float | None:
-    """Return the seconds of all trainings, where they are told."""
+    """Return the total training time, if recorded."""
     if "networks" in document:
-        trainings = [one for row in document["networks"] for one in row.get("trainings", [])]
+        trainings = [training for row in document["networks"] for training in row.get("trainings", [])]
     else:
         trainings = document.get("trials", document.get("members", []))
-    told = [one["seconds"] for one in trainings if one.get("seconds") is not None]
-    return float(sum(told)) if told else None
+    seconds = [training["seconds"] for training in trainings if training.get("seconds") is not None]
+    return float(sum(seconds)) if seconds else None

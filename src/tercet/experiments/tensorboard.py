@@ -1,7 +1,7 @@
-"""Pictures for TensorBoard at each stage's end: the confusion matrix on the split that chooses, and 16 of its images.
+"""TensorBoard images at the end of each stage: confusion matrix and 16 samples of the monitored split.
 
-They cost no forward pass: a scorer that stands between the training and the real one remembers what each validation
-said, and the observer draws the best of the stage. After a resume only the validations since then are known.
+They cost no forward pass: `StageImages` wraps the scorer, records the latest validation, and draws the best one of the
+stage. After a resume, only the validations since then are available.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from tercet.data.image_cache import CachedImages
 from tercet.metrics.classification import Scorer, is_better
 from tercet.training.callbacks import Callback, TensorBoard, TrainingProgress
 
-_SHOWN = 16
+_SAMPLES = 16
 _SIDE = 96
 _DPI = 110
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What one validation said about N samples."""
+class _Validation:
+    """Result of one validation on N samples."""
 
     labels: Ints
     predicted: Ints
-    sure: Floats
-    """Probability of the predicted class, for the samples that are shown."""
+    confidence: Floats
+    """Probability of the predicted class, for the drawn samples only."""
 
 
 class StageImages:
-    """Remembers validations as their scorer, and draws the best one when a stage ends.
+    """Scorer and callback that records validations and draws the best one when a stage ends.
 
     Args:
-        board: Where the pictures go.
-        scorer: The real scorer.
+        board: Destination of the images.
+        scorer: The wrapped scorer.
         classes: K class names.
         store: The images.
-        rows: The samples that are validated, in that order.
-        monitor: What is best.
+        rows: The validated samples, in this order.
+        monitor: Score that determines the best epoch.
     """
 
     def __init__(
@@ -61,23 +61,24 @@ class StageImages:
     ) -> None:
         self.board, self.scorer, self.classes, self.monitor = board, scorer, classes, monitor
         self._store, self._rows = store, rows
-        self._shown = np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(np.int64))
-        self._latest: _Said | None = None
-        self._best: tuple[EpochRow, _Said] | None = None
+        self._samples = np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(np.int64))
+        self._latest: _Validation | None = None
+        self._best: tuple[EpochRow, _Validation] | None = None
 
     def score(self, logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-        """Return the real scorer's scores of logits (N K), and remember what they say."""
-        values, truth = np.asarray(logits), np.asarray(labels)
-        few = values[self._shown].astype(np.float64)
-        shares = np.exp(few - few.max(axis=1, keepdims=True))
-        self._latest = _Said(truth, values.argmax(axis=1), shares.max(axis=1) / shares.sum(axis=1))
-        return self.scorer(values, truth)
+        """Return the wrapped scorer's scores of logits (N K), and record the predictions."""
+        values, labels = np.asarray(logits), np.asarray(labels)
+        drawn = values[self._samples].astype(np.float64)
+        exponentials = np.exp(drawn - drawn.max(axis=1, keepdims=True))
+        confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
+        self._latest = _Validation(labels, values.argmax(axis=1), confidence)
+        return self.scorer(values, labels)
 
-    def step(self, progress: TrainingProgress) -> None:
-        """Updates are not drawn."""
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        """Steps are not drawn."""
 
-    def epoch(self, row: EpochRow) -> None:
-        """Keep the stage's best validation; draw it with the stage's last epoch."""
+    def on_epoch_end(self, row: EpochRow) -> None:
+        """Keep the stage's best validation; draw it after the last epoch of the stage."""
         if self._latest is None:
             return
         if self._best is None or is_better(self.monitor, row.validation, self._best[0].validation):
@@ -86,26 +87,26 @@ class StageImages:
             self._draw(*self._best, step=row.step)
             self._best = None
 
-    def _draw(self, row: EpochRow, said: _Said, *, step: int) -> None:
-        # An extra, and half a second of imports: only here, where a stage has ended and pictures are wanted.
+    def _draw(self, row: EpochRow, validation: _Validation, *, step: int) -> None:
+        # matplotlib is an optional dependency and takes half a second to import
         from tercet.plots import grids, matrices, style
 
         title = f"stage {row.stage + 1}, epoch {row.epoch + 1}"
         figure, (axes,) = style.new_figure(6.4, 5.8)
-        matrix = confusion_matrix(said.labels, said.predicted, labels=np.arange(len(self.classes)))
+        matrix = confusion_matrix(validation.labels, validation.predicted, labels=np.arange(len(self.classes)))
         matrices.confusion(axes, matrix, self.classes, rates=True)
         figure.suptitle(title, fontsize="medium")
         self.board.image("confusion/validation", style.pixels(figure, dpi=_DPI), step)
 
         figure, _ = style.new_figure(6.4, 7.6)
-        truth, answers = said.labels[self._shown], said.predicted[self._shown]
+        labels, predicted = validation.labels[self._samples], validation.predicted[self._samples]
         titles = [
-            (f"true {self.classes[label]}", f"said {self.classes[answer]} {sure:.2f}")
-            for label, answer, sure in zip(truth, answers, said.sure, strict=True)
+            (f"true {self.classes[label]}", f"predicted {self.classes[prediction]} {confidence:.2f}")
+            for label, prediction, confidence in zip(labels, predicted, validation.confidence, strict=True)
         ]
-        images = [grids.is_small(self._store.read(int(row)), _SIDE) for row in self._rows[self._shown]]
-        shades = [style.PALETTE[0] if right else style.PALETTE[3] for right in truth == answers]
-        grids.image_grid(figure, images, titles, columns=4, colours=shades)
+        images = [grids.shrink(self._store.read(int(row)), _SIDE) for row in self._rows[self._samples]]
+        colours = [style.PALETTE[0] if correct else style.PALETTE[3] for correct in labels == predicted]
+        grids.image_grid(figure, images, titles, columns=4, colours=colours)
         figure.suptitle(title, fontsize="medium")
         self.board.image("samples/validation", style.pixels(figure, dpi=_DPI), step)
 
@@ -119,15 +120,15 @@ def stage_images(
     rows: Rows,
     monitor: Monitor,
 ) -> tuple[Scorer, list[Callback]]:
-    """Return the scorer and the observers of a training, with pictures where TensorBoard and matplotlib are there.
+    """Return scorer and callbacks of a training, with stage images if TensorBoard and matplotlib are installed.
 
     Args:
-        boards: The training's TensorBoard, if it has one.
-        scorer: Scores its validations.
+        boards: The training's TensorBoard writer, if any.
+        scorer: Scores validations.
         classes: K class names.
         store: The images.
-        rows: The samples that are validated, in that order.
-        monitor: What is best.
+        rows: The validated samples, in this order.
+        monitor: Score that determines the best epoch.
     """
     if not boards or find_spec("matplotlib") is None:
         return scorer, list(boards)

@@ -1,8 +1,8 @@
-"""Test-time augmentation in a run: members predict plainly and with it, and validation says which of the two is used.
+"""Test-time augmentation of a run: members predict without and with it, and validation decides whether to use it.
 
-One level holds for the whole run: the one at which the members' plain average, to which nothing was fitted, is best on
-the split that chooses. Fusion then learns from, and is scored on, predictions of that level. The other levels stay in
-`members/NAME/tta/`; `predictions/` holds what the members that are shipped say.
+The run uses one level for all members: the one at which their plain average, which needs no fitting, scores best on the
+monitored split. Ensembles are fitted to and scored on predictions at that level. Predictions at the other levels stay
+in `members/NAME/tta/`; `predictions/` holds those at the selected level.
 """
 
 from __future__ import annotations
@@ -33,37 +33,35 @@ _HELD_OUT = "held-out"
 
 
 def predict_rows(classifier: Classifier, plan: Plan, prepared: DataModule, rows: Rows) -> dict[TTAConfig, Predictions]:
-    """Return what a network says of some rows: plainly, and at every level that the run asks for."""
+    """Return the predictions for some rows: without TTA, and at every level of the run's TTA option."""
     spec, classes, workers = classifier.spec, plan.classes, plan.data_config.num_workers
-    plain = prepared.loader(rows, (spec,), num_workers=workers)
-    said = {TTAConfig(seed=plan.run.seed): predict(classifier, plain, classes=classes, device=plan.device)}
+    loader = prepared.loader(rows, (spec,), num_workers=workers)
+    predictions = {TTAConfig(seed=plan.run.seed): predict(classifier, loader, classes=classes, device=plan.device)}
     views = plan.run.views
     if not views.plain:
-        pictures = prepared.loader(rows, (enlarged_input_spec(spec, views),), num_workers=workers)
-        said |= predict_levels(classifier, pictures, views=views, spec=spec, classes=classes, device=plan.device)
-    return said
+        loader = prepared.loader(rows, (enlarged_input_spec(spec, views),), num_workers=workers)
+        predictions |= predict_levels(classifier, loader, views=views, spec=spec, classes=classes, device=plan.device)
+    return predictions
 
 
 def store_predictions(
-    said: Mapping[TTAConfig, Predictions], place: Path, folder: MemberFolder, split: str = _HELD_OUT
+    levels: Mapping[TTAConfig, Predictions], path: Path, folder: MemberFolder, split: str = _HELD_OUT
 ) -> None:
-    """Save predictions: in their `place`, or each level in the member's folder until one of them is chosen."""
-    for level, predictions in said.items():
-        predictions.save(place if len(said) == 1 else folder.level(str(level), split))
+    """Save predictions: a single level at `path`; several in the member's folder until one is selected."""
+    for level, predictions in levels.items():
+        predictions.save(path if len(levels) == 1 else folder.level(str(level), split))
 
 
 @dataclass(frozen=True)
 class TTALevel:
-    """One level of test-time augmentation, measured where levels are chosen."""
+    """Scores at one level of test-time augmentation, on the monitored split."""
 
     views: TTAConfig
-    """What each image is shown as."""
-    fused: Predictions
-    """The average of the members there."""
+    ensemble: Predictions
+    """Average of the members."""
     scores: Scores
-    """How good it is."""
+    """Scores of the average."""
     members: dict[str, Scores]
-    """How good each member is."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -73,88 +71,82 @@ class TTALevel:
 
 @dataclass(frozen=True)
 class TTAChoice:
-    """What was chosen, and why."""
+    """The selected level, and the scores that selected it."""
 
-    asked: TTAConfig
-    """What was to be tried."""
+    requested: TTAConfig
     levels: tuple[TTALevel, ...]
-    """Plain prediction, then all that was tried, in ascending number of passes."""
+    """No TTA first, then the requested levels by number of forward passes."""
     chosen: TTALevel
-    """What the run uses."""
     monitor: Monitor
-    """What was compared."""
     split: str
-    """Where it was measured."""
 
     @property
-    def rival(self) -> TTALevel:
-        """Return what stands against plain: the level chosen, or the best of those that were not."""
+    def alternative(self) -> TTALevel:
+        """The level to compare with no TTA: the chosen one, or the best of the others if no TTA was chosen."""
         others = {str(level.views): level for level in self.levels[1:]}
         best = rank({name: level.scores for name, level in others.items()}, self.monitor)[0]
         return others[best] if self.chosen is self.levels[0] else self.chosen
 
     def comparison(self) -> Comparison:
-        """Compare it with plain prediction."""
-        return compare(self.rival.fused, self.levels[0].fused)
+        """Compare it with no TTA."""
+        return compare(self.alternative.ensemble, self.levels[0].ensemble)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
-            "asked": str(self.asked),
+            "requested": str(self.requested),
             "chosen": str(self.chosen.views),
-            "seed": self.asked.seed,
+            "seed": self.requested.seed,
             "split": self.split,
             "monitor": self.monitor,
             "levels": [level.to_dict() for level in self.levels],
-            "gain": {"of": str(self.rival.views), "against": "none", **self.comparison().to_dict()},
+            "gain": {"of": str(self.alternative.views), "against": "none", **self.comparison().to_dict()},
         }
 
     def to_text(self) -> str:
-        """Return what people read."""
+        """Return the section of the report."""
         names = list(self.chosen.members)
-        what = "the members' average" if len(names) > 1 else names[0]
+        model = "average of the members" if len(names) > 1 else names[0]
         rows = [
             TTARow(str(level.views), level.views.passes, level.scores, level is self.chosen) for level in self.levels
         ]
-        table = as_text(tta_table(rows, title=f"test-time augmentation: {what} on {self.split}"))
-        return f"{table}{comparison_text(self.comparison(), str(self.rival.views), 'plain')}\n"
+        table = as_text(tta_table(rows, title=f"test-time augmentation: {model} on {self.split}"))
+        return f"{table}{comparison_text(self.comparison(), str(self.alternative.views), 'plain')}\n"
 
 
 def choose_tta(run: RunFolder, plan: Plan) -> TTAChoice | None:
-    """Choose the run's level and put its predictions and bundles in their places; None where none was asked for.
+    """Select the level and install its predictions and bundles; None if TTA was not requested. Idempotent.
 
-    A level is used only where its monitor is better than that of every level with fewer forward passes. Doing it
-    again changes nothing.
+    A level is selected only if its monitored score is better than that of every level with fewer forward passes.
     """
-    asked = plan.run.views
-    if asked.plain:
+    requested = plan.run.views
+    if requested.plain:
         return None
-    levels = [_measure(run, plan, level) for level in (TTAConfig(seed=asked.seed), *asked.levels())]
+    levels = [_measure(run, plan, level) for level in (TTAConfig(seed=requested.seed), *requested.levels())]
     chosen = levels[0]
     for level in levels[1:]:  # ascending number of passes
         if _value(level, plan.monitor) > _value(chosen, plan.monitor):
             chosen = level
-    _adopt(run, plan, chosen.views)
-    return TTAChoice(asked, tuple(levels), chosen, plan.monitor, plan.monitor_split)
+    _install(run, plan, chosen.views)
+    return TTAChoice(requested, tuple(levels), chosen, plan.monitor, plan.monitor_split)
 
 
 def is_tta_chosen(run: RunFolder, plan: Plan) -> bool:
-    """Tell whether every finished training of the run has its predictions in their place."""
+    """Whether the predictions of every finished training of the run are installed."""
     folds = [fold for member in plan.members for fold in run.member(member.name).folds()]
-    places = [run.predictions(member.name, "validation") for member in plan.members]
-    return all(place.is_file() for place in [*places, *(fold.predictions for fold in folds if fold.finished())])
+    paths = [run.predictions(member.name, "validation") for member in plan.members]
+    return all(path.is_file() for path in [*paths, *(fold.predictions for fold in folds if fold.finished())])
 
 
 def _measure(run: RunFolder, plan: Plan, views: TTAConfig) -> TTALevel:
-    """Score a level on the split that chooses: the members, and the average of those that would be fused."""
-    said = {
+    predictions = {
         member.name: Predictions.load(run.member(member.name).level(str(views), plan.monitor_split))
         for member in plan.members
     }
-    members = {name: score(predictions) for name, predictions in said.items()}
+    members = {name: score(member) for name, member in predictions.items()}
     best = rank(members, plan.monitor)[: plan.fusion.num_members or None]
-    fused = average([said[name] for name in said if name in best])
-    return TTALevel(views, fused, score(fused), members)
+    ensemble = average([predictions[name] for name in predictions if name in best])
+    return TTALevel(views, ensemble, score(ensemble), members)
 
 
 def _value(level: TTALevel, monitor: Monitor) -> float:
@@ -162,12 +154,12 @@ def _value(level: TTALevel, monitor: Monitor) -> float:
     return -value if monitor == "loss" else value
 
 
-def _adopt(run: RunFolder, plan: Plan, views: TTAConfig) -> None:
+def _install(run: RunFolder, plan: Plan, views: TTAConfig) -> None:
     folders = {member.name: run.member(member.name) for member in plan.members}
     for folder in folders.values():
         bundle = load_bundle(folder.bundle)
         if bundle.members[0].views != views:
-            bundle.with_views(views).save(folder.bundle)
+            bundle.with_tta(views).save(folder.bundle)
     for name, folder in folders.items():
         for source in sorted(folder.level(str(views), "*").parent.glob("*.npz")):
             write_bytes(run.predictions(name, source.stem), source.read_bytes())

@@ -1,4 +1,4 @@
-"""Search for better options of one network: trials on one prepared data set, compared on validation."""
+"""Hyperparameter search for one network: trials on shared data, scored on validation."""
 
 from __future__ import annotations
 
@@ -23,30 +23,28 @@ from tercet.data.data_module import DataModule, prepare_data
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
 from tercet.experiments.train import make_plan, write_run
-from tercet.experiments.tune_folder import SearchFolder, TrialOutcome
-from tercet.experiments.tune_log import TrialLog, require_optuna, sample_trial
+from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
-from tercet.experiments.tune_trials import TrialRow, TrialWork, as_csv, best_row, train_command, trials_report
+from tercet.experiments.tune_trials import TrialRow, TrialTask, as_csv, best_row, train_command, trials_report
 
-_DRAWN = 30  # points of a space that are tried, as configurations only, before data is touched
-_GENERATIONS = 4  # trials side by side know nothing of each other: at most a quarter of all run at once
-_STOPS_ALL = (DataError.exit_code, StorageError.exit_code, 130, 143)  # the disk, or a signal to one process
+_CHECKED_POINTS = 30  # points of the space checked for valid configurations before any data is read
+_MIN_GENERATIONS = 4  # concurrent trials cannot learn from each other, so at most a quarter run at the same time
+_FATAL_CODES = (DataError.exit_code, StorageError.exit_code, 130, 143)  # further trials would fail in the same way
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A finished search."""
+    """Result of `tune`."""
 
     path: Path
-    """The search's folder."""
     metrics: Mapping[str, Any]
-    """What `trials.json` holds: every trial, the best one, the options as they are, the options' importance."""
+    """Content of `trials.json`: all trials, the best one, the baseline, and the importance of the options."""
     report: str
-    """The trials as text."""
+    """Table of trials as text."""
 
     @property
     def best(self) -> Path:
-        """The configuration of the best trial, which `tercet train --config` takes."""
+        """Configuration file of the best trial, for `tercet train --config`."""
         return SearchFolder(self.path).best
 
 
@@ -59,18 +57,18 @@ def tune(
     console: Console | None = None,
     **options: Any,
 ) -> Tuning:
-    """Search for better options of one network, and leave a table of trials and the best configuration.
+    """Tune the hyperparameters of one network; write a table of trials and the best configuration.
 
     Args:
-        source: Folder of images by class, table, zip, or the name of a data set.
-        space: The options to vary, each with a list of choices or a range `{"low": ..., "high": ...}` with `step` or
-            `log`; or a YAML file that holds them.
-        resume: Folder of a search to go on with, instead of new data and options; `trials` may be given anew.
+        source: Image folder with one sub-folder per class, table, zip, or data set name.
+        space: Options to vary, each with a list of choices or a range `{"low": ..., "high": ...}` with `step` or `log`;
+            or a YAML file of them.
+        resume: Folder of a search to continue, instead of data and options; `trials` may be changed.
         console: Where to report progress; silent by default.
         **options: Any option of `tercet tune`, such as `members=["row-lstm"]`, `trials=30`, `epochs=5`.
 
     Raises:
-        TercetError: See `tercet.core.errors`; a search that was begun can be continued with `resume`.
+        TercetError: See `tercet.core.errors`; an interrupted search can be continued with `resume`.
     """
     parsed = TUNE.parse_object(options)
     return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
@@ -84,167 +82,173 @@ def run_tuning(
     resume: str | Path | None,
     console: Console,
 ) -> Tuning:
-    """Begin or continue a search and see it to its end."""
+    """Start or resume a search and run it to the end."""
     require_optuna()
     config = parsed.of(TuneConfig)
     if resume is not None:
-        words = [str(word) for word in (data, space) if word is not None]
-        ignored = sorted(parsed.given - {"resume", "trials", "json", "debug", "space"}) + words
-        if ignored:
-            raise ConfigError(f"--resume goes on as the search was begun, save for --trials; it takes no {ignored[0]}")
-        study = SearchFolder.open(resume)
-        with study.run.lock():
-            study.run.remove_unfinished()
-            TrialLog.repair(study.journal)
-            search = SearchStudy.load(study.search)
+        arguments = [str(value) for value in (data, space) if value is not None]
+        extra = sorted(parsed.given - {"resume", "trials", "json", "debug", "space"}) + arguments
+        if extra:
+            raise ConfigError(f"--resume continues with the original options, except --trials; remove {extra[0]}")
+        folder = SearchFolder.open(resume)
+        with folder.run.lock():
+            folder.run.remove_unfinished()
+            TrialLog.repair(folder.journal)
+            search = SearchStudy.load(folder.search)
             if "trials" in parsed.given:
                 search = replace(search, trials=config.trials)
-            return _Tuner.begin(study, search, console).finish()
+            return _Tuner.create(folder, search, console).run()
     if data is None:
-        raise ConfigError("give a folder of images, a table, a zip or the name of a data set, or --resume FOLDER")
+        raise ConfigError("give an image folder, a table, a zip or a data set name, or --resume FOLDER")
     if space is None:
-        raise ConfigError("say which options vary: --space SPACE.yaml, with lines such as 'hidden_size: [32, 64, 128]'")
+        raise ConfigError(
+            "name the options to vary: --space SPACE.yaml, with lines such as 'hidden_size: [32, 64, 128]'"
+        )
     search = SearchStudy.make(str(data), parsed, space, trials=config.trials, pruner=config.pruner)
     choose_device(search.run.device)
-    search.check(sample_trial(search.space, _DRAWN))
-    study = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
-    with study.run.lock():
-        search.save(study.search)
-        with study.run.beginning():
-            tuner = _Tuner.begin(study, search, console)
-        return tuner.finish()
+    search.check(sample_points(search.space, _CHECKED_POINTS))
+    folder = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
+    with folder.run.lock():
+        search.save(folder.search)
+        with folder.run.delete_if_invalid():
+            tuner = _Tuner.create(folder, search, console)
+        return tuner.run()
 
 
-def _prepare(study: SearchFolder, search: SearchStudy) -> tuple[Plan, DataModule]:
-    """Return the data that all trials share, prepared once, and the plan of the options as they are."""
-    if study.run.plan.is_file():
-        plan = Plan.load(study.run)
-        return plan, plan.open_data(study.run)
+def _prepare(folder: SearchFolder, search: SearchStudy) -> tuple[Plan, DataModule]:
+    """Return the plan of the unchanged options and the data, which all trials share."""
+    if folder.run.plan.is_file():
+        plan = Plan.load(folder.run)
+        return plan, plan.open_data(folder.run)
     member, data_config = search.configuration({})
-    write_json(study.path / "environment.json", describe_environment())
+    write_json(folder.path / "environment.json", describe_environment())
     prepared = prepare_data(search.data, data_config)
-    trainings = at_once(search.trials)
     plan = make_plan(
-        search.data, prepared, data_config, search.given[FusionConfig], search.run, (member,), trainings=trainings
+        search.data,
+        prepared,
+        data_config,
+        search.base[FusionConfig],
+        search.run,
+        (member,),
+        trainings=max_parallel(search.trials),
     )
-    write_run(study.run, plan, prepared)
+    write_run(folder.run, plan, prepared)
     return plan, prepared
 
 
-def at_once(trials: int) -> int:
-    """Return how many trials may run side by side, which know nothing of each other."""
-    return max(1, trials // _GENERATIONS)
+def max_parallel(trials: int) -> int:
+    """Return how many trials may run at the same time."""
+    return max(1, trials // _MIN_GENERATIONS)
 
 
 @dataclass
 class _Tuner:
-    """A search at work."""
+    """Runs the missing trials of a search."""
 
-    study: SearchFolder
+    folder: SearchFolder
     search: SearchStudy
     plan: Plan
     prepared: DataModule
-    journal: TrialLog
+    log: TrialLog
     console: Console
-    stopped: list[FailedJob] = field(default_factory=list)
-    """Failures after which no further trial would fare better."""
+    fatal: list[FailedJob] = field(default_factory=list)
+    """Failures that further trials would repeat."""
 
     @classmethod
-    def begin(cls, study: SearchFolder, search: SearchStudy, console: Console) -> _Tuner:
-        """Make the data ready, or take them up again."""
-        plan, prepared = _prepare(study, search)
-        return cls(study, search, plan, prepared, TrialLog(study.journal, search), console)
+    def create(cls, folder: SearchFolder, search: SearchStudy, console: Console) -> _Tuner:
+        plan, prepared = _prepare(folder, search)
+        return cls(folder, search, plan, prepared, TrialLog(folder.journal, search), console)
 
-    def finish(self) -> Tuning:
-        """Train the trials that are missing, and report all."""
-        done = self.journal.count()
-        if done > self.search.trials:
-            raise ConfigError(f"{done} trials were begun already: give --trials {done} or more")
-        self.search.save(self.study.search)  # with a new number of trials, if there is one
-        missing = self.search.trials - done + len(self.journal.running())
+    def run(self) -> Tuning:
+        """Train the missing trials, and report all."""
+        count = self.log.count()
+        if count > self.search.trials:
+            raise ConfigError(f"{count} trials exist already: give --trials {count} or more")
+        self.search.save(self.folder.search)  # the number of trials may have changed
+        missing = self.search.trials - count + len(self.log.running())
         if missing:
-            threads = plan_threads(at_once(self.search.trials), threads=self.plan.threads, device=self.plan.device)
+            threads = plan_threads(max_parallel(self.search.trials), threads=self.plan.threads, device=self.plan.device)
             counts = ", ".join(f"{len(self.prepared.rows(split))} {split}" for split in ("train", "validation"))
             print_status(self.console, f"{self.plan.data}: {len(self.plan.classes)} classes; {counts} images")
             print_status(self.console, f"{missing} of {self.search.trials} trials on {self.plan.device}: {threads}")
             run_all(
-                self.works(),
-                whole=self.study.run,
+                self.tasks(),
+                root=self.folder.run,
                 threads=threads,
-                bars=ProgressDisplay(self.console),
+                display=ProgressDisplay(self.console),
                 prepared=self.prepared,
             )
-        if self.stopped:
-            error = TercetError(f"{self.stopped[0].message}; continue with --resume {self.study.path}")
-            error.exit_code = self.stopped[0].exit_code
+        if self.fatal:
+            error = TercetError(f"{self.fatal[0].message}; continue with --resume {self.folder.path}")
+            error.exit_code = self.fatal[0].exit_code
             raise error
-        return self.conclude()
+        return self.finalize()
 
-    def works(self) -> Iterator[TrialWork]:
-        """Yield trials as there is room for them: first those that were stopped, then new ones."""
-        for number in self.journal.running():
-            yield from self.work(number)
-        while self.journal.count() < self.search.trials and not self.stopped:
-            yield from self.work(self.journal.propose())
+    def tasks(self) -> Iterator[TrialTask]:
+        """Yield trials on demand: interrupted ones first, then new ones."""
+        for number in self.log.running():
+            yield from self.task(number)
+        while self.log.count() < self.search.trials and not self.fatal:
+            yield from self.task(self.log.propose())
 
-    def work(self, number: int) -> Iterator[TrialWork]:
-        """Yield a trial, unless it has ended already or cannot be."""
-        folder = self.study.trial(number)
-        work = TrialWork(self.study, self.journal, number, self.settle)
+    def task(self, number: int) -> Iterator[TrialTask]:
+        """Yield a trial, unless it has ended or its configuration is invalid."""
+        trial = self.folder.trial(number)
+        task = TrialTask(self.folder, self.log, number, self.finish_trial)
         try:
-            member, data_config = self.search.configuration(self.journal.points()[number])
+            member, data_config = self.search.configuration(self.log.points()[number])
         except ConfigError as error:
-            self.settle(number, FailedJob(work, str(error), error.exit_code))
+            self.finish_trial(number, FailedJob(task, str(error), error.exit_code))
             return
-        if folder.ended.is_file():
-            self.settle(number, None)
+        if trial.outcome_file.is_file():
+            self.finish_trial(number, None)
             return
-        folder.path.mkdir(parents=True, exist_ok=True)
-        replace(self.plan, members=(member,), data_config=data_config).save(folder.run)
-        yield work
+        trial.path.mkdir(parents=True, exist_ok=True)
+        replace(self.plan, members=(member,), data_config=data_config).save(trial.run)
+        yield task
 
-    def settle(self, number: int, failure: FailedJob | None) -> None:
-        """Enter how a trial ended."""
-        folder = self.study.trial(number)
-        if failure is not None and failure.exit_code in _STOPS_ALL:
-            self.stopped.append(failure)
+    def finish_trial(self, number: int, failure: FailedJob | None) -> None:
+        """Record the end of a trial."""
+        trial = self.folder.trial(number)
+        if failure is not None and failure.exit_code in _FATAL_CODES:
+            self.fatal.append(failure)
             return
         if failure is not None:
-            self._fail(number, failure)
-        folder.clear()
+            self._save_failure(number, failure)
+        trial.clear()
         row = self.row(number)
-        self.journal.tell(number, row.score if row.outcome.state == "complete" else None)
+        self.log.finish(number, row.score if row.outcome.state == "complete" else None)
         score = f"{row.monitor} {row.score:.4f}" if row.score is not None else "no score"
         reason = f": {row.outcome.reason}" if row.outcome.reason else ""
         print_status(self.console, f"trial {number} {row.outcome.state}: {score}{reason}")
 
-    def _fail(self, number: int, failure: FailedJob) -> None:
-        folder, history = self.study.trial(number), History()
-        if folder.run.plan.is_file():
-            history = folder.keep_history(Plan.load(folder.run).members[0].name)
+    def _save_failure(self, number: int, failure: FailedJob) -> None:
+        trial, history = self.folder.trial(number), History()
+        if trial.run.plan.is_file():
+            history = trial.keep_history(Plan.load(trial.run).members[0].name)
         outcome = TrialOutcome.of_epochs("failed", history, self.plan.monitor)
         reason = failure.message.replace("\n", "; ")
-        folder.end(replace(outcome, reason=reason, exit_code=failure.exit_code))
+        trial.end(replace(outcome, reason=reason, exit_code=failure.exit_code))
 
     def row(self, number: int) -> TrialRow:
-        """Return a trial that ended."""
-        values = self.search.values(self.journal.points()[number])
-        return TrialRow(number, values, self.study.trial(number).outcome(), self.plan.monitor)
+        """Return the table row of a trial that has ended."""
+        values = self.search.values(self.log.points()[number])
+        return TrialRow(number, values, self.folder.trial(number).outcome(), self.plan.monitor)
 
-    def conclude(self) -> Tuning:
+    def finalize(self) -> Tuning:
         """Write the table, the report and the best configuration."""
-        study = self.study
-        rows = [self.row(number) for number in range(self.journal.count())]
+        folder = self.folder
+        rows = [self.row(number) for number in range(self.log.count())]
         best = best_row(rows)
         if best is None:
             failed = next((row.outcome for row in rows if row.outcome.state == "failed"), rows[0].outcome)
-            error = TercetError(f"no trial could be trained to its end: {failed.reason or 'no score is a number'}")
+            error = TercetError(f"no trial completed: {failed.reason or 'no score is a number'}")
             error.exit_code = failed.exit_code or 6
             raise error
-        importance = self.journal.importance()
+        importance = self.log.importance()
         metrics = {
-            "study": str(study.path),
-            "best_config": str(study.best),
+            "study": str(folder.path),
+            "best_config": str(folder.best),
             "data": {"source": self.plan.data, "fingerprint": self.plan.fingerprint},
             "monitor": self.plan.monitor,
             "baseline": rows[0].to_dict(),
@@ -252,12 +256,12 @@ class _Tuner:
             "importance": importance,
             "trials": [row.to_dict() for row in rows],
         }
-        report = trials_report(rows, best, data=self.plan.data, best_file=str(study.best), importance=importance)
-        document = self.search.document(self.journal.points()[best.number])
-        head = f"# trial {best.number} of {len(rows)}: {best.monitor} {best.score:.4f} on validation\n"
-        command = f"# {train_command(self.plan.data, str(study.best))}\n"
-        write_text(study.best, head + command + dump_yaml(document))
-        write_text(study.table, as_csv(rows))
-        write_json(study.summary, metrics)
-        write_text(study.report, report)
-        return Tuning(study.path, metrics, report)
+        report = trials_report(rows, best, data=self.plan.data, best_file=str(folder.best), importance=importance)
+        config = self.search.config_file(self.log.points()[best.number])
+        header = f"# trial {best.number} of {len(rows)}: {best.monitor} {best.score:.4f} on validation\n"
+        command = f"# {train_command(self.plan.data, str(folder.best))}\n"
+        write_text(folder.best, header + command + dump_yaml(config))
+        write_text(folder.table, as_csv(rows))
+        write_json(folder.summary, metrics)
+        write_text(folder.report, report)
+        return Tuning(folder.path, metrics, report)

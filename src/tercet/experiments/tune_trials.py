@@ -1,4 +1,4 @@
-"""Trials of a search, and their table."""
+"""Trials of a search: training, pruning, and the table of results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from tercet.config.training import Monitor
 from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
 from tercet.core.history import EpochRow, History
-from tercet.core.streams import printable
-from tercet.core.untrusted_files import untrusted
+from tercet.core.output import printable
+from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
 from tercet.experiments.member import report_to_parent, train_member
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
-from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialOutcome
-from tercet.experiments.tune_log import TrialLog
+from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
 from tercet.metrics.classification import is_better
 from tercet.metrics.tables import as_text, plain_table, short_count
@@ -36,141 +35,129 @@ from tercet.training.callbacks import Callback, EventStream, TrainingProgress
 
 
 class TrialPruned(Exception):
-    """The trial is given up."""
+    """The pruner stops the trial."""
 
 
-class TrialScorer:
-    """An observer that enters every epoch's score in the journal, and ends the training where the pruner says so.
+class TrialPruner:
+    """Callback that reports each epoch's scores to Optuna, and stops the training if the pruner says so.
 
-    It reads the history that the training has just written: after a kill no epoch is missing, and none counts twice.
+    It reads the history file, so that after a kill no epoch is missing or reported twice.
 
     Args:
         folder: The trial's folder.
-        journal: The search's journal.
-        number: The trial; number 0, the options as they are, is never given up.
+        log: The trials of the search.
+        number: Number of the trial; trial 0, the baseline, is never pruned.
         plan: The trial's plan.
     """
 
-    def __init__(self, folder: TrialFolder, journal: TrialLog, number: int, plan: Plan) -> None:
-        self.folder, self.journal, self.number = folder, journal, number
+    def __init__(self, folder: TrialFolder, log: TrialLog, number: int, plan: Plan) -> None:
+        self.folder, self.log, self.number = folder, log, number
         (self.member,) = plan.members
 
-    def step(self, progress: TrainingProgress) -> None:
-        """Updates are not judged."""
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        """Do nothing: trials are pruned after epochs only."""
 
-    def epoch(self, row: EpochRow) -> None:
-        """Judge the trial as it stands."""
-        self.judge()
+    def on_epoch_end(self, row: EpochRow) -> None:
+        """Report the epoch's scores."""
+        self.report()
 
-    def judge(self) -> None:
-        """Enter what is new, and raise where the trial is to end before its time.
+    def report(self) -> None:
+        """Report new epochs.
 
         Raises:
-            DivergedError: The scores are not numbers.
-            Pruned: The pruner gives it up.
+            DivergedError: The scores are not finite.
+            TrialPruned: The pruner stops the trial.
         """
         history = self.folder.history(self.member.name)
         if not len(history):
             return
-        last = history.rows[-1].validation
-        if not all(map(math.isfinite, last.values())):
-            raise DivergedError(f"the validation scores are not finite after epoch {len(history)}: {last}")
-        self.journal.report(self.number, [row.validation for row in history])
-        if self.number and not self.finished(history) and self.journal.hopeless(self.number):
+        scores = history.rows[-1].validation
+        if not all(map(math.isfinite, scores.values())):
+            raise DivergedError(f"the validation scores are not finite after epoch {len(history)}: {scores}")
+        self.log.report(self.number, [row.validation for row in history])
+        if self.number and not self.finished(history) and self.log.is_pruned(self.number):
             raise TrialPruned
 
     def finished(self, history: History) -> bool:
-        """Tell whether the last epoch ended the training anyway."""
+        """Return whether the training ends with the last epoch anyway."""
         last = history.rows[-1]
         final = last.stage + 1 == len(self.member.training.stage_list()) or last.note == "training time limit"
         return bool(last.note) and final
 
 
 def run_trial(
-    study: SearchFolder,
-    journal: TrialLog,
+    folder: SearchFolder,
+    log: TrialLog,
     number: int,
     *,
     prepared: DataModule | None = None,
-    observers: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train a trial to its end, going on where an earlier attempt stopped, and record how it ended.
-
-    Args:
-        study: The search's folder.
-        journal: The search's journal.
-        number: The trial.
-        prepared: The data of the search, if they are at hand.
-        observers: Told how it goes.
-    """
-    folder = study.trial(number)
-    plan = Plan.load(folder.run)
-    judge = TrialScorer(folder, journal, number, plan)
-    name = judge.member.name
+    """Train or resume a trial, and record its outcome; `prepared` is the data of the search, if already loaded."""
+    trial = folder.trial(number)
+    plan = Plan.load(trial.run)
+    pruner = TrialPruner(trial, log, number, plan)
+    name = pruner.member.name
     try:
-        judge.judge()
-        data = prepared or plan.open_data(study.run)
-        train_member(folder.run, name, observers=[*observers, judge], prepared=data, keep=False)
+        pruner.report()
+        data = prepared or plan.open_data(folder.run)
+        train_member(trial.run, name, callbacks=[*callbacks, pruner], prepared=data, keep=False)
     except TrialPruned:
-        folder.end(TrialOutcome.of_epochs("pruned", folder.keep_history(name), plan.monitor))
+        trial.end(TrialOutcome.of_epochs("pruned", trial.keep_history(name), plan.monitor))
         return
-    summary = folder.run.member(name).summary()
+    summary = trial.run.member(name).summary()
     scores = {key: value for key, value in summary["best"].items() if key not in ("stage", "epoch")}
-    folder.end(TrialOutcome("complete", scores, summary["epochs"], summary["seconds"], summary["parameters"]))
+    trial.end(TrialOutcome("complete", scores, summary["epochs"], summary["seconds"], summary["parameters"]))
 
 
 @dataclass(frozen=True, eq=False)
-class TrialWork:
-    """A trial as a piece of work for the pool."""
+class TrialTask:
+    """A trial as a task of the process pool."""
 
-    study: SearchFolder
-    journal: TrialLog
+    folder: SearchFolder
+    log: TrialLog
     number: int
-    settle: Callable[[int, FailedJob | None], None]
-    """Told the number, and the failure if it was one, when the trial has ended."""
+    report_end: Callable[[int, FailedJob | None], None]
+    """Called with the number, and the failure if there was one."""
 
     @property
     def title(self) -> str:
-        """What the progress bar is called."""
+        """Title of the progress bar."""
         return f"trial {self.number}"
 
     @property
     def command(self) -> list[str]:
-        """The module that trains in a process of its own, and its words."""
-        return ["tercet.experiments.tune_trials", str(self.study.path), str(self.number)]
+        """Module and arguments of the child process."""
+        return ["tercet.experiments.tune_trials", str(self.folder.path), str(self.number)]
 
     @property
-    def complaints(self) -> Path:
-        """What that process writes on standard error."""
-        return self.study.trial(self.number).path / "stderr.txt"
+    def stderr_path(self) -> Path:
+        """File of the child's standard error."""
+        return self.folder.trial(self.number).path / "stderr.txt"
 
-    def train(self, prepared: DataModule | None, observers: Sequence[Callback]) -> None:
-        """Train here."""
-        run_trial(self.study, self.journal, self.number, prepared=prepared, observers=observers)
+    def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
+        """Train in this process."""
+        run_trial(self.folder, self.log, self.number, prepared=prepared, callbacks=callbacks)
 
-    def ended(self, failure: FailedJob | None) -> None:
-        """Settle what came of it."""
-        self.settle(self.number, failure)
+    def on_end(self, failure: FailedJob | None) -> None:
+        """Call `report_end`."""
+        self.report_end(self.number, failure)
 
 
 def main() -> int:
-    """Train one trial as a process of its own, reporting events on standard output."""
+    """Train one trial in a child process; events are written to standard output."""
     parser = argparse.ArgumentParser(prog="python -m tercet.experiments.tune_trials")
-    parser.add_argument("study")
+    parser.add_argument("folder")
     parser.add_argument("number", type=int)
     arguments = parser.parse_args()
 
     def work(events: EventStream) -> None:
-        study = SearchFolder.open(arguments.study)
-        torch.set_num_threads(Plan.load(study.run).threads)
-        journal = TrialLog(study.journal, SearchStudy.load(study.search))
-        run_trial(study, journal, arguments.number, observers=[events])
+        folder = SearchFolder.open(arguments.folder)
+        torch.set_num_threads(Plan.load(folder.run).threads)
+        log = TrialLog(folder.journal, SearchStudy.load(folder.search))
+        run_trial(folder, log, arguments.number, callbacks=[events])
 
     return report_to_parent(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 _COLUMNS = ("number", "state", "score", "epochs", "seconds", "parameters", "reason")
@@ -178,20 +165,19 @@ _COLUMNS = ("number", "state", "score", "epochs", "seconds", "parameters", "reas
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial."""
+    """One finished trial."""
 
     number: int
-    """0 is the options as they are."""
+    """0 is the baseline with the unchanged options."""
     options: Mapping[str, Any]
-    """The options that vary, with their values here."""
+    """Values of the varying options."""
     outcome: TrialOutcome
-    """How it ended."""
     monitor: Monitor
-    """What trials are compared by."""
+    """The score that trials are compared by."""
 
     @property
     def score(self) -> float | None:
-        """The monitor at the best epoch, or None where there is none."""
+        """The monitored score of the best epoch, if finite."""
         value = self.outcome.scores.get(self.monitor)
         return value if value is not None and math.isfinite(value) else None
 
@@ -212,7 +198,7 @@ class TrialRow:
 
 
 def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
-    """Return the best trial that was trained to the end; the earlier one at equal scores."""
+    """Return the best completed trial; the earliest one of equals."""
     best: TrialRow | None = None
     for row in rows:
         if row.outcome.state == "complete" and row.score is not None:
@@ -223,37 +209,39 @@ def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
 
 
 def as_csv(rows: Sequence[TrialRow]) -> str:
-    """Return one line a trial, and a column an option."""
+    """Return one line per trial, with one column per varying option."""
     keys = list(rows[0].options)
     lines: list[list[Any]] = [[*_COLUMNS, *keys]]
     for row in rows:
         values = row.to_dict()
         cells = [values[name] for name in _COLUMNS] + [row.options[key] for key in keys]
-        lines.append([untrusted(cell) if isinstance(cell, str) else cell for cell in cells])
+        lines.append([escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     return csv_text(lines)
 
 
 def trials_report(
     rows: Sequence[TrialRow], best: TrialRow, *, data: str, best_file: str, importance: Mapping[str, float]
 ) -> str:
-    """Return the trials from best to worst, what the search gained, and how to go on."""
+    """Return the trials from best to worst, the improvement over the baseline, and the next command."""
     first, name = rows[0], best.monitor
     parts = [as_text(_table(rows, best, title=f"{data}: {len(rows)} trials, {name} on validation"))]
     if first.score is None:
-        parts.append(f"The options as they are (trial 0) could not be trained: {printable(first.outcome.reason)}\n")
+        parts.append(f"The baseline (trial 0) failed: {printable(first.outcome.reason)}\n")
     elif best is first:
-        parts.append(f"No trial is better than the options as they are (trial 0): {name} {first.score:.4f}.\n")
+        parts.append(f"No trial is better than the baseline (trial 0): {name} {first.score:.4f}.\n")
     else:
         assert best.score is not None
         parts.append(
-            f"Before (trial 0): {name} {first.score:.4f}\nAfter (trial {best.number}): {best.score:.4f}, "
+            f"Baseline (trial 0): {name} {first.score:.4f}\nBest (trial {best.number}): {best.score:.4f}, "
             f"{best.score - first.score:+.4f} on validation.\n"
-            f"The best of {len(rows)} is a little lucky there; the test split was not looked at.\n"
+            f"The best of {len(rows)} trials is slightly optimistic; the test split was not used.\n"
         )
     if importance:
         shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
-        parts.append(textwrap.fill(f"Share of the differences between trials (PED-ANOVA): {shares}", 80) + "\n")
-    parts.append(f"Train the best, with a bundle and test scores:\n  {train_command(data, best_file)}\n")
+        parts.append(textwrap.fill(f"Importance of the options (PED-ANOVA): {shares}", 80) + "\n")
+    parts.append(
+        f"Train the best configuration and evaluate it on the test split:\n  {train_command(data, best_file)}\n"
+    )
     return "\n".join(parts)
 
 
@@ -275,14 +263,14 @@ def _table(rows: Sequence[TrialRow], best: TrialRow, *, title: str) -> Table:
             f"{outcome.epochs}" + (" pruned" if outcome.state == "pruned" else ""),
             f"{outcome.seconds:.1f}",
             "-" if outcome.parameters is None else short_count(outcome.parameters),
-            Text(printable(_said(row))),
+            Text(printable(_options_text(row))),
             style="bold" if row is best else "",
         )
-    table.caption = Text("* best on validation; trial 0 has the options as they are")
+    table.caption = Text("* best on validation; trial 0 is the baseline with the unchanged options")
     return table
 
 
-def _said(row: TrialRow) -> str:
+def _options_text(row: TrialRow) -> str:
     options = ", ".join(f"{key} {_short(value)}" for key, value in row.options.items())
     return f"{options}; failed: {row.outcome.reason}" if row.outcome.state == "failed" else options
 
@@ -296,8 +284,12 @@ def _short(value: Any) -> str:
 
 
 def _rank(row: TrialRow, monitor: Monitor) -> tuple[int, float, int]:
-    """Order trials: finished ones from best to worst, then those given up, then those that failed."""
+    """Return a sort key: completed trials from best to worst, then pruned ones, then failed ones."""
     group = ("complete", "pruned", "failed").index(row.outcome.state)
     score = row.score if row.score is not None else math.nan
     value = math.inf if math.isnan(score) else score if monitor == "loss" else -score
     return group, value, row.number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

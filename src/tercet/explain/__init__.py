@@ -1,1 +1,1 @@
-"""Explanations of a classifier: filters, feature maps, activation maps, attention, contributions of steps."""
+"""Explanations: class-activation maps, attention rollout, step contributions, filters and feature maps."""

@@ -1,8 +1,8 @@
-"""Attention roll-out: from which patches a vision transformer's answer is mixed (Abnar and Zuidema, ACL 2020).
+"""Attention rollout for vision transformers (Abnar and Zuidema, ACL 2020).
 
-A block mixes tokens by its attention W (the mean over heads) and adds what was there: A = (W + I) / 2, whose rows sum
-to 1. The product of all blocks, last first, says for every token at the end from which tokens at the beginning it is
-mixed. It is the same for every class, and ignores what values, projections and dense layers do.
+A block mixes tokens by its attention W (mean over heads) plus the residual connection: A = (W + I) / 2, whose rows sum
+to 1. The product of all A, last block first, gives the share of each input token in each output token. It is the same
+for every class, and ignores values, projections and MLPs.
 
 Shapes: B images (1 here), N tokens, h x w patches.
 """
@@ -21,43 +21,43 @@ from tercet.explain.layout import Layout, token_layout
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
 
-_READS_ALL = ("avg", "avgmax", "max", "")
+_PATCH_POOLS = ("avg", "avgmax", "max", "")
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """From which patches a transformer's answer is mixed."""
+    """Shares of the patches in the tokens that the head reads."""
 
     patches: Tensor
     """h w, shares."""
     rest: float
-    """Share of the tokens that stand for no place; patches and rest sum to 1."""
+    """Share of the prefix tokens (class, distillation, registers); patches and rest sum to 1."""
     reads: str
-    """Which tokens the answer is read from: class token, or all patches."""
+    """Tokens that the head reads: class token, or all patches."""
     blocks: int
-    """Attention layers that were multiplied."""
+    """Number of attention layers that were multiplied."""
     matrix: Tensor
-    """N N, rows sum to 1: token at the end by token at the beginning."""
+    """N N, output token by input token; rows sum to 1."""
 
 
 def attention_rollout(classifier: Classifier, image: Tensor) -> Rollout:
-    """Return the attention roll-out of an image.
+    """Return the attention rollout of an image.
 
     Args:
-        classifier: A timm vision transformer with anything behind it.
+        classifier: A timm vision transformer with any head.
         image: 1 C H W in [0, 1].
 
     Raises:
-        NotOffered: The network does not let all patches attend to each other.
+        UnsupportedExplanation: The network has no global attention among its patches.
     """
     weights = _attention_weights(classifier, image)
     features, layout = classifier.features, _layout(classifier, weights)
     if layout is None or not isinstance(features, Backbone):
         raise UnsupportedExplanation(
-            f"'{classifier.network}' has no attention over all its patches (as ViT, DeiT, BEiT and EVA have), so there "
-            "is nothing to roll out"
+            f"'{classifier.network}' has no global attention among its patches (as ViT, DeiT, BEiT and EVA have), so "
+            "attention rollout does not apply"
         )
-    tokens, reads = _readers(features)
+    tokens, reads = _output_tokens(features)
     identity = torch.eye(weights[0].shape[2], device=image.device)
     matrix = identity
     for weight in weights:
@@ -69,7 +69,7 @@ def attention_rollout(classifier: Classifier, image: Tensor) -> Rollout:
 
 
 def _attention_weights(classifier: Classifier, image: Tensor) -> list[Tensor]:
-    """Return what the attention layers multiply values with, in the order in which they run."""
+    """Return the attention weights of all layers, in the order in which they run."""
     layers = [part for part in classifier.features.modules() if isinstance(getattr(part, "attn_drop", None), nn.Module)]
     drops = [("", layer.get_submodule("attn_drop")) for layer in layers]
     weights: list[Tensor] = []
@@ -84,25 +84,25 @@ def _attention_weights(classifier: Classifier, image: Tensor) -> list[Tensor]:
 
 
 def _layout(classifier: Classifier, weights: Sequence[Tensor]) -> Layout | None:
-    """Return how the tokens that attend to each other hold the image; None where some see only a part of it."""
+    """Return the layout of the tokens; None if attention is local (windows) or the tokens are not an image grid."""
     shapes = {(len(weight), *weight.shape[2:]) if weight.ndim == 4 else () for weight in weights}
     if len(shapes) != 1 or not isinstance(classifier.features, Backbone):
         return None
-    images, *square = shapes.pop() or (0, 0, 1)
-    layout = token_layout(classifier.features, square[0], classifier.spec.size) if square[0] == square[1] else None
-    whole = layout is not None and images == 1 and layout.prefix == classifier.features.num_prefix_tokens
-    return layout if whole else None
+    images, *sides = shapes.pop() or (0, 0, 1)
+    layout = token_layout(classifier.features, sides[0], classifier.spec.size) if sides[0] == sides[1] else None
+    is_global = layout is not None and images == 1 and layout.prefix == classifier.features.num_prefix_tokens
+    return layout if is_global else None
 
 
-def _readers(backbone: Backbone) -> tuple[slice, str]:
-    """Return which tokens at the end the answer is read from."""
+def _output_tokens(backbone: Backbone) -> tuple[slice, str]:
+    """Return the output tokens that the head reads, and their description."""
     pool, prefix = getattr(backbone.network, "global_pool", ""), backbone.num_prefix_tokens
-    if backbone.read == "map" or pool in _READS_ALL:
+    if backbone.read == "map" or pool in _PATCH_POOLS:
         return slice(prefix, None), "all patches"
     if pool != "token" or not prefix:
         raise UnsupportedExplanation(
-            f"'{type(backbone.network).__name__}' pools its tokens by an attention of its own ({pool}), which roll-out "
-            "does not follow; class-activation maps are offered"
+            f"'{type(backbone.network).__name__}' uses attention pooling ({pool}), which attention rollout does not "
+            "support; class-activation maps are available"
         )
     classes = prefix - int(getattr(backbone.network, "num_reg_tokens", 0) or 0)
     return slice(0, classes), "class token" if classes == 1 else "class and distillation token"
@@ -110,12 +110,12 @@ def _readers(backbone: Backbone) -> tuple[slice, str]:
 
 @contextmanager
 def _without_fused_attention(layers: list[nn.Module]) -> Iterator[None]:
-    """Within the block attention layers compute their weights, which fused kernels never show."""
-    fused = [(layer, layer.fused_attn) for layer in layers if hasattr(layer, "fused_attn")]
-    for layer, _ in fused:
+    """Turn fused attention off within the block: fused kernels do not expose the weights."""
+    flags = [(layer, layer.fused_attn) for layer in layers if hasattr(layer, "fused_attn")]
+    for layer, _ in flags:
         layer.fused_attn = False  # type: ignore[assignment]  # a flag of timm's
     try:
         yield
     finally:
-        for layer, before in fused:
-            layer.fused_attn = before
+        for layer, flag in flags:
+            layer.fused_attn = flag

@@ -1,6 +1,6 @@
-"""From what was found to figures: a row a member, and one for the fused answer.
+"""Figures of explanations: one row per member, and one for the combined prediction.
 
-Shapes: H x W pixels of a picture, D features, O filters over I channels.
+Shapes: H x W pixels of an image, D features, O filters over I channels.
 """
 
 from __future__ import annotations
@@ -20,173 +20,184 @@ from tercet.ensemble.bundle import Member
 from tercet.explain.hooks import UnsupportedExplanation
 from tercet.explain.layers import Filters, conv_filters, feature_maps, first_filters, short_name
 from tercet.explain.results import ImageExplanation, MemberExplanation
-from tercet.plots import explanations as drawn
+from tercet.plots import explanations as plots
 from tercet.plots.style import new_figure, save
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
-_CELL = 2.3
-_MOST_TILES, _COLUMNS = 64, 8
-_MOST_CHANNELS = 16
+_CELL = 2.3  # inches
+_MAX_TILES, _COLUMNS = 64, 8
+_MAX_CHANNELS = 16
 
 
-def draw_explanation(found: ImageExplanation, pixels: Pixels, folder: Path, stem: str, *, sets: bool) -> list[str]:
-    """Draw what the members saw in one image, and return the files' names.
+def draw_explanation(
+    explanation: ImageExplanation, pixels: Pixels, folder: Path, stem: str, *, sets: bool
+) -> list[str]:
+    """Draw the explanation of one image, and return the file names.
 
     Args:
-        found: What was found.
-        pixels: The picture, H W C.
+        explanation: Results of all members.
+        pixels: The image, H W C.
         folder: Where to write.
         stem: Name of the files.
-        sets: Whether the answer is a set of labels.
+        sets: Whether the bundle is multi-label.
     """
-    small = drawn.downscaled(pixels)
+    small = plots.downscaled(pixels)
+    members = explanation.members
     columns: list[tuple[str, Callable[[Axes, MemberExplanation], Axes]]] = []
-    if any(saw.activation for saw in found.members):
-        columns.append(("activation", lambda axes, saw: _activation(axes, saw, small, found)))
-    if any(saw.rollout for saw in found.members):
-        columns.append(("rollout", lambda axes, saw: _rollout(axes, saw, small, found)))
-    if any(saw.steps for saw in found.members):
-        columns.append(("steps", lambda axes, saw: _cells(axes, saw, small, found)))
-        columns.append(("steps", lambda axes, saw: _steps(axes, saw, found)))
-    alone = len(found.members) == 1
-    rows, width = len(found.members) + int(not alone), max(3, 1 + len(columns) + int(alone))
-    figure, places = new_figure(_CELL * width + 0.4, _CELL * rows + 0.4, rows, width)
-    for row, saw in enumerate(found.members):
-        line = places[row * width :][:width]
-        drawn.show_image(line[0], small, found.size, _corners(saw))
-        drawn.row_name(line[0], saw.name, saw.predicted)
-        for axes, (way, draw) in zip(line[1:], columns, strict=False):
-            if getattr(saw, way) is None:
-                drawn.empty_axes(axes)
+    if any(member.activation for member in members):
+        columns.append(("activation", lambda axes, member: _activation(axes, member, small, explanation)))
+    if any(member.rollout for member in members):
+        columns.append(("rollout", lambda axes, member: _rollout(axes, member, small, explanation)))
+    if any(member.steps for member in members):
+        columns.append(("steps", lambda axes, member: _step_cells(axes, member, small, explanation)))
+        columns.append(("steps", lambda axes, member: _steps(axes, member, explanation)))
+    single = len(members) == 1
+    rows, width = len(members) + int(not single), max(3, 1 + len(columns) + int(single))
+    figure, grid = new_figure(_CELL * width + 0.4, _CELL * rows + 0.4, rows, width)
+    for row, member in enumerate(members):
+        line = grid[row * width :][:width]
+        plots.show_image(line[0], small, explanation.size, _corners(member))
+        plots.row_name(line[0], member.name, member.predicted)
+        for axes, (method, draw) in zip(line[1:], columns, strict=False):
+            if getattr(member, method) is None:
+                plots.empty_axes(axes)
             else:
-                draw(axes, saw)
-        for axes in line[1 + len(columns) : width - int(alone)]:
-            drawn.empty_axes(axes)
-    last = places[-width:]
-    if not alone:
-        _fused(last, found, small)
-    axes = drawn.prediction_text(
-        last[-1 if alone else 2], found.best, explained=found.target, xlabel="score" if sets else "probability"
+                draw(axes, member)
+        for axes in line[1 + len(columns) : width - int(single)]:
+            plots.empty_axes(axes)
+    last = grid[-width:]
+    if not single:
+        _combined(last, explanation, small)
+    axes = plots.prediction_text(
+        last[-1 if single else 2],
+        explanation.best,
+        explained=explanation.target,
+        xlabel="score" if sets else "probability",
     )
-    drawn.title(axes, ("answer:", found.predicted))
+    plots.title(axes, ("prediction:", explanation.predicted))
     return [path.name for path in save(figure, folder, stem)]
 
 
-def _corners(saw: MemberExplanation) -> tuple[float, float, float, float]:
-    return saw.window.top, saw.window.left, saw.window.height, saw.window.width
+def _corners(member: MemberExplanation) -> tuple[float, float, float, float]:
+    return member.window.top, member.window.left, member.window.height, member.window.width
 
 
-def _over(
-    cells: Tensor, saw: MemberExplanation, small: Pixels, found: ImageExplanation, *, blocks: bool = False
+def _project(
+    cells: Tensor, member: MemberExplanation, small: Pixels, explanation: ImageExplanation, *, blocks: bool = False
 ) -> Floats:
-    """Return cells laid over the whole picture: at the reduced size, or as finely as the finest cells of all."""
-    sides = [each.shape for one in found.members for each in one.all_cells()]
-    frame = (max(small.shape[0], *(side[0] for side in sides)), max(small.shape[1], *(side[1] for side in sides)))
-    laid = project_to_image(
-        cells[None].cpu().double(), saw.window, found.size, frame, interpolation="nearest" if blocks else "bilinear"
+    """Project cells to the whole image, at the size of `small` or of the finest map of all members, if that is finer.
+
+    With `blocks`, cells keep sharp edges; otherwise they are interpolated.
+    """
+    shapes = [cells.shape for other in explanation.members for cells in other.all_cells()]
+    size = (max(small.shape[0], *(shape[0] for shape in shapes)), max(small.shape[1], *(shape[1] for shape in shapes)))
+    values = cells[None].cpu().double()
+    projected = project_to_image(
+        values, member.window, explanation.size, size, interpolation="nearest" if blocks else "bilinear"
     )
-    values: Floats = laid[0].numpy()
-    return values
+    pixels: Floats = projected[0].numpy()
+    return pixels
 
 
-def _activation(axes: Axes, saw: MemberExplanation, small: Pixels, found: ImageExplanation) -> Axes:
-    assert saw.activation is not None
-    cells = saw.activation.cells
-    drawn.heat_map(axes, small, found.size, _over(cells, saw, small, found))
-    where = f"{short_name(saw.activation.layer)}, {cells.shape[0]} x {cells.shape[1]}"
-    return drawn.title(axes, ("class activation:", found.target), where)
+def _activation(axes: Axes, member: MemberExplanation, small: Pixels, explanation: ImageExplanation) -> Axes:
+    assert member.activation is not None
+    cells = member.activation.cells
+    plots.heat_map(axes, small, explanation.size, _project(cells, member, small, explanation))
+    layer = f"{short_name(member.activation.layer)}, {cells.shape[0]} x {cells.shape[1]}"
+    return plots.title(axes, ("class activation:", explanation.target), layer)
 
 
-def _rollout(axes: Axes, saw: MemberExplanation, small: Pixels, found: ImageExplanation) -> Axes:
-    assert saw.rollout is not None
-    drawn.heat_map(axes, small, found.size, _over(saw.rollout.patches, saw, small, found))
-    return drawn.title(axes, "attention roll-out", (f"{saw.rollout.blocks} blocks,", saw.rollout.reads))
+def _rollout(axes: Axes, member: MemberExplanation, small: Pixels, explanation: ImageExplanation) -> Axes:
+    assert member.rollout is not None
+    plots.heat_map(axes, small, explanation.size, _project(member.rollout.patches, member, small, explanation))
+    return plots.title(axes, "attention rollout", (f"{member.rollout.blocks} blocks,", member.rollout.reads))
 
 
-def _cells(axes: Axes, saw: MemberExplanation, small: Pixels, found: ImageExplanation) -> Axes:
-    assert saw.steps is not None
-    drawn.signed_map(axes, small, found.size, _over(saw.steps.cells, saw, small, found, blocks=True))
-    return drawn.title(axes, ("contributions:", found.target), f"scan over {saw.steps.scan}")
+def _step_cells(axes: Axes, member: MemberExplanation, small: Pixels, explanation: ImageExplanation) -> Axes:
+    assert member.steps is not None
+    values = _project(member.steps.cells, member, small, explanation, blocks=True)
+    plots.signed_map(axes, small, explanation.size, values)
+    return plots.title(axes, ("contributions:", explanation.target), f"scan over {member.steps.scan}")
 
 
-def _steps(axes: Axes, saw: MemberExplanation, found: ImageExplanation) -> Axes:
-    assert saw.steps is not None
-    scan, window = saw.steps, saw.window
+def _steps(axes: Axes, member: MemberExplanation, explanation: ImageExplanation) -> Axes:
+    assert member.steps is not None
+    scan, window = member.steps, member.window
     values = scan.contributions.tolist()
     if scan.scan in ("rows", "pixel rows"):
-        drawn.steps(axes, values, along="height", place=(window.top, window.height), side=found.size[0])
+        plots.steps(axes, values, along="height", place=(window.top, window.height), side=explanation.size[0])
     elif scan.scan == "columns":
-        drawn.steps(axes, values, along="width", place=(window.left, window.width), side=found.size[1])
+        plots.steps(axes, values, along="width", place=(window.left, window.width), side=explanation.size[1])
     else:
-        drawn.steps(axes, values, along="order")
-    return drawn.title(axes, f"{len(values)} steps", f"logit {scan.baseline:z.2f} to {scan.logit:z.2f}")
+        plots.steps(axes, values, along="order")
+    return plots.title(axes, f"{len(values)} steps", f"logit {scan.baseline:z.2f} to {scan.logit:z.2f}")
 
 
-def _fused(line: Sequence[Axes], found: ImageExplanation, small: Pixels) -> None:
-    """Draw the last row: the picture, and the mean of the members' maps, each on a scale from 0 to 1."""
-    drawn.show_image(line[0], small, found.size, (0, 0, *found.size))
-    drawn.row_name(line[0], "fused", found.predicted)
+def _combined(line: Sequence[Axes], explanation: ImageExplanation, small: Pixels) -> None:
+    """Draw the last row: the image, and the mean of the members' maps, each scaled to a maximum of 1."""
+    plots.show_image(line[0], small, explanation.size, (0, 0, *explanation.size))
+    plots.row_name(line[0], "ensemble", explanation.predicted)
     for axes in line[3:]:
-        drawn.empty_axes(axes)
-    laid = [_over(saw.cells, saw, small, found) for saw in found.members if saw.cells is not None]
-    scaled = [values / max(float(np.nanmax(values)), 1e-12) for values in laid]
-    known = np.sum([~np.isnan(values) for values in scaled], axis=0) if scaled else np.zeros(1)
-    if not known.any():
-        drawn.empty_axes(line[1])
+        plots.empty_axes(axes)
+    maps = [
+        _project(member.cells, member, small, explanation) for member in explanation.members if member.cells is not None
+    ]
+    scaled = [values / max(float(np.nanmax(values)), 1e-12) for values in maps]
+    counts = np.sum([~np.isnan(values) for values in scaled], axis=0) if scaled else np.zeros(1)
+    if not counts.any():
+        plots.empty_axes(line[1])
         return
     total = np.sum([np.nan_to_num(values) for values in scaled], axis=0)
-    mean = np.where(known > 0, total / np.maximum(known, 1), np.nan)
-    heat = drawn.heat_map(line[1], small, found.size, mean)
-    drawn.title(heat, "mean of the members' maps", ("class:", found.target))
-
-
-# ------------------------------------------------------------------------------------- filters and feature maps
+    mean = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+    heat = plots.heat_map(line[1], small, explanation.size, mean)
+    plots.title(heat, "mean of the members' maps", ("class:", explanation.target))
 
 
 def draw_filters(member: Member, layers: Sequence[str], folder: Path) -> list[str]:
-    """Draw the filters of a member's first convolution and of those among `layers`; return the files' names."""
-    found: list[Filters] = []
-    with suppress(UnsupportedExplanation):  # the workflow says so where no member has any
-        found.append(first_filters(member.classifier))
+    """Draw the filters of a member's first convolution and of those in `layers`; return the file names."""
+    filters: list[Filters] = []
+    with suppress(UnsupportedExplanation):  # the caller reports it if no member has filters
+        filters.append(first_filters(member.classifier))
     deeper = [conv_filters(member.classifier, layer) for layer in layers]
-    found += [each for each in deeper if each is not None and each.layer not in {one.layer for one in found}]
-    return [name for each in found for name in _draw_filters(member, each, folder)]
+    first = {item.layer for item in filters}
+    filters += [item for item in deeper if item is not None and item.layer not in first]
+    return [name for item in filters for name in _draw_filters(member, item, folder)]
 
 
-def _draw_filters(member: Member, found: Filters, folder: Path) -> list[str]:
-    weights = found.weights.cpu().double().numpy()  # O I k k
+def _draw_filters(member: Member, filters: Filters, folder: Path) -> list[str]:
+    weights = filters.weights.cpu().double().numpy()  # O I k k
     count, channels = weights.shape[:2]
     if channels in (1, 3):
-        shown, columns = _scaled(weights[:_MOST_TILES]).transpose(0, 2, 3, 1), _COLUMNS
-        shown = shown if channels == 3 else shown[..., 0]
-        told = f"{len(shown)} of {count} filters" if count > len(shown) else f"{count} filters"
+        tiles, columns = _scaled(weights[:_MAX_TILES]).transpose(0, 2, 3, 1), _COLUMNS
+        tiles = tiles if channels == 3 else tiles[..., 0]
+        note = f"{len(tiles)} of {count} filters" if count > len(tiles) else f"{count} filters"
     else:
-        part = _scaled(weights[:_MOST_CHANNELS, :_MOST_CHANNELS])
-        shown, columns = part.reshape(-1, *part.shape[2:]), part.shape[1]
-        told = f"{part.shape[0]} of {count} filters (rows) over {columns} of {channels} channels (columns)"
-    return _board(shown, columns, (member.name, short_name(found.layer)), told, folder, "filters")
+        part = _scaled(weights[:_MAX_CHANNELS, :_MAX_CHANNELS])
+        tiles, columns = part.reshape(-1, *part.shape[2:]), part.shape[1]
+        note = f"{part.shape[0]} of {count} filters (rows), {columns} of {channels} channels (columns)"
+    return _draw_tiles(tiles, columns, (member.name, short_name(filters.layer)), note, folder, "filters")
 
 
 def draw_features(member: Member, image: Tensor, layer: str, folder: Path, stem: str) -> list[str]:
-    """Draw a member's feature maps after a layer, and return the files' names."""
+    """Draw a layer's feature maps for an image 1 C H W, and return the file names."""
     maps = feature_maps(member.classifier, image, layer).cpu().double().numpy()  # D h w
-    shown = _scaled(maps[:_MOST_TILES, None])[:, 0]
-    few = f"{len(shown)} of {len(maps)}" if len(maps) > len(shown) else f"{len(maps)}"
-    told = f"{few} feature maps of {maps.shape[1]} x {maps.shape[2]} cells, each on its own scale"
-    return _board(shown, _COLUMNS, (member.name, short_name(layer)), told, folder, stem)
+    tiles = _scaled(maps[:_MAX_TILES, None])[:, 0]
+    count = f"{len(tiles)} of {len(maps)}" if len(maps) > len(tiles) else f"{len(maps)}"
+    note = f"{count} feature maps of {maps.shape[1]} x {maps.shape[2]} cells, each scaled separately"
+    return _draw_tiles(tiles, _COLUMNS, (member.name, short_name(layer)), note, folder, stem)
 
 
-def _board(shown: Floats, columns: int, names: tuple[str, str], told: str, folder: Path, stem: str) -> list[str]:
-    figure, axes = drawn.tiles_figure(len(shown), columns, shown.shape[1:3])
-    drawn.tiles(axes, shown, columns=columns)
-    drawn.title(axes, *names)
-    drawn.note(axes, told)
+def _draw_tiles(tiles: Floats, columns: int, names: tuple[str, str], note: str, folder: Path, stem: str) -> list[str]:
+    figure, axes = plots.tiles_figure(len(tiles), columns, tiles.shape[1:3])
+    plots.tiles(axes, tiles, columns=columns)
+    plots.title(axes, *names)
+    plots.note(axes, note)
     return [path.name for path in save(figure, folder, "-".join([stem, *map(slug, names)]))]
 
 
 def _scaled(tiles: Floats) -> Floats:
-    """Bring each of O I k k to [0, 1] over all its channels; what is flat becomes grey."""
+    """Scale each of O I k k to [0, 1] over all its channels; constant ones become grey."""
     low = tiles.min(axis=(1, 2, 3), keepdims=True)
     spread = tiles.max(axis=(1, 2, 3), keepdims=True) - low
     scaled: Floats = np.where(spread > 0, (tiles - low) / np.where(spread > 0, spread, 1), 0.5)

@@ -1,8 +1,8 @@
-"""Class-activation maps: which cells of a layer's map speak for a class (Grad-CAM, Selvaraju et al., ICCV 2017).
+"""Class-activation maps by Grad-CAM (Selvaraju et al., ICCV 2017), computed by captum.
 
-Captum does the arithmetic: relu(sum_d a_d F_d), with F_d a feature's map and a_d the mean over its cells of the
-logit's gradient. It wants the features on the second axis, so the layer's output takes a way round: laid out as
-B D h w, through `place`, where captum looks on, and back. So any layer that returns a map will do, tokens included.
+The map is relu(sum_d a_d F_d), with feature map F_d and a_d the mean over its cells of the logit's gradient. Captum
+expects the features on axis 1, so the layer's output is rearranged to B D h w, passed through a module that captum
+hooks, and rearranged back. So any layer that returns a map is supported, tokens included.
 
 Shapes: h x w cells, D features, K classes.
 """
@@ -24,46 +24,42 @@ from tercet.models.label_decoder import DecodingHead
 
 @dataclass(frozen=True)
 class ActivationMap:
-    """How much each cell of a layer speaks for a class."""
+    """Class-activation map of one class at one layer."""
 
     layer: str
     """Dotted name of the layer."""
     cells: Tensor
-    """h w, not negative; all zero where the layer does not speak for the class."""
+    """h w, non-negative; all zero if nothing at the layer supports the class."""
 
 
-class _Detour(nn.Module):
-    """A classifier whose layer's map passes through `place` as B D h w, on each forward pass of this module."""
+class _RoutedClassifier(nn.Module):
+    """A classifier whose map after `layer` passes through `hook_point` as B D h w."""
 
     def __init__(self, classifier: Classifier, layer: str, layout: Layout) -> None:
         super().__init__()
-        self.place = nn.Identity()
+        self.hook_point = nn.Identity()
         self._classifier, self._layout = classifier, layout
         self._layer = classifier.get_submodule(layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map 1 C H W to logits 1 K."""
-        handle = self._layer.register_forward_hook(self._divert)
+        handle = self._layer.register_forward_hook(self._route)
         try:
             logits: Tensor = self._classifier(images)
         finally:
             handle.remove()
         return logits
 
-    def _divert(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return self._layout.merge(output, self.place(self._layout.split(output)))
+    def _route(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return self._layout.merge(output, self.hook_point(self._layout.split(output)))
 
 
 def require_logit(classifier: Classifier) -> None:
-    """Refuse a network whose answer has no gradient.
-
-    Raises:
-        NotOffered: It tells labels one by one.
-    """
+    """Raise UnsupportedExplanation for a label decoder: its scores are not differentiable."""
     if isinstance(classifier.head, DecodingHead):
         raise UnsupportedExplanation(
-            "labels that a CNN-RNN tells one by one come from a search, which has no gradient, so there are neither "
-            "class-activation maps nor contributions of steps; filters, feature maps and attention roll-out are offered"
+            "a CNN-RNN decodes labels by a search, which has no gradient, so class-activation maps and step "
+            "contributions are not available; filters, feature maps and attention rollout are"
         )
 
 
@@ -73,55 +69,54 @@ def activation_map(classifier: Classifier, image: Tensor, target: int, *, layer:
     Args:
         classifier: The network.
         image: 1 C H W in [0, 1].
-        target: The class, below K.
-        layer: Dotted name; None: the last layer that has a map (see `last_feature_map`).
+        target: Index of the class.
+        layer: Dotted name; None: the last layer with a suitable map (see `last_feature_map`).
 
     Raises:
-        NotOffered: The network has no layer with a map.
-        ConfigError: The named layer has none.
+        UnsupportedExplanation: The network has no layer with a map, or no gradient.
+        ConfigError: The named layer has no map.
     """
     require_logit(classifier)
-    chosen = layer or last_feature_map(classifier, image, target)
-    if chosen is None:
+    name = layer or last_feature_map(classifier, image, target)
+    if name is None:
         raise UnsupportedExplanation(
-            f"no layer of '{classifier.network}' returns a map of the image, so it has no class-activation map"
+            f"no layer of '{classifier.network}' returns a feature map, so class-activation maps are not available"
         )
-    layout = map_layout(classifier, image, chosen)
+    layout = map_layout(classifier, image, name)
     with eval_mode(classifier):
-        detour = _Detour(classifier, chosen, layout)
-        cells = captum_attr.LayerGradCam(detour, detour.place).attribute(
+        routed = _RoutedClassifier(classifier, name, layout)
+        cells = captum_attr.LayerGradCam(routed, routed.hook_point).attribute(
             input_leaf(image), target=target, relu_attributions=True
         )
-    return ActivationMap(chosen, cells.detach()[0, 0])
+    return ActivationMap(name, cells.detach()[0, 0])
 
 
 def map_layout(classifier: Classifier, image: Tensor, layer: str) -> Layout:
-    """Return how a layer holds its map of an image.
+    """Return the layout of a layer's feature map.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: The layer does not return one.
     """
     output = layer_output(classifier, image, layer)
     layout = layout_of(classifier, output)
     if layout is None:
-        shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
-        found = shape if isinstance(shape, str) else " x ".join(map(str, shape))
+        is_tensor = isinstance(output, Tensor)
+        shape = " x ".join(map(str, output.shape[1:])) if is_tensor else type(output).__name__
         raise ConfigError(
-            f"layer '{layer}' of '{classifier.network}' returns no map of the image ({found}): choose another, which "
-            "--layers lists with what they return"
+            f"layer '{layer}' of '{classifier.network}' does not return a feature map ({shape}): choose another; "
+            "--layers lists all layers with their output shapes"
         )
     return layout
 
 
 def layer_output(classifier: Classifier, image: Tensor, layer: str) -> Any:
-    """Return what a layer returns for an image; None where it does not run."""
-    seen: list[Any] = []
-    part = [(layer, classifier.get_submodule(layer))]
-    with eval_mode(classifier), torch.no_grad(), capture_outputs(part, lambda name, output: seen.append(_kept(output))):
+    """Return a layer's output for an image; None if the layer does not run."""
+    outputs: list[Any] = []
+    layers = [(layer, classifier.get_submodule(layer))]
+
+    def record(name: str, output: Any) -> None:  # a copy: the next layer may change its input in place
+        outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)
+
+    with eval_mode(classifier), torch.no_grad(), capture_outputs(layers, record):
         classifier(image)
-    return seen[-1] if seen else None
-
-
-def _kept(output: Any) -> Any:
-    """Return an output that the layers after it cannot change in place."""
-    return output.detach().clone() if isinstance(output, Tensor) else output
+    return outputs[-1] if outputs else None

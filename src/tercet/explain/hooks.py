@@ -1,4 +1,4 @@
-"""Looking into a network without leaving a trace."""
+"""Forward hooks and gradients that leave the network unchanged, and the optional captum import."""
 
 from __future__ import annotations
 
@@ -17,33 +17,29 @@ except ImportError:  # an extra: `pip install tercet[explain]`
     _captum = None
 
 captum_attr: Any = _captum
-"""Captum's attribution methods; None where it is not installed."""
+"""Captum's attribution methods; None if captum is not installed."""
 
 CapturedOutput = Callable[[str, Any], None]
-"""Takes a layer's name and what it returned."""
+"""Takes a layer's name and its output."""
 
 
 class UnsupportedExplanation(ModelError):
-    """A way to explain that makes no sense for a network; says why, and what does."""
+    """The network does not support an explanation method; the message gives the reason."""
 
 
 def require_captum() -> None:
-    """Refuse to go on without captum.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Raise ConfigError if captum is not installed."""
     if captum_attr is None:
         raise ConfigError("tercet explain needs captum, which is not installed: pip install 'tercet[explain]'")
 
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Within the block a module is in evaluation mode and gradients can be taken; afterwards all is as it was.
+    """Switch a module to evaluation mode with gradients enabled; restore everything afterwards.
 
-    cuDNN's recurrent kernels have no gradient in evaluation mode, so PyTorch's own take their place.
+    cuDNN is off within the block: its recurrent kernels have no backward pass in evaluation mode.
     """
-    modes = {part: part.training for part in module.modules()}
+    modes = {layer: layer.training for layer in module.modules()}
     cudnn, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
     module.eval()
     try:
@@ -51,16 +47,16 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.enabled = cudnn
-        for part, training in modes.items():
-            part.training = training
+        for layer, training in modes.items():
+            layer.training = training
 
 
 @contextmanager
-def capture_outputs(layers: Sequence[tuple[str, nn.Module]], seen: CapturedOutput) -> Iterator[None]:
-    """Within the block `seen` is told what the layers return, in the order in which they do."""
+def capture_outputs(layers: Sequence[tuple[str, nn.Module]], callback: CapturedOutput) -> Iterator[None]:
+    """Call `callback` with name and output of each layer, in the order in which the layers run."""
 
     def hook_of(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: seen(name, output)
+        return lambda module, inputs, output: callback(name, output)
 
     handles = [layer.register_forward_hook(hook_of(name)) for name, layer in layers]
     try:
@@ -71,5 +67,5 @@ def capture_outputs(layers: Sequence[tuple[str, nn.Module]], seen: CapturedOutpu
 
 
 def input_leaf(image: Tensor) -> Tensor:
-    """Return a copy of an image from which gradients can be followed, even into a frozen network."""
+    """Return a copy of an image that requires gradients, so that they flow even through a frozen network."""
     return image.detach().clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Layers of a network, their filters and feature maps."""
+"""Layers of a network: names, output shapes, filters and feature maps."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ from torch import Tensor, nn
 
 from tercet.config.analysis import ExplainConfig
 from tercet.core.errors import ConfigError
+from tercet.core.output import CommandResult, printable
 from tercet.core.registry import did_you_mean
-from tercet.core.result import CommandResult
-from tercet.core.streams import printable
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.explain import layers
 from tercet.explain.grad_cam import layer_output, map_layout
 from tercet.explain.hooks import UnsupportedExplanation, capture_outputs
 from tercet.models.backbone import to_meta
 from tercet.models.classifier import Classifier
 
-_BEGINNINGS = ("", "features.network.", "features.")
-_SUGGESTED, _NEAR = 3, 0.5
+_PREFIXES = ("", "features.network.", "features.")
+_MAX_SUGGESTIONS, _MIN_SIMILARITY = 3, 0.5
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One part of a network."""
+    """One module of a network."""
 
     name: str
     """Dotted path in the classifier."""
     type: str
     """Class of the module."""
     shape: tuple[int, ...] | None
-    """What it returns for one image, without the first axis; None where that is no tensor, or it never runs."""
+    """Output shape without the batch axis; None if the output is not a tensor, or the layer does not run."""
 
 
 def layer_names(classifier: Classifier) -> list[str]:
@@ -45,72 +43,72 @@ def layer_names(classifier: Classifier) -> list[str]:
 
 
 def find_layer(classifier: Classifier, name: str) -> str:
-    """Return the dotted name of the layer that a user named, in full or without a backbone's common beginning.
+    """Return the full dotted name of a layer given in full or without the prefix of its backbone.
 
     Raises:
-        ConfigError: There is none; the nearest names are suggested.
+        ConfigError: There is no such layer; similar names are suggested.
     """
     return find_layers([classifier], name)[0]
 
 
 def find_layers(classifiers: Sequence[Classifier], name: str) -> dict[int, str]:
-    """Return the dotted name of a layer in those classifiers that have it, by their places.
+    """Return the full dotted name of a layer by index of each classifier that has it.
 
     Args:
-        classifiers: Networks, at least one of which should have it.
-        name: In full or without a backbone's common beginning.
+        classifiers: Networks to search.
+        name: In full or without the prefix of the backbone.
 
     Raises:
-        ConfigError: None has it; the nearest names in any of them are suggested.
+        ConfigError: No classifier has it; similar names in any of them are suggested.
     """
-    known = [dict.fromkeys(layer_names(each)) for each in classifiers]
-    found = {
-        place: full
-        for place, names in enumerate(known)
-        if (full := next((begin + name for begin in _BEGINNINGS if begin + name in names), None)) is not None
+    names_of = [dict.fromkeys(layer_names(classifier)) for classifier in classifiers]
+    matches = {
+        index: full
+        for index, names in enumerate(names_of)
+        if (full := next((prefix + name for prefix in _PREFIXES if prefix + name in names), None)) is not None
     }
-    if not found:
-        networks = list(dict.fromkeys(f"'{each.network}'" for each in classifiers))
-        who = f"{networks[0]} has" if len(networks) == 1 else f"{', '.join(networks[:-1])} and {networks[-1]} have"
-        near = _suggestion(name, dict.fromkeys(each for names in known for each in names))
-        raise ConfigError(f"{who} no layer '{name}'{near}: --layers lists all")
-    return found
+    if not matches:
+        networks = list(dict.fromkeys(f"'{classifier.network}'" for classifier in classifiers))
+        subject = f"{networks[0]} has" if len(networks) == 1 else f"{', '.join(networks[:-1])} and {networks[-1]} have"
+        suggestion = _suggestion(name, dict.fromkeys(full for names in names_of for full in names))
+        raise ConfigError(f"{subject} no layer '{name}'{suggestion}: --layers lists all")
+    return matches
 
 
 def short_name(name: str) -> str:
-    """Return a layer's name without the beginning that all layers of its backbone share."""
-    return name.removeprefix(_BEGINNINGS[1]).removeprefix(_BEGINNINGS[2])
+    """Return a layer's name without the prefix of its backbone."""
+    return name.removeprefix(_PREFIXES[1]).removeprefix(_PREFIXES[2])
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the nearest names, by their ends too: `kernl` is nearer to `recurrent.kernel` than its letters."""
+def _suggestion(name: str, names: Iterable[str]) -> str:
+    """Return similar names; last components count too, so that `kernl` suggests `recurrent.kernel`."""
     matcher = difflib.SequenceMatcher(b=name)
-    score: dict[str, float] = {}
-    for full in known:
+    scores: dict[str, float] = {}
+    for full in names:
         short = short_name(full)
         for spelling in {full, short, short.rpartition(".")[2]}:
             matcher.set_seq1(spelling)
-            if matcher.real_quick_ratio() >= _NEAR and matcher.quick_ratio() >= _NEAR:
-                score[short] = max(score.get(short, 0.0), matcher.ratio())
-    best = sorted((-value, short.count("."), short) for short, value in score.items() if value >= _NEAR)
-    names = [short for _, _, short in best[:_SUGGESTED]]
-    return f", did you mean {' or '.join(map(repr, names))}?" if names else ""
+            if matcher.real_quick_ratio() >= _MIN_SIMILARITY and matcher.quick_ratio() >= _MIN_SIMILARITY:
+                scores[short] = max(scores.get(short, 0.0), matcher.ratio())
+    ranked = sorted((-score, short.count("."), short) for short, score in scores.items() if score >= _MIN_SIMILARITY)
+    suggestions = [short for _, _, short in ranked[:_MAX_SUGGESTIONS]]
+    return f", did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
 
 
 def network_layers(classifier: Classifier) -> list[Layer]:
-    """Return all layers with what they return for one image, computed on shapes alone."""
-    abstract = to_meta(classifier)
+    """Return all layers with their output shapes, computed without data on the meta device."""
+    network = to_meta(classifier)
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str, output: Any) -> None:
+    def record(name: str, output: Any) -> None:
         if isinstance(output, Tensor):
             shapes[name] = tuple(output.shape[1:])
 
-    parts: list[tuple[str, nn.Module]] = [(name, part) for name, part in abstract.named_modules() if name]
+    modules: list[tuple[str, nn.Module]] = [(name, module) for name, module in network.named_modules() if name]
     image = torch.empty(1, classifier.spec.channels, *classifier.spec.size, device="meta")
-    with capture_outputs(parts, note), torch.no_grad():
-        abstract(image)
-    return [Layer(name, type(part).__name__, shapes.get(name)) for name, part in parts]
+    with capture_outputs(modules, record), torch.no_grad():
+        network(image)
+    return [Layer(name, type(module).__name__, shapes.get(name)) for name, module in modules]
 
 
 @dataclass(frozen=True)
@@ -124,35 +122,35 @@ class Filters:
 
 
 def first_filters(classifier: Classifier) -> Filters:
-    """Return the filters of the convolution that reads the image.
+    """Return the filters of the first convolution.
 
     Raises:
-        NotOffered: The network has no convolution.
+        UnsupportedExplanation: No convolution reads the image.
     """
     convolutions = [
-        (name, part)
-        for name, part in classifier.named_modules()
-        if isinstance(part, nn.Conv2d) and part.in_channels == classifier.spec.channels
+        (name, module)
+        for name, module in classifier.named_modules()
+        if isinstance(module, nn.Conv2d) and module.in_channels == classifier.spec.channels
     ]
     if not convolutions:
         raise UnsupportedExplanation(
-            f"'{classifier.network}' has no convolution that reads the image, so it has no filters to show"
+            f"'{classifier.network}' has no convolution that reads the image, so there are no filters to draw"
         )
-    name, part = convolutions[0]
-    return Filters(name, part.weight.detach())
+    name, convolution = convolutions[0]
+    return Filters(name, convolution.weight.detach())
 
 
 def conv_filters(classifier: Classifier, layer: str) -> Filters | None:
-    """Return the filters of a layer; None where it is no convolution."""
-    part = classifier.get_submodule(layer)
-    return Filters(layer, part.weight.detach()) if isinstance(part, nn.Conv2d) else None
+    """Return the filters of a layer; None if it is not a convolution."""
+    module = classifier.get_submodule(layer)
+    return Filters(layer, module.weight.detach()) if isinstance(module, nn.Conv2d) else None
 
 
 def feature_maps(classifier: Classifier, image: Tensor, layer: str) -> Tensor:
-    """Return what a layer returns for an image 1 C H W as maps D h w.
+    """Return a layer's feature maps D h w for an image 1 C H W.
 
     Raises:
-        ConfigError: It returns no map.
+        ConfigError: The layer does not return a map.
     """
     layout = map_layout(classifier, image, layer)
     output = layer_output(classifier, image, layer)
@@ -160,55 +158,51 @@ def feature_maps(classifier: Classifier, image: Tensor, layer: str) -> Tensor:
 
 
 def list_layers(bundle: str | Path | Bundle, *, member: str | None = None) -> CommandResult:
-    """Tell the layers of a bundle's members, and what each returns for one image.
+    """List the layers of a bundle's members with their output shapes.
 
     Args:
-        bundle: A bundle's folder, a run's folder, or a loaded bundle.
-        member: This member only.
+        bundle: Folder of a bundle or run, or a loaded bundle.
+        member: List this member only.
 
     Raises:
         ConfigError: There is no such member.
-        ModelError: It is no bundle, or was changed.
+        ModelError: The bundle is invalid.
     """
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     lines: list[str] = []
-    listed = {}
-    for place in explanation_layers(loaded, member):
-        one = loaded.members[place]
-        found = layers.network_layers(one.classifier)
-        width = max(len(layer.name) for layer in found)
-        lines += [f"{printable(one.name)} ({one.classifier.network}):", *(_line(layer, width) for layer in found), ""]
-        listed[one.name] = [{**vars(layer), "shape": layer.shape and list(layer.shape)} for layer in found]
-    return CommandResult("\n".join(lines), listed)
+    document = {}
+    for index in member_indices(loaded, member):
+        name, classifier = loaded.members[index].name, loaded.members[index].classifier
+        layers = network_layers(classifier)
+        width = max(len(layer.name) for layer in layers)
+        lines += [f"{printable(name)} ({classifier.network}):", *(_line(layer, width) for layer in layers), ""]
+        document[name] = [{**vars(layer), "shape": layer.shape and list(layer.shape)} for layer in layers]
+    return CommandResult("\n".join(lines), document)
 
 
 def require_layers_alone(config: ExplainConfig, images: Sequence[str]) -> None:
-    """Refuse to pass over what was asked for beside the list of layers.
-
-    Raises:
-        ConfigError: Images were named, or an option that only explanations have.
-    """
+    """Raise ConfigError if `--layers` is combined with images or options of explanations."""
     options = ("output", "layer", "filters", "features", "class_name")
-    beside = [f"--{name.removesuffix('_name')}" for name in options if getattr(config, name)]
-    beside = ["images"] * bool(images) + beside
-    if beside:
-        raise ConfigError(f"--layers only lists layers: it goes without {', '.join(beside)}")
+    conflicts = [f"--{name.removesuffix('_name')}" for name in options if getattr(config, name)]
+    conflicts = ["images"] * bool(images) + conflicts
+    if conflicts:
+        raise ConfigError(f"--layers only lists layers: remove {', '.join(conflicts)}")
 
 
-def explanation_layers(bundle: Bundle, member: str | None) -> tuple[int, ...]:
-    """Return the places of the members of this name, or of all.
+def member_indices(bundle: Bundle, member: str | None) -> tuple[int, ...]:
+    """Return the index of the member of this name, or all indices for None.
 
     Raises:
-        ConfigError: There is none of this name.
+        ConfigError: There is no such member.
     """
-    names = [one.name for one in bundle.members]
+    names = [item.name for item in bundle.members]
     if member is not None and member not in names:
         raise ConfigError(
             f"the bundle has no member '{member}'{did_you_mean(member, names)} (members: {', '.join(names)})"
         )
-    return tuple(place for place, name in enumerate(names) if member in (None, name))
+    return tuple(index for index, name in enumerate(names) if member in (None, name))
 
 
-def _line(layer: layers.Layer, width: int) -> str:
+def _line(layer: Layer, width: int) -> str:
     shape = "" if layer.shape is None else " x ".join(map(str, layer.shape))
     return f"  {layer.name:<{width}}  {shape:<16}  {layer.type}"

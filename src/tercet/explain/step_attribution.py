@@ -1,9 +1,9 @@
-"""What each step of a scan contributed to a logit: integrated gradients (Sundararajan et al., ICML 2017).
+"""Contribution of each step of a scan to a logit: integrated gradients (Sundararajan et al., ICML 2017).
 
-The recurrent part reads a feature map, or an image row by row. On the straight way from nothing (zeros in every cell)
-to what it read, the logit's gradient is integrated; times what was read it says what every cell contributed. Cells of
-one step add up to the step, and all steps to the difference between the logit and that of nothing (completeness), up to
-the error of the numerical integral, which is told. A cell that holds zeros contributes nothing.
+The recurrent module reads a feature map, or an image row by row. The logit's gradient is integrated on the straight
+line from the baseline (zeros in every cell) to the actual input, and multiplied by the input: the contribution of each
+cell. The cells of a step sum to the step, and all steps to the difference between the logit and the baseline's
+(completeness), up to the error of the numerical integral, which is reported. A cell of zeros contributes nothing.
 
 Shapes: B images (1 here), h x w cells, T steps, D features, K classes.
 """
@@ -22,99 +22,102 @@ from tercet.explain.hooks import UnsupportedExplanation, captum_attr, eval_mode
 from tercet.models.classifier import Classifier
 from tercet.models.recurrent import RecurrentModule, RecurrentStack, scan_sequence
 
-_POINTS = 16
-_SHORTEST = 1 / 64
-_TOLERANCE, _LEAST = 0.01, 0.001
+_POINTS = 16  # per interval of the integral
+_MIN_INTERVAL = 1 / 64
+_RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 0.01, 0.001
 
 
 @dataclass(frozen=True)
 class StepContributions:
-    """What the steps of a scan contributed to a class's logit."""
+    """Contributions of a scan's steps to the logit of a class."""
 
     scan: str
     """pixel rows, rows, columns, cells or snake."""
     directions: int
-    """1, or 2 where the sequence is read backwards too."""
+    """2 if the sequence is also read backwards, else 1."""
     contributions: Tensor
     """T, in the order of the scan; they sum to `logit` - `baseline`."""
     cells: Tensor
-    """h w, the same by cell of the feature map, or by pixel."""
+    """h w, the same per cell of the feature map, or per pixel."""
     logit: float
-    """The class's logit."""
+    """Logit of the class."""
     baseline: float
-    """That of a sequence of zeros."""
+    """Logit of the class for a sequence of zeros."""
     points: int
-    """Points of the numerical integral."""
+    """Number of points of the numerical integral."""
 
-    def place(self, step: int) -> tuple[int, int]:
-        """Return the row and column of the cell that a step of `cells` or `snake` reads, all counted from 0."""
+    def cell_of(self, step: int) -> tuple[int, int]:
+        """Return row and column of the cell that a step of `cells` or `snake` reads, all counted from 0."""
         rows, columns = self.cells.shape
-        places = torch.arange(rows * columns).reshape(1, rows, columns, 1)
-        return divmod(int(scan_sequence(places, "snake" if self.scan == "snake" else "cells")[0, step, 0]), columns)
+        indices = torch.arange(rows * columns).reshape(1, rows, columns, 1)
+        return divmod(int(scan_sequence(indices, "snake" if self.scan == "snake" else "cells")[0, step, 0]), columns)
 
     @property
     def error(self) -> float:
-        """Return by how much the contributions miss the difference."""
+        """Sum of the contributions minus the difference of the logits."""
         return float(self.contributions.sum()) - (self.logit - self.baseline)
 
 
 def step_contributions(classifier: Classifier, image: Tensor, target: int) -> StepContributions:
-    """Return what each step of a classifier's scan contributed.
+    """Return the contribution of each step of a classifier's scan.
 
-    The way is halved where the integral misses what the logit gains there, until it misses at most 1 % of the whole
-    difference (or 0.001): saturated recurrent networks have steep places.
+    Saturated recurrent networks have steep intervals: an interval is halved while its integral misses the gain of the
+    logit, until the total error is at most 1 % of the difference (or 0.001).
 
     Args:
         classifier: A row classifier, or a backbone with a recurrent module.
         image: 1 C H W in [0, 1].
-        target: The class, below K.
+        target: Index of the class.
 
     Raises:
-        NotOffered: The network has no scan, or one of a single step.
+        UnsupportedExplanation: The network has no scan, or one of a single step.
     """
     scan = _scan_of(classifier)
     require_logit(classifier)
     with eval_mode(classifier):
         with torch.no_grad():
-            read: Tensor = classifier.features(classifier.preprocess(image))  # 1 h w D, or 1 H (W C)
+            features: Tensor = classifier.features(classifier.preprocess(image))  # 1 h w D, or 1 H (W C)
 
         def logits(sequence: Tensor) -> Tensor:
             return cast("Tensor", classifier.head(classifier.recurrent(sequence)))
 
         with torch.no_grad():
-            nothing, something = (float(logits(each)[0, target]) for each in (torch.zeros_like(read), read))
-        contributed, points = _integrate(logits, read, target, max(_LEAST, _TOLERANCE * abs(something - nothing)))
-    if contributed.ndim == 3:
-        contributed = contributed.reshape(*contributed.shape[:2], -1, classifier.spec.channels)  # 1 H W C
-    cells = contributed.sum(3)
+            baseline, logit = (float(logits(values)[0, target]) for values in (torch.zeros_like(features), features))
+        tolerance = max(_ABSOLUTE_TOLERANCE, _RELATIVE_TOLERANCE * abs(logit - baseline))
+        attributions, points = _integrate(logits, features, target, tolerance)
+    if attributions.ndim == 3:
+        attributions = attributions.reshape(*attributions.shape[:2], -1, classifier.spec.channels)  # 1 H W C
+    cells = attributions.sum(3)
     return StepContributions(
         scan=scan,
         directions=2 if _stack(classifier).kernel.bidirectional else 1,
         contributions=_by_step(cells, scan)[0],
         cells=cells[0],
-        logit=something,
-        baseline=nothing,
+        logit=logit,
+        baseline=baseline,
         points=points,
     )
 
 
-def _integrate(logits: Callable[[Tensor], Tensor], read: Tensor, target: int, allowed: float) -> tuple[Tensor, int]:
-    """Return the integrated gradients on the way from zeros to what was read, and the points they were taken at.
+def _integrate(
+    logits: Callable[[Tensor], Tensor], features: Tensor, target: int, tolerance: float
+) -> tuple[Tensor, int]:
+    """Return the integrated gradients from zeros to the features, and the number of points used.
 
-    Every part of the way has a completeness of its own, so that only parts that miss it are divided.
+    Completeness holds per interval, so only intervals that violate it are divided.
     """
     method = captum_attr.IntegratedGradients(logits)
-    total, points = torch.zeros_like(read), 0
-    waiting = [(0.0, 1.0)]
-    while waiting:
-        begin, end = waiting.pop()
-        ends = (begin * read, end * read)
+    total, points = torch.zeros_like(features), 0
+    intervals = [(0.0, 1.0)]
+    while intervals:
+        begin, end = intervals.pop()
+        ends = (begin * features, end * features)
         part = method.attribute(ends[1].clone().requires_grad_(), ends[0], target=target, n_steps=_POINTS).detach()
         points += _POINTS
         with torch.no_grad():
-            before, after = (float(logits(each)[0, target]) for each in ends)
-        if abs(float(part.sum()) - (after - before)) > allowed * (end - begin) and end - begin > _SHORTEST:
-            waiting += [(begin, (begin + end) / 2), ((begin + end) / 2, end)]
+            before, after = (float(logits(values)[0, target]) for values in ends)
+        if abs(float(part.sum()) - (after - before)) > tolerance * (end - begin) and end - begin > _MIN_INTERVAL:
+            intervals += [(begin, (begin + end) / 2), ((begin + end) / 2, end)]
         else:
             total += part
     return total, points
@@ -126,12 +129,10 @@ def _scan_of(classifier: Classifier) -> str:
         return "pixel rows"
     if not isinstance(recurrent, RecurrentModule):
         raise UnsupportedExplanation(
-            f"'{classifier.network}' reads no sequence with a recurrent part of ours: it has no steps"
+            f"'{classifier.network}' has no recurrent module that scans the image, so step contributions do not apply"
         )
     if recurrent.scan == "pooled":
-        raise UnsupportedExplanation(
-            "scan 'pooled' is a single step, the pooled vector: there is nothing to divide among steps"
-        )
+        raise UnsupportedExplanation("scan 'pooled' has a single step, so step contributions do not apply")
     return recurrent.scan
 
 

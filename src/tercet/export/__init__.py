@@ -1,1 +1,1 @@
-"""Export of a bundle as one ONNX file or one torch program, verification, and benchmarks of such files."""
+"""Exported models: one ONNX file or torch.export program per ensemble, verified against its bundle."""

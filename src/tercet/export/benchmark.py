@@ -1,8 +1,8 @@
-"""How fast a model answers: from decoded images to probabilities, by every road that there is.
+"""`tercet benchmark`: latency and throughput of models, from decoded images to probabilities.
 
-A bundle computes its members one after the other in eager PyTorch; an exported file runs in onnxruntime, or is a
-program that PyTorch computes. All begin with the same bytes and prepare them themselves. Where several are measured
-they take turns, so that a busy machine slows all.
+A bundle computes its members one after the other in eager PyTorch; an exported file runs in onnxruntime, or as a
+program in PyTorch. All start from the same uint8 images and include preprocessing. Models take turns, so that other
+load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rich.table import Table
 from tercet.core.errors import raise_problems
 from tercet.core.model_formats import Format, format_of
 from tercet.core.resource_limits import available_cores
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.export.verification import ImageInput
 from tercet.export.verify import load_file
 from tercet.metrics.tables import as_text
 
 BATCHES = (1, 8, 32)
-_WARM_UP, _FEWEST = 2, 5
+_WARM_UP, _MIN_RUNS = 2, 5
 _RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "torch": "PyTorch, exported"}
 
 RunModel = Callable[[Sequence[ImageInput]], object]
@@ -35,53 +35,53 @@ RunModel = Callable[[Sequence[ImageInput]], object]
 
 @dataclass(frozen=True)
 class BenchmarkModel:
-    """One way to an answer."""
+    """A loaded model of any kind."""
 
     runtime: str
-    """onnxruntime, an exported program in PyTorch, or eager PyTorch with the members one after the other."""
+    """onnxruntime, PyTorch (exported), or PyTorch (eager)."""
     model: str
-    """What answers."""
-    ask: RunModel
-    """Answers pictures of one size."""
+    """Path of the model."""
+    run: RunModel
+    """Predicts images of one size."""
     size: tuple[int, int]
-    """Height and width of the images that it was made for."""
+    """Height and width of the first member's input."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One road with one number of images."""
+    """Latency of one model at one batch size."""
 
     runtime: str
-    """onnxruntime, an exported program in PyTorch, or eager PyTorch with the members one after the other."""
+    """onnxruntime, PyTorch (exported), or PyTorch (eager)."""
     model: str
-    """What was measured."""
+    """Path of the model."""
     batch: int
-    """Images an answer."""
+    """Images per batch."""
     threads: int
-    """Threads an answer."""
+    """Threads per batch."""
     p50: float
-    """Median latency of an answer, in milliseconds."""
+    """Median latency of a batch, in milliseconds."""
     p95: float
-    """95 of 100 answers take no longer."""
+    """95th percentile of the latency, in milliseconds."""
     images_per_second: float
-    """At the median."""
+    """At the median latency."""
     answers: int
-    """How many were timed."""
+    """Number of timed batches."""
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What was measured."""
+    """Result of a benchmark."""
 
     size: tuple[int, int]
     """Height and width of the images."""
     rows: tuple[Latency, ...]
-    """The measurements."""
+    """One row per model and batch size."""
 
     def to_text(self) -> str:
-        """Return what people read."""
+        """Return a table in plain text."""
         table = Table(title=f"images of {self.size[0]} x {self.size[1]} pixels, from bytes to probabilities")
-        for column in ("runtime", "model", "threads", "images", "p50 ms", "p95 ms", "images/s"):
+        for column in ("runtime", "model", "threads", "batch", "p50 ms", "p95 ms", "images/s"):
             table.add_column(column, justify="left" if column in ("runtime", "model") else "right")
         for row in self.rows:
             numbers = f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.images_per_second:.1f}"
@@ -104,15 +104,15 @@ def benchmark(
     """Measure latency and throughput of models, round-robin.
 
     Args:
-        models: Exported files, bundles' folders, runs' folders.
-        threads: Threads an answer (default: one a core).
-        seconds: Time for each model and number of images.
-        size: Height and width of the images (default: what the first member of the first model wants).
-        batches: Numbers of images an answer.
+        models: Exported files, and folders of bundles or runs.
+        threads: Threads per batch (default: one per core).
+        seconds: Time per model and batch size.
+        size: Height and width of the images (default: the input size of the first model's first member).
+        batches: Batch sizes.
 
     Raises:
-        ConfigError: Numbers that cannot be.
-        ModelError: One of them is neither an exported file nor a bundle.
+        ConfigError: A number is not positive.
+        ModelError: A model is neither an exported file nor a bundle.
     """
     raise_problems(
         [
@@ -120,12 +120,14 @@ def benchmark(
             min([threads or 1, *batches, *(size or (1, 1))]) < 1 and "threads, batches and size must be positive",
         ]
     )
-    used = threads or available_cores()
-    roads = [load_model(model, used) for model in models]
-    shape = size or roads[0].size
-    found = [speed for batch in batches for speed in measure(roads, batch, threads=used, seconds=seconds, size=shape)]
-    order = {road.model: place for place, road in enumerate(roads)}
-    return BenchmarkResult(shape, tuple(sorted(found, key=lambda row: (order[row.model], row.batch))))
+    num_threads = threads or available_cores()
+    loaded = [load_model(model, num_threads) for model in models]
+    shape = size or loaded[0].size
+    rows = [
+        row for batch in batches for row in measure(loaded, batch, threads=num_threads, seconds=seconds, size=shape)
+    ]
+    order = {model.model: index for index, model in enumerate(loaded)}
+    return BenchmarkResult(shape, tuple(sorted(rows, key=lambda row: (order[row.model], row.batch))))
 
 
 def load_model(model: str | Path, threads: int) -> BenchmarkModel:
@@ -138,47 +140,47 @@ def load_model(model: str | Path, threads: int) -> BenchmarkModel:
     if form is not None:
         file = load_file(model, threads=threads)
         height, width = file.metadata["members"][0].get("input", {}).get("size", (224, 224))
-        return BenchmarkModel(
-            _RUNTIMES[form], str(model), lambda pictures: file.run(np.stack(pictures)), (height, width)
-        )
+        return BenchmarkModel(_RUNTIMES[form], str(model), lambda images: file.run(np.stack(images)), (height, width))
     bundle = load_bundle(model)
-    return BenchmarkModel("PyTorch, eager", str(model), lambda pictures: _eager(bundle, pictures), bundle.specs[0].size)
+    return BenchmarkModel("PyTorch, eager", str(model), lambda images: _run_eager(bundle, images), bundle.specs[0].size)
 
 
-def _eager(bundle: Bundle, pictures: Sequence[ImageInput]) -> object:
-    return bundle.answer(InputBatches(list(pictures), bundle.specs, batch_size=len(pictures)))
+def _run_eager(bundle: Bundle, images: Sequence[ImageInput]) -> object:
+    return bundle.predict_batches(InputBatches(list(images), bundle.specs, batch_size=len(images)))
 
 
 def measure(
-    roads: Sequence[BenchmarkModel], batch: int, *, threads: int, seconds: float, size: tuple[int, int]
+    models: Sequence[BenchmarkModel], batch: int, *, threads: int, seconds: float, size: tuple[int, int]
 ) -> list[Latency]:
-    """Let every road answer in turns.
+    """Time all models round-robin at one batch size.
 
     Args:
-        roads: What is measured.
-        batch: Images an answer.
-        threads: Of PyTorch; an ONNX file has its own since it was loaded.
-        seconds: Time for each road.
+        models: Loaded models.
+        batch: Images per batch.
+        threads: Threads of PyTorch; those of an ONNX file are fixed when it is loaded.
+        seconds: Time per model.
         size: Height and width of the images.
     """
-    pictures = list(np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8))
-    taken: list[list[float]] = [[] for _ in roads]
-    before = torch.get_num_threads()
+    images = list(np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8))
+    times: list[list[float]] = [[] for _ in models]
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for road in roads:
+        for model in models:
             for _ in range(_WARM_UP):
-                road.ask(pictures)
-        end = time.perf_counter() + seconds * len(roads)
-        while len(taken[0]) < _FEWEST or time.perf_counter() < end:
-            for road, times in zip(roads, taken, strict=True):
-                started = time.perf_counter()
-                road.ask(pictures)
-                times.append(1000 * (time.perf_counter() - started))
+                model.run(images)
+        end = time.perf_counter() + seconds * len(models)
+        while len(times[0]) < _MIN_RUNS or time.perf_counter() < end:
+            for model, milliseconds in zip(models, times, strict=True):
+                start = time.perf_counter()
+                model.run(images)
+                milliseconds.append(1000 * (time.perf_counter() - start))
     finally:
-        torch.set_num_threads(before)
-    speeds = []
-    for road, times in zip(roads, taken, strict=True):
-        p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
-        speeds.append(Latency(road.runtime, road.model, batch, threads, p50, p95, 1000 * batch / p50, len(times)))
-    return speeds
+        torch.set_num_threads(threads_before)
+    rows = []
+    for model, milliseconds in zip(models, times, strict=True):
+        p50, p95 = (float(value) for value in np.percentile(milliseconds, (50, 95)))
+        rows.append(
+            Latency(model.runtime, model.model, batch, threads, p50, p95, 1000 * batch / p50, len(milliseconds))
+        )
+    return rows

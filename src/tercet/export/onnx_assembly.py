@@ -1,84 +1,73 @@
-"""Assemble the ONNX file of an ensemble: graph and metadata."""
+"""Assemble the ONNX file of an ensemble: graph, metadata and int8 members."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from tercet.core.errors import ModelError
+from tercet.core.errors import ConfigError, ModelError
+from tercet.core.files import write_bytes
 from tercet.ensemble.bundle import Bundle
-from tercet.ensemble.combiners import combiner_name, fusion_heads
-from tercet.export.onnx_cam import ActivationMaps, add_activation_maps
+from tercet.export.metadata import describe_bundle
+from tercet.export.onnx_cam import CamOutputs, add_activation_maps, cam_members
 from tercet.export.onnx_combining import add_calibration, add_combiner, add_decision
 from tercet.export.onnx_graph import Graph
-from tercet.export.onnx_preprocessing import InputGeometry, add_preprocessing, geometries
+from tercet.export.onnx_members import export_member
+from tercet.export.onnx_preprocessing import add_preprocessing
+from tercet.export.quantization import QuantizedMembers, quantize_members
+from tercet.export.torch_preprocessing import InputGeometry, geometries
+from tercet.export.verification import Verification, VerificationImages, compare_outputs
 from tercet.inference.onnx_file import MAX_BYTES, write_checked
-from tercet.inference.onnx_model import INPUT
-from tercet.models.label_decoder import LabelDecoder
-from tercet.models.summary import count_parameters
+from tercet.inference.onnx_model import INPUT, OnnxModel
 
 
-def describe_bundle(bundle: Bundle, *, version: str, quantized: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the document about a bundle.
+def write_onnx(
+    bundle: Bundle,
+    samples: VerificationImages,
+    target: Path,
+    *,
+    int8: bool,
+    class_activation_maps: bool,
+    version: str,
+) -> tuple[Verification, dict[str, str], tuple[str, ...]]:
+    """Write a bundle as an ONNX file, and compare the file with the bundle.
 
     Args:
-        bundle: What is exported.
-        version: Of this package.
-        quantized: Names of the members that compute in 8 bits.
+        bundle: The bundle.
+        samples: Images to compare on.
+        target: Path of the file.
+        int8: Quantize members that lose at most half a point of accuracy.
+        class_activation_maps: Add class-activation maps of the members that support them as an output.
+        version: Version of Tercet.
+
+    Returns:
+        The comparison; the members that stay in 32 bits despite `int8`, and why; the members with activation maps.
+
+    Raises:
+        ConfigError: `int8` without real images for calibration.
+        ModelError: A member cannot be exported.
     """
-    members = [
-        {
-            "name": member.name,
-            "network": member.classifier.network,
-            "parameters": count_parameters(member.classifier),
-            "input": member.classifier.spec.to_dict(),
-            "views": str(member.views),
-            "seed": member.views.seed,
-            "precision": "int8" if member.name in quantized else "fp32",
-        }
-        for member in bundle.members
-    ]
-    sets = None
-    if bundle.sets is not None:
-        sets = {**bundle.sets.to_dict(), "search": "greedy" if uses_beam_search(bundle) else None}
-    return {
-        "tercet": version,
-        "name": bundle.name,
-        "parameters": bundle.parameter_count(),
-        "classes": list(bundle.classes),
-        "members": members,
-        "combiner": None if bundle.combiner is None else combiner_name(bundle.combiner),
-        "heads": len(fusion_heads(bundle.combiner)),
-        "sets": sets,
-        "calibration": None if bundle.calibration is None else bundle.calibration.to_dict(),
-        "weights_sha256": weights_sha256(bundle),
-        "card": bundle.card,
-    }
-
-
-def uses_beam_search(bundle: Bundle) -> bool:
-    """Tell whether a member finds its labels by a beam search, for which the file has one greedy sequence."""
-    return any(decoder.beam_size > 1 for decoder in decoders(bundle))
-
-
-def decoders(bundle: Bundle) -> Iterator[LabelDecoder]:
-    """Yield the label decoders of all members."""
-    parts = (part for member in bundle.members for part in member.classifier.modules())
-    yield from (part for part in parts if isinstance(part, LabelDecoder))
-
-
-def weights_sha256(bundle: Bundle) -> str:
-    """Return the SHA-256 of all numbers that the members and the fusion heads learned: which bundle a file is of."""
-    digest = hashlib.sha256()
-    for module in (*(member.classifier for member in bundle.members), *fusion_heads(bundle.combiner)):
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    if int8 and not samples.num_real:
+        raise ConfigError(
+            "--int8 needs real images for calibration, and the run's images are not available: give --data or --images"
+        )
+    with_cam = cam_members(bundle) if class_activation_maps else []
+    graphs = [export_member(member, with_cam=member in with_cam) for member in bundle.members]
+    quantized = quantize_members(bundle, graphs, samples) if int8 else QuantizedMembers()
+    while True:
+        selected = [
+            quantized.graphs.get(member.name, graph) for member, graph in zip(bundle.members, graphs, strict=True)
+        ]
+        write_bytes(target, assemble_onnx(bundle, selected, version=version, quantized=[*quantized.graphs]))
+        result = compare_outputs(bundle, OnnxModel.load(target), samples, exact=not quantized.graphs)
+        if result.passed or not quantized.graphs:
+            return result, quantized.fp32_reasons, tuple(member.name for member in with_cam)
+        worst = max(quantized.graphs, key=quantized.losses.__getitem__)  # each alone is fine, together they are not
+        del quantized.graphs[worst]
+        quantized.fp32_reasons[worst] = f"with it in int8, the ensemble loses {result.loss:.2%} accuracy"
 
 
 def assemble_onnx(
@@ -87,55 +76,55 @@ def assemble_onnx(
     """Return the content of the exported file.
 
     Args:
-        bundle: What is exported.
-        members: The graph of each member, from pictures to logits and to what maps are drawn from.
-        version: Of this package, as the file tells it.
-        quantized: Names of the members whose graphs compute in 8 bits.
+        bundle: The exported bundle.
+        members: Graph of each member, from images to logits and the outputs for class-activation maps.
+        version: Version of Tercet, for the metadata.
+        quantized: Names of the int8 members.
 
     Raises:
-        ModelError: The file would be larger than one such file can be.
+        ModelError: The file would exceed 2 GB.
     """
     graph = Graph()
-    shown: dict[InputGeometry, str] = {}
-    said, mapped, grids = [], [], []
-    asked = zip(bundle.members, geometries(bundle), members, strict=True)
-    for index, (member, geometry, network) in enumerate(asked):
-        if geometry not in shown:
-            shown[geometry] = add_preprocessing(graph, INPUT, geometry)
-        logits, *seen = graph.join(network, f"member-{index + 1}/", [shown[geometry]])
-        said.append(graph.add("Unsqueeze", logits, graph.integers(1)))
-        if seen:
-            mapped.append(ActivationMaps(member, seen[0], tuple(seen[1:])))
-            cells = network.graph.output[1].type.tensor_type.shape.dim
-            grids.append((cells[2].dim_value, cells[3].dim_value))
-    stack = graph.add("Concat", *said, axis=1) if len(said) > 1 else said[0]  # B M K
+    inputs: dict[InputGeometry, str] = {}
+    logits, cam_outputs = [], []
+    triples = zip(bundle.members, geometries(bundle), members, strict=True)
+    for index, (member, geometry, network) in enumerate(triples):
+        if geometry not in inputs:
+            inputs[geometry] = add_preprocessing(graph, INPUT, geometry)
+        member_logits, *extra = graph.embed(network, f"member-{index + 1}/", [inputs[geometry]])
+        logits.append(graph.add("Unsqueeze", member_logits, graph.integers(1)))
+        if extra:
+            shape = network.graph.output[1].type.tensor_type.shape.dim
+            cam_outputs.append(CamOutputs(member, extra[0], tuple(extra[1:]), (shape[2].dim_value, shape[3].dim_value)))
+    stack = graph.add("Concat", *logits, axis=1) if len(logits) > 1 else logits[0]  # B M K
     count, classes = len(bundle.members), len(bundle.classes)
     outputs = [
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["B", classes]),
         helper.make_tensor_value_info("members", TensorProto.FLOAT, ["B", count, classes]),
     ]
     if bundle.sets is not None:
-        own = graph.add("Sigmoid", stack)
-        fused, chosen = add_decision(graph, own, bundle.sets)
-        graph.copy_to(chosen, "chosen")
+        probabilities = graph.add("Sigmoid", stack)
+        combined, labels = add_decision(graph, probabilities, bundle.sets)
+        graph.copy_to(labels, "chosen")
         outputs.append(helper.make_tensor_value_info("chosen", TensorProto.BOOL, ["B", classes]))
     else:
-        own = graph.add("Softmax", stack, axis=2)
-        fused = add_combiner(graph, stack, own, bundle.combiner, num_classes=classes)
-        fused = add_calibration(graph, fused, bundle.calibration)
-    if mapped:
-        graph.copy_to(add_activation_maps(graph, fused, mapped, grids, classes), "maps")
+        probabilities = graph.add("Softmax", stack, axis=2)
+        combined = add_combiner(graph, stack, probabilities, bundle.combiner, num_classes=classes)
+        combined = add_calibration(graph, combined, bundle.calibration)
+    if cam_outputs:
+        graph.copy_to(add_activation_maps(graph, combined, cam_outputs, classes), "maps")
         outputs.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["B", "h", "w"]))
-    graph.copy_to(fused, "probabilities")
-    graph.copy_to(own, "members")
-    taken = [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", "H", "W", 3])]
-    model = graph.model(bundle.name, taken, outputs)
+    graph.copy_to(combined, "probabilities")
+    graph.copy_to(probabilities, "members")
+    images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", "H", "W", 3])
+    model = graph.model(bundle.name, [images], outputs)
     size = model.ByteSize()
     if size > MAX_BYTES - 10_000_000:
         raise ModelError(
-            f"the exported file would have {size / 1e9:.1f} GB, and one ONNX file holds 2: export fewer members "
+            f"the exported file would have {size / 1e9:.1f} GB, and an ONNX file holds at most 2: export fewer members "
             "(tercet ensemble), or use the bundle itself"
         )
     onnx.checker.check_model(model, full_check=True)
-    document = describe_bundle(bundle, version=version, quantized=quantized)
-    return write_checked(model.SerializeToString(), {**document, "maps": [one.member.name for one in mapped] or None})
+    metadata = describe_bundle(bundle, version=version, quantized=quantized)
+    maps = [output.member.name for output in cam_outputs] or None
+    return write_checked(model.SerializeToString(), {**metadata, "maps": maps})

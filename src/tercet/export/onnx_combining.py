@@ -1,6 +1,6 @@
-"""From members' logits to the answer, inside the graph: what `evaluation.combining` does over arrays.
+"""ONNX nodes of ensemble methods, calibration and multi-label decisions, as in `tercet.ensemble.combine`.
 
-Whatever picks a class (a vote, pruning) picks by logits: probabilities far apart may round to the same 32 bits.
+Votes and pruning select classes by logits: probabilities close to 1 or 0 may round to equal 32-bit values.
 
 Shapes: B images, M members, K classes.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from tercet.core.calibration import SMALLEST, Calibration
+from tercet.core.calibration import MIN_PROBABILITY, Calibration
 from tercet.ensemble.combine import TIE_SHARE, Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
 from tercet.ensemble.multilabel import MultilabelRule
@@ -21,24 +21,24 @@ from tercet.models.fusion_head import FusionHead
 def add_combiner(
     graph: Graph, logits: str, probabilities: str, combiner: AnyCombiner | None, *, num_classes: int
 ) -> str:
-    """Add a way to combine; return the fused probabilities B K.
+    """Add an ensemble method; return the combined probabilities B K.
 
     Args:
-        graph: Where to.
+        graph: Graph to extend.
         logits: B M K.
         probabilities: Their softmax, B M K.
-        combiner: The way; None for a single member.
+        combiner: The ensemble method; None for a single member.
         num_classes: K.
     """
     if isinstance(combiner, FoldMean):
-        return _mean_of_folds(graph, logits, probabilities, combiner, num_classes)
+        return _fold_mean(graph, logits, probabilities, combiner, num_classes)
     if isinstance(combiner, FusionHead):
-        return _head(graph, probabilities, combiner)
+        return _fusion_head(graph, probabilities, combiner)
     if combiner is None:
         return graph.add("Squeeze", probabilities, graph.integers(1))
     if combiner.weights is not None:
-        shares = graph.constant(np.reshape(combiner.weights, (1, -1)))
-        return graph.add("Squeeze", graph.add("MatMul", shares, probabilities), graph.integers(1))  # 1 M by B M K
+        weights = graph.constant(np.reshape(combiner.weights, (1, -1)))
+        return graph.add("Squeeze", graph.add("MatMul", weights, probabilities), graph.integers(1))  # 1 M by B M K
     if combiner.method == "vote":
         return _vote(graph, logits, probabilities, combiner)
     if combiner.method == "pruned":
@@ -50,29 +50,29 @@ def _mean(graph: Graph, values: str) -> str:
     return graph.add("ReduceMean", values, graph.integers(1), keepdims=0)
 
 
-def _picked(graph: Graph, logits: str, count: int) -> str:
+def _top(graph: Graph, logits: str, count: int) -> str:
     """Return 1 for the `count` highest of each row B M K and 0 for the others; the lowest index wins a tie."""
-    places = graph.add("TopK", logits, graph.integers(count), outputs=2) + ".1"  # B M count
+    indices = graph.add("TopK", logits, graph.integers(count), outputs=2) + ".1"  # B M count
     classes = graph.add("Shape", logits, start=2, end=3)
-    marked = graph.add("OneHot", places, classes, graph.constant([0.0, 1.0]))  # B M count K
-    return graph.add("ReduceSum", marked, graph.integers(2), keepdims=0)
+    one_hot = graph.add("OneHot", indices, classes, graph.constant([0.0, 1.0]))  # B M count K
+    return graph.add("ReduceSum", one_hot, graph.integers(2), keepdims=0)
 
 
 def _vote(graph: Graph, logits: str, probabilities: str, combiner: Combiner) -> str:
-    shares = _mean(graph, _picked(graph, logits, 1))
+    votes = _mean(graph, _top(graph, logits, 1))
     if combiner.ties == "lowest":
-        return shares
-    large = graph.add("Mul", shares, graph.constant(1 - TIE_SHARE))
-    return graph.add("Add", large, graph.add("Mul", _mean(graph, probabilities), graph.constant(TIE_SHARE)))
+        return votes
+    votes = graph.add("Mul", votes, graph.constant(1 - TIE_SHARE))
+    return graph.add("Add", votes, graph.add("Mul", _mean(graph, probabilities), graph.constant(TIE_SHARE)))
 
 
 def _pruned(graph: Graph, logits: str, probabilities: str, keep: int) -> str:
-    kept = graph.add("Mul", probabilities, _picked(graph, logits, keep))
-    mean = _mean(graph, kept)
+    pruned = graph.add("Mul", probabilities, _top(graph, logits, keep))
+    mean = _mean(graph, pruned)
     return graph.add("Div", mean, graph.add("ReduceSum", mean, graph.integers(1)))
 
 
-def _head(graph: Graph, probabilities: str, head: FusionHead) -> str:
+def _fusion_head(graph: Graph, probabilities: str, head: FusionHead) -> str:
     values = graph.add("Flatten", probabilities, axis=1)  # B (M K)
     for layer in head.layers:
         if isinstance(layer, nn.Linear):
@@ -81,36 +81,36 @@ def _head(graph: Graph, probabilities: str, head: FusionHead) -> str:
             values = graph.add("Gemm", values, *names, transB=1)
         elif isinstance(layer, nn.LeakyReLU):
             values = graph.add("LeakyRelu", values, alpha=float(layer.negative_slope))
-        else:  # dropout, which only training does
+        else:  # active in training only
             assert isinstance(layer, nn.Dropout)
     return graph.add("Softmax", values, axis=1)
 
 
-def _mean_of_folds(graph: Graph, logits: str, probabilities: str, folds: FoldMean, num_classes: int) -> str:
-    said, first, axis = [], 0, graph.integers(1)
+def _fold_mean(graph: Graph, logits: str, probabilities: str, folds: FoldMean, num_classes: int) -> str:
+    outputs, first, axis = [], 0, graph.integers(1)
     for part in folds.parts:
-        ends = graph.integers(first), graph.integers(first + part.num_members)
-        own = [graph.add("Slice", values, *ends, axis) for values in (logits, probabilities)]
-        answer = add_combiner(graph, own[0], own[1], part.combiner, num_classes=num_classes)
-        said.append(graph.add("Unsqueeze", answer, axis))
+        bounds = graph.integers(first), graph.integers(first + part.num_members)
+        members = [graph.add("Slice", values, *bounds, axis) for values in (logits, probabilities)]
+        combined = add_combiner(graph, members[0], members[1], part.combiner, num_classes=num_classes)
+        outputs.append(graph.add("Unsqueeze", combined, axis))
         first += part.num_members
-    return _mean(graph, graph.add("Concat", *said, axis=1))
+    return _mean(graph, graph.add("Concat", *outputs, axis=1))
 
 
 def add_calibration(graph: Graph, probabilities: str, calibration: Calibration | None) -> str:
     """Add the temperature; return softmax(log p / T), B K."""
     if calibration is None or calibration.temperature == 1:
         return probabilities
-    logits = graph.add("Log", graph.add("Max", probabilities, graph.constant(SMALLEST)))
+    logits = graph.add("Log", graph.add("Max", probabilities, graph.constant(MIN_PROBABILITY)))
     return graph.add("Softmax", graph.add("Div", logits, graph.constant(calibration.temperature)), axis=1)
 
 
 def add_decision(graph: Graph, scores: str, rule: MultilabelRule) -> tuple[str, str]:
-    """Add how sets are chosen from scores B M K; return the fused scores and the chosen labels, B K each."""
-    limits = graph.constant(np.reshape(rule.thresholds, (1, -1, 1)))
-    own = graph.add("Greater", scores, limits)  # B M K
+    """Add the multi-label rule for scores B M K; return the combined scores and the predicted labels, B K each."""
+    thresholds = graph.constant(np.reshape(rule.thresholds, (1, -1, 1)))
+    labels = graph.add("Greater", scores, thresholds)  # B M K
     if rule.method == "single":
         axis = graph.integers(1)
-        return graph.add("Squeeze", scores, axis), graph.add("Squeeze", own, axis)
-    fused = _mean(graph, graph.cast(own, FLOAT) if rule.method == "vote" else scores)
-    return fused, graph.add("Greater", fused, graph.constant(rule.threshold))
+        return graph.add("Squeeze", scores, axis), graph.add("Squeeze", labels, axis)
+    combined = _mean(graph, graph.cast(labels, FLOAT) if rule.method == "vote" else scores)
+    return combined, graph.add("Greater", combined, graph.constant(rule.threshold))

@@ -1,4 +1,4 @@
-"""A graph under construction: nodes by their operator, constants by their values, networks joined in whole."""
+"""Builder for ONNX graphs: nodes, constants, and embedded models."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_help
 
 OPSET = 20
 IR_VERSION = 10
-"""Version of the file's form: onnxruntime 1.18 and later read it."""
+"""Version of the file format, read by onnxruntime 1.18 and later."""
 FLOAT, DOUBLE, INT64, BOOL = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
 
 
 class Graph:
-    """Nodes and constants in the order in which they were added; values are known by their names."""
+    """Nodes and constants in the order in which they were added; values are referred to by name."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
-        self._known: dict[tuple[Any, ...], str] = {}
+        self._constant_names: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
@@ -33,44 +33,44 @@ class Graph:
         return name
 
     def constant(self, values: ArrayLike, dtype: DTypeLike = np.float32) -> str:
-        """Return the name of a constant; equal ones are kept once."""
+        """Return the name of a constant; equal constants are stored once."""
         array = np.asarray(values, dtype=dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._known:
-            self._known[key] = f"constant-{len(self._known) + 1}"
-            self.constants[self._known[key]] = numpy_helper.from_array(array, self._known[key])
-        return self._known[key]
+        if key not in self._constant_names:
+            name = self._constant_names[key] = f"constant-{len(self._constant_names) + 1}"
+            self.constants[name] = numpy_helper.from_array(array, name)
+        return self._constant_names[key]
 
     def integers(self, *values: int) -> str:
-        """Return the name of a constant vector of whole numbers."""
+        """Return the name of a constant int64 vector."""
         return self.constant(values, np.int64)
 
-    def cast(self, value: str, kind: int) -> str:
-        """Add a conversion to one of the types above."""
-        return self.add("Cast", value, to=kind)
+    def cast(self, value: str, dtype: int) -> str:
+        """Add a Cast to one of the types above."""
+        return self.add("Cast", value, to=dtype)
 
     def copy_to(self, value: str, name: str) -> None:
         """Give a value the name of an output."""
         self.nodes.append(helper.make_node("Identity", [value], [name], name=f"output-{name}"))
 
-    def join(self, model: ModelProto, prefix: str, inputs: Sequence[str]) -> list[str]:
-        """Add all of another model, its names behind a prefix, and return the names of its outputs.
+    def embed(self, model: ModelProto, prefix: str, inputs: Sequence[str]) -> list[str]:
+        """Add all nodes of a model, with prefixed names, and return the names of its outputs.
 
         Args:
-            model: Its inputs are as many as `inputs`.
-            prefix: What its names begin with here.
-            inputs: What it reads.
+            model: Has as many inputs as `inputs`.
+            prefix: Prefix of its names in this graph.
+            inputs: Values that replace its inputs.
         """
-        own = compose.add_prefix(model, prefix).graph
-        names = {value.name: outer for value, outer in zip(own.input, inputs, strict=True)}
-        for node in own.node:
+        subgraph = compose.add_prefix(model, prefix).graph
+        names = {value.name: outer for value, outer in zip(subgraph.input, inputs, strict=True)}
+        for node in subgraph.node:
             node.input[:] = [names.get(name, name) for name in node.input]
             self.nodes.append(node)
-        self.constants |= {tensor.name: tensor for tensor in own.initializer}
-        return [names.get(value.name, value.name) for value in own.output]
+        self.constants |= {tensor.name: tensor for tensor in subgraph.initializer}
+        return [names.get(value.name, value.name) for value in subgraph.output]
 
     def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> ModelProto:
-        """Return the graph as a model between the given inputs and outputs."""
+        """Return the graph as a model with the given inputs and outputs."""
         graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), list(self.constants.values()))
         imports = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="tercet")

@@ -1,135 +1,57 @@
-"""Trace the members of a bundle into ONNX subgraphs."""
+"""ONNX graphs of the members, with recurrent layers as RNN, GRU and LSTM nodes."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from tercet.core.errors import MemoryExhausted, ModelError, is_out_of_memory
+from tercet.core.errors import ModelError
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.member import Member
-from tercet.export.onnx_cam import MappedMember
+from tercet.export.onnx_cam import CamMember
 from tercet.export.onnx_graph import IR_VERSION, OPSET
-from tercet.export.onnx_rnn import GreedyDecoder, with_nodes
+from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
 from tercet.inference.torch_model import quiet_exporter
-from tercet.models.label_decoder import LabelDecoder
+from tercet.models.recurrent import RecurrentStack
 from tercet.models.tta import TTAModel, enlarged_input_spec
 
-
-class TracingError(Exception):
-    """A network that cannot be traced.
-
-    Args:
-        layer: The innermost part that was being computed; empty where none was.
-        reason: What happened there.
-    """
-
-    def __init__(self, layer: str, reason: Exception) -> None:
-        super().__init__(str(reason))
-        self.layer = layer
-
-
-def trace(network: nn.Module, given: Tensor, free: Mapping[int, str]) -> torch.export.ExportedProgram:
-    """Return the program of a network of one input.
-
-    Args:
-        network: It is put into evaluation mode.
-        given: An input; its sides that stay free have to be larger than 1.
-        free: Its axes that stay free, and what they are called.
-
-    Raises:
-        Untraceable: A part does what a program cannot hold.
-        MemoryExhausted: There is no memory.
-    """
-    inside: list[str] = []
-    axes: dict[int, Any] = {axis: torch.export.Dim(name) for axis, name in free.items()}
-    with quiet_exporter(), _watched(network.eval(), inside), torch.inference_mode(False), torch.no_grad():
-        try:
-            return torch.export.export(network, (given,), dynamic_shapes=(axes,))
-        except Exception as error:  # the tracer runs the network, which may raise anything
-            if is_out_of_memory(error):
-                raise MemoryExhausted("no memory to export so large a network") from error
-            raise TracingError(inside[-1] if inside else "", error) from error
-
-
-def without_beam_search(module: nn.Module) -> nn.Module:
-    """Put greedy decoders in the place of those that search, within a module; return it, or its replacement."""
-    if isinstance(module, LabelDecoder):
-        return GreedyDecoder(module)
-    for name, child in list(module.named_children()):
-        setattr(module, name, without_beam_search(child))
-    return module
-
-
-def tracing_problem(member: Member, layer: str, error: Exception, *, form: str) -> ModelError:
-    """Return what the user is told of a member that cannot be exported.
-
-    Args:
-        member: The member.
-        layer: Its layer; empty where that is not known.
-        error: What happened.
-        form: What it cannot be expressed in.
-    """
-    place = re.sub(r"^(L\['self'\]\.)?module\.?", "", layer)
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-    return ModelError(
-        f"member '{member.name}' ({member.classifier.network}) cannot be exported: "
-        f"{f'layer {place}' if place else 'a layer'} does what {form} cannot express ({reason}); leave that member out "
-        "with tercet ensemble, write that layer with other operations, or serve the bundle itself"
-    )
-
-
-@contextmanager
-def _watched(network: nn.Module, inside: list[str]) -> Iterator[None]:
-    """Keep the names of the parts that are being computed in `inside`, the innermost last."""
-    handles = []
-    for name, part in network.named_modules():
-        if name:
-            handles.append(part.register_forward_pre_hook(lambda part, given, name=name: inside.append(name)))
-            handles.append(part.register_forward_hook(lambda part, given, made: _left(inside)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _left(inside: list[str]) -> None:
-    inside.pop()
+_GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # PyTorch's index of ONNX's gates
+_OPERATOR_VERSION = 14
+_BUFFERS = ("kernel", "recurrent", "bias")
+_ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "hard_sigmoid": "HardSigmoid"}
 
 
 def member_graphs(bundle: Bundle) -> list[ModelProto]:
-    """Return the graph of each member, with the views that it is shown.
+    """Return the graph of each member, including its test-time augmentation.
 
     Raises:
-        ModelError: A member has a layer that ONNX cannot express; it and the layer are named.
+        ModelError: ONNX does not support a layer; the message names member and layer.
     """
     return [export_member(member) for member in bundle.members]
 
 
-def export_member(member: Member, *, mapped: bool = False) -> ModelProto:
-    """Return a member's graph.
+def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
+    """Return a member's graph, from images B C h w in [0, 1] to logits B K.
 
     Args:
         member: The member.
-        mapped: Whether it gives what a class-activation map is drawn from, too; see `maps.MappedMember`.
+        with_cam: Add the outputs that a class-activation map needs; see `CamMember`.
 
     Raises:
-        ModelError: It has a layer that ONNX cannot express.
+        ModelError: ONNX does not support a layer.
     """
     spec = enlarged_input_spec(member.classifier.spec, member.views)
-    network: nn.Module = TTAModel(_exportable(member.classifier), member.views, member.classifier.spec)
-    network = (MappedMember(member) if mapped else network).cpu().eval()
-    pictures = torch.rand(2, spec.channels, *spec.size)
+    classifier = with_recurrent_nodes(without_beam_search(copy.deepcopy(member.classifier)))
+    network: nn.Module = TTAModel(classifier, member.views, member.classifier.spec)
+    network = (CamMember(member) if with_cam else network).cpu().eval()
+    example = torch.rand(2, spec.channels, *spec.size)
     try:
-        traced = trace(network, pictures, free={0: "batch"})
+        traced = trace(network, example, dynamic={0: "batch"})
     except TracingError as error:
         raise tracing_problem(member, error.layer, error, form="ONNX") from error
     with quiet_exporter():
@@ -143,22 +65,141 @@ def export_member(member: Member, *, mapped: bool = False) -> ModelProto:
     graph: ModelProto = program.model_proto
     graph.ir_version = IR_VERSION
     del graph.metadata_props[:], graph.graph.value_info[:]
-    for node in graph.graph.node:  # where in this machine's files each line came from
+    for node in graph.graph.node:  # source locations, with paths of this machine
         del node.metadata_props[:]
         node.ClearField("doc_string")
     return graph
 
 
-def _exportable(classifier: nn.Module) -> nn.Module:
-    """Return a copy whose recurrent layers are nodes, and whose decoder does not search."""
-    return with_nodes(without_beam_search(copy.deepcopy(classifier)))
-
-
 def _layer_of(traced: torch.export.ExportedProgram, message: str) -> str:
-    """Return the layer of the node that a message of the exporter names."""
-    named = re.search(r"node %?(\w+)", message)
+    """Return the layer of the node that an error message of the exporter mentions."""
+    match = re.search(r"node %?(\w+)", message)
     for node in traced.graph.nodes:
-        if named and node.name == named[1]:
+        if match and node.name == match[1]:
             stack = list(node.meta.get("nn_module_stack", {}).values())
             return str(stack[-1][0]) if stack else ""
     return ""
+
+
+class RecurrentNodes(nn.Module):
+    """Recurrent layers as ONNX nodes; maps B T D to all states of the last layer, B T F, and its final state, B F.
+
+    Args:
+        kernel: Its weights are used.
+        activation: Activation of the state.
+        recurrent_activation: Activation of the gates.
+        reset_after: Whether a GRU resets after the recurrent product.
+    """
+
+    def __init__(
+        self,
+        kernel: nn.RNNBase,
+        *,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        reset_after: bool = True,
+    ) -> None:
+        super().__init__()
+        if kernel.proj_size:
+            raise ModelError("a recurrent layer with projected states (proj_size) cannot be exported")
+        self.operator = kernel.mode.partition("_")[0]
+        self.num_layers, self.hidden_size = kernel.num_layers, kernel.hidden_size
+        self.directions = 1 + kernel.bidirectional
+        self.attributes = _attributes(self.operator, activation, recurrent_activation, reset_after, self.directions)
+        self.attributes["hidden_size"] = self.hidden_size
+        self.batch_first = kernel.batch_first
+        for layer in range(self.num_layers):
+            for name, values in zip(_BUFFERS, _weights(kernel, self.operator, layer), strict=True):
+                self.register_buffer(f"{name}{layer}", values)
+
+    def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
+        """Map B T D (T B D unless `batch_first`) to all states and the final one."""
+        steps = sequence.transpose(0, 1) if self.batch_first else sequence
+        final = steps[0]
+        for layer in range(self.num_layers):
+            length, count = steps.shape[0], steps.shape[1]
+            shape = (self.directions, count, self.hidden_size)
+            shapes = [(length, *shape), *[shape] * (2 if self.operator == "LSTM" else 1)]
+            weights = [cast("Tensor", getattr(self, f"{name}{layer}")) for name in _BUFFERS]
+            outputs = torch.onnx.ops.symbolic_multi_out(
+                self.operator,
+                (steps, *weights),
+                self.attributes,
+                dtypes=[steps.dtype] * len(shapes),
+                shapes=shapes,
+                version=_OPERATOR_VERSION,
+            )
+            steps = outputs[0].transpose(1, 2).flatten(2)  # T B F
+            final = outputs[1].transpose(0, 1).flatten(1)  # B F
+        return (steps.transpose(0, 1) if self.batch_first else steps), final
+
+
+class StackNodes(nn.Module):
+    """A `RecurrentStack` as ONNX nodes.
+
+    Args:
+        stack: Its options and weights are used.
+    """
+
+    def __init__(self, stack: RecurrentStack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.nodes = RecurrentNodes(
+            stack.kernel,
+            activation=stack.activation,
+            recurrent_activation=stack.recurrent_activation,
+            reset_after=stack.reset_after,
+        )
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """Map B T D to B F."""
+        final: Tensor = self.nodes(sequence)[1]
+        return final
+
+    def single_step(self, vector: Tensor) -> Tensor:
+        """Map B D to B F; a step from the zero state needs no recurrent node."""
+        return self.stack.single_step(vector)
+
+
+def with_recurrent_nodes(module: nn.Module) -> nn.Module:
+    """Replace the recurrent layers within a module by ONNX nodes; return the module, or its replacement."""
+    if isinstance(module, RecurrentStack):
+        return StackNodes(module)
+    if isinstance(module, nn.RNNBase):
+        return RecurrentNodes(module)
+    for name, child in list(module.named_children()):
+        setattr(module, name, with_recurrent_nodes(child))
+    return module
+
+
+def _attributes(
+    operator: str, activation: str, recurrent_activation: str, reset_after: bool, directions: int
+) -> dict[str, Any]:
+    state, gate = _ACTIVATIONS[activation], _ACTIVATIONS[recurrent_activation]
+    functions = {"LSTM": [gate, state, state], "GRU": [gate, state], "RNN": [state]}[operator] * directions
+    attributes: dict[str, Any] = {
+        "direction": "bidirectional" if directions == 2 else "forward",
+        "activations": functions,
+    }
+    hard = functions.count("HardSigmoid")
+    if hard:  # as in Keras 2.2
+        attributes |= {"activation_alpha": [0.2] * hard, "activation_beta": [0.5] * hard}
+    if operator == "GRU":
+        attributes["linear_before_reset"] = int(reset_after)
+    return attributes
+
+
+@torch.no_grad()
+def _weights(kernel: nn.RNNBase, operator: str, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return input weights, recurrent weights and biases of a layer: d GH D, d GH H and d 2GH for d directions."""
+    directions = []
+    for suffix in ("", "_reverse")[: 1 + kernel.bidirectional]:
+        values = [getattr(kernel, f"{name}_l{layer}{suffix}") for name in ("weight_ih", "weight_hh")]
+        if kernel.bias:
+            values += [getattr(kernel, f"{name}_l{layer}{suffix}") for name in ("bias_ih", "bias_hh")]
+        else:
+            values += [torch.zeros(len(values[0]))] * 2
+        gates = [value.detach().split(kernel.hidden_size) for value in values]
+        directions.append([torch.cat([parts[gate] for gate in _GATE_ORDER[operator]]) for parts in gates])
+    inputs, states, *biases = (torch.stack(parts) for parts in zip(*directions, strict=True))
+    return inputs, states, torch.cat(biases, dim=1)

@@ -1,13 +1,14 @@
-"""Members in 8 bits: convolutions and dense layers between quantising nodes, where the answers bear it.
+"""Static int8 quantization of members: convolutions and dense layers, as far as accuracy allows it.
 
-Ranges are read from images that are shown to the member in 32 bits. Recurrent layers, preprocessing and combiner stay
-as they are. Shapes: N images, B of them, C channels, h x w pixels of what the member is shown, K classes.
+Ranges are calibrated on images, in 32 bits. Recurrent layers, preprocessing and combiner stay in 32 bits.
+Shapes: N images in batches of B, C channels, h x w pixels of the member's input, K classes.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +22,83 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tercet.core.errors import ModelError
 from tercet.core.resource_limits import available_cores
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
-from tercet.export.verification import ImageInput
+from tercet.export.verification import WORST_LOSS, ImageInput, VerificationImages
 
 _PRODUCTS = ["Conv", "Gemm", "MatMul"]
 _BETWEEN = ["Add", "Mul", "Relu", "Clip", "Sigmoid", "HardSigmoid", "ReduceMean", "MaxPool", "AveragePool"]
-"""What stands between convolutions: left out, every one of them would be a way back to 32 bits and forth."""
+"""Operators between convolutions: each one left out would cost a conversion to 32 bits and back."""
 _BATCH = 8
-_MOST = 64  # images that ranges are read from
+_MAX_IMAGES = 64  # for calibration
 
 CalibrationBatches = Sequence[NDArray[np.float32]]
 
 
-def calibration_batches(bundle: Bundle, member: int, pictures: Sequence[ImageInput]) -> CalibrationBatches:
-    """Return what a member is shown of the pictures, in batches B C h w."""
-    source = InputBatches(list(pictures), [bundle.specs[member]], batch_size=_BATCH)
+@dataclass
+class QuantizedMembers:
+    """Int8 graphs by name of the member."""
+
+    graphs: dict[str, ModelProto] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    """Loss of accuracy of each member in `graphs`."""
+    fp32_reasons: dict[str, str] = field(default_factory=dict)
+    """Members that stay in 32 bits, and why."""
+
+
+def quantize_members(bundle: Bundle, graphs: Sequence[ModelProto], samples: VerificationImages) -> QuantizedMembers:
+    """Quantize every member that loses at most `WORST_LOSS` accuracy.
+
+    Args:
+        bundle: The exported bundle.
+        graphs: Graph of each member in 32 bits.
+        samples: Images for calibration and accuracy; only the real ones are used.
+    """
+    result = QuantizedMembers()
+    images = samples.images[: samples.num_real]
+    labels = None if samples.labels is None else samples.labels[: samples.num_real]
+    for index, (member, graph) in enumerate(zip(bundle.members, graphs, strict=True)):
+        batches = calibration_batches(bundle, index, images)
+        quantized = quantize(graph, batches, name=member.name)
+        if quantized is None:
+            result.fp32_reasons[member.name] = "it has no convolution or dense layer"
+            continue
+        threshold = None if bundle.sets is None else bundle.sets.thresholds[index]
+        loss = accuracy_loss(graph, quantized, batches, labels, threshold)
+        if loss > WORST_LOSS:
+            metric = "agreement" if labels is None else "accuracy"
+            result.fp32_reasons[member.name] = f"in int8 it loses {loss:.2%} {metric}"
+        else:
+            result.graphs[member.name], result.losses[member.name] = quantized, loss
+    return result
+
+
+def calibration_batches(bundle: Bundle, member: int, images: Sequence[ImageInput]) -> CalibrationBatches:
+    """Return the images as the member reads them, in batches B C h w."""
+    source = InputBatches(list(images), [bundle.specs[member]], batch_size=_BATCH)
     return [batch.images[0].numpy() for batch in source.epoch(0)]
 
 
 def quantize(graph: ModelProto, batches: CalibrationBatches, *, name: str) -> ModelProto | None:
-    """Return a member's graph with its convolutions and dense layers in 8 bits; None where it has neither.
+    """Return a member's graph with int8 convolutions and dense layers; None if it has neither.
 
     Args:
-        graph: From pictures to logits.
-        batches: What ranges are read from.
-        name: The member's, for messages.
+        graph: From images to logits.
+        batches: Calibration images.
+        name: The member's name, for messages.
 
     Raises:
-        ModelError: onnxruntime cannot quantise it.
+        ModelError: onnxruntime cannot quantize it.
     """
-    step = max(1, len(batches) * _BATCH // _MOST)
+    step = max(1, len(batches) * _BATCH // _MAX_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
-        given, ready, made = (Path(folder) / f"{stage}.onnx" for stage in ("given", "ready", "made"))
-        onnx.save(graph, given)
+        source, prepared, target = (Path(folder) / f"{stage}.onnx" for stage in ("source", "prepared", "target"))
+        onnx.save(graph, source)
         try:
-            quant_pre_process(given, ready, skip_symbolic_shape=True)
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
             quantize_static(
-                ready,
-                made,
+                prepared,
+                target,
                 _Reader(graph.graph.input[0].name, batches[::step]),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=[*_PRODUCTS, *_BETWEEN],
@@ -67,43 +106,43 @@ def quantize(graph: ModelProto, batches: CalibrationBatches, *, name: str) -> Mo
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
-            quantized = onnx.load(made)
-        except Exception as error:  # its tools raise anything
+            quantized = onnx.load(target)
+        except Exception as error:  # onnxruntime's tools may raise anything
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise ModelError(f"member '{name}' cannot be quantised ({reason}): export without --int8") from error
-    own = [entry.version for entry in graph.opset_import if entry.domain == ""]
-    new = [entry.version for entry in quantized.opset_import if entry.domain == ""]
+            raise ModelError(f"member '{name}' cannot be quantized ({reason}): export without --int8") from error
+    before = [entry.version for entry in graph.opset_import if entry.domain == ""]
+    after = [entry.version for entry in quantized.opset_import if entry.domain == ""]
     changed = any(node.op_type == "QuantizeLinear" for node in quantized.graph.node)
-    return quantized if changed and own == new else None
+    return quantized if changed and before == after else None
 
 
 def accuracy_loss(
     graph: ModelProto,
     quantized: ModelProto,
     batches: CalibrationBatches,
-    truth: NDArray[np.int64] | None,
+    labels: NDArray[np.int64] | None,
     threshold: float | None,
 ) -> float:
-    """Return what accuracy 8 bits cost a member; where nothing is labelled, the share of other answers.
+    """Return a member's loss of accuracy by quantization; without labels, the fraction of changed predictions.
 
     Args:
         graph: The member in 32 bits.
-        quantized: In 8 bits.
-        batches: What it is shown of N images.
-        truth: N class indices, or N K sets; -1 where unknown.
-        threshold: Of the scores, where sets of labels are told.
+        quantized: The member in int8.
+        batches: N images as the member reads them.
+        labels: N class indices, or N K label sets; -1 if unknown.
+        threshold: Of the scores of a multi-label member.
     """
-    before, after = (_answers(one, batches, threshold) for one in (graph, quantized))
+    before, after = (_predict(model, batches, threshold) for model in (graph, quantized))
     count = len(before)
-    if truth is not None:
-        known = (truth.reshape(count, -1) >= 0).all(axis=1)
+    if labels is not None:
+        known = (labels.reshape(count, -1) >= 0).all(axis=1)
         if known.any():
-            right = [(one == truth).reshape(count, -1).all(axis=1)[known].mean() for one in (before, after)]
-            return float(right[0] - right[1])
+            scores = [(each == labels).reshape(count, -1).all(axis=1)[known].mean() for each in (before, after)]
+            return float(scores[0] - scores[1])
     return float((before != after).reshape(count, -1).any(axis=1).mean())
 
 
-def _answers(graph: ModelProto, batches: CalibrationBatches, threshold: float | None) -> NDArray[np.int64]:
+def _predict(graph: ModelProto, batches: CalibrationBatches, threshold: float | None) -> NDArray[np.int64]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
     options.log_severity_level = 4
@@ -115,11 +154,11 @@ def _answers(graph: ModelProto, batches: CalibrationBatches, threshold: float | 
     return np.asarray(logits > np.log(threshold / (1 - threshold)), dtype=np.int64)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime tells no types
-    """Hands batches to the quantiser."""
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Calibration images in the form that onnxruntime expects."""
 
     def __init__(self, name: str, batches: CalibrationBatches) -> None:
-        self._left: Iterator[dict[str, Any]] = iter([{name: batch} for batch in batches])
+        self._inputs: Iterator[dict[str, Any]] = iter([{name: batch} for batch in batches])
 
     def get_next(self) -> dict[str, Any] | None:
-        return next(self._left, None)
+        return next(self._inputs, None)

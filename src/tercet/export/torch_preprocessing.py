@@ -1,9 +1,9 @@
-"""From images as they are to what a network wants to be shown: the one resize, of sizes that Python does not know.
+"""Preprocessing of exported files: input geometry, and resize and crop for images of dynamic size in PyTorch.
 
-PyTorch's exporter fixes height and width wherever Python looks at them, as `ground.geometry.fit` and PyTorch's own
-antialiased resize do. Here sizes are tensors from the first step on, and a resize is two products with matrices whose
-rows are the filter's weights: zero outside the centre that is kept, each row's sum 1, the outermost rows repeated
-where `border` repeats it. Sizes are computed in 64 bits, as Python computes them; weights in 32, as PyTorch does.
+`torch.export` specializes height and width wherever Python reads them, as `tercet.core.resize` and PyTorch's own
+antialiased resize do. Here sizes are tensors, and a resize is two matrix products. The rows of the matrices are filter
+weights: zero outside the crop, normalized to sum 1, with the outermost rows repeated for `border`. Sizes are computed
+in 64 bits, as in Python; weights in 32 bits, as in PyTorch.
 
 Shapes: B images, C channels, H x W pixels of the image, h x w of the result; n pixels along one side, m of the result.
 """
@@ -16,17 +16,53 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tercet.core.errors import ModelError
 from tercet.core.resize import to_channels
-from tercet.export.onnx_preprocessing import InputGeometry
+from tercet.core.types import InputSpec
+from tercet.ensemble.bundle import Bundle
 
-_CUBIC = -0.5  # the bicubic filter's parameter, as in PyTorch's antialiased one
+_CUBIC = -0.5  # the bicubic filter's parameter, as in PyTorch's antialiased resize
+
+
+@dataclass(frozen=True)
+class InputGeometry:
+    """The fields of an `InputSpec` that determine the pixels; members with equal geometry share preprocessing.
+
+    Mean and standard deviation are applied by the network itself.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    crop_mode: str
+    crop_pct: float
+    interpolation: str
+
+    @classmethod
+    def of(cls, spec: InputSpec) -> InputGeometry:
+        """Return the geometry of a spec.
+
+        Raises:
+            ModelError: It has neither 1 nor 3 channels.
+        """
+        if spec.channels not in (1, 3):
+            raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
+        return cls(spec.size, spec.channels, spec.crop_mode, spec.crop_pct, spec.interpolation)
+
+
+def geometries(bundle: Bundle) -> list[InputGeometry]:
+    """Return the input geometry of each member, enlarged for its test-time augmentation.
+
+    Raises:
+        ModelError: A member has neither 1 nor 3 input channels.
+    """
+    return [InputGeometry.of(spec) for spec in bundle.specs]
 
 
 class Preprocess(nn.Module):
-    """Brings images B H W 3, bytes of any size, to floats B C h w in [0, 1].
+    """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1].
 
     Args:
-        geometry: What is wanted.
+        geometry: Input geometry of the network.
     """
 
     def __init__(self, geometry: InputGeometry) -> None:
@@ -39,79 +75,80 @@ class Preprocess(nn.Module):
         pixels = channels_first.to(torch.float32, memory_format=torch.contiguous_format) / 255
         if self.geometry.channels == 1:
             pixels = to_channels(pixels, 1)
-        down, across = self._sides(images)
+        vertical, horizontal = self._sides(images)
         if self.geometry.interpolation == "nearest":
-            return pixels.index_select(3, across.nearest()).index_select(2, down.nearest())
-        weigh = _FILTERS[self.geometry.interpolation]
-        columns = across.weights(images.shape[2], weigh)  # w W
-        rows = down.weights(images.shape[1], weigh)  # h H
+            return pixels.index_select(3, horizontal.nearest()).index_select(2, vertical.nearest())
+        kernel = _FILTERS[self.geometry.interpolation]
+        columns = horizontal.weights(images.shape[2], kernel)  # w W
+        rows = vertical.weights(images.shape[1], kernel)  # h H
         pixels = rows @ (pixels @ columns.t())
         return pixels.clamp(0.0, 1.0) if self.geometry.interpolation == "bicubic" else pixels
 
     def _sides(self, images: Tensor) -> tuple[_Side, _Side]:
-        """Return how many pixels of each side are kept and reached: `ground.geometry`, over tensors."""
-        wanted = self.geometry.size
-        whole = [images.new_full((), images.shape[axis], dtype=torch.float64) for axis in (1, 2)]
-        kept, reached = whole, [images.new_full((), side, dtype=torch.float64) for side in wanted]
+        """Return crop and resize of both sides, as in `tercet.core.resize`."""
+        target = self.geometry.size
+        full = [images.new_full((), images.shape[axis], dtype=torch.float64) for axis in (1, 2)]
+        crop, resized = full, [images.new_full((), side, dtype=torch.float64) for side in target]
         if self.geometry.crop_mode == "border":
-            ratio = torch.minimum(reached[0] / whole[0], reached[1] / whole[1])
-            reached = [_rounded(side * ratio) for side in whole]
+            ratio = torch.minimum(resized[0] / full[0], resized[1] / full[1])
+            resized = [_rounded(side * ratio) for side in full]
         else:
             if self.geometry.crop_mode == "center":
-                ratio = torch.minimum(whole[0] / reached[0], whole[1] / reached[1])
-                kept = [side * ratio for side in reached]
-            kept = [_rounded(side * self.geometry.crop_pct) for side in kept]
-        down, across = (_Side(*values) for values in zip(whole, kept, reached, wanted, strict=True))
-        return down, across
+                ratio = torch.minimum(full[0] / resized[0], full[1] / resized[1])
+                crop = [side * ratio for side in resized]
+            crop = [_rounded(side * self.geometry.crop_pct) for side in crop]
+        vertical, horizontal = (_Side(*values) for values in zip(full, crop, resized, target, strict=True))
+        return vertical, horizontal
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of the images; all but the last are numbers of pixels as tensors without axes, in 64 bits."""
+    """Crop and resize along one side; lengths are scalar tensors in 64 bits."""
 
-    whole: Tensor
-    """Of the image."""
-    kept: Tensor
-    """Of these, in the centre."""
-    reached: Tensor
-    """What they become."""
-    wanted: int
-    """m; where more than is reached, the border is repeated."""
+    full: Tensor
+    """Pixels of the image."""
+    crop: Tensor
+    """Pixels of the centre crop."""
+    resized: Tensor
+    """Pixels of the crop after resizing."""
+    target: int
+    """m; if it exceeds `resized`, the border is repeated."""
 
     @property
     def _first(self) -> Tensor:
-        return torch.floor((self.whole - self.kept) / 2)
+        """Index of the crop's first pixel."""
+        return torch.floor((self.full - self.crop) / 2)
 
-    def _places(self) -> Tensor:
-        """Return which of the pixels reached stands at each of those wanted, m."""
-        places = torch.arange(self.wanted, dtype=torch.float64, device=self.whole.device)
-        margin = torch.floor((self.wanted - self.reached) / 2)
-        return torch.minimum((places - margin).clamp(min=0), self.reached - 1)
+    def _resized_indices(self) -> Tensor:
+        """Return the index of the resized pixel for each target pixel, m."""
+        indices = torch.arange(self.target, dtype=torch.float64, device=self.full.device)
+        margin = torch.floor((self.target - self.resized) / 2)
+        return torch.minimum((indices - margin).clamp(min=0), self.resized - 1)
 
     def nearest(self) -> Tensor:
-        """Return the index of the nearest pixel, m, as PyTorch computes it in 32 bits."""
-        step = self.kept.float() / self.reached.float()
-        index = torch.floor(self._places().float() * step).double()
-        return (torch.minimum(index, self.kept - 1) + self._first).long()
+        """Return the index of the nearest image pixel, m, computed in 32 bits as in PyTorch."""
+        step = self.crop.float() / self.resized.float()
+        index = torch.floor(self._resized_indices().float() * step).double()
+        return (torch.minimum(index, self.crop - 1) + self._first).long()
 
-    def weights(self, count: int, weigh: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what each pixel of the image adds to each one wanted, m n.
+    def weights(self, count: int, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the weight of each image pixel in each target pixel, m n.
 
         Args:
             count: n.
-            weigh: The filter, from distances to weights.
+            kernel: The filter, from distances to weights.
         """
-        step = self.kept.float() / self.reached.float()
-        centres = step * (self._places().float() + 0.5)
-        pixels = torch.arange(count, dtype=torch.float64, device=self.whole.device) - self._first
+        step = self.crop.float() / self.resized.float()
+        centres = step * (self._resized_indices().float() + 0.5)
+        pixels = torch.arange(count, dtype=torch.float64, device=self.full.device) - self._first
         distances = (pixels.float() - centres.unsqueeze(1) + 0.5) / step.clamp(min=1)
-        inside = (pixels >= 0) & (pixels < self.kept)
-        weights = weigh(distances).masked_fill(~inside, 0.0)
+        inside = (pixels >= 0) & (pixels < self.crop)
+        weights = kernel(distances).masked_fill(~inside, 0.0)
         return weights / weights.sum(1, keepdim=True)
 
 
 def _rounded(value: Tensor) -> Tensor:
-    """Return max(1, round(value)); halves go to the even one, as in Python."""
+    """Return max(1, round(value)); halves are rounded to even, as in Python."""
     return torch.round(value).clamp(min=1)
 
 

@@ -1,7 +1,7 @@
-"""Does the file say what the bundle says? Both are asked about the same images, and every difference is told.
+"""Compare the outputs of an exported file with its bundle's on the same images.
 
-A class that is picked (by a vote, by pruning, by a threshold) can change where two probabilities are all but equal:
-such images are counted apart, as close calls. Shapes: N images, M members, K classes.
+Where a class is selected (vote, pruning, thresholds), almost equal probabilities may fall on either side: such images
+are counted separately, as close calls. Shapes: N images, M members, K classes.
 """
 
 from __future__ import annotations
@@ -16,88 +16,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.predictions import Floats
-from tercet.data.inputs import InputBatches
+from tercet.data.input_batches import InputBatches
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
-from tercet.export.onnx_assembly import decoders, uses_beam_search
+from tercet.export.metadata import decoders, uses_beam_search
 from tercet.inference.outputs import ModelOutput, in_batches
 
 LIMIT = 1e-4
-"""Largest difference of any probability, in 32 bits."""
+"""Largest allowed difference of a probability for fp32 files."""
 WORST_LOSS = 0.005
-"""Largest loss of accuracy, or of agreement where no label is known, in 8 bits."""
+"""Largest allowed loss of accuracy for int8 files; of agreement if no label is known."""
 BATCHES = (1, 2, 7)
 
 ImageInput = NDArray[np.uint8]
 
 
 class Predictor(Protocol):
-    """An exported file that can be asked, whatever its form."""
+    """A loaded exported file of any format."""
 
     classes: tuple[str, ...]
     """K class names."""
     member_names: tuple[str, ...]
     """M names."""
     metadata: Mapping[str, Any]
-    """What the file says of itself; see `description.describe`."""
+    """See `tercet.export.metadata.describe_bundle`."""
 
     def run(self, images: NDArray[np.uint8]) -> ModelOutput:
-        """Answer for images B H W 3 of one size."""
+        """Predict images B H W 3 of one size."""
         ...
 
 
 @dataclass(frozen=True)
 class VerificationImages:
-    """Images to ask about."""
+    """Images on which outputs are compared."""
 
-    pictures: tuple[ImageInput, ...]
+    images: tuple[ImageInput, ...]
     """Each H W 1 or H W 3."""
-    truth: NDArray[np.int64] | None
-    """N class indices, or N K sets of 0 and 1; -1 where unknown. None: nothing is known."""
+    labels: NDArray[np.int64] | None
+    """N class indices, or N K label sets of 0 and 1; -1 if unknown. None: no labels."""
     source: str
-    """Which ones they are, in words."""
-    real: int = 0
-    """How many of them, the first, are no drawn ones."""
+    """Description of the images."""
+    num_real: int = 0
+    """Number of leading images that are real (not synthetic)."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found."""
+    """Result of a comparison."""
 
     source: str
-    """Which images were asked about."""
+    """Description of the images."""
     images: int
-    """How many."""
+    """Number of images."""
     batches: tuple[int, ...]
-    """Numbers of images an answer; all of them were asked in each."""
+    """Batch sizes; all images were predicted with each."""
     largest_gap: float
-    """Largest difference of a fused probability, close calls apart."""
+    """Largest difference of an ensemble probability, without close calls."""
     member_gap: float
     """Largest difference of a member's probability."""
     agreement: float
-    """Share of images with the same answer, close calls apart."""
+    """Fraction of images with equal predictions; close calls count as equal."""
     close_calls: int
-    """Images whose answer a difference below the limit may change."""
+    """Images whose prediction may change by a difference below the limit."""
     accuracy_bundle: float | None
-    """Share of right answers of the bundle (whole sets, where sets are told); None without labels."""
+    """Accuracy of the bundle (exact match for label sets); None without labels."""
     accuracy_file: float | None
-    """Likewise of the file."""
+    """Accuracy of the file."""
     limit: float | None
-    """What no gap may exceed; None for a file with parts in 8 bits, which is judged by its answers."""
+    """Largest allowed gap; None for files with int8 members, which are checked by their predictions."""
     beam_differs: int | None = None
-    """Images for which the bundle's beam search names other labels than one greedy sequence; None without a search."""
+    """Images for which beam search decodes other labels than greedy decoding; None without beam search."""
 
     @property
     def passed(self) -> bool:
-        """Whether the file says what the bundle says."""
+        """Whether the file matches the bundle."""
         if self.limit is not None:
             return max(self.largest_gap, self.member_gap) <= self.limit and self.agreement == 1
         return self.loss <= WORST_LOSS
 
     @property
     def loss(self) -> float:
-        """Loss of accuracy; without labels, the share of other answers."""
+        """Loss of accuracy; without labels, the fraction of changed predictions."""
         if self.accuracy_bundle is None or self.accuracy_file is None:
             return 1 - self.agreement
         return self.accuracy_bundle - self.accuracy_file
@@ -107,97 +107,101 @@ class Verification:
         return {"passed": self.passed, **asdict(self)}
 
     def to_text(self) -> str:
-        """Return what people read."""
+        """Return a summary in plain text."""
+        calls = f" ({self.close_calls} close call{'s' if self.close_calls > 1 else ''})" if self.close_calls else ""
         lines = [
-            f"asked about: {self.images} images ({self.source}), {', '.join(map(str, self.batches))} at a time",
-            f"largest difference of a probability: {self.largest_gap:.1e} fused, {self.member_gap:.1e} of a member",
-            f"same answer: {self.agreement:.2%}{_close(self.close_calls)}",
+            f"compared on: {self.images} images ({self.source}), batches of {', '.join(map(str, self.batches))}",
+            f"largest difference of a probability: {self.largest_gap:.1e} (ensemble), {self.member_gap:.1e} (member)",
+            f"equal predictions: {self.agreement:.2%}{calls}",
         ]
         if self.accuracy_bundle is not None and self.accuracy_file is not None:
-            lines.append(f"accuracy: {self.accuracy_bundle:.2%} by the bundle, {self.accuracy_file:.2%} by the file")
+            lines.append(f"accuracy: bundle {self.accuracy_bundle:.2%}, file {self.accuracy_file:.2%}")
         if self.beam_differs is not None:
             lines.append(
-                f"the file names labels greedily; the bundle's beam search names others for {self.beam_differs} images"
+                f"the file decodes labels greedily; the bundle's beam search differs on {self.beam_differs} images"
             )
         return "".join(f"{line}\n" for line in lines)
 
 
-def _close(calls: int) -> str:
-    return f" ({calls} close call{'s' if calls > 1 else ''})" if calls else ""
-
-
-def compare_outputs(bundle: Bundle, model: Predictor, shown: VerificationImages, *, exact: bool = True) -> Verification:
-    """Ask both about the same images.
+def compare_outputs(
+    bundle: Bundle, model: Predictor, samples: VerificationImages, *, exact: bool = True
+) -> Verification:
+    """Compare a file with its bundle.
 
     Args:
-        bundle: The Python road.
+        bundle: The reference.
         model: The file.
-        shown: The images.
-        exact: Whether all of the file computes in 32 bits.
+        samples: The images.
+        exact: Whether the whole file computes in 32 bits.
     """
-    expected = _asked_bundle(bundle, shown.pictures)
-    said = [_asked_file(model, shown.pictures, size) for size in BATCHES]
+    expected = _bundle_outputs(bundle, samples.images)
+    outputs = [_file_outputs(model, samples.images, size) for size in BATCHES]
     close = _close_calls(bundle, expected, LIMIT)
-    answers = [_answers(bundle, expected), *(_answers(bundle, one) for one in said)]
-    same = np.all([(one == answers[0]).reshape(len(close), -1).all(axis=1) for one in answers[1:]], axis=0)
-    gaps = [abs(one.probabilities - expected.probabilities).max(axis=1) for one in said]
+    predictions = [output.predicted for output in (expected, *outputs)]
+    same = np.all([(each == predictions[0]).reshape(len(close), -1).all(axis=1) for each in predictions[1:]], axis=0)
+    gaps = [abs(output.probabilities - expected.probabilities).max(axis=1) for output in outputs]
     accuracies = None
-    if shown.truth is not None:
-        known = (shown.truth.reshape(len(close), -1) >= 0).all(axis=1)
-        right = [(one == shown.truth).reshape(len(close), -1).all(axis=1)[known] for one in answers]
-        accuracies = [float(one.mean()) for one in right] if known.any() else None
-    searched = _searched_sets(bundle, shown.pictures)
+    if samples.labels is not None:
+        known = (samples.labels.reshape(len(close), -1) >= 0).all(axis=1)
+        correct = [(each == samples.labels).reshape(len(close), -1).all(axis=1)[known] for each in predictions]
+        accuracies = [float(each.mean()) for each in correct] if known.any() else None
+    beam_labels = _beam_search_labels(bundle, samples.images)
     return Verification(
-        source=shown.source,
-        images=len(shown.pictures),
+        source=samples.source,
+        images=len(samples.images),
         batches=BATCHES,
         largest_gap=float(np.max(gaps, axis=0)[~close].max(initial=0.0)),
-        member_gap=float(max(abs(one.members - expected.members).max() for one in said)),
+        member_gap=float(max(abs(output.members - expected.members).max() for output in outputs)),
         agreement=float((same | close).mean()),
         close_calls=int(close.sum()),
         accuracy_bundle=accuracies[0] if accuracies else None,
         accuracy_file=min(accuracies[1:]) if accuracies else None,
         limit=LIMIT if exact else None,
-        beam_differs=None if searched is None else int((searched != expected.chosen).any(axis=1).sum()),
+        beam_differs=None if beam_labels is None else int((beam_labels != expected.labels).any(axis=1).sum()),
     )
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Outputs:
+    """Outputs of the bundle or the file for all images."""
+
     probabilities: Floats
+    """N K."""
     members: Floats
-    chosen: NDArray[np.bool_] | None
+    """N M K."""
+    labels: NDArray[np.bool_] | None
+    """N K predicted label sets; None for single-label models."""
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Class indices N, or label sets N K of 0 and 1."""
+        values = self.probabilities.argmax(axis=1) if self.labels is None else self.labels
+        return np.asarray(values, dtype=np.int64)
 
 
-def _answers(bundle: Bundle, said: _Said) -> NDArray[np.int64]:
-    """Return class indices N, or sets N K of 0 and 1."""
-    values = said.probabilities.argmax(axis=1) if said.chosen is None else said.chosen
-    return np.asarray(values, dtype=np.int64)
-
-
-def _asked_bundle(bundle: Bundle, pictures: Sequence[ImageInput]) -> _Said:
-    source = InputBatches(list(pictures), bundle.specs, batch_size=32)
+def _bundle_outputs(bundle: Bundle, images: Sequence[ImageInput]) -> _Outputs:
+    source = InputBatches(list(images), bundle.specs, batch_size=32)
     if bundle.sets is None:
-        members = bundle.predict_source(source)
+        members = bundle.predict_member_batches(source)
         stack = np.stack([member.probabilities for member in members], axis=1)
-        return _Said(bundle.combine(members).probabilities, stack, None)
-    with _greedy(bundle):
-        sets = bundle.predict_sets(source)
-    fused = bundle.sets.combine(sets)
-    return _Said(fused.scores, np.stack([one.scores for one in sets], axis=1), fused.chosen)
+        return _Outputs(bundle.combine(members).probabilities, stack, None)
+    with _greedy_decoding(bundle):
+        sets = bundle.predict_member_labels(source)
+    combined = bundle.sets.combine(sets)
+    return _Outputs(combined.scores, np.stack([member.scores for member in sets], axis=1), combined.chosen)
 
 
-def _searched_sets(bundle: Bundle, pictures: Sequence[ImageInput]) -> NDArray[np.bool_] | None:
-    """Return the sets that a beam search finds; None where nothing searches."""
+def _beam_search_labels(bundle: Bundle, images: Sequence[ImageInput]) -> NDArray[np.bool_] | None:
+    """Return the label sets predicted with beam search; None if no member uses it."""
     if bundle.sets is None or not uses_beam_search(bundle):
         return None
-    source = InputBatches(list(pictures), bundle.specs, batch_size=32)
-    return bundle.sets.combine(bundle.predict_sets(source)).chosen
+    source = InputBatches(list(images), bundle.specs, batch_size=32)
+    return bundle.sets.combine(bundle.predict_member_labels(source)).chosen
 
 
 @contextmanager
-def _greedy(bundle: Bundle) -> Iterator[None]:
-    """Let the decoders follow one sequence, as the file does."""
+def _greedy_decoding(bundle: Bundle) -> Iterator[None]:
+    """Set all beam sizes to 1, as in the file."""
     beams = [(decoder, decoder.beam_size) for decoder in decoders(bundle)]
     for decoder, _ in beams:
         decoder.beam_size = 1
@@ -208,52 +212,52 @@ def _greedy(bundle: Bundle) -> Iterator[None]:
             decoder.beam_size = beam
 
 
-def _asked_file(model: Predictor, pictures: Sequence[ImageInput], size: int) -> _Said:
-    """Ask in batches of images of one size; those left over make smaller ones."""
-    found: dict[int, tuple[ModelOutput, int]] = {}
-    for rows, images in in_batches(enumerate(pictures), size, most_bytes=math.inf):  # they are all here anyway
-        output = model.run(images)
-        found |= {row: (output, place) for place, row in enumerate(rows)}
-    pairs = [found[row] for row in range(len(pictures))]
-    chosen = [output.chosen[place] for output, place in pairs if output.chosen is not None]
-    return _Said(
-        np.stack([output.probabilities[place] for output, place in pairs]).astype(np.float64),
-        np.stack([output.members[place] for output, place in pairs]).astype(np.float64),
-        np.stack(chosen) if chosen else None,
+def _file_outputs(model: Predictor, images: Sequence[ImageInput], size: int) -> _Outputs:
+    """Predict in batches of at most `size` images of equal height and width."""
+    outputs: dict[int, tuple[ModelOutput, int]] = {}
+    for rows, batch in in_batches(enumerate(images), size, max_bytes=math.inf):  # all images are in memory anyway
+        output = model.run(batch)
+        outputs |= {row: (output, index) for index, row in enumerate(rows)}
+    pairs = [outputs[row] for row in range(len(images))]
+    labels = [output.chosen[index] for output, index in pairs if output.chosen is not None]
+    return _Outputs(
+        np.stack([output.probabilities[index] for output, index in pairs]).astype(np.float64),
+        np.stack([output.members[index] for output, index in pairs]).astype(np.float64),
+        np.stack(labels) if labels else None,
     )
 
 
-def _close_calls(bundle: Bundle, said: _Said, limit: float) -> NDArray[np.bool_]:
-    """Tell of each image whether a change below `limit` may change its answer."""
+def _close_calls(bundle: Bundle, outputs: _Outputs, limit: float) -> NDArray[np.bool_]:
+    """Return for each image whether a change below `limit` may change its prediction."""
     if bundle.sets is not None:
         rule = bundle.sets
-        own = abs(said.members - np.reshape(rule.thresholds, (1, -1, 1))).min(axis=(1, 2))
-        fused = abs(said.probabilities - rule.threshold).min(axis=1)
-        distance = own if rule.method == "single" else np.minimum(own, fused) if rule.method == "vote" else fused
+        member = abs(outputs.members - np.reshape(rule.thresholds, (1, -1, 1))).min(axis=(1, 2))
+        combined = abs(outputs.probabilities - rule.threshold).min(axis=1)
+        distance = {"single": member, "vote": np.minimum(member, combined)}.get(rule.method, combined)
         return np.asarray(distance < limit)
-    close = _margin(said.probabilities, 1) < 2 * limit
-    return np.asarray(close | _picked_closely(bundle.combiner, said.members, limit))
+    close = _margin(outputs.probabilities, 1) < 2 * limit
+    return np.asarray(close | _close_selections(bundle.combiner, outputs.members, limit))
 
 
-def _picked_closely(combiner: AnyCombiner | None, stack: Floats, limit: float) -> NDArray[np.bool_]:
-    """Tell of each row of a stack N M K whether members pick classes that are all but equal to others."""
+def _close_selections(combiner: AnyCombiner | None, stack: Floats, limit: float) -> NDArray[np.bool_]:
+    """Return for each row of N M K whether a member's vote or pruning separates almost equal probabilities."""
     close = np.zeros(len(stack), dtype=np.bool_)
     if isinstance(combiner, FoldMean):
         first = 0
         for part in combiner.parts:
-            close |= _picked_closely(part.combiner, stack[:, first : first + part.num_members], limit)
+            close |= _close_selections(part.combiner, stack[:, first : first + part.num_members], limit)
             first += part.num_members
     elif isinstance(combiner, Combiner) and combiner.method in ("vote", "pruned"):
         pruned = combiner.method == "pruned"
-        kept = min(combiner.keep, stack.shape[2]) if pruned else 1
-        matters = -np.sort(-stack, axis=2)[..., kept - 1] > limit if pruned else True  # to prune a zero changes nothing
-        close |= ((_margin(stack, kept) < 2 * limit) & matters).any(axis=1)
+        count = min(combiner.keep, stack.shape[2]) if pruned else 1
+        matters = -np.sort(-stack, axis=2)[..., count - 1] > limit if pruned else True  # pruning a zero has no effect
+        close |= ((_margin(stack, count) < 2 * limit) & matters).any(axis=1)
     return close
 
 
-def _margin(values: Floats, kept: int) -> Floats:
-    """Return how far the last value that is kept of each row is above the first that is not."""
-    if values.shape[-1] <= kept:
+def _margin(values: Floats, count: int) -> Floats:
+    """Return the difference between the last of the `count` highest values of each row and the next one."""
+    if values.shape[-1] <= count:
         return np.ones(values.shape[:-1])
     ordered = -np.sort(-values, axis=-1)
-    return np.asarray(ordered[..., kept - 1] - ordered[..., kept])
+    return np.asarray(ordered[..., count - 1] - ordered[..., count])

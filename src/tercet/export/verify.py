@@ -1,4 +1,4 @@
-"""Verify an exported file against its bundle."""
+"""`tercet verify`: compare an exported file with its bundle on labelled, validation or synthetic images."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import ModelError
+from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import require_writable, write_json
 from tercet.core.model_formats import is_program
+from tercet.core.predictions import UNKNOWN, Ints
+from tercet.data.image_cache import CachedImages
+from tercet.data.inputs import ImageInputs
+from tercet.data.run_reader import RunReader
+from tercet.data.table import UNLABELLED, SampleTable
 from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.export.onnx_assembly import weights_sha256
-from tercet.export.verification import Predictor, Verification
-from tercet.export.verification import compare_outputs as ask_both
-from tercet.export.verification_images import choose_verification_images
+from tercet.ensemble.manifest import MANIFEST
+from tercet.export.metadata import weights_sha256
+from tercet.export.verification import ImageInput, Predictor, Verification, VerificationImages, compare_outputs
+from tercet.inference.evaluation_rows import rows_to_score
 from tercet.inference.onnx_model import OnnxModel
 from tercet.inference.torch_model import TorchModel
 
+_NUM_SYNTHETIC = 48
+
 
 def load_file(path: str | Path, *, threads: int | None = None) -> Predictor:
-    """Load what `tercet export` wrote.
+    """Load an exported file.
 
     Args:
         path: The file.
-        threads: Threads an answer (default: one a core); a program has those of PyTorch.
+        threads: Threads per prediction (default: one per core); programs use PyTorch's setting.
 
     Raises:
-        ModelError: It cannot be used.
-        ConfigError: What runs it is not installed.
+        ModelError: The file is invalid.
+        ConfigError: Its runtime is not installed.
     """
     return TorchModel.load(path) if is_program(path) else OnnxModel.load(path, threads=threads)
 
 
 def verification_path(file: Path) -> Path:
-    """Return where the verification of a file lies."""
+    """Return the path of a file's verification report, beside the file."""
     return file.with_name(f"{file.name}.verify.json")
 
 
@@ -48,42 +57,148 @@ def verify(
     max_images: int = 256,
     config: DataConfig | None = None,
 ) -> Verification:
-    """Compare an exported file with its bundle; what is found also lies beside the file (`verification_path`).
+    """Compare an exported file with its bundle, and write the result beside the file (`verification_path`).
 
     Args:
-        file: What `export` wrote.
-        bundle: A bundle's folder, a run's folder, or a loaded bundle.
-        data: Labelled images to ask about (default: the run's validation images).
-        images: Files and folders to ask about instead.
-        max_images: Most images to ask about.
+        file: The exported file.
+        bundle: Folder of a bundle or run, or a loaded bundle.
+        data: Labelled images to compare on (default: the run's validation images).
+        images: Files and folders to compare on instead.
+        max_images: Maximum number of images.
         config: How to read the data.
 
     Raises:
-        ModelError: One of the two cannot be used, or the file is of another bundle.
+        ModelError: File or bundle is invalid, or the file was exported from another bundle.
         DataError: The images cannot be read.
-        StorageError: Nothing can be written beside the file.
+        StorageError: The folder of the file is not writable.
     """
-    proof = verification_path(Path(file))
-    require_writable(proof.parent, way="the proof lies beside the file: copy it to where you may write")
+    report = verification_path(Path(file))
+    require_writable(report.parent, hint="the result is written beside the file: copy the file to a writable folder")
     model = load_file(file)
-    place = None if isinstance(bundle, Bundle) else bundle
+    folder = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     names = tuple(member.name for member in loaded.members)
     if (model.classes, model.member_names) != (loaded.classes, names):
-        both = zip(model.classes, loaded.classes, strict=False)
-        other = next((f" ('{ours}' for '{theirs}')" for theirs, ours in both if theirs != ours), "")
+        pairs = zip(model.classes, loaded.classes, strict=False)
+        difference = next((f" ('{other}' for '{name}')" for name, other in pairs if name != other), "")
         raise ModelError(
             f"{file} has members {', '.join(model.member_names)} and {len(model.classes)} classes, the bundle has "
-            f"{', '.join(names)} and {len(loaded.classes)} classes{other}: name the bundle that it was exported from"
+            f"{', '.join(names)} and {len(loaded.classes)} classes{difference}: name the bundle that it was exported "
+            "from"
         )
     if model.metadata.get("weights_sha256") != weights_sha256(loaded):
         raise ModelError(f"{file} has other weights than the bundle: name the bundle that it was exported from")
-    told = model.metadata["members"]
-    views = [TTAConfig.parse(entry.get("views", "none"), seed=entry.get("seed", 0)) for entry in told]
-    members = (replace(member, views=seen) for member, seen in zip(loaded.members, views, strict=True))
+    entries = model.metadata["members"]
+    views = [TTAConfig.parse(entry.get("views", "none"), seed=entry.get("seed", 0)) for entry in entries]
+    members = (replace(member, views=tta) for member, tta in zip(loaded.members, views, strict=True))
     loaded = replace(loaded, members=tuple(members))
-    shown = choose_verification_images(loaded, place, data=data, images=images, max_images=max_images, config=config)
-    exact = all(entry.get("precision") == "fp32" for entry in told)
-    found = ask_both(loaded, model, shown, exact=exact)
-    write_json(proof, found.to_dict())
-    return found
+    samples = choose_verification_images(loaded, folder, data=data, images=images, max_images=max_images, config=config)
+    exact = all(entry.get("precision") == "fp32" for entry in entries)
+    result = compare_outputs(loaded, model, samples, exact=exact)
+    write_json(report, result.to_dict())
+    return result
+
+
+def choose_verification_images(
+    bundle: Bundle,
+    path: str | Path | None,
+    *,
+    data: str | None = None,
+    images: Sequence[str | Path] = (),
+    max_images: int = 256,
+    config: DataConfig | None = None,
+) -> VerificationImages:
+    """Return images to compare on: the user's, the run's validation images, or synthetic ones; with edge cases.
+
+    Args:
+        bundle: The bundle.
+        path: Its folder, or its run's folder, which holds validation images. None for a bundle in memory.
+        data: Labelled images instead.
+        images: Files and folders instead.
+        max_images: Maximum number of images, spread evenly over all.
+        config: How to read the data.
+
+    Raises:
+        ConfigError: Both data and images are given.
+        DataError: They cannot be read.
+    """
+    if data is not None and images:
+        raise ConfigError("give data or images, not both")
+    if data is not None:
+        table, cache, _, subset = rows_to_score(data, bundle.card, config or DataConfig(), seen="ignore")
+        rows = np.flatnonzero(table.labels != UNLABELLED)
+        return _from_table(bundle, table, cache, rows, f"{data}, {subset}", max_images)
+    if images:
+        images_given = [pixels for _, pixels in ImageInputs([*images]).pixels()]
+        selected = [images_given[row] for row in _spread(np.arange(len(images_given)), max_images)]
+        return _with_edge_cases(selected, None, f"{len(selected)} of {len(images_given)} images given")
+    return (_from_run(bundle, Path(path), max_images) if path is not None else None) or _synthetic(bundle)
+
+
+def _spread(rows: Ints, max_images: int) -> Ints:
+    """Return at most `max_images` rows, spread evenly: tables are often sorted by class."""
+    if len(rows) <= max_images:
+        return rows
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, max_images).round().astype(np.int64)])
+
+
+def _from_run(bundle: Bundle, path: Path, max_images: int) -> VerificationImages | None:
+    """Return validation images of the bundle's run; None if they no longer exist."""
+    run = path.resolve().parent if (path / MANIFEST).exists() else path
+    try:
+        reader = RunReader.open(run)
+        table, cache = reader.table, reader.images
+    except (ModelError, StorageError):
+        return None
+    if table is None or cache is None:
+        return None
+    validation = table.rows_of("val") if table.splits is not None else ()
+    # cross-validation has no validation split: use all images
+    rows = np.asarray(validation if len(validation) else np.arange(len(table)), dtype=np.int64)
+    source = f"validation images of {run}" if len(validation) else f"images of {run}"
+    return _from_table(bundle, table, cache, rows, source, max_images) if len(rows) else None
+
+
+def _from_table(
+    bundle: Bundle, table: SampleTable, cache: CachedImages, rows: Ints, source: str, max_images: int
+) -> VerificationImages:
+    selected = _spread(rows, max_images)
+    images = [np.asarray(cache.read(int(row))) for row in selected]
+    if table.membership is None:
+        index = {name: number for number, name in enumerate(bundle.classes)}
+        names = table.label_names()
+        labels = np.array([index.get(names[row], UNKNOWN) for row in selected], dtype=np.int64)
+    else:
+        targets = table.targets(selected)
+        labels = np.full((len(selected), len(bundle.classes)), UNKNOWN, dtype=np.int64)
+        if set(table.classes) == set(bundle.classes):
+            labels = np.asarray(targets[:, [table.classes.index(name) for name in bundle.classes]], dtype=np.int64)
+    return _with_edge_cases(images, labels, f"{len(selected)} of {len(rows)}: {source}")
+
+
+def _with_edge_cases(images: Sequence[ImageInput], labels: Ints | None, source: str) -> VerificationImages:
+    """Append images where differences show first: black, white, noise, a single pixel."""
+    shape = images[0].shape
+    noise = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
+    edges = [np.zeros_like(images[0]), np.full_like(images[0], 255), *noise, noise[0, :1, :1], noise[1, :, ::2]]
+    if labels is not None:
+        labels = np.concatenate([labels, np.full((len(edges), *labels.shape[1:]), UNKNOWN, dtype=np.int64)])
+    return VerificationImages((*images, *edges), labels, f"{source}; {len(edges)} synthetic", len(images))
+
+
+def _synthetic(bundle: Bundle) -> VerificationImages:
+    """Return smooth and noisy images of several sizes, for bundles without any image at hand."""
+    generator = np.random.default_rng(0)
+    sizes = sorted({spec.size for spec in bundle.specs})
+    images = []
+    for number in range(_NUM_SYNTHETIC):
+        height, width = sizes[number % len(sizes)]
+        extra = (0, 7, height)[number % 3]
+        coarse = generator.integers(0, 256, (2 + number % 9, 2 + number % 7, 3)).astype(np.float64)
+        rows = np.linspace(0, len(coarse) - 1, height + extra).astype(np.int64)
+        columns = np.linspace(0, coarse.shape[1] - 1, width + extra).astype(np.int64)
+        noisy = coarse[rows][:, columns] + generator.normal(0, 20, (height + extra, width + extra, 3))
+        images.append(noisy.clip(0, 255).astype(np.uint8))
+    return replace(
+        _with_edge_cases(images, None, "synthetic images, as the run's images are not available"), num_real=0
+    )

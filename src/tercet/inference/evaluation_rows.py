@@ -1,4 +1,4 @@
-"""Which images are scored, and their known labels."""
+"""Selection of the images that are scored, and their labels."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ from tercet.config.parser import CommandOptions
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.predictions import UNKNOWN, Ints
-from tercet.data.data_module import held_out_digest, prepare_data, without_rows
+from tercet.data.data_module import drop_unreadable, held_out_digest, prepare_data, unpack_digests
 from tercet.data.image_cache import BadImage, CachedImages, ImageCache
 from tercet.data.load import load_table
-from tercet.data.seen_images import unpack_digests
 from tercet.data.table import UNLABELLED, SampleTable
 
-_DIVISION = CommandOptions("data", groups=[("", DataConfig)])
-Seen = Literal["refuse", "include", "ignore"]
-"""What is done where images to score were used in training: refuse, score them on request, or not look."""
+_DATA_OPTIONS = CommandOptions("data", groups=[("", DataConfig)])
+SeenPolicy = Literal["refuse", "include", "ignore"]
+"""Images that were used in training raise an error (refuse), are scored with a note (include), or are not detected."""
 
 
 def rows_to_score(
-    data: str | Path, card: Mapping[str, Any], config: DataConfig, *, seen: Seen = "refuse"
+    data: str | Path, card: Mapping[str, Any], config: DataConfig, *, seen: SeenPolicy = "refuse"
 ) -> tuple[SampleTable, CachedImages, list[BadImage], str]:
-    """Return the table whose rows are the store's, with all rows unlabelled that are not to be scored.
+    """Return the table, its decoded images, the unreadable images, and a description of the images to score.
+
+    The labels of all other rows are `UNKNOWN`.
 
     Args:
         data: Folder, table, zip or name of a data set.
-        card: The bundle's, or that of a file exported from it, which tells what it was trained on.
+        card: The card of the bundle or exported file, which describes the training data.
         config: How to read the data.
-        seen: What is done with images that were used in training; "include" scores all images of the training data.
+        seen: Treatment of images that were used in training; "include" scores all images of the training data.
 
     Raises:
-        DataError: Images were used in training and are not to be included, or the held-out ones cannot be found again.
-        ModelError: The bundle records its data in a way that this version does not understand.
+        DataError: Images were used in training and `seen` is "refuse", or the held-out split cannot be reproduced.
+        ModelError: The record of the training data is damaged, or of an unknown version.
     """
     table, trained_on = load_table(data, config, min_classes=1), card.get("data", {})
     if table.splits is not None and "test" in table.splits:
-        part = table.take(table.rows_of("test"))
-        found = _seen_in(part, trained_on, data) if seen != "ignore" else ""
-        if found and seen == "refuse" and trained_on.get("fingerprint") == table.fingerprint():
-            found = ""  # divided as in training: copies among its own splits are the data's
-        return _decoded(part, data, config, "the data's own test split", found, seen)
+        test = table.take(table.rows_of("test"))
+        overlap = _training_overlap(test, trained_on, data) if seen != "ignore" else ""
+        if overlap and seen == "refuse" and trained_on.get("fingerprint") == table.fingerprint():
+            overlap = ""  # same splits as in training: the data themselves have copies in several splits
+        return _decoded(test, data, config, "the test split of the data", overlap, seen)
     if seen == "include" or trained_on.get("fingerprint") != table.fingerprint():
-        found = _seen_in(table, trained_on, data) if seen != "ignore" else ""
-        return _decoded(table, data, config, "all images", found, seen)
-    config = _as_divided(config, trained_on)
-    prepared = prepare_data(data, config, sets=True)
+        overlap = _training_overlap(table, trained_on, data) if seen != "ignore" else ""
+        return _decoded(table, data, config, "all images", overlap, seen)
+    config = _training_config(config, trained_on)
+    prepared = prepare_data(data, config, multilabel=True)
     table, held_out = prepared.table, prepared.rows("test")
     if held_out_digest(table) != trained_on.get("held_out"):
         raise DataError(
-            f"the bundle was trained on {data}, and the images that were held out cannot be told from the others any "
-            "more (a fold of a cross-validation, or read by another version): evaluate it on other images, or give "
-            "--include-seen"
+            f"the bundle was trained on {data}, and its held-out images cannot be determined (a fold of a "
+            "cross-validation, or another version): evaluate it on other images, or give --include-seen"
         )
     if not len(held_out):
         raise DataError(
-            f"the bundle was trained on all of {data}, and nothing was held out: evaluate it on other images, or give "
-            "--include-seen to score images that it was trained on"
+            f"the bundle was trained on all of {data}, and nothing was held out: evaluate it on other images, or "
+            "give --include-seen"
         )
-    scored = np.full(len(table), UNKNOWN)
-    scored[held_out] = table.labels[held_out]
+    labels = np.full(len(table), UNKNOWN)
+    labels[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
-    return replace(table, labels=scored), prepared.store, list(prepared.bad), subset
+    return replace(table, labels=labels), prepared.images, list(prepared.bad), subset
 
 
 def _decoded(
-    table: SampleTable, data: str | Path, config: DataConfig, subset: str, found: str, seen: Seen
+    table: SampleTable, data: str | Path, config: DataConfig, subset: str, overlap: str, seen: SeenPolicy
 ) -> tuple[SampleTable, CachedImages, list[BadImage], str]:
-    if found and seen == "refuse":
-        raise DataError(f"{found}: evaluate it on other images, or give --include-seen to score all of {data}")
-    store, bad = ImageCache.decode(table, config)
-    return without_rows(table, bad), store, bad, f"{subset}; {found}" if found else subset
+    if overlap and seen == "refuse":
+        raise DataError(f"{overlap}: evaluate it on other images, or give --include-seen to score all of {data}")
+    images, bad = ImageCache.decode(table, config)
+    return drop_unreadable(table, bad), images, bad, f"{subset}; {overlap}" if overlap else subset
 
 
-def _seen_in(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path) -> str:
-    """Return which labelled images trained or chose the model, in words; empty where none did, or nothing is known.
+def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path) -> str:
+    """Describe the overlap of the labelled images with the training and validation images; empty if there is none.
 
-    Images are compared by their stored bytes. A bundle of version 0.1.0 records only where its images were.
+    Images are compared by their bytes. Bundles of version 0.1.0 record only the path of their data.
     """
     rows = np.flatnonzero(table.labels != UNLABELLED)
     if "seen" not in trained_on:
@@ -89,114 +89,111 @@ def _seen_in(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path
         same = source is not None and (str(source) == str(data) or Path(source).resolve() == Path(data).resolve())
         return f"{data} has changed since the bundle was trained on it" if same else ""
     try:
-        known = unpack_digests(trained_on["seen"])
+        digests = unpack_digests(trained_on["seen"])
     except (TypeError, ValueError) as error:
         raise ModelError(f"the bundle's list of training images cannot be read: {error}") from error
-    count = sum(digest in known for digest in table.digests(rows))
+    count = sum(digest in digests for digest in table.digests(rows))
     return f"{count} of {len(rows)} images of {data} were used in training" if count else ""
 
 
 def require_same_task(data: str | Path, table: SampleTable, model: str | Path, *, sets: bool) -> None:
-    """Refuse data that tell sets of labels where the model tells one class an image, and the other way round.
+    """Raise a DataError if only one of data and model is multi-label.
 
     Args:
-        data: How the user called the data.
-        table: What was read of them.
-        model: How the model is called in messages.
-        sets: Whether it answers with sets of labels.
-
-    Raises:
-        DataError: They are of different kinds.
+        data: Name of the data in messages.
+        table: The data.
+        model: Name of the model in messages.
+        sets: Whether the model is multi-label.
     """
     if (table.membership is not None) == sets:
         return
-    kinds = ("one class an image", "sets of labels")
+    kinds = ("one class per image", "label sets")
     raise DataError(
-        f"{data} holds {kinds[not sets]}, and {model} tells {kinds[sets]}: see --data.label-columns, "
+        f"{data} has {kinds[not sets]}, and {model} predicts {kinds[sets]}: see --data.label-columns, "
         "--data.label-separator"
     )
 
 
-def _as_divided(config: DataConfig, trained_on: Mapping[str, Any]) -> DataConfig:
-    """Return `config` with groups and fractions as they were when a bundle's data were divided.
+def _training_config(config: DataConfig, trained_on: Mapping[str, Any]) -> DataConfig:
+    """Return `config` with the groups and fractions with which the training data were split.
 
     Raises:
-        ModelError: The bundle tells of options that there are not, as one of a later version may.
+        ModelError: The bundle records options that this version does not have.
     """
     try:
-        return _DIVISION.parse_object(trained_on["options"], base=[config]).of(DataConfig)
+        return _DATA_OPTIONS.parse_object(trained_on["options"], base=[config]).of(DataConfig)
     except (ConfigError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"the bundle does not tell how its data were divided in a way that this version understands ({error}): "
-            "evaluate it on other images, or with the version that made it"
+            f"this version cannot reproduce the split of the bundle's training data ({error}): evaluate it on other "
+            "images, or with the version of tercet that wrote it"
         ) from error
 
 
-_TOLD = 5  # names in a message
+_MAX_NAMES = 5  # in a message
 
 
 @dataclass(frozen=True, eq=False)
 class KnownRows:
-    """The rows of a table that a model knows, as it numbers its K classes or labels."""
+    """The rows of a table with labels of a model, whose K classes or labels number them."""
 
     rows: Ints
-    """N positions in the table."""
+    """N row indices of the table."""
     ids: tuple[str, ...]
-    """N names of the images."""
+    """N image names."""
     truth: Ints
-    """N classes; or N K, 1 for the labels that an image has and 0 for the others."""
+    """N class indices; or N K of a multi-label table, 1 for the labels of an image, otherwise 0."""
     missing: tuple[str, ...]
-    """What the model knows and the table does not show."""
+    """Classes of the model without images in the table."""
     extra: dict[str, int]
-    """What the table shows and the model does not know, and the number of its images."""
+    """Number of images per class of the table that the model does not have."""
 
 
 def known_rows(table: SampleTable, classes: Sequence[str]) -> KnownRows:
-    """Return the rows whose class the model knows.
+    """Return the rows whose class is one of the model's `classes`.
 
     Raises:
-        DataError: There is none.
+        DataError: There are none.
     """
     names, index = table.label_names(), {name: position for position, name in enumerate(classes)}
     extra: dict[str, int] = {}
     for name in names:
         if name and name not in index:
             extra[name] = extra.get(name, 0) + 1
-    known = np.array([row for row, name in enumerate(names) if name in index], dtype=np.int64)
-    if not len(known):
-        raise _nothing_known(table, sorted({name for name in names if name}), classes, what="classes")
-    truth = np.array([index[names[row]] for row in known], dtype=np.int64)
+    rows = np.array([row for row, name in enumerate(names) if name in index], dtype=np.int64)
+    if not len(rows):
+        raise _no_labels_error(table, sorted({name for name in names if name}), classes, what="classes")
+    truth = np.array([index[names[row]] for row in rows], dtype=np.int64)
     missing = tuple(np.array(classes, dtype=object)[np.bincount(truth, minlength=len(classes)) == 0])
-    return KnownRows(known, tuple(table.ids[row] for row in known), truth, missing, extra)
+    return KnownRows(rows, tuple(table.ids[row] for row in rows), truth, missing, extra)
 
 
-def known_sets(table: SampleTable, classes: Sequence[str]) -> KnownRows:
-    """Return the rows whose sets of labels are known.
+def known_label_sets(table: SampleTable, classes: Sequence[str]) -> KnownRows:
+    """Return the rows with label sets.
 
     Raises:
-        DataError: The table shows no label that the model knows.
+        DataError: The table has none of the model's labels.
     """
-    known = np.flatnonzero(table.labels != UNLABELLED)
-    shown = table.shown(known)
-    place = {name: column for column, name in enumerate(table.classes) if column in shown}
-    if not place.keys() & set(classes):
-        raise _nothing_known(table, place, classes, what="labels")
-    given = table.targets(known)
-    truth = np.zeros((len(known), len(classes)), dtype=np.int64)
-    for column, name in enumerate(classes):
-        if name in place:
-            truth[:, column] = given[:, place[name]]
-    missing = tuple(name for name in classes if name not in place)
-    extra = {name: int((given[:, column] == 1).sum()) for name, column in place.items() if name not in classes}
-    return KnownRows(known, tuple(table.ids[row] for row in known), truth, missing, extra)
+    rows = np.flatnonzero(table.labels != UNLABELLED)
+    used = table.classes_in(rows)
+    columns = {name: column for column, name in enumerate(table.classes) if column in used}
+    if not columns.keys() & set(classes):
+        raise _no_labels_error(table, columns, classes, what="labels")
+    targets = table.targets(rows)
+    truth = np.zeros((len(rows), len(classes)), dtype=np.int64)
+    for index, name in enumerate(classes):
+        if name in columns:
+            truth[:, index] = targets[:, columns[name]]
+    missing = tuple(name for name in classes if name not in columns)
+    extra = {name: int((targets[:, column] == 1).sum()) for name, column in columns.items() if name not in classes}
+    return KnownRows(rows, tuple(table.ids[row] for row in rows), truth, missing, extra)
 
 
-def _nothing_known(table: SampleTable, shown: Iterable[str], classes: Sequence[str], *, what: str) -> DataError:
+def _no_labels_error(table: SampleTable, names: Iterable[str], classes: Sequence[str], *, what: str) -> DataError:
     return DataError(
-        f"{table.name}: no image has a label that the model knows (labels: {_first([*shown]) or 'none'}; "
-        f"the model: {_first(classes)}); {what} are matched by name"
+        f"{table.name}: no image has a label of the model (labels: {_listing([*names]) or 'none'}; "
+        f"the model: {_listing(classes)}); {what} are matched by name"
     )
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_TOLD]) + (", ..." if len(names) > _TOLD else "")
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")

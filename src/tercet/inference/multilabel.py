@@ -1,4 +1,4 @@
-"""How good a bundle is, or a file exported from one, that answers with sets of labels. N images, K labels."""
+"""Evaluation of multi-label models. Shapes: N images, K labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from tercet.config.run import DataConfig
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.data.image_cache import BadImage, CachedImages
 from tercet.data.loader import ImageLoader
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle
-from tercet.inference.evaluation_rows import KnownRows, known_sets
+from tercet.inference.evaluation_rows import KnownRows, known_label_sets
 from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import score_multilabel
 from tercet.metrics.tables import RowKind, as_text
@@ -22,34 +22,34 @@ from tercet.models.summary import count_parameters
 
 @dataclass(frozen=True)
 class MultilabelEvaluation:
-    """How good a bundle is on some data."""
+    """Scores of a multi-label model on labelled data."""
 
     rows: tuple[MultilabelRow, ...]
-    """The bundle, then its members where it has several."""
+    """The model, then its members if there are several."""
     predictions: MultilabelPredictions
-    """What the bundle said of the images whose set is known."""
+    """Of the scored images."""
     missing: tuple[str, ...]
-    """Labels of the bundle that the data does not show."""
+    """Labels of the model without images in the data."""
     extra: dict[str, int]
-    """Labels of the data that the bundle does not know, and their images; they are left out of the sets."""
+    """Number of images per label that the model does not have; these labels are ignored."""
     bad: tuple[BadImage, ...]
-    """Images that could not be read and are left out."""
+    """Unreadable images; they are not scored."""
     subset: str
-    """Which images were scored, and why these."""
+    """Description of the scored images."""
     note: str | None = None
-    """What may make the answers other ones than the bundle's; None where nothing does."""
+    """Why the predictions may differ from those of the bundle."""
 
     def to_text(self) -> str:
-        """Return what people read."""
-        parts = [as_text(multilabel_table(self.rows, title=f"scored: {self.subset}"))]
+        """Return tables for the terminal."""
+        sections = [as_text(multilabel_table(self.rows, title=f"scored: {self.subset}"))]
         if self.missing:
-            parts.append(f"labels that the data does not show: {', '.join(map(printable, self.missing))}\n")
+            sections.append(f"labels without images in the data: {', '.join(map(printable, self.missing))}\n")
         for name, count in self.extra.items():
-            parts.append(f"label '{printable(name)}' is unknown to the bundle: left out of {count} image(s)\n")
-        parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
-        parts += [f"{self.note}\n"] if self.note else []
-        parts.append(as_text(labels_table(self.predictions, title="by label")))
-        return "\n".join(parts)
+            sections.append(f"label '{printable(name)}' is unknown to the model: ignored in {count} image(s)\n")
+        sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
+        sections += [f"{self.note}\n"] if self.note else []
+        sections.append(as_text(labels_table(self.predictions, title="per label")))
+        return "\n".join(sections)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -67,39 +67,39 @@ class MultilabelEvaluation:
 
 @dataclass(frozen=True)
 class MultilabelMemberOutput:
-    """What one that was measured said."""
+    """Predictions of a model or member."""
 
     name: str
-    """Of the model, or of a member."""
-    said: MultilabelPredictions
-    """Its sets."""
+    predictions: MultilabelPredictions
     parameters: int | None
-    """Its learnable numbers; None where that is not known."""
+    """Number of trainable parameters; None if unknown."""
 
 
 def score_rows(
-    fused: MultilabelMemberOutput,
+    combined: MultilabelMemberOutput,
     members: Sequence[MultilabelMemberOutput],
-    known: KnownRows,
+    labelled: KnownRows,
     bad: Sequence[BadImage],
     subset: str,
     *,
     note: str | None = None,
 ) -> MultilabelEvaluation:
-    """Score what a model and its members said of the rows whose sets are known."""
+    """Score the predictions of a model and, if there are several, of its members."""
     several = len(members) > 1
-    rows = [_row(fused, "ensemble" if several else "member"), *(_row(one, "member") for one in members if several)]
-    return MultilabelEvaluation(tuple(rows), fused.said, known.missing, known.extra, tuple(bad), subset, note)
+    rows = [_row(combined, "ensemble" if several else "member")]
+    rows += [_row(member, "member") for member in members if several]
+    predictions, missing, extra = combined.predictions, labelled.missing, labelled.extra
+    return MultilabelEvaluation(tuple(rows), predictions, missing, extra, tuple(bad), subset, note)
 
 
-def _row(one: MultilabelMemberOutput, kind: RowKind) -> MultilabelRow:
-    return MultilabelRow(one.name, kind, score_multilabel(one.said), parameters=one.parameters)
+def _row(output: MultilabelMemberOutput, kind: RowKind) -> MultilabelRow:
+    return MultilabelRow(output.name, kind, score_multilabel(output.predictions), parameters=output.parameters)
 
 
 def evaluate_multilabel(
     bundle: Bundle,
     table: SampleTable,
-    store: CachedImages,
+    images: CachedImages,
     bad: Sequence[BadImage],
     subset: str,
     *,
@@ -107,27 +107,27 @@ def evaluate_multilabel(
     config: DataConfig,
     device: str,
 ) -> MultilabelEvaluation:
-    """Measure a bundle on the rows of a table whose sets are known; labels are matched by name.
+    """Evaluate a bundle on the rows of a table with label sets; labels are matched by name.
 
     Raises:
-        DataError: The table shows no label that the bundle knows.
+        DataError: The table has none of the bundle's labels.
     """
-    known = known_sets(table, bundle.classes)
+    labelled = known_label_sets(table, bundle.classes)
     source = ImageLoader(
-        store,
-        known.rows,
-        ids=known.ids,
-        labels=known.truth,
+        images,
+        labelled.rows,
+        ids=labelled.ids,
+        labels=labelled.truth,
         num_classes=len(bundle.classes),
         specs=bundle.specs,
         batch_size=batch_size,
         num_workers=config.num_workers,
     )
     assert bundle.sets is not None
-    said = bundle.predict_sets(source, device=device)
+    predictions = bundle.predict_member_labels(source, device=device)
     members = [
-        MultilabelMemberOutput(member.name, one, count_parameters(member.classifier))
-        for member, one in zip(bundle.members, said, strict=True)
+        MultilabelMemberOutput(member.name, labels, count_parameters(member.classifier))
+        for member, labels in zip(bundle.members, predictions, strict=True)
     ]
-    fused = MultilabelMemberOutput(bundle.name, bundle.sets.combine(said), bundle.parameter_count())
-    return score_rows(fused, members, known, bad, subset)
+    combined = MultilabelMemberOutput(bundle.name, bundle.sets.combine(predictions), bundle.parameter_count())
+    return score_rows(combined, members, labelled, bad, subset)

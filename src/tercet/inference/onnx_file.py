@@ -1,7 +1,6 @@
-"""The exported file on disk: what it says about itself, and what is refused before any runtime sees a byte of it.
+"""ONNX files with metadata and checksums; untrusted files are validated before onnxruntime loads them.
 
-An ONNX file is one protobuf message. Its fields are walked here without building objects, so that a foreign file can be
-judged without trust in it and without the `onnx` package:
+An ONNX file is one protobuf message. Its fields are visited without building objects and without the `onnx` package:
 
     Model: 7 graph, 8 opset import, 14 metadata, 20 training, 25 functions
     Graph: 1 node, 5 initializer, 15 sparse initializer
@@ -9,8 +8,8 @@ judged without trust in it and without the `onnx` package:
     Attribute: 5 tensor, 6 graph, 10 tensors, 11 graphs, 22 and 23 sparse tensors
     Tensor: 13 external data, 14 data location
 
-A file of ours carries one JSON document under `KEY`, appended as the last field: the bytes before it are the model,
-whose SHA-256 the document gives; the document gives its own too.
+Exported files have a JSON document in the metadata entry `KEY`, appended as the last field. It contains the SHA-256 of
+the model (the bytes before it) and its own.
 """
 
 from __future__ import annotations
@@ -29,76 +28,77 @@ KEY = "tercet"
 """Name of the metadata entry."""
 FORMAT = "tercet-onnx-1"
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
-"""Domains of operators that a file may use: the standard's, and what onnxruntime fuses and quantises to."""
+"""Allowed operator domains: the standard, and the fused and quantized operators of onnxruntime."""
 MAX_BYTES = 2**31 - 1
-"""Bytes of the largest protobuf message, and so of the largest file without others beside it."""
-_MOST_FIELDS = 20_000_000  # more would only keep a reader busy
+"""Size limit of protobuf messages, and therefore of files without external data."""
+_MAX_FIELDS = 20_000_000  # bounds the time of validation
 _METADATA = 14
 
 Field = tuple[int, int, int, int]
-"""Number, and where the field, its content, and the next field begin."""
+"""Field number, and offsets of the field, of its content, and of the next field."""
 
 
 def read_content(path: str | Path) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        ModelError: It is absent, no regular file, empty, or larger than such a file can be.
+        ModelError: The file is missing, not a regular file, empty, or too large.
     """
     try:
         with open_regular(Path(path)) as stream:
-            size = os.fstat(stream.fileno()).st_size  # a buffer for the largest file would not fit every limit
+            size = os.fstat(stream.fileno()).st_size  # a buffer of MAX_BYTES might exceed the memory limit
             content = stream.read(min(size, MAX_BYTES) + 1)
     except DataError as error:
         raise ModelError(str(error)) from error
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     if not content or len(content) > MAX_BYTES:
-        raise ModelError(f"{path} is {'empty' if not content else 'larger than 2 GB'}: it is no exported model")
+        raise ModelError(f"{path} is {'empty' if not content else 'larger than 2 GB'}: it is not an exported model")
     return content
 
 
 def write_checked(model: bytes, document: dict[str, Any]) -> bytes:
-    """Return a model's bytes with a document about it, both under their SHA-256."""
-    told = {"format": FORMAT, **document, "model_sha256": hashlib.sha256(model).hexdigest()}
-    text = json.dumps({**told, "sha256": _digest(told)}, ensure_ascii=True).encode()
+    """Return the model's bytes with `document` appended, and the SHA-256 of both."""
+    content = {"format": FORMAT, **document, "model_sha256": hashlib.sha256(model).hexdigest()}
+    text = json.dumps({**content, "sha256": _digest(content)}, ensure_ascii=True).encode()
     entry = _field(1, KEY.encode()) + _field(2, text)
     return model + _field(_METADATA, entry)
 
 
 def read_checked(content: bytes, name: str | Path) -> dict[str, Any]:
-    """Return what a file says of itself, after checking that it is ours, whole, unchanged, and stands alone.
+    """Return the metadata of an exported file after validating its structure and checksums.
 
     Args:
         content: The file's bytes.
-        name: What it is called in messages.
+        name: Name of the file in messages.
 
     Raises:
-        ModelError: One of these is not so.
+        ModelError: The file is not from `tercet export`, is truncated or changed, has external data, or contains
+            operators that exported models do not have.
     """
     reader = _Reader(content)
     try:
         entry = reader.check()
-    except _Refused as error:
+    except _UnsafeModel as error:
         raise ModelError(f"{name} is refused: {error}") from error
     except (IndexError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name} is no ONNX file, or is cut short: export the bundle again") from error
+        raise ModelError(f"{name} is not an ONNX file, or is truncated: export the bundle again") from error
     if entry is None:
-        raise ModelError(f"{name} is an ONNX file, but was not written by tercet export: it does not tell its classes")
+        raise ModelError(f"{name} is an ONNX file, but was not written by tercet export: it has no class names")
     document, first, end = entry
     try:
-        found = json.loads(document)
+        metadata = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name}: what it says of itself is damaged: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ModelError(f"{name} has damaged metadata: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ModelError(f"{name} is not of format {FORMAT}: export the bundle again with this version")
-    if found.pop("sha256", None) != _digest(found):
-        raise ModelError(f"{name} was changed: its classes and inputs do not match their SHA-256")
+    if metadata.pop("sha256", None) != _digest(metadata):
+        raise ModelError(f"{name} was changed: its metadata do not match their SHA-256")
     digest = hashlib.sha256(memoryview(content)[:first])
     digest.update(memoryview(content)[end:])
-    if found.get("model_sha256") != digest.hexdigest():
+    if metadata.get("model_sha256") != digest.hexdigest():
         raise ModelError(f"{name} was changed: its model does not match its SHA-256")
-    return found
+    return metadata
 
 
 def _digest(document: dict[str, Any]) -> str:
@@ -117,18 +117,18 @@ def _varint(value: int) -> bytes:
     return bytes([*parts, value])
 
 
-class _Refused(Exception):
-    """What a file holds that no file of ours does."""
+class _UnsafeModel(Exception):
+    """The file contains something that exported models do not have."""
 
 
 class _Reader:
-    """Walks over the fields of one message."""
+    """Visits the fields of a protobuf message."""
 
     def __init__(self, content: bytes) -> None:
-        self.content, self.left = content, _MOST_FIELDS
+        self.content, self.remaining_fields = content, _MAX_FIELDS
 
     def check(self) -> tuple[bytes, int, int] | None:
-        """Return the document and where its entry begins and ends; None where there is none."""
+        """Return the document and the offsets of its entry; None if there is no document."""
         entry, graphs = None, 0
         for number, start, first, end in self.fields(0, len(self.content)):
             if number == 7:
@@ -137,23 +137,23 @@ class _Reader:
             elif number == 8:
                 self._domains(first, end, domain=1)
             elif number in (20, 25):
-                raise _Refused("it holds functions or training steps of its own, which exported models do not")
+                raise _UnsafeModel("it contains functions or training steps, which exported models do not")
             elif number == _METADATA:
                 pair = {inner: self.content[begin:stop] for inner, _, begin, stop in self.fields(first, end)}
                 if pair.get(1) == KEY.encode():
                     if entry is not None:
-                        raise _Refused("it describes itself twice")
+                        raise _UnsafeModel("it has two metadata documents")
                     entry = (pair.get(2, b""), start, end)
         if graphs != 1:
             raise IndexError("no graph")
         return entry
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
-        """Yield the fields between two places; IndexError where they do not end there."""
+        """Yield the fields between two offsets; raises IndexError if the last field does not end at `end`."""
         while start < end:
-            self.left -= 1
-            if self.left < 0:
-                raise _Refused("it has more fields than any model")
+            self.remaining_fields -= 1
+            if self.remaining_fields < 0:
+                raise _UnsafeModel("it has too many fields")
             key, first = self._number(start)
             kind = key & 7
             if kind == 2:
@@ -161,21 +161,21 @@ class _Reader:
             elif kind in (0, 1, 5):
                 length = self._number(first)[1] - first if kind == 0 else 8 if kind == 1 else 4
             else:
-                raise IndexError("no such kind of field")
+                raise IndexError("unknown wire type")
             if first + length > end or key < 8:
-                raise IndexError("a field does not end where its message does")
+                raise IndexError("a field exceeds its message")
             yield key >> 3, start, first, first + length
             start = first + length
 
-    def _number(self, place: int) -> tuple[int, int]:
+    def _number(self, offset: int) -> tuple[int, int]:
         value = shift = 0
         while shift < 70:
-            byte = self.content[place]
+            byte = self.content[offset]
             value |= (byte & 127) << shift
-            place, shift = place + 1, shift + 7
+            offset, shift = offset + 1, shift + 7
             if byte < 128:
-                return value, place
-        raise IndexError("a number of more than ten bytes")
+                return value, offset
+        raise IndexError("a varint has more than ten bytes")
 
     def _graph(self, start: int, end: int) -> None:
         for number, _, first, last in self.fields(start, end):
@@ -184,7 +184,7 @@ class _Reader:
             elif number == 5:
                 self._tensor(first, last)
             elif number == 15:
-                raise _Refused("it holds sparse tensors, which exported models do not")
+                raise _UnsafeModel("it contains sparse tensors, which exported models do not")
 
     def _node(self, start: int, end: int) -> None:
         self._domains(start, end, domain=7)
@@ -193,20 +193,20 @@ class _Reader:
                 continue
             for inner, _, begin, stop in self.fields(first, last):
                 if inner in (6, 11):
-                    raise _Refused("it holds branches or loops (If, Loop, Scan), which exported models do not")
+                    raise _UnsafeModel("it contains branches or loops (If, Loop, Scan), which exported models do not")
                 if inner in (22, 23):
-                    raise _Refused("it holds sparse tensors, which exported models do not")
+                    raise _UnsafeModel("it contains sparse tensors, which exported models do not")
                 if inner in (5, 10):
                     self._tensor(begin, stop)
 
     def _tensor(self, start: int, end: int) -> None:
         for number, _, first, _ in self.fields(start, end):
             if number == 13 or (number == 14 and self._number(first)[0] != 0):
-                raise _Refused("its weights lie in other files: exported models hold all of theirs")
+                raise _UnsafeModel("its weights are in other files (external data), which exported models do not have")
 
     def _domains(self, start: int, end: int, *, domain: int) -> None:
         for number, _, first, last in self.fields(start, end):
             if number == domain:
                 name = self.content[first:last].decode("utf-8")
                 if name not in DOMAINS:
-                    raise _Refused(f"it uses operators of the domain '{name[:80]}', which are not onnxruntime's own")
+                    raise _UnsafeModel(f"it uses operators of the unknown domain '{name[:80]}'")

@@ -1,4 +1,4 @@
-"""An exported ensemble: one ONNX file that answers, with nothing beside it and without PyTorch.
+"""Inference with an exported ONNX file, without PyTorch.
 
 Shapes: B images, H x W pixels, M members, K classes, h x w cells of a map.
 """
@@ -38,12 +38,12 @@ _KINDS = {
 
 
 class OnnxModel:
-    """An exported ensemble, ready to answer. Many threads may ask it at once; make one with `load`.
+    """An exported ensemble; create it with `load`. It is thread-safe.
 
     Args:
-        session: The loaded model.
-        metadata: What the file says of itself.
-        path: Where it came from, for messages.
+        session: The onnxruntime session.
+        metadata: Metadata of the file.
+        path: Path of the file, for messages.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: Mapping[str, Any], path: Path) -> None:
@@ -54,8 +54,8 @@ class OnnxModel:
         self._outputs = [output.name for output in session.get_outputs()]
         self.has_maps = "maps" in self._outputs
         self.sets = metadata.get("sets") is not None
-        self.parameters = _count(metadata)
-        self.member_parameters = tuple(_count(member) for member in metadata["members"])
+        self.parameters = _parameter_count(metadata)
+        self.member_parameters = tuple(_parameter_count(member) for member in metadata["members"])
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None, check: bool = True) -> OnnxModel:
@@ -63,14 +63,13 @@ class OnnxModel:
 
         Args:
             path: The file.
-            threads: Threads an answer (default: one a core).
-            check: Answer for one black image too, so that what cannot run is known now.
+            threads: Threads per inference (default: one per core).
+            check: Run the model on one black image to detect errors early.
 
         Raises:
-            ConfigError: onnxruntime is not installed, or the file is a program of PyTorch.
-            ModelError: It is another kind of file, was cut short or changed, needs other files or operators from
-                elsewhere, or does not run.
-            MemoryExhausted: There is no memory for it.
+            ConfigError: onnxruntime is not installed, or the file is a torch.export program.
+            ModelError: The file is not from `tercet export`, was changed, or does not run.
+            MemoryExhausted: There is not enough memory.
         """
         if onnxruntime is None:
             raise ConfigError("exported files need onnxruntime, which is not installed: pip install 'tercet[export]'")
@@ -81,14 +80,16 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised, and told by us
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine has other work
+        options.log_severity_level = 4  # errors are raised
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # spinning would take CPU time from other processes
         require_threads(options.intra_op_num_threads, path)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has an exception of its own for each of its states
+        except Exception as error:  # onnxruntime has one exception class per status code
             if is_out_of_memory(error):
-                raise MemoryExhausted(f"no memory to load {path}, which asks for more than there is") from error
+                raise MemoryExhausted(f"not enough memory to load {path}") from error
             raise load_error(path, error) from error
         _require_signature(session, document, path)
         model = cls(session, document, Path(path))
@@ -98,20 +99,20 @@ class OnnxModel:
 
     @property
     def name(self) -> str:
-        """Return the member's name, or the way the members are combined."""
+        """Name of the only member, or of the combiner."""
         return str(self.metadata["name"])
 
     def run(self, images: NDArray[np.uint8]) -> ModelOutput:
-        """Answer for images B H W 3 of one size.
+        """Run the model on images B H W 3 of one size.
 
         Raises:
-            DataError: They have another shape or type.
-            ModelError: The answer is not finite, or the model cannot answer.
-            MemoryExhausted: There is no memory for so many pixels.
+            DataError: The images have another shape or type.
+            ModelError: The output is not finite, or the runtime fails.
+            MemoryExhausted: There is not enough memory for these images.
         """
         values = run_checked(lambda: self._session.run(self._outputs, {INPUT: images}), images, self.path)
-        named = dict(zip(self._outputs, values, strict=True))
-        output = ModelOutput(named["probabilities"], named["members"], named.get("chosen"), named.get("maps"))
+        outputs = dict(zip(self._outputs, values, strict=True))
+        output = ModelOutput(outputs["probabilities"], outputs["members"], outputs.get("chosen"), outputs.get("maps"))
         check_output(output, len(images), len(self.member_names), len(self.classes), self.path)
         return output
 
@@ -122,65 +123,63 @@ class OnnxModel:
 
         Args:
             images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
-            batch_size: Images an answer; images of one size are answered together.
+            batch_size: Maximum number of images per batch; a batch has images of one size.
 
         Returns:
-            Predictions whose ids are the paths, or numbers for images without one; of label sets where `sets` is true.
+            Predictions whose ids are the paths, or numbers for arrays and PIL images; `MultilabelPredictions` if `sets`
+            is true.
 
         Raises:
-            DataError: An image cannot be read, or there is none.
+            DataError: An image cannot be read, or there are no images.
         """
-        return self.answer(ImageInputs(images), batch_size=batch_size)
+        return self.predict_inputs(ImageInputs(images), batch_size=batch_size)
 
-    def answer(self, pictures: ImageInputs, *, batch_size: int = 32) -> Predictions | MultilabelPredictions:
-        """Classify pictures; those that cannot be read are left out where they say so (see `predict`).
+    def predict_inputs(self, inputs: ImageInputs, *, batch_size: int = 32) -> Predictions | MultilabelPredictions:
+        """Classify images, without the unreadable ones if `inputs` skips them; see `predict`.
 
         Raises:
-            DataError: None can be read.
+            DataError: No image can be read.
         """
         raise_problems([batch_size < 1 and f"batch_size {batch_size} must be positive"])
-        found: dict[str, tuple[Any, Any]] = {}
-        for names, batch in in_batches(pictures.pictures(), batch_size):
+        results: dict[str, tuple[Any, Any]] = {}
+        for names, batch in in_batches(inputs.pixels(), batch_size):
             output = self.run(batch)
             chosen = output.chosen if output.chosen is not None else [None] * len(names)
-            found |= zip(names, zip(output.probabilities, chosen, strict=True), strict=True)
-        if not found:
-            raise DataError(f"none of the {len(pictures.bad)} image(s) can be read: {_named(pictures.bad)}")
-        ids = tuple(name for name, _ in pictures.items if name in found)
-        values = np.stack([found[name][0] for name in ids]).astype(np.float64)
-        return self.predictions(ids, values, np.stack([found[name][1] for name in ids]) if self.sets else None)
+            results |= zip(names, zip(output.probabilities, chosen, strict=True), strict=True)
+        if not results:
+            raise DataError(f"none of the {len(inputs.bad)} image(s) can be read: {_listing(inputs.bad)}")
+        ids = tuple(name for name, _ in inputs.items if name in results)
+        values = np.stack([results[name][0] for name in ids]).astype(np.float64)
+        return self.predictions(ids, values, np.stack([results[name][1] for name in ids]) if self.sets else None)
 
     def predictions(
         self, ids: Sequence[str], values: NDArray[Any], chosen: NDArray[np.bool_] | None = None
     ) -> Predictions | MultilabelPredictions:
-        """Wrap what `run` gave: probabilities, or scores with the chosen labels."""
+        """Convert outputs of `run` (probabilities N K, or scores and predicted labels N K) to predictions."""
         if chosen is None:
             return Predictions.of(values / values.sum(axis=1, keepdims=True), ids=ids, classes=self.classes)
         truth = np.full(values.shape, UNKNOWN, dtype=np.int8)
         return MultilabelPredictions(tuple(ids), self.classes, values.clip(0.0, 1.0), chosen, truth)
 
 
-def _named(bad: Sequence[BadImage]) -> str:
+def _listing(bad: Sequence[BadImage]) -> str:
     return ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
 
 
-def _count(told: Mapping[str, Any]) -> int | None:
-    """Return the number of parameters that is told; None in files from before it was."""
-    count = told.get("parameters")
+def _parameter_count(entry: Mapping[str, Any]) -> int | None:
+    count = entry.get("parameters")
     return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
 def _require_signature(session: onnxruntime.InferenceSession, document: Mapping[str, Any], path: str | Path) -> None:
-    """Check names, types and ranks of what goes in and comes out.
-
-    Raises:
-        ModelError: They are not those of an exported ensemble.
-    """
-    taken = [(one.name, one.type, len(one.shape)) for one in session.get_inputs()]
-    given = [(one.name, one.type, len(one.shape)) for one in session.get_outputs()]
+    """Raise a ModelError if names, types or ranks of the inputs and outputs are not those of an exported ensemble."""
+    inputs = [(value.name, value.type, len(value.shape)) for value in session.get_inputs()]
+    outputs = [(value.name, value.type, len(value.shape)) for value in session.get_outputs()]
     sets = document.get("sets") is not None
-    wanted = [name for name in OUTPUTS if (name != "chosen" or sets) and (name != "maps" or len(given) > 2 + sets)]
-    right = [(name, *_KINDS[name]) for name in wanted]
-    if taken != [(INPUT, "tensor(uint8)", 4)] or sorted(given) != sorted(right):
-        told = f"takes {taken} and gives {given}"
-        raise ModelError(f"{path} {told}, not uint8 images B H W 3 to {', '.join(wanted)}: export the bundle again")
+    names = [name for name in OUTPUTS if (name != "chosen" or sets) and (name != "maps" or len(outputs) > 2 + sets)]
+    expected = [(name, *_KINDS[name]) for name in names]
+    if inputs != [(INPUT, "tensor(uint8)", 4)] or sorted(outputs) != sorted(expected):
+        raise ModelError(
+            f"{path} has inputs {inputs} and outputs {outputs}, not uint8 images B H W 3 and {', '.join(names)}: "
+            "export the bundle again"
+        )

@@ -1,4 +1,4 @@
-"""What every exported file is asked and answers, whatever runs it: batches, outputs, and the checks of both.
+"""Batches and outputs of exported models, whatever runs them, and their checks.
 
 Shapes: B images, H x W pixels, M members, K classes, h x w cells of a map.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tercet.core.errors import DataError, MemoryExhausted, ModelError, is_out_of_memory
 
 MAX_PENDING_BYTES = 256_000_000
-"""Of decoded images that wait for others of their size."""
+"""Limit of decoded images that wait for others of their size."""
 
 Key = TypeVar("Key")
 Probabilities = NDArray[np.float32]
@@ -24,16 +24,16 @@ Probabilities = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
-    """What a file says of a batch."""
+    """Output of an exported model for a batch."""
 
     probabilities: Probabilities
-    """B K; rows sum to 1, but where sets of labels are told each label has a score of its own."""
+    """B K; rows sum to 1, except for the scores of multi-label models."""
     members: Probabilities
-    """B M K, each member alone, uncalibrated."""
+    """B M K, uncalibrated."""
     chosen: NDArray[np.bool_] | None = None
-    """B K, the labels of each image; only where sets are told."""
+    """B K, predicted labels of multi-label models."""
     maps: NDArray[np.float32] | None = None
-    """B h w from 0 to 1, where the members saw the fused top class in what they were shown; only where exported."""
+    """B h w in [0, 1], class-activation maps of the predicted class; only if exported."""
 
 
 def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -42,100 +42,94 @@ def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def in_batches(
-    pictures: Iterable[tuple[Key, NDArray[np.uint8]]], size: int, *, most_bytes: float | None = None
+    images: Iterable[tuple[Key, NDArray[np.uint8]]], batch_size: int, *, max_bytes: float | None = None
 ) -> Iterator[tuple[list[Key], NDArray[np.uint8]]]:
-    """Yield keys and images B H W 3 of one size; images wait for others of their size while there is room.
+    """Yield keys and images B H W 3, where all images of a batch have the same size.
 
     Args:
-        pictures: Keys and pixels, H W 1 or H W 3 of any size.
-        size: Most images of a batch.
-        most_bytes: Of images that wait (default: `MAX_PENDING_BYTES`).
+        images: Keys and pixels, H W 1 or H W 3 of any size.
+        batch_size: Maximum number of images per batch.
+        max_bytes: Limit of pending images, beyond which incomplete batches are yielded (default: `MAX_PENDING_BYTES`).
     """
-    waiting: dict[tuple[int, ...], list[tuple[Key, NDArray[np.uint8]]]] = {}
-    held, allowed = 0, MAX_PENDING_BYTES if most_bytes is None else most_bytes
-    for key, pixels in pictures:
-        picture = as_rgb(pixels)
-        group = waiting.setdefault(picture.shape, [])
-        group.append((key, picture))
-        held += picture.nbytes
-        full = [picture.shape] if len(group) == size else [*waiting] if held > allowed else []
-        for shape in full:
-            group = waiting.pop(shape)
-            held -= sum(one.nbytes for _, one in group)
-            yield [key for key, _ in group], np.stack([one for _, one in group])
-    for group in waiting.values():
-        yield [key for key, _ in group], np.stack([one for _, one in group])
+    pending: dict[tuple[int, ...], list[tuple[Key, NDArray[np.uint8]]]] = {}
+    pending_bytes, limit = 0, MAX_PENDING_BYTES if max_bytes is None else max_bytes
+    for key, pixels in images:
+        image = as_rgb(pixels)
+        group = pending.setdefault(image.shape, [])
+        group.append((key, image))
+        pending_bytes += image.nbytes
+        ready = [image.shape] if len(group) == batch_size else [*pending] if pending_bytes > limit else []
+        for shape in ready:
+            group = pending.pop(shape)
+            pending_bytes -= sum(pixels.nbytes for _, pixels in group)
+            yield _stack(group)
+    yield from map(_stack, pending.values())
+
+
+def _stack(group: list[tuple[Key, NDArray[np.uint8]]]) -> tuple[list[Key], NDArray[np.uint8]]:
+    return [key for key, _ in group], np.stack([pixels for _, pixels in group])
 
 
 def require_images(images: NDArray[np.uint8]) -> None:
-    """Check what a file is asked about.
-
-    Raises:
-        DataError: It is not uint8 B H W 3 with at least one pixel.
-    """
+    """Raise a DataError if `images` is not a uint8 array B H W 3 with at least one pixel."""
     shape = f"{images.dtype} array of shape {images.shape}" if isinstance(images, np.ndarray) else str(type(images))
-    usable = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
-    if not usable or images.shape[3] != 3 or not images.size:
-        raise DataError(f"images are uint8 B H W 3 with at least one pixel, not a {shape}")
+    valid = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
+    if not valid or images.shape[3] != 3 or not images.size:
+        raise DataError(f"images must be uint8 B H W 3 with at least one pixel, not {shape}")
 
 
 def check_output(output: ModelOutput, count: int, num_members: int, num_classes: int, path: Path) -> None:
-    """Check what a file answered for `count` images.
+    """Check the output for `count` images.
 
     Raises:
-        ModelError: It has another shape than the file's description tells, or is not finite.
+        ModelError: It has another shape than described by the metadata, or is not finite.
     """
-    wanted = (count, num_classes), (count, num_members, num_classes)
-    if (output.probabilities.shape, output.members.shape) != wanted:
+    expected = (count, num_classes), (count, num_members, num_classes)
+    if (output.probabilities.shape, output.members.shape) != expected:
         raise ModelError(
-            f"{path} answered with shapes {output.probabilities.shape} and {output.members.shape} for "
-            f"{count} image(s), {num_members} member(s) and {num_classes} classes: its description is wrong"
+            f"{path} has outputs of shapes {output.probabilities.shape} and {output.members.shape} for {count} "
+            f"image(s), {num_members} member(s) and {num_classes} classes: its metadata are wrong"
         )
-    if output.chosen is not None and (output.chosen.shape != wanted[0] or output.chosen.dtype != np.bool_):
-        raise ModelError(f"{path} chose labels as {output.chosen.dtype} {output.chosen.shape}, not bool {wanted[0]}")
-    parts = (output.probabilities, output.members, *([] if output.maps is None else [output.maps]))
-    if not all(np.isfinite(part).all() for part in parts):
-        raise ModelError(f"{path} gave an answer that is not finite: its weights are damaged, export it again")
+    if output.chosen is not None and (output.chosen.shape != expected[0] or output.chosen.dtype != np.bool_):
+        raise ModelError(f"{path} has labels of {output.chosen.dtype} {output.chosen.shape}, not bool {expected[0]}")
+    arrays = (output.probabilities, output.members, *([] if output.maps is None else [output.maps]))
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ModelError(f"{path} has outputs that are not finite: its weights are damaged, export it again")
 
 
-def run_checked(work: Callable[[], Any], images: NDArray[np.uint8], path: Path) -> Any:
-    """Return what a runtime makes of images; its errors come in our words.
+def run_checked(run: Callable[[], Any], images: NDArray[np.uint8], path: Path) -> Any:
+    """Run inference, and convert errors of the runtime.
 
     Raises:
         DataError: The images have another shape or type.
-        ModelError: The model cannot answer.
-        MemoryExhausted: There is no memory for so many pixels.
+        ModelError: The runtime fails.
+        MemoryExhausted: There is not enough memory for these images.
     """
     require_images(images)
     try:
-        return work()
-    except Exception as error:  # every runtime has exceptions of its own
+        return run()
+    except Exception as error:  # each runtime has its own exceptions
         if is_out_of_memory(error):
-            raise MemoryExhausted(
-                f"no memory to answer for images {images.shape}: give fewer or smaller ones"
-            ) from error
+            raise MemoryExhausted(f"not enough memory for images {images.shape}: use fewer or smaller ones") from error
         raise load_error(path, error) from error
 
 
 def load_error(path: str | Path, error: Exception) -> ModelError:
-    """Return what the user is told of a file that its runtime cannot load or run."""
-    reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """Return the error for a file that its runtime cannot load or run."""
+    message = str(error).strip()
+    reason = message.splitlines()[0][:300] if message else type(error).__name__
     return ModelError(f"{path} cannot be used: {reason}; export the bundle again with this version")
 
 
 def require_fields(document: Mapping[str, Any], path: str | Path) -> None:
-    """Check the parts of a description that are relied on.
-
-    Raises:
-        ModelError: One is missing or of another kind.
-    """
+    """Raise a ModelError if required fields of a file's metadata are missing or malformed."""
     classes, members = document.get("classes"), document.get("members")
-    listed = members if isinstance(members, list) else []
-    names = [member.get("name") if isinstance(member, dict) else None for member in listed]
+    entries = members if isinstance(members, list) else []
+    names = [member.get("name") if isinstance(member, dict) else None for member in entries]
     for what, values in (("classes", classes), ("members", names)):
         if not isinstance(values, list) or not values or not all(isinstance(name, str) for name in values):
-            raise ModelError(f"{path} does not tell the names of its {what}: export the bundle again")
+            raise ModelError(f"{path} has no names of its {what}: export the bundle again")
     if len(set(cast("list[str]", classes))) != len(cast("list[str]", classes)):
-        raise ModelError(f"{path} tells a class twice: export the bundle again")
+        raise ModelError(f"{path} has duplicate class names: export the bundle again")
     if not isinstance(document.get("name"), str):
-        raise ModelError(f"{path} does not tell its name: export the bundle again")
+        raise ModelError(f"{path} has no model name: export the bundle again")

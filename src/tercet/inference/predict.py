@@ -1,4 +1,4 @@
-"""What a bundle is for: classify images, and be measured on images it never saw."""
+"""Prediction and evaluation with bundles."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.model_formats import is_onnx
 from tercet.core.multilabel import MultilabelPredictions
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import choose_device
-from tercet.core.streams import printable
 from tercet.data.image_cache import BadImage
-from tercet.data.inputs import ImageLike, InputBatches
+from tercet.data.input_batches import InputBatches
+from tercet.data.inputs import ImageLike
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.ensemble.calibrate import check_coverage
 from tercet.inference.evaluation_rows import known_rows, require_same_task, rows_to_score
 from tercet.inference.multilabel import MultilabelEvaluation, evaluate_multilabel
 from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.predict_file import check_output_path, predict_rows_of_file, reject_options
+from tercet.inference.predict_file import check_output_path, predict_and_write, reject_options
 from tercet.inference.results import MultilabelPredictionResult, PredictionResult
 from tercet.metrics.classification import score
 from tercet.metrics.significance import compare
-from tercet.metrics.tables import ResultRow, as_text, classes_table, comparison_text, pairs_table, results_table
-from tercet.models.classifier import Classifier
+from tercet.metrics.tables import (
+    ResultRow,
+    RowKind,
+    as_text,
+    classes_table,
+    comparison_text,
+    pairs_table,
+    results_table,
+)
 from tercet.models.summary import count_parameters
 
 
@@ -39,33 +47,32 @@ def predict(
     batch_size: int = 32,
     device: str = "auto",
 ) -> Predictions | MultilabelPredictions:
-    """Classify images with a bundle; one that answers with sets of labels returns `MultilabelPredictions`.
+    """Classify images; a multi-label bundle returns `MultilabelPredictions`.
 
     Args:
-        bundle: A bundle's folder, a run's folder, an exported file, or a loaded bundle.
+        bundle: Folder of a bundle or run, an ONNX file, or a loaded bundle.
         images: Paths, folders, uint8 arrays (H W, H W 1 or H W 3) or PIL images; one or many, of any sizes.
-        tta: Test-time augmentation, such as none or flip; None: what the bundle was chosen with.
-        batch_size: Images a forward pass.
+        tta: Test-time augmentation, such as none or flip (default: that of the bundle).
+        batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: Test-time augmentation that cannot be.
-        ModelError: It is no bundle, or was changed.
+        ConfigError: Invalid test-time augmentation, or an option that an ONNX file does not support.
+        ModelError: The path is not a bundle or ONNX file, or was changed.
         DataError: An image cannot be read.
     """
     if not isinstance(bundle, Bundle) and is_onnx(bundle):
         reject_options(tta, device)
         return OnnxModel.load(bundle, check=False).predict(images, batch_size=batch_size)
     device = choose_device(device)
-    loaded = _load(bundle, tta)
-    return loaded.predict(images, batch_size=batch_size, device=device)
+    return _load(bundle, tta).predict(images, batch_size=batch_size, device=device)
 
 
 def _load(bundle: str | Path | Bundle, tta: str | TTAConfig | None) -> Bundle:
     if isinstance(tta, str):
-        TTAConfig.parse(tta)  # a slip is told before anything is loaded
+        TTAConfig.parse(tta)  # raises before the bundle is loaded
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    return loaded if tta is None else loaded.with_views(tta)
+    return loaded if tta is None else loaded.with_tta(tta)
 
 
 def predict_files(
@@ -79,30 +86,31 @@ def predict_files(
     batch_size: int = 64,
     device: str = "auto",
 ) -> PredictionResult | MultilabelPredictionResult:
-    """Classify files and folders of images; files that cannot be read are named and left out.
+    """Classify image files and folders; unreadable files are listed in the result and skipped.
 
     Args:
-        bundle: A bundle's folder, or a run's.
-        paths: Image files, or folders of them.
-        csv: Where to write a CSV file with all probabilities.
-        submission: A competition's sample file; `csv` then is written in its form, and names every image of it once.
-        top_k: Classes told for each image.
-        tta: Test-time augmentation; None: what the bundle was chosen with.
-        batch_size: Images a forward pass.
+        bundle: Folder of a bundle or run.
+        paths: Image files, or folders of image files.
+        csv: Path of a CSV file for all probabilities.
+        submission: Sample submission of a competition; `csv` is then written in its format.
+        top_k: Classes listed per image.
+        tta: Test-time augmentation (default: that of the bundle).
+        batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: Options that cannot be.
-        DataError: There is no image, or none could be read; a sample file that names other images or classes.
-        ModelError: It is no bundle, or was changed.
+        ConfigError: Invalid options.
+        StorageError: `csv` is one of the input files, or is not writable.
+        DataError: There are no readable images, or the sample submission has other images or classes.
+        ModelError: The folder is not a bundle, or was changed.
     """
     check_output_path(submission, csv)
     device = choose_device(device)
     loaded = _load(bundle, tta)
     source = InputBatches(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
-    return predict_rows_of_file(
+    return predict_and_write(
         source,
-        lambda: loaded.answer(source, device=device),
+        lambda: loaded.predict_batches(source, device=device),
         classes=loaded.classes,
         sets=loaded.sets is not None,
         calibration=loaded.calibration,
@@ -114,45 +122,45 @@ def predict_files(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a bundle is on some data."""
+    """Scores of a model on labelled data."""
 
     rows: tuple[ResultRow, ...]
-    """The bundle, then its members where it has several."""
+    """The model, then its members if there are several."""
     predictions: Predictions
-    """What the bundle said of the images whose class it knows."""
+    """Of the scored images."""
     plain: Predictions | None
-    """What it says without test-time augmentation, where it was measured with it."""
+    """Predictions without test-time augmentation; None if the model uses none."""
     missing: tuple[str, ...]
-    """Classes of the bundle that the data does not show."""
+    """Classes of the model without images in the data."""
     extra: dict[str, int]
-    """Classes of the data that the bundle does not know, and their images, which are left out."""
+    """Number of images per class that the model does not have; they are not scored."""
     bad: tuple[BadImage, ...]
-    """Images that could not be read and are left out."""
+    """Unreadable images; they are not scored."""
     subset: str
-    """Which images were scored, and why these."""
+    """Description of the scored images."""
     promises: dict[str, float | None]
-    """What the bundle's reject threshold and prediction sets do on them; empty where it has none."""
+    """Measured error rate and coverage of a calibrated model, see `check_coverage`; otherwise empty."""
 
     def to_text(self) -> str:
-        """Return what people read."""
+        """Return tables for the terminal."""
         plain = self._plain_row()
-        parts = [as_text(results_table([*self.rows, *plain], title=f"scored: {self.subset}"))]
+        sections = [as_text(results_table([*self.rows, *plain], title=f"scored: {self.subset}"))]
         if self.plain is not None:
             comparison = compare(self.predictions, self.plain)
-            parts.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
+            sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
         if self.promises:
-            told = (
+            values = (
                 f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.promises.items() if value is not None
             )
-            parts.append(f"reject threshold and prediction sets: {', '.join(told)}\n")
+            sections.append(f"reject threshold and prediction sets: {', '.join(values)}\n")
         if self.missing:
-            parts.append(f"classes that the data does not show: {', '.join(map(printable, self.missing))}\n")
+            sections.append(f"classes without images in the data: {', '.join(map(printable, self.missing))}\n")
         for name, count in self.extra.items():
-            parts.append(f"class '{printable(name)}' is unknown to the bundle: its {count} image(s) were left out\n")
-        parts += [f"unreadable, left out: {printable(str(image))}\n" for image in self.bad]
-        parts.append(as_text(classes_table(self.predictions, title="by class")))
-        parts.append(as_text(pairs_table(self.predictions, most=5, title="most frequent mistakes")))
-        return "\n".join(parts)
+            sections.append(f"class '{printable(name)}' is unknown to the model: {count} image(s) were not scored\n")
+        sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
+        sections.append(as_text(classes_table(self.predictions, title="per class")))
+        sections.append(as_text(pairs_table(self.predictions, limit=5, title="most frequent mistakes")))
+        return "\n".join(sections)
 
     def _plain_row(self) -> list[ResultRow]:
         if self.plain is None:
@@ -185,63 +193,58 @@ def evaluate(
     batch_size: int = 64,
     device: str = "auto",
 ) -> Evaluation | MultilabelEvaluation:
-    """Measure a bundle on labelled images; one that answers with sets of labels needs a table of sets.
+    """Evaluate a bundle on labelled images; a multi-label bundle needs a table with label sets.
 
-    Scored are the data's own test split where it has one; else the test split that was held out if the bundle was
-    trained on this very data; else all images. Images that were used in training are refused, and recognised by
-    their content. Classes are matched by name.
+    The scored images are the test split of the data, if they have one; otherwise the test split that was held out, if
+    the bundle was trained on these data; otherwise all images. Images that were used in training are detected by their
+    content, and raise an error. Classes are matched by name.
 
     Args:
-        bundle: A bundle's folder, a run's folder, or a loaded bundle.
+        bundle: Folder of a bundle or run, or a loaded bundle.
         data: Folder, table, zip or name of a data set.
         config: How to read the data.
-        tta: Test-time augmentation, beside which plain prediction is measured too; None: what the bundle was chosen
-            with.
-        include_seen: Score images that were used in training too; of the training data, all images.
-        batch_size: Images a forward pass.
+        tta: Test-time augmentation (default: that of the bundle); predictions without it are scored too.
+        include_seen: Also score images that were used in training.
+        batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: Test-time augmentation that cannot be.
-        DataError: No image has a label of a class that the bundle knows, or images were used in training.
-        ModelError: It is no bundle, or was changed.
+        ConfigError: Invalid test-time augmentation.
+        DataError: No image has a class of the bundle, or images were used in training.
+        ModelError: The folder is not a bundle, or was changed.
     """
     device, config = choose_device(device), config or DataConfig()
     loaded = _load(bundle, tta)
-    table, store, bad, subset = rows_to_score(data, loaded.card, config, seen="include" if include_seen else "refuse")
+    table, images, bad, subset = rows_to_score(data, loaded.card, config, seen="include" if include_seen else "refuse")
     require_same_task(data, table, "the bundle", sets=loaded.sets is not None)
     if loaded.sets is not None:
         return evaluate_multilabel(
-            loaded, table, store, bad, subset, batch_size=batch_size, config=config, device=device
+            loaded, table, images, bad, subset, batch_size=batch_size, config=config, device=device
         )
-    known = known_rows(table, loaded.classes)
+    labelled = known_rows(table, loaded.classes)
 
-    def members_of(shown: Bundle) -> list[Predictions]:
+    def predict_members(bundle: Bundle) -> list[Predictions]:
         source = ImageLoader(
-            store,
-            known.rows,
-            ids=known.ids,
-            labels=known.truth,
+            images,
+            labelled.rows,
+            ids=labelled.ids,
+            labels=labelled.truth,
             num_classes=len(loaded.classes),
-            specs=shown.specs,
+            specs=bundle.specs,
             batch_size=batch_size,
             num_workers=config.num_workers,
         )
-        return shown.predict_source(source, device=device)
+        return bundle.predict_member_batches(source, device=device)
 
-    members = members_of(loaded)
-    fused = loaded.combine(members)
-    plain = None if loaded.plain else loaded.combine(members_of(loaded.with_views("none")))
-    rows = [_row(loaded.name, loaded, fused)]
+    members = predict_members(loaded)
+    combined = loaded.combine(members)
+    plain = None if loaded.plain else loaded.combine(predict_members(loaded.with_tta("none")))
+    kind: RowKind = "ensemble" if len(members) > 1 else "member"
+    rows = [ResultRow(loaded.name, kind, score(combined), parameters=loaded.parameter_count())]
     if len(members) > 1:
         rows += [
-            _row(member.name, member.classifier, said) for member, said in zip(loaded.members, members, strict=True)
+            ResultRow(member.name, "member", score(predictions), parameters=count_parameters(member.classifier))
+            for member, predictions in zip(loaded.members, members, strict=True)
         ]
-    promises = check_coverage(fused, loaded.calibration) if loaded.calibration is not None else {}
-    return Evaluation(tuple(rows), fused, plain, known.missing, known.extra, tuple(bad), subset, promises)
-
-
-def _row(name: str, module: Bundle | Classifier, predictions: Predictions) -> ResultRow:
-    fused = isinstance(module, Bundle) and len(module.members) > 1
-    parameters = module.parameter_count() if isinstance(module, Bundle) else count_parameters(module)
-    return ResultRow(name, "ensemble" if fused else "member", score(predictions), parameters=parameters)
+    promises = check_coverage(combined, loaded.calibration) if loaded.calibration is not None else {}
+    return Evaluation(tuple(rows), combined, plain, labelled.missing, labelled.extra, tuple(bad), subset, promises)

@@ -1,4 +1,4 @@
-"""Predict with an exported file, without PyTorch, under memory and time limits."""
+"""Prediction with an ONNX file, without PyTorch, optionally under memory and time limits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from tercet.data.inputs import ImageInputs
 from tercet.inference.onnx_model import OnnxModel
 from tercet.inference.results import MultilabelPredictionResult, PredictionResult
 
-FileOutput = Callable[[], Predictions | MultilabelPredictions]
 
-
-def predict_rows_of_file(
+def predict_and_write(
     source: ImageInputs,
-    answer: FileOutput,
+    predict: Callable[[], Predictions | MultilabelPredictions],
     *,
     classes: Sequence[str],
     sets: bool,
@@ -33,49 +31,49 @@ def predict_rows_of_file(
     submission: str | None,
     top_k: int,
 ) -> PredictionResult | MultilabelPredictionResult:
-    """Classify images, and write what was asked for.
+    """Classify images, and write a CSV file or a submission if `csv` is given.
 
     Args:
-        source: The images; those that cannot be read are left out and listed there.
-        answer: Classifies the source.
+        source: The images; unreadable images are recorded there.
+        predict: Classifies the source.
         classes: K class names.
-        sets: Whether sets of labels are answered.
-        calibration: Of the answers.
-        csv: Where to write a CSV file with all probabilities.
-        submission: A competition's sample file; `csv` then is written in its form, and names every image of it once.
-        top_k: Classes told for each image.
+        sets: Whether the model is multi-label.
+        calibration: Calibration of the model.
+        csv: Path of a CSV file for all probabilities.
+        submission: Sample submission of a competition; `csv` is then written in its format.
+        top_k: Classes listed per image.
 
     Raises:
-        ConfigError: Options that cannot be.
-        StorageError: The CSV file would replace an image or the sample file, or cannot be written.
-        DataError: No image could be read; a sample file that names other images or classes.
+        ConfigError: A submission of a multi-label model.
+        StorageError: `csv` is one of the input files, or is not writable.
+        DataError: There are no readable images, or the sample submission has other images or classes.
     """
     if csv is not None:
-        _require_place(Path(csv), source, submission)
+        _check_csv(Path(csv), source, submission)
     if submission is not None and sets:
-        raise ConfigError("a submission names one class an image, and this bundle answers with sets of labels")
+        raise ConfigError("a submission has one class per image, and this model is multi-label")
     sample = None if submission is None else SampleSubmission.read(submission, tuple(classes))
     if sample is not None:
-        sample.match([name for name, _ in source.items])  # before the work is done
+        sample.match([name for name, _ in source.items])  # raises before the images are classified
     try:
-        predictions = answer()
+        predictions = predict()
     except DataError as error:
         if len(source.bad) < len(source.items):
             raise
-        named = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
-        raise DataError(f"none of the {len(source.bad)} image(s) can be read: {named}") from error
+        images = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
+        raise DataError(f"none of the {len(source.bad)} image(s) can be read: {images}") from error
     if isinstance(predictions, MultilabelPredictions):
         if csv is not None:
             predictions.write_csv(Path(csv))
         return MultilabelPredictionResult(predictions, tuple(source.bad), top_k)
-    classified = PredictionResult(predictions, tuple(source.bad), top_k, calibration)
+    result = PredictionResult(predictions, tuple(source.bad), top_k, calibration)
     if sample is not None and csv is not None:
         if source.bad:
-            raise DataError(f"a submission needs every image, and {len(source.bad)} cannot be read: {source.bad[0]}")
+            raise DataError(f"a submission needs all images, and {len(source.bad)} cannot be read: {source.bad[0]}")
         sample.write(predictions, Path(csv))
     elif csv is not None:
-        classified.write_csv(Path(csv))
-    return classified
+        result.write_csv(Path(csv))
+    return result
 
 
 def predict_with_file(
@@ -89,20 +87,21 @@ def predict_with_file(
     batch_size: int = 64,
     device: str = "auto",
 ) -> PredictionResult | MultilabelPredictionResult:
-    """Classify files and folders of images with an exported file; see `tercet.inference.predict.predict_files`.
+    """Classify image files and folders with an ONNX file; see `tercet.inference.predict.predict_files`.
 
     Raises:
-        ConfigError: Options that cannot be: a file computes on the CPU and shows the views it was exported with.
-        DataError: There is no image, or none could be read; a sample file that names other images or classes.
-        ModelError: It is no exported file, or was changed.
+        ConfigError: Invalid options; TTA and the device (CPU) of an ONNX file are fixed.
+        StorageError: `csv` is one of the input files, or is not writable.
+        DataError: There are no readable images, or the sample submission has other images or classes.
+        ModelError: The file is not an exported model, or was changed.
     """
     reject_options(tta, device)
     check_output_path(submission, csv)
-    model = OnnxModel.load(file, check=False)  # the images themselves are the check
+    model = OnnxModel.load(file, check=False)  # the images are classified at once
     source = ImageInputs(list(paths), skip_bad=True)
-    return predict_rows_of_file(
+    return predict_and_write(
         source,
-        lambda: model.answer(source, batch_size=batch_size),
+        lambda: model.predict_inputs(source, batch_size=batch_size),
         classes=model.classes,
         sets=model.sets,
         calibration=calibration_of(model),
@@ -112,90 +111,84 @@ def predict_with_file(
     )
 
 
-def _require_place(csv: Path, source: ImageInputs, submission: str | None) -> None:
-    """Refuse a place for answers that would lose what was given, or cannot be written."""
+def _check_csv(csv: Path, source: ImageInputs, submission: str | None) -> None:
+    """Raise if the output path would overwrite an input or is not writable."""
     if csv.is_dir():
-        raise StorageError(f"{csv} is a folder: name a file in it with --csv")
-    given = [image for _, image in source.items if isinstance(image, (str, Path))]
-    given += [] if submission is None else [submission]
-    if csv.exists() and any(Path(one).samefile(csv) for one in given if Path(one).exists()):
-        raise StorageError(f"{csv} is one of the files that are read: write the answers to another --csv")
-    require_writable(csv.parent, way="choose another --csv")
+        raise StorageError(f"{csv} is a folder: give a file with --csv")
+    inputs = [image for _, image in source.items if isinstance(image, (str, Path))]
+    inputs += [] if submission is None else [submission]
+    if csv.exists() and any(Path(path).samefile(csv) for path in inputs if Path(path).exists()):
+        raise StorageError(f"{csv} is one of the input files: choose another --csv")
+    require_writable(csv.parent, hint="choose another --csv")
 
 
 def reject_options(tta: object, device: str) -> None:
-    """Refuse what is fixed in an exported file.
-
-    Raises:
-        ConfigError: Views or a device were asked for.
-    """
+    """Raise a ConfigError if an option is given that is fixed in an exported file."""
     if tta is not None:
-        raise ConfigError("an exported file has its views in it: export the bundle with --tta, or predict with it")
+        raise ConfigError("the TTA of an exported file is fixed: export again with --tta, or use the bundle")
     if device not in ("auto", "cpu"):
-        raise ConfigError(f"an exported file computes on the CPU: use --device cpu, or the bundle itself on {device}")
+        raise ConfigError(f"an exported file runs on the CPU: use --device cpu, or the bundle on {device}")
 
 
 def check_output_path(submission: str | None, csv: str | None) -> None:
-    """Refuse a submission without a place for it.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Raise a ConfigError if a submission has no output path."""
     if submission is not None and csv is None:
-        raise ConfigError("--submission needs --csv: where to write the submission")
+        raise ConfigError("--submission needs --csv, the path of the submission")
 
 
 def calibration_of(model: OnnxModel) -> Calibration | None:
-    """Return what a file tells of its calibration.
+    """Return the calibration of an ONNX file.
 
     Raises:
-        ModelError: It is damaged.
+        ModelError: The calibration is malformed.
     """
-    told = model.metadata.get("calibration")
-    return None if told is None else Calibration.from_dict(told)
+    values = model.metadata.get("calibration")
+    return None if values is None else Calibration.from_dict(values)
 
 
-_OWN_THREADS = 2
+_EXTRA_THREADS = 2  # of the process, in addition to those of onnxruntime
 
 
-def predict_in_child(words: Sequence[str], *, memory: int | None, seconds: float | None) -> int:
-    """Let another process predict, which works `resource_bounds`, and return its exit code.
+def predict_in_child(arguments: Sequence[str], *, memory: int | None, seconds: float | None) -> int:
+    """Run `tercet predict` in a child process that sets its own `resource_bounds`, and return its exit code.
 
     Args:
-        words: The command line after `predict`.
-        memory: The limit that it sets itself, in MiB.
-        seconds: The time that it gives itself.
+        arguments: Command-line arguments after `predict`.
+        memory: Memory limit of the child, in MiB.
+        seconds: Time limit of the child.
 
     Raises:
-        MemoryExhausted: It died within a limit of memory: native code does not always find words for that.
-        Crashed: It took too long, or died without such a limit.
-        Interrupted: A signal ended it.
+        MemoryExhausted: A signal ended the child, which had a memory limit: native code may abort if memory is short.
+        Crashed: The child exceeded the time limit, or a signal ended it without a memory limit.
+        Interrupted: This process was stopped by a signal.
     """
-    with SignalForwarder() as relay:
-        code = relay.wait(ChildProcess(tercet_command("predict", *words)))
+    with SignalForwarder() as forwarder:
+        code = forwarder.wait(ChildProcess(tercet_command("predict", *arguments)))
     if code >= 0:
         return code
     if code == -signal.SIGALRM and seconds is not None:
         raise Crashed(f"predicting took longer than the {seconds:g} s of --max-seconds", signal.SIGALRM)
-    told = f"the process that predicted was ended by {signal_name(-code)}"
+    message = f"the prediction process was ended by {signal_name(-code)}"
     if memory is not None:
-        raise MemoryExhausted(f"{told}, most likely for want of memory: it was given {memory} MiB (--max-memory)")
-    raise Crashed(told, -code)
+        raise MemoryExhausted(f"{message}, probably out of memory with --max-memory {memory} (MiB)")
+    raise Crashed(message, -code)
 
 
 @contextmanager
 def resource_bounds(*, memory: int | None, seconds: float | None) -> Iterator[None]:
-    """Limit this process: its time within the block, its memory for good. By then all is imported and nothing loaded.
+    """Limit the time of the block, and the memory of this process permanently.
+
+    Enter it after the imports, and before a model is loaded.
 
     Raises:
-        ConfigError: So little memory is too little.
+        ConfigError: The memory limit is below the memory in use.
     """
     if seconds is not None:
         limit_time(seconds)
     if memory is not None:
-        limit_memory(memory, threads=available_cores() + _OWN_THREADS)
+        limit_memory(memory, threads=available_cores() + _EXTRA_THREADS)
     try:
         yield
     finally:
         if seconds is not None:
-            limit_time(None)  # an answer that is there is told
+            limit_time(None)  # the result may still be written

@@ -1,4 +1,4 @@
-"""What is told of images that a bundle classified."""
+"""Predictions for image files as text, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ import numpy as np
 
 from tercet.core.calibration import Calibration, prediction_sets
 from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
+from tercet.core.output import printable
 from tercet.core.prediction_files import REJECTED, SET, write_csv
 from tercet.core.predictions import Predictions
-from tercet.core.streams import printable
 from tercet.data.image_cache import BadImage
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What a bundle said of some files."""
+    """Predictions for image files, one class per image."""
 
     predictions: Predictions
-    """The files that could be read."""
+    """Of the readable files."""
     bad: tuple[BadImage, ...]
-    """Those that could not."""
+    """Unreadable files."""
     top_k: int
-    """Classes told for each image."""
+    """Classes listed per image."""
     calibration: Calibration | None = None
-    """The bundle's: it may have a threshold below which an answer is rejected, and make prediction sets."""
+    """Calibration of the model, possibly with a rejection threshold and prediction sets."""
 
     @property
     def rejected(self) -> list[bool] | None:
-        """Whether each answer is too unsure to be given; None where the bundle has no threshold."""
+        """Whether each prediction is below the rejection threshold; None without a threshold."""
         reject = self.calibration.reject if self.calibration else None
         return None if reject is None else reject.rejected(self.predictions.probabilities).tolist()
 
     @property
     def sets(self) -> list[list[str]] | None:
-        """The prediction set of each image, the most probable class first; None where the bundle makes none."""
+        """The prediction set of each image, most probable class first; None without conformal prediction."""
         rule = self.calibration.conformal if self.calibration else None
         if rule is None:
             return None
         probabilities = self.predictions.probabilities
-        inside = prediction_sets(probabilities, rule.quantile)
+        chosen = prediction_sets(probabilities, rule.quantile)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         return [
-            [self.predictions.classes[index] for index in row if chosen[index]]
-            for row, chosen in zip(order.tolist(), inside, strict=True)
+            [self.predictions.classes[index] for index in indices if included[index]]
+            for indices, included in zip(order.tolist(), chosen, strict=True)
         ]
 
     def write_csv(self, path: Path) -> None:
-        """Write the predictions, with `rejected` and `set` where the bundle tells them."""
+        """Write the predictions, with columns for rejection and prediction sets if the model has them."""
         rejected, sets = self.rejected, self.sets
-        marks = {} if rejected is None else {REJECTED: ["yes" if one else "no" for one in rejected]}
+        columns = {} if rejected is None else {REJECTED: ["yes" if value else "no" for value in rejected]}
         if sets is not None:
-            marks[SET] = [SEPARATOR.join(names) for names in sets]
-        write_csv(self.predictions, path, marks=marks)
+            columns[SET] = [SEPARATOR.join(names) for names in sets]
+        write_csv(self.predictions, path, marks=columns)
 
     def best(self, row: int) -> list[tuple[str, float]]:
-        """Return the most probable classes of an image with their probabilities."""
+        """Return the `top_k` most probable classes of an image with their probabilities."""
         probabilities = self.predictions.probabilities[row]
         order = np.argsort(-probabilities, kind="stable")[: self.top_k]
         return [(self.predictions.classes[index], float(probabilities[index])) for index in order]
@@ -78,30 +78,30 @@ class PredictionResult:
                 }
                 for row, name in enumerate(self.predictions.ids)
             ],
-            "unreadable": _told(self.bad),
+            "unreadable": _unreadable_entries(self.bad),
         }
 
     def to_text(self) -> str:
-        """Return one line an image."""
+        """Return one line per image."""
         lines, rejected, sets = [], self.rejected, self.sets
         for row, name in enumerate(self.predictions.ids):
-            said = "  ".join(f"{printable(label)} {share:.3f}" for label, share in self.best(row))
-            said += "  REJECTED" if rejected is not None and rejected[row] else ""
-            said += "" if sets is None else "  set: " + SEPARATOR.join(map(printable, sets[row]))
-            lines.append(f"{printable(name)}: {said}\n")
-        return "".join([*lines, *_lines(self.bad)])
+            line = "  ".join(f"{printable(label)} {probability:.3f}" for label, probability in self.best(row))
+            line += "  REJECTED" if rejected is not None and rejected[row] else ""
+            line += "" if sets is None else "  set: " + SEPARATOR.join(map(printable, sets[row]))
+            lines.append(f"{printable(name)}: {line}\n")
+        return "".join([*lines, *_unreadable_lines(self.bad)])
 
 
 @dataclass(frozen=True)
 class MultilabelPredictionResult:
-    """What a bundle said of some files."""
+    """Predictions for image files, a label set per image."""
 
     predictions: MultilabelPredictions
-    """The files that could be read."""
+    """Of the readable files."""
     bad: tuple[BadImage, ...]
-    """Those that could not."""
+    """Unreadable files."""
     top_k: int
-    """Labels told for each image beside the chosen ones."""
+    """Labels listed per image in addition to the predicted ones."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -111,22 +111,22 @@ class MultilabelPredictionResult:
                 {"id": name, "predicted": list(names[row]), "scores": self.predictions.best(row, self.top_k)}
                 for row, name in enumerate(self.predictions.ids)
             ],
-            "unreadable": _told(self.bad),
+            "unreadable": _unreadable_entries(self.bad),
         }
 
     def to_text(self) -> str:
-        """Return one line an image: its labels with their scores."""
+        """Return one line per image: its predicted labels with their scores."""
         lines = []
         for row, (name, labels) in enumerate(zip(self.predictions.ids, self.predictions.predicted_names, strict=True)):
             scores = self.predictions.best(row, 0)
-            said = "  ".join(f"{printable(label)} {scores[label]:.3f}" for label in labels) or "no label"
-            lines.append(f"{printable(name)}: {said}\n")
-        return "".join([*lines, *_lines(self.bad)])
+            line = "  ".join(f"{printable(label)} {scores[label]:.3f}" for label in labels) or "no label"
+            lines.append(f"{printable(name)}: {line}\n")
+        return "".join([*lines, *_unreadable_lines(self.bad)])
 
 
-def _told(bad: Sequence[BadImage]) -> list[dict[str, str]]:
+def _unreadable_entries(bad: Sequence[BadImage]) -> list[dict[str, str]]:
     return [{"id": image.id, "reason": image.reason} for image in bad]
 
 
-def _lines(bad: Sequence[BadImage]) -> list[str]:
+def _unreadable_lines(bad: Sequence[BadImage]) -> list[str]:
     return [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in bad]

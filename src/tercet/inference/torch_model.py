@@ -22,9 +22,9 @@ from tercet.data.decode import open_regular
 from tercet.inference.outputs import ModelOutput, check_output, load_error, require_fields, run_checked
 
 DOCUMENT = "tercet.json"
-"""Name of the extra file that tells classes, members, combiner and versions."""
+"""Name of the extra file with the metadata: classes, members, combiner, versions."""
 FORMAT = "tercet-torch-1"
-_NOISE = (  # what the exporter says of its own parts
+_IGNORED_WARNINGS = (  # about internals of the exporter
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "_check_is_size will be removed",
     "The tensor attributes .* were assigned during export",
@@ -32,48 +32,48 @@ _NOISE = (  # what the exporter says of its own parts
 
 
 def save_program(program: torch.export.ExportedProgram, target: Path, document: dict[str, Any]) -> None:
-    """Write a program and what is said about it, atomically."""
+    """Write a program and its metadata atomically."""
     text = json.dumps({"format": FORMAT, **document}, ensure_ascii=True)
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
         torch.export.save(program, stream, extra_files={DOCUMENT: text})
 
 
 def read_program_document(stream: BinaryIO, name: str | Path) -> dict[str, Any]:
-    """Return what a file says of itself, after checking that it is ours and whole.
+    """Return the metadata of a program after verifying the checksums of the archive.
 
     Args:
         stream: The open file.
-        name: What it is called in messages.
+        name: Name of the file in messages.
 
     Raises:
-        ModelError: It is not.
+        ModelError: The file is not from `tercet export`, or is damaged.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
             damaged = archive.testzip()
             if damaged is not None:
                 raise ModelError(f"{name} is damaged: '{damaged[:80]}' has changed; export the bundle again")
-            told = [one for one in archive.namelist() if one.partition("/")[2] == f"extra/{DOCUMENT}"]
-            if len(told) != 1:
+            paths = [path for path in archive.namelist() if path.partition("/")[2] == f"extra/{DOCUMENT}"]
+            if len(paths) != 1:
                 raise ModelError(f"{name} was not written by tercet export: it has no {DOCUMENT}")
-            found = json.loads(archive.read(told[0]))
+            metadata = json.loads(archive.read(paths[0]))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{name} is no .pt2 archive, or is damaged: {error}; export the bundle again") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ModelError(f"{name} is not a .pt2 archive, or is damaged: {error}; export the bundle again") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ModelError(f"{name} is not of format {FORMAT}: export the bundle again with this version")
-    return found
+    return metadata
 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks about itself from the user; other warnings pass."""
+    """Silence warnings about internals of PyTorch's exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for message in _NOISE:
+            for message in _IGNORED_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
@@ -82,12 +82,12 @@ def quiet_exporter() -> Iterator[None]:
 
 
 class TorchModel:
-    """An exported ensemble that PyTorch computes; make one with `load`.
+    """An exported ensemble that runs in PyTorch; create it with `load`.
 
     Args:
-        program: From images to the outputs by name.
-        metadata: What the file says of itself.
-        path: Where it came from, for messages.
+        program: Takes images, returns the outputs by name.
+        metadata: Metadata of the file.
+        path: Path of the file, for messages.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class TorchModel:
 
     @classmethod
     def load(cls, path: str | Path) -> TorchModel:
-        """Load a file that `tercet export --format torch` wrote, and let it answer for one black image.
+        """Load a file that `tercet export --format torch` wrote, and run it on one black image.
 
-        Loading can run code that the file brings along, as with any program of `torch.export`.
+        Loading may execute code from the file, as with any torch.export program.
 
         Raises:
-            ModelError: It is another kind of file, is damaged, or does not run.
-            MemoryExhausted: There is no memory for it.
+            ModelError: The file is not from `tercet export`, is damaged, or does not run.
+            MemoryExhausted: There is not enough memory.
         """
         try:
             with open_regular(Path(path)) as stream:
@@ -119,30 +119,30 @@ class TorchModel:
             raise ModelError(str(error)) from error
         except ModelError:
             raise
-        except Exception as error:  # the archive's reader and the graph's have no exception of their own
+        except Exception as error:  # torch.export has no common exception class
             if is_out_of_memory(error):
-                raise MemoryExhausted(f"no memory to load {path}") from error
+                raise MemoryExhausted(f"not enough memory to load {path}") from error
             raise load_error(path, error) from error
         model = cls(program, document, Path(path))
         model.run(np.zeros((1, 8, 8, 3), dtype=np.uint8))
         return model
 
     def run(self, images: NDArray[np.uint8]) -> ModelOutput:
-        """Answer for images B H W 3 of one size.
+        """Run the program on images B H W 3 of one size.
 
         Raises:
-            DataError: They have another shape or type.
-            ModelError: The answer is not finite, or the program cannot answer.
-            MemoryExhausted: There is no memory for so many pixels.
+            DataError: The images have another shape or type.
+            ModelError: The output is not finite, or the program fails.
+            MemoryExhausted: There is not enough memory for these images.
         """
-        named = run_checked(lambda: self._computed(images), images, self.path)
+        outputs = run_checked(lambda: self._run_program(images), images, self.path)
         try:
-            output = ModelOutput(named["probabilities"], named["members"], named.get("chosen"))
+            output = ModelOutput(outputs["probabilities"], outputs["members"], outputs.get("chosen"))
         except KeyError as error:
-            raise ModelError(f"{self.path} does not give {error}: export the bundle again") from error
+            raise ModelError(f"{self.path} has no output {error}: export the bundle again") from error
         check_output(output, len(images), len(self.member_names), len(self.classes), self.path)
         return output
 
     @torch.inference_mode()
-    def _computed(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def _run_program(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         return {name: value.numpy() for name, value in self._program(torch.tensor(images)).items()}

@@ -1,8 +1,10 @@
-"""How good predictions are: every score names what it is and over how many samples.
+"""Classification metrics, with the number of samples they are computed on.
 
-Shapes: N samples, K classes. Only samples whose label is known count. Macro averages run over the classes that occur
-in the truth or among the predictions (scikit-learn's own default); balanced accuracy over those in the truth. What
-would be 0/0 is 0: the precision of a class never predicted, and kappa where one class is all there is.
+Samples without a label are ignored. Macro averages are over the classes that occur in the labels or predictions (the
+default of scikit-learn), balanced accuracy over those in the labels. A ratio 0/0 is 0, such as the precision of a class
+that is never predicted; kappa is 0 if there is a single class.
+
+Shapes: N samples, K classes.
 """
 
 from __future__ import annotations
@@ -29,26 +31,25 @@ from tercet.core.errors import DataError
 from tercet.core.predictions import Floats, Ints, Predictions
 
 Scorer = Callable[[ArrayLike, ArrayLike], dict[str, float]]
-"""From logits N K and labels to scores by name: what a training validates with."""
-TOP = 5
+"""Maps logits N K and labels to scores by name, for validation during training."""
 BINS = 15
-_SMALLEST = np.finfo(np.float64).eps  # what scikit-learn's log loss clips at
+_EPS = np.finfo(np.float64).eps  # scikit-learn's log loss clips probabilities at this value
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What a confusion matrix alone can tell."""
+class ConfusionScores:
+    """Scores that depend on the confusion matrix only."""
 
     n: int
-    """Samples scored."""
+    """Number of samples."""
     accuracy: float
-    """Share right."""
+    """Fraction of correct predictions."""
     accuracy_low: float
     """Lower end of the 95 % Wilson interval of the accuracy."""
     accuracy_high: float
-    """Upper end of it."""
+    """Upper end of this interval."""
     balanced_accuracy: float
-    """Mean recall of the classes in the truth."""
+    """Mean recall over the classes that occur in the labels."""
     macro_precision: float
     """Mean precision over classes."""
     macro_recall: float
@@ -64,66 +65,66 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Scores(Agreement):
-    """All scores of one set of predictions."""
+class Scores(ConfusionScores):
+    """All scores of predictions."""
 
     top5: float
-    """Share whose class is among the min(5, K) most probable; the lowest index wins ties."""
+    """Top-5 accuracy, with min(5, K) classes; the lowest index wins ties."""
     log_loss: float
     """Mean negative log probability of the true class, in nats."""
     brier: float
-    """Mean squared distance of the probabilities from the one-hot truth, summed over classes, in [0, 2]."""
+    """Squared error against one-hot labels, summed over classes, averaged over samples, in [0, 2]."""
     ece: float
-    """Expected calibration error of the top class, 15 bins of equal width, in [0, 1]."""
+    """Expected calibration error of the top class (Guo et al., arXiv:1706.04599), 15 bins of equal width, in [0, 1]."""
 
     def monitored(self) -> dict[str, float]:
-        """Return what `is_better` compares, under the names of the configuration."""
-        return _criteria(self.accuracy, self.log_loss, self.macro_f1, self.kappa)
+        """Return the values of the metrics that `--monitor` can name."""
+        return _monitored(self.accuracy, self.log_loss, self.macro_f1, self.kappa)
 
 
 def score(predictions: Predictions) -> Scores:
     """Return all scores.
 
     Raises:
-        DataError: No sample has a label, or there is only one class.
+        DataError: No sample has a label, or there is a single class.
     """
     known = _known(predictions)
     classes = np.arange(len(known.classes))
-    # Rows of float32 files sum to one within 1e-7 only, and scikit-learn wants double precision.
-    proper = known.probabilities / known.probabilities.sum(axis=1, keepdims=True)
+    # Rows of float32 files sum to 1 only within 1e-7, and scikit-learn requires double precision.
+    probabilities = known.probabilities / known.probabilities.sum(axis=1, keepdims=True)
     return Scores(
-        **asdict(_agreement(*_cells(known.labels, known.predicted))),
-        top5=_top(known, TOP),
-        log_loss=float(log_loss(known.labels, proper, labels=classes)),
-        brier=float(brier_score_loss(known.labels, proper, labels=classes, scale_by_half=False)),
+        **asdict(_confusion_scores(*_cells(known.labels, known.predicted))),
+        top5=_top_k_accuracy(known, 5),
+        log_loss=float(log_loss(known.labels, probabilities, labels=classes)),
+        brier=float(brier_score_loss(known.labels, probabilities, labels=classes, scale_by_half=False)),
         ece=calibration_error(known),
     )
 
 
-def scores_from_confusion(matrix: ArrayLike) -> Agreement:
-    """Return what a confusion matrix (K K, rows are the truth) can tell.
+def scores_from_confusion(matrix: ArrayLike) -> ConfusionScores:
+    """Return the scores of a confusion matrix K K, whose rows are the true classes.
 
     Raises:
         DataError: The matrix is not square, negative, or empty.
     """
     counts = np.asarray(matrix)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise DataError(f"a confusion matrix is square, got shape {counts.shape}")
+        raise DataError(f"a confusion matrix must be square, got shape {counts.shape}")
     if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0 or counts.sum() == 0:
-        raise DataError("a confusion matrix holds counts: integers, none negative, not all zero")
+        raise DataError("a confusion matrix must contain non-negative integers that are not all zero")
     truth, predicted = np.nonzero(counts)
-    return _agreement(truth, predicted, counts[truth, predicted])
+    return _confusion_scores(truth, predicted, counts[truth, predicted])
 
 
 def confusion(predictions: Predictions) -> Ints:
-    """Return the confusion matrix (K K): rows are the truth, columns the predicted classes, in class order."""
+    """Return the confusion matrix K K: rows are true classes, columns predicted classes."""
     known = _known(predictions)
     matrix: Ints = confusion_matrix(known.labels, known.predicted, labels=np.arange(len(known.classes)))
     return matrix
 
 
 def per_class(predictions: Predictions) -> list[dict[str, Any]]:
-    """Return one row a class, in class order: `class`, `n` (in the truth), `precision`, `recall`, `f1`."""
+    """Return one row per class: `class`, `n` (samples of the class), `precision`, `recall`, `f1`."""
     known = _known(predictions)
     columns = precision_recall_fscore_support(
         known.labels, known.predicted, labels=np.arange(len(known.classes)), zero_division=0
@@ -134,13 +135,13 @@ def per_class(predictions: Predictions) -> list[dict[str, Any]]:
     ]
 
 
-def confused_pairs(predictions: Predictions, most: int = 10) -> list[dict[str, Any]]:
-    """Return the commonest mistakes: `truth`, `predicted`, `n` and its `share` of the true class, commonest first."""
+def confused_pairs(predictions: Predictions, limit: int = 10) -> list[dict[str, Any]]:
+    """Return the most frequent errors: `truth`, `predicted`, `n`, and `share` of the true class's samples."""
     matrix = confusion(predictions)
     totals = matrix.sum(axis=1)
-    mistakes = matrix - np.diag(np.diag(matrix))
-    truth, predicted = np.nonzero(mistakes)
-    order = np.argsort(-mistakes[truth, predicted], kind="stable")[:most]
+    errors = matrix - np.diag(np.diag(matrix))
+    truth, predicted = np.nonzero(errors)
+    order = np.argsort(-errors[truth, predicted], kind="stable")[:limit]
     return [
         {
             "truth": predictions.classes[row],
@@ -153,81 +154,83 @@ def confused_pairs(predictions: Predictions, most: int = 10) -> list[dict[str, A
 
 
 def reliability(predictions: Predictions, *, bins: int = BINS) -> list[dict[str, float]]:
-    """Return one row a non-empty bin of the top probability: `low`, `high`, `n`, `confidence`, `accuracy`.
+    """Return one row per non-empty bin of the top probability: `low`, `high`, `n`, `confidence`, `accuracy`.
 
-    Bins have equal width and hold their upper end: (low, high].
+    Bins have equal width and include their upper end: (low, high].
     """
     known = _known(predictions)
     confidence = known.probabilities.max(axis=1)
-    right = known.predicted == known.labels
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    correct = known.predicted == known.labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     rows = []
-    for index in np.unique(place):
-        inside = place == index
+    for index in np.unique(bin_of):
+        inside = bin_of == index
         row = {"low": index / bins, "high": (index + 1) / bins, "n": int(inside.sum())}
-        rows.append({**row, "confidence": float(confidence[inside].mean()), "accuracy": float(right[inside].mean())})
+        rows.append({**row, "confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())})
     return rows
 
 
 def calibration_error(predictions: Predictions, *, bins: int = BINS) -> float:
-    """Return the expected calibration error of the top class: the mean gap between bins' accuracy and confidence."""
+    """Return the expected calibration error: the mean over samples of |accuracy - confidence| of their bin."""
     rows = reliability(predictions, bins=bins)
     return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / sum(row["n"] for row in rows)
 
 
 def validation_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return `accuracy`, `loss`, `macro_f1`, `kappa` and their `sum` (accuracy + F1 + kappa), fast enough for a loop.
+    """Return `accuracy`, `loss`, `macro_f1`, `kappa` and `sum` (accuracy + macro-F1 + kappa) of logits.
 
     Args:
-        logits: N K; where one is NaN or infinite every score is NaN, and NaN is never better.
+        logits: N K; if any is NaN or infinite, all scores are NaN.
         labels: N class indices, all known.
 
     Raises:
-        DataError: There is no sample, or a label is no class index.
+        DataError: There are no samples, or a label is not a class index.
     """
     values = np.asarray(logits, dtype=np.float64)
     if not np.isfinite(values.max(axis=1)).all():
         return dict.fromkeys(("accuracy", "loss", "macro_f1", "kappa", "sum"), math.nan)
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     truth = np.asarray(labels)
-    proper = exponentials / exponentials.sum(axis=1, keepdims=True)
-    scores = quick_scores(proper, truth, monitor="sum")
-    # From the logits: a probability that underflows to zero still has its true, large loss.
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    scores = quick_scores(probabilities, truth, monitor="sum")
+    # The loss is computed from the logits, because small probabilities underflow to zero.
     logsum = np.log(exponentials.sum(axis=1)) + values.max(axis=1)
     return {**scores, "loss": float((logsum - values[np.arange(len(truth)), truth]).mean())}
 
 
 def quick_scores(probabilities: Floats, labels: Ints, *, monitor: Monitor) -> dict[str, float]:
-    """Return what `is_better` needs under `monitor`: at least that score and the `loss`.
+    """Return the scores that `is_better` compares: at least the monitored one and the `loss`.
 
     Args:
         probabilities: N K.
         labels: N class indices, all known.
-        monitor: accuracy and loss are 20 times cheaper than the others.
+        monitor: The metric; accuracy and loss are 20 times cheaper than the others.
 
     Raises:
-        DataError: There is no sample, or a label is no class index.
+        DataError: There are no samples, or a label is not a class index.
     """
     if not len(labels) or len(labels) != len(probabilities):
-        raise DataError(f"{len(labels)} labels for {len(probabilities)} predictions: need one each, and at least one")
+        raise DataError(
+            f"{len(labels)} labels for {len(probabilities)} predictions: need one per prediction, and at least one"
+        )
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-        raise DataError(f"labels lie in {labels.min()}..{labels.max()}, expected 0..{probabilities.shape[1] - 1}")
+        raise DataError(f"labels are in {labels.min()}..{labels.max()}, expected 0..{probabilities.shape[1] - 1}")
     predicted = probabilities.argmax(axis=1)
-    loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)).mean())
+    loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _EPS)).mean())
     if monitor in ("accuracy", "loss"):
         return {"accuracy": float((predicted == labels).mean()), "loss": loss}
     cells = _cells(labels, predicted)
     _, _, macro_f1 = _macro(*cells)
-    return _criteria(float((predicted == labels).mean()), loss, macro_f1, _kappa(*cells))
+    return _monitored(float((predicted == labels).mean()), loss, macro_f1, _kappa(*cells))
 
 
 def is_better(monitor: Monitor, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Return whether `new` beats `best` under `monitor`; the lower loss decides ties, and NaN never wins.
+    """Return whether `new` is better than `best`; the lower loss decides ties, and NaN is never better.
 
     Args:
-        monitor: A key of both; `loss` is better when lower, all others when higher.
+        monitor: The metric; lower is better for `loss`, higher for all others.
         new: Scores that include `monitor` and `loss`.
-        best: Likewise; None is beaten by anything but NaN.
+        best: Likewise; everything except NaN is better than None.
     """
     if math.isnan(new[monitor]) or math.isnan(new["loss"]):
         return False
@@ -240,35 +243,37 @@ def is_better(monitor: Monitor, new: Mapping[str, float], best: Mapping[str, flo
 
 def _known(predictions: Predictions) -> Predictions:
     if len(predictions.classes) < 2:
-        raise DataError(f"scores need at least two classes, these predictions have {len(predictions.classes)}")
+        raise DataError(f"metrics need at least two classes, got {len(predictions.classes)}")
     if not predictions.known.any():
-        raise DataError(f"none of the {len(predictions)} samples has a label: give the labels to score predictions")
+        raise DataError(f"none of the {len(predictions)} samples has a label: metrics need labels")
     return predictions if predictions.known.all() else predictions.take(predictions.known)
 
 
-def _criteria(accuracy: float, loss: float, macro_f1: float, kappa: float) -> dict[str, float]:
+def _monitored(accuracy: float, loss: float, macro_f1: float, kappa: float) -> dict[str, float]:
     total = accuracy + macro_f1 + kappa
     return {"accuracy": accuracy, "loss": loss, "macro_f1": macro_f1, "kappa": kappa, "sum": total}
 
 
 def _cells(truth: Ints, predicted: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return the filled cells of the confusion matrix as (truth, predicted, count): scikit-learn is then fast."""
-    width = int(max(truth.max(), predicted.max())) + 1
-    cells, counts = np.unique(truth * width + predicted, return_counts=True)
-    return cells // width, cells % width, counts
+    """Return the non-zero cells of the confusion matrix as (truth, predicted, count), for speed: scikit-learn
+    takes the counts as sample weights.
+    """
+    base = int(max(truth.max(), predicted.max())) + 1
+    cells, counts = np.unique(truth * base + predicted, return_counts=True)
+    return cells // base, cells % base, counts
 
 
-def _agreement(truth: Ints, predicted: Ints, counts: Ints) -> Agreement:
-    n, right = int(counts.sum()), int(counts[truth == predicted].sum())
-    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
+def _confusion_scores(truth: Ints, predicted: Ints, counts: Ints) -> ConfusionScores:
+    n, correct = int(counts.sum()), int(counts[truth == predicted].sum())
+    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     precision, recall, macro_f1 = _macro(truth, predicted, counts)
-    present = {"labels": np.unique(truth), "average": "macro", "zero_division": 0}
-    return Agreement(
+    options = {"labels": np.unique(truth), "average": "macro", "zero_division": 0}
+    return ConfusionScores(
         n=n,
-        accuracy=right / n,
+        accuracy=correct / n,
         accuracy_low=float(interval.low),
         accuracy_high=float(interval.high),
-        balanced_accuracy=float(recall_score(truth, predicted, sample_weight=counts, **present)),
+        balanced_accuracy=float(recall_score(truth, predicted, sample_weight=counts, **options)),
         macro_precision=precision,
         macro_recall=recall,
         macro_f1=macro_f1,
@@ -284,12 +289,12 @@ def _macro(truth: Ints, predicted: Ints, counts: Ints) -> tuple[float, float, fl
 
 def _kappa(truth: Ints, predicted: Ints, counts: Ints) -> float:
     if len(counts) == 1 and truth[0] == predicted[0]:
-        return 0.0  # chance would agree as well
+        return 0.0  # chance agreement is 1, so that kappa is 0/0
     return float(cohen_kappa_score(truth, predicted, sample_weight=counts))
 
 
-def _top(predictions: Predictions, count: int) -> float:
-    if count >= len(predictions.classes):
+def _top_k_accuracy(predictions: Predictions, k: int) -> float:
+    if k >= len(predictions.classes):
         return 1.0
-    best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :count]
+    best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :k]
     return float((best == predictions.labels[:, None]).any(axis=1).mean())

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.core.streams import printable
+from tercet.core.output import printable
 from tercet.metrics.multilabel import MultilabelScores, per_label
 from tercet.metrics.tables import TableRow, as_text, plain_table, rows_table, short_count
 
@@ -18,8 +18,8 @@ _ABSENT = "-"
 
 
 def scores_table(rows: Sequence[NetworkRow], *, baseline: str, title: str = "") -> Table:
-    """Return accuracy by split, macro-F1, and the tested difference from the baseline, one network a line."""
-    table = _begin(title)
+    """Return accuracy by split, macro-F1, and the difference from the baseline with its p-value, per network."""
+    table = _network_table(title)
     headers = ("train\nacc.", "valid.\nacc.", "test\nacc.", "test\nF1", "points\n95 %", "p\nHolm")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
@@ -36,13 +36,13 @@ def scores_table(rows: Sequence[NetworkRow], *, baseline: str, title: str = "") 
 
 
 def costs_table(rows: Sequence[NetworkRow], *, title: str = "") -> Table:
-    """Return what each network costs: size, operations, updates, time to train, speed of prediction."""
-    table = _begin(title)
+    """Return the cost of each network: parameters, FLOPs, optimizer steps, training time, throughput."""
+    table = _network_table(title)
     for header in (
         "para-\nmeters",
         "train-\nable",
         "FLOPs /\nimage",
-        "updates",
+        "steps",
         "s /\nepoch",
         "s /\ntraining",
         "images\n/ s",
@@ -57,8 +57,8 @@ def costs_table(rows: Sequence[NetworkRow], *, title: str = "") -> Table:
 
 
 def errors_table(rows: Sequence[NetworkRow], *, title: str = "") -> Table:
-    """Return how each network's errors differ from the baseline's, in per cent of the images."""
-    table = _begin(title)
+    """Return how each network's errors differ from the baseline's, in % of the images."""
+    table = _network_table(title)
     for header in (
         "same\nclass",
         "both\nright",
@@ -72,23 +72,22 @@ def errors_table(rows: Sequence[NetworkRow], *, title: str = "") -> Table:
         pair = row.get("errors")
         keys = ("agreement", "both", "only_a", "only_b", "neither")
         shares = [_ABSENT] * len(keys) if pair is None else [f"{100 * pair[key]:.2f}" for key in keys]
-        own = row.get("own_agreement")
-        table.add_row(_name(row["name"]), *shares, _ABSENT if own is None else f"{100 * own:.2f}")
+        agreement = row.get("own_agreement")
+        table.add_row(_name(row["name"]), *shares, _ABSENT if agreement is None else f"{100 * agreement:.2f}")
     return table
 
 
 def tables_text(rows: Sequence[NetworkRow], *, baseline: str, title: str, split: str) -> str:
-    """Return the three tables as plain text; without labelled test images the errors are those on validation."""
-    shown = printable(baseline)
-    parts = [
+    """Return the three tables as plain text; `split` is that of the errors."""
+    tables = [
         scores_table(rows, baseline=baseline, title=f"{title}; mean and standard deviation over seeds"),
         costs_table(rows, title="costs"),
-        errors_table(rows, title=f"errors beside those of {shown} on {split}, % of images"),
+        errors_table(rows, title=f"errors compared with those of {printable(baseline)} on {split}, % of images"),
     ]
-    return "\n".join(map(as_text, parts))
+    return "\n".join(map(as_text, tables))
 
 
-def _begin(title: str) -> Table:
+def _network_table(title: str) -> Table:
     table = plain_table(title)
     table.add_column("network", overflow="fold", min_width=8)
     return table
@@ -107,11 +106,11 @@ def _mean(value: Mapping[str, Any] | None) -> str:
 def _difference(row: NetworkRow, baseline: str) -> tuple[str, str]:
     if row["name"] == baseline:
         return "base-\nline", ""
-    found = row.get("against_baseline")
-    if found is None:
+    comparison = row.get("against_baseline")
+    if comparison is None:
         return _ABSENT, _ABSENT
-    points, low, high = (100 * found[key] for key in ("difference", "low", "high"))
-    return f"{points:+.2f}\n{low:+.2f}..{high:+.2f}", f"{found['p_value']:.2g}\n{found['p_holm']:.2g}"
+    points, low, high = (100 * comparison[key] for key in ("difference", "low", "high"))
+    return f"{points:+.2f}\n{low:+.2f}..{high:+.2f}", f"{comparison['p_value']:.2g}\n{comparison['p_holm']:.2g}"
 
 
 def _short(value: Mapping[str, Any] | None) -> str:
@@ -125,16 +124,16 @@ _HEADERS = ("O-F1", "95 %\ninterval", "C-F1", "mAP", "exact\nmatch", "Ham-\nming
 
 
 MultilabelRow = TableRow[MultilabelScores]
-"""A line of scores of sets of labels."""
+"""A row with multi-label scores."""
 
 
 def multilabel_table(rows: Sequence[MultilabelRow], *, title: str = "", note: str = "chosen on validation") -> Table:
-    """Return the table of results, as `results_table` does for one class an image."""
+    """Return the table of multi-label results; see `results_table`."""
     return rows_table(rows, _HEADERS, _cells, title=title, note=note)
 
 
 def labels_table(predictions: MultilabelPredictions, *, title: str = "") -> Table:
-    """Return one line a label: samples, precision, recall, F1, average precision; a dash where it has no sample."""
+    """Return precision, recall, F1 and average precision per label; a dash if the label has no samples."""
     table = plain_table(title)
     table.add_column("label", overflow="fold")
     for header in ("n", "precision", "recall", "F1", "AP"):

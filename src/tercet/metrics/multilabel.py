@@ -1,8 +1,8 @@
-"""How good predictions of label sets are: every score names what it is and over how many samples.
+"""Multi-label metrics, with the number of samples they are computed on.
 
-Overall scores (O-) count all decisions together. Scores by class (C-) are means over the labels that occur in the truth
-or among the predictions, mAP over those in the truth; C-F1 is the harmonic mean of C-P and C-R, as in the literature of
-the CNN-RNN, and macro-F1 the mean of the labels' own F1. What would be 0/0 is 0. Only samples whose set is known count.
+Overall scores (O-) are micro averages over all N K decisions. Per-class scores (C-) are means over the labels that
+occur in the truth or predictions, mAP over those in the truth. C-F1 is the harmonic mean of C-P and C-R (Wang et al.,
+arXiv:1604.04573), macro-F1 the mean of the labels' F1. A ratio 0/0 is 0. Samples without known labels are ignored.
 
 Shapes: N samples, K labels.
 """
@@ -23,26 +23,26 @@ from tercet.core.multilabel import LabelMatrix, MultilabelPredictions
 from tercet.core.predictions import Floats
 
 RESAMPLES = 1000
-_SMALLEST = np.finfo(np.float64).eps
+_EPS = np.finfo(np.float64).eps
 _THRESHOLDS = np.arange(1, 100) / 100
 
 
 @dataclass(frozen=True)
 class MultilabelScores:
-    """All scores of one set of predictions."""
+    """All scores of multi-label predictions."""
 
     n: int
-    """Samples scored."""
+    """Number of samples."""
     o_precision: float
-    """O-P: share of all chosen labels that are right."""
+    """O-P: fraction of all predicted labels that are correct."""
     o_recall: float
-    """O-R: share of all true labels that are chosen."""
+    """O-R: fraction of all true labels that are predicted."""
     o_f1: float
     """O-F1: harmonic mean of the two."""
     o_f1_low: float
-    """Lower end of the 95 % bootstrap interval of O-F1 (1,000 resamples of the images, seeded)."""
+    """Lower end of the 95 % bootstrap interval of O-F1 (1,000 resamples of the images, with a fixed seed)."""
     o_f1_high: float
-    """Upper end of it."""
+    """Upper end of this interval."""
     c_precision: float
     """C-P: mean precision over labels."""
     c_recall: float
@@ -52,11 +52,11 @@ class MultilabelScores:
     macro_f1: float
     """Mean F1 over labels."""
     map: float
-    """Mean average precision over labels: how well the scores rank the images."""
+    """Mean average precision over labels: the quality of the ranking of images."""
     exact_match: float
-    """Share of images whose set is right in every label."""
+    """Fraction of images with all labels correct."""
     hamming: float
-    """Hamming loss: share of all N K decisions that are wrong."""
+    """Hamming loss: fraction of all N K decisions that are wrong."""
     log_loss: float
     """Mean over images of the sum over labels of the negative log probability, in nats."""
 
@@ -65,7 +65,7 @@ class MultilabelScores:
         return asdict(self)
 
     def monitored(self) -> dict[str, float]:
-        """Return what `is_better` compares, under the names of the configuration."""
+        """Return the values of the metrics that `--monitor` can name."""
         return {"o_f1": self.o_f1, "c_f1": self.c_f1, "map": self.map, "loss": self.log_loss}
 
 
@@ -73,14 +73,14 @@ def score_multilabel(predictions: MultilabelPredictions) -> MultilabelScores:
     """Return all scores.
 
     Raises:
-        DataError: The set of no sample is known.
+        DataError: No sample has known labels.
     """
     known = _known(predictions)
     truth = known.truth == 1
     micro = precision_recall_fscore_support(truth, known.chosen, average="micro", zero_division=0)
     by_label = precision_recall_fscore_support(truth, known.chosen, zero_division=0)
-    shown = truth.any(axis=0) | known.chosen.any(axis=0)
-    precision, recall, macro_f1 = (float(column[shown].mean()) if shown.any() else 0.0 for column in by_label[:3])
+    present = truth.any(axis=0) | known.chosen.any(axis=0)
+    precision, recall, macro_f1 = (float(column[present].mean()) if present.any() else 0.0 for column in by_label[:3])
     low, high = _interval(truth, known.chosen)
     return MultilabelScores(
         n=len(known),
@@ -91,7 +91,7 @@ def score_multilabel(predictions: MultilabelPredictions) -> MultilabelScores:
         o_f1_high=high,
         c_precision=precision,
         c_recall=recall,
-        c_f1=_harmonic(precision, recall),
+        c_f1=_harmonic_mean(precision, recall),
         macro_f1=macro_f1,
         map=_mean_average_precision(truth, known.scores),
         exact_match=float(accuracy_score(truth, known.chosen)),
@@ -101,7 +101,7 @@ def score_multilabel(predictions: MultilabelPredictions) -> MultilabelScores:
 
 
 def per_label(predictions: MultilabelPredictions) -> list[dict[str, Any]]:
-    """Return one row a label: `label`, `n` (in the truth), `precision`, `recall`, `f1`, `ap` (None without truth)."""
+    """Return one row per label: `label`, `n` (samples), `precision`, `recall`, `f1`, `ap` (None if `n` is 0)."""
     known = _known(predictions)
     truth = known.truth == 1
     precision, recall, f1, n = precision_recall_fscore_support(truth, known.chosen, zero_division=0)
@@ -122,8 +122,8 @@ def validation_multilabel_scores(logits: ArrayLike, labels: ArrayLike) -> dict[s
     """Return `o_f1`, `c_f1`, `map`, `exact_match`, `hamming` and `loss` of logits, at threshold 0.5.
 
     Args:
-        logits: N K; where one is NaN every score is NaN, and NaN is never better.
-        labels: N K, above 0.5 for the labels that a sample has.
+        logits: N K; if any is NaN, all scores are NaN.
+        labels: N K, above 0.5 for true labels.
     """
     values = np.asarray(logits, dtype=np.float64)
     truth, chosen = np.asarray(labels) > 0.5, values > 0
@@ -135,50 +135,50 @@ def validation_multilabel_scores(logits: ArrayLike, labels: ArrayLike) -> dict[s
         "map": _mean_average_precision(truth, values),
         "exact_match": float((truth == chosen).all(axis=1).mean()),
         "hamming": float((truth != chosen).mean()),
-        # from the logits: what saturates still has its true, large loss
+        # from the logits, because saturated probabilities would limit the loss
         "loss": float(np.logaddexp(0, np.where(truth, -values, values)).sum(axis=1).mean()),
     }
 
 
 def overall_f1(truth: LabelMatrix, chosen: LabelMatrix) -> float:
-    """Return O-F1 of sets (N K)."""
-    pairs = int(truth.sum()) + int(chosen.sum())
-    return 2 * int((truth & chosen).sum()) / pairs if pairs else 0.0
+    """Return O-F1 (micro-F1) of label matrices N K."""
+    total = int(truth.sum()) + int(chosen.sum())
+    return 2 * int((truth & chosen).sum()) / total if total else 0.0
 
 
 def class_f1(truth: LabelMatrix, chosen: LabelMatrix) -> float:
-    """Return C-F1 of sets (N K): the harmonic mean of the labels' mean precision and mean recall."""
-    right, said, true = ((truth & chosen).sum(axis=0), chosen.sum(axis=0), truth.sum(axis=0))
-    shown = (said + true) > 0
-    if not shown.any():
+    """Return C-F1 of label matrices N K: the harmonic mean of mean precision and mean recall."""
+    correct, predicted, actual = ((truth & chosen).sum(axis=0), chosen.sum(axis=0), truth.sum(axis=0))
+    present = (predicted + actual) > 0
+    if not present.any():
         return 0.0
-    precision = right[shown] / np.maximum(said[shown], 1)
-    recall = right[shown] / np.maximum(true[shown], 1)
-    return _harmonic(float(precision.mean()), float(recall.mean()))
+    precision = correct[present] / np.maximum(predicted[present], 1)
+    recall = correct[present] / np.maximum(actual[present], 1)
+    return _harmonic_mean(float(precision.mean()), float(recall.mean()))
 
 
 def fit_threshold(scores: Floats, truth: NDArray[np.int8], monitor: Monitor = "o_f1") -> float:
-    """Return the one threshold of all labels, of 0.01, 0.02, ... 0.99, that is best; the nearest to 0.5 wins ties.
+    """Return the best common threshold of all labels of 0.01, 0.02, ... 0.99; the nearest to 0.5 wins ties.
 
     Args:
         scores: N K.
         truth: N K of 0 and 1.
-        monitor: `c_f1` seeks the highest C-F1, all others the highest O-F1.
+        monitor: `c_f1` maximizes C-F1, all others O-F1.
     """
     measure = class_f1 if monitor == "c_f1" else overall_f1
-    reached = np.array([measure(truth == 1, scores > threshold) for threshold in _THRESHOLDS])
-    best = _THRESHOLDS[reached == reached.max()]
+    values = np.array([measure(truth == 1, scores > threshold) for threshold in _THRESHOLDS])
+    best = _THRESHOLDS[values == values.max()]
     return float(best[np.abs(best - 0.5).argmin()])
 
 
 def _known(predictions: MultilabelPredictions) -> MultilabelPredictions:
     if not predictions.known.any():
-        raise DataError(f"none of the {len(predictions)} samples has a known label set: give them to score predictions")
+        raise DataError(f"none of the {len(predictions)} samples has known labels: metrics need labels")
     return predictions if predictions.known.all() else predictions.take(predictions.known)
 
 
-def _harmonic(one: float, other: float) -> float:
-    return 2 * one * other / (one + other) if one + other else 0.0
+def _harmonic_mean(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b else 0.0
 
 
 def _mean_average_precision(truth: LabelMatrix, scores: Floats) -> float:
@@ -189,14 +189,15 @@ def _mean_average_precision(truth: LabelMatrix, scores: Floats) -> float:
 
 
 def _log_loss(truth: LabelMatrix, scores: Floats) -> float:
-    of_truth = np.where(truth, scores, 1 - scores)
-    return float(-np.log(np.maximum(of_truth, _SMALLEST)).sum(axis=1).mean())
+    probabilities = np.where(truth, scores, 1 - scores)
+    return float(-np.log(np.maximum(probabilities, _EPS)).sum(axis=1).mean())
 
 
 def _interval(truth: LabelMatrix, chosen: LabelMatrix) -> tuple[float, float]:
-    right, pairs = (truth & chosen).sum(axis=1), truth.sum(axis=1) + chosen.sum(axis=1)
+    """Return the 95 % bootstrap interval of O-F1."""
+    correct, pairs = (truth & chosen).sum(axis=1), truth.sum(axis=1) + chosen.sum(axis=1)
     count = len(truth)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)  # R N
-    reached = 2 * (drawn @ right) / np.maximum(drawn @ pairs, 1)
-    low, high = np.quantile(reached, (0.025, 0.975))
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)  # R N
+    values = 2 * (weights @ correct) / np.maximum(weights @ pairs, 1)
+    low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)

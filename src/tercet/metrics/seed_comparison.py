@@ -1,4 +1,7 @@
-"""Comparison of models over seeds, and diversity of their errors."""
+"""Comparison of networks over seeds, and diversity of their errors.
+
+Shapes: N images, S seeds, M models, K classes.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,22 @@ CorrectByRun = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SeededComparison:
-    """Two networks, a and b, each trained with the same seeds, on the same images."""
+    """Comparison of two networks, a and b, that were trained with the same seeds, on the same images."""
 
     n: int
-    """Images compared."""
+    """Number of images."""
     seeds: int
-    """Pairs of trainings, one a seed."""
+    """Number of seeds."""
     difference: float
     """Accuracy of a minus accuracy of b, mean over seeds."""
     low: float
     """Lower end of the 95 % interval of the difference."""
     high: float
-    """Upper end of it."""
+    """Upper end of this interval."""
     p_value: float
-    """How likely so large a difference is, for other images and other seeds, if both are equally good."""
+    """Two-sided p-value, for other images and other seeds."""
     test: Literal["images and seeds", "McNemar"]
-    """`images and seeds` where there are several seeds, else McNemar's exact test."""
+    """`images and seeds` for several seeds, else McNemar's exact test."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -44,7 +47,7 @@ class SeededComparison:
 
 
 def correct_by_run(trainings: Sequence[Predictions]) -> CorrectByRun:
-    """Return what trainings of the same images got right, N S, in the order of the first, labelled images only.
+    """Return which labelled images each training classifies correctly, N S, in the order of the first.
 
     Raises:
         DataError: The images, the classes or the labels differ, or no label is known.
@@ -52,35 +55,35 @@ def correct_by_run(trainings: Sequence[Predictions]) -> CorrectByRun:
     rows = aligned(list(trainings))
     known = rows[0].known
     if not known.any():
-        raise DataError("no sample has a label: give the labels to compare predictions")
-    return np.stack([(one.predicted == one.labels)[known] for one in rows], axis=1)
+        raise DataError("no sample has a label: comparisons need labels")
+    return np.stack([(row.predicted == row.labels)[known] for row in rows], axis=1)
 
 
 def compare_seeds(a: Sequence[Predictions], b: Sequence[Predictions]) -> SeededComparison:
     """Compare two networks, trained with the same seeds in the same order.
 
     With S seeds the N x S differences (1: only a right, -1: only b right) are analysed with images and seeds as
-    crossed random effects; the variance of their mean is
+    crossed random effects (Dorfman, Berbaum and Metz 1992); the variance of their mean is
 
         (max(MS_images, MS_rest) + max(MS_seeds - MS_rest, 0)) / (N S)
 
-    and its degrees of freedom are Satterthwaite's. With one seed nothing tells how much seeds matter: the test is
-    McNemar's exact one, the interval the paired bootstrap's, and both speak of these two trainings only.
+    with Satterthwaite's degrees of freedom. With one seed the variance over seeds is unknown: the test is McNemar's
+    exact test, the interval that of the paired bootstrap, and both are about these two trainings only.
 
     Raises:
-        DataError: The two have not the same number of trainings, or as `correct_by_run`.
+        DataError: The numbers of trainings differ, or as for `correct_by_run`.
     """
     if not a or len(a) != len(b):
-        raise DataError(f"{len(a)} trainings against {len(b)}: one of each a seed is needed")
+        raise DataError(f"{len(a)} trainings against {len(b)}: need one training of each network per seed")
     if len(a) == 1:
-        one = compare(a[0], b[0])
-        return SeededComparison(one.n, 1, one.difference, one.low, one.high, one.p_value, "McNemar")
-    right = correct_by_run([*a, *b])
-    differences = right[:, : len(a)].astype(np.float64) - right[:, len(a) :]
+        paired = compare(a[0], b[0])
+        return SeededComparison(paired.n, 1, paired.difference, paired.low, paired.high, paired.p_value, "McNemar")
+    correct = correct_by_run([*a, *b])
+    differences = correct[:, : len(a)].astype(np.float64) - correct[:, len(a) :]
     mean, error, freedom = crossed_mean(differences)
-    if error == 0:  # every image and every seed says the same: only their number is evidence
-        agreeing = len(differences) if mean else 0
-        p_value, half = mcnemar(agreeing, 0), 0.0
+    if error == 0:  # no variance over images and seeds: only the number of images is evidence
+        discordant = len(differences) if mean else 0
+        p_value, half = mcnemar(discordant, 0), 0.0
     else:
         p_value = float(2 * student.sf(abs(mean) / error, freedom))
         half = error * float(student.ppf(0.975, freedom))
@@ -90,7 +93,7 @@ def compare_seeds(a: Sequence[Predictions], b: Sequence[Predictions]) -> SeededC
 
 
 def crossed_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the mean of N x S values, its standard error and degrees of freedom; both factors random, S at least 2."""
+    """Return mean, standard error and degrees of freedom of N x S values with crossed random effects; S at least 2."""
     images, seeds = values.shape
     mean = float(values.mean())
     by_image, by_seed = values.mean(axis=1) - mean, values.mean(axis=0) - mean
@@ -108,22 +111,22 @@ def crossed_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Diversity:
-    """How two models, a and b, differ; every value is a share of the labelled images, and the last four sum to 1."""
+    """Diversity of two models, a and b, as fractions of the labelled images; the last four sum to 1."""
 
     agreement: float
-    """Both say the same class, right or wrong."""
+    """Both predict the same class, correct or not."""
     both: float
-    """Both right."""
+    """Both correct."""
     only_a: float
-    """Only a right."""
+    """Only a correct."""
     only_b: float
-    """Only b right."""
+    """Only b correct."""
     neither: float
     """Both wrong: the double fault."""
 
     @property
     def disagreement(self) -> float:
-        """Exactly one is right."""
+        """Exactly one of them is correct."""
         return self.only_a + self.only_b
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,83 +135,83 @@ class Diversity:
 
 
 def diversity(pairs: Sequence[tuple[Predictions, Predictions]]) -> Diversity:
-    """Return how two models differ, the mean over pairs of their trainings.
+    """Return the diversity of two models, the mean over pairs of their trainings.
 
     Raises:
-        DataError: There is no pair, or the images, classes or labels of one differ, or no label is known.
+        DataError: There are no pairs, images, classes or labels of a pair differ, or no label is known.
     """
     if not pairs:
-        raise DataError("there is no pair of predictions to compare")
+        raise DataError("no pairs of predictions to compare")
     rows = []
     for pair in pairs:
         a, b = aligned(list(pair))
-        right = correct_by_run([a, b])
+        first, second = correct_by_run([a, b]).T
         same = (a.predicted == b.predicted)[a.known]
-        cells = (right.all(axis=1), right[:, 0] & ~right[:, 1], ~right[:, 0] & right[:, 1], ~right.any(axis=1))
+        cells = (first & second, first & ~second, ~first & second, ~first & ~second)
         rows.append([same.mean(), *(cell.mean() for cell in cells)])
     return Diversity(*(float(value) for value in np.mean(rows, axis=0)))
 
 
 def agreement_matrix(models: Sequence[Predictions]) -> Floats:
-    """Return how often each two models say the same class, right or wrong, as shares of all images (M M).
+    """Return the fraction of all images for which each two models predict the same class, M M.
 
     Raises:
-        DataError: There is no model, or the images, classes or labels of one differ.
+        DataError: There are no models, or their images, classes or labels differ.
     """
-    said = np.stack([model.predicted for model in aligned(list(models))])
-    return np.stack([(said == one).mean(axis=1) for one in said])
+    predicted = np.stack([model.predicted for model in aligned(list(models))])  # M N
+    return np.stack([(predicted == row).mean(axis=1) for row in predicted])
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How many of M models get each image right."""
+    """Number of models that classify each image correctly."""
 
     ids: tuple[str, ...]
-    """N labelled images."""
+    """Names of the labelled images."""
     labels: tuple[str, ...]
     """Their true classes."""
-    right: tuple[int, ...]
-    """Models that get each right, 0 to M."""
+    num_correct: tuple[int, ...]
+    """Models that classify each correctly, 0 to M."""
     models: int
     """M."""
 
     @property
     def easy(self) -> list[str]:
-        """Images that every model gets right."""
-        return [name for name, count in zip(self.ids, self.right, strict=True) if count == self.models]
+        """Images that every model classifies correctly."""
+        return [name for name, count in zip(self.ids, self.num_correct, strict=True) if count == self.models]
 
     @property
     def hard(self) -> list[str]:
-        """Images that every model gets wrong."""
-        return [name for name, count in zip(self.ids, self.right, strict=True) if count == 0]
+        """Images that no model classifies correctly."""
+        return [name for name, count in zip(self.ids, self.num_correct, strict=True) if count == 0]
 
 
 def difficulty(models: Sequence[Predictions]) -> Difficulty:
-    """Return how many models get each labelled image right.
+    """Return how many models classify each labelled image correctly.
 
     Raises:
-        DataError: There is no model, the images, classes or labels differ, or no label is known.
+        DataError: There are no models, their images, classes or labels differ, or no label is known.
     """
     rows = aligned(list(models))
-    right = correct_by_run(rows).sum(axis=1)
+    num_correct = correct_by_run(rows).sum(axis=1)
     first = rows[0].take(rows[0].known)
     labels = tuple(first.classes[label] for label in first.labels)
-    return Difficulty(first.ids, labels, tuple(int(count) for count in right), len(models))
+    return Difficulty(first.ids, labels, tuple(int(count) for count in num_correct), len(models))
 
 
-def confused_class_pairs(trainings: Sequence[Predictions], most: int = 5) -> list[dict[str, Any]]:
-    """Return the two classes that are taken for each other most often: `a`, `b`, and the `mistakes` of a training.
+def confused_class_pairs(trainings: Sequence[Predictions], limit: int = 5) -> list[dict[str, Any]]:
+    """Return the pairs of classes with most confusions: `a`, `b`, and the `mistakes` per training.
 
     Args:
-        trainings: Predictions of the same classes; mistakes are the mean over them, either way round.
-        most: Pairs to return at most, the commonest first; those without mistakes are left out.
+        trainings: Predictions of the same classes; mistakes in both directions are averaged over them.
+        limit: Maximum number of pairs; pairs without mistakes are omitted.
     """
-    mean = np.mean([confusion(one) for one in trainings], axis=0)  # K K
-    either = np.triu(mean + mean.T, k=1)
-    first, second = np.nonzero(either)
-    order = np.argsort(-either[first, second], kind="stable")[:most]
+    mean = np.mean([confusion(training) for training in trainings], axis=0)  # K K
+    mistakes = np.triu(mean + mean.T, k=1)
+    first, second = np.nonzero(mistakes)
+    order = np.argsort(-mistakes[first, second], kind="stable")[:limit]
     classes = trainings[0].classes
     return [
-        {"a": classes[a], "b": classes[b], "mistakes": float(either[a, b])}
+        {"a": classes[a], "b": classes[b], "mistakes": float(mistakes[a, b])}
         for a, b in zip(first[order], second[order], strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Whether a difference is more than chance: paired comparisons on the same samples."""
+"""Significance of differences: paired comparisons on the same samples."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of predictions, a and b, on the same samples."""
+    """Comparison of two predictions, a and b, on the same samples."""
 
     n: int
-    """Samples compared."""
+    """Number of samples."""
     both: int
-    """Both right."""
+    """Both correct."""
     only_a: int
-    """Only a right."""
+    """Only a correct."""
     only_b: int
-    """Only b right."""
+    """Only b correct."""
     neither: int
-    """Neither right."""
+    """Neither correct."""
     difference: float
     """Accuracy of a minus accuracy of b."""
     low: float
     """Lower end of the 95 % paired bootstrap interval of the difference."""
     high: float
-    """Upper end of it."""
+    """Upper end of this interval."""
     p_value: float
-    """McNemar's exact test, two-sided: how likely a split this uneven is if both are equally good."""
+    """Two-sided p-value of McNemar's exact test."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -44,21 +44,22 @@ class Comparison:
 
 
 def compare(a: Predictions, b: Predictions, *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
-    """Compare two sets of predictions on the samples whose label is known.
+    """Compare two predictions on the labelled samples.
 
     Raises:
         DataError: The samples, the classes or the labels differ, or no label is known.
     """
     a, b = aligned([a, b])
     if not a.known.any():
-        raise DataError("no sample has a label: give the labels to compare predictions")
-    right_a, right_b = ((one.predicted == one.labels)[a.known] for one in (a, b))
-    n = len(right_a)
-    both, only_a, only_b = (int(x.sum()) for x in (right_a & right_b, right_a & ~right_b, ~right_a & right_b))
+        raise DataError("no sample has a label: comparisons need labels")
+    correct_a, correct_b = ((rows.predicted == rows.labels)[a.known] for rows in (a, b))
+    n = len(correct_a)
+    cells = (correct_a & correct_b, correct_a & ~correct_b, ~correct_a & correct_b)
+    both, only_a, only_b = (int(cell.sum()) for cell in cells)
     neither = n - both - only_a - only_b
-    # Resampling the n pairs only moves counts among the four cells: one multinomial draw replaces n draws.
-    drawn = np.random.default_rng(seed).multinomial(n, np.array([both, only_a, only_b, neither]) / n, size=resamples)
-    low, high = np.quantile((drawn[:, 1] - drawn[:, 2]) / n, (0.025, 0.975))
+    # Resampling n pairs changes only the counts of the four cells: a multinomial draw replaces n draws.
+    counts = np.random.default_rng(seed).multinomial(n, np.array([both, only_a, only_b, neither]) / n, size=resamples)
+    low, high = np.quantile((counts[:, 1] - counts[:, 2]) / n, (0.025, 0.975))
     return Comparison(
         n=n,
         both=both,
@@ -73,22 +74,22 @@ def compare(a: Predictions, b: Predictions, *, seed: int = 0, resamples: int = R
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test; 1 where the two never disagree."""
+    """Return the two-sided p-value of McNemar's exact test; 1 without discordant samples."""
     discordant = only_a + only_b
     return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number by Holm's step-down method, in the same order.
+    """Return p-values adjusted by Holm's step-down method (1979), in the same order.
 
     Raises:
-        DataError: A value lies outside [0, 1].
+        DataError: A value is outside [0, 1].
     """
     values = np.asarray(p_values, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise DataError("p-values must lie in [0, 1]")
     order = np.argsort(values, kind="stable")
-    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    increasing = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(stepped, 1.0)
+    adjusted[order] = np.minimum(increasing, 1.0)
     return [float(value) for value in adjusted]

@@ -16,32 +16,32 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_meta(module: Module, *, products: list[int] | None = None) -> Module:
-    """Return a copy in evaluation mode whose parameters and buffers have shapes but no storage (the meta device).
+    """Return a copy in evaluation mode on the meta device, where tensors have shapes but no storage.
 
-    Every parameter of the copy takes gradients; what is shared in the module is shared in the copy. Recurrent kernels
-    do not come apart into steps, which would take seconds.
+    All parameters of the copy require gradients; tensors that modules share stay shared. Recurrent kernels are replaced
+    by functions of the same shapes, because on the meta device PyTorch would run them step by step, for seconds.
 
     Args:
         module: The module.
-        products: Gains the multiply-adds of each recurrent kernel that runs.
+        products: List to which each call of a recurrent kernel appends its number of multiply-adds.
     """
-    stand_ins: dict[int, Any] = {}
+    memo: dict[int, Any] = {}  # `deepcopy` takes these instead of copying the originals
     for parameter in module.parameters():
-        stand_ins[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
     for buffer in module.buffers():
-        stand_ins[id(buffer)] = torch.empty_like(buffer, device="meta")
-    abstract = copy.deepcopy(module, stand_ins).eval()
-    for part in abstract.modules():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    meta = copy.deepcopy(module, memo).eval()
+    for part in meta.modules():
         if isinstance(part, nn.RNNBase):
-            part.forward = _without_steps(part, [] if products is None else products)
-    return abstract
+            part.forward = _shape_only_forward(part, [] if products is None else products)
+    return meta
 
 
-def _without_steps(kernel: nn.RNNBase, products: list[int]) -> Callable[..., Any]:
-    """Return a forward pass of a recurrent kernel that has its shapes and gradients, and counts what it would cost.
+def _shape_only_forward(kernel: nn.RNNBase, products: list[int]) -> Callable[..., Any]:
+    """Return a forward pass with the shapes and gradients of a recurrent kernel that counts its multiply-adds.
 
-    Each step multiplies by every weight once: G h (i + h) a direction, with i inputs, h units and G = 4 matrices in an
-    LSTM, 3 in a GRU, 1 in a simple RNN.
+    A step multiplies by each weight once: G H (D + H) per direction, with D inputs, H units and G = 4 matrices for an
+    LSTM, 3 for a GRU, 1 for a simple RNN.
     """
     weights = sum(weight.numel() for name, weight in kernel.named_parameters() if name.startswith("weight"))
     states = kernel.num_layers * (2 if kernel.bidirectional else 1)
@@ -50,33 +50,33 @@ def _without_steps(kernel: nn.RNNBase, products: list[int]) -> Callable[..., Any
         *leading, _ = sequence.shape  # B T, T B, or T alone
         products.append(math.prod(leading) * weights)
         units = kernel.proj_size or kernel.hidden_size
-        everything = sequence.sum() + sum(parameter.sum() for parameter in kernel.parameters())
+        total = sequence.sum() + sum(parameter.sum() for parameter in kernel.parameters())
         batch = leading[:-1] if kernel.batch_first else leading[1:]
-        output = everything.expand(*leading, units * (2 if kernel.bidirectional else 1)).contiguous()
-        hidden, cell = (everything.expand(states, *batch, size) for size in (units, kernel.hidden_size))
+        output = total.expand(*leading, units * (2 if kernel.bidirectional else 1)).contiguous()
+        hidden, cell = (total.expand(states, *batch, size) for size in (units, kernel.hidden_size))
         return output, (hidden, cell) if isinstance(kernel, nn.LSTM) else hidden
 
     return forward
 
 
 class Backbone(nn.Module):
-    """A timm network without its classifier.
+    """A timm network without its classifier, with known output shapes.
 
     Args:
         network: The network, created with `num_classes=0`.
         input_shape: C, H and W of the preprocessed images.
-        read: What `forward` returns: the pooled vector B D, or the feature map B h w D.
+        read: Output of `forward`: the pooled vector B D, or the feature map B h w D.
 
     Raises:
-        ConfigError: The network cannot read images of this size, or has no feature map.
+        ConfigError: The network does not accept images of this size, or has no feature map.
     """
 
     num_features: int
-    """D of what `forward` returns."""
+    """D."""
     grid: tuple[int, int]
     """(h, w) of the feature map; (1, 1) for the pooled vector."""
     num_prefix_tokens: int
-    """Tokens before those of the grid, where the network has tokens."""
+    """Number of tokens before those of the grid, such as the class token; 0 for a convolutional network."""
 
     def __init__(
         self, network: nn.Module, input_shape: tuple[int, int, int], *, read: Literal["pooled", "map"] = "pooled"
@@ -86,25 +86,25 @@ class Backbone(nn.Module):
         self.read = read
         self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-        with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # whatever the caller's mode is
-            trial = to_meta(self)
+        with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # independent of the caller's mode
+            meta = to_meta(self)
             try:
-                output = trial(torch.empty(1, *input_shape, device="meta"))
+                output = meta(torch.empty(1, *input_shape, device="meta"))
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-                raise _cannot_read(network, input_shape, error) from error
+                raise _size_error(network, input_shape, error) from error
             if read == "map":
                 output.sum().backward()
         self.num_features = output.shape[-1]
         self.grid = (output.shape[1], output.shape[2]) if read == "map" else (1, 1)
-        if read == "map":
-            _remove_unused(self, {name for name, value in trial.named_parameters() if value.grad is None}, prefix="")
+        if read == "map":  # layers after the map would stay untrained, and count as parameters
+            _remove_unused(self, {name for name, value in meta.named_parameters() if value.grad is None}, prefix="")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map preprocessed images B C H W to B D or, where the map is read, to B h w D."""
+        """Map preprocessed images B C H W to the pooled vector B D or the feature map B h w D."""
         return self.pooled(images) if self.read == "pooled" else self.feature_map(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Map preprocessed images B C H W to the vector B D that the network's own classifier would read."""
+        """Map preprocessed images B C H W to the vector B D that the network's classifier would take."""
         features = self.network.forward_features(images)  # type: ignore[operator]
         return cast("Tensor", self.network.forward_head(features, pre_logits=True)).flatten(1)  # type: ignore[operator]
 
@@ -125,39 +125,39 @@ class Backbone(nn.Module):
         return feature_map.flatten(1, 2), (feature_map.shape[1], feature_map.shape[2])
 
     def token_grid(self, count: int, height: int, width: int) -> tuple[int, int]:
-        """Return the grid (h, w) that N tokens are of an image of H x W pixels.
+        """Return the grid (h, w) of N tokens of an image of H x W pixels.
 
         Raises:
-            ConfigError: They are no grid.
+            ConfigError: The tokens do not form a grid.
         """
-        announced = getattr(getattr(self.network, "patch_embed", None), "grid_size", None)
-        if announced is not None and math.prod(announced) == count:
-            return (int(announced[0]), int(announced[1]))
+        grid_size = getattr(getattr(self.network, "patch_embed", None), "grid_size", None)
+        if grid_size is not None and math.prod(grid_size) == count:
+            return (int(grid_size[0]), int(grid_size[1]))
         rows = max(1, round(math.sqrt(count * height / width)))
         if rows * (count // rows) != count:
             raise ConfigError(
-                f"{type(self.network).__name__} returns {count} tokens that are no grid: use --scan pooled"
+                f"the {count} tokens of {type(self.network).__name__} do not form a grid: use --scan pooled"
             )
         return (rows, count // rows)
 
 
-def _cannot_read(network: nn.Module, input_shape: tuple[int, int, int], error: Exception) -> ConfigError:
+def _size_error(network: nn.Module, input_shape: tuple[int, int, int], error: Exception) -> ConfigError:
     if isinstance(error, ConfigError):
         return error
     channels, height, width = input_shape
     reason = str(error).strip().split("\n")[0][:200]
     return ConfigError(
-        f"{type(network).__name__} cannot read images of {height} x {width} pixels with {channels} channel(s) "
+        f"{type(network).__name__} does not accept images of {height} x {width} pixels with {channels} channel(s) "
         f"({reason}): set --input.size"
     )
 
 
 def _remove_unused(module: nn.Module, unused: set[str], *, prefix: str) -> None:
-    """Replace the parts that hold only parameters named in `unused` by nothing."""
+    """Replace modules whose parameters are all in `unused` by the identity."""
     for name, part in list(module.named_children()):
         path = f"{prefix}{name}."
-        owned = [f"{path}{parameter}" for parameter, _ in part.named_parameters(remove_duplicate=False)]
-        if owned and unused.issuperset(owned):
+        parameters = [f"{path}{parameter}" for parameter, _ in part.named_parameters(remove_duplicate=False)]
+        if parameters and unused.issuperset(parameters):
             setattr(module, name, nn.Identity())
         else:
             _remove_unused(part, unused, prefix=path)

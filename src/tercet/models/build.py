@@ -1,4 +1,4 @@
-"""From a name and options to a classifier: Tercet's own networks, and every network of timm.
+"""Build a classifier from a network name and options: Tercet's own networks, and every network of timm.
 
 Shapes: C channels, H x W pixels, K classes.
 """
@@ -36,8 +36,8 @@ from tercet.models.recurrent import RecurrentModule
 from tercet.models.registry import BuildRequest, override, pixel_size, registered_network, registered_networks
 
 _DEFAULT = ModelConfig()
-_STATED = frozenset({"pretrained", "num_biases"})
-"""Options that are true of any network: without a past it starts from scratch, without gates there is one bias."""
+_ALWAYS_VALID = frozenset({"pretrained", "num_biases"})
+"""Options with values that hold for any network: no pretrained weights, a single bias."""
 _RECURRENT = frozenset(
     {"scan", "bidirectional", "hidden_size", "num_layers", "activation", "recurrent_activation", "reset_after"}
 )
@@ -57,31 +57,30 @@ def build(
     image_size: tuple[int, int] | None = None,
     load_weights: bool = True,
 ) -> Classifier:
-    """Return a classifier that takes images B C H W in [0, 1] and returns logits B K.
+    """Return a classifier from images B C H W in [0, 1] to logits B K.
 
     Args:
-        network: One of Tercet's own networks, or any of timm's (`network_names` lists both).
+        network: Name of a network (see `network_names`).
         num_classes: K, at least 2.
-        config: Its options.
+        config: Options of the network.
         channels: Channels of the data's images.
-        image_size: Height and width of the data's images, where they have one size; networks without a past take it.
-        load_weights: False builds the same network without looking for its weights, for those that follow from a
-            bundle or a checkpoint.
+        image_size: Height and width of the data's images, if they have one size; Tercet's own networks take it.
+        load_weights: False builds the network without pretrained weights, to be loaded from a bundle or checkpoint.
 
     Raises:
-        ConfigError: Unknown name, options that cannot be or would have no effect, or channels that do not fit.
-        ModelError: Weights that are absent, damaged, or of another network.
+        ConfigError: Unknown name, invalid options or options without effect, or unsupported number of channels.
+        ModelError: Weights are missing, damaged, or of another network.
     """
     check_network(network, config)
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
     request = BuildRequest(network, num_classes, config, channels, image_size, load_weights)
-    own = registered_network(network)
-    classifier = own.build(request) if own else _timm_classifier(request)
-    read = classifier.spec.channels
-    if channels not in (1, read) and (channels, read) != (3, 1):
+    entry = registered_network(network)
+    classifier = entry.build(request) if entry else _timm_classifier(request)
+    expected = classifier.spec.channels
+    if channels not in (1, expected) and (channels, expected) != (3, 1):  # grey and colour are converted
         raise ConfigError(
-            f"the images have {channels} channels, '{network}' reads {read}: set --input.channels {channels}"
+            f"the images have {channels} channels, but '{network}' takes {expected}: set --input.channels {channels}"
         )
     if config.labels.decoder == "cnn-rnn":
         decode_labels(classifier, config.labels)
@@ -91,50 +90,48 @@ def build(
 
 
 def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
-    """Refuse what can be refused without building anything.
+    """Check name and options without building the network.
 
     Raises:
-        ConfigError: There is no such network, or options were set that have no effect on it.
+        ConfigError: The network is unknown, or options have no effect on it.
     """
     if registered_network(network) is None and not _is_timm(network):
         raise ConfigError(
-            f"unknown network '{network}'{did_you_mean(network, network_names())}: 'tercet models' lists them"
+            f"unknown network '{network}'{did_you_mean(network, network_names())}: 'tercet models' lists all"
         )
-    ignored = sorted(changed_options(config) - options_of(network, config) - _STATED)
+    ignored = sorted(changed_options(config) - options_of(network, config) - _ALWAYS_VALID)
     raise_problems(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
 
 
 def check_weights(network: str, config: ModelConfig) -> None:
-    """Find the weights that a network is to start from, downloading published ones, before anything else is done.
+    """Find the initial weights of a network, downloading pretrained ones, before any other work starts.
 
     Raises:
-        ModelError: They are not there: no such file, no network, or nothing published.
+        ModelError: The file is missing, the download fails, or no weights are published.
     """
     if config.weights is not None:
         if not Path(config.weights).expanduser().is_file():
-            raise ModelError(f"there is no weights file {config.weights}")
+            raise ModelError(f"weights file {config.weights} does not exist")
     elif registered_network(network) is None and config.pretrained:
-        hub_file(network, _announced(network))
+        hub_file(network, _pretrained_cfg(network))
 
 
 def check_build(network: str, config: ModelConfig) -> None:
-    """Build a timm backbone, without its weights, where only that shows whether its options can be.
+    """Check options of a timm backbone that require building it; no weights are loaded.
 
     Raises:
-        ConfigError: Images of a size that it cannot read, or a table of frozen parts that does not fit its names.
+        ConfigError: The network does not accept the image size, or freezing rules do not fit its parameter names.
     """
-    told = {"backbone", "freeze", "input"} & changed_options(config)
-    if told and registered_network(network) is None:
+    needs_build = {"backbone", "freeze", "input"} & changed_options(config)
+    if needs_build and registered_network(network) is None:
         build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=False)
 
 
 def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:
-    """Build a network of our own, without its numbers, to see whether it can read the data's images.
-
-    Networks without a past take the data's size, so that only the data show whether it is large enough.
+    """Check that one of Tercet's own networks accepts the data's images, by building it on the meta device.
 
     Raises:
-        ConfigError: The images are too small, or have many sizes and `input.size` is not given.
+        ConfigError: The images are too small, or differ in size and `input.size` is not set.
     """
     if registered_network(network) is not None:
         with torch.device("meta"):
@@ -142,34 +139,34 @@ def check_images(network: str, config: ModelConfig, *, channels: int, image_size
 
 
 def network_names() -> list[str]:
-    """Return the names that `build` knows: Tercet's own first, then timm's."""
+    """Return the names of all networks: Tercet's own first, then timm's."""
     return [*registered_networks(), *timm.list_models()]
 
 
 def network_descriptions() -> dict[str, str]:
-    """Return one line about each of `network_names`, in their order."""
-    described = {name: network.description for name, network in registered_networks().items()}
+    """Return one line per network, by name, in the order of `network_names`."""
+    descriptions = {name: entry.description for name, entry in registered_networks().items()}
     for name in timm.list_models():
-        height, width = _announced(name).input_size[1:]
-        weights = "published weights" if is_model_pretrained(name) else "no published weights"
-        described[name] = f"timm backbone, {height} x {width} pixels, {weights}"
-    return described
+        height, width = _pretrained_cfg(name).input_size[1:]
+        weights = "pretrained weights" if is_model_pretrained(name) else "no pretrained weights"
+        descriptions[name] = f"timm backbone, {height} x {width} pixels, {weights}"
+    return descriptions
 
 
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
-    """Return the fields of `ModelConfig` that act on a network under the other options of `config`."""
-    if own := registered_network(network):
-        return own.options | {"labels"}
-    acting = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
-    acting |= _HEAD[config.head]
+    """Return the fields of `ModelConfig` that have an effect on a network, given the other options."""
+    if entry := registered_network(network):
+        return entry.options | {"labels"}
+    options = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
+    options |= _HEAD[config.head]
     if config.recurrent == "none":
-        return frozenset(acting)
-    acting |= _RECURRENT | {"num_biases"}
+        return frozenset(options)
+    options |= _RECURRENT | {"num_biases"}
     if config.recurrent != "gru":
-        acting -= {"reset_after"}
+        options -= {"reset_after"}
     if config.recurrent == "rnn":
-        acting -= {"recurrent_activation"}
-    return frozenset(acting)
+        options -= {"recurrent_activation"}
+    return frozenset(options)
 
 
 def changed_options(config: ModelConfig) -> set[str]:
@@ -196,7 +193,7 @@ def _is_timm(network: str) -> bool:
     return not tag or network in timm.list_models(f"{architecture}.*", pretrained=False, include_tags=True)
 
 
-def _announced(network: str) -> PretrainedCfg:
+def _pretrained_cfg(network: str) -> PretrainedCfg:
     return get_pretrained_cfg(network) or PretrainedCfg()
 
 
@@ -230,28 +227,28 @@ def _timm_classifier(request: BuildRequest) -> Classifier:
 
 
 def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
-    """Return the backbone with its weights, and the input it announces with the user's changes."""
-    config, announced = request.config, _announced(request.network)
-    learnt = config.pretrained or config.weights is not None
-    channels = config.input.channels or (announced.input_size[0] if learnt else request.channels)
+    """Return the backbone with its weights, and its input spec with the user's changes."""
+    config, pretrained_cfg = request.config, _pretrained_cfg(request.network)
+    has_weights = config.pretrained or config.weights is not None
+    channels = config.input.channels or (pretrained_cfg.input_size[0] if has_weights else request.channels)
     tensors, overlay = None, None
     if request.load_weights and config.weights is not None:
         tensors = read_weights(Path(config.weights).expanduser())
     elif request.load_weights and config.pretrained:
-        file = hub_file(request.network, announced)
-        overlay = {"file": str(file), "custom_load": announced.custom_load}
-    network = _create(request, channels, overlay)
+        file = hub_file(request.network, pretrained_cfg)
+        overlay = {"file": str(file), "custom_load": pretrained_cfg.custom_load}
+    network = _create_model(request, channels, overlay)
     size = get_model_input_config(network)["input_size"][1:]
-    spec = override(_announced_spec(announced, channels, cast("tuple[int, int]", tuple(size))), config.input)
-    _require_whole_patches(request.network, network, spec.size, native=tuple(announced.input_size[1:]))
+    spec = override(_native_spec(pretrained_cfg, channels, cast("tuple[int, int]", tuple(size))), config.input)
+    _require_whole_patches(request.network, network, spec.size, native=tuple(pretrained_cfg.input_size[1:]))
     if tensors is not None:
         load_backbone(network, tensors, source=str(config.weights))
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
     return Backbone(network, (spec.channels, *spec.size), read=read), spec
 
 
-def _create(request: BuildRequest, channels: int, overlay: dict[str, Any] | None) -> nn.Module:
-    """Return timm's network without classifier; the errors of its constructor become one line."""
+def _create_model(request: BuildRequest, channels: int, overlay: dict[str, Any] | None) -> nn.Module:
+    """Return timm's network without classifier; errors of its constructor become a ConfigError."""
     arguments = {"num_classes": 0, **request.config.backbone.args}
     size = pixel_size(request.config.input)
     try:
@@ -263,39 +260,39 @@ def _create(request: BuildRequest, channels: int, overlay: dict[str, Any] | None
         )
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        given = f" with --backbone.args {request.config.backbone.args}" if request.config.backbone.args else ""
-        raise ConfigError(f"timm cannot make '{request.network}'{given}: {reason}") from error
+        setting = f" with --backbone.args {request.config.backbone.args}" if request.config.backbone.args else ""
+        raise ConfigError(f"timm cannot create '{request.network}'{setting}: {reason}") from error
     return network
 
 
 def _require_whole_patches(name: str, network: nn.Module, size: tuple[int, int], *, native: tuple[int, ...]) -> None:
-    """Refuse a size that patches do not tile, where timm would leave out the last rows and columns of every image."""
-    patches = getattr(network, "patch_embed", getattr(network, "stem", None))  # Sequencers have theirs in the stem
+    """Raise for a size that is not a multiple of the patch size: timm would ignore the last rows and columns."""
+    patches = getattr(network, "patch_embed", getattr(network, "stem", None))  # Sequencers have patches in the stem
     if size == native or not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
         return
     height, width = patches.patch_size
     if size[0] % height or size[1] % width:
-        fitting = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, (height, width), strict=True))
+        nearest = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, (height, width), strict=True))
         raise ConfigError(
-            f"'{name}' cuts images into patches of {height} x {width} pixels, and {size[0]} x {size[1]} is no whole "
-            f"number of them: set --input.size to a multiple, such as {fitting[0]},{fitting[1]}"
+            f"'{name}' has patches of {height} x {width} pixels, and {size[0]} x {size[1]} is not a multiple: "
+            f"set --input.size, such as {nearest[0]},{nearest[1]}"
         )
 
 
-def _announced_spec(announced: PretrainedCfg, channels: int, size: tuple[int, int]) -> InputSpec:
-    mean, std = tuple(announced.mean), tuple(announced.std)
+def _native_spec(pretrained_cfg: PretrainedCfg, channels: int, size: tuple[int, int]) -> InputSpec:
+    mean, std = tuple(pretrained_cfg.mean), tuple(pretrained_cfg.std)
     if len(mean) != channels:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    known = announced.interpolation if announced.interpolation in INTERPOLATIONS else "bicubic"
-    return InputSpec(size=size, channels=channels, mean=mean, std=std, interpolation=known)
+    interpolation = pretrained_cfg.interpolation if pretrained_cfg.interpolation in INTERPOLATIONS else "bicubic"
+    return InputSpec(size=size, channels=channels, mean=mean, std=std, interpolation=interpolation)
 
 
 def _require_sequence(request: BuildRequest, backbone: Backbone) -> None:
-    """Refuse a scan over a single step: there the order could not matter and the recurrent weights never act."""
+    """Raise for a scan with a single step, on which the recurrent weights would have no effect."""
     scan, (height, width) = request.config.scan, backbone.grid
     steps = {"pooled": 2, "rows": height, "columns": width}.get(scan, height * width)
     if steps < 2:
         raise ConfigError(
-            f"the feature map of '{request.network}' is {height} x {width}: scan '{scan}' would be a single step; use "
-            "a larger --input.size, or --scan pooled"
+            f"the feature map of '{request.network}' is {height} x {width}: scan '{scan}' has a single step; use a "
+            "larger --input.size, or --scan pooled"
         )

@@ -1,7 +1,8 @@
-"""The recurrent equations, step by step, for the activations that the fast kernels do not have.
+"""Recurrent cells step by step, for activations that PyTorch's kernels do not have.
 
-Every function takes the input's part of all steps, computed beforehand in one product, and adds the state's part
-step by step. Gates are stacked as PyTorch stacks them: LSTM i f g o, GRU r z n.
+Every function takes the products of all inputs with the input weights, computed beforehand in one matrix product, and
+adds the recurrent part step by step. Gates are stacked in PyTorch's order: LSTM i f g o, GRU r z n. The numbers of the
+equations are the paper's.
 
 Shapes: T steps, B sequences, H units, G gates (1 simple RNN, 3 GRU, 4 LSTM).
 """
@@ -17,7 +18,7 @@ Pointwise = Callable[[Tensor], Tensor]
 
 
 def hard_sigmoid(values: Tensor) -> Tensor:
-    """Return clip(0.2 x + 0.5, 0, 1), the gate of Keras 2.2 (PyTorch's `hardsigmoid` has slope 1/6)."""
+    """Return clip(0.2 x + 0.5, 0, 1), the gate activation of Keras 2.2; PyTorch's `hardsigmoid` has slope 1/6."""
     return (0.2 * values + 0.5).clamp(0.0, 1.0)
 
 
@@ -26,15 +27,15 @@ RECURRENT_ACTIVATIONS: dict[str, Pointwise] = {"sigmoid": torch.sigmoid, "hard_s
 
 
 def rnn_steps(projected: Tensor, recurrent: Tensor, *, activation: str) -> Tensor:
-    """Simple RNN (equation 1): h = act(x + W h).
+    """Simple RNN (equation 1): h = act(W x + U h).
 
     Args:
-        projected: T B H, the input's part with every bias.
+        projected: T B H, W x with all biases.
         recurrent: H H.
         activation: Name in `ACTIVATIONS`.
 
     Returns:
-        The states, T B H.
+        States, T B H.
     """
     act, weight = ACTIVATIONS[activation], recurrent.t()
     state = projected.new_zeros(projected.shape[1], recurrent.shape[1])
@@ -46,16 +47,16 @@ def rnn_steps(projected: Tensor, recurrent: Tensor, *, activation: str) -> Tenso
 
 
 def lstm_steps(projected: Tensor, recurrent: Tensor, *, activation: str, recurrent_activation: str) -> Tensor:
-    """LSTM (equations 4-9): c = f c + i act(g), h = o act(c); autograd follows every step.
+    """LSTM (equations 4-9): c = f c + i act(g), h = o act(c).
 
     Args:
-        projected: T B 4H, the input's part with every bias.
+        projected: T B 4H, W x with all biases.
         recurrent: 4H H.
-        activation: Name in `ACTIVATIONS`, for the candidate and for the cell's output.
+        activation: Name in `ACTIVATIONS`, of the candidate g and of the cell state c.
         recurrent_activation: Name in `RECURRENT_ACTIVATIONS`.
 
     Returns:
-        The states, T B H.
+        States, T B H.
     """
     act, gate, weight = ACTIVATIONS[activation], RECURRENT_ACTIVATIONS[recurrent_activation], recurrent.t()
     state = cell = projected.new_zeros(projected.shape[1], recurrent.shape[1])
@@ -71,17 +72,17 @@ def lstm_steps(projected: Tensor, recurrent: Tensor, *, activation: str, recurre
 def gru_after_steps(
     projected: Tensor, recurrent: Tensor, candidate_bias: Tensor, *, activation: str, recurrent_activation: str
 ) -> Tensor:
-    """GRU that resets after the recurrent product: n = act(x_n + r (W_n h + b_n)), as PyTorch and Keras 3 do.
+    """GRU with the reset gate after the recurrent product, as in PyTorch and Keras 3: n = act(W x + r (U h + b)).
 
     Args:
-        projected: T B 3H, the input's part with every bias but `candidate_bias`.
+        projected: T B 3H, W x with all biases except `candidate_bias`.
         recurrent: 3H H.
-        candidate_bias: H, the bias b_n that the reset gate multiplies.
+        candidate_bias: H, the recurrent bias b of the candidate n, which the reset gate multiplies.
         activation: Name in `ACTIVATIONS`.
         recurrent_activation: Name in `RECURRENT_ACTIVATIONS`.
 
     Returns:
-        The states, T B H, with h = (1 - z) n + z h.
+        States, T B H, with h = (1 - z) n + z h.
     """
     act, gate, weight = ACTIVATIONS[activation], RECURRENT_ACTIVATIONS[recurrent_activation], recurrent.t()
     hidden_size = recurrent.shape[1]
@@ -97,19 +98,19 @@ def gru_after_steps(
 
 
 def gru_before_steps(projected: Tensor, recurrent: Tensor, *, activation: str, recurrent_activation: str) -> Tensor:
-    """GRU that resets before the recurrent product (equations 10-13, Keras 2.2): n = act(x_n + W_n (r h)).
+    """GRU with the reset gate before the recurrent product (equations 10-13, Keras 2.2): n = act(W x + U (r h)).
 
-    The paper prints h = (1 - z) h + z n; here, as in Keras and PyTorch, h = (1 - z) n + z h. The two differ by the
-    sign of the update gate's weights alone.
+    The paper prints h = (1 - z) h + z n; here, as in Keras and PyTorch, h = (1 - z) n + z h. The two differ
+    only in the sign of the update gate's weights.
 
     Args:
-        projected: T B 3H, the input's part with every bias.
+        projected: T B 3H, W x with all biases.
         recurrent: 3H H.
         activation: Name in `ACTIVATIONS`.
         recurrent_activation: Name in `RECURRENT_ACTIVATIONS`.
 
     Returns:
-        The states, T B H.
+        States, T B H.
     """
     act, gate = ACTIVATIONS[activation], RECURRENT_ACTIVATIONS[recurrent_activation]
     hidden_size = recurrent.shape[1]

@@ -1,4 +1,7 @@
-"""A classifier: preprocessing, features, recurrent part and head in one module that takes images as they come.
+"""The classifier: preprocessing, backbone, recurrent module and head in one module that takes images of any size.
+
+Freezing rules are matched against the names of the `state_dict`: those of parameters, and of the running statistics of
+normalization layers.
 
 Shapes: B images, C channels, H x W pixels, D and F features, K classes.
 """
@@ -6,26 +9,30 @@ Shapes: B images, C channels, H x W pixels, D and F features, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tercet.config.model import FreezeRule
+from tercet.core.errors import ConfigError
 from tercet.core.resize import Interpolation, scale, to_channels
 from tercet.core.types import InputSpec
-from tercet.models.freeze import FreezeMatch, apply_rules, match_rules
+
+_NUM_EXAMPLES = 3
 
 
 class Preprocess(nn.Module):
-    """Brings images to what a network was made for: size, channels, mean and standard deviation.
+    """Resizes images to the network's input size, converts their channels, and normalizes them.
 
-    Maps B C H W in [0, 1], of any size, to B C' H' W'. Loaders that resized already lose nothing: at the right size and
-    with the right channels only the normalisation is left. The aspect ratio is not kept here; where it should be
-    (`crop_mode` of the spec), loaders crop or pad with `tercet.core.resize.fit_size` before.
+    Maps B C H W in [0, 1], of any size, to B C' H' W'. Images that a loader has resized already are only normalized.
+    The aspect ratio is not kept; if the spec's `crop_mode` requires it, loaders crop or pad first
+    (`tercet.core.resize.fit_size`).
 
     Args:
-        spec: What the network wants.
+        spec: Input spec of the network.
     """
 
     mean: Tensor
@@ -36,29 +43,123 @@ class Preprocess(nn.Module):
         self.spec = spec
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
-        self._normalise = any(spec.mean) or any(value != 1 for value in spec.std)
+        self._normalize = any(spec.mean) or any(value != 1 for value in spec.std)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map B C H W to B C' H' W'."""
         images = scale(images, self.spec.size, cast("Interpolation", self.spec.interpolation))
         images = to_channels(images, self.spec.channels)
-        return (images - self.mean) / self.std if self._normalise else images
+        return (images - self.mean) / self.std if self._normalize else images
 
     def extra_repr(self) -> str:
         """Return the spec for `repr`."""
         return f"size={self.spec.size}, channels={self.spec.channels}, mean={self.spec.mean}, std={self.spec.std}"
 
 
-class Classifier(nn.Module):
-    """One network from images to logits, in four parts that other modules may use one by one.
+@dataclass(frozen=True)
+class FreezeMatch:
+    """A rule, and the names for which it is the first to match."""
+
+    rule: FreezeRule
+    """The pattern, and whether it freezes."""
+    names: tuple[str, ...]
+    """Parameters and running statistics."""
+    parameters: int
+    """Number of parameters (elements) among them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "pattern": self.rule.pattern,
+            "state": self.rule.state,
+            "parameters": self.parameters,
+            "names": list(self.names),
+        }
+
+
+def match_rules(network: str, module: nn.Module, rules: Sequence[FreezeRule]) -> tuple[FreezeMatch, ...]:
+    """Assign every parameter and running statistic to the first rule that matches its name.
 
     Args:
-        network: Its name.
-        spec: What it wants to see; `preprocess` brings any images there.
+        network: Name of the network, for messages.
+        module: The network.
+        rules: Rules, in order.
+
+    Raises:
+        ConfigError: A name matches no pattern, a pattern matches no name, or nothing is left to train.
+    """
+    tensors = module.state_dict(keep_vars=True)
+    matched: dict[FreezeRule, list[str]] = {rule: [] for rule in rules}
+    uncovered: list[str] = []
+    for name in tensors:
+        first = next((rule for rule in rules if fnmatchcase(name, rule.pattern)), None)
+        (uncovered if first is None else matched[first]).append(name)
+    unmatched = [rule.pattern for rule in rules if not any(fnmatchcase(name, rule.pattern) for name in tensors)]
+    if unmatched:
+        raise ConfigError(
+            f"freeze: '{unmatched[0]}' matches no parameter of '{network}', which has names such as "
+            f"{_examples(list(tensors))}: 'tercet models {network}' lists its parts"
+        )
+    if uncovered:
+        raise ConfigError(
+            f"freeze: no pattern matches {len(uncovered)} parameters and statistics of '{network}', such as "
+            f"{_examples(uncovered)}: end the list with '*: open' or '*: frozen'"
+        )
+    matches = tuple(
+        FreezeMatch(
+            rule,
+            tuple(names),
+            sum(tensors[name].numel() for name in names if isinstance(tensors[name], nn.Parameter)),
+        )
+        for rule, names in matched.items()
+    )
+    if not any(match.parameters for match in matches if not match.rule.frozen):
+        raise ConfigError(f"freeze: nothing of '{network}' is left to train: keep 'head.classes*: open'")
+    return matches
+
+
+def apply_rules(module: nn.Module, matches: Sequence[FreezeMatch]) -> tuple[str, ...]:
+    """Disable gradients of the frozen parameters; return the modules that must stay in evaluation mode.
+
+    These are completely frozen modules, which thereby become fixed functions without dropout, and modules with frozen
+    running statistics. Recurrent kernels are not among them: they compute the same in both modes, but on CUDA they
+    pass gradients in training mode only.
+
+    Args:
+        module: The network.
+        matches: From `match_rules`.
+    """
+    frozen = {name for match in matches if match.rule.frozen for name in match.names}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if name in frozen and isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(False)
+    eval_modules: list[str] = []
+    for name, part in module.named_modules():
+        if isinstance(part, nn.RNNBase):
+            continue
+        prefix = f"{name}." if name else ""
+        tensors = [f"{prefix}{key}" for key in part.state_dict()]
+        statistics = {f"{prefix}{key}" for key, _ in part.named_buffers(recurse=False)}
+        inner = not tensors and any(name.startswith(f"{outer}.") for outer in eval_modules)  # dropout in a frozen block
+        if (tensors and frozen.issuperset(tensors)) or statistics & frozen or inner:
+            eval_modules.append(name)
+    return tuple(eval_modules)
+
+
+def _examples(names: list[str]) -> str:
+    return ", ".join(names[-_NUM_EXAMPLES:])
+
+
+class Classifier(nn.Module):
+    """A network from images to logits: `preprocess`, `features`, `recurrent`, `head`.
+
+    Args:
+        network: Name of the network.
+        spec: Input spec; `preprocess` converts images to it.
         num_classes: K.
-        features: Backbone or trunk: B C H W to whatever `recurrent` reads.
-        recurrent: To the features B F; `nn.Identity` where there is none.
-        head: To the logits B K.
+        features: Backbone: maps B C H W to the input of `recurrent`.
+        recurrent: Maps it to the features B F; None is the identity.
+        head: Maps the features to logits B K.
     """
 
     def __init__(
@@ -78,30 +179,30 @@ class Classifier(nn.Module):
         self.recurrent = recurrent or nn.Identity()
         self.head = head
         self.freezing: tuple[FreezeMatch, ...] = ()
-        self._fixed: tuple[str, ...] = ()
+        self._eval_modules: tuple[str, ...] = ()
 
     def freeze(self, rules: Sequence[FreezeRule]) -> None:
-        """Freeze what a table of name patterns says: bit-identical from now on, running statistics included.
+        """Freeze parameters and running statistics by name patterns; `freezing` then lists what each rule matched.
 
         Args:
-            rules: The table, from `read_rules`; `freezing` then tells what each line matched.
+            rules: From `tercet.config.model.read_rules`.
 
         Raises:
-            ConfigError: The table does not cover every name, has a pattern without a match, or leaves nothing to train.
+            ConfigError: The rules do not cover every name, have a pattern without a match, or leave nothing to train.
         """
         self.freezing = match_rules(self.network, self, rules)
-        self._fixed = apply_rules(self, self.freezing)
+        self._eval_modules = apply_rules(self, self.freezing)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set the mode of all parts but the frozen ones, which stay in evaluation mode."""
+        """Set the mode of all modules except frozen ones, which stay in evaluation mode."""
         super().train(mode)
-        for name in self._fixed:
+        for name in self._eval_modules:
             self.get_submodule(name).training = False
         return self
 
     def embed(self, images: Tensor) -> Tensor:
-        """Map images B C H W in [0, 1] to the features B F that the head reads."""
+        """Map images B C H W in [0, 1] to the features B F that the head takes."""
         return cast("Tensor", self.recurrent(self.features(self.preprocess(images))))
 
     def forward(self, images: Tensor, sequence: Tensor | None = None) -> Tensor:
@@ -109,7 +210,7 @@ class Classifier(nn.Module):
 
         Args:
             images: The images.
-            sequence: B T, labels for a decoder to follow (`tercet.models.label_decoder`); other heads take none.
+            sequence: B T, label sequence for teacher forcing of a label decoder; None for other heads.
         """
         features = self.embed(images)
         return cast("Tensor", self.head(features) if sequence is None else self.head(features, sequence))

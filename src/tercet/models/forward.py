@@ -1,4 +1,7 @@
-"""Run a module over batches: predictions and throughput."""
+"""Inference with a module: predictions over batches, and throughput.
+
+Shapes: B images, N samples, C channels, H x W pixels, K classes.
+"""
 
 from __future__ import annotations
 
@@ -19,37 +22,37 @@ from tercet.core.types import Batch, BatchSource
 
 
 class Logits(NamedTuple):
-    """What a module said about a whole source."""
+    """Logits of all samples of a source."""
 
     ids: tuple[str, ...]
     """N sample names."""
     values: NDArray[np.float32]
     """N K."""
     labels: Ints
-    """N true class indices, or sets (N K) of 0 and 1; -1 where unknown."""
+    """True class indices N, or multi-label N K with 0 and 1; -1 if unknown."""
 
 
 def predict(module: nn.Module, source: BatchSource, *, classes: Sequence[str], device: str = "cpu") -> Predictions:
-    """Return the probabilities that `module` gives to every sample of `source.epoch(0)`.
+    """Return the predictions of a module for every sample of `source.epoch(0)`.
 
     Args:
-        module: Takes a batch's images (B C H W, or a tuple of such) and returns logits B K.
-        source: Where the batches come from.
+        module: Maps a batch's images (B C H W, or a tuple of such tensors) to logits B K.
+        source: Batches.
         classes: K class names, in the order of the logits.
-        device: Where to compute; the module is put back afterwards.
+        device: Device for the computation; the module is moved back afterwards.
 
     Raises:
-        DataError: The source is empty or names a sample twice.
+        DataError: The source is empty or has a sample twice.
         ModelError: The logits are not B K, or not finite.
     """
     logits = predict_logits(module, source, device=device)
-    width = logits.values.shape[1]
-    if width != len(classes):
-        raise ModelError(f"the network has {width} outputs for {len(classes)} classes: build it with that many")
+    num_outputs = logits.values.shape[1]
+    if num_outputs != len(classes):
+        raise ModelError(f"the network has {num_outputs} outputs for {len(classes)} classes: set num_classes to match")
     finite = np.isfinite(logits.values.max(axis=1))
     if not finite.all():
         name = logits.ids[int(np.argmin(finite))]
-        raise ModelError(f"the network's logits for sample '{name}' are not finite: its weights or that image are bad")
+        raise ModelError(f"the network's logits for sample '{name}' are not finite: check its weights and this image")
     return Predictions.from_logits(logits.values, ids=logits.ids, classes=classes, labels=logits.labels)
 
 
@@ -57,45 +60,45 @@ def predict_logits(module: nn.Module, source: BatchSource, *, device: str = "cpu
     """Return the logits of every sample of `source.epoch(0)`, in its order; evaluation mode, no gradients.
 
     Raises:
-        DataError: The source is empty or names a sample twice.
+        DataError: The source is empty or has a sample twice.
         ModelError: The logits are not B K.
     """
     ids: list[str] = []
     values: list[Tensor] = []
     labels: list[Tensor] = []
     with evaluation_mode(module, device):
-        # Only the forward pass is in inference mode: tensors that a source keeps must stay fit for training.
+        # Only the forward pass is in inference mode: tensors that a source caches must stay usable for training.
         for batch in source.epoch(0):
             moved = batch.to(device)
             with torch.inference_mode():
-                values.append(_checked(module(moved.images), len(batch)).float().cpu())
+                values.append(_check_shape(module(moved.images), len(batch)).float().cpu())
             ids.extend(batch.ids)
             labels.append(_labels(batch))
     if not ids:
-        raise DataError("there is no sample to predict")
+        raise DataError("no samples to predict")
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"sample '{twice}' comes twice in one epoch: predictions need every sample once")
+        duplicate = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise DataError(f"sample '{duplicate}' occurs twice in one epoch: predictions need every sample once")
     return Logits(tuple(ids), torch.cat(values).numpy(), torch.cat(labels).numpy())
 
 
 @contextmanager
 def evaluation_mode(module: nn.Module, device: str) -> Iterator[None]:
-    """Put `module` on `device` in evaluation mode; afterwards every part is as it was found."""
+    """Move a module to `device` in evaluation mode; afterwards device and modes are restored."""
     modes = {part: part.training for part in module.modules()}
-    home = next((parameter.device for parameter in module.parameters()), None)
+    original = next((parameter.device for parameter in module.parameters()), None)
     module.to(device).eval()
     try:
         yield
     finally:
-        if home is not None:
-            module.to(home)
+        if original is not None:
+            module.to(original)
         for part, training in modes.items():
             part.training = training
 
 
-def _checked(logits: Tensor, count: int) -> Tensor:
+def _check_shape(logits: Tensor, count: int) -> Tensor:
     if logits.ndim != 2 or logits.shape[0] != count:
         raise ModelError(f"the network returned shape {tuple(logits.shape)}, expected ({count}, classes)")
     return logits
@@ -108,37 +111,37 @@ def _labels(batch: Batch) -> Tensor:
     return torch.full((len(batch),), UNKNOWN) if labels is None else labels.detach().long().cpu()
 
 
-_WARM_UP, _FEWEST, _MOST = 2, 3, 20
-_ENOUGH = 1.0  # seconds of timed passes
+_WARM_UP, _MIN_PASSES, _MAX_PASSES = 2, 3, 20
+_TIMED_SECONDS = 1.0
 
 
 def images_per_second(module: nn.Module, batch: Batch, *, device: str = "cpu") -> float:
-    """Return the images a second of the median forward pass over one batch that lies ready on the device.
+    """Return the throughput of a module in images per second, from the median forward pass over one batch.
 
-    Two passes warm up; then 3 to 20 are timed, until a second is over. Decoding, resizing and the way to the device
-    are not in it; the network's own preprocessing is.
+    After 2 warm-up passes, 3 to 20 passes are timed, within about a second. Decoding, resizing and the transfer to the
+    device are not included; the module's own preprocessing is.
 
     Args:
-        module: Takes a batch's images and returns logits B K.
+        module: Maps a batch's images to logits B K.
         batch: B images.
-        device: Where to compute; the module is put back afterwards.
+        device: Device for the computation; the module is moved back afterwards.
     """
     seconds: list[float] = []
     with evaluation_mode(module, device), torch.inference_mode():
         images = batch.to(device).images
         for _ in range(_WARM_UP):
             module(images)
-        while len(seconds) < _FEWEST or (sum(seconds) < _ENOUGH and len(seconds) < _MOST):
-            _wait(device)
+        while len(seconds) < _MIN_PASSES or (sum(seconds) < _TIMED_SECONDS and len(seconds) < _MAX_PASSES):
+            _synchronize(device)
             started = time.perf_counter()
             module(images)
-            _wait(device)
+            _synchronize(device)
             seconds.append(time.perf_counter() - started)
     return len(batch) / statistics.median(seconds)
 
 
-def _wait(device: str) -> None:
-    """Let an accelerator finish what it was given: its calls return before the work is done."""
+def _synchronize(device: str) -> None:
+    """Wait for an accelerator, whose calls return before the work is done."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     elif device == "mps":

@@ -1,4 +1,4 @@
-"""The end-to-end ensemble (E2E-3M): members' softmax outputs, concatenated, through a small network of their own.
+"""The end-to-end ensemble (E2E-3M, Algorithm 1 of the paper): a small network over the members' softmax outputs.
 
 Shapes: B images, M members, K classes, C channels, H x W pixels.
 """
@@ -19,15 +19,15 @@ from tercet.models.heads import dense_layer
 class FusionHead(nn.Module):
     """Linear, LeakyReLU, dropout, linear: member probabilities B M K to logits B K (Algorithm 1, steps 6-10).
 
-    The columns the first layer reads are the members' softmax outputs one after the other. With `width` 4096 and three
-    members the parameters are 167,946 for 10 classes, 86,021 for 5 and 1,642,596 for 100.
+    The members' probabilities are concatenated to B (M K). With `width` 4096 and three members there are 167,946
+    parameters for 10 classes, 86,021 for 5 and 1,642,596 for 100.
 
     Args:
         num_members: M.
         num_classes: K.
-        width: Of the dense layer (the paper's lambda); 0 is one matrix without bias, equation 19.
-        slope: Of the LeakyReLU below zero.
-        dropout: Drop probability.
+        width: Width of the hidden layer (the paper's lambda); 0 is a single matrix without bias (equation 19).
+        slope: Negative slope of the LeakyReLU.
+        dropout: Dropout probability.
     """
 
     def __init__(
@@ -53,14 +53,16 @@ class FusionHead(nn.Module):
         self.layers = nn.Sequential(OrderedDict(layers))
 
     def options(self) -> dict[str, Any]:
-        """Return the keywords that make the same head again."""
+        """Return the keyword arguments of an equal head."""
         return {"width": self.width, "slope": self.slope, "dropout": self.dropout}
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map member probabilities B M K to logits B K."""
-        shape, wanted = tuple(probabilities.shape), (self.num_members, self.num_classes)
-        if shape[1:] != wanted:
-            raise ValueError(f"expected member probabilities of shape (B, {wanted[0]}, {wanted[1]}), got {shape}")
+        shape = tuple(probabilities.shape)
+        if shape[1:] != (self.num_members, self.num_classes):
+            raise ValueError(
+                f"expected member probabilities of shape (B, {self.num_members}, {self.num_classes}), got {shape}"
+            )
         return cast("Tensor", self.layers(probabilities.flatten(1)))  # B (M K)
 
     def from_logits(self, logits: Tensor) -> Tensor:
@@ -69,16 +71,16 @@ class FusionHead(nn.Module):
 
 
 class EndToEnd(nn.Module):
-    """Members and fusion head as one module that takes images and returns logits.
+    """Members and fusion head as one module from images to logits.
 
-    Each branch brings its own preprocessing. With `train_branches` false the branches are fixed: their parameters
-    need no gradient, they stay in evaluation mode whatever `train()` says, and run without a graph, so that weights
-    and batch-norm statistics are bit-identical afterwards.
+    Each branch has its own preprocessing. If `train_branches` is false, the branches are frozen: their parameters
+    require no gradients, they stay in evaluation mode, and run without a graph, so that training leaves their weights
+    and batch-norm statistics bit-identical.
 
     Args:
-        branches: Members, modules from images to logits B K.
+        branches: Members: modules from images to logits B K.
         head: Fusion head for as many members.
-        train_branches: Whether the members learn too; true leaves their `requires_grad` as it is.
+        train_branches: Whether the members are trained too; true does not change their `requires_grad`.
     """
 
     def __init__(self, branches: Sequence[nn.Module], head: FusionHead, *, train_branches: bool) -> None:
@@ -96,14 +98,14 @@ class EndToEnd(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> EndToEnd:
-        """Set the mode of the head, and of the branches where they learn."""
+        """Set the mode of the head, and of the branches if they are trained."""
         super().train(mode)
         if not self.train_branches:
             self.branches.eval()
         return self
 
     def members(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Map images, B C H W for all branches or one such tensor a branch, to the members' logits B M K."""
+        """Map images, B C H W for all branches or one such tensor per branch, to the members' logits B M K."""
         views = images if isinstance(images, tuple) else (images,) * len(self.branches)
         if len(views) != len(self.branches):
             raise ValueError(f"expected one tensor of images, or {len(self.branches)}, got {len(views)}")
@@ -116,5 +118,5 @@ class EndToEnd(nn.Module):
         return self.head.from_logits(logits), logits
 
     def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Map images, B C H W for all branches or one such tensor a branch, to the fused logits B K."""
+        """Map images, B C H W for all branches or one such tensor per branch, to the fused logits B K."""
         return self.joint(images)[0]

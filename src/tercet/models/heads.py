@@ -1,6 +1,6 @@
-"""From features to classes: the three heads that `--head` names. All return logits.
+"""Classification heads: features B D to logits B K.
 
-Dense layers start as Keras' do: Glorot-uniform weights, zero biases.
+Linear layers are initialized as in Keras: Glorot-uniform weights, zero biases.
 
 Shapes: B images, D features, K classes.
 """
@@ -18,11 +18,11 @@ from tercet.core.registry import Registry
 
 HeadBuilder = Callable[[int, int, ModelConfig], nn.Module]
 HEADS: Registry[HeadBuilder] = Registry("head")
-"""Builders that take the number of features, the number of classes and the options."""
+"""Builders by name: (D, K, options) to a module."""
 
 
 class GaussianNoise(nn.Module):
-    """Adds zero-mean Gaussian noise in training and nothing in evaluation; keeps the shape.
+    """Adds zero-mean Gaussian noise in training; the identity in evaluation mode.
 
     Args:
         std: Standard deviation.
@@ -44,7 +44,7 @@ class GaussianNoise(nn.Module):
 
 
 def dense_layer(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:
-    """Return a linear layer with Keras' initial weights."""
+    """Return a linear layer with the initial weights of Keras."""
     layer = nn.Linear(num_inputs, num_outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
@@ -54,7 +54,7 @@ def dense_layer(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.L
 
 @HEADS.register("paper")
 def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
-    """Gaussian noise, dense layer (`head_hidden_dim`, by default 1024) with ReLU, classes: B D to B K."""
+    """Gaussian noise, hidden layer (1024 units by default) with ReLU, linear: the head of the paper."""
     width = config.head_hidden_dim or 1024
     layers = {
         "noise": GaussianNoise(config.noise),
@@ -67,13 +67,13 @@ def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.M
 
 @HEADS.register("linear")
 def linear_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
-    """One linear layer: B D to B K."""
+    """A single linear layer."""
     return nn.Sequential(OrderedDict({"classes": dense_layer(num_features, num_classes)}))
 
 
 @HEADS.register("mlp")
 def mlp_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
-    """Dense layer (512 wide unless told otherwise) with ReLU, dropout (0.3), classes: B D to B K."""
+    """Hidden layer (512 units by default) with ReLU, dropout (0.3 by default), linear."""
     width = config.head_hidden_dim or 512
     layers = {
         "dense": dense_layer(num_features, width),

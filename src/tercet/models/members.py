@@ -1,7 +1,8 @@
-"""From what the user wrote to resolved members: one network and one training each, with a name of its own."""
+"""Resolve the members of a run: a unique name, a network and training options each."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +18,17 @@ from tercet.core.yaml_io import read_mapping
 from tercet.models.build import changed_options, check_network, options_of
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
-"""Members where none are named and images have at most 64 x 64 pixels; all from scratch."""
+"""Default members for images of at most 64 x 64 pixels; trained from scratch."""
 PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
-"""Members where none are named, for larger images; from published weights."""
-
-
+"""Default members for larger images; pretrained."""
 MEMBER_OPTIONS = CommandOptions("member", groups=[("", ModelConfig), ("", TrainingConfig)])
-"""The options that a member may have of its own."""
+"""Options that can be set per member."""
 _DEFAULTS = ModelConfig()
-_SHAPES_ONE_STAGE = "schedule and patience shape a single stage: give epochs or lr, or write them into stages"
+_SINGLE_STAGE_ONLY = "schedule and patience need a single stage: set epochs or lr, or put them into stages"
 
 
 def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
-    """Return three different networks that suit the images."""
+    """Return three default members for images of this height and width."""
     if max(image_size) > 64:
         return PHOTOS
     return tuple(
@@ -39,10 +38,10 @@ def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
 
 
 def resolve_members(members: Sequence[Any], model: ModelConfig, training: TrainingConfig) -> tuple[MemberConfig, ...]:
-    """Resolve names, YAML files and mappings; the run's options hold for every member that has such an option.
+    """Resolve network names, YAML files and mappings; an option of the run applies to all members that have it.
 
     Raises:
-        ConfigError: An unknown network or option, in any of them, or names that cannot be; all are listed.
+        ConfigError: Lists all unknown networks and options and all invalid member names.
     """
     problems: list[str] = []
     resolved: list[MemberConfig] = []
@@ -52,20 +51,18 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
         except ConfigError as error:
             problems.append(f"member {position + 1}: {error}")
     raise_problems(problems)
-    taken = {name for member in resolved for name in changed_options(member.model)}
+    used = {name for member in resolved for name in changed_options(member.model)}
     raise_problems(
-        f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - taken)
+        f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - used)
     )
-    named = _distinct(resolved)
-    raise_problems(_name_problems([member.name for member in named]))
-    return tuple(named)
+    return with_unique_names(resolved)
 
 
 def member_mapping(member: Any) -> dict[str, Any]:
-    """Return a member as a mapping with a `model`: from a network's name, a YAML file, or a mapping.
+    """Return a member given as a network name, YAML file or mapping as a mapping with a `model`.
 
     Raises:
-        ConfigError: It is neither, or the file cannot be read.
+        ConfigError: It is none of these, or the file cannot be read.
     """
     if isinstance(member, str) and Path(member).suffix in (".yaml", ".yml"):
         member = read_mapping(member)
@@ -77,7 +74,7 @@ def member_mapping(member: Any) -> dict[str, Any]:
 
 
 def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
-    """Resolve one member as `resolve_members` does; options of the run that it does not have are left out.
+    """Resolve one member; options of the run that its network does not have are ignored.
 
     Raises:
         ConfigError: An unknown network or option.
@@ -92,36 +89,41 @@ def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) ->
         training = replace(training, epochs=None, lr=None, schedule="constant", patience=None)
     parsed = MEMBER_OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
     config = parsed.of(ModelConfig)
-    own = {key.partition(".")[0] for key in parsed.given}
-    foreign = changed_options(model) - own - options_of(network, config)  # run-wide options of other members
-    config = replace(config, **{field: getattr(_DEFAULTS, field) for field in foreign})
+    member_options = {key.partition(".")[0] for key in parsed.given}
+    ignored = changed_options(model) - member_options - options_of(network, config)  # these apply to other members
+    config = replace(config, **{field: getattr(_DEFAULTS, field) for field in ignored})
     check_network(network, config)
-    trained = parsed.of(TrainingConfig)
-    shaped = trained.schedule != "constant" or trained.patience is not None
-    raise_problems([shaped and trained.epochs is None and trained.lr is None and _SHAPES_ONE_STAGE])
-    return MemberConfig(name, network, config, trained)
+    training = parsed.of(TrainingConfig)
+    single_stage = training.epochs is not None or training.lr is not None
+    stage_option_set = training.schedule != "constant" or training.patience is not None
+    raise_problems([stage_option_set and not single_stage and _SINGLE_STAGE_ONLY])
+    return MemberConfig(name, network, config, training)
 
 
-def _distinct(members: Sequence[MemberConfig]) -> list[MemberConfig]:
-    """Number members that would share a name."""
-    names = [member.name for member in members]
-    seen: dict[str, int] = {}
-    result = []
+def with_unique_names(members: Sequence[MemberConfig]) -> tuple[MemberConfig, ...]:
+    """Return members with numbers appended to names that occur more than once.
+
+    Raises:
+        ConfigError: Lists the names that are invalid, or whose files would be those of another member.
+    """
+    totals, counts = Counter(member.name for member in members), Counter[str]()
+    unique = []
     for member in members:
-        seen[member.name] = seen.get(member.name, 0) + 1
-        twice = names.count(member.name) > 1
-        result.append(replace(member, name=f"{member.name}-{seen[member.name]}") if twice else member)
-    return result
+        counts[member.name] += 1
+        duplicate = totals[member.name] > 1
+        unique.append(replace(member, name=f"{member.name}-{counts[member.name]}") if duplicate else member)
+    raise_problems(_name_problems([member.name for member in unique]))
+    return tuple(unique)
 
 
 def _name_problems(names: Sequence[str]) -> Iterator[str]:
-    """Yield what is wrong with the names; their files must not be another member's, nor those of a way to fuse."""
+    """Yield problems with the names, whose files must differ from those of other members and ensemble methods."""
     owners: dict[str, int] = {}
     for position, name in enumerate(names):
         if not name.strip():
             yield "a member's name must not be blank"
         elif name in METHODS:
-            yield f"a member cannot have the name '{name}', which is a way to fuse"
+            yield f"a member cannot have the name '{name}', which is an ensemble method"
         owner = owners.setdefault(slug(name).casefold(), position)
         if owner != position:
-            yield f"members '{names[owner]}' and '{name}' would share the folder {slug(name)}: give one another name"
+            yield f"members '{names[owner]}' and '{name}' would share the folder {slug(name)}: rename one"

@@ -1,13 +1,13 @@
-"""Recurrent layers over any sequence, and the module that reads a feature map with them.
+"""Recurrent layers over sequences, and the module that scans a feature map with them.
 
-Weights live in `nn.RNN`, `nn.GRU` or `nn.LSTM`, whose kernels run whenever the options are those kernels' own; for
-the others `tercet.models.cells` reads the same weights, so names and shapes never depend on the options.
+The weights are those of `nn.RNN`, `nn.GRU` or `nn.LSTM`, whose fast kernels run for all options that they support. For
+other options `tercet.models.cells` computes with the same weights, so that names and shapes do not depend on options.
 
-Initial weights are Keras': Glorot-uniform kernels, orthogonal recurrent kernels (each drawn as one matrix over all its
-gates, as Keras does), zero biases but for the LSTM's forget gate, which starts at 1.
+Initial weights are those of Keras: Glorot-uniform kernels, orthogonal recurrent kernels (drawn as one matrix over all
+gates), zero biases except for the forget gate of the LSTM, which starts at 1.
 
-Shapes: B images, N = h w cells of a feature map, T steps, D input features, H units, F output features
-(H, or 2 H in both directions).
+Shapes: B images, h x w feature map with N = h w cells, T steps, D input features, H units, F output features (H, or
+2 H if bidirectional).
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, 
 
 
 class RecurrentStack(nn.Module):
-    """Stacked recurrent layers; `forward` maps B T D to the last layer's final state, B F.
+    """Stacked recurrent layers: B T D to the final state of the last layer, B F.
 
     Args:
         input_size: D.
         cell: Simple RNN, GRU or LSTM.
         hidden_size: H, per direction.
-        num_layers: Stacked layers.
-        bidirectional: Read each layer's sequence forwards and backwards, and concatenate the states.
-        activation: Of the state: tanh, relu or sigmoid.
-        recurrent_activation: Of the gates: sigmoid, or Keras 2.2's hard_sigmoid.
+        num_layers: Number of layers.
+        bidirectional: Concatenate the states of a forward and a backward layer.
+        activation: Activation of the state: tanh, relu or sigmoid.
+        recurrent_activation: Activation of the gates: sigmoid, or hard_sigmoid as in Keras 2.2.
         reset_after: Whether a GRU applies the reset gate after the recurrent product, or before it (equations 10-13).
-        num_biases: Bias vectors per gate, 2 as in PyTorch or 1 as in Keras: the recurrent bias becomes a fixed zero, a
-            buffer that is neither learnt nor stored. The functions are the same except for a GRU that resets after the
-            product, whose candidate loses the bias within the reset.
+        num_biases: Bias vectors per gate: 2 as in PyTorch, or 1 as in Keras, where the recurrent bias is a zero buffer
+            that is neither trained nor saved. The two are equivalent except for a GRU with `reset_after`, whose
+            candidate then has no bias inside the reset.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class RecurrentStack(nn.Module):
 
     @property
     def fast(self) -> bool:
-        """Whether PyTorch's own kernel computes these options."""
+        """Whether PyTorch's kernel supports the options."""
         if self.cell == "rnn":
             return self.activation in ("tanh", "relu")
-        plain = self.activation == "tanh" and self.recurrent_activation == "sigmoid"
-        return plain and (self.cell == "lstm" or self.reset_after)
+        default = self.activation == "tanh" and self.recurrent_activation == "sigmoid"
+        return default and (self.cell == "lstm" or self.reset_after)
 
     def forward(self, sequence: Tensor) -> Tensor:
         """Map B T D to B F."""
@@ -93,9 +93,9 @@ class RecurrentStack(nn.Module):
         return torch.cat((hidden[-2], hidden[-1]), 1) if self.kernel.bidirectional else hidden[-1]
 
     def single_step(self, vector: Tensor) -> Tensor:
-        """Map B D to B F as a sequence of one step from the zero state, without the products with that state.
+        """Map B D to B F as a sequence of one step from the zero state, without the recurrent products.
 
-        The recurrent weights cannot act; they receive a gradient of exact zeros, as they would in the full cell.
+        The recurrent weights have no effect; they get gradients of exact zeros, as they would in the full cell.
         """
         for layer in range(self.kernel.num_layers):
             states = [self._first_state(vector, *self._weights(layer, suffix)) for suffix in self._suffixes()]
@@ -110,32 +110,33 @@ class RecurrentStack(nn.Module):
         kernel, recurrent, bias, recurrent_bias = (getattr(self.kernel, f"{name}{layer}{suffix}") for name in names)
         return kernel, recurrent, bias, recurrent_bias
 
-    def _first_state(self, vector: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor, extra: Tensor) -> Tensor:
+    def _first_state(
+        self, vector: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor
+    ) -> Tensor:
         act, gate = ACTIVATIONS[self.activation], RECURRENT_ACTIVATIONS[self.recurrent_activation]
         hidden_size = self.kernel.hidden_size
         if torch.is_grad_enabled() and recurrent.requires_grad and not torch.compiler.is_exporting():
-            vector = vector + recurrent[:0].sum().to(vector.dtype)  # the sum of nothing: its gradient is exact zeros
-        total = bias + extra
+            vector = vector + recurrent[:0].sum().to(vector.dtype)  # an empty sum is 0, with zero gradients
+        total_bias = bias + recurrent_bias
         if self.cell == "rnn":
-            return act(functional.linear(vector, kernel, total))
-        if self.cell == "lstm":  # the forget gate multiplies a zero
-            i = functional.linear(vector, kernel[:hidden_size], total[:hidden_size])
-            g, o = functional.linear(vector, kernel[2 * hidden_size :], total[2 * hidden_size :]).chunk(
-                2, 1
-            )  # B H each
+            return act(functional.linear(vector, kernel, total_bias))
+        if self.cell == "lstm":  # the forget gate has no effect: c is zero
+            i = functional.linear(vector, kernel[:hidden_size], total_bias[:hidden_size])
+            rest = functional.linear(vector, kernel[2 * hidden_size :], total_bias[2 * hidden_size :])
+            g, o = rest.chunk(2, 1)  # B H each
             return gate(o) * act(gate(i) * act(g))
         if not self.reset_after:
-            z, n = functional.linear(vector, kernel[hidden_size:], total[hidden_size:]).chunk(2, 1)
+            z, n = functional.linear(vector, kernel[hidden_size:], total_bias[hidden_size:]).chunk(2, 1)
             return (1 - gate(z)) * act(n)
-        r, z = functional.linear(vector, kernel[: 2 * hidden_size], total[: 2 * hidden_size]).chunk(2, 1)
+        r, z = functional.linear(vector, kernel[: 2 * hidden_size], total_bias[: 2 * hidden_size]).chunk(2, 1)
         n = functional.linear(vector, kernel[2 * hidden_size :], bias[2 * hidden_size :])
-        return (1 - gate(z)) * act(n + gate(r) * extra[2 * hidden_size :])
+        return (1 - gate(z)) * act(n + gate(r) * recurrent_bias[2 * hidden_size :])
 
     def _loop(self, sequence: Tensor) -> Tensor:
         device = sequence.device.type
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self._layers(sequence)
-        with torch.autocast(device, enabled=False):  # a sum over many steps needs all the bits
+        with torch.autocast(device, enabled=False):  # rounding errors of bf16 would add up over the steps
             return self._layers(sequence.to(cast("Tensor", self.kernel.weight_ih_l0).dtype))
 
     def _layers(self, sequence: Tensor) -> Tensor:
@@ -144,50 +145,51 @@ class RecurrentStack(nn.Module):
         for layer in range(self.kernel.num_layers):
             outputs, final = [], []
             for suffix in self._suffixes():
-                read = steps.flip(0) if suffix else steps
-                states = self._run(read, *self._weights(layer, suffix))  # T B H
+                ordered = steps.flip(0) if suffix else steps
+                states = self._run(ordered, *self._weights(layer, suffix))  # T B H
                 final.append(states[-1])
                 outputs.append(states.flip(0) if suffix else states)
             steps = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]  # T B F
         return torch.cat(final, 1) if len(final) > 1 else final[0]
 
-    def _run(self, steps: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor, extra: Tensor) -> Tensor:
+    def _run(self, steps: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor) -> Tensor:
+        """Map T B D to the states T B H of one layer in one direction."""
         options = {"activation": self.activation, "recurrent_activation": self.recurrent_activation}
-        if self.cell == "lstm":
-            projected = functional.linear(steps, kernel, bias + extra)
-            return lstm_steps(projected, recurrent, **options)
+        if self.cell == "gru" and self.reset_after:
+            gate_rows = 2 * self.kernel.hidden_size
+            bias = bias + functional.pad(recurrent_bias[:gate_rows], (0, gate_rows // 2))  # without the candidate's
+            projected = functional.linear(steps, kernel, bias)
+            return gru_after_steps(projected, recurrent, recurrent_bias[gate_rows:], **options)
+        projected = functional.linear(steps, kernel, bias + recurrent_bias)
         if self.cell == "rnn":
-            return rnn_steps(functional.linear(steps, kernel, bias + extra), recurrent, activation=self.activation)
-        if not self.reset_after:
-            projected = functional.linear(steps, kernel, bias + extra)
-            return gru_before_steps(projected, recurrent, **options)
-        gate_rows = 2 * self.kernel.hidden_size
-        projected = functional.linear(steps, kernel, bias + functional.pad(extra[:gate_rows], (0, gate_rows // 2)))
-        return gru_after_steps(projected, recurrent, extra[gate_rows:], **options)
+            return rnn_steps(projected, recurrent, activation=self.activation)
+        if self.cell == "lstm":
+            return lstm_steps(projected, recurrent, **options)
+        return gru_before_steps(projected, recurrent, **options)
 
 
 class RecurrentModule(nn.Module):
     """The paper's recurrent module between a backbone and its head.
 
-    `forward` takes the pooled vector B D at scan `pooled`, else the feature map B h w D, or tokens B N D in raster
-    order with their grid, and returns B F: the state after the last step, both directions concatenated.
+    The input is the pooled vector B D for the scan `pooled`, else the feature map B h w D, or tokens B N D in raster
+    order with their grid. The output B F is the state after the last step.
 
-    The scans: `pooled` is one step, the pooled vector (the paper; its recurrent weights never act and get a gradient
-    of exact zeros). `rows` and `columns` take one step a row or column, whose input is the mean of its cells: the row
-    laid out whole would make the input w times as wide. `cells` reads all cells in raster order, `snake` in raster
-    order with every second row reversed, so that neighbouring steps are neighbouring cells.
+    `pooled` is a single step, the pooled vector, as in the paper; its recurrent weights have no effect and get zero
+    gradients. `rows` and `columns` have one step per row or column, whose input is the mean of its cells, because their
+    concatenation would make the input w times as wide. `cells` has one step per cell in raster order; `snake` reverses
+    every second row, so that successive steps are neighbouring cells.
 
     Args:
         input_size: D.
         cell: Simple RNN, GRU or LSTM.
-        scan: What the sequence is.
+        scan: The sequence.
         hidden_size: H, per direction (default 2048, or 1024 if bidirectional: F = 2048 as in the paper).
-        num_layers: Stacked layers.
-        bidirectional: See `RecurrentStack`.
-        activation: See `RecurrentStack`.
-        recurrent_activation: See `RecurrentStack`.
-        reset_after: See `RecurrentStack`.
-        num_biases: See `RecurrentStack`.
+        num_layers: Number of layers (for this and the following options see `RecurrentStack`).
+        bidirectional: Both directions.
+        activation: Activation of the state.
+        recurrent_activation: Activation of the gates.
+        reset_after: Position of the reset gate of a GRU.
+        num_biases: Bias vectors per gate.
     """
 
     def __init__(
@@ -229,9 +231,9 @@ class RecurrentModule(nn.Module):
 
 
 def scan_sequence(feature_map: Tensor, scan: Scan) -> Tensor:
-    """Lay a feature map B h w D out as a sequence B T D (see `RecurrentModule`)."""
+    """Return a feature map B h w D as a sequence B T D (see `RecurrentModule`)."""
     if feature_map.ndim != 4:
-        raise ConfigError(f"scan '{scan}' reads a feature map B h w D, got {tuple(feature_map.shape)}")
+        raise ConfigError(f"scan '{scan}' needs a feature map B h w D, got {tuple(feature_map.shape)}")
     if scan in ("rows", "columns"):
         return feature_map.mean(2 if scan == "rows" else 1)  # B h D or B w D
     cells = feature_map.flatten(1, 2)  # B N D
@@ -248,7 +250,7 @@ def _fix_recurrent_biases(kernel: nn.RNNBase) -> None:
         zero = torch.zeros_like(getattr(kernel, name).data)
         delattr(kernel, name)
         kernel.register_buffer(name, zero, persistent=False)
-    kernel._init_flat_weights()  # the kernel's own list still held the parameters
+    kernel._init_flat_weights()  # the kernel's list still refers to the parameters
 
 
 @torch.no_grad()

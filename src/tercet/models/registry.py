@@ -1,7 +1,7 @@
-"""The networks that Tercet itself makes: their registry, and what a builder is told.
+"""Registry of Tercet's own networks; all other names are timm's.
 
-A new network is one `NETWORKS.register(name)(NamedNetwork(...))` in a module that `tercet.models.build` imports, and a
-family whose names carry numbers one `FAMILIES.register(form)(NetworkFamily(...))`. Every other name is timm's.
+Add a network with `NETWORKS.register(name)(ModelEntry(...))` in a module that `tercet.models.build` imports, and a
+family whose names contain numbers with `FAMILIES.register(form)(NetworkFamily(...))`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from tercet.models.classifier import Classifier
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What is to be built, and for which data."""
+    """Arguments of a network builder."""
 
     network: str
     """Name of the network."""
     num_classes: int
-    """Classes, K."""
+    """K."""
     config: ModelConfig
-    """The options."""
+    """Options of the network."""
     channels: int
     """Channels of the data's images."""
     image_size: tuple[int, int] | None
-    """Height and width of the data's images, where they have one size."""
+    """Height and width of the data's images, if they have one size."""
     load_weights: bool
-    """Whether weights are loaded now; false where they follow from a bundle or a checkpoint."""
+    """False if weights are loaded later, from a bundle or a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ class ModelEntry:
     """One of Tercet's own networks."""
 
     description: str
-    """One line for lists."""
+    """One line, for lists."""
     options: frozenset[str]
-    """Fields of `ModelConfig` that act on this network; others are refused when they are set."""
+    """Fields of `ModelConfig` that have an effect; setting others is an error."""
     build: Callable[[BuildRequest], Classifier]
-    """The builder."""
+    """Builds the network."""
 
 
 @dataclass(frozen=True)
 class NetworkFamily:
-    """Networks of our own whose names carry numbers, such as a depth and a width."""
+    """Networks whose names contain numbers, such as a depth and a width."""
 
     prefix: str
-    """How all their names begin."""
+    """Prefix of their names."""
     examples: tuple[str, ...]
-    """Names that lists show."""
+    """Names for lists."""
     member: Callable[[str], ModelEntry]
-    """From a name with that beginning to the network; raises ConfigError where the numbers cannot be."""
+    """Returns the network of a name with the prefix; raises ConfigError for invalid numbers."""
 
 
 NETWORKS: Registry[ModelEntry] = Registry("network")
@@ -63,10 +63,10 @@ FAMILIES: Registry[NetworkFamily] = Registry("family of networks")
 
 
 def registered_network(name: str) -> ModelEntry | None:
-    """Return the network of our own that has this name; None for timm's.
+    """Return the entry of one of Tercet's own networks; None for other names.
 
     Raises:
-        ConfigError: The name begins as a family's names do, and its numbers cannot be.
+        ConfigError: The name has the prefix of a family, but invalid numbers.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -75,37 +75,39 @@ def registered_network(name: str) -> ModelEntry | None:
 
 
 def registered_networks() -> dict[str, ModelEntry]:
-    """Return our own networks by name; of families, the examples."""
-    named = {name: NETWORKS[name] for name in NETWORKS}
+    """Return Tercet's own networks by name, with the examples of families."""
+    networks = {name: NETWORKS[name] for name in NETWORKS}
     families = [FAMILIES[form] for form in FAMILIES]
-    return named | {name: family.member(name) for family in families for name in family.examples}
+    return networks | {name: family.member(name) for family in families for name in family.examples}
 
 
-def override(announced: InputSpec, wanted: InputConfig) -> InputSpec:
-    """Return what a network announces, with the user's `input.*` options in its place."""
-    changes = {name: value for name, value in vars(wanted).items() if value is not None}
+def override(spec: InputSpec, config: InputConfig) -> InputSpec:
+    """Return the input spec of a network with the user's `input.*` options applied."""
+    changes = {name: value for name, value in vars(config).items() if value is not None}
     if "size" in changes:
-        changes["size"] = pixel_size(wanted)
-    values = {**announced.to_dict(), **changes}
+        changes["size"] = pixel_size(config)
+    values = {**spec.to_dict(), **changes}
     for name in ("mean", "std"):
         if name not in changes and len(values[name]) not in (1, values["channels"]):
-            values[name] = (sum(values[name]) / len(values[name]),)  # announced for other channels
+            values[name] = (sum(values[name]) / len(values[name]),)  # per channel, for another number of channels
     return InputSpec.from_dict(values)
 
 
-def pixel_size(wanted: InputConfig) -> tuple[int, int] | None:
-    """Return the user's `input.size` as height and width; one number is a square."""
-    return None if wanted.size is None else (wanted.size[0], wanted.size[-1])
+def pixel_size(config: InputConfig) -> tuple[int, int] | None:
+    """Return the user's `input.size` as height and width; a single number is both."""
+    return None if config.size is None else (config.size[0], config.size[-1])
 
 
 def plain_spec(request: BuildRequest) -> InputSpec:
-    """Return the input of a network without a past: the data's own size and channels, pixels in [0, 1].
+    """Return the input spec of an untrained network: size and channels of the data, pixels in [0, 1].
 
     Raises:
-        ConfigError: Neither the data nor `input.size` says the size.
+        ConfigError: The images differ in size and `input.size` is not set.
     """
     size = pixel_size(request.config.input) or request.image_size
     if size is None:
-        raise ConfigError(f"network '{request.network}' needs an image size: the data have none, set --input.size")
-    announced = InputSpec(size=size, channels=request.channels, mean=(0.0,), std=(1.0,))
-    return override(announced, request.config.input)
+        raise ConfigError(
+            f"network '{request.network}' needs one image size, but the images differ in size: set --input.size"
+        )
+    spec = InputSpec(size=size, channels=request.channels, mean=(0.0,), std=(1.0,))
+    return override(spec, request.config.input)

@@ -1,8 +1,10 @@
-"""Sequencer2D with other cells: the networks of timm's sequencer2d_s, m and l, with GRUs or simple RNNs.
+"""Sequencer2D with other cells: timm's sequencer2d_s, m and l with GRUs or simple RNNs instead of LSTMs.
 
-Sequencer (Tatsunami and Taki 2022, arXiv:2205.01972) replaces attention by two recurrent layers, one along the columns
-and one along the rows of the feature map, each in both directions. Importing this module enters its networks in timm's
-registry. No weights are published under their names.
+Sequencer (Tatsunami and Taki 2022, arXiv:2205.01972) replaces attention by two bidirectional recurrent layers, one
+along the columns and one along the rows of the feature map. Importing this module registers the networks with timm;
+there are no pretrained weights for them.
+
+Shapes: B images, H x W feature map, D features.
 """
 
 from __future__ import annotations
@@ -17,17 +19,17 @@ from torch import nn
 
 
 class _Recurrent2d(RNN2dBase):  # type: ignore[misc]
-    """Reads B H W D along both axes, side by side, and projects back to D.
+    """Recurrent layers along both axes of B H W D, joined and projected back to D.
 
     Args:
         input_size: D.
-        hidden_size: State width of a direction.
-        num_layers: Stacked layers.
+        hidden_size: Units per direction.
+        num_layers: Number of layers.
         bias: Whether gates have biases.
-        bidirectional: Whether each axis is read both ways.
-        union: How the axes are joined, or which one is read: cat, add, vertical, horizontal.
+        bidirectional: Whether each axis is scanned in both directions.
+        union: How the axes are joined (cat, add), or the only axis (vertical, horizontal).
         with_fc: Whether a linear layer projects back to D.
-        **options: Device and data type.
+        **options: `device` and `dtype`.
     """
 
     kernel: Callable[..., nn.RNNBase]
@@ -44,10 +46,10 @@ class _Recurrent2d(RNN2dBase):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(input_size, hidden_size, num_layers, bias, bidirectional, union, with_fc, **options)
-        shape = {"bias": bias, "bidirectional": bidirectional, "batch_first": True, **options}
-        for axis, read in (("rnn_v", self.with_vertical), ("rnn_h", self.with_horizontal)):
-            if read:
-                setattr(self, axis, type(self).kernel(input_size, hidden_size, num_layers, **shape))
+        arguments = {"bias": bias, "bidirectional": bidirectional, "batch_first": True, **options}
+        for axis, enabled in (("rnn_v", self.with_vertical), ("rnn_h", self.with_horizontal)):
+            if enabled:
+                setattr(self, axis, type(self).kernel(input_size, hidden_size, num_layers, **arguments))
 
 
 class GRU2d(_Recurrent2d):
@@ -85,11 +87,11 @@ default_cfgs = generate_default_cfgs(
 
 
 def _register(size: str, cell: str) -> None:
-    """Enter one network in timm's registry, as its decorator does: by the function's name and this module's configs."""
+    """Register a network with timm, which takes the name of the function and this module's `default_cfgs`."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> Sequencer2d:
-        shape = {"layers": _DEPTHS[size], "patch_sizes": (7, 2, 1, 1), "rnn_layer": _LAYERS[cell]}
-        return _create_sequencer2d(create.__name__, pretrained=pretrained, **{**shape, **kwargs})
+        architecture = {"layers": _DEPTHS[size], "patch_sizes": (7, 2, 1, 1), "rnn_layer": _LAYERS[cell]}
+        return _create_sequencer2d(create.__name__, pretrained=pretrained, **{**architecture, **kwargs})
 
     create.__name__ = f"sequencer2d_{size}_{cell}"
     register_model(create)

@@ -1,4 +1,7 @@
-"""Small networks of the sources: CNNs, row-by-row classifiers, MobileNetV1."""
+"""Small networks of the published experiments: two CNNs, recurrent classifiers of pixel rows, MobileNetV1.
+
+Shapes: B images, C channels, H x W pixels, K classes.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ _FILTERS = 32
 
 
 def build_small_cnn(request: BuildRequest) -> Classifier:
-    """Return the notebook's small CNN: 697,130 parameters on 28 x 28 x 1 with 10 classes.
+    """Return the notebook's small CNN: 697,130 parameters for 28 x 28 x 1 and 10 classes.
 
-    B C H W, convolution (32 filters 3 x 3, no padding, ReLU), max-pooling by 2, flattened, dense 128 (ReLU), dropout,
-    dense 32 (ReLU), dropout, classes: B K. Initial weights are Keras'.
+    Convolution (32 filters 3 x 3, no padding, ReLU), 2 x 2 max-pooling, dense 128 (ReLU), dropout, dense 32 (ReLU),
+    dropout, classes. Initial weights are those of Keras.
 
     Raises:
-        ConfigError: Images under 4 x 4 pixels leave nothing after convolution and pooling.
+        ConfigError: The images are smaller than 4 x 4 pixels, so that no feature is left.
     """
     config, spec = request.config, plain_spec(request)
     height, width = (spec.size[0] - 2) // 2, (spec.size[1] - 2) // 2
@@ -37,67 +40,68 @@ def build_small_cnn(request: BuildRequest) -> Classifier:
     convolution = nn.Conv2d(spec.channels, _FILTERS, 3)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    trunk = {
+    layers = {
         "convolution": convolution,
         "activation": nn.ReLU(),
         "pooling": nn.MaxPool2d(2),
         "flatten": nn.Flatten(),  # B 32 h w to B (32 h w)
     }
-    drop, narrow = 0.2 if config.dropout is None else config.dropout, config.head_hidden_dim or 32
+    dropout, hidden_dim = 0.2 if config.dropout is None else config.dropout, config.head_hidden_dim or 32
     head = {
         "wide": dense_layer(_FILTERS * height * width, 128),
         "wide_activation": nn.ReLU(),
-        "wide_dropout": nn.Dropout(drop),
-        "dense": dense_layer(128, narrow),
+        "wide_dropout": nn.Dropout(dropout),
+        "dense": dense_layer(128, hidden_dim),
         "activation": nn.ReLU(),
-        "dropout": nn.Dropout(drop),
-        "classes": dense_layer(narrow, request.num_classes),
+        "dropout": nn.Dropout(dropout),
+        "classes": dense_layer(hidden_dim, request.num_classes),
     }
     return Classifier(
         request.network,
         spec=spec,
         num_classes=request.num_classes,
-        features=nn.Sequential(OrderedDict(trunk)),
+        features=nn.Sequential(OrderedDict(layers)),
         head=nn.Sequential(OrderedDict(head)),
     )
 
 
-_LEAF = ((16, 7, 2), (64, 5, 2), (128, 3, 1), (256, 3, 1))
-"""Filters, kernel side and stride of the leaf CNN's convolutions."""
+_LEAF_CONVOLUTIONS = ((16, 7, 2), (64, 5, 2), (128, 3, 1), (256, 3, 1))
+"""Filters, kernel size and stride of the leaf CNN's convolutions."""
 
 
 def build_leaf_cnn(request: BuildRequest) -> Classifier:
     """Return the CNN baseline of the leaf report, table 1: 2,171,568 parameters with three channels and 176 classes.
 
     Four convolutions without padding, each followed by ReLU, the first three by batch normalisation, the first two by
-    max-pooling (3, stride 2); global average, dense 4096 (ReLU), classes, and batch normalisation of the logits. Images
-    of 224 pixels become maps of 109, 54, 25, 12, 10 and 8. Initial weights are PyTorch's, which it was trained with.
+    max-pooling (3, stride 2); global average pooling, dense 4096 (ReLU), classes, and batch normalisation of the
+    logits. Images of 224 pixels become maps of 109, 54, 25, 12, 10 and 8. Initial weights are those of PyTorch, as in
+    the report.
 
     Raises:
-        ConfigError: Images that the convolutions leave nothing of.
+        ConfigError: The images are too small, so that no feature is left.
     """
-    spec, width = plain_spec(request), request.config.head_hidden_dim or 4096
+    spec, hidden_dim = plain_spec(request), request.config.head_hidden_dim or 4096
     layers: dict[str, nn.Module] = {}
-    channels, sides = spec.channels, spec.size
-    for number, (filters, side, stride) in enumerate(_LEAF, 1):
-        layers[f"convolution{number}"] = nn.Conv2d(channels, filters, side, stride)
+    channels, map_size = spec.channels, spec.size
+    for number, (filters, kernel, stride) in enumerate(_LEAF_CONVOLUTIONS, 1):
+        layers[f"convolution{number}"] = nn.Conv2d(channels, filters, kernel, stride)
         layers[f"activation{number}"] = nn.ReLU()
-        channels, sides = filters, _valid(sides, side, stride)
+        channels, map_size = filters, _output_size(map_size, kernel, stride)
         if number < 4:
             layers[f"norm{number}"] = nn.BatchNorm2d(filters)
         if number < 3:
             layers[f"pooling{number}"] = nn.MaxPool2d(3, 2)
-            sides = _valid(sides, 3, 2)
-    if min(sides) < 1:
+            map_size = _output_size(map_size, 3, 2)
+    if min(map_size) < 1:
         raise ConfigError(
             f"leaf-cnn needs images of at least 107 x 107 pixels, got {spec.size[0]} x {spec.size[1]}: "
             "set --input.size, such as 224"
         )
     layers |= {"pooling": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}  # B 256 h w to B 256
     head = {
-        "dense": nn.Linear(channels, width),
+        "dense": nn.Linear(channels, hidden_dim),
         "activation": nn.ReLU(),
-        "classes": nn.Linear(width, request.num_classes),
+        "classes": nn.Linear(hidden_dim, request.num_classes),
         "classes_norm": nn.BatchNorm1d(request.num_classes),
     }
     return Classifier(
@@ -109,9 +113,9 @@ def build_leaf_cnn(request: BuildRequest) -> Classifier:
     )
 
 
-def _valid(sides: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
-    """Return height and width after a window without padding."""
-    height, width = ((side - kernel) // stride + 1 for side in sides)
+def _output_size(size: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
+    """Return height and width after a convolution or pooling without padding."""
+    height, width = ((pixels - kernel) // stride + 1 for pixels in size)
     return height, width
 
 
@@ -132,7 +136,7 @@ NETWORKS.register("small-cnn")(
 
 
 class RowScan(nn.Module):
-    """Lays an image B C H W out as the sequence of its rows, B H (W C)."""
+    """Turns images B C H W into sequences of pixel rows, B H (W C)."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map B C H W to B H (W C)."""
@@ -140,12 +144,12 @@ class RowScan(nn.Module):
 
 
 def build_rows(request: BuildRequest, *, cell: Cell, bidirectional: bool = False) -> Classifier:
-    """Return a row classifier for the data's image size and channels.
+    """Return the notebook's row classifier: stacked recurrent layers over the pixel rows, dense (ReLU), classes.
 
     Args:
-        request: What is to be built.
+        request: Size, channels, classes and options.
         cell: Simple RNN, GRU or LSTM.
-        bidirectional: Read the rows from bottom to top as well.
+        bidirectional: Whether rows are scanned from bottom to top as well.
     """
     config, spec = request.config, plain_spec(request)
     recurrent = RecurrentStack(
@@ -176,17 +180,17 @@ def build_rows(request: BuildRequest, *, cell: Cell, bidirectional: bool = False
 
 
 _OPTIONS = frozenset({"input", "hidden_size", "num_layers", "activation", "num_biases", "head_hidden_dim"})
-_ROWS = "reads pixel rows from top to bottom, 2 layers of 128, dense 32"
-NETWORKS.register("row-rnn")(ModelEntry(f"simple RNN that {_ROWS}", _OPTIONS, partial(build_rows, cell="rnn")))
+_ROWS = "over pixel rows from top to bottom, 2 layers of 128, dense 32"
+NETWORKS.register("row-rnn")(ModelEntry(f"simple RNN {_ROWS}", _OPTIONS, partial(build_rows, cell="rnn")))
 NETWORKS.register("row-gru")(
-    ModelEntry(f"GRU that {_ROWS}", _OPTIONS | {"recurrent_activation", "reset_after"}, partial(build_rows, cell="gru"))
+    ModelEntry(f"GRU {_ROWS}", _OPTIONS | {"recurrent_activation", "reset_after"}, partial(build_rows, cell="gru"))
 )
 NETWORKS.register("row-lstm")(
-    ModelEntry(f"LSTM that {_ROWS}", _OPTIONS | {"recurrent_activation"}, partial(build_rows, cell="lstm"))
+    ModelEntry(f"LSTM {_ROWS}", _OPTIONS | {"recurrent_activation"}, partial(build_rows, cell="lstm"))
 )
 NETWORKS.register("row-bilstm")(
     ModelEntry(
-        "LSTM that reads pixel rows in both directions, 2 layers of 2 x 128, dense 32",
+        "LSTM over pixel rows in both directions, 2 layers of 2 x 128, dense 32",
         _OPTIONS | {"recurrent_activation"},
         partial(build_rows, cell="lstm", bidirectional=True),
     )
@@ -211,5 +215,5 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]
 def mobilenetv1_075(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """Return MobileNetV1 with three quarters of the channels (arXiv:1704.04861); keywords as in timm."""
+    """Return MobileNetV1 with 0.75 times the channels (Howard et al., arXiv:1704.04861), which timm lacks."""
     return _gen_mobilenet_v1("mobilenetv1_075", 0.75, pretrained=pretrained, **kwargs)

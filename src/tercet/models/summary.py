@@ -1,18 +1,21 @@
-"""What a network is made of: parameters, running statistics, operations an image, input, and where its layers are.
-
-Shapes: C channels, H x W pixels, M members, K classes.
-"""
+"""Parameters and operations of a network, and networks with matching parameter counts."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tercet.config.model import ModelConfig
+from tercet.core.errors import ConfigError
 from tercet.core.types import InputSpec
 from tercet.models.backbone import to_meta
+from tercet.models.build import options_of
 from tercet.models.classifier import Classifier
 from tercet.models.fusion_head import EndToEnd, FusionHead
 
@@ -20,18 +23,16 @@ _DEPTH = 3
 
 
 def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
-    """Return plain values for JSON and tables.
+    """Return the summary as plain values for JSON and tables.
 
-    `parameters` counts the learnable ones, `trainable` those that are not frozen, `buffers` the running means and
-    variances of normalisation layers (not their batch counters). `flops` are those of one image in evaluation, a
-    multiply-add counted as two, matrix products and convolutions only; they are counted on shapes alone. Recurrent
-    kernels, whose products common counters do not see, count by their formula. `input` is the input spec, or what else
-    goes in. `layers` lists the main parts by the dotted names under which hooks, freezing and explanations find them.
-    `freezing` is the table of frozen and open names, each line with what it was the first to match; empty where nothing
-    was asked for.
+    `parameters` includes frozen parameters, `trainable` does not; `buffers` counts the running means and variances of
+    normalization layers. `flops` are those of one image in evaluation mode, two per multiply-add, of matrix products
+    and convolutions only. They are counted on the meta device; recurrent kernels, which PyTorch's counter ignores,
+    are counted by their formula. `input` is the input spec, or M and K of a fusion head. `layers` lists the main
+    modules by their dotted names. `freezing` lists the freezing rules with the names that they match.
 
     Args:
-        module: A classifier, a fusion head, or both as one.
+        module: A classifier, a fusion head, or an end-to-end ensemble.
     """
     return {
         "network": module.network if isinstance(module, Classifier) else type(module).__name__,
@@ -49,19 +50,22 @@ def summarize(module: Classifier | FusionHead | EndToEnd) -> dict[str, Any]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of learnable parameters, frozen ones included."""
+    """Return the number of parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _count_flops(module: Classifier | FusionHead | EndToEnd) -> int:
     counter, products = FlopCounterMode(display=False), [0]
-    abstract = to_meta(module, products=products).requires_grad_(False)
-    with torch.no_grad(), counter:  # the counter fails on views of a parameter that wants gradients, as SigLIP's query
-        abstract(_one_image(module))
+    meta = to_meta(module, products=products).requires_grad_(False)
+    with (
+        torch.no_grad(),
+        counter,
+    ):  # the counter fails on views of a parameter that requires gradients, such as SigLIP's query
+        meta(_sample_input(module))
     return int(counter.get_total_flops()) + 2 * sum(products)
 
 
-def _one_image(module: nn.Module) -> Tensor | tuple[Tensor, ...]:
+def _sample_input(module: nn.Module) -> Tensor | tuple[Tensor, ...]:
     if isinstance(module, FusionHead):
         return torch.empty(1, module.num_members, module.num_classes, device="meta")
     if isinstance(module, EndToEnd):
@@ -89,8 +93,90 @@ def _describe_input(module: nn.Module) -> Any:
 
 def _layers(module: nn.Module, *, prefix: str, depth: int) -> list[dict[str, Any]]:
     rows = []
-    for name, part in module.named_children():
-        rows.append({"name": f"{prefix}{name}", "type": type(part).__name__, "parameters": count_parameters(part)})
+    for name, layer in module.named_children():
+        rows.append({"name": f"{prefix}{name}", "type": type(layer).__name__, "parameters": count_parameters(layer)})
         if depth > 1:
-            rows += _layers(part, prefix=f"{prefix}{name}.", depth=depth - 1)
+            rows += _layers(layer, prefix=f"{prefix}{name}.", depth=depth - 1)
     return rows
+
+
+WidthOption = Literal["hidden_size", "head_hidden_dim"]
+ParameterCount = Callable[[ModelConfig], int]
+
+
+@dataclass(frozen=True)
+class ParameterMatch:
+    """A network with its width adjusted to a parameter count."""
+
+    config: ModelConfig
+    """Options of the network, with the adjusted width."""
+    option: WidthOption
+    """The adjusted option."""
+    width: int
+    """Its value."""
+    parameters: int
+    """Parameters of the network with this width."""
+    target: int
+    """Requested number of parameters."""
+
+    @property
+    def deviation(self) -> float:
+        """Relative deviation from the target."""
+        return self.parameters / self.target - 1
+
+
+def find_width_option(network: str, config: ModelConfig) -> WidthOption | None:
+    """Return the option that sets the width of a network; None if it has none."""
+    options = options_of(network, config)
+    return "hidden_size" if "hidden_size" in options else "head_hidden_dim" if "head_hidden_dim" in options else None
+
+
+def match_parameters(
+    network: str, config: ModelConfig, target: int, *, count: ParameterCount, tolerance: float = 0.05
+) -> ParameterMatch:
+    """Return a network's options with the width whose parameter count is closest to `target`.
+
+    Args:
+        network: Name of the network.
+        config: Options of the network.
+        target: Requested number of parameters.
+        count: Returns the number of parameters of the network with given options.
+        tolerance: Largest relative deviation from the target.
+
+    Raises:
+        ConfigError: The network has no adjustable width, or no width is within the tolerance.
+    """
+    option = find_width_option(network, config)
+    if option is None:
+        raise ConfigError(
+            f"cannot match {target:,} parameters: '{network}' has no adjustable width, neither --hidden-size nor "
+            "--head-hidden-dim"
+        )
+
+    def size(width: int) -> int:
+        return count(replace(config, **{option: width}))  # type: ignore[arg-type]
+
+    candidates = _candidate_widths(size(1), size(2), size(3), target)
+    sizes = {width: size(width) for width in candidates}
+    width = min(sizes, key=lambda candidate: abs(sizes[candidate] - target))
+    match = ParameterMatch(replace(config, **{option: width}), option, width, sizes[width], target)  # type: ignore[arg-type]
+    if abs(match.deviation) > tolerance:
+        raise ConfigError(
+            f"cannot match {target:,} parameters with '{network}' within {100 * tolerance:g} %: with "
+            f"--{option.replace('_', '-')} {width} it has {match.parameters:,}"
+        )
+    return match
+
+
+def _candidate_widths(first: int, second: int, third: int, target: int) -> list[int]:
+    """Return the integers around the width at which the quadratic through the sizes at 1, 2 and 3 is `target`."""
+    curvature = (third - 2 * second + first) / 2  # size(w) = first + slope (w - 1) + curvature (w - 1)(w - 2)
+    slope = second - first
+    if target <= first:
+        return [1]
+    if curvature == 0:
+        root = 1 + (target - first) / slope
+    else:  # curvature w^2 + b w + c = 0
+        b, c = slope - 3 * curvature, first - slope + 2 * curvature - target
+        root = (-b + math.sqrt(b * b - 4 * curvature * c)) / (2 * curvature)
+    return [max(1, math.floor(root)), max(1, math.floor(root)) + 1]

@@ -1,6 +1,7 @@
-"""Test-time augmentation: a module that looks at several views of each picture and averages what it sees.
+"""Test-time augmentation: a module that averages the probabilities over several views of each image.
 
-Shapes: B images, C channels, H x W pixels of the picture, h x w of the network's input, K classes, L levels.
+Shapes: B images, C channels, H x W pixels of the image, h x w of the network's input, K classes, L levels (numbers of
+crops).
 """
 
 from __future__ import annotations
@@ -23,81 +24,82 @@ from tercet.models.forward import predict_logits
 
 
 def enlarged_input_spec(spec: InputSpec, views: TTAConfig) -> InputSpec:
-    """Return what a loader must bring so that `views` can be cut out: `spec`, at the picture's size."""
-    return replace(spec, size=views.picture_size(spec.size))
+    """Return the input spec for a loader: that of the network, at the size from which `views` are cropped."""
+    return replace(spec, size=views.enlarged_size(spec.size))
 
 
 class TTAModel(nn.Module):
-    """A network that is shown several views of each picture; its probabilities are averaged over them.
+    """A network whose probabilities are averaged over several views of each image.
 
-    Maps pictures B C H W in [0, 1] to the logarithms of the mean probabilities, B K: logits whose softmax is that
-    mean. With several numbers of crops these follow each other, B (L K). Where there is one view its logits are
-    returned as they are, so that one crop of the whole picture is the plain prediction, bit for bit.
+    Maps images B C H W in [0, 1] to log mean probabilities B K: logits whose softmax is the mean. For several numbers
+    of crops they are concatenated, B (L K). The logits of a single view are returned unchanged, so that one crop of the
+    full image gives the plain prediction, bit for bit.
 
     Args:
         module: Maps B C h w in [0, 1] to logits B K.
-        views: What to show.
-        spec: What the module wants to see; its size is that of every view.
+        views: Crops, flips and shifts.
+        spec: Input spec of the module; its size is that of every view.
     """
 
     def __init__(self, module: nn.Module, views: TTAConfig, spec: InputSpec) -> None:
         super().__init__()
         self.module, self.views, self.spec = module, views, spec
-        self.picture_size = views.picture_size(spec.size)
-        wanted = {(3,): views.flip, (2,): views.vflip, (2, 3): views.flip and views.vflip}
-        self._mirrors = [axes for axes, asked in wanted.items() if asked]
+        self.picture_size = views.enlarged_size(spec.size)
+        flips = {(3,): views.flip, (2,): views.vflip, (2, 3): views.flip and views.vflip}
+        self._flips = [axes for axes, enabled in flips.items() if enabled]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map B C H W to B (L K)."""
         if self.views.plain:
             return cast("Tensor", self.module(images))
-        pictures = scale(images, self.picture_size, cast("Interpolation", self.spec.interpolation))
+        images = scale(images, self.picture_size, cast("Interpolation", self.spec.interpolation))
         counts = self.views.crops or (1,)
-        answers: list[Tensor] = []
-        total: Tensor | None = None
-        passes = 0
+        levels: list[Tensor] = []
+        log_sum: Tensor | None = None
+        num_views = 0
         for number, corner in enumerate(crop_corners(self.views, self.picture_size, self.spec.size), start=1):
-            for view in self._around(pictures, corner):
+            for view in self._views(images, corner):
                 logits: Tensor = self.module(view)  # B K
-                passes += 1
-                said = functional.log_softmax(logits.float(), dim=1)
-                total = said if total is None else torch.logaddexp(total, said)
-                last = logits if passes == 1 else total - math.log(passes)
+                num_views += 1
+                log_probabilities = functional.log_softmax(logits.float(), dim=1)
+                log_sum = log_probabilities if log_sum is None else torch.logaddexp(log_sum, log_probabilities)
+                mean = logits if num_views == 1 else log_sum - math.log(num_views)
             if number in counts:
-                answers.append(last)
-        return torch.cat(answers, dim=1)
+                levels.append(mean)
+        return torch.cat(levels, dim=1)
 
-    def _around(self, pictures: Tensor, corner: tuple[int, int]) -> Iterator[Tensor]:
-        """Yield one crop of B C H W, moved and mirrored in every way asked for."""
-        reach = self.views.shift
-        if reach:
-            pictures = functional.pad(pictures, (reach, reach, reach, reach), mode="replicate")
-        moves = [(0, 0), (-reach, 0), (reach, 0), (0, -reach), (0, reach)] if reach else [(0, 0)]
+    def _views(self, images: Tensor, corner: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield the crop of B C H W at a corner with all its shifts and flips, B C h w each."""
+        shift = self.views.shift
+        if shift:
+            images = functional.pad(images, (shift, shift, shift, shift), mode="replicate")
+        shifts = [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)] if shift else [(0, 0)]
         height, width = self.spec.size
-        for down, right in moves:
-            top, left = corner[0] + reach + down, corner[1] + reach + right
-            view = pictures[..., top : top + height, left : left + width]  # B C h w
+        for down, right in shifts:
+            top, left = corner[0] + shift + down, corner[1] + shift + right
+            view = images[..., top : top + height, left : left + width]  # B C h w
             yield view
-            yield from (view.flip(axes) for axes in self._mirrors)
+            yield from (view.flip(axes) for axes in self._flips)
 
 
-def crop_corners(views: TTAConfig, picture: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the top left corners of the crops, for the largest number of them.
+def crop_corners(views: TTAConfig, image_size: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the top left corners of the crops, for the largest of the numbers of crops.
 
-    A corner is a function of the seed and the number of the crop alone: the same for every image, whatever batch it is
-    in, and at the same share of the free way for pictures of any size. Fewer crops are the first ones of more.
+    A corner depends on the seed and the index of the crop only, so that it is the same for all images and batches.
+    Smaller numbers of crops are the first ones.
 
     Args:
-        views: How many, and their seed.
-        picture: Height and width to cut from.
+        views: Numbers of crops, and their seed.
+        image_size: Height and width of the image.
         size: Height and width of a crop.
     """
     if not views.crops:
         return [(0, 0)]
     corners = []
     for number in range(max(views.crops)):
-        shares = np.random.default_rng([views.seed, number]).random(2)  # in [0, 1)
-        top, left = (int(share * (whole - part + 1)) for share, whole, part in zip(shares, picture, size, strict=True))
+        fractions = np.random.default_rng([views.seed, number]).random(2)  # in [0, 1)
+        margins = (outer - inner + 1 for outer, inner in zip(image_size, size, strict=True))
+        top, left = (int(fraction * margin) for fraction, margin in zip(fractions, margins, strict=True))
         corners.append((top, left))
     return corners
 
@@ -111,23 +113,23 @@ def predict_levels(
     classes: Sequence[str],
     device: str = "cpu",
 ) -> dict[TTAConfig, Predictions]:
-    """Return the predictions at each of `views.levels()`, from one pass over the source.
+    """Return the predictions for each number of crops (`views.levels()`), from one pass over the source.
 
     Args:
         module: Maps images B C h w to logits B K.
-        source: Pictures as `picture_spec(spec, views)` asks for, or at their own size.
-        views: What to show.
-        spec: What the module wants to see.
+        source: Batches of images with `enlarged_input_spec(spec, views)`, or at their original size.
+        views: Crops, flips and shifts.
+        spec: Input spec of the module.
         classes: K class names.
-        device: Where to compute.
+        device: Device for the computation.
 
     Raises:
-        DataError: The source is empty or names a sample twice, or logits are not finite.
+        DataError: The source is empty or has a sample twice, or logits are not finite.
         ModelError: The logits are not B K.
     """
     logits = predict_logits(TTAModel(module, views, spec), source, device=device)
     levels = views.levels()
     return {
-        level: Predictions.from_logits(part, ids=logits.ids, classes=classes, labels=logits.labels)
-        for level, part in zip(levels, np.split(logits.values, len(levels), axis=1), strict=True)
+        level: Predictions.from_logits(values, ids=logits.ids, classes=classes, labels=logits.labels)
+        for level, values in zip(levels, np.split(logits.values, len(levels), axis=1), strict=True)
     }

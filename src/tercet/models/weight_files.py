@@ -1,4 +1,4 @@
-"""Weights of one module as a safetensors file."""
+"""Weights of a module as a safetensors file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tercet.core.files import atomic_path, sha256
 
 
 def save_weights(path: Path, module: nn.Module) -> str:
-    """Write a module's parameters and buffers as safetensors, atomically; return the file's SHA-256."""
+    """Write parameters and buffers atomically; return the SHA-256 of the file."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary)
         except SafetensorError as error:
-            raise StorageError(f"cannot write {path}: {error}; free space or choose another folder") from error
+            raise StorageError(f"cannot write {path}: {error}; free disk space or choose another folder") from error
     return sha256(path)
 
 
 def load_weights(path: Path, module: nn.Module, *, digest: str | None = None) -> None:
-    """Read `save_weights`' file into a module; every name must match.
+    """Load a file of `save_weights` into a module.
 
     Raises:
-        ModelError: The file is absent, changed (its SHA-256 is not `digest`), or made for another network.
+        ModelError: The file is missing, changed (its SHA-256 is not `digest`), or of another network.
     """
     try:
         if digest is not None and sha256(path) != digest:
@@ -39,10 +39,10 @@ def load_weights(path: Path, module: nn.Module, *, digest: str | None = None) ->
 
 
 def restore_module(module: nn.Module, tensors: dict[str, Tensor], *, source: Path) -> None:
-    """Give a module these parameters and buffers; every name and shape must match.
+    """Load parameters and buffers into a module.
 
     Raises:
-        ModelError: They are another network's.
+        ModelError: Names or shapes differ.
     """
     try:
         module.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""Bars: one setting against another, subjects, classes, an ensemble against its members, and leaderboards."""
+"""Bar charts with intervals, and leaderboards."""
 
 from __future__ import annotations
 
@@ -13,69 +13,68 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tercet.core.errors import DataError
-from tercet.plots.style import GREY, PALETTE, colour, label, labels, legend_above, plain, rows_height
+from tercet.plots.style import GREY, PALETTE, colour, despine, label, labels, legend_above, rows_height
 
-_MOST, _LOWEST, _HIGHEST = 60, 30, 10
-_BOARD = 40
+_MAX_BARS, _LOWEST, _HIGHEST = 60, 30, 10
+_MAX_RANKS = 40
 _SPREAD = 0.15
-"""Where values differ by less than this share of the largest, bars from zero would all look alike."""
+"""Below this spread relative to the largest value, points are drawn: bars from zero would all look alike."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One value with a name."""
+    """A named value with an optional interval."""
 
     name: str
-    """What was measured; bars of one name stand together."""
+    """Bars with the same name are drawn next to each other."""
     value: float
-    """How much."""
     low: float | None = None
-    """Lower end of its interval, if it has one."""
+    """Lower bound of the interval."""
     high: float | None = None
-    """Upper end of it."""
+    """Upper bound of the interval."""
     group: str = ""
-    """Setting or kind: bars of one group have one colour."""
+    """Bars of one group have the same colour."""
 
 
 def bars_height(bars: Sequence[Bar]) -> float:
-    """Return the inches that a figure of these bars needs."""
-    return rows_height(min(len(bars), _LOWEST + _HIGHEST + 1) if len(bars) > _MOST else len(bars))
+    """Return the figure height in inches for these bars."""
+    return rows_height(min(len(bars), _LOWEST + _HIGHEST + 1) if len(bars) > _MAX_BARS else len(bars))
 
 
 def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None = None) -> Axes:
-    """Draw horizontal bars with their intervals, in the order given, coloured by group.
+    """Draw horizontal bars with intervals, coloured by group.
 
-    Where the values lie close together, points on a shorter axis take the place of bars: a bar that does not begin at
-    zero misleads. Of more than 60 bars, the 30 lowest and the 10 highest are shown, and how many are between.
+    If the values are close together, points on a shorter axis replace the bars, because bars that do not start at zero
+    are misleading. Of more than 60 bars, only the 30 lowest and the 10 highest are drawn.
 
     Args:
-        axes: Where to draw; `bars_height` says how high.
-        bars: What to draw.
-        xlabel: What the values are.
-        baseline: A value to compare with, drawn as a line.
+        axes: Axes of a figure with the height `bars_height`.
+        bars: Bars from top to bottom.
+        xlabel: Label of the values.
+        baseline: Reference value, drawn as a line.
 
     Raises:
-        DataError: There is no bar, or one without a finite value.
+        DataError: There are no bars, or a value is not finite.
     """
     if not bars or not all(math.isfinite(bar.value) for bar in bars):
-        raise DataError("bars need values, at least one, and all of them finite")
-    shown, left_out = _few(bars)
+        raise DataError("a bar chart needs at least one bar, and finite values")
+    drawn, num_hidden = _select_bars(bars)
     groups = list(dict.fromkeys(bar.group for bar in bars))
-    places = _places(shown, left_out)
-    points, digits = _close(shown, baseline), _digits([bar.value for bar in shown])
-    for bar, place, height in places:
-        shade = colour(groups.index(bar.group))
-        _mark(axes, bar.value, place, shade, height=0.86 * height, points=points)
+    positions = _positions(drawn, num_hidden)
+    points, decimals = _use_points(drawn, baseline), _num_decimals([bar.value for bar in drawn])
+    for bar, y, height in positions:
+        bar_colour = colour(groups.index(bar.group))
+        _draw_value(axes, bar.value, y, bar_colour, height=0.86 * height, points=points)
         if bar.low is not None and bar.high is not None:
-            _interval(axes, (bar.low, bar.high), place, shade if points else "black", halo=not points)
-        _value(axes, f"{bar.value:.{digits}f}", place)
-    _names(axes, places, left_out)
+            _draw_interval(axes, (bar.low, bar.high), y, bar_colour if points else "black", outlined=not points)
+        _annotate_value(axes, f"{bar.value:.{decimals}f}", y)
+    _set_names(axes, positions, num_hidden)
     if baseline is not None:
         axes.axvline(baseline, color=GREY, linewidth=1, linestyle="--", zorder=1)
-    axes.set_xlabel(xlabel, loc="right")  # under long names there is room to the left
+    axes.set_xlabel(xlabel, loc="right")  # on the right, because long names are on the left
     if points:
         axes.margins(x=0.06)
-    elif any(bar.value < 0 for bar in shown):
+    elif any(bar.value < 0 for bar in drawn):
         axes.axvline(0, color="black", linewidth=0.8, zorder=6)
     if len(groups) > 1:
         handles = [
@@ -83,132 +82,138 @@ def bars(axes: Axes, bars: Sequence[Bar], *, xlabel: str, baseline: float | None
             for index in range(len(groups))
         ]
         legend_above(axes, handles, [label(group) for group in groups])
-    return plain(axes, grid="x")
+    return despine(axes, grid="x")
 
 
-def leaderboard_height(rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> float:
-    """Return the inches that a leaderboard of these scores needs."""
-    kept = _around_own([mine for *_, mine in _ranking(rows, own)])
-    return rows_height(len(kept) + sum(after > before + 1 for before, after in pairwise(kept)) + 1)
+def leaderboard_height(others: Sequence[tuple[str, float]], ours: Mapping[str, float]) -> float:
+    """Return the figure height in inches for a leaderboard of these scores."""
+    ranks = _visible_ranks([is_ours for *_, is_ours in _ranking(others, ours)])
+    return rows_height(len(ranks) + sum(after > before + 1 for before, after in pairwise(ranks)) + 1)
 
 
-def leaderboard(axes: Axes, rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> Axes:
-    """Draw scores of others and one's own in one ranking, best first, one's own in another colour.
+def leaderboard(axes: Axes, others: Sequence[tuple[str, float]], ours: Mapping[str, float]) -> Axes:
+    """Draw scores of others and our scores in one ranking, best first, in two colours.
 
-    Of very many, the best ten and those around one's own are shown.
+    Long rankings are reduced to the best ten and the ranks around our scores.
 
     Args:
-        axes: Where to draw; `leaderboard_height` says how high.
-        rows: Names and scores of others, higher is better.
-        own: One's own scores by name.
+        axes: Axes of a figure with the height `leaderboard_height`.
+        others: Names and scores of others, higher is better.
+        ours: Our scores by name.
 
     Raises:
-        DataError: There is no score.
+        DataError: There are no scores.
     """
-    ranked = _ranking(rows, own)
+    ranked = _ranking(others, ours)
     if not ranked:
-        raise DataError("the leaderboard has no score")
-    kept = _around_own([mine for *_, mine in ranked])
-    values = [ranked[index][1] for index in kept]
-    points, digits = _close([Bar("", value) for value in values], None), max(_digits(values), _apart(values))
-    ticks, names, place = [], [], 0
+        raise DataError("the leaderboard has no scores")
+    ranks = _visible_ranks([is_ours for *_, is_ours in ranked])
+    values = [ranked[rank][1] for rank in ranks]
+    points = _use_points([Bar("", value) for value in values], None)
+    decimals = max(_num_decimals(values), _distinguishing_decimals(values))
+    ticks, names, y = [], [], 0
     previous = -1
-    for index in [*kept, len(ranked)]:
-        if index > previous + 1:
-            ticks.append(place)
-            names.append(f"… {index - previous - 1} others …")
-            place += 1
-        previous = index
-        if index == len(ranked):
+    for rank in [*ranks, len(ranked)]:
+        if rank > previous + 1:
+            ticks.append(y)
+            names.append(f"… {rank - previous - 1} others …")
+            y += 1
+        previous = rank
+        if rank == len(ranked):
             break
-        name, score, mine = ranked[index]
-        shade = PALETTE[3] if mine else PALETTE[5]
-        _mark(axes, score, place, shade, height=0.75, points=points)
-        _value(axes, f"{score:.{digits}f}", place, bold=mine)
-        ticks.append(place)
-        names.append(f"{index + 1}. {label(name)}")
-        place += 1
+        name, score, is_ours = ranked[rank]
+        _draw_value(axes, score, y, PALETTE[3] if is_ours else PALETTE[5], height=0.75, points=points)
+        _annotate_value(axes, f"{score:.{decimals}f}", y, bold=is_ours)
+        ticks.append(y)
+        names.append(f"{rank + 1}. {label(name)}")
+        y += 1
     axes.set_yticks(ticks, labels=names, fontsize="small")
-    axes.set_ylim(place - 0.4, -0.6)
+    axes.set_ylim(y - 0.4, -0.6)
     axes.set_xlabel("score", loc="right")
-    if own and rows:
+    if ours and others:
         handles = [
-            Line2D([], [], color=shade, marker="o", linestyle="") if points else Patch(color=shade)
-            for shade in (PALETTE[3], PALETTE[5])
+            Line2D([], [], color=value, marker="o", linestyle="") if points else Patch(color=value)
+            for value in (PALETTE[3], PALETTE[5])
         ]
-        legend_above(axes, handles, ["own", "others"])
-    return plain(axes, grid="x")
+        legend_above(axes, handles, ["ours", "others"])
+    return despine(axes, grid="x")
 
 
-def _few(bars: Sequence[Bar]) -> tuple[list[Bar], int]:
-    """Return the bars to draw, and how many are left out after the lowest of them."""
-    if len(bars) <= _MOST:
+def _select_bars(bars: Sequence[Bar]) -> tuple[list[Bar], int]:
+    """Return the bars to draw, and the number of hidden bars between the lowest and the highest."""
+    if len(bars) <= _MAX_BARS:
         return list(bars), 0
     order = sorted(bars, key=lambda bar: bar.value)
     return order[:_LOWEST] + order[-_HIGHEST:], len(bars) - _LOWEST - _HIGHEST
 
 
-def _places(bars: Sequence[Bar], left_out: int) -> list[tuple[Bar, float, float]]:
-    """Return each bar with its place and height; one unit a name, and the bars of a name share it."""
-    if left_out:
+def _positions(bars: Sequence[Bar], num_hidden: int) -> list[tuple[Bar, float, float]]:
+    """Return each bar with its y position and height; the bars of a name share one unit."""
+    if num_hidden:
         return [(bar, index + (index >= _LOWEST), 1.0) for index, bar in enumerate(bars)]
-    members: dict[str, list[Bar]] = {}
+    by_name: dict[str, list[Bar]] = {}
     for bar in bars:
-        members.setdefault(bar.name, []).append(bar)
-    found = []
-    for index, together in enumerate(members.values()):
-        height = 0.9 / len(together)
-        found += [(bar, index - 0.45 + (rank + 0.5) * height, height) for rank, bar in enumerate(together)]
-    return found
+        by_name.setdefault(bar.name, []).append(bar)
+    positions = []
+    for index, same_name in enumerate(by_name.values()):
+        height = 0.9 / len(same_name)
+        positions += [(bar, index - 0.45 + (rank + 0.5) * height, height) for rank, bar in enumerate(same_name)]
+    return positions
 
 
-def _names(axes: Axes, places: Sequence[tuple[Bar, float, float]], left_out: int) -> None:
-    middles: dict[str, list[float]] = {}
-    if left_out:
-        ticks = [place for _, place, _ in places]
-        names = labels([bar.name for bar, *_ in places])
+def _set_names(axes: Axes, positions: Sequence[tuple[Bar, float, float]], num_hidden: int) -> None:
+    if num_hidden:
+        ticks = [y for _, y, _ in positions]
+        names = labels([bar.name for bar, *_ in positions])
         ticks.insert(_LOWEST, _LOWEST)
-        names.insert(_LOWEST, f"… {left_out} between them …")
+        names.insert(_LOWEST, f"… {num_hidden} between them …")
     else:
-        for bar, place, _ in places:
-            middles.setdefault(bar.name, []).append(place)
-        ticks = [float(np.mean(together)) for together in middles.values()]
-        names = labels(list(middles))
+        by_name: dict[str, list[float]] = {}
+        for bar, y, _ in positions:
+            by_name.setdefault(bar.name, []).append(y)
+        ticks = [float(np.mean(values)) for values in by_name.values()]
+        names = labels(list(by_name))
     axes.set_yticks(ticks, labels=names, fontsize="small")
-    axes.set_ylim(max(place for _, place, _ in places) + 0.7, -0.7)
+    axes.set_ylim(max(y for _, y, _ in positions) + 0.7, -0.7)
 
 
-def _close(bars: Sequence[Bar], baseline: float | None) -> bool:
-    """Return whether the values lie so close together that bars from zero would hide their differences."""
+def _use_points(bars: Sequence[Bar], baseline: float | None) -> bool:
+    """Return whether the values are so close together that bars from zero would hide their differences."""
     values = [value for bar in bars for value in (bar.value, bar.low, bar.high) if value is not None]
     values += [] if baseline is None else [baseline]
     return min(values) > 0 and max(values) - min(values) < _SPREAD * max(values)
 
 
-def _digits(values: Sequence[float]) -> int:
-    """Return the decimals with which the largest value has four digits."""
-    most = max(abs(value) for value in values)
-    return max(0, min(4, 3 - math.floor(math.log10(most)))) if most else 0
+def _num_decimals(values: Sequence[float]) -> int:
+    """Return the number of decimals with which the largest value has four digits."""
+    largest = max(abs(value) for value in values)
+    return max(0, min(4, 3 - math.floor(math.log10(largest)))) if largest else 0
 
 
-def _mark(axes: Axes, value: float, place: float, shade: str, *, height: float, points: bool) -> None:
+def _distinguishing_decimals(values: Sequence[float]) -> int:
+    """Return the number of decimals, at most six, with which different values have different texts."""
+    gaps = [larger - smaller for larger, smaller in pairwise(sorted(values, reverse=True)) if larger > smaller]
+    return min(6, max(0, math.ceil(-math.log10(min(gaps))))) if gaps else 0
+
+
+def _draw_value(axes: Axes, value: float, y: float, bar_colour: str, *, height: float, points: bool) -> None:
     if points:
-        axes.plot(value, place, "o", color=shade, markersize=5, zorder=3)
+        axes.plot(value, y, "o", color=bar_colour, markersize=5, zorder=3)
     else:
-        axes.barh(place, value, height=height, color=shade, zorder=2)
+        axes.barh(y, value, height=height, color=bar_colour, zorder=2)
 
 
-def _interval(axes: Axes, ends: tuple[float, float], place: float, shade: str, *, halo: bool) -> None:
-    if halo:  # a black line must be seen on a dark bar too
-        axes.plot(ends, [place, place], color="white", linewidth=3, solid_capstyle="butt", zorder=4)
-    axes.plot(ends, [place, place], color=shade, linewidth=1.4, solid_capstyle="butt", zorder=5)
+def _draw_interval(axes: Axes, ends: tuple[float, float], y: float, line_colour: str, *, outlined: bool) -> None:
+    if outlined:  # so that a black line is visible on a dark bar
+        axes.plot(ends, [y, y], color="white", linewidth=3, solid_capstyle="butt", zorder=4)
+    axes.plot(ends, [y, y], color=line_colour, linewidth=1.4, solid_capstyle="butt", zorder=5)
 
 
-def _value(axes: Axes, text: str, place: float, *, bold: bool = False) -> None:
-    """Write a value at the right margin, where it covers nothing."""
+def _annotate_value(axes: Axes, text: str, y: float, *, bold: bool = False) -> None:
+    """Write a value at the right margin, where it does not overlap anything."""
     axes.annotate(
         text,
-        (1.0, place),
+        (1.0, y),
         (4, 0),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
@@ -219,23 +224,13 @@ def _value(axes: Axes, text: str, place: float, *, bold: bool = False) -> None:
     )
 
 
-def _apart(values: Sequence[float]) -> int:
-    """Return the decimals, six at most, that tell values which are not equal."""
-    gaps = [one - other for one, other in pairwise(sorted(values, reverse=True)) if one > other]
-    return min(6, max(0, math.ceil(-math.log10(min(gaps))))) if gaps else 0
+def _ranking(others: Sequence[tuple[str, float]], ours: Mapping[str, float]) -> list[tuple[str, float, bool]]:
+    rows = [(name, score, False) for name, score in others] + [(name, score, True) for name, score in ours.items()]
+    return sorted(rows, key=lambda row: (-row[1], not row[2], row[0]))
 
 
-def _ranking(rows: Sequence[tuple[str, float]], own: Mapping[str, float]) -> list[tuple[str, float, bool]]:
-    return sorted([(name, score, False) for name, score in rows] + [(*item, True) for item in own.items()], key=_rank)
-
-
-def _rank(row: tuple[str, float, bool]) -> tuple[float, bool, str]:
-    name, score, mine = row
-    return -score, not mine, name
-
-
-def _around_own(mine: Sequence[bool]) -> list[int]:
-    if len(mine) <= _BOARD:
-        return list(range(len(mine)))
-    near = [place + step for place, own in enumerate(mine) if own for step in (-2, -1, 0, 1, 2)]
-    return sorted({place for place in (*range(10), *near) if 0 <= place < len(mine)})[:_BOARD]
+def _visible_ranks(is_ours: Sequence[bool]) -> list[int]:
+    if len(is_ours) <= _MAX_RANKS:
+        return list(range(len(is_ours)))
+    near = [rank + step for rank, value in enumerate(is_ours) if value for step in (-2, -1, 0, 1, 2)]
+    return sorted({rank for rank in (*range(10), *near) if 0 <= rank < len(is_ours)})[:_MAX_RANKS]

@@ -1,4 +1,4 @@
-"""How trainings went: loss, scores and rate over the epochs."""
+"""Training curves: loss, scores and learning rate per epoch."""
 
 from __future__ import annotations
 
@@ -12,86 +12,103 @@ from matplotlib.ticker import MaxNLocator
 
 from tercet.core.errors import DataError
 from tercet.core.history import History
-from tercet.plots.style import GREY, PALE, colour, label, legend, plain
+from tercet.plots.style import GREY, PALE, colour, despine, label, legend
 
 Quantity = Literal["loss", "accuracy", "macro_f1", "kappa", "rate"]
 _NAMES = {"loss": "loss", "accuracy": "accuracy", "macro_f1": "macro F1", "kappa": "kappa", "rate": "learning rate"}
-_TRAINED = {"loss": "train_loss", "accuracy": "train_accuracy"}
-_MOST = 12
-"""Runs that get a colour and a name of their own."""
-_WITH_TRAINING = 4
-"""Runs whose training curves are drawn too."""
+_TRAIN_COLUMNS = {"loss": "train_loss", "accuracy": "train_accuracy"}
+_MAX_NAMED = 12
+"""Number of runs up to which each has its own colour and name."""
+_MAX_WITH_TRAINING = 4
+"""Number of runs up to which training curves are drawn too."""
 
 
 def training_curves(axes: Axes, histories: Mapping[str, History], quantity: Quantity) -> Axes:
-    """Draw one quantity of one or several trainings over their epochs.
+    """Draw a quantity of one or several training runs per epoch.
 
-    Validation is a full line; where there are few runs, what was measured while training is a dotted one. Vertical
-    lines with numbers say where stages begin, if all runs agree on that, else a stroke on each curve. A dot marks the
-    epoch whose weights were kept. Of many runs, the best and the worst are coloured and named.
+    Solid lines are validation values; with few runs, dotted lines are training values. The start of a stage is a
+    numbered vertical line if it is the same in all runs, otherwise a tick on each curve. A dot marks the epoch whose
+    weights were saved. Of many runs, the best and the worst are coloured and named.
 
     Args:
-        axes: Where to draw.
-        histories: Trainings by name; those that did not record the quantity are left out.
-        quantity: What to draw.
+        axes: Axes to draw on.
+        histories: Histories by run name; those without the quantity are skipped.
+        quantity: Quantity to draw.
 
     Raises:
-        DataError: No training recorded it.
+        DataError: No run recorded the quantity.
     """
     drawn = {name: history for name, history in histories.items() if _values(history, quantity)}
     if not drawn:
-        raise DataError(f"no training recorded its {_NAMES[quantity]}: there is nothing to draw")
-    named = _named(drawn, quantity)
-    borders = {tuple(_borders(history)) for history in drawn.values()}
-    shared = _longest_if_nested(borders)
+        raise DataError(f"no run recorded its {_NAMES[quantity]}")
+    named = _select_names(drawn, quantity)
+    shared_starts = _shared_starts({tuple(_stage_starts(history)) for history in drawn.values()})
     for name, history in drawn.items():
         if name not in named:
             axes.plot(_epochs(history), _values(history, quantity), color=PALE, linewidth=0.8, zorder=1)
     handles = [
-        _curve(axes, drawn[name], quantity, index, training=len(drawn) <= _WITH_TRAINING, strokes=shared is None)
+        _draw_curve(
+            axes,
+            drawn[name],
+            quantity,
+            index,
+            training=len(drawn) <= _MAX_WITH_TRAINING,
+            stage_ticks=shared_starts is None,
+        )
         for index, name in enumerate(named)
     ]
-    for number, start in enumerate(shared or (), start=1):
-        if len(shared or ()) > 1:
-            _stage(axes, start, number)
-    _finish(axes, drawn, quantity)
+    for number, start in enumerate(shared_starts or (), start=1):
+        if len(shared_starts or ()) > 1:
+            _draw_stage(axes, start, number)
+    _set_axes(axes, drawn, quantity)
     labels = [label(name) for name in named]
     if len(drawn) > len(named):
         handles.append(Line2D([], [], color=PALE))
         labels.append(f"{len(drawn) - len(named)} others")
     if len(drawn) == 1:
         handles, labels = [], []
-    if len(drawn) <= _WITH_TRAINING and quantity in _TRAINED:
+    if len(drawn) <= _MAX_WITH_TRAINING and quantity in _TRAIN_COLUMNS:
         handles += [Line2D([], [], color=GREY), Line2D([], [], color=GREY, linestyle=":")]
         labels += ["validation", "training"]
     if quantity != "rate" and any(row.best for name in named for row in drawn[name]):
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="", markeredgecolor="white"))
-        labels.append("weights kept")
+        labels.append("saved weights")
     if handles:
         legend(axes, handles, labels, outside=len(handles) > 1)
     return axes
 
 
-def _curve(axes: Axes, history: History, quantity: str, index: int, *, training: bool, strokes: bool) -> Line2D:
+def _draw_curve(
+    axes: Axes, history: History, quantity: str, index: int, *, training: bool, stage_ticks: bool
+) -> Line2D:
     epochs, values = _epochs(history), _values(history, quantity)
-    shade = colour(index)
+    run_colour = colour(index)
     style = ("-", "--", "-.")[index // 8 % 3]
     step = {"drawstyle": "steps-mid"} if quantity == "rate" else {}
-    alone = "_" if len(epochs) == 1 else ""  # one epoch makes no line
-    (line,) = axes.plot(epochs, values, color=shade, linestyle=style, marker=alone, linewidth=1.6, zorder=3, **step)  # type: ignore[arg-type]
-    if training and quantity in _TRAINED:
-        trained = history.column(_TRAINED[quantity])
-        axes.plot(epochs, trained, color=shade, linestyle=":", marker=alone, linewidth=1.2, zorder=2)
-    best = max((place for place, row in enumerate(history) if row.best), default=None)
+    marker = "_" if len(epochs) == 1 else ""  # a line needs two epochs
+    (line,) = axes.plot(
+        epochs,
+        values,
+        color=run_colour,
+        linestyle=style,
+        marker=marker,
+        linewidth=1.6,
+        zorder=3,
+        **step,  # type: ignore[arg-type]
+    )
+    if training and quantity in _TRAIN_COLUMNS:
+        train_values = history.column(_TRAIN_COLUMNS[quantity])
+        axes.plot(epochs, train_values, color=run_colour, linestyle=":", marker=marker, linewidth=1.2, zorder=2)
+    best = max((index for index, row in enumerate(history) if row.best), default=None)
     if best is not None and quantity != "rate":
-        axes.plot(epochs[best], values[best], "o", color=shade, markeredgecolor="white", markersize=6, zorder=4)
-    if strokes:
-        starts = [start for start in _borders(history) if start > 1]
-        axes.plot(starts, [values[start - 1] for start in starts], "|", color=shade, markersize=12, zorder=4)
+        axes.plot(epochs[best], values[best], "o", color=run_colour, markeredgecolor="white", markersize=6, zorder=4)
+    if stage_ticks:
+        starts = [start for start in _stage_starts(history) if start > 1]
+        axes.plot(starts, [values[start - 1] for start in starts], "|", color=run_colour, markersize=12, zorder=4)
     return line
 
 
-def _finish(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
+def _set_axes(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
     rates = [value for history in drawn.values() for value in _values(history, quantity) if value > 0]
     if quantity == "rate" and rates and max(rates) > 10 * min(rates):
         axes.set_yscale("log")
@@ -101,10 +118,10 @@ def _finish(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
     axes.set_xlim(0.5, max(map(len, drawn.values())) + 0.5)
     axes.set_ylabel(_NAMES[quantity])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    plain(axes, grid="y")
+    despine(axes, grid="y")
 
 
-def _stage(axes: Axes, start: int, number: int) -> None:
+def _draw_stage(axes: Axes, start: int, number: int) -> None:
     if number > 1:
         axes.axvline(start - 0.5, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
     axes.annotate(
@@ -124,33 +141,33 @@ def _epochs(history: History) -> list[int]:
 
 
 def _values(history: History, quantity: str) -> list[float]:
-    """Return one value an epoch, NaN where it was not measured; nothing where it never was."""
+    """Return one value per epoch, NaN where it was not measured; an empty list if it was never measured."""
     if quantity == "rate":
         return history.column("rate")
-    found = [row.validation.get(quantity, math.nan) for row in history]
-    return found if any(math.isfinite(value) for value in found) else []
+    values = [row.validation.get(quantity, math.nan) for row in history]
+    return values if any(math.isfinite(value) for value in values) else []
 
 
-def _borders(history: History) -> list[int]:
-    """Return the epochs, counted from 1, with which stages begin."""
+def _stage_starts(history: History) -> list[int]:
+    """Return the first epoch, counted from 1, of each stage."""
     rows = list(history)
-    return [place + 1 for place, row in enumerate(rows) if place == 0 or row.stage != rows[place - 1].stage]
+    return [index + 1 for index, row in enumerate(rows) if index == 0 or row.stage != rows[index - 1].stage]
 
 
-def _longest_if_nested(borders: set[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """Return the borders that hold for all runs: those that ended early may have fewer."""
-    longest = max(borders, key=len)
-    return longest if all(longest[: len(one)] == one for one in borders) else None
+def _shared_starts(starts: set[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Return the stage starts if they are the same in all runs, some of which may have ended early; else None."""
+    longest = max(starts, key=len)
+    return longest if all(longest[: len(values)] == values for values in starts) else None
 
 
-def _named(drawn: Mapping[str, History], quantity: str) -> Sequence[str]:
+def _select_names(drawn: Mapping[str, History], quantity: str) -> Sequence[str]:
     names = list(drawn)
-    if len(names) <= _MOST:
+    if len(names) <= _MAX_NAMED:
         return names
 
-    def reached(name: str) -> float:
-        found = [value for value in _values(drawn[name], quantity) if math.isfinite(value)]
-        return min(found) if quantity in ("loss", "rate") else -max(found)
+    def best_value(name: str) -> float:
+        values = [value for value in _values(drawn[name], quantity) if math.isfinite(value)]
+        return min(values) if quantity in ("loss", "rate") else -max(values)
 
-    order = sorted(names, key=reached)
+    order = sorted(names, key=best_value)
     return [*order[:4], order[-1]]

@@ -1,4 +1,4 @@
-"""Where the figures of a page are drawn: as files beside it, and inside it."""
+"""Figures of a page, written as files and embedded in the page."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tercet.core.files import slug
 from tercet.plots.page import Figure
 from tercet.plots.style import new_figure, save
 
-_HEAVY = 1_500_000  # bytes of a drawing beyond which its pixels are smaller
+_MAX_SVG_BYTES = 1_500_000  # larger figures are embedded as PNG
 _WIDTH = 5.6
 
 
 @dataclass
 class FigureWriter:
-    """A folder of figures."""
+    """Writes figures to a folder."""
 
     folder: Path
-    """Where the PNG and SVG files go."""
+    """Folder of the PNG and SVG files."""
     prefix: str = ""
-    """Stands before their names, where figures of several runs lie together."""
+    """Prefix of the file names, to distinguish figures of several runs."""
     files: list[Path] = field(default_factory=list)
-    """What has been written."""
+    """Paths of the written files."""
 
     def draw(
         self,
@@ -38,20 +38,20 @@ class FigureWriter:
         alt: str = "",
         wide: bool = False,
     ) -> Figure:
-        """Draw a figure on an axes of its own, write its files, and return it as a block of the page.
+        """Draw a figure, write it as PNG and SVG, and return it as a block of the page.
 
         Args:
-            name: Name of the files.
-            caption: What stands under it.
+            name: Name of the files, without extension.
+            caption: Text below the figure.
             drawing: Draws on the axes.
-            width: Inches; narrow figures stay readable on a phone.
+            width: Inches; narrow figures are readable on a phone.
             height: Inches.
-            alt: What is to be seen.
-            wide: Whether it takes the page's whole width.
+            alt: Alternative text.
+            wide: Whether the figure has the full width of the page.
         """
         figure, (axes,) = new_figure(width, height)
         drawing(axes)
         png, svg = save(figure, self.folder, slug(f"{self.prefix}{name}"))
         self.files += [png, svg]
-        heavy = svg.stat().st_size > _HEAVY
-        return Figure(png.read_bytes() if heavy else svg.read_text("utf-8"), caption, alt, wide)
+        too_large = svg.stat().st_size > _MAX_SVG_BYTES
+        return Figure(png.read_bytes() if too_large else svg.read_text("utf-8"), caption, alt, wide)

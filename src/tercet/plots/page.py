@@ -1,7 +1,7 @@
-"""One self-contained HTML file from plain values: no script, no request, and every name in it stays text.
+"""Self-contained HTML pages without scripts and requests.
 
-What comes from data (class names, file names, options) is escaped, and what is not printable is shown escaped. Pictures
-are `data:` addresses; an SVG is one too, so that it can run nothing and its inner names cannot meet another figure's.
+All text is escaped, including unprintable characters. Images are `data:` URLs, also SVG files: as such they cannot
+execute scripts, and their ids cannot collide.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tercet.core.files import write_text
-from tercet.core.streams import printable
+from tercet.core.output import printable
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"<svg", "svg+xml"), (b"<?xml", "svg+xml"))
 _GENERATOR = '<meta name="generator" content="tercet">'
 _ALIGNED = {"l": "", "r": ' class="number"'}
-_DEEPEST = 6  # HTML has no smaller heading
+_MAX_HEADING = 6  # HTML has no smaller heading
 
 
 @dataclass(frozen=True)
@@ -31,91 +31,80 @@ class Paragraph:
     """Running text."""
 
     text: str
-    """What it says."""
     quiet: bool = False
-    """Whether it is an aside: what was left out, and why."""
+    """Whether it is a remark, such as the reason for missing content."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; the first cell of a row names it."""
+    """A table of text; the first cell of a row is its heading."""
 
     header: Sequence[str]
-    """Names of the columns; empty for a table of facts, whose first column says what the second is."""
+    """Column names; empty for a table of names and values."""
     rows: Sequence[Sequence[str]]
-    """Cells as they are shown."""
     align: str = ""
-    """A letter a column: l left, r right (numbers); columns without one are left."""
+    """One letter per column: l left (default), r right (numbers)."""
     caption: str = ""
-    """What the table holds."""
     strong: frozenset[int] = frozenset()
-    """Numbers of the rows that stand out, from 0."""
+    """Indices of highlighted rows."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing; figures that follow each other stand side by side where there is room."""
+    """A figure; consecutive figures are side by side if the window is wide enough."""
 
     image: str | bytes
     """An SVG document as text, or the bytes of a PNG or JPEG."""
     caption: str
-    """What it shows and how to read it."""
     alt: str = ""
-    """What is to be seen, for who does not see it; the caption where empty."""
+    """Alternative text (default: the caption)."""
     wide: bool = False
-    """Whether it takes the whole width."""
+    """Whether it has the full width of the page."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Small pictures in rows, each with its own caption."""
+    """Small images in rows, each with a caption."""
 
     images: Sequence[tuple[bytes, str]]
     """Bytes of a JPEG or PNG without metadata, and the caption."""
     caption: str = ""
-    """What they are together."""
+    """Text above all images."""
 
 
 @dataclass(frozen=True)
 class Warning:
-    """A red box that cannot be overlooked."""
+    """A red box."""
 
     text: str
-    """What is wrong, and what that means."""
     title: str = "Warning"
-    """Its first words."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text in its own lines: a command, a configuration."""
+    """Preformatted text: a command, a configuration."""
 
     text: str
-    """As it would be typed."""
     label: str = ""
-    """What it is, for who does not see it."""
+    """Label for screen readers."""
 
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are folded away until somebody asks for them."""
+    """Blocks that are collapsed under a summary."""
 
     summary: str
-    """The line that unfolds them."""
     blocks: Sequence[Block]
-    """What is folded away."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a heading; a section inside a section has a smaller one."""
+    """Blocks under a heading, whose size depends on the nesting level."""
 
     title: str
-    """The heading."""
     blocks: Sequence[Block]
-    """What stands under it."""
     anchor: str = ""
-    """Its name in links, such as `page.html#results`; made from the title where empty."""
+    """Fragment in links, such as `page.html#results` (default: from the title)."""
 
 
 Block: TypeAlias = "Paragraph | Table | Figure | Images | Warning | Code | Details | Section"
@@ -123,14 +112,11 @@ Block: TypeAlias = "Paragraph | Table | Figure | Images | Warning | Code | Detai
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page."""
+    """A page; if it has several sections, it has a table of contents."""
 
     title: str
-    """The largest heading, and the name of the window."""
     sections: Sequence[Section]
-    """In order; where there are several, links to them stand beside."""
     subtitle: str = ""
-    """A line under the title."""
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -139,7 +125,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def is_page(path: Path) -> bool:
-    """Tell whether a file is a page that `write_page` wrote."""
+    """Return whether a file was written by `write_page`."""
     with path.open("rb") as file:
         return _GENERATOR.encode() in file.read(2000)
 
@@ -148,16 +134,16 @@ def render(page: Page) -> str:
     """Return a page as one HTML document.
 
     Raises:
-        ValueError: The bytes of a picture are no PNG, JPEG or SVG, or a row of a table is longer than its header.
+        ValueError: An image is not PNG, JPEG or SVG, or a table row is longer than its header.
     """
     return _Renderer().page(page)
 
 
 class _Renderer:
-    """Turns values into HTML; knows which anchors are taken."""
+    """Renders blocks as HTML with unique anchors."""
 
     def __init__(self) -> None:
-        self.taken: set[str] = set()
+        self.used_anchors: set[str] = set()
 
     def page(self, page: Page) -> str:
         anchors = [self.anchor(section) for section in page.sections]
@@ -177,17 +163,17 @@ class _Renderer:
         )
 
     def anchor(self, section: Section) -> str:
-        """Return a name for links that no other section has."""
-        wanted = re.sub(r"[^a-z0-9]+", "-", (section.anchor or section.title).lower()).strip("-") or "section"
-        number, name = 1, wanted
-        while name in self.taken:
+        """Return a unique anchor."""
+        base = re.sub(r"[^a-z0-9]+", "-", (section.anchor or section.title).lower()).strip("-") or "section"
+        number, anchor = 1, base
+        while anchor in self.used_anchors:
             number += 1
-            name = f"{wanted}-{number}"
-        self.taken.add(name)
-        return name
+            anchor = f"{base}-{number}"
+        self.used_anchors.add(anchor)
+        return anchor
 
     def section(self, section: Section, anchor: str, *, level: int) -> str:
-        heading = min(level, _DEEPEST)
+        heading = min(level, _MAX_HEADING)
         inner = "\n".join(self.blocks(section.blocks, level=level + 1))
         return f'<section id="{anchor}">\n<h{heading}>{_text(section.title)}</h{heading}>\n{inner}\n</section>'
 
@@ -206,15 +192,15 @@ class _Renderer:
                 return _figure(block)
             case Images(images, caption):
                 items = "\n".join(
-                    f'<li><img src="{_address(image)}" alt="{_text(said)}"><p>{_text(said)}</p></li>'
-                    for image, said in images
+                    f'<li><img src="{_data_url(image)}" alt="{_text(text)}"><p>{_text(text)}</p></li>'
+                    for image, text in images
                 )
                 head = f"<p>{_text(caption)}</p>\n" if caption else ""
                 return f'{head}<ul class="images">\n{items}\n</ul>'
             case Warning(text, title):
                 return f'<div class="warning" role="note"><p><strong>{_text(title)}.</strong> {_text(text)}</p></div>'
             case Code(text, label):
-                return f"<pre{_scrolls(label or 'code')}><code>{_lines(text)}</code></pre>"
+                return f"<pre{_scroll_attributes(label or 'code')}><code>{_lines(text)}</code></pre>"
             case Details(summary, inner):
                 parts = "\n".join(self.blocks(inner, level=level))
                 return f"<details>\n<summary>{_text(summary)}</summary>\n{parts}\n</details>"
@@ -246,26 +232,26 @@ def _table(table: Table) -> str:
     headed = f"<thead><tr>{head}</tr></thead>\n" if head else ""
     body = f"<tbody>\n{chr(10).join(lines)}\n</tbody>"
     kind = "" if table.header else ' class="facts"'
-    box = f'<div class="scrolls"{_scrolls(table.caption or "table")}>'
+    box = f'<div class="scrolls"{_scroll_attributes(table.caption or "table")}>'
     return f"{box}<table{kind}>\n{caption}{headed}{body}\n</table></div>"
 
 
 def _figure(figure: Figure) -> str:
     kind = ' class="wide"' if figure.wide else ""
-    image = f'<img src="{_address(figure.image)}" alt="{_text(figure.alt or figure.caption)}">'
+    image = f'<img src="{_data_url(figure.image)}" alt="{_text(figure.alt or figure.caption)}">'
     return f"<figure{kind}>{image}<figcaption>{_text(figure.caption)}</figcaption></figure>"
 
 
-def _scrolls(label: str) -> str:
-    """Return what lets a keyboard scroll a box that is wider than a phone."""
+def _scroll_attributes(label: str) -> str:
+    """Return attributes that make an overflowing box scrollable with the keyboard."""
     return f' tabindex="0" role="group" aria-label="{_text(label)}"'
 
 
-def _address(image: str | bytes) -> str:
+def _data_url(image: str | bytes) -> str:
     data = image.lstrip().encode("utf-8", "backslashreplace") if isinstance(image, str) else image
     kind = next((name for start, name in _KINDS if data.startswith(start)), None)
     if kind is None:
-        raise ValueError(f"a picture that begins with {data[:8]!r} is no PNG, JPEG or SVG")
+        raise ValueError(f"an image that begins with {data[:8]!r} is not PNG, JPEG or SVG")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 

@@ -1,12 +1,11 @@
-"""What all figures share: a canvas, colours that colour-blind people tell apart, names as plain text, and files.
+"""Common parts of all figures: canvas, colour-blind safe palette, plain-text labels, PNG and SVG files.
 
-No pyplot, no window, and no global setting that outlives a call: figures are drawn in any program, notebook or thread.
+Neither pyplot nor global settings are used, so that figures can be drawn in any program, notebook or thread.
 """
 
 from __future__ import annotations
 
 import io
-import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,18 +23,18 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 from tercet.core.files import write_bytes
-from tercet.core.streams import printable
+from tercet.core.output import printable
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's eight colours, those with the most contrast on white first."""
+"""The eight colours of Okabe and Ito, in descending contrast on white."""
 GREY = "#767676"
-"""Frames, notes, and what stands in the background."""
+"""Frames, notes and background."""
 PALE = "#D9D9D9"
-"""Lines that only guide the eye."""
+"""Grid lines."""
 SEQUENTIAL = "Blues"
-"""Colour map of shares and counts: one hue, so that darker is more to everyone."""
+"""Colour map of shares and counts: one hue, darker is more."""
 LONGEST = 32
-"""Characters of a name that are shown."""
+"""Maximum length of names."""
 DPI = 150
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 _LEFT_TO_RIGHT = "\u200e"
@@ -43,17 +42,16 @@ _SCRIPTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Hiragino Sans"),
     *("Microsoft YaHei", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Emoji", "Symbola"),
 )
-_ID = re.compile(r'(\bid="|href="#|url\(#)')
 
 
 def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure that lays itself out, and its axes row by row.
+    """Return a figure with constrained layout, and its axes row by row.
 
     Args:
         width: Inches.
         height: Inches.
-        rows: Rows of axes.
-        columns: Columns of axes.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
     """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -61,94 +59,77 @@ def new_figure(width: float = 6.4, height: float = 4.0, rows: int = 1, columns: 
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.svg, the same bytes for the same figure, and return their paths.
+    """Write NAME.png and NAME.svg reproducibly, and return their paths.
 
     Raises:
-        StorageError: They cannot be written.
+        StorageError: A file cannot be written.
     """
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    write_bytes(png, png_bytes(figure))  # first: it settles the layout
+    write_bytes(png, png_bytes(figure))  # first, because it computes the layout
     write_bytes(svg, _svg(figure).encode("utf-8"))
     return [png, svg]
 
 
 def png_bytes(figure: Figure, *, dpi: int = DPI) -> bytes:
     """Return a figure as a PNG file."""
-    _settle(figure)
+    _compute_layout(figure)
     return _render(figure, "png", dpi=dpi, metadata={"Software": None})
 
 
 def pixels(figure: Figure, *, dpi: int = DPI) -> NDArray[np.uint8]:
     """Return a figure as H W 3."""
-    _settle(figure)
+    _compute_layout(figure)
     raw = np.frombuffer(_render(figure, "raw", dpi=dpi), dtype=np.uint8)
     return raw.reshape(int(figure.get_figheight() * dpi), int(figure.get_figwidth() * dpi), 4)[..., :3]
 
 
-def svg_text(figure: Figure, prefix: str = "") -> str:
-    """Return a figure as one `<svg>` element for a page: no prolog, no comments, and nothing that acts outside it.
-
-    Args:
-        figure: What to draw; its text becomes paths.
-        prefix: Stands before every id, so that several figures of a page do not share one.
-    """
-    _settle(figure)
-    text = _svg(figure)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    # a style element of the drawing would hold for the whole page; on the root its two rules are inherited
-    text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
-    text = text.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
-    return _ID.sub(lambda found: found[1] + prefix, text)
-
-
-def label(text: str, most: int = LONGEST) -> str:
-    """Return a name from data as matplotlib draws it letter by letter: one line, never a formula, not too long.
+def label(text: str, max_length: int = LONGEST) -> str:
+    """Return a name for matplotlib: one line, without mathtext, shortened in the middle.
 
     Args:
         text: Any name.
-        most: Characters to show; a longer name loses its middle.
+        max_length: Maximum number of characters.
     """
-    shown = printable(text)
-    if len(shown) > most:
-        head = most // 2
-        shown = f"{shown[:head]}…{shown[len(shown) - (most - head - 1) :]}"
-    if any(unicodedata.bidirectional(one) in _RIGHT_TO_LEFT for one in shown):
-        shown = f"{_LEFT_TO_RIGHT}{shown}{_LEFT_TO_RIGHT}"  # so that it does not turn what stands beside it around
-    return shown.replace("$", r"\$")
+    result = printable(text)
+    if len(result) > max_length:
+        head = max_length // 2
+        result = f"{result[:head]}…{result[len(result) - (max_length - head - 1) :]}"
+    if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in result):
+        result = f"{_LEFT_TO_RIGHT}{result}{_LEFT_TO_RIGHT}"  # keeps the order of adjacent text
+    return result.replace("$", r"\$")
 
 
-def labels(names: Sequence[str], most: int = LONGEST) -> list[str]:
-    """Return names as `label` shows them; where that makes some alike, without the beginning and end of all.
+def labels(names: Sequence[str], max_length: int = LONGEST) -> list[str]:
+    """Return the `label` of each name; if shortening makes some equal, their common beginning and end are removed.
 
     Args:
         names: Any names.
-        most: Characters to show of each.
+        max_length: Maximum number of characters of each.
     """
-    shown = [label(name, most) for name in names]
-    if len(set(shown)) == len(set(names)):
-        return shown
-    head, tail = _alike(names), _alike([name[::-1] for name in names])
+    result = [label(name, max_length) for name in names]
+    if len(set(result)) == len(set(names)):
+        return result
+    head, tail = _common_prefix(names), _common_prefix([name[::-1] for name in names])
     inner = [name[head : len(name) - tail] if len(name) > head + tail else "" for name in names]
-    if len(set(inner)) < len(set(names)):  # beginning and end overlap in some
-        return shown
-    return [label(f"{'…' if head else ''}{name}{'…' if tail else ''}", most) for name in inner]
+    if len(set(inner)) < len(set(names)):  # the common beginning and end overlap
+        return result
+    return [label(f"{'…' if head else ''}{name}{'…' if tail else ''}", max_length) for name in inner]
 
 
-def _alike(names: Sequence[str]) -> int:
-    """Return how many characters all names begin with alike, in whole words and numbers."""
+def _common_prefix(names: Sequence[str]) -> int:
+    """Return the length of the common prefix, without a partial word or number at its end."""
     columns = zip(*names, strict=False)
-    alike = next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, names)))
-    return max((place + 1 for place in range(alike) if not names[0][place].isalnum()), default=0)
+    length = next((index for index, column in enumerate(columns) if len(set(column)) > 1), min(map(len, names)))
+    return max((index + 1 for index in range(length) if not names[0][index].isalnum()), default=0)
 
 
 def colour(index: int) -> str:
-    """Return a colour of the palette, over and over again."""
+    """Return a colour of the palette, cyclically."""
     return PALETTE[index % len(PALETTE)]
 
 
-def plain(axes: Axes, *, grid: str = "") -> Axes:
-    """Take the frame's upper and right side away, and draw a faint grid along `x`, `y`, or neither."""
+def despine(axes: Axes, *, grid: str = "") -> Axes:
+    """Remove the top and right spines, and draw a grid along `x`, `y`, or none."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     if grid:
@@ -159,35 +140,35 @@ def plain(axes: Axes, *, grid: str = "") -> Axes:
 def legend(
     axes: Axes, handles: Sequence[Any], labels: Sequence[str], *, title: str = "", outside: bool = False
 ) -> None:
-    """Draw a legend: inside where there is room, or to the right of the axes."""
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if outside else {"loc": "best"}
+    """Draw a legend inside the axes, or to the right of them."""
+    position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if outside else {"loc": "best"}
     axes.legend(
-        handles, labels, title=title or None, fontsize="small", title_fontsize="small", frameon=not outside, **place
+        handles, labels, title=title or None, fontsize="small", title_fontsize="small", frameon=not outside, **position
     )
 
 
 def legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Draw a legend over the axes, in as many columns as its labels leave room for."""
+    """Draw a legend above the axes, in as many columns as fit."""
     columns = max(1, min(len(labels), 60 // (6 + max(map(len, labels)))))
     axes.legend(
         handles,
         labels,
         fontsize="small",
         frameon=False,
-        loc="lower right",  # it may reach over the names to the left, and is never cut at the right
+        loc="lower right",  # may extend to the left over the tick labels, but is not cut off at the right
         bbox_to_anchor=(1, 1),
         ncols=columns,
         borderaxespad=0.2,
     )
 
 
-def rows_height(count: int, *, each: float = 0.24, least: float = 2.2) -> float:
-    """Return the inches that a figure needs for so many lines of text with a bar each."""
-    return max(least, 1.1 + each * count)
+def rows_height(count: int, *, per_row: float = 0.24, minimum: float = 2.2) -> float:
+    """Return the figure height in inches for `count` rows."""
+    return max(minimum, 1.1 + per_row * count)
 
 
-def _settle(figure: Figure) -> None:
-    """Lay out twice more than saving does: where names are long, the first results still cut some of them."""
+def _compute_layout(figure: Figure) -> None:
+    """Compute the layout twice, because long names may be cut off after the first pass."""
     with drawing():
         for _ in range(2):
             figure.draw_without_rendering()
@@ -207,20 +188,20 @@ def _render(figure: Figure, kind: str, **options: Any) -> bytes:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Settings that are read while a figure is drawn, and put back afterwards."""
+    """Apply settings while a figure is drawn."""
     settings = {
         "svg.fonttype": "path",
         "svg.hashsalt": "tercet",
-        "font.sans-serif": ["DejaVu Sans", *_other_scripts()],
+        "font.sans-serif": ["DejaVu Sans", *_fallback_fonts()],
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # no font has every script: a box is drawn
-        warnings.filterwarnings("ignore", "constrained_layout not applied")  # too small a figure is drawn all the same
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # no font has all scripts
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # the figure is too small
         yield
 
 
 @cache
-def _other_scripts() -> list[str]:
-    """Return the fonts of this machine that know more scripts than matplotlib's own."""
+def _fallback_fonts() -> list[str]:
+    """Return installed fonts for scripts that the default font lacks."""
     installed = {font.name for font in fontManager.ttflist}
     return [name for name in _SCRIPTS if name in installed]

@@ -1,1 +1,1 @@
-"""The HTML report of a run."""
+"""HTML reports of finished runs."""

@@ -1,4 +1,4 @@
-"""The command that does a run again, from the configuration that the run keeps."""
+"""Reconstruct the command of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -16,89 +16,89 @@ from tercet.core.errors import ConfigError
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.run_reader import RunReader
 
-_SOURCES = ("data_source", "crossval_source", "comparison_of")  # how config.yaml names the data
-_LEFT_OUT = frozenset({"output", "json", "debug", "resume"})  # a run is never written over another
+_SOURCES = ("data_source", "crossval_source", "comparison_of")  # keys of config.yaml for the data
+_OMITTED = frozenset({"output", "json", "debug", "resume"})  # a run is never overwritten
 SPACE = "space.yaml"
 
 
 def command_of(record: RunReader) -> str | None:
-    """Return the command, an option a line; None where the configuration is gone or cannot be read."""
+    """Return the command, one option per line; None if the configuration is missing or invalid."""
     if not record.config:
         return None
     try:
-        words = {
-            "train": _of_data(TRAIN),
-            "crossval": _of_data(CROSSVAL),
-            "compare": _of_data(COMPARE),
-            "ensemble": _of_runs,
-            "tune": _of_space,
-            "reproduce": _of_recipe,
+        arguments = {
+            "train": _data_arguments(TRAIN),
+            "crossval": _data_arguments(CROSSVAL),
+            "compare": _data_arguments(COMPARE),
+            "ensemble": _ensemble_arguments,
+            "tune": _tune_arguments,
+            "reproduce": _reproduce_arguments,
         }[record.kind](record)
     except (ConfigError, KeyError, TypeError, StopIteration):
         return None
-    head, *options = words
+    head, *options = arguments
     return " \\\n    ".join([f"tercet {record.kind} {head}", *options])
 
 
 def options_given(options: CommandOptions, values: Mapping[str, Any]) -> list[str]:
-    """Return the options that are not at their defaults, as a command line takes them; it reads them back equal.
+    """Return the non-default options as command-line arguments; parsing them gives equal values.
 
     Args:
-        options: The verb's options.
-        values: Their values by dotted key.
+        options: The command's options.
+        values: Values by dotted key.
 
     Raises:
-        ConfigError: A key or a value that the verb does not know.
+        ConfigError: The command does not accept a key or value.
     """
-    checked = options.parse_object(values).to_dict()
+    parsed = options.parse_object(values).to_dict()
     fields = options.schema.fields
-    plain = options.parse_object({}).to_dict()
+    defaults = options.parse_object({}).to_dict()
     return [
         _option(fields[key], value)
-        for key, value in checked.items()
-        if key in values and key not in _LEFT_OUT and value != plain[key]
+        for key, value in parsed.items()
+        if key in values and key not in _OMITTED and value != defaults[key]
     ]
 
 
 def space_of(record: RunReader) -> str | None:
-    """Return the space of a search as the YAML file that `--space` takes."""
+    """Return the search space of `tune` as YAML for `--space`."""
     space = record.config.get("space")
     return dump_yaml(space) if space else None
 
 
-def _of_data(options: CommandOptions) -> Callable[[RunReader], list[str]]:
-    def words(record: RunReader) -> list[str]:
+def _data_arguments(options: CommandOptions) -> Callable[[RunReader], list[str]]:
+    def arguments(record: RunReader) -> list[str]:
         values = {key: value for key, value in record.config.items() if key not in (*_SOURCES, "fold")}
         return [_data(record), *options_given(options, values)]
 
-    return words
+    return arguments
 
 
 def _data(record: RunReader) -> str:
     return shlex.quote(str(next(record.config[key] for key in _SOURCES if key in record.config)))
 
 
-def _of_runs(record: RunReader) -> list[str]:
+def _ensemble_arguments(record: RunReader) -> list[str]:
     config = record.config
     values = {key: value for key, value in config.items() if key != "ensemble_of"}
     return [shlex.join(map(str, config["ensemble_of"])), *options_given(ENSEMBLE, values)]
 
 
-def _of_space(record: RunReader) -> list[str]:
+def _tune_arguments(record: RunReader) -> list[str]:
     config = record.config
     values = {**config["options"], "trials": config["trials"], "pruner": config["pruner"], "space": SPACE}
     return [_data(record), *options_given(TUNE, values)]
 
 
-def _of_recipe(record: RunReader) -> list[str]:
+def _reproduce_arguments(record: RunReader) -> list[str]:
     config = record.config
-    replaced = [{old: new} for old, new in config["replaced"].items()]
-    values = {"scale": config["scale"], "dry_run": config["dry_run"], "replace": replaced}
+    replacements = [{old: new} for old, new in config["replaced"].items()]
+    values = {"scale": config["scale"], "dry_run": config["dry_run"], "replace": replacements}
     values |= {f"data.{key}": value for key, value in config["data_options"].items()}
     recipe = str(config["reproduction_of"])
-    own = str(record.run.path / "recipe.yaml")
-    named = [recipe if recipe in recipe_names() else own, *([str(config["data"])] if config.get("data") else [])]
-    return [shlex.join(named), *options_given(REPRODUCE, values)]
+    copy = str(record.run.path / "recipe.yaml")
+    data = [str(config["data"])] if config.get("data") else []
+    return [shlex.join([recipe if recipe in recipe_names() else copy, *data]), *options_given(REPRODUCE, values)]
 
 
 def _option(field: Field, value: Any) -> str:
@@ -113,15 +113,15 @@ def _option(field: Field, value: Any) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, (list, tuple)) and value and all(map(_simple, value)):
+    if isinstance(value, (list, tuple)) and value and all(map(_is_simple, value)):
         return ",".join(_value(item) for item in value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
         return f"{value:.0f}"
     return json.dumps(value, ensure_ascii=False)
 
 
-def _simple(item: Any) -> bool:
-    """Tell whether an element can stand between commas."""
+def _is_simple(item: Any) -> bool:
+    """Return whether an element of a list can be written between commas without quotes."""
     if isinstance(item, str):
         return bool(item.strip()) and item == item.strip() and not set(item) & set(",[{}]")
     return isinstance(item, (int, float)) and not isinstance(item, bool)

@@ -1,4 +1,4 @@
-"""What the images of a run are: how many, of what, in which split."""
+"""Section on the data of a run."""
 
 from __future__ import annotations
 
@@ -14,80 +14,78 @@ from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Details, Paragraph, Section, Table
 from tercet.report.summary import count
 
-_SHOWN = 30  # classes up to which the table stands open
-_NAMES: dict[Split, str] = {"train": "train", "val": "validation", "test": "test"}
+_MAX_ROWS = 30  # classes up to which the table is not folded
+_SPLITS: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
-def data_section(record: RunReader, book: FigureWriter) -> Section:
-    """Return what is known of the data: counts by class and split, sizes, what was left out."""
+def data_section(record: RunReader, writer: FigureWriter) -> Section:
+    """Return counts per class and split, image sizes, and what was excluded."""
     table = record.table
     if table is None:
-        gone = "The table of samples is gone, so counts by class and split are left out."
-        return Section("Data", [Paragraph(f"{record.source}. {gone}", quiet=True), *_notes(record)])
-    return Section("Data", [Table((), list(_facts(record, table))), *_counts(record, table, book), *_notes(record)])
+        text = f"{record.source}. The table of samples is missing, so counts per class and split are not shown."
+        return Section("Data", [Paragraph(text, quiet=True), *_notes(record)])
+    return Section("Data", [Table((), list(_facts(record, table))), *_counts(record, table, writer), *_notes(record)])
 
 
 def _facts(record: RunReader, table: SampleTable) -> Iterator[tuple[str, str]]:
     yield "source", record.source
     yield "images", f"{len(table):,}"
-    yield "labels" if record.sets else "classes", f"{table.num_classes:,}"
+    yield "labels" if record.is_multilabel else "classes", f"{table.num_classes:,}"
     if table.groups is not None:
         yield "groups", f"{len(set(table.groups)):,}"
-    if (sizes := _sizes(record.home.path)) is not None:
+    if (sizes := _image_sizes(record.data_run.path)) is not None:
         yield "image sizes", sizes
     counts = table.class_counts()
     if counts.min() not in (0, counts.max()):
-        yield (
-            "largest to smallest class",
-            f"{counts.max():,} to {counts.min():,} ({counts.max() / counts.min():.1f} times)",
-        )
-    if fingerprint := record.document.get("data", {}).get("fingerprint"):
+        ratio = counts.max() / counts.min()
+        yield "largest and smallest class", f"{counts.max():,} and {counts.min():,} images (ratio {ratio:.1f})"
+    if fingerprint := record.metrics.get("data", {}).get("fingerprint"):
         yield "fingerprint", fingerprint
 
 
-def _counts(record: RunReader, table: SampleTable, book: FigureWriter) -> Iterator[Block]:
-    rows_of = {shown: table.rows_of(name) for name, shown in _NAMES.items()}
-    splits = {name: table.take(some).class_counts() for name, some in rows_of.items() if len(some)}
-    whole = table.class_counts()
-    if record.kind == "crossval" and set(splits) <= {"train"}:
-        splits = {}  # folds take turns: there is no division to show
-    elif (rest := whole - sum(splits.values())).any():
-        splits["left out"] = rest
-    header = ["label" if record.sets else "class", *splits, "all"]
+def _counts(record: RunReader, table: SampleTable, writer: FigureWriter) -> Iterator[Block]:
+    rows_of = {title: table.rows_of(name) for name, title in _SPLITS.items()}
+    splits = {title: table.take(rows).class_counts() for title, rows in rows_of.items() if len(rows)}
+    totals = table.class_counts()
+    if record.kind == "crossval" and set(splits) <= {"training"}:
+        splits = {}  # every image is held out by one fold
+    elif (rest := totals - sum(splits.values())).any():
+        splits["unused"] = rest
+    header = ["label" if record.is_multilabel else "class", *splits, "all"]
     rows = [
-        (name, *(f"{counts[index]:,}" for counts in splits.values()), f"{whole[index]:,}")
+        (name, *(f"{counts[index]:,}" for counts in splits.values()), f"{totals[index]:,}")
         for index, name in enumerate(table.classes)
     ]
-    caption = ("Images that show each label" if record.sets else "Images of each class") + ", by split" * bool(splits)
+    caption = "Images per label" if record.is_multilabel else "Images per class"
+    caption += " and split" if splits else ""
     block = Table(header, rows, "l" + "r" * (len(splits) + 1), caption)
-    shares = {name: dict(zip(table.classes, map(int, counts), strict=True)) for name, counts in splits.items()}
-    counted = dict(zip(table.classes, map(int, whole), strict=True))
-    yield book.draw(
+    by_split = {name: dict(zip(table.classes, map(int, counts), strict=True)) for name, counts in splits.items()}
+    by_class = dict(zip(table.classes, map(int, totals), strict=True))
+    yield writer.draw(
         "class-counts",
         f"{caption}.",
-        lambda axes: class_counts(axes, counted, shares or None),
-        height=counts_height(counted),
+        lambda axes: class_counts(axes, by_class, by_split or None),
+        height=counts_height(by_class),
     )
-    yield block if len(rows) <= _SHOWN else Details(f"all {count(len(rows), 'class')} as a table", [block])
+    yield block if len(rows) <= _MAX_ROWS else Details(f"Table of all {count(len(rows), 'class')}", [block])
 
 
-def _sizes(folder: Path) -> str | None:
-    """Return heights, widths and channels of the images, where they were noted."""
+def _image_sizes(folder: Path) -> str | None:
+    """Return height, width and colour of the images, if they were recorded."""
     path = folder / "images" / "shapes.npy"
     try:
         shapes = np.load(path, allow_pickle=False)
         low, high = shapes.min(axis=0), shapes.max(axis=0)
-        channels = "grey" if high[2] == 1 else "colour"
-        first, last = (f"{one[0]} x {one[1]}" for one in (low, high))
+        channels = "greyscale" if high[2] == 1 else "colour"
+        smallest, largest = (f"{shape[0]} x {shape[1]}" for shape in (low, high))
     except (OSError, ValueError, IndexError, EOFError):
         return None
-    return f"{first if first == last else f'{first} to {last}'} pixels (height x width), {channels}"
+    sizes = smallest if smallest == largest else f"{smallest} to {largest}"
+    return f"{sizes} pixels (height x width), {channels}"
 
 
 def _notes(record: RunReader) -> Iterator[Block]:
-    notes = list(record.document.get("data", {}).get("notes") or ())
+    notes = list(record.metrics.get("data", {}).get("notes") or ())
     if notes:
-        rows = [(note,) for note in notes]
-        yield Details(
-            f"{count(len(notes), 'remark')} on what was left out", [Table(("remark",), rows, "l", "Left out")]
-        )
+        table = Table(("note",), [(note,) for note in notes], "l", "Excluded images")
+        yield Details(f"Excluded images: {count(len(notes), 'note')}", [table])

@@ -1,4 +1,4 @@
-"""Confusions, hardest images and calibration."""
+"""Sections on classes, calibration, agreement of members, and the hardest images."""
 
 from __future__ import annotations
 
@@ -22,152 +22,78 @@ from tercet.plots.matrices import agreement, reliability
 from tercet.plots.matrices import confused_pairs as draw_pairs
 from tercet.plots.matrices import confusion as draw_confusion
 from tercet.plots.page import Block, Details, Images, Paragraph, Section, Table
-from tercet.report.summary import number
+from tercet.report.summary import count, number
 
+_MAX_MATRIX = 20  # classes up to which the numbers of a confusion matrix are legible
+_NUM_HARDEST = 24
+_THUMBNAIL = 192  # pixels
 _SCORES = ("ece", "log_loss", "brier")
 _HEADER = ("images", "n", "ECE", "calibrated", "log loss", "calibrated", "Brier", "calibrated")
 
 
-def calibration_section(record: RunReader, said: Predictions, book: FigureWriter) -> Iterator[Block]:
-    """Yield the blocks; none for a run that was not calibrated.
-
-    Args:
-        record: The run.
-        said: What its choice said of the split that judges it, before calibration.
-        book: Where figures go.
-    """
-    told = record.document.get("calibration")
-    if not isinstance(told, Mapping):
-        return
-    one = Calibration.from_dict({key: value for key, value in told.items() if key not in ("used", "notes", "test")})
-    test: Mapping[str, Any] = told.get("test") or {}
-    if one.temperature != 1:
-        yield Paragraph(
-            f"The bundle answers with temperature {one.temperature:.3f}, fitted on {one.rows:,} validation images; no "
-            "predicted class changes. Every other number of this page is from before."
-        )
-        rows = [
-            _row("validation, cross-fitted", one.rows, told),
-            *([_row("test", test.get("n", 0), test)] if test else []),
-        ]
-        yield Table(_HEADER, rows, "lrrrrrrr", "Probabilities before and after the temperature")
-        if test and record.judged == "test":
-            yield book.draw(
-                "reliability-calibrated",
-                f"The same images after the temperature of {one.temperature:.3f}.",
-                lambda axes: reliability(axes, one.apply(said)),
-                height=4.2,
-            )
-    elif one.rows:
-        yield Paragraph(
-            f"No temperature lowers the cross-fitted log loss of the {one.rows:,} validation images: the bundle's "
-            "probabilities are those of this page."
-        )
-    yield from map(Paragraph, _promises(one, test))
-    yield from (Paragraph(note[:1].upper() + note[1:] + ".", quiet=True) for note in told.get("notes", ()))
-
-
-def _row(name: str, count: int, values: Mapping[str, Any]) -> tuple[str, ...]:
-    scores = (number(values.get(f"{key}_{when}")) for key in _SCORES for when in ("before", "after"))
-    return (name, f"{count:,}", *scores)
-
-
-def _promises(one: Calibration, test: Mapping[str, Any]) -> Iterator[str]:
-    rule, sets = one.reject, one.conformal
-    if rule is not None:
-        below = f"where its probability is below {rule.threshold:.4f}. Of the others"
-        told = (
-            f"{f'An answer is rejected {below}' if rule.threshold else 'No answer need be rejected: of all'} at most "
-            f"{_percent(rule.risk)} are wrong, with {_percent(rule.confidence)} confidence: of {rule.rows:,} "
-            f"validation images of its own {_percent(rule.answered)} are answered, and {_percent(rule.errors)} of "
-            "those are wrong"
-        )
-        if test.get("answered") is not None:
-            told += f"; of the test images {_percent(test['answered'])} are answered"
-        if test.get("errors_answered") is not None:
-            told += f", {_percent(test['errors_answered'])} of those wrong"
-        yield f"{told}."
-    if sets is not None:
-        told = (
-            f"Prediction sets hold the true class of {_percent(sets.coverage)} of the images: their quantile of "
-            f"{sets.quantile:.4f} is from {sets.rows:,} validation images of their own"
-        )
-        if test.get("set_coverage") is not None:
-            told += f"; they hold it for {_percent(test['set_coverage'])} of the test images"
-            told += f", with {number(test.get('set_size'), 2)} classes a set"
-        yield f"{told}."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.4g} %"
-
-
-_WHOLE_MATRIX = 20  # classes up to which numbers in cells can be read
-_HARDEST = 24
-_SIDE = 192  # pixels of a small picture
-
-
-def errors_section(record: RunReader, book: FigureWriter) -> list[Section]:
-    """Return the sections on classes, probabilities, members beside each other, and the hardest images."""
-    said = record.choice
-    if said is None:
-        gone = "The stored predictions of what was chosen are gone: no confusion, no classes, no hardest images."
-        return [Section("Classes", [Paragraph(gone, quiet=True)])]
-    if len(said.classes) < 2 or not said.known.any():
-        why = "there is one class" if len(said.classes) < 2 else "no image has a label"
-        return [Section("Classes", [Paragraph(f"Left out, as {why}.", quiet=True)])]
+def errors_section(record: RunReader, writer: FigureWriter) -> list[Section]:
+    """Return the sections on classes, calibration, agreement of members, and the hardest images."""
+    predictions = record.chosen_predictions
+    if predictions is None:
+        text = "The predictions of the selected model are not stored, so confusions and errors are not shown."
+        return [Section("Classes", [Paragraph(text, quiet=True)])]
+    if len(predictions.classes) < 2 or not predictions.known.any():
+        reason = "There is only one class" if len(predictions.classes) < 2 else "No image has a label"
+        return [Section("Classes", [Paragraph(f"{reason}, so there is nothing to show.", quiet=True)])]
+    calibration = [_reliability(predictions, writer), *calibration_blocks(record, predictions, writer)]
     sections = [
-        Section("Classes", [*_matrices(said, book), *_classes(said, book)]),
-        Section("Probabilities", [_reliability(said, book), *calibration_section(record, said, book)]),
+        Section("Classes", [*_confusions(predictions, writer), *_classes(predictions, writer)]),
+        Section("Calibration", calibration),
     ]
-    beside = list(_agreement(record, book))
-    sections += [Section("Agreement", beside)] if beside else []
-    return [*sections, Section("Hardest images", list(_hardest(record, said)))]
+    blocks = list(_agreement(record, writer))
+    sections += [Section("Agreement", blocks)] if blocks else []
+    return [*sections, Section("Hardest images", list(_hardest(record, predictions)))]
 
 
-def _matrices(said: Predictions, book: FigureWriter) -> Iterator[Block]:
-    count = len(said.classes)
-    pairs = confused_pairs(said, most=20)
-    if count <= _WHOLE_MATRIX:
-        matrix, side = confusion(said), min(9.0, 3.2 + 0.3 * count)
-        wide = count > 12
-        for rates, told in ((False, "images"), (True, "shares of the true class")):
-            yield book.draw(
+def _confusions(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
+    num_classes = len(predictions.classes)
+    pairs = confused_pairs(predictions, limit=20)
+    if num_classes <= _MAX_MATRIX:
+        matrix, side = confusion(predictions), min(9.0, 3.2 + 0.3 * num_classes)
+        for rates, content in ((False, "number of images"), (True, "fraction of the true class")):
+            yield writer.draw(
                 "confusion-rates" if rates else "confusion",
-                f"Confusion matrix, {told}: a row is a true class, a column what was said.",
-                lambda axes, rates=rates: draw_confusion(axes, matrix, said.classes, rates=rates),  # type: ignore[misc]
+                f"Confusion matrix, {content}. Rows are true classes, columns are predictions.",
+                lambda axes, rates=rates: draw_confusion(axes, matrix, predictions.classes, rates=rates),  # type: ignore[misc]
                 width=side,
                 height=0.92 * side,
-                wide=wide,
+                wide=num_classes > 12,
             )
     elif pairs:
-        yield book.draw(
+        yield writer.draw(
             "confused-pairs",
-            f"The commonest of the mistakes among {count:,} classes: a true class → what was said instead.",
+            f"The most frequent confusions among {num_classes:,} classes: true class → predicted class.",
             lambda axes: draw_pairs(axes, pairs),
             width=6.4,
             height=1.0 + 0.24 * len(pairs),
         )
     if pairs:
         rows = [(pair["truth"], pair["predicted"], f"{pair['n']}", f"{100 * pair['share']:.1f} %") for pair in pairs]
-        header = ("true class", "said instead", "images", "share of the true class")
-        yield Details("the commonest mistakes as a table", [Table(header, rows, "llrr", "Commonest mistakes")])
+        header = ("true class", "predicted class", "images", "fraction of the true class")
+        yield Details(
+            "Table of the most frequent confusions", [Table(header, rows, "llrr", "Most frequent confusions")]
+        )
     else:
-        yield Paragraph("There is no mistake.")
+        yield Paragraph("All images are classified correctly.")
 
 
-def _classes(said: Predictions, book: FigureWriter) -> Iterator[Block]:
-    rows = per_class(said)
+def _classes(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
+    rows = per_class(predictions)
     drawn = []
     for row in rows:
         if row["n"]:
             low, high = binomtest(round(row["recall"] * row["n"]), row["n"]).proportion_ci(0.95, method="wilson")
             drawn.append(Bar(row["class"], row["recall"], float(low), float(high)))
-    right = float((said.predicted == said.labels)[said.known].mean())
-    yield book.draw(
+    accuracy = float((predictions.predicted == predictions.labels)[predictions.known].mean())
+    yield writer.draw(
         "classes",
-        f"Recall of each class with its 95 % interval; the line is the accuracy of all images ({right:.4f}).",
-        lambda axes: bars(axes, drawn, xlabel="recall", baseline=right),
+        f"Recall of each class with its 95 % interval. The line is the overall accuracy ({accuracy:.4f}).",
+        lambda axes: bars(axes, drawn, xlabel="recall", baseline=accuracy),
         height=bars_height(drawn),
     )
     cells = [
@@ -180,84 +106,174 @@ def _classes(said: Predictions, book: FigureWriter) -> Iterator[Block]:
         )
         for row in rows
     ]
-    table = Table(("class", "images", "precision", "recall", "F1"), cells, "lrrrr", "Every class")
-    yield Details("every class as a table", [table])
+    table = Table(("class", "images", "precision", "recall", "F1"), cells, "lrrrr", "Scores per class")
+    yield Details("Table of all classes", [table])
 
 
-def _reliability(said: Predictions, book: FigureWriter) -> Block:
-    return book.draw(
+def _reliability(predictions: Predictions, writer: FigureWriter) -> Block:
+    return writer.draw(
         "reliability",
-        "How often the model is right among images of which it is so sure. Where the red strokes stand above the bars, "
-        "it claims more than it keeps.",
-        lambda axes: reliability(axes, said),
+        "Reliability diagram: accuracy of predictions grouped by their confidence. Where the red marks (confidence) "
+        "are above the bars (accuracy), the model is overconfident.",
+        lambda axes: reliability(axes, predictions),
         height=4.2,
     )
 
 
-def _agreement(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    names = list(record.answers)
+def calibration_blocks(record: RunReader, predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
+    """Yield the results of calibration; nothing for an uncalibrated run.
+
+    Args:
+        record: The run.
+        predictions: Predictions of the selected model on the judged split, before calibration.
+        writer: Draws the figures.
+    """
+    values = record.metrics.get("calibration")
+    if not isinstance(values, Mapping):
+        return
+    fitted = {key: value for key, value in values.items() if key not in ("used", "notes", "test")}
+    calibration = Calibration.from_dict(fitted)
+    test: Mapping[str, Any] = values.get("test") or {}
+    if calibration.temperature != 1:
+        yield Paragraph(
+            f"The bundle's probabilities are scaled with temperature {calibration.temperature:.3f}, fitted on "
+            f"{calibration.rows:,} validation images; predicted classes do not change. All other numbers on this page "
+            "are before calibration."
+        )
+        rows = [
+            _calibration_row("validation (cross-fitted)", calibration.rows, values),
+            *([_calibration_row("test", test.get("n", 0), test)] if test else []),
+        ]
+        yield Table(_HEADER, rows, "lrrrrrrr", "Calibration before and after temperature scaling")
+        if test and record.evaluation_split == "test":
+            yield writer.draw(
+                "reliability-calibrated",
+                f"The same images after temperature scaling (temperature {calibration.temperature:.3f}).",
+                lambda axes: reliability(axes, calibration.apply(predictions)),
+                height=4.2,
+            )
+    elif calibration.rows:
+        yield Paragraph(
+            f"Temperature scaling does not reduce the cross-fitted log loss on the {calibration.rows:,} validation "
+            "images, so the bundle's probabilities are not scaled."
+        )
+    yield from map(Paragraph, _guarantees(calibration, test))
+    yield from (Paragraph(note[:1].upper() + note[1:] + ".", quiet=True) for note in values.get("notes", ()))
+
+
+def _calibration_row(name: str, images: int, values: Mapping[str, Any]) -> tuple[str, ...]:
+    scores = (number(values.get(f"{key}_{when}")) for key in _SCORES for when in ("before", "after"))
+    return (name, f"{images:,}", *scores)
+
+
+def _guarantees(calibration: Calibration, test: Mapping[str, Any]) -> Iterator[str]:
+    """Yield sentences on the rejection threshold and on conformal prediction sets."""
+    rule, sets = calibration.reject, calibration.conformal
+    if rule is not None:
+        if rule.threshold:
+            text = f"Predictions with a probability below {rule.threshold:.4f} are rejected. Of the accepted ones"
+        else:
+            text = "No prediction has to be rejected. Of all predictions"
+        text += (
+            f", at most {_percent(rule.risk)} are wrong, with {_percent(rule.confidence)} confidence. The threshold is "
+            f"from {rule.rows:,} separate validation images, of which {_percent(rule.accepted)} are accepted; "
+            f"{_percent(rule.errors)} of those are wrong"
+        )
+        if test.get("answered") is not None:
+            text += f". Of the test images, {_percent(test['answered'])} are accepted"
+        if test.get("errors_answered") is not None:
+            text += f"; {_percent(test['errors_answered'])} of those are wrong"
+        yield f"{text}."
+    if sets is not None:
+        text = (
+            f"Prediction sets contain the true class of at least {_percent(sets.coverage)} of the images (conformal "
+            f"prediction, quantile {sets.quantile:.4f} of {sets.rows:,} separate validation images)"
+        )
+        if test.get("set_coverage") is not None:
+            text += f". On the test images they contain it for {_percent(test['set_coverage'])}"
+            text += f", with {number(test.get('set_size'), 2)} classes per set on average"
+        yield f"{text}."
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g} %"
+
+
+def _agreement(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
+    names = list(record.member_predictions)
     if len(names) < 2:
         return
     try:
-        matrix = agreement_matrix(list(record.answers.values()))
+        matrix = agreement_matrix(list(record.member_predictions.values()))
     except DataError:
-        yield Paragraph("The members did not see the same images: how far they agree is left out.", quiet=True)
+        text = "The members were evaluated on different images, so their agreement is not shown."
+        yield Paragraph(text, quiet=True)
         return
     side = min(9.0, 3.4 + 0.35 * len(names))
-    what = "networks (their first trainings)" if record.kind == "compare" else "members"
-    yield book.draw(
+    models = "networks (first seed of each)" if record.kind == "compare" else "members"
+    yield writer.draw(
         "agreement",
-        f"How often each two {what} say the same class, right or wrong. Members that differ are worth fusing.",
+        f"Fraction of images for which two {models} predict the same class, correct or not. Of members with "
+        "similar accuracy, those that agree less gain more from being combined.",
         lambda axes: agreement(axes, matrix, names),
         width=side,
         height=0.9 * side,
     )
 
 
-def _hardest(record: RunReader, said: Predictions) -> Iterator[Block]:
-    wrong = np.flatnonzero(said.known & (said.predicted != said.labels))
-    truth = said.probabilities[wrong, said.labels[wrong]]
-    order = wrong[np.argsort(truth, kind="stable")][:_HARDEST]
-    if not len(order):
-        yield Paragraph("Every image was classified right.")
+def _hardest(record: RunReader, predictions: Predictions) -> Iterator[Block]:
+    wrong = np.flatnonzero(predictions.known & (predictions.predicted != predictions.labels))
+    true_probability = predictions.probabilities[wrong, predictions.labels[wrong]]
+    order = wrong[np.argsort(true_probability, kind="stable")][:_NUM_HARDEST].tolist()
+    if not order:
+        yield Paragraph("All images are classified correctly.")
         return
-    caption = f"The {len(order)} of {len(wrong):,} mistakes in which the true class was given the least probability."
-    shown = list(_pictures(record, said, order.tolist()))
-    if shown:
-        yield Images(shown, caption)
+    number_shown = f"{len(order)} of {len(wrong):,} errors" if len(order) < len(wrong) else count(len(wrong), "error")
+    caption = f"{number_shown}, ordered by the probability of the true class, lowest first."
+    thumbnails = list(_thumbnails(record, predictions, order))
+    if thumbnails:
+        yield Images(thumbnails, caption)
     else:
-        yield Paragraph(f"{caption} The images are gone, or no longer readable: only their names are told.", quiet=True)
+        yield Paragraph(f"{caption} The images are no longer available, so only their names are listed.", quiet=True)
     rows = [
-        (said.ids[row], *_told(said, row), f"{said.probabilities[row, said.labels[row]]:.4f}") for row in order.tolist()
+        (
+            predictions.ids[row],
+            *_true_and_predicted(predictions, row),
+            f"{predictions.probabilities[row, predictions.labels[row]]:.4f}",
+        )
+        for row in order
     ]
-    header = ("image", "true class", "said instead", "probability of that", "of the true class")
-    yield Details("the hardest images as a table", [Table(header, rows, "lllrr", "Hardest images")])
+    header = ("image", "true class", "predicted class", "probability of the prediction", "of the true class")
+    yield Details("Table of the hardest images", [Table(header, rows, "lllrr", "Hardest images")])
 
 
-def _pictures(record: RunReader, said: Predictions, order: list[int]) -> Iterator[tuple[bytes, str]]:
-    """Yield small copies with captions, as far as the images can be read."""
-    table, store = record.table, record.images
-    if table is None or store is None:
+def _thumbnails(record: RunReader, predictions: Predictions, order: list[int]) -> Iterator[tuple[bytes, str]]:
+    """Yield thumbnails with captions for the images that can still be read."""
+    table, cache = record.table, record.images
+    if table is None or cache is None:
         return
-    place = {name: row for row, name in enumerate(table.ids)}
+    index = {name: row for row, name in enumerate(table.ids)}
     for row in order:
-        name = said.ids[row]
-        if name not in place:
+        name = predictions.ids[row]
+        if name not in index:
             continue
         try:
-            image = store.read(place[name])
+            image = cache.read(index[name])
         except DataError:
             continue
-        truth, instead, sure = _told(said, row)
-        yield thumbnail(_enlarged(image), _SIDE), f"{truth}, said: {instead} ({sure}). {name}"
+        truth, predicted, probability = _true_and_predicted(predictions, row)
+        caption = f"{truth}, predicted {predicted} ({probability}). {name}"
+        yield thumbnail(_enlarged(image), _THUMBNAIL), caption
 
 
-def _told(said: Predictions, row: int) -> tuple[str, str, str]:
-    predicted = int(said.predicted[row])
-    return said.classes[said.labels[row]], said.classes[predicted], f"{said.probabilities[row, predicted]:.2f}"
+def _true_and_predicted(predictions: Predictions, row: int) -> tuple[str, str, str]:
+    """Return true class, predicted class, and its probability."""
+    predicted = int(predictions.predicted[row])
+    probability = f"{predictions.probabilities[row, predicted]:.2f}"
+    return predictions.classes[predictions.labels[row]], predictions.classes[predicted], probability
 
 
 def _enlarged(image: Pixels) -> Pixels:
-    """Return an image of few pixels with each of them larger: a browser would blur it."""
-    factor = _SIDE // max(image.shape[:2])
+    """Return a small image with enlarged pixels: a browser would blur it."""
+    factor = _THUMBNAIL // max(image.shape[:2])
     return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image

@@ -1,4 +1,4 @@
-"""Report sections of tune and reproduce."""
+"""Sections of `tune` and `reproduce` runs."""
 
 from __future__ import annotations
 
@@ -11,72 +11,74 @@ from tercet.metrics.tables import short_count
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table
-from tercet.report.summary import MISSING, chance, count, duration, number, points
+from tercet.report.summary import MISSING, count, duration, number, p_value_text, points
 
-_HEADER = ("what", "metric", "published", "measured", "spread or interval", "n", "images", "difference")
-_SHARES = frozenset({"accuracy", "macro_f1", "kappa"})
-_MOST = 40
+_HEADER = ("result", "metric", "published", "measured", "sd or interval", "n", "images", "difference")
+_FRACTIONS = frozenset({"accuracy", "macro_f1", "kappa"})
+_MAX_BARS = 40
+_MAX_TRIALS = 20
+_STATES = {"complete": "completed", "pruned": "pruned", "failed": "failed"}
 
 
-def reproduction(record: RunReader, book: FigureWriter) -> list[Section]:
-    """Return the sections on results, on what differs from the source, and on the parts."""
-    document = record.document
-    sections = [Section("Published and measured", list(_results_table(record, book)))]
+def reproduction(record: RunReader, writer: FigureWriter) -> list[Section]:
+    """Return the sections on results, on differences from the source, and on the steps."""
+    document = record.metrics
+    sections = [Section("Published and measured", list(_published(record, writer)))]
     if document.get("differs"):
-        rows = [(f"{number}", line) for number, line in enumerate(document["differs"], 1)]
-        sections.append(Section("Differs from the source", [Table((), rows)]))
-    return [*sections, Section("Parts", list(_parts(record)))]
+        rows = [(f"{index}", line) for index, line in enumerate(document["differs"], 1)]
+        sections.append(Section("Differences from the source", [Table((), rows)]))
+    return [*sections, Section("Steps", list(_steps(record)))]
 
 
-def _results_table(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    rows = record.document["table"]
+def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
+    rows = record.metrics["table"]
     cells = [
         (
             row["what"],
             row["metric"].replace("_", " "),
-            _number(row["published"], row),
-            _number(row["measured"], row),
+            _value(row["published"], row),
+            _value(row["measured"], row),
             _spread(row),
             MISSING if row["n"] is None else f"{row['n']}",
             MISSING if row["images"] is None else f"{row['images']:,}",
-            MISSING if row["difference"] is None else _number(row["difference"], row, signed=True),
+            MISSING if row["difference"] is None else _value(row["difference"], row, signed=True),
         )
         for row in rows
     ]
-    yield Table(
-        _HEADER, cells, "llrrrrrr", "± is the standard deviation over n trainings; of one training, the 95 % interval"
-    )
-    for metric in _SHARES & {row["metric"] for row in rows}:
-        both = [row for row in rows if row["metric"] == metric and row["measured"] is not None]
-        drawn = [bar for row in both[:_MOST] for bar in _bars(row)]
+    caption = "± is the standard deviation over n trainings; for a single training, the 95 % interval is given"
+    yield Table(_HEADER, cells, "llrrrrrr", caption)
+    for metric in _FRACTIONS & {row["metric"] for row in rows}:
+        measured = [row for row in rows if row["metric"] == metric and row["measured"] is not None]
+        drawn = [bar for row in measured[:_MAX_BARS] for bar in _bars(row)]
         if drawn:
-            told = f" (the first {_MOST} of {len(both)})" if len(both) > _MOST else ""
-            yield book.draw(
+            part = f" (the first {_MAX_BARS} of {len(measured)})" if len(measured) > _MAX_BARS else ""
+            name = metric.replace("_", " ")
+            yield writer.draw(
                 f"published-and-measured-{metric}",
-                f"{metric.replace('_', ' ').capitalize()}, published and measured{told}.",
-                lambda axes, drawn=drawn, metric=metric: bars(axes, drawn, xlabel=metric.replace("_", " ")),  # type: ignore[misc]
+                f"{name.capitalize()}, published and measured{part}.",
+                lambda axes, drawn=drawn, name=name: bars(axes, drawn, xlabel=name),  # type: ignore[misc]
                 height=bars_height(drawn),
                 wide=len(drawn) > 20,
             )
-    tests = record.document["tests"]
+    tests = record.metrics["tests"]
     if tests:
-        header = ("what", "difference / points", "95 % interval", "p", "test", "images", "seeds")
-        found = [
-            (row["what"], *points(row), chance(row["p_value"]), row["test"], f"{row['n']:,}", f"{row['seeds']}")
+        header = ("comparison", "difference (points)", "95 % interval", "p", "test", "images", "seeds")
+        results = [
+            (row["what"], *points(row), p_value_text(row["p_value"]), row["test"], f"{row['n']:,}", f"{row['seeds']}")
             for row in tests
         ]
-        yield Table(header, found, "lrrrlrr", "Tests that the recipe asks for")
+        yield Table(header, results, "lrrrlrr", "Statistical tests of the recipe")
 
 
-def _parts(record: RunReader) -> Iterator[Block]:
-    document = record.document
-    rows = [(title, part["verb"], part["note"] or "", part["run"]) for title, part in document["parts"].items()]
+def _steps(record: RunReader) -> Iterator[Block]:
+    document = record.metrics
+    rows = [(title, part["command"], part["note"] or "", part["run"]) for title, part in document["steps"].items()]
     if rows:
-        yield Table(("part", "verb", "note", "folder"), rows, "llll", "Each part is a run with a report of its own")
-        folders = [str(path) for path in record.parts.values()]
+        yield Table(("step", "command", "note", "folder"), rows, "llll", "Each step is a run with its own report")
+        folders = [str(path) for path in record.step_runs.values()]
         yield Code("\n".join(f"tercet report {shlex.quote(folder)}" for folder in folders), "commands")
     if document.get("missing"):
-        yield Paragraph(f"Not done yet: {', '.join(document['missing'])}. Go on with --resume {record.run.path}.")
+        yield Paragraph(f"Not finished: {', '.join(document['missing'])}. Continue with --resume {record.run.path}.")
 
 
 def _bars(row: Mapping[str, Any]) -> Iterator[Bar]:
@@ -91,10 +93,11 @@ def _bars(row: Mapping[str, Any]) -> Iterator[Bar]:
 def _spread(row: Mapping[str, Any]) -> str:
     if row["low"] is not None:
         return f"{row['low']:.3f} to {row['high']:.3f}"
-    return MISSING if row["sd"] is None else f"± {_number(row['sd'], row)}"
+    return MISSING if row["sd"] is None else f"± {_value(row['sd'], row)}"
 
 
-def _number(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
+def _value(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
+    """Format a value of the row's metric; values that are text are returned as they are."""
     if value is None or isinstance(value, str):
         return value or MISSING
     if row["metric"] in ("parameters", "flops"):
@@ -104,54 +107,50 @@ def _number(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
-_SHOWN = 20
-_STATES = {"complete": "trained to the end", "pruned": "given up early", "failed": "failed"}
-
-
-def trials_section(record: RunReader, book: FigureWriter) -> Section:
+def trials_section(record: RunReader, writer: FigureWriter) -> Section:
     """Return the trials, best first, and the importance of the options."""
-    return Section("Trials", list(_trials(record, book)))
+    return Section("Trials", list(_trials(record, writer)))
 
 
-def _trials(record: RunReader, book: FigureWriter) -> Iterator[Block]:
-    document, monitor = record.document, record.document["monitor"]
+def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
+    document, monitor = record.metrics, record.metrics["monitor"]
     rows, first = document["trials"], document["trials"][0]
     best = document["best"]
     if first["score"] is not None:
         gain = best["score"] - first["score"]
         yield Paragraph(
-            f"Trial 0 has the options as they are: {monitor} {number(first['score'])}. Trial {best['number']} is the "
-            f"best of {len(rows)}: {number(best['score'])} ({gain:+.4f}) on validation images, where it is a little "
-            "lucky. No test image was looked at."
+            f"Trial 0 uses the given options without changes: {monitor} {number(first['score'])}. Trial "
+            f"{best['number']} is the best of {len(rows)}: {number(best['score'])} ({gain:+.4f}) on validation images. "
+            "As it was selected there, this score is slightly optimistic. Test images were not used."
         )
     scored = [row for row in rows if row["score"] is not None]
     drawn = [
-        Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ordered(scored, monitor)
+        Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ranked(scored, monitor)
     ]
     if drawn:
-        yield book.draw(
+        yield writer.draw(
             "trials",
-            f"{monitor.capitalize()} on validation images; the line is trial 0, the options as they are.",
+            f"{monitor.capitalize()} on validation images. The line is trial 0, the unchanged options.",
             lambda axes: bars(axes, drawn, xlabel=monitor, baseline=first["score"]),
             height=bars_height(drawn),
         )
-    shares = [Bar(key, share) for key, share in document.get("importance", {}).items()]
-    if shares:
-        yield book.draw(
+    importance = [Bar(key, share) for key, share in document.get("importance", {}).items()]
+    if importance:
+        yield writer.draw(
             "importance",
-            "Share of the differences between trials that each option explains (PED-ANOVA).",
-            lambda axes: bars(axes, shares, xlabel="share"),
-            height=bars_height(shares),
+            "Importance of each option: fraction of the variation between trials that it explains (PED-ANOVA).",
+            lambda axes: bars(axes, importance, xlabel="importance"),
+            height=bars_height(importance),
         )
-    table = _ordered(rows, monitor)
-    yield _trials_table(table[:_SHOWN], monitor, f"The best {_SHOWN} trials" if len(table) > _SHOWN else "All trials")
-    if len(table) > _SHOWN:
-        yield Details(
-            f"the other {count(len(table) - _SHOWN, 'trial')}", [_trials_table(table[_SHOWN:], monitor, "Other trials")]
-        )
+    ranked = _ranked(rows, monitor)
+    many = len(ranked) > _MAX_TRIALS
+    yield _trials_table(ranked[:_MAX_TRIALS], monitor, f"The best {_MAX_TRIALS} trials" if many else "All trials")
+    if many:
+        table = _trials_table(ranked[_MAX_TRIALS:], monitor, "Other trials")
+        yield Details(f"Table of the other {count(len(ranked) - _MAX_TRIALS, 'trial')}", [table])
     path = record.run.path / "best.yaml"
     if path.is_file():
-        yield Paragraph("Train the best, with a bundle and test scores:")
+        yield Paragraph("Train with the best options, to get a bundle and test scores:")
         yield Code(path.read_text("utf-8").splitlines()[1].removeprefix("# "), "command")
 
 
@@ -164,21 +163,21 @@ def _trials_table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> 
             number(row["score"]),
             f"{row['epochs']}",
             duration(row["seconds"]),
-            *(_shown(row["options"].get(key)) for key in keys),
+            *(_option_text(row["options"].get(key)) for key in keys),
             row["reason"],
         )
         for row in rows
     ]
-    header = ("trial", "state", monitor, "epochs", "time", *keys, "remark")
+    header = ("trial", "state", monitor, "epochs", "time", *keys, "note")
     return Table(header, cells, "llrrr" + "r" * len(keys), caption)
 
 
-def _ordered(rows: list[Mapping[str, Any]], monitor: str) -> list[Mapping[str, Any]]:
+def _ranked(rows: list[Mapping[str, Any]], monitor: str) -> list[Mapping[str, Any]]:
     sign = 1 if monitor == "loss" else -1
     return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0), row["number"]))
 
 
-def _shown(value: Any) -> str:
+def _option_text(value: Any) -> str:
     if value is None:
         return MISSING
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 
 from tercet.config.deployment import ServerLimits
 from tercet.serve.errors import ClientDisconnected, RequestError, error_response, json_response
-from tercet.serve.metrics import CONTENT_TYPE, Metrics
 from tercet.serve.middleware import LOG_FIELDS
 from tercet.serve.model import ServedModel
+from tercet.serve.monitoring import CONTENT_TYPE, Metrics
 from tercet.serve.responses import describe_model
 from tercet.serve.schemas import (
     ERROR_RESPONSES,

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tercet.serve.access_log import AccessLog
 from tercet.serve.errors import Overloaded, error_response, json_response
-from tercet.serve.metrics import Metrics
+from tercet.serve.monitoring import AccessLog, Metrics
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::[0-9]{1,5})?")

@@ -21,12 +21,11 @@ from uvicorn import Server
 
 from tercet.config.deployment import ServerLimits
 from tercet.core.process import ParentLink
-from tercet.serve.access_log import AccessLog, AccessLogHandler
 from tercet.serve.app import make_app, route_paths
 from tercet.serve.listener import accept_waiting, bind, listen, url_of
-from tercet.serve.metrics import Metrics
 from tercet.serve.middleware import AllowedHosts, GuardMiddleware
 from tercet.serve.model import ServedModel
+from tercet.serve.monitoring import AccessLog, AccessLogHandler, Metrics
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
 from tercet.serve.service import Service
 
@@ -97,12 +96,12 @@ def serve(
     """
     limits = limits or ServerLimits()
     limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
-    metrics = Metrics(restarts=parent.told["restarts"] if parent is not None else 0)
+    metrics = Metrics(restarts=parent.settings["restarts"] if parent is not None else 0)
     service = Service(model, limits, metrics)
     app = make_app(model, name, service, limits, metrics)
     model.run(np.zeros((1, 32, 32, 3), np.uint8))  # a broken model fails before the server listens
     on_loaded()
-    listener = bind(host, port) if parent is None else socket.socket(fileno=parent.told["listener"])
+    listener = bind(host, port) if parent is None else socket.socket(fileno=parent.settings["listener"])
     listen(listener, _BACKLOG)
     url = url_of(listener)
     log = AccessLog(sys.stderr)

@@ -15,8 +15,8 @@ from tercet.config.deployment import MEBIBYTE, ServerLimits
 from tercet.core.errors import TercetError
 from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import ClientDisconnected, Overloaded, RequestError
-from tercet.serve.metrics import Metrics
 from tercet.serve.model import ServedModel
+from tercet.serve.monitoring import Metrics
 from tercet.serve.responses import ResponseBuilder
 from tercet.serve.uploads import Receive, Upload, decode_upload, read_uploads
 

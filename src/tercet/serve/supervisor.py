@@ -16,11 +16,11 @@ from tercet.config.deployment import ServerLimits
 from tercet.core.errors import Crashed, ModelError
 from tercet.core.process import ChildProcess, ParentLink, SignalForwarder, signal_name, tercet_command
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
-from tercet.ensemble.member import is_bundle, read_manifest
+from tercet.ensemble.manifest import is_bundle, read_manifest
 from tercet.inference.onnx_model import OnnxModel
-from tercet.serve.access_log import AccessLog
 from tercet.serve.listener import bind
 from tercet.serve.middleware import is_loopback
+from tercet.serve.monitoring import AccessLog
 from tercet.serve.server import ServeResult, serve
 
 RESTART_DELAYS = (0.1, 0.5, 2.0, 5.0)
@@ -53,7 +53,7 @@ def supervise(
     crashes = restarts = 0
     try:
         # Closed at the first signal, so that new connections are refused as soon as the server has closed its copy.
-        with SignalForwarder(heard=listener.close) as signals:
+        with SignalForwarder(on_signal=listener.close) as signals:
             while True:
                 child = ChildProcess(command, descriptors={"listener": listener.fileno()}, restarts=restarts)
                 if (code := signals.wait(child)) >= 0:

@@ -1,4 +1,4 @@
-"""The training loop: stages, callbacks, checkpoints. It depends on modules and batches only."""
+"""The training loop, its callbacks and checkpoints; it works with any module and any source of batches."""
 
 from tercet.core.torchvision_ops import declare_torchvision_operators
 

@@ -1,4 +1,4 @@
-"""Those who watch a training: they are told, and can change nothing; an exception of theirs ends it, saved."""
+"""Callbacks: they observe a training and do not change it. An exception that one raises ends the training."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ except ImportError:  # an extra: `pip install tercet[track]`
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training stands."""
+    """State of a training after a step."""
 
     stage: int
     """Stage number, from 0."""
     num_stages: int
-    """How many stages there are."""
+    """Number of stages."""
     step: int
-    """Updates made."""
+    """Optimizer steps so far, over all stages."""
     total_steps: int
-    """Updates of all stages together, if none ends early."""
+    """Steps of all stages together, if none ends early."""
     rate: float
-    """Learning rate of the last update."""
+    """Learning rate of this step."""
     loss: float
-    """Loss of the last batch."""
+    """Loss of this batch."""
 
 
 class Callback(Protocol):
-    """Something that is told how a training goes."""
+    """Receives the progress of a training."""
 
-    def step(self, progress: TrainingProgress) -> None:
-        """Hear of an update."""
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        """Called after every optimizer step."""
         ...
 
-    def epoch(self, row: EpochRow) -> None:
-        """Hear of an epoch that ended."""
+    def on_epoch_end(self, row: EpochRow) -> None:
+        """Called after every epoch, when it is validated and saved."""
         ...
 
 
 class EpochLog:
-    """One readable line an epoch, at the end of a file.
+    """Appends one readable line per epoch to a file.
 
     Args:
         path: The file.
-        split: The split whose scores choose.
+        split: Name of the split whose scores are monitored.
     """
 
     def __init__(self, path: Path, *, split: str = "validation") -> None:
@@ -63,32 +63,29 @@ class EpochLog:
 
     def note(self, text: str) -> None:
         """Append a line that belongs to no epoch."""
-        self._append(text)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
-    def step(self, progress: TrainingProgress) -> None:
-        """Updates are not logged."""
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        """Log nothing."""
 
-    def epoch(self, row: EpochRow) -> None:
-        """Append a line."""
+    def on_epoch_end(self, row: EpochRow) -> None:
+        """Append the epoch's line."""
         scores = "  ".join(f"{name} {value:.4f}" for name, value in row.validation.items())
         line = (
             f"stage {row.stage + 1}  epoch {row.epoch + 1}  step {row.step}  "
             f"rate {row.rate:.3g}  train loss {row.train_loss:.4f}  train accuracy {row.train_accuracy:.4f}  "
             f"{self.split} {scores}  {row.seconds:.1f} s"
         )
-        self._append(line + ("  best" if row.best else "") + (f"  {row.note}" if row.note else ""))
-
-    def _append(self, text: str) -> None:
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        self.note(line + ("  best" if row.best else "") + (f"  {row.note}" if row.note else ""))
 
 
 class EventStream:
-    """JSON objects, one a line, for a process that draws the progress of several trainings.
+    """Writes JSON lines for the parent process, which shows the progress of several trainings.
 
     Args:
         stream: Where to write.
-        interval: Least seconds between two updates that are reported.
+        interval: Minimum seconds between two step events.
     """
 
     def __init__(self, stream: IO[str], *, interval: float = 0.2) -> None:
@@ -100,33 +97,33 @@ class EventStream:
         self.stream.write(json.dumps(event) + "\n")
         self.stream.flush()
 
-    def step(self, progress: TrainingProgress) -> None:
-        """Report an update, unless one was reported a moment ago."""
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        """Write a step event, at most one per interval."""
         now = time.monotonic()
         if now - self._last >= self.interval:
             self._last = now
             self._write({"event": "step", **progress.__dict__})
 
-    def epoch(self, row: EpochRow) -> None:
-        """Report the epoch."""
+    def on_epoch_end(self, row: EpochRow) -> None:
+        """Write an epoch event."""
         self._write({"event": "epoch", **row.__dict__})
 
     def error(self, message: str, exit_code: int) -> None:
-        """Report why the training ends early."""
+        """Write why the training failed."""
         self._write({"event": "error", "message": message, "exit_code": exit_code})
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, one point an epoch, and pictures that others draw."""
+    """Writes scalars to TensorBoard once per epoch, and images that other callbacks draw."""
 
     def __init__(self, folder: Path) -> None:
         self.writer = _tensorboard.SummaryWriter(str(folder))
 
-    def step(self, progress: TrainingProgress) -> None:
-        """Updates are not drawn."""
+    def on_train_batch_end(self, progress: TrainingProgress) -> None:
+        """Write nothing."""
 
-    def epoch(self, row: EpochRow) -> None:
-        """Add the epoch's scores."""
+    def on_epoch_end(self, row: EpochRow) -> None:
+        """Write the epoch's scores."""
         scores = {"loss/train": row.train_loss, "accuracy/train": row.train_accuracy, "rate": row.rate}
         scores |= {f"{name}/validation": value for name, value in row.validation.items()}
         for name, value in scores.items():
@@ -134,11 +131,11 @@ class TensorBoard:
         self.writer.flush()
 
     def image(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
-        """Add a picture, H W 3."""
+        """Add an image, H W 3."""
         self.writer.add_image(name, pixels, step, dataformats="HWC")
         self.writer.flush()
 
 
-def tensorboard(folder: Path, *, wanted: bool) -> Sequence[TensorBoard]:
-    """Return the TensorBoard observer where it is wanted and installed, else nothing."""
-    return [TensorBoard(folder)] if wanted and _tensorboard is not None else []
+def tensorboard(folder: Path, *, enabled: bool) -> Sequence[TensorBoard]:
+    """Return the TensorBoard callback if it is enabled and installed, else an empty list."""
+    return [TensorBoard(folder)] if enabled and _tensorboard is not None else []

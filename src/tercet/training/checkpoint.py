@@ -1,4 +1,4 @@
-"""State of a training, and its checkpoints."""
+"""State of a training, and the checkpoint files it resumes from."""
 
 from __future__ import annotations
 
@@ -21,31 +21,36 @@ from tercet.metrics.classification import is_better
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The weights that scored best so far, in a stage or altogether."""
+    """The best weights so far, of a stage or of the whole training."""
 
     scores: dict[str, float]
     stage: int
     epoch: int
     file: str
+    """Name of the safetensors file beside the checkpoint."""
     digest: str
+    """SHA-256 of that file."""
 
 
-def improves(scores: dict[str, float], rival: BestEpoch | None, monitor: Monitor) -> bool:
-    """Tell whether scores beat the rival's; the first ones do, and without a validation split the newest always."""
-    return rival is None or not scores or is_better(monitor, scores, rival.scores)
+def improves(scores: dict[str, float], best: BestEpoch | None, monitor: Monitor) -> bool:
+    """Whether scores improve on the best so far; the first do, and without validation (empty) all do."""
+    return best is None or not scores or is_better(monitor, scores, best.scores)
 
 
 @dataclass
 class TrainingState:
-    """Where the training stands; with the tensors, all that a resume needs."""
+    """Position, sums and best weights of a training: with the tensors, all that a resume needs."""
 
     stage: int = 0
     epoch: int = 0
+    """Epoch within the stage."""
     batch: int = 0
+    """Batches done in the epoch."""
     stage_step: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    num_right: int = 0
+    """Sum of the losses of the epoch's samples."""
+    num_correct: int = 0
     num_seen: int = 0
     epoch_seconds: float = 0.0
     stage_seconds: float = 0.0
@@ -54,36 +59,36 @@ class TrainingState:
     stage_best: BestEpoch | None = None
 
     def count_step(self, loss: float, num_samples: int) -> None:
-        """Count an update and what its batch showed."""
+        """Count an optimizer step and add its batch to the sums of the epoch."""
         self.loss_sum += loss * num_samples
         self.num_seen += num_samples
         self.batch, self.stage_step, self.step = self.batch + 1, self.stage_step + 1, self.step + 1
 
     def count_seconds(self, seconds: float) -> None:
-        """Add to the clocks of epoch, stage and training; they go on after a resume."""
+        """Add to the time of epoch, stage and training; a resume continues from there."""
         self.epoch_seconds += seconds
         self.stage_seconds += seconds
         self.seconds += seconds
 
     def begin_epoch(self) -> None:
-        """Go to the next epoch of the stage."""
+        """Move to the next epoch of the stage."""
         self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum, self.num_right, self.num_seen, self.epoch_seconds = 0.0, 0, 0, 0.0
+        self.loss_sum, self.num_correct, self.num_seen, self.epoch_seconds = 0.0, 0, 0, 0.0
 
     def begin_stage(self) -> None:
-        """Go to the first epoch of a stage."""
+        """Move to the first epoch of a stage."""
         self.epoch, self.stage_step, self.stage_seconds, self.stage_best = 0, 0, 0.0, None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingState:
-        """Rebuild from `dataclasses.asdict`."""
-        bests = {key: values[key] and BestEpoch(**values[key]) for key in ("best", "stage_best")}
-        return cls(**{**values, **bests})
+        """Restore from the result of `dataclasses.asdict`."""
+        best = {key: values[key] and BestEpoch(**values[key]) for key in ("best", "stage_best")}
+        return cls(**{**values, **best})
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training leaves: the module carries the best weights."""
+    """Result of a training, whose module now has the best weights."""
 
     history: History
     best: BestEpoch
@@ -96,10 +101,10 @@ LAST = "last.ckpt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically.
+    """Write tensors and plain values atomically, with a SHA-256 of the content.
 
     Raises:
-        StorageError: The disk is full or closed; the previous checkpoint is untouched.
+        StorageError: The disk is full or read-only; the previous checkpoint is untouched.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -111,10 +116,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; never runs code from the file.
+    """Read a file of `save_checkpoint`; never runs code from it.
 
     Raises:
-        ModelError: The file is absent, truncated, changed, or no checkpoint.
+        ModelError: The file is missing, truncated, changed, or not a checkpoint.
     """
     try:
         content = path.read_bytes()
@@ -124,17 +129,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not header.startswith(_MAGIC):
         raise ModelError(f"{path} is not a Tercet checkpoint")
     if hashlib.sha256(body).hexdigest().encode() != header[len(_MAGIC) :]:
-        raise ModelError(f"{path} was damaged: its content does not match its SHA-256; start again without --resume")
+        raise ModelError(f"{path} is damaged: its content does not match its SHA-256; start again without --resume")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ModelError(f"{path} holds more than tensors and plain values, and is not loaded") from error
+        raise ModelError(f"{path} contains more than tensors and plain values and was not loaded") from error
     return state
 
 
 def remove_unreferenced(folder: Path, keep: Iterable[str]) -> None:
-    """Delete weights that no checkpoint names any more, and what a crash left half written."""
-    kept = {*keep, LAST}
+    """Delete weights that are not in `keep`, and temporary files that a crash left."""
+    referenced = {*keep, LAST}
     for path in folder.iterdir():
-        if path.name not in kept and (path.suffix == ".safetensors" or path.name.endswith(".tmp")):
+        if path.name not in referenced and (path.suffix == ".safetensors" or path.name.endswith(".tmp")):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a step runs on: device and precision through Lightning Fabric, and the parts of a batch."""
+"""Device and precision of a training step (Lightning Fabric), and micro-batches."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tercet.core.runtime import generator_states, restore_generators
 from tercet.core.types import Batch
 from tercet.training.losses import Objective
 
-logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # its start-up banner is no news
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # it prints a banner at start-up
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Return the context in which a forward pass runs: with bf16 where it is safe, or as it is.
+    """Return the context of a forward pass; with bf16, PyTorch casts only the operations that allow it.
 
-    Fabric's own mixed precision would also cast the images, which are resized in 32 bits here as everywhere.
+    Fabric's own mixed precision would also cast the input images, which the module must resize in 32 bits.
     """
     return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16")
 
 
 def make_fabric(device: str) -> Fabric:
-    """Return Fabric on one device (cpu, cuda, cuda:N or mps), or on this process's share under torchrun."""
+    """Return Fabric on one device (cpu, cuda, cuda:N or mps), or as one process of a torchrun launch."""
     kind, _, index = device.partition(":")
     world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     devices: int | list[int] = [int(index)] if index else world
@@ -47,7 +47,7 @@ def make_fabric(device: str) -> Fabric:
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """Return a module in the memory layout in which its convolutions are fastest."""
+    """Convert a module with 2-d convolutions to the channels-last memory format, in which they are faster."""
     if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return module
@@ -56,14 +56,14 @@ def channels_last(module: nn.Module) -> nn.Module:
 def bf16_fault(module: nn.Module, batch: Batch, objective: Objective, *, device: str) -> str:
     """Return why this machine cannot compute a step in bf16, or an empty string if it can.
 
-    Tried on two images, since no list of primitives and processors is complete: oneDNN has LSTMs in bf16 only for
-    processors with AVX-512, and convolutions for all.
+    It is tried on two images, because support depends on operation and processor: oneDNN has bf16 convolutions for
+    all processors, but bf16 LSTMs only for those with AVX-512.
     """
     batch = batch.rows(slice(0, 2)).to(device)
-    with _trial(module, device) as trial:
-        _step(trial, batch, objective, device, "32")  # what fails here is no fault of bf16
+    with _training_copy(module, device) as trial:
+        _train_step(trial, batch, objective, device, "32")  # an error here is not due to bf16
         try:
-            _step(trial, batch, objective, device, "bf16")
+            _train_step(trial, batch, objective, device, "bf16")
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -75,7 +75,7 @@ def require_bf16(module: nn.Module, batch: Batch, objective: Objective, *, devic
     """Raise if this machine cannot compute a step of the member `name` in bf16.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The machine cannot compute it.
     """
     if fault := bf16_fault(module, batch, objective, device=device):
         raise ConfigError(
@@ -86,28 +86,28 @@ def require_bf16(module: nn.Module, batch: Batch, objective: Objective, *, devic
 def choose_precision(
     module: nn.Module, batch: Batch, objective: Objective, *, device: str, num_steps: int = 3
 ) -> tuple[str, str]:
-    """Return `bf16` if it can be computed and is at least a tenth faster, else `32`, and the reason.
+    """Return `bf16` if it can be computed and is at least 10 % faster, else `32`, and the reason.
 
-    It pays for dense convolutions, large matrices and LSTMs, and costs for depthwise networks; so it is measured. The
-    fastest step counts: other work on the machine only ever adds time.
+    bf16 is faster for dense convolutions, large matrices and LSTMs, and slower for depthwise convolutions, so it is
+    measured. The fastest of the steps is compared, because other work on the machine only adds time.
     """
     if fault := bf16_fault(module, batch, objective, device=device):
         return "32", f"bf16 cannot be computed on this {device}: {fault}"
     batch = batch.to(device)
     seconds: dict[str, list[float]] = {"32": [], "bf16": []}
-    with _trial(module, device) as trial:
+    with _training_copy(module, device) as trial:
         for _ in range(num_steps + 1):
             for name, times in seconds.items():
                 started = time.perf_counter()
-                _step(trial, batch, objective, device, name)
+                _train_step(trial, batch, objective, device, name)
                 times.append(time.perf_counter() - started)
     ratio = min(seconds["bf16"][1:]) / min(seconds["32"][1:])  # the first steps warm up
     return "bf16" if ratio < 0.9 else "32", f"a step in bf16 takes {ratio:.2f} of the time of one in 32 bits"
 
 
 @contextmanager
-def _trial(module: nn.Module, device: str) -> Iterator[nn.Module]:
-    """Yield a copy as it is trained; what it draws from the generators is put back."""
+def _training_copy(module: nn.Module, device: str) -> Iterator[nn.Module]:
+    """Yield a copy in training mode; afterwards the random generators are restored."""
     states = generator_states()
     try:
         yield channels_last(copy.deepcopy(module).to(device).train())
@@ -115,25 +115,25 @@ def _trial(module: nn.Module, device: str) -> Iterator[nn.Module]:
         restore_generators(states)
 
 
-def _step(trial: nn.Module, batch: Batch, objective: Objective, device: str, precision: str) -> None:
+def _train_step(trial: nn.Module, batch: Batch, objective: Objective, device: str, precision: str) -> None:
     trial.zero_grad(set_to_none=True)
-    with steady_batch_norm(trial, alone=len(batch) == 1), autocast(device, precision):
+    with steady_batch_norm(trial, single=len(batch) == 1), autocast(device, precision):
         loss, _ = objective(trial, batch)
     loss.backward()  # type: ignore[no-untyped-call]
-    loss.item()  # waits for the device
+    loss.item()  # synchronizes with the device
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """Cut a batch into `parts` nearly equal ones (fewer if it is that small)."""
+    """Yield `parts` micro-batches of nearly equal size, or fewer if the batch is too small."""
     size = -(-len(batch) // parts)
     for start in range(0, len(batch), size):
         yield batch.rows(slice(start, start + size)) if parts > 1 else batch
 
 
 @contextmanager
-def steady_batch_norm(module: nn.Module, *, alone: bool) -> Iterator[None]:
-    """Let batch norm use its running statistics for a single sample, which has no variance of its own."""
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training] if alone else []
+def steady_batch_norm(module: nn.Module, *, single: bool) -> Iterator[None]:
+    """Use the running statistics of batch norm for a batch of a single sample, which has no variance."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training] if single else []
     for layer in layers:
         layer.eval()
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one asks the loop to save and leave, the second one leaves at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: the first signal requests a save and stop, the second one exits at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tercet.core.errors import Interrupted
 
 
 class StopSignal:
-    """Context in which signals become a request that loops poll (see `check`).
+    """Context manager that records a signal in `requested`, for loops to check.
 
-    Outside the main thread, where Python allows no handlers, it never asks for anything.
+    Outside the main thread, where Python allows no signal handlers, it never records one.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
-            os._exit(128 + number)  # files are written whole or not at all, so leaving here loses nothing but time
+            os._exit(128 + number)  # safe at any time: files are replaced atomically
         self.requested = number
 
-    def check(self, what: str) -> None:
-        """Raise `Interrupted` if a signal came; `what` says what was saved."""
+    def raise_if_requested(self, saved: str) -> None:
+        """Raise `Interrupted` if a signal arrived; `saved` is what the message says of the saved state."""
         if self.requested is not None:
-            raise Interrupted(f"stopped by {signal.Signals(self.requested).name}: {what}", self.requested)
+            raise Interrupted(f"stopped by {signal.Signals(self.requested).name}: {saved}", self.requested)

@@ -1,7 +1,9 @@
-"""The training loop: stages, epochs, and the one step (forward, backward, update), in one file.
+"""The training loop in one file: stages, epochs, and the training step (forward, backward, optimizer step).
 
-It takes any module and any source of batches. Everything that must survive a kill is in `TrainingState` and in the
-tensors that `Training.save` lists; the order of the batches is a pure function of the epoch's number.
+The loop takes any module and any source of batches. Everything that a resume needs is in `TrainingState` and in the
+tensors that `Trainer.save` lists. The order of the batches depends on the number of the epoch alone, so that a resumed
+training ends with the same weights, bit for bit, as an uninterrupted one.
+
 Shapes: B images, K classes.
 """
 
@@ -41,18 +43,18 @@ from tercet.training.signals import StopSignal
 
 
 class Trainer:
-    """One training of one module, by stages, each from the best weights so far with a fresh optimizer.
+    """Trains a module in stages; each stage starts from the best weights so far, with a new optimizer.
 
     Args:
-        module: Takes a batch's images and returns logits B K.
-        train: Batches to learn from.
-        validation: Batches to choose with; None keeps the last epoch's weights.
+        module: Maps a batch's images to logits B K.
+        train: Training batches.
+        validation: Validation batches; None keeps the weights of the last epoch.
         config: Stages, optimizer, monitored metric.
-        folder: Where checkpoints and history go.
-        device: Where to compute: cpu, cuda, cuda:N or mps.
-        objective: What is minimised (default: cross-entropy).
-        scorer: Scores logits B K against labels; includes the monitored metric and the loss.
-        observers: Told of every step and epoch.
+        folder: Folder for checkpoints and the history.
+        device: cpu, cuda, cuda:N or mps.
+        objective: The loss (default: cross-entropy).
+        scorer: Scores logits B K against labels; its scores include the monitored metric and the loss.
+        callbacks: Called after every training step and every epoch.
     """
 
     def __init__(
@@ -66,68 +68,67 @@ class Trainer:
         device: str = "cpu",
         objective: Objective | None = None,
         scorer: Scorer = validation_scores,
-        observers: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.train, self.validation, self.scorer = train, validation, scorer
-        self.config, self.folder, self.observers = config, folder, observers
+        self.config, self.folder, self.callbacks = config, folder, callbacks
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
         self.stages = config.stage_list()
-        self.num_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
+        self.total_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
         self.device, self.fabric = device, make_fabric(device)
-        self.raw = module = channels_last(
-            module
-        )  # the module itself; `self.module` is the same one behind Fabric's door
-        self.module = self.fabric.setup_module(module)
-        self.average = WeightAverage(self.raw, config.ema_decay)
+        self.module = channels_last(module)
+        # The same module behind Fabric's wrapper: forward and backward pass go through it, weights are saved without it
+        self.model = self.fabric.setup_module(self.module)
+        self.ema = WeightAverage(self.module, config.ema_decay)
         self.state, self.history = TrainingState(), History()
         self.optimizer: torch.optim.Optimizer | None = None
-        self.interruption = StopSignal()
+        self.stop_signal = StopSignal()
 
     def run(self) -> TrainingResult:
-        """Train to the end, or go on to the end after `resume`.
+        """Train all stages, or those left after `resume`; the module then has the best weights.
 
         Raises:
-            Interrupted: A signal came; the state was saved.
+            Interrupted: A signal arrived; the state is saved.
             DivergedError: The loss is not finite.
             StorageError: A checkpoint could not be written.
         """
-        with self.interruption:
+        with self.stop_signal:
             while self.state.stage < len(self.stages):
                 self.run_stage(self.stages[self.state.stage])
         best = self.state.best
         assert best is not None  # every stage has at least one epoch, and the first epoch is the best so far
-        load_weights(self.folder / best.file, self.raw, digest=best.digest)
+        load_weights(self.folder / best.file, self.module, digest=best.digest)
         return TrainingResult(self.history, best, self.state.seconds, self.state.step)
 
     def run_stage(self, stage: StageConfig) -> None:
-        """Run one stage, or the rest of it."""
+        """Run the epochs of a stage until `should_stop`."""
         state = self.state
-        if self.optimizer is None:  # not in the middle of a resumed stage
+        if self.optimizer is None:  # the stage begins; `resume` within a stage restores weights and optimizer
             if state.best is not None:
-                load_weights(self.folder / state.best.file, self.raw, digest=state.best.digest)
-            self.average.reset()
-            self.optimizer = self.fabric.setup_optimizers(make_optimizer(self.module, self.config, lr=stage.lr))
-        note = ""
-        while not note:
+                load_weights(self.folder / state.best.file, self.module, digest=state.best.digest)
+            self.ema.reset()
+            self.optimizer = self.fabric.setup_optimizers(make_optimizer(self.model, self.config, lr=stage.lr))
+        stop_reason = ""
+        while not stop_reason:
             self.run_epoch(stage)
-            note = self.finish_epoch(stage)
-        state.stage = len(self.stages) if note == "training time limit" else state.stage + 1
+            stop_reason = self.on_epoch_end(stage)
+        state.stage = len(self.stages) if stop_reason == "training time limit" else state.stage + 1
         state.begin_stage()
         self.optimizer = None
         self.save()
 
     def run_epoch(self, stage: StageConfig) -> None:
-        """Run the batches of one epoch, or the rest of them."""
+        """Run the batches of an epoch; a resumed epoch starts at the first batch that is still missing."""
         state = self.state
-        last_batch = min(len(self.train), state.batch + self.steps_left(stage))
-        self.module.train()
+        last_batch = min(len(self.train), state.batch + self.remaining_steps(stage))
+        self.model.train()
         clock = saved = time.monotonic()
         for batch in self.train.epoch(len(self.history), state.batch):
             self.train_step(stage, batch)
             now = time.monotonic()
-            self.state.count_seconds(now - clock)
+            state.count_seconds(now - clock)
             clock = now
-            self.leave_if_asked()
+            self.save_and_stop_if_signalled()
             if now - saved > self.config.checkpoint_seconds:
                 self.save()
                 saved = now
@@ -135,58 +136,57 @@ class Trainer:
                 break
 
     def train_step(self, stage: StageConfig, batch: Batch) -> None:
-        """Forward, backward, update: the only place where weights change."""
+        """Forward pass, backward pass, optimizer step: the only place where weights change."""
         assert self.optimizer is not None
         state = self.state
         losses = (row.validation["loss"] for row in self.history if row.stage == state.stage and row.validation)
-        rate = learning_rate(stage, state.stage_step, steps_per_epoch=len(self.train), validation_losses=losses)
-        set_learning_rate(self.optimizer, rate)
+        lr = learning_rate(stage, state.stage_step, steps_per_epoch=len(self.train), validation_losses=losses)
+        set_learning_rate(self.optimizer, lr)
 
         shard = batch.shard(self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss = 0.0
-        for part in split(shard, self.config.micro_batches):
-            with steady_batch_norm(self.raw, alone=len(part) == 1), autocast(self.device, self.config.precision):
-                loss, logits = self.objective(self.module, part)
-            loss = loss * (len(part) / len(shard))
+        for micro_batch in split(shard, self.config.micro_batches):
+            single = len(micro_batch) == 1
+            with steady_batch_norm(self.module, single=single), autocast(self.device, self.config.precision):
+                loss, logits = self.objective(self.model, micro_batch)
+            loss = loss * (len(micro_batch) / len(shard))  # the gradients add up to that of the mean over the batch
             self.fabric.backward(loss)
             batch_loss += loss.item()
-            state.num_right += count_correct(logits, part)
+            state.num_correct += count_correct(logits, micro_batch)
         self.require_finite(batch_loss, batch)
         if self.config.clip_grad_norm is not None:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip_grad_norm)
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.clip_grad_norm)
         self.optimizer.step()
-        self.average.update()
+        self.ema.update()
 
         state.count_step(batch_loss, len(shard))
-        progress = TrainingProgress(state.stage, len(self.stages), state.step, self.num_steps, rate, batch_loss)
-        for observer in self.observers:
-            observer.step(progress)
+        progress = TrainingProgress(state.stage, len(self.stages), state.step, self.total_steps, lr, batch_loss)
+        for callback in self.callbacks:
+            callback.on_train_batch_end(progress)
 
     def require_finite(self, loss: float, batch: Batch) -> None:
-        """Stop before a non-finite loss reaches the weights."""
+        """Raise before the gradient of a non-finite loss reaches the weights."""
         if not math.isfinite(loss):
             state, names = self.state, ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
             raise DivergedError(
                 f"the loss is {loss} at stage {state.stage + 1}, epoch {state.epoch + 1}, step {state.step + 1} "
-                f"(images {names}): lower --lr, set --clip-grad-norm 1, or look at these images"
+                f"(images {names}): lower --lr, set --clip-grad-norm 1, or check these images"
             )
 
-    def finish_epoch(self, stage: StageConfig) -> str:
-        """Validate, keep the best, record, save; return why the stage ends, or nothing."""
+    def on_epoch_end(self, stage: StageConfig) -> str:
+        """Validate, update the best weights, record and save; return why the stage ends, empty if it does not."""
         state, started = self.state, time.monotonic()
-        with self.average.applied():
+        with self.ema.applied():
             scores = self.validate()
-            asked = self.interruption.requested is not None
-            best, stage_best = (
-                improves(scores, rival, self.config.monitor) for rival in (state.best, state.stage_best)
-            )
-            if stage_best and not asked:
-                self.keep(scores, best=best)
-        if asked:
-            self.leave_if_asked()  # with the trained weights in place, not their average
-        self.state.count_seconds(time.monotonic() - started)
-        note = self.ending(stage)
+            signalled = self.stop_signal.requested is not None
+            best, stage_best = (improves(scores, best, self.config.monitor) for best in (state.best, state.stage_best))
+            if stage_best and not signalled:
+                self.update_best(scores, best=best)
+        if signalled:
+            self.save_and_stop_if_signalled()  # outside `applied`: the checkpoint holds the trained weights
+        state.count_seconds(time.monotonic() - started)
+        stop_reason = self.should_stop(stage)
         assert self.optimizer is not None
         row = EpochRow(
             stage=state.stage,
@@ -194,106 +194,107 @@ class Trainer:
             step=state.step,
             rate=self.optimizer.param_groups[0]["lr"],
             train_loss=state.loss_sum / max(1, state.num_seen),
-            train_accuracy=state.num_right / max(1, state.num_seen),
+            train_accuracy=state.num_correct / max(1, state.num_seen),
             validation=scores,
             seconds=state.epoch_seconds,
             best=best,
-            note=note,
+            note=stop_reason,
         )
         self.history.append(row)
         state.begin_epoch()
-        if not note:
+        if not stop_reason:  # else `run_stage` saves, at the start of the next stage
             self.save()
         self.history.save(self.folder / "history.jsonl")
-        for observer in self.observers:
-            observer.epoch(row)
-        return note
+        for callback in self.callbacks:
+            callback.on_epoch_end(row)
+        return stop_reason
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Return the scores on the validation batches; empty where there are none."""
+        """Return the scores on the validation batches; empty without validation batches."""
         if self.validation is None:
             return {}
-        self.module.eval()
+        self.model.eval()
         logits: list[Tensor] = []
         labels: list[Tensor] = []
         for batch in self.validation.epoch(0):
             assert batch.targets is not None  # validation rows always have labels
             with autocast(self.device, self.config.precision):
-                logits.append(self.module(batch.to(self.fabric.device).images).float().cpu())
+                logits.append(self.model(batch.to(self.fabric.device).images).float().cpu())
             labels.append(batch.targets)
-            if self.interruption.requested is not None:
-                return {}  # `finish_epoch` saves; the resumed training validates anew
+            if self.stop_signal.requested is not None:
+                return {}  # `on_epoch_end` saves; the resumed training validates again
         return self.scorer(torch.cat(logits).numpy(), torch.cat(labels).numpy())
 
-    def keep(self, scores: dict[str, float], *, best: bool) -> None:
-        """Write the present weights as the stage's best, and as the best of all if they are."""
+    def update_best(self, scores: dict[str, float], *, best: bool) -> None:
+        """Save the current weights as the best of the stage, and with `best` as the best of all stages."""
         state = self.state
         name = f"best-stage{state.stage + 1}-epoch{state.epoch + 1}.safetensors"
-        state.stage_best = BestEpoch(scores, state.stage, state.epoch, name, save_weights(self.folder / name, self.raw))
+        digest = save_weights(self.folder / name, self.module)
+        state.stage_best = BestEpoch(scores, state.stage, state.epoch, name, digest)
         if best:
             state.best = state.stage_best
 
-    def ending(self, stage: StageConfig) -> str:
-        """Return why the stage ends after this epoch, or an empty string."""
+    def should_stop(self, stage: StageConfig) -> str:
+        """Return why the stage ends after this epoch, empty if it does not."""
         best = self.state.stage_best
-        waited = self.state.epoch - best.epoch if best else 0
+        epochs_since_best = self.state.epoch - best.epoch if best else 0
         if limit := self.time_limit(stage):
             return limit
-        if stage.patience is not None and waited >= stage.patience:
-            return f"no better for {waited} epochs"
-        return "stage complete" if self.steps_left(stage) <= 0 else ""
+        if stage.patience is not None and epochs_since_best >= stage.patience:
+            return f"no better for {epochs_since_best} epochs"
+        return "stage complete" if self.remaining_steps(stage) <= 0 else ""
 
-    def steps_left(self, stage: StageConfig) -> int:
-        """Return the updates left in the present stage."""
+    def remaining_steps(self, stage: StageConfig) -> int:
+        """Return the number of steps left in the current stage."""
         return stage_steps(stage, len(self.train)) - self.state.stage_step
 
     def time_limit(self, stage: StageConfig) -> str:
-        """Return which time limit is reached, or an empty string."""
+        """Return which time limit is reached, empty if none."""
         if self.config.max_time is not None and self.state.seconds >= self.config.max_time:
             return "training time limit"
         return "stage time limit" if stage.max_time is not None and self.state.stage_seconds >= stage.max_time else ""
 
     def save(self) -> None:
-        """Write everything that a resume needs; older weights go only after this is on disk."""
-        state = {
+        """Write the checkpoint; weights that it no longer names are deleted once it is on disk."""
+        checkpoint = {
             "format": 1,
             "plan": [asdict(stage) for stage in self.stages],
             "state": asdict(self.state),
             "history": self.history.to_list(),
-            "module": self.raw.state_dict(),
-            "average": self.average.average,
+            "module": self.module.state_dict(),
+            "ema": self.ema.weights,
             "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
             "generators": generator_states(),
         }
-        save_checkpoint(self.folder / LAST, state)
-        kept = {best.file for best in (self.state.best, self.state.stage_best) if best is not None}
-        remove_unreferenced(self.folder, kept)
+        save_checkpoint(self.folder / LAST, checkpoint)
+        remove_unreferenced(self.folder, {best.file for best in (self.state.best, self.state.stage_best) if best})
 
-    def leave_if_asked(self) -> None:
-        """Save and raise `Interrupted` if a signal came."""
-        if self.interruption.requested is not None:
+    def save_and_stop_if_signalled(self) -> None:
+        """Save the state and raise `Interrupted` if SIGINT or SIGTERM arrived."""
+        if self.stop_signal.requested is not None:
             self.save()
-            self.interruption.check(f"saved at step {self.state.step}; continue with --resume")
+            self.stop_signal.raise_if_requested(f"saved at step {self.state.step}; continue with --resume")
 
     def resume(self) -> bool:
-        """Take up the checkpoint in the folder; False if there is none.
+        """Load the checkpoint in the folder; return False if there is none.
 
         Raises:
-            ModelError: The checkpoint is damaged, or belongs to another plan or network.
+            ModelError: The checkpoint is damaged, or was written with other stages or for another network.
         """
-        if not (self.folder / LAST).exists():
+        path = self.folder / LAST
+        if not path.exists():
             return False
-        stored = load_checkpoint(self.folder / LAST)
-        if stored["plan"] != [asdict(stage) for stage in self.stages]:
-            raise ModelError(f"{self.folder / LAST} belongs to another plan of stages: start a new run")
-        restore_module(self.raw, stored["module"], source=self.folder / LAST)
-        self.state = TrainingState.from_dict(stored["state"])
-        self.history = History.from_list(stored["history"])
-        self.average.average = stored["average"]
-        if stored["optimizer"] is not None:
-            fresh = make_optimizer(self.module, self.config, lr=self.stages[self.state.stage].lr)
-            fresh.load_state_dict(stored["optimizer"])
-            self.optimizer = self.fabric.setup_optimizers(fresh)
-        restore_generators(stored["generators"])
+        checkpoint = load_checkpoint(path)
+        if checkpoint["plan"] != [asdict(stage) for stage in self.stages]:
+            raise ModelError(f"{path} was written with other training stages: start a new run")
+        restore_module(self.module, checkpoint["module"], source=path)
+        self.state = TrainingState.from_dict(checkpoint["state"])
+        self.history = History.from_list(checkpoint["history"])
+        self.ema.weights = checkpoint["ema"]
+        if checkpoint["optimizer"] is not None:
+            optimizer = make_optimizer(self.model, self.config, lr=self.stages[self.state.stage].lr)
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            self.optimizer = self.fabric.setup_optimizers(optimizer)
+        restore_generators(checkpoint["generators"])
         return True

@@ -1,4 +1,4 @@
-"""CIFAR and SVHN: tiny files in the exact official layout, packed and unpacked, whole and damaged."""
+"""CIFAR and SVHN: tiny files in the official layout, packed and unpacked, valid and damaged."""
 
 import hashlib
 from dataclasses import replace
@@ -12,7 +12,6 @@ from tests.data.datasets.official import mat, pickled_batch, tar, unpacked
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
-from tercet.data import load as catalog
 from tercet.data.datasets.cifar import read_batch, read_records
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DatasetInfo
@@ -23,7 +22,7 @@ Files = dict[str, bytes]
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 
 
-def pictures(count: int, seed: int) -> np.ndarray:
+def random_images(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
@@ -32,8 +31,8 @@ def planes(images: np.ndarray) -> np.ndarray:
     return np.stack([np.concatenate([image[..., channel].ravel() for channel in range(3)]) for image in images])
 
 
-def register(monkeypatch: pytest.MonkeyPatch, card: DatasetInfo) -> None:
-    monkeypatch.setitem(catalog.DATASETS._values, card.name, card)
+def register(monkeypatch: pytest.MonkeyPatch, info: DatasetInfo) -> None:
+    monkeypatch.setitem(DATASETS._values, info.name, info)
 
 
 class Cifar:
@@ -41,7 +40,7 @@ class Cifar:
 
     def __init__(self, name: str) -> None:
         self.number = 10 if name == "cifar10" else 100
-        self.card = DATASETS[name]
+        self.info = DATASETS[name]
         self.folders = {
             "binary": "cifar-10-batches-bin" if self.number == 10 else "cifar-100-binary",
             "python": "cifar-10-batches-py" if self.number == 10 else "cifar-100-python",
@@ -50,20 +49,20 @@ class Cifar:
         self.parts = {}
         for seed, name in enumerate(names):
             labels = np.random.default_rng(seed).permutation(each)
-            self.parts[name] = (pictures(each, seed), labels)
+            self.parts[name] = (random_images(each, seed), labels)
         self.images = np.concatenate([images for images, _ in self.parts.values()])
         self.labels = np.concatenate([labels for _, labels in self.parts.values()])
         self.counts = (("train", each * (len(names) - 1)), ("test", each))
 
     def files(self, form: str) -> Files:
-        found = {}
+        files = {}
         for name, (images, labels) in self.parts.items():
             if form == "binary":
                 fine = labels[:, None].astype(np.uint8)
-                marks = fine if self.number == 10 else np.hstack([fine // 5, fine])
-                found[f"{name}.bin"] = np.hstack([marks, planes(images)]).tobytes()
+                label_bytes = fine if self.number == 10 else np.hstack([fine // 5, fine])
+                files[f"{name}.bin"] = np.hstack([label_bytes, planes(images)]).tobytes()
             else:
-                named = (
+                label_lists = (
                     {"labels": labels.tolist()}
                     if self.number == 10
                     else {
@@ -71,27 +70,27 @@ class Cifar:
                         "fine_labels": labels.tolist(),
                     }
                 )
-                files = [f"picture_{row}.png" for row in range(len(labels))]
-                values = {"data": planes(images), **named, "batch_label": "a batch", "filenames": files}
-                found[name] = pickled_batch(values)
-        return found
+                file_names = [f"picture_{row}.png" for row in range(len(labels))]
+                values = {"data": planes(images), **label_lists, "batch_label": "a batch", "filenames": file_names}
+                files[name] = pickled_batch(values)
+        return files
 
-    def place(self, root: Path, form: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """Write the files, and make the card expect them; return the data folder."""
+    def write_files(self, root: Path, form: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Write the files, register their checksums and counts, and return the data folder."""
         folder = self.folders[form]
-        inside = {f"{folder}/{name}": content for name, content in self.files(form).items()}
-        card = replace(self.card, counts=self.counts, mirrors=())
+        members = {f"{folder}/{name}": content for name, content in self.files(form).items()}
+        info = replace(self.info, counts=self.counts, mirrors=())
         if layout == "archive":
-            inside[f"{folder}/readme.html"] = b"see the page"
-            path = tar(root / f"cifar-{self.number}-{form}.tar.gz", inside)
-            known = RemoteFile(path.name, path.stat().st_size, None, hashlib.sha256(path.read_bytes()).hexdigest())
-            card = replace(card, files=(known,)) if form == "binary" else replace(card, more_files=(known,))
+            members[f"{folder}/readme.html"] = b"see the page"
+            path = tar(root / f"cifar-{self.number}-{form}.tar.gz", members)
+            remote = RemoteFile(path.name, path.stat().st_size, None, hashlib.sha256(path.read_bytes()).hexdigest())
+            info = replace(info, files=(remote,)) if form == "binary" else replace(info, more_files=(remote,))
         else:
             unpacked(
-                root if layout == "folder" else root / self.card.name,
-                inside if layout == "folder" else self.files(form),
+                root if layout == "folder" else root / self.info.name,
+                members if layout == "folder" else self.files(form),
             )
-        register(monkeypatch, card)
+        register(monkeypatch, info)
         return root
 
 
@@ -102,9 +101,9 @@ def test_cifar_is_read_in_every_published_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, form: str, layout: str
 ) -> None:
     tiny = Cifar(name)
-    root = tiny.place(tmp_path, form, layout, monkeypatch)
+    root = tiny.write_files(tmp_path, form, layout, monkeypatch)
     table = load_table(name, DataConfig(data_dir=str(root)))
-    assert table.classes == tiny.card.classes and len(table.classes) == tiny.number
+    assert table.classes == tiny.info.classes and len(table.classes) == tiny.number
     assert table.labels.tolist() == tiny.labels.tolist()
     train, test = (count for _, count in tiny.counts)
     assert table.splits == ("train",) * train + ("test",) * test
@@ -113,23 +112,23 @@ def test_cifar_is_read_in_every_published_form(
         np.testing.assert_array_equal(table.source.pixels(table.locations[row], max_pixels=1024), tiny.images[row])
 
 
-def test_classes_that_are_not_equally_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unequal_class_counts_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Cifar("cifar10")
-    root = tiny.place(tmp_path, "binary", "folder", monkeypatch)
+    root = tiny.write_files(tmp_path, "binary", "folder", monkeypatch)
     path = root / "cifar-10-batches-bin" / "data_batch_3.bin"
     content = bytearray(path.read_bytes())
     content[0] = (content[0] + 1) % 10
     path.write_bytes(content)
-    with pytest.raises(DataError, match="4 to 6 a class, expected 50 with 5 a class"):
+    with pytest.raises(DataError, match="4 to 6 per class, expected 50 with 5 per class"):
         load_table("cifar10", DataConfig(data_dir=str(root)))
     path.unlink()
     with pytest.raises(DataError, match=r"cannot read .*data_batch_3\.bin"):
         load_table("cifar10", DataConfig(data_dir=str(root)))
 
 
-def test_an_archive_with_another_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_with_wrong_checksum_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Cifar("cifar10")
-    root = tiny.place(tmp_path, "binary", "archive", monkeypatch)
+    root = tiny.write_files(tmp_path, "binary", "archive", monkeypatch)
     content = bytearray((root / "cifar-10-binary.tar.gz").read_bytes())
     content[100] ^= 1
     (root / "cifar-10-binary.tar.gz").write_bytes(content)
@@ -137,13 +136,13 @@ def test_an_archive_with_another_checksum_is_refused(tmp_path: Path, monkeypatch
         load_table("cifar10", DataConfig(data_dir=str(root)))
 
 
-def test_what_is_absent_is_told_how_to_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_explains_manual_placement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, replace(DATASETS["cifar10"], mirrors=("https://127.0.0.1:1/x",)))
-    with pytest.raises(DataError, match=r"no connection.*place the file by hand as .*cifar-10-binary\.tar\.gz"):
+    with pytest.raises(DataError, match=r"no connection.*place the file manually as .*cifar-10-binary\.tar\.gz"):
         load_table("cifar10", DataConfig(data_dir=str(tmp_path)))
 
 
-ONE = np.zeros((1, 3072), dtype=np.uint8)
+ONE_IMAGE = np.zeros((1, 3072), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ ONE = np.zeros((1, 3072), dtype=np.uint8)
     ],
     ids=["empty", "short", "long", "label"],
 )
-def test_records_of_another_form_are_refused(content: bytes, message: str) -> None:
+def test_invalid_cifar_records_are_errors(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_records(content, name="x", label_bytes=1, num_classes=10)
 
@@ -165,15 +164,15 @@ def test_records_of_another_form_are_refused(content: bytes, message: str) -> No
     ("batch", "message"),
     [
         ({"labels": [1]}, "no 'data'"),
-        ({"data": ONE[:, :-1], "labels": [1]}, "no 'data'"),
-        ({"data": ONE, "labels": ["1"]}, "no whole numbers"),
-        ({"data": ONE}, "no whole numbers"),
-        ({"data": ONE, "labels": [1, 2]}, "1 images and 2 labels"),
-        ({"data": ONE, "labels": [10]}, "label 10, expected 0 to 9"),
+        ({"data": ONE_IMAGE[:, :-1], "labels": [1]}, "no 'data'"),
+        ({"data": ONE_IMAGE, "labels": ["1"]}, "no list of integers"),
+        ({"data": ONE_IMAGE}, "no list of integers"),
+        ({"data": ONE_IMAGE, "labels": [1, 2]}, "1 images and 2 labels"),
+        ({"data": ONE_IMAGE, "labels": [10]}, "label 10, expected 0 to 9"),
     ],
     ids=["no data", "narrow", "texts", "no labels", "more labels", "label"],
 )
-def test_batches_of_another_form_are_refused(batch: dict[str, object], message: str) -> None:
+def test_invalid_cifar_batches_are_errors(batch: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_batch(pickled_batch(batch), name="x", key="labels", num_classes=10)
 
@@ -182,21 +181,21 @@ class Svhn:
     """Three files of SVHN with 12, 7 and 5 images."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.images = {part: pictures(count, count) for part, count in (("train", 12), ("extra", 7), ("test", 5))}
+        self.images = {part: random_images(count, count) for part, count in (("train", 12), ("extra", 7), ("test", 5))}
         files = {}
         for part, images in self.images.items():
             labels = np.arange(len(images))[:, None] % 10 + 1
             content = mat(images.transpose(1, 2, 3, 0), labels.astype(np.uint8 if part == "train" else np.float64))
             (root / f"{part}_32x32.mat").write_bytes(content)
             files[part] = RemoteFile(f"{part}_32x32.mat", len(content), hashlib.md5(content).hexdigest(), None)
-        card = replace(
+        info = replace(
             DATASETS["svhn"],
             counts=tuple((part, len(images)) for part, images in self.images.items()),
             files=(files["train"], files["test"]),
             more_files=(files["extra"],),
             mirrors=(),
         )
-        register(monkeypatch, card)
+        register(monkeypatch, info)
 
 
 def test_svhn_with_and_without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,23 +204,23 @@ def test_svhn_with_and_without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert table.splits == ("train",) * 12 + ("test",) * 5 and table.classes == tuple("0123456789")
     assert table.labels[:12].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]  # the label 10 is the digit 0
     np.testing.assert_array_equal(table.source.pixels("13", max_pixels=1024), tiny.images["test"][1])
-    more = load_table("svhn:extra", DataConfig(data_dir=str(tmp_path)))
-    assert more.splits == ("train",) * 19 + ("test",) * 5
-    assert (more.ids[12], more.ids[-1]) == ("extra-00000", "test-00004")
-    np.testing.assert_array_equal(more.source.pixels("13", max_pixels=1024), tiny.images["extra"][1])
+    extra = load_table("svhn:extra", DataConfig(data_dir=str(tmp_path)))
+    assert extra.splits == ("train",) * 19 + ("test",) * 5
+    assert (extra.ids[12], extra.ids[-1]) == ("extra-00000", "test-00004")
+    np.testing.assert_array_equal(extra.source.pixels("13", max_pixels=1024), tiny.images["extra"][1])
     (tmp_path / "extra_32x32.mat").write_bytes(b"other")
     with pytest.raises(DataError, match="not the official file of svhn"):
         load_table("svhn:extra", DataConfig(data_dir=str(tmp_path)))
 
 
-def test_unknown_variants_are_refused_with_the_known_ones() -> None:
+def test_unknown_variant_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"svhn has no variant 'more' \(variants: svhn:extra\)"):
         load_table("svhn:more", DataConfig())
     with pytest.raises(ConfigError, match=r"digits has no variant 'extra' \(it has none\)"):
         load_table("digits:extra", DataConfig())
 
 
-X = pictures(3, 0).transpose(1, 2, 3, 0)
+X = random_images(3, 0).transpose(1, 2, 3, 0)
 Y = np.array([[1], [10], [3]], dtype=np.uint8)
 
 
@@ -234,7 +233,7 @@ Y = np.array([[1], [10], [3]], dtype=np.uint8)
         (mat(X[:31], Y), "X is 31 x 32 x 3 x 3"),
         (mat(X, Y[:2]), "y is 2 x 1"),
         (mat(X, Y.T), "y is 1 x 3"),
-        (mat(X, Y.astype(object)), "y is 3 x 1 of no numbers"),
+        (mat(X, Y.astype(object)), "y is 3 x 1 of other"),
         (mat(X, Y - 1), "labels other than 1 to 10"),
         (mat(X, Y + 0.5), "labels other than 1 to 10"),
         (mat(X, Y)[:-200], r"damaged|once each"),
@@ -242,7 +241,7 @@ Y = np.array([[1], [10], [3]], dtype=np.uint8)
     ],
     ids=["empty", "version", "type", "shape", "labels", "row", "cells", "zero", "half", "cut", "cut within X"],
 )
-def test_mat_files_of_another_form_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_mat_files_are_errors(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.mat").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_digits(tmp_path / "x.mat", np.empty((count_digits(tmp_path / "x.mat"), 32, 32, 3), dtype=np.uint8))
@@ -256,7 +255,7 @@ SMALL = mat(np.zeros((32, 32, 3, 2), dtype=np.uint8), Y[:2])
     cut=st.integers(0, len(SMALL)),
     flips=st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=4),
 )
-def test_a_damaged_mat_file_is_one_clear_error(tmp_path: Path, cut: int, flips: list[tuple[int, int]]) -> None:
+def test_damaged_mat_file_raises_only_data_error(tmp_path: Path, cut: int, flips: list[tuple[int, int]]) -> None:
     content = bytearray(SMALL)
     for position, value in flips:
         content[position] = value

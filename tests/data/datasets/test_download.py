@@ -23,12 +23,12 @@ BODIES = {"wrong": BODY[::-1], "short": BODY[:-5], "long": BODY + b"x" * 10**7, 
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Notes what is asked for."""
+    """Records requests."""
 
-    asked: list[tuple[str, str]]
+    requested: list[tuple[str, str]]
     """Path and range of every request."""
     gate: threading.Event
-    """What is under /gate is sent when it is set."""
+    """Responses under /gate wait for this event."""
 
     @property
     def address(self) -> str:
@@ -36,31 +36,31 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the right file under /good and /ranges, and misbehaves elsewhere, as the first folder says."""
+    """Serves the official file under /good and /ranges; other folders simulate faults."""
 
     server: Server
 
     def do_GET(self) -> None:
-        kind, asked = self.path.split("/")[1], self.headers.get("Range", "")
-        self.server.asked.append((kind, asked))
+        kind, requested = self.path.split("/")[1], self.headers.get("Range", "")
+        self.server.requested.append((kind, requested))
         targets = {"elsewhere": "/good/file.gz", "ftp": "ftp://localhost/file.gz", "loop": "/loop/file.gz"}
         if kind in targets:
             self.reply(302, b"", Location=targets[kind])
-        elif kind == "breaks":  # after a fifth of the file, or of what is left of it, wherever it begins
-            self.ranged(asked, stop=len(BODY) // 5, tag='"one"')
-        elif kind == "stalls":  # after a fifth, unless it is the rest that is asked for
-            self.ranged(asked, stop=None if asked else len(BODY) // 5, tag='"one"')
-            if not asked:
+        elif kind == "breaks":  # sends at most a fifth of the file per request
+            self.ranged(requested, stop=len(BODY) // 5, tag='"one"')
+        elif kind == "stalls":  # after a fifth, except for range requests
+            self.ranged(requested, stop=None if requested else len(BODY) // 5, tag='"one"')
+            if not requested:
                 self.server.gate.wait(100)
         elif kind == "ranges":
-            self.ranged(asked, tag='"one"')
-        elif kind == "changed":  # another version than the part that is there
-            self.ranged(asked if self.headers.get("If-Range") == '"two"' else "", tag='"two"')
-        elif kind == "careless":  # goes on with another version without looking
-            self.ranged(asked)
-        elif kind == "refuses" and asked:
+            self.ranged(requested, tag='"one"')
+        elif kind == "changed":  # another version than the partial file
+            self.ranged(requested if self.headers.get("If-Range") == '"two"' else "", tag='"two"')
+        elif kind == "careless":  # resumes another version without checking it
+            self.ranged(requested)
+        elif kind == "refuses" and requested:
             self.reply(416, b"")
-        elif kind == "misplaces" and asked:
+        elif kind == "misplaces" and requested:
             self.reply(206, BODY[7:], **{"Content-Range": f"bytes 7-{len(BODY) - 1}/{len(BODY)}"})
         elif kind == "gate":
             self.server.gate.wait(100)
@@ -71,12 +71,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = BODIES.get(kind, BODY)
             self.reply(200 if body else 404, body)
 
-    def ranged(self, asked: str, *, stop: int | None = None, tag: str = "") -> None:
-        found = re.fullmatch(r"bytes=(\d+)-", asked)
-        start = int(found[1]) if found else 0
-        headers = {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"} if found else {}
+    def ranged(self, requested: str, *, stop: int | None = None, tag: str = "") -> None:
+        match = re.fullmatch(r"bytes=(\d+)-", requested)
+        start = int(match[1]) if match else 0
+        headers = {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"} if match else {}
         body = BODY[start:]
-        self.reply(206 if found else 200, body[:stop], length=len(body), **headers, **({"ETag": tag} if tag else {}))
+        self.reply(206 if match else 200, body[:stop], length=len(body), **headers, **({"ETag": tag} if tag else {}))
 
     def reply(self, status: int, body: bytes, *, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
@@ -84,7 +84,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        with contextlib.suppress(OSError):  # the client may have seen enough
+        with contextlib.suppress(OSError):  # the client may have closed the connection
             self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
@@ -94,7 +94,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as running:
-        running.asked, running.gate = [], threading.Event()
+        running.requested, running.gate = [], threading.Event()
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         yield running
@@ -104,12 +104,12 @@ def running() -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server) -> str:
-    running.asked.clear()
+    running.requested.clear()
     return running.address
 
 
 def leave_part(folder: Path, url: str, content: bytes, tag: str = '"one"') -> None:
-    """Leave what a broken download leaves."""
+    """Write a partial file and its validator."""
     (folder / ".file.gz.part").write_bytes(content)
     (folder / ".file.gz.mark").write_text(f"{url}/file.gz\n{tag}")
 
@@ -120,72 +120,73 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["good", "elsewhere", "ranges"])
 @pytest.mark.parametrize("file", [FILE, UNCHECKED], ids=["checked", "unchecked"])
-def test_the_right_file_arrives_whole(server: str, tmp_path: Path, kind: str, file: RemoteFile) -> None:
+def test_file_is_downloaded_completely(server: str, tmp_path: Path, kind: str, file: RemoteFile) -> None:
     path = fetch(file, tmp_path / "new", mirrors=[f"{server}/{kind}/"], schemes=HTTP)
     assert path.read_bytes() == BODY and names(path.parent) == {"file.gz"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "message", "left"),
+    ("kind", "message", "remaining"),
     [
         ("missing", "HTTP 404", set()),
         ("wrong", "SHA-256", set()),
         ("short", "bytes received", set()),
         ("long", "bytes received", set()),
-        ("cut", "connection broke at 50 bytes", {".file.gz.part", ".file.gz.mark"}),
+        ("cut", "connection lost at 50 bytes", {".file.gz.part", ".file.gz.mark"}),
         ("ftp", "refused a redirect", set()),
         ("loop", "HTTP 302", set()),
     ],
 )
-def test_what_misbehaves_leaves_no_file_and_says_what_to_do(
-    server: str, tmp_path: Path, kind: str, message: str, left: set[str]
+def test_failed_download_leaves_no_file(
+    server: str, tmp_path: Path, kind: str, message: str, remaining: set[str]
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
         fetch(FILE, tmp_path, mirrors=[f"{server}/{kind}"], schemes=HTTP)
-    assert f"place the file by hand as {tmp_path / 'file.gz'}" in str(caught.value)
-    assert names(tmp_path) == left
+    assert f"place the file manually as {tmp_path / 'file.gz'}" in str(caught.value)
+    assert names(tmp_path) == remaining
 
 
-def test_a_download_goes_on_where_it_broke(running: Server, server: str, tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed(running: Server, server: str, tmp_path: Path) -> None:
     leave_part(tmp_path, f"{server}/ranges", BODY[:4000])
     assert fetch(FILE, tmp_path, mirrors=[f"{server}/ranges"], schemes=HTTP).read_bytes() == BODY
-    assert running.asked == [("ranges", "bytes=4000-")] and names(tmp_path) == {"file.gz"}
+    assert running.requested == [("ranges", "bytes=4000-")] and names(tmp_path) == {"file.gz"}
 
 
 @pytest.mark.parametrize("file", [FILE, UNCHECKED], ids=["checked", "unchecked"])
-def test_a_connection_that_breaks_again_and_again(
-    running: Server, server: str, tmp_path: Path, file: RemoteFile
-) -> None:
+def test_repeatedly_lost_connection_is_resumed(running: Server, server: str, tmp_path: Path, file: RemoteFile) -> None:
     assert fetch(file, tmp_path, mirrors=[f"{server}/breaks"], schemes=HTTP).read_bytes() == BODY
-    assert [asked for _, asked in running.asked] == ["", *(f"bytes={2800 * number}-" for number in range(1, 5))]
+    assert [requested for _, requested in running.requested] == [
+        "",
+        *(f"bytes={2800 * number}-" for number in range(1, 5)),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["changed", "careless", "refuses", "good"])
-def test_a_part_that_cannot_be_gone_on_with_is_fetched_anew(server: str, tmp_path: Path, kind: str) -> None:
+def test_outdated_partial_file_is_downloaded_again(server: str, tmp_path: Path, kind: str) -> None:
     leave_part(tmp_path, f"{server}/{kind}", OLDER[:4000])
     assert fetch(FILE, tmp_path, mirrors=[f"{server}/{kind}"], schemes=HTTP).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("tag", ["", "bad\x01header", '"one"\nX: y'])
-def test_a_part_of_unknown_version_is_fetched_anew(running: Server, server: str, tmp_path: Path, tag: str) -> None:
+def test_partial_file_without_validator_is_ignored(running: Server, server: str, tmp_path: Path, tag: str) -> None:
     leave_part(tmp_path, f"{server}/ranges", OLDER[:4000], tag)
     assert fetch(UNCHECKED, tmp_path, mirrors=[f"{server}/ranges"], schemes=HTTP).read_bytes() == BODY
-    assert running.asked == [("ranges", "")]
+    assert running.requested == [("ranges", "")]
 
 
-def test_a_server_that_sends_another_part_is_not_believed(server: str, tmp_path: Path) -> None:
+def test_response_with_another_range_is_an_error(server: str, tmp_path: Path) -> None:
     leave_part(tmp_path, f"{server}/misplaces", BODY[:4000])
-    with pytest.raises(DataError, match="another part"):
+    with pytest.raises(DataError, match="another range"):
         fetch(FILE, tmp_path, mirrors=[f"{server}/misplaces"], schemes=HTTP)
     assert names(tmp_path) == set()
 
 
-def test_a_whole_part_needs_no_connection(tmp_path: Path) -> None:
+def test_complete_partial_file_needs_no_connection(tmp_path: Path) -> None:
     (tmp_path / ".file.gz.part").write_bytes(BODY)
     assert fetch(FILE, tmp_path, mirrors=["https://127.0.0.1:1/x"]).read_bytes() == BODY
 
 
-def test_a_failing_mirror_gives_way_to_the_next(server: str, tmp_path: Path) -> None:
+def test_next_mirror_is_used_after_a_failure(server: str, tmp_path: Path) -> None:
     mirrors = [f"{server}/missing", f"{server}/wrong", f"{server}/good"]
     assert fetch(FILE, tmp_path, mirrors=mirrors, schemes=HTTP).read_bytes() == BODY
 
@@ -195,26 +196,26 @@ def test_only_https_is_used_by_default(server: str, tmp_path: Path) -> None:
         fetch(FILE, tmp_path, mirrors=[f"{server}/good"])
 
 
-def test_an_existing_file_survives_a_failed_download(server: str, tmp_path: Path) -> None:
+def test_failed_download_keeps_the_existing_file(server: str, tmp_path: Path) -> None:
     (tmp_path / "file.gz").write_bytes(b"old")
     with pytest.raises(DataError):
         fetch(FILE, tmp_path, mirrors=[f"{server}/wrong"], schemes=HTTP)
     assert (tmp_path / "file.gz").read_bytes() == b"old"
 
 
-def test_offline_is_told_as_such_in_one_line(tmp_path: Path) -> None:
+def test_missing_connection_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no connection") as caught:
         fetch(FILE, tmp_path, mirrors=["https://127.0.0.1:1/x"])
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(server: str, tmp_path: Path) -> None:
+def test_unwritable_folder_raises_storage_error(server: str, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StorageError, match="cannot write"):
         fetch(FILE, tmp_path / "taken", mirrors=[f"{server}/good"], schemes=HTTP)
 
 
-def test_a_file_that_does_not_fit_the_disk_is_not_begun(server: str, tmp_path: Path) -> None:
+def test_download_larger_than_the_disk_is_not_started(server: str, tmp_path: Path) -> None:
     huge = RemoteFile("file.gz", 1 << 60, None, None)
     with pytest.raises(StorageError, match="bytes free"):
         fetch(huge, tmp_path, mirrors=[f"{server}/good"], schemes=HTTP)
@@ -223,8 +224,7 @@ def test_a_file_that_does_not_fit_the_disk_is_not_begun(server: str, tmp_path: P
 FETCH = """
 import sys
 from pathlib import Path
-from tercet.data.datasets.download import fetch
-from tercet.data.datasets.download import RemoteFile
+from tercet.data.datasets.download import RemoteFile, fetch
 
 file = RemoteFile("file.gz", int(sys.argv[3]), None, sys.argv[4])
 print(fetch(file, Path(sys.argv[1]), mirrors=[sys.argv[2]], schemes=["http"]).read_bytes() == b"official bytes" * 1000)
@@ -235,7 +235,7 @@ def command(folder: Path, url: str) -> list[str]:
     return [sys.executable, "-c", FETCH, str(folder), url, str(len(BODY)), str(FILE.sha256)]
 
 
-def test_a_killed_process_leaves_what_the_next_one_goes_on_with(running: Server, server: str, tmp_path: Path) -> None:
+def test_download_of_a_killed_process_is_resumed(running: Server, server: str, tmp_path: Path) -> None:
     running.gate.clear()
     first = subprocess.Popen(command(tmp_path, f"{server}/stalls"), stderr=subprocess.DEVNULL)
     part = tmp_path / ".file.gz.part"
@@ -246,20 +246,20 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(running: Server,
     first.wait()
     running.gate.set()
     assert fetch(FILE, tmp_path, mirrors=[f"{server}/stalls"], schemes=HTTP).read_bytes() == BODY
-    assert running.asked == [("stalls", ""), ("stalls", "bytes=2800-")] and names(tmp_path) == {"file.gz"}
+    assert running.requested == [("stalls", ""), ("stalls", "bytes=2800-")] and names(tmp_path) == {"file.gz"}
 
 
-def test_of_two_processes_one_fetches_and_the_other_waits(running: Server, server: str, tmp_path: Path) -> None:
-    data, words = tmp_path / "data", command(tmp_path / "data", f"{server}/gate")
+def test_concurrent_downloads_of_a_file_wait_for_the_first(running: Server, server: str, tmp_path: Path) -> None:
+    data, arguments = tmp_path / "data", command(tmp_path / "data", f"{server}/gate")
     running.gate.clear()
     logs = [tmp_path / "first.txt", tmp_path / "second.txt"]
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(open(log, "w")) for log in logs]
-        both = [subprocess.Popen(words, stdout=stream, stderr=stream) for stream in streams]
+        processes = [subprocess.Popen(arguments, stdout=stream, stderr=stream) for stream in streams]
         while not any("waiting for it" in log.read_text() for log in logs):
-            assert all(process.poll() is None for process in both)
+            assert all(process.poll() is None for process in processes)
             time.sleep(0.05)
         running.gate.set()
-        assert [process.wait(timeout=100) for process in both] == [0, 0]
+        assert [process.wait(timeout=100) for process in processes] == [0, 0]
     assert all(log.read_text().endswith("True\n") for log in logs)
-    assert running.asked == [("gate", "")] and names(data) == {"file.gz"}
+    assert running.requested == [("gate", "")] and names(data) == {"file.gz"}

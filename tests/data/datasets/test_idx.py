@@ -21,16 +21,16 @@ shapes = st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)
 
 @settings(max_examples=50, deadline=None)
 @given(shape=shapes)
-def test_what_was_written_is_read(shape: tuple[int, ...]) -> None:
+def test_written_values_are_read(shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    found = parse_idx(io.BytesIO(idx(values)), name="x")
-    assert found.shape == shape
-    np.testing.assert_array_equal(found, values)
+    result = parse_idx(io.BytesIO(idx(values)), name="x")
+    assert result.shape == shape
+    np.testing.assert_array_equal(result, values)
 
 
 @settings(max_examples=80, deadline=None)
 @given(shape=shapes, cut=st.integers(1, 40), extra=st.binary(max_size=5))
-def test_any_other_length_is_refused(shape: tuple[int, ...], cut: int, extra: bytes) -> None:
+def test_wrong_length_is_an_error(shape: tuple[int, ...], cut: int, extra: bytes) -> None:
     content = idx(np.zeros(shape, dtype=np.uint8))
     with pytest.raises(DataError):
         parse_idx(io.BytesIO(content[:-cut]), name="x")
@@ -48,7 +48,7 @@ def test_random_bytes_raise_nothing_else(content: bytes) -> None:
         assert str(error).startswith("x ")
 
 
-def test_lies_about_the_size_cost_nothing() -> None:
+def test_wrong_size_in_the_header_allocates_nothing() -> None:
     huge = bytes([0, 0, 8, 4]) + struct.pack(">4I", *[2**32 - 1] * 4)
     with pytest.raises(DataError, match="more than"):
         parse_idx(io.BytesIO(huge), name="x")
@@ -57,14 +57,14 @@ def test_lies_about_the_size_cost_nothing() -> None:
         parse_idx(io.BytesIO(large), name="x")
 
 
-def test_other_types_are_named() -> None:
+def test_other_types_and_formats_are_errors() -> None:
     with pytest.raises(DataError, match="0x0d"):
         parse_idx(io.BytesIO(bytes([0, 0, 0x0D, 1, 0, 0, 0, 0])), name="x")
     with pytest.raises(DataError, match="not an IDX file"):
         parse_idx(io.BytesIO(b"\x89PNG"), name="x")
 
 
-def test_gzip_is_recognised_by_content(tmp_path: Path) -> None:
+def test_gzip_is_detected_by_content(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for name, content in (("plain", idx(values)), ("packed", gzip.compress(idx(values)))):
         (tmp_path / name).write_bytes(content)
@@ -72,7 +72,7 @@ def test_gzip_is_recognised_by_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [5, 30])
-def test_damaged_gzip_is_refused(tmp_path: Path, cut: int) -> None:
+def test_damaged_gzip_is_an_error(tmp_path: Path, cut: int) -> None:
     packed = gzip.compress(idx(np.arange(200, dtype=np.uint8)))
     (tmp_path / "a.gz").write_bytes(packed[:-cut])
     with pytest.raises(DataError, match=r"a\.gz"):

@@ -30,60 +30,64 @@ def rows(content: str | bytes, config: DataConfig | None = None, *, name: str = 
         ("target,path,junk\ncat,a.jpg,1\ndog,b.jpg,2\n", "t.csv"),
     ],
 )
-def test_tables_as_people_write_them(content: str, name: str) -> None:
-    found = rows(content, name=name)
-    assert (found.locations, found.labels) == (["a.jpg", "b.jpg"], ["cat", "dog"])
+def test_table_dialects(content: str, name: str) -> None:
+    table_rows = rows(content, name=name)
+    assert (table_rows.locations, table_rows.labels) == (["a.jpg", "b.jpg"], ["cat", "dog"])
 
 
-def test_labels_are_exact_strings_and_blank_is_unlabelled() -> None:
+def test_labels_are_exact_strings_and_blank_means_unlabelled() -> None:
     names = ["1", "01", "1.0", "NaN", "None", "True", "", "  "]
-    found = rows("id,label\n" + "".join(f"00{index},{label}\n" for index, label in enumerate(names)))
-    assert found.labels == ["1", "01", "1.0", "NaN", "None", "True", "", ""]
-    assert found.ids[7] == "007"
-    assert found.notes == ["2 rows have no label and do not train"]
+    table_rows = rows("id,label\n" + "".join(f"00{index},{label}\n" for index, label in enumerate(names)))
+    assert table_rows.labels == ["1", "01", "1.0", "NaN", "None", "True", "", ""]
+    assert table_rows.ids[7] == "007"
+    assert table_rows.notes == ["2 rows have no label and are not used for training"]
 
 
-def test_names_with_newlines_commas_and_unicode_survive() -> None:
-    found = rows('image,label\n"a\nb,c.jpg",x\n"ü😀 ""q"".jpg",y\n')
-    assert found.locations == ["a\nb,c.jpg", 'ü😀 "q".jpg']
+def test_file_names_with_newlines_commas_and_unicode() -> None:
+    table_rows = rows('image,label\n"a\nb,c.jpg",x\n"ü😀 ""q"".jpg",y\n')
+    assert table_rows.locations == ["a\nb,c.jpg", 'ü😀 "q".jpg']
 
 
-def test_a_column_named_id_gives_the_ids_if_it_is_unique() -> None:
+def test_unique_id_column_provides_the_ids() -> None:
     assert rows("id,file,label\n7,a.jpg,x\n8,b.jpg,y\n").ids == ["7", "8"]
     assert rows("id,file,label\n7,a.jpg,x\n7,b.jpg,y\n").ids == ["a.jpg", "b.jpg"]
 
 
-def test_a_pattern_makes_file_names() -> None:
-    found = rows("id,label\n07,x\n08,y\n", DataConfig(image_pattern="img/{id}.jpg"))
-    assert found.locations == ["img/07.jpg", "img/08.jpg"] and found.ids == ["07", "08"]
-    found = rows("no,label\n07,x\n08,y\n", DataConfig(image_column="no", image_pattern="{label}/{id}.jpg"))
-    assert found.locations == ["x/07.jpg", "y/08.jpg"]
+def test_image_pattern_makes_file_names() -> None:
+    table_rows = rows("id,label\n07,x\n08,y\n", DataConfig(image_pattern="img/{id}.jpg"))
+    assert table_rows.locations == ["img/07.jpg", "img/08.jpg"] and table_rows.ids == ["07", "08"]
+    table_rows = rows("no,label\n07,x\n08,y\n", DataConfig(image_column="no", image_pattern="{label}/{id}.jpg"))
+    assert table_rows.locations == ["x/07.jpg", "y/08.jpg"]
     with pytest.raises(ConfigError, match="no column 'nope'"):
         rows("id,label\n07,x\n", DataConfig(image_pattern="{nope}.jpg"))
-    with pytest.raises(ConfigError, match="names no column"):
+    with pytest.raises(ConfigError, match="contains no column"):
         rows("id,label\n07,x\n", DataConfig(image_pattern="x.jpg"))
 
 
 def test_splits_folds_weights_and_groups_are_read() -> None:
-    found = rows(
+    table_rows = rows(
         "image,label,Split,fold,weight,hand\na,x,TRAIN,0,1.5,h1\nb,y,Valid,1,2,h2\nc,y,testing,2,0,h1\n",
         DataConfig(group_column="hand"),
     )
-    assert found.splits == ["train", "val", "test"]
-    assert (found.folds, found.weights, found.groups) == ([0, 1, 2], [1.5, 2.0, 0.0], ["h1", "h2", "h1"])
+    assert table_rows.splits == ["train", "val", "test"]
+    assert (table_rows.folds, table_rows.weights, table_rows.groups) == ([0, 1, 2], [1.5, 2.0, 0.0], ["h1", "h2", "h1"])
 
 
-def test_repeated_rows_are_counted_and_contradictions_named_by_line() -> None:
-    found = rows("image,label\na,x\nb,y\na,x\n")
-    assert found.ids == ["a", "b"] and found.notes == ["1 rows repeat another one: a (lines 2 and 4)"]
+def test_duplicate_rows_are_counted_and_conflicts_are_errors() -> None:
+    table_rows = rows("image,label\na,x\nb,y\na,x\n")
+    assert table_rows.ids == ["a", "b"] and table_rows.notes == ["1 rows are duplicates: a (lines 2 and 4)"]
     with pytest.raises(DataError, match="lines 2 and 4: 'a' is both 'x' and 'y'"):
         rows("image,label\na,x\nb,y\na,y\n")
 
 
-def test_missing_images_are_counted_and_the_first_five_named() -> None:
-    found = rows("image,label\na,x\n" + "".join(f"gone{index},x\n" for index in range(7)))
-    assert found.num_missing == 7 and found.ids == ["a"]
-    assert "7 of 8 rows" in found.notes[0] and "gone4 (line 7)" in found.notes[0] and "gone5" not in found.notes[0]
+def test_missing_images_are_counted() -> None:
+    table_rows = rows("image,label\na,x\n" + "".join(f"gone{index},x\n" for index in range(7)))
+    assert len(table_rows.missing) == 7 and table_rows.ids == ["a"]
+    assert (
+        "7 of 8 listed images" in table_rows.notes[0]
+        and "gone4 (line 7)" in table_rows.notes[0]
+        and "gone5" not in table_rows.notes[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,13 +110,13 @@ def test_missing_images_are_counted_and_the_first_five_named() -> None:
         (b"image,label,fold\na,x,1.5\n", "line 2: fold '1.5'"),
     ],
 )
-def test_tables_that_cannot_be_used_say_where(content: bytes, message: str) -> None:
+def test_invalid_tables_are_reported_with_line_numbers(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         rows(content)
     assert "\n" not in str(caught.value)
 
 
-def test_columns_asked_for_must_exist_and_be_one() -> None:
+def test_configured_columns_must_exist_and_be_unambiguous() -> None:
     with pytest.raises(ConfigError, match="did you mean 'species'"):
         rows("image,species\na,x\n", DataConfig(label_columns=("specie",)))
     with pytest.raises(ConfigError, match="twice"):
@@ -127,36 +131,36 @@ def load(pets: Path, text: str, **options: object) -> SampleTable:
     return load_table(pets / "t.csv", DataConfig(**options))  # type: ignore[arg-type]
 
 
-def test_a_table_beside_its_images(pets: Path) -> None:
+def test_table_beside_its_images(pets: Path) -> None:
     table = load(pets, "image,label\ncat/1.png,b10\n./dog/../cat/2.png,b9\n")
     assert table.classes == ("b9", "b10") and table.locations == ("cat/1.png", "cat/2.png")
     assert table.source.pixels(table.locations[0], max_pixels=100).shape == (5, 6, 3)
 
 
-def test_absolute_paths_count_within_the_folder_only(pets: Path) -> None:
+def test_absolute_paths_within_the_folder_are_accepted(pets: Path) -> None:
     table = load(pets, f"image,label\n{pets}/cat/1.png,a\ndog/1.png,b\n")
     assert table.locations == ("cat/1.png", "dog/1.png")
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "cat/../../outside.png", "/etc/passwd", "C:\\x.png", "leak.png"])
-def test_paths_out_of_the_folder_are_refused(pets: Path, name: str) -> None:
+def test_paths_outside_the_folder_are_errors(pets: Path, name: str) -> None:
     outside = pets.parent / "outside.png"
     outside.write_bytes((pets / "cat/1.png").read_bytes())
     (pets / "leak.png").symlink_to(outside)
-    with pytest.raises(DataError, match=r"line 3: .*leads out of"):
+    with pytest.raises(DataError, match=r"line 3: .*is outside"):
         load(pets, f"image,label\ncat/1.png,a\n{name},b\n")
 
 
-def test_too_many_missing_images_are_an_error_with_advice(pets: Path) -> None:
+def test_too_many_missing_images_are_an_error(pets: Path) -> None:
     text = "id,label\n" + "".join(f"cat/{index},{index % 2}\n" for index in range(5))
     with pytest.raises(DataError, match=r"image-pattern"):
         load(pets, text)
     assert len(load(pets, text, image_pattern="{id}.png")) == 5
-    some = "image,label\n" + "".join(f"cat/{index}.png,{index % 2}\n" for index in range(12))
-    table = load(pets, some, max_bad_fraction=0.2)
-    assert len(table) == 10 and "2 of 12 rows name no image" in table.notes[0]
+    text = "image,label\n" + "".join(f"cat/{index}.png,{index % 2}\n" for index in range(12))
+    table = load(pets, text, max_bad_fraction=0.2)
+    assert len(table) == 10 and "2 of 12 listed images do not exist" in table.notes[0]
 
 
-def test_two_names_of_one_file_are_one_image(pets: Path) -> None:
+def test_two_paths_of_one_file_are_one_image(pets: Path) -> None:
     with pytest.raises(DataError, match="both 'a' and 'b'"):
         load(pets, "image,label\ncat/1.png,a\n./cat/1.png,b\n")

@@ -1,4 +1,4 @@
-"""The data sets known by name, one file each: a card for people, and the function that reads it."""
+"""Named data sets, one file each: a description and a reader."""
 
 from tercet.data.datasets.cassava import CASSAVA
 from tercet.data.datasets.cifar import CIFAR10, CIFAR100
@@ -10,7 +10,7 @@ from tercet.data.datasets.leaves import LEAVES
 from tercet.data.datasets.mnist import FASHION_MNIST, MNIST
 from tercet.data.datasets.svhn import SVHN
 
-CARDS: tuple[DatasetInfo, ...] = (
+DATASET_INFOS: tuple[DatasetInfo, ...] = (
     CASSAVA,
     CIFAR10,
     CIFAR100,

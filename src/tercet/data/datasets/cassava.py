@@ -1,4 +1,4 @@
-"""iCassava 2019: leaves of cassava plants; Kaggle's folders with an unlabelled test, or the labelled three splits."""
+"""iCassava 2019: Kaggle's folders with an unlabelled test split, or the archive with three labelled splits."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DatasetInfo
 from tercet.data.datasets.locate import find_tree, size_mismatch_note
-from tercet.data.readers.folder import SPLIT_NAMES, summarise
+from tercet.data.readers.folder import SPLIT_NAMES
+from tercet.data.readers.scan import summarise_skipped
 from tercet.data.table import UNLABELLED, SampleTable
 
 _CLASSES = ("cbb", "cbsd", "cgm", "cmd", "healthy")
 _LAYOUT = re.compile(
-    r"^(?P<root>(?:[^/]+/)*?)(?P<split>train|validation|test)/(?:(?P=split)/)?"  # Kaggle's archives double the folder
+    r"^(?P<root>(?:[^/]+/)*?)(?P<split>train|validation|test)/(?:(?P=split)/)?"  # Kaggle's archives repeat the folder
     rf"(?:(?P<label>{'|'.join(_CLASSES)}|0)/)?(?P<name>[^/]+\.jpe?g)$",
     re.IGNORECASE,
 )
 
 
-def _read(card: DatasetInfo, config: DataConfig) -> SampleTable:
-    tree = find_tree(card, config, _LAYOUT)
+def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
+    tree = find_tree(info, config, _LAYOUT)
     rows: dict[str, tuple[str, int, str]] = {}
     skipped = []
     for match in tree.matches:
@@ -31,7 +32,7 @@ def _read(card: DatasetInfo, config: DataConfig) -> SampleTable:
         index = UNLABELLED if label == "0" else _CLASSES.index(label.casefold())
         sample = f"{match['split']}/{label}/{match['name']}"
         if sample in rows:
-            raise DataError(f"{tree.root}{sample} is there twice, also as {match.string}: keep one")
+            raise DataError(f"{tree.root}{sample} exists twice, also as {match.string}: keep one")
         if index == UNLABELLED and split != "test":
             skipped.append((match.string, "not in a class folder"))
         else:
@@ -39,16 +40,16 @@ def _read(card: DatasetInfo, config: DataConfig) -> SampleTable:
     splits = [split for _, _, split in rows.values()]
     labels = np.array([index for _, index, _ in rows.values()], dtype=np.int64)
     if not set(labels[[split == "train" for split in splits]].tolist()) >= set(range(len(_CLASSES))):
-        raise DataError(f"cassava has not the class folders {', '.join(_CLASSES)} in train: {card.by_hand}")
+        raise DataError(f"cassava lacks class folders in train, expected {', '.join(_CLASSES)}: {info.by_hand}")
     return SampleTable(
-        name=card.name,
+        name=info.name,
         ids=tuple(rows),
         locations=tuple(location for location, _, _ in rows.values()),
         labels=labels,
-        classes=card.classes,
+        classes=info.classes,
         source=tree.source,
         splits=tuple(splits),
-        notes=(*tree.notes, *summarise(skipped), *size_mismatch_note(card, splits.count("train"), "train")),
+        notes=(*tree.notes, *summarise_skipped(skipped), *size_mismatch_note(info, splits.count("train"), "train")),
     )
 
 
@@ -71,17 +72,16 @@ CASSAVA = DatasetInfo(
     ),
     mirrors=("https://storage.googleapis.com/emcassavadata",),
     layouts=(
-        "cassavaleafdata.zip (read in place) or its folders train, validation and test with a folder a class",
+        "cassavaleafdata.zip (not unpacked), or its folders train, validation and test with one folder per class",
         "Kaggle's cassava-disease.zip, or its train.zip and test.zip, or their folders train/<class>/ and test/0/",
     ),
     archives=("cassavaleafdata.zip", "cassava-disease.zip", "test.zip", "train.zip"),
-    tops=("cassavaleafdata", "cassava-disease", "train"),
+    entry_names=("cassavaleafdata", "cassava-disease", "train"),
     remarks=(
-        "Kaggle's test (3,774 images) has no labels and serves submissions only; the other archive has the same number "
-        "as labelled validation and test, under other names",
-        "the E2E-3M paper counts 9,436 labelled images, which is train and test together: its logs train on 5,656",
-        "the paper's folds are five slices of each class that leave out up to four images a class: here every image is "
-        "validated once",
-        "the paper describes rates 1e-4, 1e-5 and 1e-6; its logs for this set use 2e-4, 1e-5 and again 1e-5",
+        "Kaggle's test split (3,774 images) is unlabelled, for submissions only; the other archive contains as many "
+        "labelled validation and test images under other names",
+        "the E2E-3M paper counts 9,436 labelled images, which is train and test together; its logs train on 5,656",
+        "the paper's five folds omit up to four images per class; here every image is held out once",
+        "the paper describes learning rates 1e-4, 1e-5 and 1e-6; its logs for this data set use 2e-4, 1e-5 and 1e-5",
     ),
 )

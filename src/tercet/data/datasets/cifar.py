@@ -13,80 +13,77 @@ from tercet.config.run import DataConfig
 from tercet.core.archives import read_members
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo, check, find_files, find_folder
+from tercet.data.datasets.info import DatasetInfo, find_files, find_folder, require_official
 from tercet.data.datasets.pickle_reader import read_pickled_mapping
 from tercet.data.decode import Pixels, open_regular
 from tercet.data.table import ArrayPart, Ints, SampleTable, table_of_parts
 
 SIDE, CHANNELS = 32, 3
 IMAGE_SHAPE = SIDE * SIDE * CHANNELS
-"""Bytes of a picture: the red plane row by row, then the green one, then the blue one."""
+"""Bytes of an image: the red, green and blue planes, each row by row."""
 
 
 def read_records(content: bytes, *, name: str, label_bytes: int, num_classes: int) -> tuple[Pixels, Ints]:
     """Read a file of the binary version.
 
     Args:
-        content: Its bytes.
-        name: Its name, for messages.
-        label_bytes: Label bytes before a picture, of which the last one counts: 1 for CIFAR-10, 2 for CIFAR-100
-            (coarse, then fine).
-        num_classes: Labels lie below it.
+        content: The file's bytes.
+        name: The file's name, for messages.
+        label_bytes: Label bytes before an image, of which the last is used: 1 for CIFAR-10, 2 for CIFAR-100 (coarse,
+            then fine).
+        num_classes: Upper bound of the labels.
 
     Returns:
         Images (N 32 32 3) and labels (N).
 
     Raises:
-        DataError: Its size is no multiple of a record, or a label is too large.
+        DataError: The size is not a multiple of a record, or a label is too large.
     """
     record = label_bytes + IMAGE_SHAPE
     if not content or len(content) % record:
-        raise DataError(f"{name} has {len(content):,} bytes, expected a multiple of {record:,}: get it again")
+        raise DataError(f"{name} has {len(content):,} bytes, expected a multiple of {record:,}: download it again")
     values = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
-    return _upright(values[:, label_bytes:]), _checked(values[:, label_bytes - 1].astype(np.int64), name, num_classes)
+    labels = values[:, label_bytes - 1].astype(np.int64)
+    if labels.max() >= num_classes:
+        raise DataError(f"{name} contains the label {labels.max()}, expected 0 to {num_classes - 1}")
+    return _to_images(values[:, label_bytes:]), labels
 
 
 def read_batch(content: bytes, *, name: str, key: str, num_classes: int) -> tuple[Pixels, Ints]:
-    """Read a pickled batch of the Python version, without unpickling (see `pickled`).
+    """Read a pickled batch of the Python version, without unpickling (see `pickle_reader`).
 
     Args:
-        content: Its bytes.
-        name: Its name, for messages.
-        key: Where the labels are: `labels` for CIFAR-10, `fine_labels` for CIFAR-100.
-        num_classes: Labels lie below it.
+        content: The file's bytes.
+        name: The file's name, for messages.
+        key: Key of the labels: `labels` for CIFAR-10, `fine_labels` for CIFAR-100.
+        num_classes: Upper bound of the labels.
 
     Returns:
         Images (N 32 32 3) and labels (N).
 
     Raises:
-        DataError: It is no such batch.
+        DataError: The content is not a CIFAR batch.
     """
     batch = read_pickled_mapping(content, name=name)
     values, labels = batch.get("data"), batch.get(key)
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.shape[1] != IMAGE_SHAPE:
-        raise DataError(f"{name} holds no 'data' of N x {IMAGE_SHAPE} bytes: expected a batch of CIFAR")
+        raise DataError(f"{name} has no 'data' of N x {IMAGE_SHAPE} bytes: expected a CIFAR batch")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise DataError(f"{name} holds no whole numbers under '{key}': expected a batch of CIFAR")
+        raise DataError(f"{name} has no list of integers under '{key}': expected a CIFAR batch")
     if len(labels) != len(values) or not labels:
-        raise DataError(f"{name} holds {len(values)} images and {len(labels)} labels")
+        raise DataError(f"{name} contains {len(values)} images and {len(labels)} labels")
     if not all(0 <= label < num_classes for label in labels):
-        raise DataError(f"{name} holds the label {max(labels, key=abs)}, expected 0 to {num_classes - 1}")
-    return _upright(values), np.array(labels, dtype=np.int64)
+        raise DataError(f"{name} contains the label {max(labels, key=abs)}, expected 0 to {num_classes - 1}")
+    return _to_images(values), np.array(labels, dtype=np.int64)
 
 
-def _upright(planes: Pixels) -> Pixels:
-    """Turn planes (N 3072) into images (N 32 32 3)."""
+def _to_images(planes: Pixels) -> Pixels:
+    """Convert colour planes (N 3072) to images (N 32 32 3)."""
     images = planes.reshape(-1, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images)
 
 
-def _checked(labels: Ints, name: str, num_classes: int) -> Ints:
-    if labels.max() >= num_classes:
-        raise DataError(f"{name} holds the label {labels.max()}, expected 0 to {num_classes - 1}")
-    return labels
-
-
-_LARGEST = 1 << 28  # bytes; CIFAR-100's pickled training images take 155 MB
+_MAX_BYTES = 1 << 28  # per file; CIFAR-100's pickled training images take 155 MB
 _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _MIRRORS = ("https://www.cs.toronto.edu/~kriz",)
 _LICENCE = "none stated; the publishers ask to cite Krizhevsky 2009, Learning Multiple Layers of Features"
@@ -94,16 +91,16 @@ _LICENCE = "none stated; the publishers ask to cite Krizhevsky 2009, Learning Mu
 
 @dataclass(frozen=True)
 class _Version:
-    """One of the two forms in which the images are published."""
+    """One of the two published formats."""
 
     folder: str
     """Folder within the archive."""
     train: tuple[str, ...]
-    """Names of the files with training images."""
+    """Files with training images."""
     test: tuple[str, ...]
-    """Names of the files with test images."""
+    """Files with test images."""
     read: Callable[..., tuple[Pixels, Ints]]
-    """Reads one file."""
+    """Reads the content of one file."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,67 +109,68 @@ class _Version:
 
     def find(self, folder: Path) -> Path | None:
         """Return the folder with the unpacked files, or None."""
-        places = (folder / self.folder, folder)
-        return next((place for place in places if any((place / name).is_file() for name in self.names)), None)
+        folders = (folder / self.folder, folder)
+        return next((path for path in folders if any((path / name).is_file() for name in self.names)), None)
 
 
-def _read(versions: tuple[_Version, _Version], card: DatasetInfo, config: DataConfig) -> SampleTable:
-    """Read the unpacked files where there are any, else an archive; the binary version before the Python one."""
-    folder = find_folder(card, config)
+def _read(versions: tuple[_Version, _Version], info: DatasetInfo, config: DataConfig) -> SampleTable:
+    """Read unpacked files if there are any, else an archive; the binary version takes precedence."""
+    folder = find_folder(info, config)
     for version in versions:
-        if (place := version.find(folder)) is not None:
-            return _table(card, version, _unpacked(place, version))
-    for version, archive in zip(versions, (*card.files, *card.more_files), strict=True):
+        if (unpacked := version.find(folder)) is not None:
+            return _table(info, version, _folder_contents(unpacked, version))
+    for version, archive in zip(versions, (*info.files, *info.more_files), strict=True):
         path = folder / archive.name
         if path.exists():
-            check(card, archive, path)
-            return _table(card, version, _packed(path, version))
-    return _table(card, versions[0], _packed(find_files(card, config)[0], versions[0]))
+            require_official(info, archive, path)
+            return _table(info, version, _archive_contents(path, version))
+    return _table(info, versions[0], _archive_contents(find_files(info, config)[0], versions[0]))
 
 
-def _unpacked(place: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
+def _folder_contents(folder: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
     for name in version.names:
-        with open_regular(place / name) as stream:
-            content = stream.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise DataError(f"{place / name} is too large to be a file of CIFAR")
-        yield f"{place / name}", content
+        with open_regular(folder / name) as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise DataError(f"{folder / name} is too large to be a CIFAR file")
+        yield f"{folder / name}", content
 
 
-def _packed(path: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
-    contents = read_members(path, dict.fromkeys(version.names, _LARGEST))
+def _archive_contents(path: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
+    contents = read_members(path, dict.fromkeys(version.names, _MAX_BYTES))
     for name in version.names:
         if name not in contents:
-            raise DataError(f"{path} holds no {name}: get it again")
+            raise DataError(f"{path} does not contain {name}: download it again")
         yield f"{path}:{name}", contents.pop(name)
 
 
-def _table(card: DatasetInfo, version: _Version, contents: Iterator[tuple[str, bytes]]) -> SampleTable:
-    """Read the files in order, and check that every class has as many images as was published."""
-    pictures: list[Pixels] = []
+def _table(info: DatasetInfo, version: _Version, contents: Iterator[tuple[str, bytes]]) -> SampleTable:
+    """Read the files in order, and check the number of images per class."""
+    arrays: list[Pixels] = []
     parts: list[ArrayPart] = []
-    for (split, count), names in zip(card.counts, (version.train, version.test), strict=True):
-        labels: list[Ints] = []
+    for (split, count), names in zip(info.counts, (version.train, version.test), strict=True):
+        file_labels: list[Ints] = []
         for _ in names:
             name, content = next(contents)
-            images, found = version.read(content, name=name, num_classes=card.num_classes)
-            pictures.append(images)
-            labels.append(found)
-        together = np.concatenate(labels)
-        each = np.bincount(together, minlength=card.num_classes)
-        if len(together) != count or (each != count // card.num_classes).any():
+            images, labels = version.read(content, name=name, num_classes=info.num_classes)
+            arrays.append(images)
+            file_labels.append(labels)
+        split_labels = np.concatenate(file_labels)
+        counts = np.bincount(split_labels, minlength=info.num_classes)
+        if len(split_labels) != count or (counts != count // info.num_classes).any():
             raise DataError(
-                f"{name}: the {split} files hold {len(together):,} images, {each.min():,} to {each.max():,} a class, "
-                f"expected {count:,} with {count // card.num_classes:,} a class: get them again"
+                f"{name}: the {split} files contain {len(split_labels):,} images, {counts.min():,} to "
+                f"{counts.max():,} per class, expected {count:,} with {count // info.num_classes:,} per class: "
+                "download them again"
             )
-        parts.append((split, split, together))
-    return table_of_parts(np.concatenate(pictures), parts, name=card.name, classes=card.classes)
+        parts.append((split, split, split_labels))
+    return table_of_parts(np.concatenate(arrays), parts, name=info.name, classes=info.classes)
 
 
 def _layouts(number: int, binary: str, pickled: str) -> tuple[str, ...]:
     return (
-        f"cifar-{number}-binary.tar.gz, or its .bin files loose or in {binary}/",
-        f"cifar-{number}-python.tar.gz, or its files loose or in {pickled}/ (read as data: no code in them runs)",
+        f"cifar-{number}-binary.tar.gz, or its .bin files, also in {binary}/",
+        f"cifar-{number}-python.tar.gz, or its files, also in {pickled}/ (read as data: no code in them runs)",
     )
 
 
@@ -221,16 +219,16 @@ CIFAR10 = DatasetInfo(
             170_498_071,
             "c58f30108f718f92721af3b95e74349a",
             "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-            "read instead where it is there already",
+            "used instead if already present",
         ),
     ),
     mirrors=_MIRRORS,
     layouts=_layouts(10, "cifar-10-batches-bin", "cifar-10-batches-py"),
-    tops=("cifar-10-batches-bin", "cifar-10-batches-py", "test_batch.bin", "test_batch"),
+    entry_names=("cifar-10-batches-bin", "cifar-10-batches-py", "test_batch.bin", "test_batch"),
     remarks=(
-        "the E2E-3M paper validates on the test images, so its 0.9852 is optimistic: here validation is held out of "
-        "train, and the test images are looked at once",
-        "the paper's images were enlarged beforehand; its logs show 299 pixels, and 345 for EfficientNet-B5",
+        "the E2E-3M paper validates on the test images, so its 0.9852 is optimistic; here validation images are held "
+        "out of train, and the test images are used once",
+        "the paper's images were enlarged in advance; its logs show 299 pixels, and 345 for EfficientNet-B5",
     ),
 )
 
@@ -263,14 +261,14 @@ CIFAR100 = DatasetInfo(
             169_001_437,
             "eb9058c3a382ffc7106e4002c42a8d85",
             "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-            "read instead where it is there already",
+            "used instead if already present",
         ),
     ),
     mirrors=_MIRRORS,
     layouts=_layouts(100, "cifar-100-binary", "cifar-100-python"),
-    tops=("cifar-100-binary", "cifar-100-python", "train.bin"),
+    entry_names=("cifar-100-binary", "cifar-100-python", "train.bin"),
     remarks=(
-        "the E2E-3M paper validates on the test images, so its 0.9027 is optimistic: here validation is held out of "
-        "train, and the test images are looked at once",
+        "the E2E-3M paper validates on the test images, so its 0.9027 is optimistic; here validation images are held "
+        "out of train, and the test images are used once",
     ),
 )

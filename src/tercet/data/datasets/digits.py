@@ -10,11 +10,11 @@ from tercet.data.datasets.info import DatasetInfo
 from tercet.data.table import SampleTable, table_of_parts
 
 
-def _read(card: DatasetInfo, config: DataConfig) -> SampleTable:
+def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # values 0..16; N 8 8 1
     labels = digits.target.astype(np.int64)
-    return table_of_parts(images, [("image", "", labels)], name=card.name, classes=card.classes)
+    return table_of_parts(images, [("image", "", labels)], name=info.name, classes=info.classes)
 
 
 DIGITS = DatasetInfo(

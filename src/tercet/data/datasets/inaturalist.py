@@ -1,10 +1,13 @@
-"""iNaturalist 2019: 1,010 species, by COCO-style annotations or by folders."""
+"""iNaturalist 2019: 1,010 species, read from COCO annotations or from folders."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,50 +15,110 @@ from tercet.config.run import DataConfig
 from tercet.core.archives import read_members
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo, check
+from tercet.data.datasets.info import DatasetInfo, require_official
 from tercet.data.datasets.locate import ImageTree, find_tree, size_mismatch_note
-from tercet.data.readers.formats import Annotations, read_annotations
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
 
-_LARGEST = 1 << 29  # bytes of an annotation file
+_MAX_BYTES = 1 << 29  # size of an annotation file
 _SPLITS = (("train", "train2019.json"), ("val", "val2019.json"), ("test", "test2019.json"))
 _LAYOUT = re.compile(
     r"^(?P<root>(?:[^/]+/)*?)(?:train_val2019/)*(?P<group>[A-Z][a-z]+)[/_](?P<id>\d{1,4})/(?P<name>[^/]+\.jpe?g)$"
 )
 
 ImageRecord = tuple[str, str, int, str]
-"""Id, location, category (-1 where unlabelled) and split."""
+"""Id, location, category (-1 if unlabelled) and split."""
 
 
-def _read(card: DatasetInfo, config: DataConfig) -> SampleTable:
-    """Read by annotations where there are any, with their splits; else by folders, all images together."""
-    tree = find_tree(card, config, _LAYOUT)
-    annotated = {split: found for split, file in _SPLITS if (found := _annotations(card, tree, file)) is not None}
+@dataclass(frozen=True)
+class Annotations:
+    """Content of a COCO annotation file."""
+
+    files: Mapping[int, str]
+    """File name by image id."""
+    labels: Mapping[int, int]
+    """Category by image id; empty for unlabelled images."""
+    categories: frozenset[int]
+    """All category ids."""
+
+
+def read_annotations(content: bytes, *, name: str) -> Annotations:
+    """Read a COCO annotation file.
+
+    Args:
+        content: The file's bytes.
+        name: The file's name, for messages.
+
+    Raises:
+        DataError: The content is not JSON of this form, or an image is duplicated or does not have one category.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is not a JSON document: {error}") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{name} is not an annotation file: expected a mapping with 'images'")
+    files: dict[int, str] = {}
+    for image in _list(document, "images", name):
+        key, file = _field(image, "id", int, name), _field(image, "file_name", str, name)
+        if key in files:
+            raise DataError(f"{name}: the image {key} occurs twice")
+        files[key] = file
+    categories = frozenset(_field(item, "id", int, name) for item in _list(document, "categories", name))
+    labels: dict[int, int] = {}
+    for item in _list(document, "annotations", name):
+        key, category = _field(item, "image_id", int, name), _field(item, "category_id", int, name)
+        if key not in files or (categories and category not in categories):
+            raise DataError(f"{name}: an annotation has the image {key} and category {category}, not both are defined")
+        if labels.setdefault(key, category) != category:
+            raise DataError(f"{name}: the image {key} is both {labels[key]} and {category}")
+    if labels and len(labels) < len(files):
+        raise DataError(f"{name}: the image {min(set(files) - set(labels))} has no category")
+    return Annotations(files, labels, categories)
+
+
+def _list(document: dict[str, Any], key: str, name: str) -> list[Any]:
+    items = document.get(key, [])
+    if not isinstance(items, list):
+        raise DataError(f"{name}: '{key}' is not a list")
+    return items
+
+
+def _field(item: Any, key: str, kind: type, name: str) -> Any:
+    value = item.get(key) if isinstance(item, dict) else None
+    if type(value) is not kind:
+        raise DataError(f"{name}: an entry has no '{key}' of the type {kind.__name__}: {str(item)[:60]}")
+    return value
+
+
+def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
+    """Read annotations with their splits if there are any, else folders without splits."""
+    tree = find_tree(info, config, _LAYOUT)
+    by_split = {split: content for split, file in _SPLITS if (content := _annotations(info, tree, file)) is not None}
     notes = list(tree.notes)
-    if "train" in annotated:
-        rows, missing = _annotated_rows(tree, annotated)
+    if "train" in by_split:
+        rows, missing = _annotated_rows(tree, by_split)
         if missing:
-            notes.append(f"{len(missing)} annotated images are not there, such as '{missing[0]}'")
+            notes.append(f"{len(missing)} annotated images are missing, such as '{missing[0]}'")
         if len(missing) > config.max_bad_fraction * (len(missing) + len(rows)):
-            raise DataError(f"{card.name}: {notes[-1]}: {card.by_hand}")
+            raise DataError(f"{info.name}: {notes[-1]}: {info.by_hand}")
     else:
         rows = [(_path(match), match.string, int(match["id"]), "") for match in tree.matches]
-        notes.append("there is no train2019.json: the images are taken from their folders, without given splits")
-        notes += size_mismatch_note(card, len(rows), "train", "val")
+        notes.append("there is no train2019.json: labels are taken from the folders, and there are no given splits")
+        notes += size_mismatch_note(info, len(rows), "train", "val")
     categories = sorted({category for _, _, category, _ in rows if category != UNLABELLED})
-    if len(categories) != card.num_classes:
-        raise DataError(f"{card.name} has {len(categories)} categories, expected {card.num_classes}: {card.by_hand}")
+    if len(categories) != info.num_classes:
+        raise DataError(f"{info.name} has {len(categories)} categories, expected {info.num_classes}: {info.by_hand}")
     index_of = {category: index for index, category in enumerate(categories)} | {UNLABELLED: UNLABELLED}
     group_of = {int(match["id"]): match["group"] for match in tree.matches}
     return SampleTable(
-        name=card.name,
+        name=info.name,
         ids=tuple(sample for sample, _, _, _ in rows),
         locations=tuple(location for _, location, _, _ in rows),
         labels=np.array([index_of[category] for _, _, category, _ in rows], dtype=np.int64),
         classes=tuple(f"{group_of.get(category, 'Species')}_{category}" for category in categories),
         source=tree.source,
-        splits=tuple(split for _, _, _, split in rows) if "train" in annotated else None,
+        splits=tuple(split for _, _, _, split in rows) if "train" in by_split else None,
         notes=tuple(notes),
     )
 
@@ -64,28 +127,29 @@ def _path(match: re.Match[str]) -> str:
     return f"{match['group']}/{match['id']}/{match['name']}"
 
 
-def _annotations(card: DatasetInfo, tree: ImageTree, file: str) -> Annotations | None:
-    """Return the annotations of a split: from the JSON file, or from its official archive."""
+def _annotations(info: DatasetInfo, tree: ImageTree, file: str) -> Annotations | None:
+    """Return the annotations of a split, from the JSON file or its official archive."""
     for location in tree.listing.files:
         if location.startswith(tree.root) and location.rpartition("/")[2] in (file, f"{file}.tar.gz"):
-            content = _content(card, tree, location, file)
+            content = _content(info, tree, location, file)
             return read_annotations(content, name=location)
     return None
 
 
-def _content(card: DatasetInfo, tree: ImageTree, location: str, file: str) -> bytes:
+def _content(info: DatasetInfo, tree: ImageTree, location: str, file: str) -> bytes:
     if not location.endswith(".gz") or not isinstance(tree.source, FolderSource):
         return tree.source.content(location)
     path = Path(tree.source.root) / location
-    check(card, next(one for one in (*card.files, *card.more_files) if one.name == f"{file}.tar.gz"), path)
-    found = read_members(path, {file: _LARGEST})
-    if file not in found:
-        raise DataError(f"{path} holds no {file}: get it again")
-    return found[file]
+    official = {remote.name: remote for remote in (*info.files, *info.more_files)}
+    require_official(info, official[f"{file}.tar.gz"], path)
+    members = read_members(path, {file: _MAX_BYTES})
+    if file not in members:
+        raise DataError(f"{path} does not contain {file}: download it again")
+    return members[file]
 
 
-def _annotated_rows(tree: ImageTree, annotated: dict[str, Annotations]) -> tuple[list[ImageRecord], list[str]]:
-    """Return the rows whose images are there, and the names of the others."""
+def _annotated_rows(tree: ImageTree, by_split: dict[str, Annotations]) -> tuple[list[ImageRecord], list[str]]:
+    """Return the rows whose images exist, and the names of missing images."""
     location_of = {_path(match): match.string for match in tree.matches}
     location_of |= {
         f"test2019/{location.rpartition('/')[2]}": location
@@ -94,30 +158,32 @@ def _annotated_rows(tree: ImageTree, annotated: dict[str, Annotations]) -> tuple
     }
     rows: list[ImageRecord] = []
     missing: list[str] = []
-    for split, key, file, category in _entries(annotated):
+    for split, key, file, category in _entries(by_split):
         location = location_of.get(file)
         if location is not None:
             rows.append((str(key) if split == "test" else file, location, category, split))
-        elif split != "test":  # the test images come in an archive of their own
+        elif split != "test":  # the test images are in a separate, optional archive
             missing.append(file)
     return rows, missing
 
 
-def _entries(annotated: dict[str, Annotations]) -> Iterator[tuple[str, int, str, int]]:
-    """Yield split, image number, file without the archive's folder, and category."""
-    for split, found in annotated.items():
-        for key, file in found.files.items():
+def _entries(by_split: dict[str, Annotations]) -> Iterator[tuple[str, int, str, int]]:
+    """Yield split, image id, file without the archive's folder, and category."""
+    for split, split_annotations in by_split.items():
+        for key, file in split_annotations.files.items():
             name = file if split == "test" else file.removeprefix("train_val2019/")
-            if split != "test" and key not in found.labels:
-                raise DataError(f"inaturalist: {split} has no category for the image {key}: get the annotations again")
-            yield split, key, name if "/" in name else f"test2019/{name}", found.labels.get(key, UNLABELLED)
+            if split != "test" and key not in split_annotations.labels:
+                raise DataError(
+                    f"inaturalist: the image {key} of {split} has no category: download the annotations again"
+                )
+            yield split, key, name if "/" in name else f"test2019/{name}", split_annotations.labels.get(key, UNLABELLED)
 
 
 INATURALIST = DatasetInfo(
     name="inaturalist",
     title="iNaturalist 2019, 1,010 species, colour photos",
     page="https://github.com/visipedia/inat_comp/tree/master/2019",
-    licence="for non-commercial research and education only; the images may not be passed on",
+    licence="for non-commercial research and education only; the images may not be redistributed",
     classes=(),
     num_classes=1010,
     counts=(("train", 265_213), ("val", 3_030), ("test", 35_350)),
@@ -135,18 +201,18 @@ INATURALIST = DatasetInfo(
     mirrors=("https://ml-inat-competition-datasets.s3.amazonaws.com/2019",),
     layouts=(
         "the official archives, or train_val2019/<group>/<number>/*.jpg with train2019.json and val2019.json beside it",
-        "that folder alone, or folders <group>_<number>: then there are no given splits",
+        "that folder alone, or folders <group>_<number>, without given splits",
         "Kaggle's inaturalist-2019-fgvc6.zip",
     ),
     archives=("inaturalist-2019-fgvc6.zip", "test2019.tar.gz", "train_val2019.tar.gz"),
-    tops=("train_val2019", "inaturalist-2019-fgvc6", "train2019.json"),
+    entry_names=("train_val2019", "inaturalist-2019-fgvc6", "train2019.json"),
     remarks=(
         "with annotations the official validation split is kept, and a test split is held out of train unless the "
-        "unlabelled test images are there",
+        "unlabelled test images are present",
         "the E2E-3M paper pools train and val and splits them 80:20 at random; its logs show 80:20, 90:10, about 95:5 "
-        "and 97.4:2.6: for the paper's protocol leave the annotations away and give --data.test-fraction 0.2",
-        "the paper says no RNN and 1,024 dense units; its logs show BiLSTMs of 2,048 and 2,048 or 4,096 units",
-        "a class is named after its folder, such as Plants_515: the number is its place in the list and the category "
-        "that a submission (id,predicted) wants; the ids of test images are the numbers that it wants",
+        "and 97.4:2.6; for the paper's protocol remove the annotations and give --data.test-fraction 0.2",
+        "the paper describes no RNN and 1,024 dense units; its logs show BiLSTMs of 2,048 and 2,048 or 4,096 units",
+        "class names are folder names, such as Plants_515, where 515 is the category for a submission (id,predicted); "
+        "the sample ids of test images are the ids for a submission",
     ),
 )

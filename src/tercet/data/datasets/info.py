@@ -1,4 +1,4 @@
-"""Named data sets: what each one is, where its files come from, and how they are found on this machine."""
+"""Named data sets: description, official files, and their location on this machine."""
 
 from __future__ import annotations
 
@@ -16,44 +16,42 @@ _CACHE = Path("~/.cache/tercet")
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a user should know about a named data set, and how it is read."""
+    """Description, official files and reader of a named data set."""
 
     name: str
     """Name on the command line."""
     title: str
-    """Name in words."""
     page: str
-    """Its publishers' page."""
+    """Web page of the publishers."""
     licence: str
-    """Terms of use, as its publishers state them."""
+    """Terms of use, as stated by the publishers."""
     classes: tuple[str, ...]
-    """Class names, in the order of the labels; empty where its files name them."""
+    """Class names, in the order of the labels; empty if the files define them."""
     counts: tuple[tuple[str, int], ...]
-    """Images a part: train and test, or all."""
+    """Number of images per part: train and test, or all."""
     image_shape: tuple[int | None, int | None, int]
-    """Height, width and channels; None where images differ."""
+    """Height, width and channels; None if images differ."""
     read: Callable[[DatasetInfo, DataConfig], SampleTable]
-    """Reads it."""
     num_classes: int = 0
-    """Number of classes; given where `classes` is empty."""
+    """Number of classes; required if `classes` is empty."""
     files: tuple[RemoteFile, ...] = ()
-    """Official files that are needed; none where it ships with the software or needs an account."""
+    """Required official files; none if the data ship with a library or need an account."""
     more_files: tuple[RemoteFile, ...] = ()
-    """Other official files that are read where they are found; each note says what for."""
+    """Optional official files, read if present; their notes state the purpose."""
     plain_sha256: tuple[str, ...] = ()
-    """SHA-256 of the files without gzip, in the same order, where they may lie so."""
+    """SHA-256 of the decompressed `files`, in the same order, if these are accepted too."""
     mirrors: tuple[str, ...] = ()
-    """Folders on the web that hold the files."""
+    """Base URLs of the files."""
     layouts: tuple[str, ...] = ()
-    """What may lie in the data folder, one sentence each."""
+    """Accepted contents of the data folder, one phrase each."""
     archives: tuple[str, ...] = ()
-    """Names of the archives with its images, Kaggle's among them; the one without which there are none comes last."""
-    tops: tuple[str, ...] = ()
-    """Names of unpacked files and folders by which the data is known, beside the official files."""
+    """Names of archives with images, including Kaggle's; the indispensable one is last."""
+    entry_names: tuple[str, ...] = ()
+    """Names of unpacked files and folders that identify the data, in addition to the official files."""
     remarks: tuple[str, ...] = ()
-    """How it is measured, and which source is followed where they disagree."""
+    """Evaluation protocol, and the source that is followed if sources disagree."""
     variants: Mapping[str, str] = field(default_factory=dict)
-    """Variants, each with a description; `NAME:VARIANT` selects one."""
+    """Descriptions by variant; `NAME:VARIANT` selects one."""
     variant: str = ""
     """The selected variant; empty for the default."""
 
@@ -62,79 +60,74 @@ class DatasetInfo:
 
     @property
     def num_images(self) -> int:
-        """All images."""
+        """Total number of images."""
         return sum(count for _, count in self.counts)
 
     @property
     def by_hand(self) -> str:
-        """How to place the files where no network is."""
+        """Instructions for placing the files without a network."""
         if self.layouts:
-            return f"{'; or '.join(self.layouts)}: in a folder named with --data-dir (default: {_CACHE / self.name})"
+            return f"{'; or '.join(self.layouts)}: in a folder given with --data-dir (default: {_CACHE / self.name})"
         if not self.files:
-            return "nothing to place: it ships with scikit-learn"
+            return "no files needed: it ships with scikit-learn"
         names = ", ".join(file.name for file in self.files)
-        return f"put {names} into a folder and name it with --data-dir (default: {_CACHE / self.name})"
+        return f"put {names} into a folder and give it with --data-dir (default: {_CACHE / self.name})"
 
 
 def default_data_dir() -> Path:
-    """Return the folder that keeps downloaded data sets."""
+    """Return the default folder of downloaded data sets."""
     return _CACHE.expanduser()
 
 
-def find_folder(card: DatasetInfo, config: DataConfig) -> Path:
-    """Return the folder with a data set's files: `data_dir/<name>`, or `data_dir` where they lie in it directly."""
+def find_folder(info: DatasetInfo, config: DataConfig) -> Path:
+    """Return the folder of a data set's files: `data_dir/<name>`, or `data_dir` if it holds them directly."""
     root = default_data_dir() if config.data_dir is None else Path(config.data_dir).expanduser()
-    own = root / card.name
-    return next((place for place in (own, root) if any((place / name).exists() for name in _names(card))), own)
+    default = root / info.name
+    names = _entry_names(info)
+    return next((folder for folder in (default, root) if any((folder / name).exists() for name in names)), default)
 
 
-def _names(card: DatasetInfo) -> list[str]:
-    official = [file.name for file in (*card.files, *card.more_files)]
-    plain = [name.removesuffix(".gz") for name in official] if card.plain_sha256 else []
-    return [*official, *plain, *card.archives, *card.tops]
+def _entry_names(info: DatasetInfo) -> list[str]:
+    official = [file.name for file in (*info.files, *info.more_files)]
+    plain = [name.removesuffix(".gz") for name in official] if info.plain_sha256 else []
+    return [*official, *plain, *info.archives, *info.entry_names]
 
 
-def find_files(card: DatasetInfo, config: DataConfig, files: Sequence[RemoteFile] | None = None) -> list[Path]:
-    """Return official files of a data set, in their order; what is missing is downloaded.
-
-    They may lie in `data_dir` or in `data_dir/<name>`, gzipped or not; each one's size and checksum are checked.
+def find_files(info: DatasetInfo, config: DataConfig, files: Sequence[RemoteFile] | None = None) -> list[Path]:
+    """Return the paths of official files, gzipped or not, after checking sizes and checksums; download missing ones.
 
     Args:
-        card: The data set.
-        config: Says where its files lie.
-        files: Which; all that are needed by default.
+        info: The data set.
+        config: `data_dir`.
+        files: Which files (default: all required ones).
 
     Raises:
         DataError: A file is not the official one, or is missing and cannot be downloaded.
     """
-    folder = find_folder(card, config)
-    return [_find(card, file, folder) for file in (card.files if files is None else files)]
+    folder = find_folder(info, config)
+    return [_find(info, file, folder) for file in (info.files if files is None else files)]
 
 
-def _find(card: DatasetInfo, file: RemoteFile, folder: Path) -> Path:
+def _find(info: DatasetInfo, file: RemoteFile, folder: Path) -> Path:
     packed = folder / file.name
     if packed.exists():
-        check(card, file, packed)
+        require_official(info, file, packed)
         return packed
     plain = folder / file.name.removesuffix(".gz")
-    if card.plain_sha256 and plain.exists():
-        check(card, RemoteFile(plain.name, None, None, card.plain_sha256[card.files.index(file)]), plain)
+    if info.plain_sha256 and plain.exists():
+        require_official(info, RemoteFile(plain.name, None, None, info.plain_sha256[info.files.index(file)]), plain)
         return plain
-    return fetch(file, folder, mirrors=card.mirrors)
+    return fetch(file, folder, mirrors=info.mirrors)
 
 
-def check(card: DatasetInfo, file: RemoteFile, path: Path) -> None:
-    """Refuse a file that is not the official one.
-
-    Raises:
-        DataError: It has another size or checksum, or cannot be read.
-    """
+def require_official(info: DatasetInfo, file: RemoteFile, path: Path) -> None:
+    """Raise a `DataError` if a file is unreadable or differs from the official one in size or checksum."""
     try:
-        fault = file.fault(path)
+        mismatch = file.mismatch(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if fault:
+    if mismatch:
         raise DataError(
-            f"{path} is not the official file of {card.name} ({fault}): name another folder with --data-dir, or move "
-            "the file away so that the right one is downloaded"
+            f"{path} is not the official file of {info.name} ({mismatch}): give another folder with --data-dir, or "
+            "move the file elsewhere so that the official one is downloaded"
         )

@@ -20,18 +20,18 @@ from tercet.data.table import SampleTable, table_of_parts
 _UNSIGNED_BYTE = 0x08
 _MAX_DIMENSIONS = 4
 _MAX_BYTES = 1 << 32
-_PART = 1 << 24  # bytes read at a time
+_CHUNK = 1 << 24  # bytes per read
 _GZIP = b"\x1f\x8b"
 
 
 def read_idx(path: Path) -> Pixels:
-    """Read an IDX file of unsigned bytes, gzipped or plain (recognised by content).
+    """Read an IDX file of unsigned bytes, gzipped or plain (detected by content).
 
     Returns:
-        The values in the shape that the file states.
+        The values in the shape given by the header.
 
     Raises:
-        DataError: The file is absent, of another format or type, or shorter or longer than it says.
+        DataError: The file is missing, has another format or type, or its size does not match the header.
     """
     with open_regular(path) as stream:
         packed = stream.read(2) == _GZIP
@@ -42,11 +42,11 @@ def read_idx(path: Path) -> Pixels:
             with gzip.GzipFile(fileobj=stream) as unpacked:
                 return parse_idx(cast(BinaryIO, unpacked), name=str(path))
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is damaged: {error}; get it again") from error
+            raise DataError(f"{path} is damaged: {error}; download it again") from error
 
 
 def parse_idx(stream: BinaryIO, *, name: str) -> Pixels:
-    """Read IDX values from a stream; no more is read than the header allows.
+    """Read IDX values from a stream, no more than the header states.
 
     Raises:
         DataError: As `read_idx`.
@@ -56,36 +56,39 @@ def parse_idx(stream: BinaryIO, *, name: str) -> Pixels:
         raise DataError(f"{name} is not an IDX file: it begins with {head.hex() or 'nothing'}, expected 0000")
     kind, dimensions = head[2], head[3]
     if kind != _UNSIGNED_BYTE:
-        raise DataError(f"{name} holds values of type 0x{kind:02x}, expected 0x08 (unsigned bytes)")
+        raise DataError(f"{name} has values of type 0x{kind:02x}, expected 0x08 (unsigned bytes)")
     if not 1 <= dimensions <= _MAX_DIMENSIONS:
-        raise DataError(f"{name} states {dimensions} dimensions, expected 1 to {_MAX_DIMENSIONS}")
+        raise DataError(f"{name} has {dimensions} dimensions, expected 1 to {_MAX_DIMENSIONS}")
     sizes = stream.read(4 * dimensions)
     if len(sizes) < 4 * dimensions:
         raise DataError(f"{name} ends within its header")
     shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
     expected = math.prod(shape)
     if expected > _MAX_BYTES:
-        raise DataError(f"{name} states {expected} values, more than {_MAX_BYTES}")
-    values = bytearray()  # grown as bytes arrive: a lie about the size costs nothing
-    while len(values) < expected and (part := stream.read(min(_PART, expected - len(values)))):
-        values += part
+        raise DataError(f"{name}: the header states {expected} values, more than {_MAX_BYTES}")
+    values = bytearray()  # grows with the data, so that a wrong size in the header allocates nothing
+    while len(values) < expected and (chunk := stream.read(min(_CHUNK, expected - len(values)))):
+        values += chunk
     if len(values) < expected or stream.read(1):
-        found = f"only {len(values)}" if len(values) < expected else "more"
-        raise DataError(f"{name} states {expected} values but holds {found}; get it again")
+        actual = f"only {len(values)}" if len(values) < expected else "more"
+        raise DataError(f"{name}: the header states {expected} values but there are {actual}; download it again")
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
-def _read_mnist_family(card: DatasetInfo, config: DataConfig) -> SampleTable:
+def _read_mnist_family(info: DatasetInfo, config: DataConfig) -> SampleTable:
     """Read the four official IDX files: training images and labels, test images and labels."""
-    paths = find_files(card, config)
-    pictures, parts = [], []
-    for (part, count), images_path, labels_path in zip(card.counts, paths[::2], paths[1::2], strict=True):
+    paths = find_files(info, config)
+    arrays, parts = [], []
+    for (part, count), images_path, labels_path in zip(info.counts, paths[::2], paths[1::2], strict=True):
         images, labels = read_idx(images_path), read_idx(labels_path)
-        if images.shape != (count, *card.image_shape[:2]) or labels.shape != (count,):
-            raise DataError(f"{images_path.parent}: {images.shape} images and {labels.shape} labels, expected {count}")
-        pictures.append(images)
+        if images.shape != (count, *info.image_shape[:2]) or labels.shape != (count,):
+            raise DataError(
+                f"{images_path.parent}: images of shape {images.shape} and labels of shape {labels.shape}, expected "
+                f"{count} each"
+            )
+        arrays.append(images)
         parts.append((part, part, labels.astype(np.int64)))
-    return table_of_parts(np.concatenate(pictures)[..., None], parts, name=card.name, classes=card.classes)
+    return table_of_parts(np.concatenate(arrays)[..., None], parts, name=info.name, classes=info.classes)
 
 
 MNIST = DatasetInfo(

@@ -1,8 +1,8 @@
-"""Pickles read as data: nothing that a file names is ever imported, called or made.
+"""Read pickles as data: no object of the file is imported, called or created.
 
-The opcodes are those of the official Python versions of CIFAR (Python 2, protocol 2): dictionaries, lists, strings,
-numbers and NumPy arrays of bytes. What would be a call becomes an inert `_Call`, and only one that spells out such an
-array is turned into one; every other is refused.
+Supports the opcodes of the official Python versions of CIFAR (Python 2, protocol 2): dictionaries, lists, strings,
+numbers and NumPy arrays of bytes. A call becomes an inert `_Call`; only calls that reconstruct such an array are
+evaluated, by our own code, and all others are errors.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _GLOBALS = (_ARRAY, "numpy ndarray", "numpy dtype")
 
 @dataclass(frozen=True)
 class _Global:
-    """The name of something that a pickle would import."""
+    """Name of an object that a pickle would import."""
 
     name: str
 
 
 @dataclass
 class _Call:
-    """What a pickle would call, with what, and the state that it would give to the result."""
+    """A call of a pickle that is not executed, and the state for its result."""
 
     target: Any
     arguments: Any
@@ -51,46 +51,46 @@ def read_pickled_mapping(content: bytes, *, name: str) -> dict[str, Any]:
         name: The file's name, for messages.
 
     Returns:
-        Its values by key: texts, numbers, lists of them, and arrays of unsigned bytes.
+        Strings, numbers, lists of them, and arrays of unsigned bytes, by key.
 
     Raises:
-        DataError: It is no such pickle, is damaged, or would run code.
+        DataError: The content is not such a pickle, is damaged, or could run code.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # odd escapes in a damaged file's texts
+            warnings.simplefilter("ignore", DeprecationWarning)  # invalid escapes in strings of damaged files
             value = _value(_Machine(name).run(content), name)
     except DataError:
         raise
     except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError, EOFError) as error:
         raise DataError(f"{name} is not a readable pickle: {error}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{name} holds no dictionary: expected a batch of CIFAR")
+        raise DataError(f"{name} does not contain a dictionary: expected a CIFAR batch")
     return value
 
 
 class _Machine:
-    """Follows the opcodes of a pickle with a stack of plain values."""
+    """Executes the opcodes of a pickle on a stack of plain values."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        """Sizes of the stack where groups of values began."""
+        """Stack sizes at the MARK opcodes."""
         self.memo: dict[int, Any] = {}
 
     def run(self, content: bytes) -> Any:
-        """Return the value that the pickle ends with."""
+        """Return the value at the STOP opcode."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             if opcode.name == "STOP":
                 return self.stack.pop()
             if count > _MAX_OPCODES:
-                raise DataError(f"{self.name} has more than {_MAX_OPCODES} opcodes: not read")
+                raise DataError(f"{self.name} has more than {_MAX_OPCODES} opcodes: expected a CIFAR batch")
             self.step(opcode.name, argument)
-        raise ValueError("it does not end")
+        raise ValueError("no STOP opcode")
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Follow one opcode."""
+        """Execute one opcode."""
         stack = self.stack
         if opcode in _PLAIN:
             stack.append(argument)
@@ -122,50 +122,50 @@ class _Machine:
             call.state = state
             stack.append(call)
         elif opcode != "PROTO":
-            what = f"names {argument[:60]!r}" if opcode == "GLOBAL" else f"has the opcode {opcode}"
-            raise DataError(f"{self.name} {what}, which the official files do not: refused, it could run code")
+            item = f"imports {argument[:60]!r}" if opcode == "GLOBAL" else f"has the opcode {opcode}"
+            raise DataError(f"{self.name} {item}, unlike the official files: not read, since it could run code")
 
     def pop(self, count: int) -> list[Any]:
-        """Take the topmost values, in the order in which they came."""
+        """Remove and return the topmost values, in the order in which they were pushed."""
         if count > len(self.stack):
-            raise ValueError("its stack is empty")
+            raise ValueError("the stack is empty")
         start = len(self.stack) - count
-        taken = self.stack[start:]
+        values = self.stack[start:]
         del self.stack[start:]
-        return taken
+        return values
 
     def pop_group(self) -> list[Any]:
-        """Take the values after the last mark."""
+        """Remove and return the values after the last mark."""
         return self.pop(max(0, len(self.stack) - self.marks.pop()))
 
     def extend(self, values: Sequence[Any]) -> None:
-        """Append to the list on top."""
+        """Extend the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
-            raise ValueError("it appends to what is no list")
+            raise ValueError("append to a value that is not a list")
         self.stack[-1].extend(values)
 
     def update(self, pairs: Sequence[Any]) -> None:
-        """Enter keys and values into the dictionary on top."""
+        """Update the dictionary on top of the stack with alternating keys and values."""
         if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str) for key in pairs[::2]):
-            raise ValueError("it has keys that are no text")
+            raise ValueError("keys that are not strings")
         self.stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _value(value: Any, name: str) -> Any:
-    """Turn what a batch consists of into plain values; two levels deep, as official batches are."""
+    """Evaluate the arrays of a dictionary; official batches are not nested deeper."""
     if not isinstance(value, dict):
         return value
     return {key: _array(item, name) if isinstance(item, _Call) else item for key, item in value.items()}
 
 
 def _array(call: _Call, name: str) -> Pixels:
-    """Return the array that a reconstruction spells out: version, shape, type, order, bytes."""
-    version, shape, kind, by_columns, content = call.state
+    """Evaluate an array reconstruction, whose state is version, shape, dtype, Fortran order, bytes."""
+    version, shape, dtype, fortran_order, content = call.state
     if call.target != _Global(_ARRAY) or version != 1 or not isinstance(content, str):
-        raise DataError(f"{name} holds something else than an array of bytes")
-    if not isinstance(kind, _Call) or kind.target != _Global("numpy dtype") or kind.arguments[0] != "u1":
-        raise DataError(f"{name} holds an array of another type than unsigned bytes")
+        raise DataError(f"{name} contains an object that is not an array of bytes")
+    if not isinstance(dtype, _Call) or dtype.target != _Global("numpy dtype") or dtype.arguments[0] != "u1":
+        raise DataError(f"{name} contains an array that is not of unsigned bytes")
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) != len(content):
-        raise DataError(f"{name} holds an array whose shape does not fit its {len(content)} bytes")
+        raise DataError(f"{name} contains an array whose shape does not match its {len(content)} bytes")
     values = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
-    return values.reshape(shape, order="F" if by_columns else "C")
+    return values.reshape(shape, order="F" if fortran_order else "C")

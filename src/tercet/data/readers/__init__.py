@@ -1,1 +1,1 @@
-"""Readers of class folders, tables and annotation files."""
+"""Readers of class folders, zip archives and tables."""

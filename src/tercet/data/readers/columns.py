@@ -1,4 +1,4 @@
-"""Which column of a table holds what, and how label cells are read."""
+"""Columns of a table: their meaning, and the format of label cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABEL_COLUMNS = ("label", "class", "target")
 
 @dataclass(frozen=True)
 class Columns:
-    """Positions of the columns that mean something; None where there is none."""
+    """Positions of the known columns; None if absent."""
 
     image: int
     labels: tuple[int, ...]
@@ -32,18 +32,18 @@ class Columns:
 
 
 def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Columns:
-    """Tell which column is which: by the configuration first, else by the usual names (case ignored).
+    """Find the columns by the configuration, else by their usual names (case-insensitive).
 
     Raises:
-        DataError: There is no column for the image or the label.
-        ConfigError: A column that was asked for is not there, or the label's column is not clear.
+        DataError: There is no image or label column.
+        ConfigError: A configured column is missing, or several columns could be the label.
     """
-    doubled = sorted({column for column in header if column and header.count(column) > 1})
-    if doubled:
-        raise DataError(f"{name} has two columns named '{doubled[0]}': rename one")
-    known = {column.casefold(): position for position, column in enumerate(header)}
+    duplicates = sorted({column for column in header if column and header.count(column) > 1})
+    if duplicates:
+        raise DataError(f"{name} has two columns named '{duplicates[0]}': rename one")
+    positions = {column.casefold(): position for position, column in enumerate(header)}
 
-    def asked(option: str, column: str) -> int:
+    def configured(option: str, column: str) -> int:
         if column not in header:
             raise ConfigError(
                 f"data.{option}: {name} has no column '{column}'{did_you_mean(column, header)} "
@@ -51,51 +51,55 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
             )
         return header.index(column)
 
-    def usual(names: Sequence[str]) -> int | None:
-        return next((known[alias] for alias in names if alias in known), None)
-
-    image = asked("image_column", config.image_column) if config.image_column else usual(IMAGE_COLUMNS)
+    if config.image_column:
+        image: int | None = configured("image_column", config.image_column)
+    else:
+        image = next((positions[alias] for alias in IMAGE_COLUMNS if alias in positions), None)
     if image is None:
         raise DataError(
-            f"{name} has no column {', '.join(IMAGE_COLUMNS)}: name the one with the file with --data.image-column "
-            f"(it has: {', '.join(header)})"
+            f"{name} has no column {', '.join(IMAGE_COLUMNS)}: give the column of the file names with "
+            f"--data.image-column (columns: {', '.join(header)})"
         )
     return Columns(
         image=image,
-        labels=_label_columns(header, known, config, name, asked),
-        id=known.get("id"),
-        group=asked("group_column", config.group_column) if config.group_column else None,
-        split=known.get("split"),
-        fold=known.get("fold"),
-        weight=known.get("weight"),
+        labels=_label_columns(header, positions, config, name, configured),
+        id=positions.get("id"),
+        group=configured("group_column", config.group_column) if config.group_column else None,
+        split=positions.get("split"),
+        fold=positions.get("fold"),
+        weight=positions.get("weight"),
     )
 
 
 def _label_columns(
-    header: Sequence[str], known: dict[str, int], config: DataConfig, name: str, asked: Callable[[str, str], int]
+    header: Sequence[str],
+    positions: dict[str, int],
+    config: DataConfig,
+    name: str,
+    configured: Callable[[str, str], int],
 ) -> tuple[int, ...]:
-    named = config.label_columns or ()
-    if len(set(named)) < len(named):
-        raise ConfigError(f"data.label_columns names a column twice: {', '.join(named)}")
-    if named:
-        return tuple(asked("label_columns", column) for column in named)
-    found = [known[alias] for alias in LABEL_COLUMNS if alias in known]
-    if len(found) == 1:
-        return (found[0],)
-    if found:
-        several = ", ".join(header[position] for position in found)
-        raise ConfigError(f"{name}: the columns {several} could all be the label: choose with --data.label-columns")
+    columns = config.label_columns or ()
+    if len(set(columns)) < len(columns):
+        raise ConfigError(f"data.label_columns contains a column twice: {', '.join(columns)}")
+    if columns:
+        return tuple(configured("label_columns", column) for column in columns)
+    candidates = [positions[alias] for alias in LABEL_COLUMNS if alias in positions]
+    if len(candidates) == 1:
+        return (candidates[0],)
+    if candidates:
+        names = ", ".join(header[position] for position in candidates)
+        raise ConfigError(f"{name}: the columns {names} could all be the label: choose with --data.label-columns")
     raise DataError(
-        f"{name} has no column {', '.join(LABEL_COLUMNS)}: name the one with the class with --data.label-columns "
-        f"(it has: {', '.join(header)})"
+        f"{name} has no column {', '.join(LABEL_COLUMNS)}: give the column of the classes with --data.label-columns "
+        f"(columns: {', '.join(header)})"
     )
 
 
 def file_name(pattern: str | None, fields: Sequence[str], *, header: Sequence[str], image: int) -> str:
-    """Return the file that a row names: the image column, put into the pattern where there is one.
+    """Return a row's file name: the image column, or the pattern with columns filled in.
 
     Raises:
-        ConfigError: The pattern names no column, or one that is not there.
+        ConfigError: The pattern has no placeholder, or one that is not a column.
     """
     if pattern is None:
         return fields[image]
@@ -105,11 +109,11 @@ def file_name(pattern: str | None, fields: Sequence[str], *, header: Sequence[st
             return fields[header.index(match[1])]
         if match[1] in ("id", "image"):
             return fields[image]
-        raise ConfigError(f"data.image_pattern: no column '{match[1]}' (there are: {', '.join(header)})")
+        raise ConfigError(f"data.image_pattern: no column '{match[1]}' (columns: {', '.join(header)})")
 
-    name, used = re.subn(r"\{([^{}]*)\}", value, pattern)
-    if not used:
-        raise ConfigError(f"data.image_pattern '{pattern}' names no column: write it like '{{id}}.jpg'")
+    name, count = re.subn(r"\{([^{}]*)\}", value, pattern)
+    if not count:
+        raise ConfigError(f"data.image_pattern '{pattern}' contains no column: write it like '{{id}}.jpg'")
     return name
 
 
@@ -117,52 +121,52 @@ _ABSENT, _PRESENT = frozenset({"0", "0.0", "false"}), frozenset({"1", "1.0", "tr
 
 
 @dataclass(frozen=True)
-class LabelCells:
-    """Where the labels of a record stand, and how they are spelled."""
+class LabelFormat:
+    """Columns of the labels, and the format of their cells."""
 
     positions: tuple[int, ...]
-    """Columns of the labels."""
+    """Label columns."""
     names: tuple[str, ...] = ()
-    """What each of several columns is called; nothing where there is one."""
+    """Names of the label columns; empty if there is only one."""
     indicators: frozenset[int] = frozenset()
-    """Those of the columns that hold only 0 and 1."""
+    """Label columns that contain only 0 and 1."""
     separator: str | None = None
-    """What stands between the labels of a cell."""
+    """Separator of several labels in a cell."""
 
     @property
-    def sets(self) -> bool:
-        """Whether a row has a set of labels, not one class."""
+    def is_multilabel(self) -> bool:
+        """Whether a row has a label set instead of one class."""
         return self.separator is not None or len(self.positions) > 1
 
     def text(self, fields: Sequence[str]) -> str:
-        """Return what the row says as text; empty where it says nothing."""
-        if not self.sets:
+        """Return the class or the label set of a row as text; empty if unlabelled."""
+        if not self.is_multilabel:
             return fields[self.positions[0]].strip()
-        labels = self.read(fields)
+        labels = self.label_set(fields)
         return "" if labels is None else f"{{{', '.join(labels)}}}"
 
-    def read(self, fields: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the labels of the row, each once, in their order; None where it is unlabelled."""
+    def label_set(self, fields: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the unique labels of a row in their order; None if all cells are blank."""
         labels: dict[str, None] = {}
-        known = False
-        for place, position in enumerate(self.positions):
+        labelled = False
+        for index, position in enumerate(self.positions):
             cell = fields[position].strip()
-            known |= bool(cell)
+            labelled |= bool(cell)
             if position in self.indicators:
-                labels |= {self.names[place]: None} if cell.casefold() in _PRESENT else {}
+                labels |= {self.names[index]: None} if cell.casefold() in _PRESENT else {}
             else:
-                prefix = f"{self.names[place]}=" if self.names else ""
-                labels |= {prefix + part: None for part in self._parts(cell)}
-        return tuple(labels) if known else None
+                prefix = f"{self.names[index]}=" if self.names else ""
+                labels |= {prefix + label: None for label in self._split(cell)}
+        return tuple(labels) if labelled else None
 
-    def _parts(self, cell: str) -> list[str]:
+    def _split(self, cell: str) -> list[str]:
         if self.separator is None:
             return [cell] if cell else []
-        parts = cell.split() if self.separator.isspace() else cell.split(self.separator)
-        return [part.strip() for part in parts if part.strip()]
+        labels = cell.split() if self.separator.isspace() else cell.split(self.separator)
+        return [label.strip() for label in labels if label.strip()]
 
 
-def label_cells(
+def detect_label_format(
     header: Sequence[str],
     positions: tuple[int, ...],
     records: Sequence[Sequence[str]],
@@ -170,33 +174,33 @@ def label_cells(
     separator: str | None,
     single_labels: bool,
     name: str,
-) -> LabelCells:
-    """Find out how a table spells its labels.
+) -> LabelFormat:
+    """Detect the label format of a table.
 
     Args:
         header: Names of the columns.
         positions: The label columns.
         records: The fields of every row.
-        separator: What stands between the labels of a cell, where one was given.
-        single_labels: Accept that no cell holds the separator.
+        separator: The configured separator of labels in a cell.
+        single_labels: Accept that no cell contains the separator.
         name: The file's name, for messages.
 
     Raises:
-        DataError: No cell holds the separator.
+        DataError: No cell contains the separator.
     """
     if separator is not None and not single_labels:
         mark = separator.strip() or " "
         cells = [fields[position].strip() for fields in records for position in positions]
         if any(cells) and not any(mark in cell for cell in cells):
-            searched = ", ".join(header[position] for position in positions)
+            columns = ", ".join(header[position] for position in positions)
             raise DataError(
-                f"{name}: no cell of {searched} holds the separator '{separator}': give another --data.label-separator "
-                "(or --data.task multi beside it, if every image has one label)"
+                f"{name}: no cell of {columns} contains the separator '{separator}': give another "
+                "--data.label-separator (or add --data.task multi if every image has one label)"
             )
     if len(positions) == 1:
-        return LabelCells(positions, separator=separator)
+        return LabelFormat(positions, separator=separator)
     indicators = {position for position in positions if _is_indicator([fields[position] for fields in records])}
-    return LabelCells(positions, tuple(header[position] for position in positions), frozenset(indicators), separator)
+    return LabelFormat(positions, tuple(header[position] for position in positions), frozenset(indicators), separator)
 
 
 def _is_indicator(cells: Sequence[str]) -> bool:
@@ -204,46 +208,46 @@ def _is_indicator(cells: Sequence[str]) -> bool:
     return bool(values) and values <= _ABSENT | _PRESENT
 
 
-LabelNames = Sequence[str] | None
-"""The labels of one row; None where they are unknown."""
+LabelSet = Sequence[str] | None
+"""The labels of one row; None if unknown."""
 
 
-def membership_of(sets: Sequence[LabelNames], classes: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which labels each row has (N K); unknown sets as empty rows.
+def membership_of(label_sets: Sequence[LabelSet], classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Return multi-hot labels (N K); unknown label sets become empty rows.
 
     Raises:
-        KeyError: A label is none of the K names.
+        KeyError: A label is not a class.
     """
     index_of = {name: index for index, name in enumerate(classes)}
-    membership = np.zeros((len(sets), len(classes)), dtype=np.bool_)
-    for row, labels in enumerate(sets):
+    membership = np.zeros((len(label_sets), len(classes)), dtype=np.bool_)
+    for row, labels in enumerate(label_sets):
         membership[row, [index_of[label] for label in labels or ()]] = True
     return membership
 
 
-def known_sets(sets: Sequence[LabelNames]) -> list[int]:
-    """Return what stands for class indices where rows have sets: 0, or -1 where the set is unknown (N)."""
-    return [-1 if labels is None else 0 for labels in sets]
+def placeholder_labels(label_sets: Sequence[LabelSet]) -> list[int]:
+    """Return the class indices of multi-label rows (N): 0, or -1 if the label set is unknown."""
+    return [-1 if labels is None else 0 for labels in label_sets]
 
 
-def write_sets(membership: NDArray[np.bool_], known: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
-    """Return each set as a JSON list of names (N); empty text where it is unknown."""
+def format_label_sets(membership: NDArray[np.bool_], known: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
+    """Return each label set as a JSON list of names (N); empty if unknown."""
     return [
-        json.dumps([classes[label] for label in np.flatnonzero(row).tolist()], ensure_ascii=False) if told else ""
-        for row, told in zip(membership, known, strict=True)
+        json.dumps([classes[label] for label in np.flatnonzero(row).tolist()], ensure_ascii=False) if is_known else ""
+        for row, is_known in zip(membership, known, strict=True)
     ]
 
 
-def read_sets(cells: Sequence[str]) -> list[list[str] | None]:
-    """Return what `write_sets` wrote.
+def parse_label_sets(cells: Sequence[str]) -> list[list[str] | None]:
+    """Invert `format_label_sets`.
 
     Raises:
-        ValueError: A cell is no JSON list of texts.
+        ValueError: A cell is not a JSON list of strings.
     """
-    sets: list[list[str] | None] = []
+    label_sets: list[list[str] | None] = []
     for cell in cells:
         labels = json.loads(cell) if cell else None
         if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-            raise ValueError(f"'{cell}' is no list of labels")
-        sets.append(labels)
-    return sets
+            raise ValueError(f"'{cell}' is not a list of labels")
+        label_sets.append(labels)
+    return label_sets

@@ -1,4 +1,4 @@
-"""Tables of images: CSV and TSV files as people and spreadsheets write them, with line numbers in every message."""
+"""Read tables of images: CSV and TSV files, also from spreadsheets; every message has line numbers."""
 
 from __future__ import annotations
 
@@ -10,48 +10,39 @@ from pathlib import PurePosixPath
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
-from tercet.data.readers.columns import Columns, LabelCells, file_name, find_columns, label_cells
+from tercet.data.readers.columns import Columns, LabelFormat, detect_label_format, file_name, find_columns
 from tercet.data.readers.folder import SPLIT_NAMES
 
 SUFFIXES = frozenset({".csv", ".tsv"})
 _SPLIT_VALUES = {**SPLIT_NAMES, "training": "train", "testing": "test"}
-_EXAMPLES = 5
+_MAX_EXAMPLES = 5  # items listed in a message
 
 Record = tuple[int, list[str]]
-"""The line a record begins on, and its fields."""
+"""First line of a record, and its fields."""
 
 
 @dataclass
 class TableRows:
-    """The rows of a table whose images exist, column by column; None for a column that is not there."""
+    """Columns of the rows whose images exist; None if the table lacks the column."""
 
     ids: list[str] = field(default_factory=list)
     locations: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    """Class names; empty where the label is blank. Where the rows have sets, these as text."""
-    sets: list[tuple[str, ...] | None] | None = None
-    """Label sets; None for a row whose labels are all blank."""
+    """Class names, or label sets as text; empty if unlabelled."""
+    label_sets: list[tuple[str, ...] | None] | None = None
+    """Label sets of a multi-label table; None for an unlabelled row."""
     groups: list[str] | None = None
     splits: list[str] | None = None
     folds: list[int] | None = None
     weights: list[float] | None = None
     missing: list[str] = field(default_factory=list)
-    """Image files that do not exist, with their lines; they are not among the rows."""
+    """Listed image files that do not exist, with line numbers; they have no rows."""
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def num_missing(self) -> int:
-        """Rows whose image file does not exist."""
-        return len(self.missing)
 
-
-def require_files(missing: int, found: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
-    """Refuse a table that names too many files in vain, or no other ones.
-
-    Raises:
-        DataError: More than `max_bad_fraction` are missing.
-    """
-    if missing > config.max_bad_fraction * (missing + found) or not found:
+def require_files(missing: int, existing: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
+    """Raise a `DataError` if more than `max_bad_fraction` of the listed files, or all of them, are missing."""
+    if missing > config.max_bad_fraction * (missing + existing) or not existing:
         raise DataError(
             f"{what}: {'; '.join(notes)}; paths are relative to the table; does the image column need "
             "--data.image-pattern '{id}.jpg'?"
@@ -62,21 +53,21 @@ def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[
     """Read a table of images.
 
     Args:
-        content: The file's bytes: UTF-8 (a byte order mark is fine), separated by comma, semicolon or tab.
-        name: The file's name, for messages; `.tsv` means tabs.
-        config: Which columns mean what, where their names do not tell.
-        find: Turns a file name into a location, or None where there is no such file.
+        content: The file's bytes: UTF-8, with or without BOM, separated by comma, semicolon or tab.
+        name: The file's name, for messages; `.tsv` implies tabs.
+        config: Names of the columns, if they are not the usual ones.
+        find: Returns the location of a file name, or None if there is no such file.
 
     Raises:
-        DataError: The file cannot be read as a table, or rows contradict each other; with line numbers.
-        ConfigError: A column that was asked for is not there, or the label's column is not clear.
+        DataError: The file is not a table, or rows contradict each other.
+        ConfigError: A configured column is missing, or several columns could be the label.
     """
     header, records = parse_table(content, name=name)
     columns = find_columns(header, config, name=name)
     values = [record[1][columns.image] for record in records]
     unique_ids = columns.id is not None and len({fields[columns.id] for _, fields in records}) == len(set(values))
     ids = [fields[columns.id] for _, fields in records] if unique_ids and columns.id is not None else values
-    cells = label_cells(
+    label_format = detect_label_format(
         header,
         columns.labels,
         [fields for _, fields in records],
@@ -85,17 +76,17 @@ def read_table(content: bytes, *, name: str, config: DataConfig, find: Callable[
         name=name,
     )
     rows = TableRows(
-        sets=[] if cells.sets else None,
+        label_sets=[] if label_format.is_multilabel else None,
         groups=None if columns.group is None else [],
         splits=None if columns.split is None else [],
         folds=None if columns.fold is None else [],
         weights=None if columns.weight is None else [],
     )
-    collect = _Collector(rows, columns, cells, name)
+    collector = _RowCollector(rows, columns, label_format, name)
     for (line, fields), sample_id in zip(records, ids, strict=True):
         file = file_name(config.image_pattern, fields, header=header, image=columns.image)
-        collect.add(line, fields, sample_id, file, find)
-    collect.finish(len(records))
+        collector.add(line, fields, sample_id, file, find)
+    collector.finish(len(records))
     return rows
 
 
@@ -103,12 +94,12 @@ def parse_table(content: bytes, *, name: str) -> tuple[list[str], list[Record]]:
     """Return a table's header and its records.
 
     Raises:
-        DataError: It cannot be read as a table, or has no rows.
+        DataError: The content is not a table, or has no rows.
     """
-    return _parse(_text(content, name), name)
+    return _parse(_decode_text(content, name), name)
 
 
-def _text(content: bytes, name: str) -> str:
+def _decode_text(content: bytes, name: str) -> str:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{name} is UTF-16: save it as UTF-8 (in spreadsheets: CSV UTF-8)")
     if (position := content.find(b"\0")) >= 0:
@@ -140,30 +131,31 @@ def _parse(text: str, name: str) -> tuple[list[str], list[Record]]:
     except csv.Error as error:
         raise DataError(f"{name}, line {line}: not a valid table: {error}") from error
     if header is None or not records:
-        raise DataError(f"{name} has no rows: expected a header such as 'image,label' and one line an image")
+        raise DataError(f"{name} has no rows: expected a header such as 'image,label' and one line per image")
     return header, records
 
 
 def _sniff(text: str) -> str:
-    """Return the separator that gives the header the most fields; a comma where none does."""
+    """Return the delimiter that yields the most header fields, by default a comma."""
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+    return max(",;\t", key=lambda delimiter: len(next(csv.reader([first], delimiter=delimiter), [])))
 
 
-class _Collector:
-    """Takes in rows one by one; doubles are counted, contradictions gathered, and told all at once."""
+class _RowCollector:
+    """Collects rows, counts duplicates, and reports all conflicting rows together."""
 
-    def __init__(self, rows: TableRows, columns: Columns, cells: LabelCells, name: str) -> None:
-        self.rows, self.columns, self.cells, self.name = rows, columns, cells, name
+    def __init__(self, rows: TableRows, columns: Columns, label_format: LabelFormat, name: str) -> None:
+        self.rows, self.columns, self.label_format, self.name = rows, columns, label_format, name
         self.first: dict[str, tuple[int, tuple[object, ...]]] = {}
+        """Line and values of the first row of each location."""
         self.id_lines: dict[str, int] = {}
-        self.doubles: list[str] = []
+        self.duplicates: list[str] = []
         self.problems: list[str] = []
 
     def add(
         self, line: int, fields: Sequence[str], sample_id: str, file: str, find: Callable[[str], str | None]
     ) -> None:
-        """Take in one record."""
+        """Add one record."""
         if not file.strip():
             self.problems.append(f"line {line}: no file name")
             return
@@ -176,15 +168,15 @@ class _Collector:
         if location is None:
             self.rows.missing.append(f"{file} (line {line})")
         elif location in self.first:
-            self._double(line, location, values)
+            self._add_duplicate(line, location, values)
         elif sample_id in self.id_lines:
-            self.problems.append(f"lines {self.id_lines[sample_id]} and {line}: id '{sample_id}' names two images")
+            self.problems.append(f"lines {self.id_lines[sample_id]} and {line}: two images have the id '{sample_id}'")
         else:
             self.first[location] = (line, values)
             self.id_lines[sample_id] = line
             self._append(sample_id, location, values)
-            if self.rows.sets is not None:
-                self.rows.sets.append(self.cells.read(fields))
+            if self.rows.label_sets is not None:
+                self.rows.label_sets.append(self.label_format.label_set(fields))
 
     def _values(self, fields: Sequence[str]) -> tuple[str, str | None, str | None, int | None, float | None]:
         columns = self.columns
@@ -194,20 +186,20 @@ class _Collector:
 
         split, fold, weight = text(columns.split), text(columns.fold), text(columns.weight)
         return (
-            self.cells.text(fields),
+            self.label_format.text(fields),
             text(columns.group),
             None if split is None else _split(split),
-            None if fold is None else int(_number(fold, "fold", whole=True)),
-            None if weight is None else _number(weight, "weight", whole=False),
+            None if fold is None else int(_number(fold, "fold", integer=True)),
+            None if weight is None else _number(weight, "weight", integer=False),
         )
 
-    def _double(self, line: int, location: str, values: tuple[object, ...]) -> None:
-        before, known = self.first[location]
-        if known == values:
-            self.doubles.append(f"{location} (lines {before} and {line})")
+    def _add_duplicate(self, line: int, location: str, values: tuple[object, ...]) -> None:
+        first_line, first_values = self.first[location]
+        if first_values == values:
+            self.duplicates.append(f"{location} (lines {first_line} and {line})")
             return
-        here, there = next((a, b) for a, b in zip(values, known, strict=True) if a != b)
-        self.problems.append(f"lines {before} and {line}: '{location}' is both '{there}' and '{here}'")
+        first, second = next(pair for pair in zip(first_values, values, strict=True) if pair[0] != pair[1])
+        self.problems.append(f"lines {first_line} and {line}: '{location}' is both '{first}' and '{second}'")
 
     def _append(
         self,
@@ -230,20 +222,21 @@ class _Collector:
             rows.weights.append(weight)
 
     def finish(self, num_records: int) -> None:
-        """Raise what contradicts, note what was dropped."""
+        """Raise if there are problems, and add notes about dropped rows."""
         if self.problems:
-            raise DataError(f"{self.name}: {len(self.problems)} rows cannot be used: {_few(self.problems, '; ')}")
+            raise DataError(f"{self.name}: {len(self.problems)} rows are invalid: {_examples(self.problems, '; ')}")
+        notes = self.rows.notes
         if missing := self.rows.missing:
-            self.rows.notes.append(f"{len(missing)} of {num_records} rows name no image: {_few(missing)}")
-        if self.doubles:
-            self.rows.notes.append(f"{len(self.doubles)} rows repeat another one: {_few(self.doubles)}")
+            notes.append(f"{len(missing)} of {num_records} listed images do not exist: {_examples(missing)}")
+        if self.duplicates:
+            notes.append(f"{len(self.duplicates)} rows are duplicates: {_examples(self.duplicates)}")
         unlabelled = sum(not label for label in self.rows.labels)
         if unlabelled:
-            self.rows.notes.append(f"{unlabelled} rows have no label and do not train")
+            notes.append(f"{unlabelled} rows have no label and are not used for training")
 
 
-def _few(items: Sequence[str], separator: str = ", ") -> str:
-    return separator.join(items[:_EXAMPLES]) + (f"{separator}..." if len(items) > _EXAMPLES else "")
+def _examples(items: Sequence[str], separator: str = ", ") -> str:
+    return separator.join(items[:_MAX_EXAMPLES]) + (f"{separator}..." if len(items) > _MAX_EXAMPLES else "")
 
 
 def _split(value: str) -> str:
@@ -252,12 +245,12 @@ def _split(value: str) -> str:
     return _SPLIT_VALUES[value.casefold()]
 
 
-def _number(value: str, column: str, *, whole: bool) -> float:
+def _number(value: str, column: str, *, integer: bool) -> float:
     try:
-        number = float(int(value) if whole else float(value))
+        number = float(int(value) if integer else float(value))
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        kind = "a whole number" if whole else "a number"
-        raise DataError(f"{column} '{value}' is not {kind} from 0 on")
+        kind = "integer" if integer else "number"
+        raise DataError(f"{column} '{value}' is not a non-negative {kind}")
     return number

@@ -1,4 +1,4 @@
-"""Combine prediction files from any toolkit, and tell them apart from run folders."""
+"""Combine prediction files from any toolkit; loads no PyTorch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tercet.config.commands import EnsembleConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import Method
 from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.output import printable
 from tercet.core.prediction_files import attach_labels, read_labels, read_predictions, write_csv
 from tercet.core.predictions import Predictions, aligned
-from tercet.core.streams import printable
 from tercet.ensemble.combine import Combiner
 from tercet.ensemble.cross_fit import cross_fitted
 from tercet.ensemble.weights import fit_combiner, is_fitted
@@ -34,7 +34,7 @@ class CombinedPredictions:
     """Combined prediction files and their scores."""
 
     predictions: Predictions
-    """Combined probabilities; cross-fitted on labelled rows if the method was fitted on their labels."""
+    """Combined probabilities; cross-fitted on labelled rows if the method was fitted on them."""
     combiner: Combiner
     """The method, with weights fitted on all labelled rows."""
     members: tuple[ResultRow, ...]
@@ -48,7 +48,7 @@ class CombinedPredictions:
 
     @property
     def report(self) -> str:
-        """The scores as text, as a run's report."""
+        """The same as `to_text`, as for runs."""
         return self.to_text()
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,16 +64,16 @@ class CombinedPredictions:
         }
 
     def to_text(self) -> str:
-        """Return what people read."""
+        """Return scores, weights and comparison as text."""
         if self.ensemble is None:
             names = ", ".join(self.combiner.names)
-            return f"{self.combiner.method} of {names}: {len(self.predictions)} samples, no labels to score with\n"
-        honest = "cross-fitted" if is_fitted(self.combiner.method) else "nothing fitted"
+            return f"{self.combiner.method} of {names}: {len(self.predictions)} samples, not scored (no labels)\n"
+        fitting = "cross-fitted" if is_fitted(self.combiner.method) else "nothing fitted"
         rows = [*self.members, self.ensemble] if len(self.members) > 1 else [self.ensemble]
-        text = as_text(results_table(rows, title=f"{self.combiner.method} ({honest})"))
+        text = as_text(results_table(rows, title=f"{self.combiner.method} ({fitting})"))
         if self.combiner.weights is not None:
-            shares = zip(self.combiner.names, self.combiner.weights, strict=True)
-            text += "weights: " + ", ".join(f"{printable(name)} {weight:.3f}" for name, weight in shares) + "\n"
+            weights = zip(self.combiner.names, self.combiner.weights, strict=True)
+            text += "weights: " + ", ".join(f"{printable(name)} {weight:.3f}" for name, weight in weights) + "\n"
         if self.comparison is not None and self.best is not None:
             text += comparison_text(self.comparison, self.combiner.method, self.best) + "\n"
         return text
@@ -82,14 +82,14 @@ class CombinedPredictions:
         """Write the combined predictions as `.npz` or `.csv`.
 
         Raises:
-            ConfigError: Another ending.
+            ConfigError: Another file extension.
         """
         if path.suffix == ".npz":
             self.predictions.save(path)
         elif path.suffix == ".csv":
             write_csv(self.predictions, path)
         else:
-            raise ConfigError(f"cannot write {path}: the name must end in .npz or .csv")
+            raise ConfigError(f"cannot write {path}: the file name must end in .npz or .csv")
 
 
 def are_files(inputs: Sequence[str | Path | Predictions]) -> bool:
@@ -99,12 +99,12 @@ def are_files(inputs: Sequence[str | Path | Predictions]) -> bool:
         ConfigError: No inputs, or a mixture.
     """
     if not inputs:
-        raise ConfigError("name at least one run folder or prediction file")
+        raise ConfigError("give at least one run folder or prediction file")
     files = [_is_file(item) for item in inputs]
     if any(files) and not all(files):
         file, run = inputs[files.index(True)], inputs[files.index(False)]
         raise ConfigError(
-            f"give run folders or prediction files, not both: {_title(file)} is a file, {run} a run folder"
+            f"give run folders or prediction files, not both: {_title(file)} is a file, {run} is a run folder"
         )
     return files[0]
 
@@ -115,20 +115,21 @@ def require_applicable(parsed: ParsedArguments, *, files: bool) -> None:
     Raises:
         ConfigError: Such an option, or for files a method that needs runs.
     """
-    known = parsed.given & _FILE_ONLY if not files else parsed.given - _FILE_ONLY - _FOR_BOTH
-    methods = parsed.of(EnsembleConfig).ensemble_methods or ()
-    output = parsed.of(EnsembleConfig).output
+    inapplicable = parsed.given - _FILE_ONLY - _FOR_BOTH if files else parsed.given & _FILE_ONLY
+    config = parsed.of(EnsembleConfig)
+    methods, output = config.ensemble_methods or (), config.output
     others = [method for method in methods if method not in FILE_METHODS]
     applies, inputs = ("runs", "prediction files") if files else ("prediction files", "run folders")
     raise_problems(
         [
-            bool(known) and f"{', '.join(sorted(known))}: only for {applies}, and the inputs are {inputs}",
+            bool(inapplicable)
+            and f"{', '.join(sorted(inapplicable))}: only for {applies}, but the inputs are {inputs}",
             files and bool(others) and f"ensemble_methods {', '.join(others)}: only for runs",
             files and len(methods) > 1 and "ensemble_methods: prediction files take one method",
             files
             and output is not None
             and not output.endswith((".npz", ".csv"))
-            and f"output {output} must end in .npz or .csv",
+            and f"output {output}: the file name must end in .npz or .csv",
         ]
     )
 
@@ -182,16 +183,16 @@ def combine_predictions(
     combiner = fit_combiner(method, members, names=names)
     if method in ("vote", "pruned"):
         combiner = Combiner(method, combiner.names, ties=ties, keep=keep)
-    fused = combiner.apply(members)
+    combined = combiner.apply(members)
     if is_fitted(method):
-        fused = _with_rows(fused, cross_fitted(method, members))
+        combined = _with_labelled_rows(combined, cross_fitted(method, members))
     if not members[0].known.any():
-        return CombinedPredictions(fused, combiner, (), None, None, None)
+        return CombinedPredictions(combined, combiner, (), None, None, None)
     rows = tuple(ResultRow(name, "member", score(member)) for name, member in zip(names, members, strict=True))
-    row = ResultRow(method, "ensemble", score(fused))
+    row = ResultRow(method, "ensemble", score(combined))
     best = max(range(len(members)), key=lambda index: (rows[index].scores.accuracy, -index))
-    comparison = compare(fused, members[best]) if len(members) > 1 else None
-    return CombinedPredictions(fused, combiner, rows, row, comparison, names[best])
+    comparison = compare(combined, members[best]) if len(members) > 1 else None
+    return CombinedPredictions(combined, combiner, rows, row, comparison, names[best])
 
 
 def _is_file(item: str | Path | Predictions) -> bool:
@@ -205,19 +206,19 @@ def _title(item: str | Path | Predictions) -> str:
     return "a Predictions object" if isinstance(item, Predictions) else str(item)
 
 
-def _with_rows(predictions: Predictions, scored: Predictions) -> Predictions:
-    """Return predictions whose labelled rows are the ones fit to be scored."""
+def _with_labelled_rows(predictions: Predictions, labelled: Predictions) -> Predictions:
+    """Replace the probabilities of the labelled rows."""
     probabilities = predictions.probabilities.copy()
-    probabilities[predictions.known] = scored.probabilities
+    probabilities[predictions.known] = labelled.probabilities
     return replace(predictions, probabilities=probabilities)
 
 
 def _names(files: Sequence[str | Path | Predictions]) -> list[str]:
-    """Name each file by its stem, or by its path where stems repeat."""
+    """Name each file by its stem, or by its path if several have the same stem."""
     stems = [
-        f"predictions-{index + 1}" if isinstance(one, Predictions) else Path(one).stem
-        for index, one in enumerate(files)
+        f"predictions-{index + 1}" if isinstance(file, Predictions) else Path(file).stem
+        for index, file in enumerate(files)
     ]
-    paths = [stem if isinstance(one, Predictions) else str(one) for stem, one in zip(stems, files, strict=True)]
+    paths = [stem if isinstance(file, Predictions) else str(file) for stem, file in zip(stems, files, strict=True)]
     names = [path if stems.count(stem) > 1 else stem for stem, path in zip(stems, paths, strict=True)]
     return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
