@@ -21,7 +21,8 @@ from starlette.testclient import TestClient
 from tercet.config.deployment import ServerLimits
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.app import make_app, route_paths
-from tercet.serve.middleware import AllowedHosts, GuardMiddleware
+from tercet.serve.listener import AllowedHosts
+from tercet.serve.middleware import GuardMiddleware
 from tercet.serve.model import ServedModel
 from tercet.serve.monitoring import AccessLog, Metrics
 from tercet.serve.service import Service

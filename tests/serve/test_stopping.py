@@ -15,7 +15,7 @@ import pytest
 from tercet.core.errors import ConfigError, ModelError
 from tercet.ensemble.manifest import write_manifest
 from tercet.serve.listener import bind, listen
-from tercet.serve.supervisor import serve_model
+from tercet.serve.server import serve_model
 from tests.serve.crowd import Outcome, crowd, wire
 from tests.serve.models import GREEN, RED, write_coloured
 from tests.serve.server import PATIENCE, Server, receive, request

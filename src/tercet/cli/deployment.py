@@ -110,7 +110,7 @@ def _serve(parsed: ParsedArguments) -> CommandResult:
         _require_packages("servers", {**_ONNX_PACKAGES, **_SERVER_PACKAGES} if is_bundle else _SERVER_PACKAGES)
         if parsed.of(ServeConfig).supervise:
             return _supervise(parsed)
-    from tercet.serve.supervisor import serve_model
+    from tercet.serve.server import serve_model
 
     config = parsed.of(ServeConfig)
     result = serve_model(

@@ -1,9 +1,12 @@
-"""Listening sockets: bind, listen, and accept the last connections before the close."""
+"""Listening sockets, file descriptors, and accepted hosts; imported by the supervisor, so without large libraries."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
+import re
+import resource
 import socket
 import struct
 import sys
@@ -14,6 +17,9 @@ from tercet.core.errors import ConfigError
 
 _SO_ATTACH_FILTER = 26  # Linux; not in `socket`
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF program: return 0, which drops the packet
+_RESERVED_DESCRIPTORS = 192  # open files that are not connections
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::[0-9]{1,5})?")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -84,3 +90,53 @@ def _drop_packets(listener: socket.socket) -> None:
         program = ctypes.create_string_buffer(_DROP_ALL)
         with suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard limit; return the largest possible number of connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _RESERVED_DESCRIPTORS)
+
+
+class AllowedHosts:
+    """Check of the Host header, against DNS rebinding.
+
+    Args:
+        bound: Address that the server listens on.
+        allowed: Other accepted names, such as the public name behind a proxy.
+    """
+
+    def __init__(self, bound: str, allowed: Sequence[str] = ()) -> None:
+        self._public = not is_loopback(bound)
+        machine = (socket.gethostname(),) if self._public else ()
+        self._names = {_normalize(name) for name in (*_LOOPBACK, bound, *machine, *allowed)}
+
+    def accepts(self, header: str) -> bool:
+        """Whether a request with this Host header is served.
+
+        A server on a public address accepts every numeric address: rebinding needs a name.
+        """
+        match = _HOST.fullmatch(header)
+        if match is None:
+            return False
+        name = _normalize(match["six"] or match["name"])
+        return name in self._names or (self._public and _is_numeric(name))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reachable from this machine only."""
+    return _normalize(host) == "localhost" or (_is_numeric(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _normalize(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+def _is_numeric(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -3,62 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
-import socket
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
 from tercet.serve.errors import Overloaded, error_response, json_response
+from tercet.serve.listener import AllowedHosts
 from tercet.serve.monitoring import AccessLog, Metrics
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::[0-9]{1,5})?")
-
-
-class AllowedHosts:
-    """Check of the Host header, against DNS rebinding.
-
-    Args:
-        bound: Address that the server listens on.
-        allowed: Other accepted names, such as the public name behind a proxy.
-    """
-
-    def __init__(self, bound: str, allowed: Sequence[str] = ()) -> None:
-        self._public = not is_loopback(bound)
-        machine = (socket.gethostname(),) if self._public else ()
-        self._names = {_normalize(name) for name in (*_LOOPBACK, bound, *machine, *allowed)}
-
-    def accepts(self, header: str) -> bool:
-        """Whether a request with this Host header is served.
-
-        A server on a public address accepts every numeric address: rebinding needs a name.
-        """
-        match = _HOST.fullmatch(header)
-        if match is None:
-            return False
-        name = _normalize(match["six"] or match["name"])
-        return name in self._names or (self._public and _is_numeric(name))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine only."""
-    return _normalize(host) == "localhost" or (_is_numeric(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _normalize(name: str) -> str:
-    return name.lower().removesuffix(".")
-
-
-def _is_numeric(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -123,3 +123,22 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics in Prometheus text format."""
         return generate_latest(self.registry)
+
+
+LIBRARY_LEVELS = {
+    "uvicorn": logging.ERROR,
+    "fastapi": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "python_multipart": logging.CRITICAL,
+}
+"""Log levels of libraries; invalid input of clients is logged by the server itself."""
+
+
+def redirect_logs(log: AccessLog) -> AccessLogHandler:
+    """Send the records of libraries to the log, and nowhere else."""
+    handler = AccessLogHandler(log)
+    for library in LIBRARY_LEVELS:
+        logger = logging.getLogger(library)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(LIBRARY_LEVELS[library])
+    return handler

@@ -6,13 +6,13 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -21,25 +21,22 @@ from uvicorn import Server
 
 from tercet.config.deployment import ServerLimits
 from tercet.core.process import ParentLink
+from tercet.core.resource_limits import available_cores, limit_memory, limit_time
+from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.app import make_app, route_paths
-from tercet.serve.listener import accept_waiting, bind, listen, url_of
-from tercet.serve.middleware import AllowedHosts, GuardMiddleware
+from tercet.serve.listener import AllowedHosts, accept_waiting, bind, listen, raise_descriptor_limit, url_of
+from tercet.serve.middleware import GuardMiddleware
 from tercet.serve.model import ServedModel
-from tercet.serve.monitoring import AccessLog, AccessLogHandler, Metrics
+from tercet.serve.monitoring import LIBRARY_LEVELS, AccessLog, Metrics, redirect_logs
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
 from tercet.serve.service import Service
+from tercet.serve.supervisor import default_model_name, export_for_serving, warn_if_public
 
+_SERVER_THREADS = 4  # log, link to the supervisor, model, event loop
 _BACKLOG = 4096  # connections that wait in the kernel
 _ACCEPTS_PER_TURN = 32  # asyncio accepts as many before it can close any of them
-_RESERVED_DESCRIPTORS = 192  # open files that are not connections
 _SHUTDOWN_SECONDS = 2  # after the grace period, for responses in progress
 _FLUSH_SECONDS = 1.0
-_LIBRARIES = {  # log levels; invalid input of clients is logged by the server itself
-    "uvicorn": logging.ERROR,
-    "fastapi": logging.WARNING,
-    "asyncio": logging.WARNING,
-    "python_multipart": logging.CRITICAL,
-}
 
 
 @contextmanager
@@ -95,7 +92,7 @@ def serve(
         TercetError: The model does not run.
     """
     limits = limits or ServerLimits()
-    limits = replace(limits, connections=min(limits.connections, _raise_descriptor_limit()))
+    limits = replace(limits, connections=min(limits.connections, raise_descriptor_limit()))
     metrics = Metrics(restarts=parent.settings["restarts"] if parent is not None else 0)
     service = Service(model, limits, metrics)
     app = make_app(model, name, service, limits, metrics)
@@ -105,7 +102,7 @@ def serve(
     listen(listener, _BACKLOG)
     url = url_of(listener)
     log = AccessLog(sys.stderr)
-    handler = _redirect_logs(log)
+    handler = redirect_logs(log)
     guard = GuardMiddleware(app, hosts=AllowedHosts(host, allow_host), paths=route_paths(app), metrics=metrics, log=log)
     config = _uvicorn_config(guard, limits)
     config.on_rejected, config.stopping = guard.record_rejected, lambda: service.stopping
@@ -120,11 +117,64 @@ def serve(
         service.close()
         result = ServeResult(url, server.server_state.total_requests, time.monotonic() - start)
         log.write("stopped", requests=result.requests, seconds=round(result.seconds, 1))
-        for library in _LIBRARIES:
+        for library in LIBRARY_LEVELS:
             logging.getLogger(library).removeHandler(handler)
         log.close()
         listener.close()
     return result
+
+
+def serve_model(
+    path: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allow_host: Sequence[str] = (),
+    threads: int | None = None,
+    name: str | None = None,
+    limits: ServerLimits | None = None,
+    max_memory: int | None = None,
+    load_timeout: float | None = None,
+    parent: ParentLink | None = None,
+) -> ServeResult:
+    """Serve a model in this process until SIGTERM or Ctrl-C.
+
+    Args:
+        path: Exported file, bundle or run folder.
+        host: Address to listen on.
+        port: Port; 0 selects a free port.
+        allow_host: Other accepted Host headers.
+        threads: Threads of the model (default: one per core).
+        name: Model name (default: name of the file or run folder).
+        limits: Limits of the server.
+        max_memory: Permanent address-space limit of this process, in MiB.
+        load_timeout: Seconds for loading the model; then SIGALRM ends this process.
+        parent: Link to the supervisor.
+
+    Raises:
+        ModelError: The file is missing, damaged or not a model.
+        ConfigError: The address is invalid or in use, or `max_memory` is too small.
+        MemoryExhausted: The model does not fit into memory.
+    """
+    model_path = Path(path)
+    if parent is None:
+        warn_if_public(host)
+    with export_for_serving(model_path) as file:
+        if max_memory is not None:
+            computing = (threads or available_cores()) + (os.cpu_count() or 1)  # model and decoders
+            limit_memory(max_memory, threads=computing + _SERVER_THREADS)
+        limit_time(load_timeout)
+        model = OnnxModel.load(file, threads=threads)
+        return serve(
+            model,
+            name or default_model_name(model_path),
+            host=host,
+            port=port,
+            allow_host=allow_host,
+            limits=limits,
+            parent=parent,
+            on_loaded=lambda: limit_time(None),
+        )
 
 
 def _uvicorn_config(guard: GuardMiddleware, limits: ServerLimits) -> ServerConfig:
@@ -227,21 +277,3 @@ class _Server(Server):
             return cast("asyncio.Protocol", made)
 
         await loop.connect_accepted_socket(protocol, connection)
-
-
-def _raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard limit; return the largest possible number of connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _RESERVED_DESCRIPTORS)
-
-
-def _redirect_logs(log: AccessLog) -> AccessLogHandler:
-    """Send the records of libraries to the log, and nowhere else."""
-    handler = AccessLogHandler(log)
-    for library in _LIBRARIES:
-        logger = logging.getLogger(library)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(_LIBRARIES[library])
-    return handler

@@ -1,8 +1,10 @@
-"""The serve command: export a bundle, start the server process, restart it after a crash."""
+"""The supervisor: export a bundle, start the server process, restart it after a crash.
+
+This module imports no large libraries, as its process lives as long as the server.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -12,22 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tercet.config.deployment import ServerLimits
 from tercet.core.errors import Crashed, ModelError
-from tercet.core.process import ChildProcess, ParentLink, SignalForwarder, signal_name, tercet_command
-from tercet.core.resource_limits import available_cores, limit_memory, limit_time
+from tercet.core.process import ChildProcess, SignalForwarder, signal_name, tercet_command
 from tercet.ensemble.manifest import is_bundle, read_manifest
-from tercet.inference.onnx_model import OnnxModel
-from tercet.serve.listener import bind
-from tercet.serve.middleware import is_loopback
+from tercet.serve.listener import bind, is_loopback
 from tercet.serve.monitoring import AccessLog
-from tercet.serve.server import ServeResult, serve
 
 RESTART_DELAYS = (0.1, 0.5, 2.0, 5.0)
 """Seconds before each restart after consecutive crashes; one more crash ends the command."""
 STABLE_SECONDS = 15.0
 """Seconds of service after which a crash counts as the first again."""
-_SERVER_THREADS = 4  # log, link to the supervisor, model, event loop
 
 
 def supervise(
@@ -148,56 +144,3 @@ def export_for_serving(path: Path) -> Iterator[Path]:
         if failed or not file.is_file():
             raise ModelError(f"cannot serve {path}: the export failed, see above")
         yield file
-
-
-def serve_model(
-    path: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    allow_host: Sequence[str] = (),
-    threads: int | None = None,
-    name: str | None = None,
-    limits: ServerLimits | None = None,
-    max_memory: int | None = None,
-    load_timeout: float | None = None,
-    parent: ParentLink | None = None,
-) -> ServeResult:
-    """Serve a model in this process until SIGTERM or Ctrl-C.
-
-    Args:
-        path: Exported file, bundle or run folder.
-        host: Address to listen on.
-        port: Port; 0 selects a free port.
-        allow_host: Other accepted Host headers.
-        threads: Threads of the model (default: one per core).
-        name: Model name (default: name of the file or run folder).
-        limits: Limits of the server.
-        max_memory: Permanent address-space limit of this process, in MiB.
-        load_timeout: Seconds for loading the model; then SIGALRM ends this process.
-        parent: Link to the supervisor.
-
-    Raises:
-        ModelError: The file is missing, damaged or not a model.
-        ConfigError: The address is invalid or in use, or `max_memory` is too small.
-        MemoryExhausted: The model does not fit into memory.
-    """
-    model_path = Path(path)
-    if parent is None:
-        warn_if_public(host)
-    with export_for_serving(model_path) as file:
-        if max_memory is not None:
-            computing = (threads or available_cores()) + (os.cpu_count() or 1)  # model and decoders
-            limit_memory(max_memory, threads=computing + _SERVER_THREADS)
-        limit_time(load_timeout)
-        model = OnnxModel.load(file, threads=threads)
-        return serve(
-            model,
-            name or default_model_name(model_path),
-            host=host,
-            port=port,
-            allow_host=allow_host,
-            limits=limits,
-            parent=parent,
-            on_loaded=lambda: limit_time(None),
-        )
