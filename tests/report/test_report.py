@@ -293,7 +293,7 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(run: Path, tmp_path: Pat
 
 def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "pages", None)
-    with pytest.raises(ConfigError, match=re.escape("pip install 'tercet[pictures]'")):
+    with pytest.raises(ConfigError, match=re.escape("pip install 'tercet[plots]'")):
         write_report(run)
 
 
