@@ -288,7 +288,7 @@ def test_python_page_runs_as_a_program(alone: Path, capsys: pytest.CaptureFixtur
     exec(compile(program, "docs/python.md", "exec"), {"__name__": "python_page"})
     output = capsys.readouterr().out
     assert (alone / "runs" / "digits" / "bundle" / "manifest.json").is_file()
-    assert output.strip().endswith("(a run's bundle is RUN/bundle)") and "ModelError 4" in output
+    assert output.strip().endswith("(the bundle of a run is RUN/bundle)") and "ModelError 4" in output
 
 
 def run_example(name: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> None:
