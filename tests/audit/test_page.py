@@ -39,7 +39,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1440, False)])
 def test_page_layout_and_hostile_names(look: Callable[..., Any], page: Path, width: int, dark: bool) -> None:
     seen = look(page, width=width, dark=dark)
-    assert (seen.complaints, seen.requests, seen.broken_images()) == ([], [], [])
+    assert (seen.errors, seen.requests, seen.broken_images()) == ([], [], [])
     assert seen.overflow() <= 0
     text = seen.page.inner_text("main")
     assert "<script>alert(1)</script>" in text and "copy-0.png" in text and "gone.png (line" in text

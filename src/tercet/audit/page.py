@@ -26,8 +26,8 @@ _MAX_OPEN_ROWS = 12  # of a table that is not collapsed
 _METHOD = (
     "Identical images have the same decoded pixels. Near duplicates have perceptual hashes (imagehash, 64 bits, eight "
     "orientations) that differ in at most {distance} bits, and downscaled grey images with a correlation of at least "
-    f"{MIN_CORRELATION}. This finds re-encoded, resized, flipped images and quarter turns, but mostly not cropped or "
-    "slightly rotated images. Different images of very similar objects may also be listed."
+    f"{MIN_CORRELATION}. This finds images that were re-encoded, resized, flipped or rotated by 90°, but mostly not "
+    "cropped or slightly rotated ones. Different images of very similar objects may also be listed."
 )
 
 

@@ -205,10 +205,10 @@ class AuditResult:
         return Finding(kind, count, text)
 
     def _unreadable(self) -> tuple[int, str]:
-        parts = [f"unreadable images: {len(self.unreadable)}"] if self.unreadable else []
-        parts += [f"missing files: {len(self.missing_files)}"] if self.missing_files else []
+        parts = [f"{len(self.unreadable)} unreadable images"] if self.unreadable else []
+        parts += [f"{len(self.missing_files)} missing files"] if self.missing_files else []
         names = [*map(str, self.unreadable), *self.missing_files]
-        return len(names), f"{', '.join(parts)} ({join_few(names)})"
+        return len(names), f"{', '.join(parts)}: {join_few(names)}"
 
     def _duplicates(self) -> tuple[int, str]:
         exact, near = self.duplicates_by("pixels"), self.duplicates_by("hash", "network")

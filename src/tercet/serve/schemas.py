@@ -119,7 +119,10 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The image is damaged or too large, or the model's output for it is not finite.",
     },
     500: {"model": ErrorResponse, "description": "Internal server error."},
-    503: {"model": ErrorResponse, "description": "Overloaded or stopping: retry after `Retry-After` seconds."},
+    503: {
+        "model": ErrorResponse,
+        "description": "Overloaded or stopping: retry after the time in Retry-After.",
+    },
 }
 """OpenAPI description of the error responses."""
 
