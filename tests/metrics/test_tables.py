@@ -123,9 +123,9 @@ def test_comparison_text_is_one_sentence_with_a_verdict() -> None:
     good = Predictions.of(np.eye(2)[[0] * 30], labels=[0] * 30)
     bad = Predictions.of(np.eye(2)[[0] * 10 + [1] * 20], labels=[0] * 30)
     text = comparison_text(compare(good, bad), "[b]good", "bad\n")
-    assert "+66.67 points" in text and "only [b]good correct 20" in text and ": more than chance" in text
+    assert "+66.67 points" in text and "only [b]good correct 20" in text and ": significant" in text
     assert "\n" not in text
-    assert "no more than chance" in comparison_text(compare(good, good), "good", "good")
+    assert "not significant" in comparison_text(compare(good, good), "good", "good")
 
 
 def test_scoring_prediction_files_imports_no_network_library() -> None:

@@ -164,7 +164,7 @@ def pairs_table(predictions: Predictions, *, limit: int = 10, title: str = "") -
 def comparison_text(comparison: Comparison, a: str, b: str) -> str:
     """Return the comparison of the predictions named `a` and `b` as a sentence."""
     a, b = printable(a), printable(b)
-    verdict = "more than chance explains" if comparison.p_value < 0.05 else "no more than chance explains"
+    verdict = "significant" if comparison.p_value < 0.05 else "not significant"
     return (
         f"{a} against {b} on {comparison.n} samples: {100 * comparison.difference:+.2f} points of accuracy "
         f"(95 % interval {100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}); only {a} correct "
