@@ -17,7 +17,7 @@ from tercet.core.types import InputSpec
 from tercet.data.loader import prepare
 from tercet.export.onnx_graph import Graph
 from tercet.export.onnx_preprocessing import add_preprocessing
-from tercet.export.torch_preprocessing import InputGeometry, Preprocess
+from tercet.export.torch_preprocessing import DynamicPreprocess, InputGeometry
 from tercet.export.tracing import trace
 
 TOLERANCE = 2e-5  # torch and onnxruntime compute the filter weights in 32 bits
@@ -37,7 +37,7 @@ def session(geometry: InputGeometry) -> onnxruntime.InferenceSession:
 def preprocess(form: str, geometry: InputGeometry, images: np.ndarray) -> np.ndarray:
     if form == "onnx":
         return session(geometry).run(None, {"images": images})[0]
-    return Preprocess(geometry)(torch.tensor(images)).numpy()
+    return DynamicPreprocess(geometry)(torch.tensor(images)).numpy()
 
 
 def gap(
@@ -111,7 +111,7 @@ class PreprocessAll(nn.Module):
 
     def __init__(self, specs: list[InputSpec]) -> None:
         super().__init__()
-        self.modules_of_specs = nn.ModuleList(Preprocess(InputGeometry.of(spec)) for spec in specs)
+        self.modules_of_specs = nn.ModuleList(DynamicPreprocess(InputGeometry.of(spec)) for spec in specs)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         return [module(images) for module in self.modules_of_specs]

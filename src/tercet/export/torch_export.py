@@ -15,7 +15,7 @@ from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import TIE_SHARE, Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
 from tercet.ensemble.multilabel import MultilabelRule
-from tercet.export.torch_preprocessing import Preprocess, geometries
+from tercet.export.torch_preprocessing import DynamicPreprocess, geometries
 from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
 from tercet.models.fusion_head import FusionHead
 from tercet.models.tta import TTAModel
@@ -98,7 +98,7 @@ class EnsembleModule(nn.Module):
         super().__init__()
         member_geometries = geometries(bundle)
         distinct = list(dict.fromkeys(member_geometries))
-        self.preprocess = nn.ModuleList(map(Preprocess, distinct))
+        self.preprocess = nn.ModuleList(map(DynamicPreprocess, distinct))
         self.input_indices = [distinct.index(geometry) for geometry in member_geometries]
         self.networks = nn.ModuleList(
             TTAModel(without_beam_search(_frozen_copy(member.classifier)), member.views, member.classifier.spec)

@@ -58,7 +58,7 @@ def geometries(bundle: Bundle) -> list[InputGeometry]:
     return [InputGeometry.of(spec) for spec in bundle.specs]
 
 
-class Preprocess(nn.Module):
+class DynamicPreprocess(nn.Module):
     """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1].
 
     Args:
