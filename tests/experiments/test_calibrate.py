@@ -92,7 +92,7 @@ def test_guarantees_are_fitted_on_rows_of_their_own() -> None:
     rows = (calibration.rows, calibration.reject.rows, calibration.conformal.rows)
     assert rows == (len(first), len(second), len(second))
     assert abs(result.test["set_coverage"] - 0.9) < 0.04
-    assert result.test["errors_answered"] < 0.22 < 1 - score(test).accuracy
+    assert result.test["errors_accepted"] < 0.22 < 1 - score(test).accuracy
     wrong = validation.probabilities.copy()
     wrong[second] = np.roll(wrong[second], 1, axis=1)  # the temperature does not depend on the second half
     other = fitted(replace(validation, probabilities=wrong), seed=3, reject_risk=0.2, coverage=0.9)
@@ -210,9 +210,9 @@ def test_card_and_metrics_hold_the_scores_of_the_bundle(guaranteed: Run, shapes:
     assert document["used"]
     evaluation = evaluate(bundle, shapes)
     scores = evaluation.to_dict()
-    for key, value in scores["promises"].items():
+    for key, value in scores["guarantees"].items():
         assert document["test"][key] == pytest.approx(value)
-    assert scores["promises"].keys() == {"answered", "errors_answered", "set_coverage", "set_size"}
+    assert scores["guarantees"].keys() == {"accepted", "errors_accepted", "set_coverage", "set_size"}
     assert "set coverage" in evaluation.to_text()
     assert scores["log_loss"] == pytest.approx(document["test"]["log_loss_after"], abs=1e-5)
     assert bundle.card["metrics"]["test"]["log_loss"] == pytest.approx(scores["log_loss"], abs=1e-5)

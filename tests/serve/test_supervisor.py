@@ -62,7 +62,7 @@ def test_crashed_server_is_restarted_without_refused_connections(folder: Path) -
             assert "tercet_restarts_total 2.0" in client.get("/metrics").text
     assert [event["signal"] for event in running.events("died")] == ["SIGABRT", "SIGSEGV"]
     assert (running.events("died")[0]["pid"], running.events("died")[0]["pause"]) == (dead, 0.1)
-    assert len(running.events("stopped")) == 1 and running.output.count("answered ") == 1
+    assert len(running.events("stopped")) == 1 and running.output.count(" served in ") == 1
 
 
 def test_supervisor_process_is_small(server: Server) -> None:
@@ -125,7 +125,7 @@ def test_ctrl_c_in_a_terminal_stops_once(folder: Path) -> None:
                 os.write(leader, b"\x03")
     os.close(leader)
     assert process.wait(PATIENCE) == 0, output
-    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"answered 0 request(s)" in output
+    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"0 request(s) served" in output
     assert b"Traceback" not in output
 
 

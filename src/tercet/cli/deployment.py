@@ -126,7 +126,7 @@ def _serve(parsed: ParsedArguments) -> CommandResult:
         parent=parent,
     )
     document = {"url": result.url, "requests": result.requests, "seconds": round(result.seconds, 1)}
-    return CommandResult(f"answered {result.requests} request(s) in {result.seconds:.0f} s\n", document)
+    return CommandResult(f"{result.requests} request(s) served in {result.seconds:.0f} s\n", document)
 
 
 def _supervise(parsed: ParsedArguments) -> CommandResult:

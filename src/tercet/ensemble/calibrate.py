@@ -207,7 +207,7 @@ def check_coverage(predictions: Predictions, calibration: Calibration) -> dict[s
     """Return the measured error rate and coverage on labelled rows whose probabilities are already calibrated.
 
     Returns:
-        With a threshold, `answered` (share of accepted rows) and `errors_answered` (their error rate; None if no row is
+        With a threshold, `accepted` (share of accepted rows) and `errors_accepted` (their error rate; None if no row is
         accepted). With conformal prediction, `set_coverage` and `set_size` (mean number of classes).
 
     Raises:
@@ -218,7 +218,7 @@ def check_coverage(predictions: Predictions, calibration: Calibration) -> dict[s
     if calibration.reject is not None:
         accepted = ~calibration.reject.rejected(known.probabilities)
         wrong = (known.predicted != known.labels)[accepted]
-        values |= {"answered": float(accepted.mean()), "errors_answered": float(wrong.mean()) if len(wrong) else None}
+        values |= {"accepted": float(accepted.mean()), "errors_accepted": float(wrong.mean()) if len(wrong) else None}
     if calibration.conformal is not None:
         sets = prediction_sets(known.probabilities, calibration.conformal.quantile)
         covered = sets[np.arange(len(known)), known.labels]

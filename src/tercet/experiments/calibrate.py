@@ -93,9 +93,9 @@ class CalibrationResult:
                 f"  validation (n={reject.rows}): {reject.accepted:.1%} accepted, {reject.errors:.2%} of them wrong",
             ]
             if test is not None:
-                errors = test["errors_answered"]
+                errors = test["errors_accepted"]
                 wrong = "" if errors is None else f", {errors:.2%} of them wrong"
-                lines.append(f"  test: {test['answered']:.1%} accepted{wrong}")
+                lines.append(f"  test: {test['accepted']:.1%} accepted{wrong}")
         if (sets := self.calibration.conformal) is not None:
             lines.append(
                 f"prediction sets contain the true class with probability {sets.coverage:g} "

@@ -71,8 +71,8 @@ def evaluate_file(
             for index, (name, count) in enumerate(zip(model.member_names, model.member_parameters, strict=True))
         ]
     calibration = calibration_of(model)
-    promises = {} if calibration is None else check_coverage(combined, calibration)
-    return Evaluation(tuple(rows), combined, None, labelled.missing, labelled.extra, tuple(bad), subset, promises)
+    guarantees = {} if calibration is None else check_coverage(combined, calibration)
+    return Evaluation(tuple(rows), combined, None, labelled.missing, labelled.extra, tuple(bad), subset, guarantees)
 
 
 def _evaluate_multilabel(

@@ -138,7 +138,7 @@ class Evaluation:
     """Unreadable images; they are not scored."""
     subset: str
     """Description of the scored images."""
-    promises: dict[str, float | None]
+    guarantees: dict[str, float | None]
     """Measured error rate and coverage of a calibrated model, see `check_coverage`; otherwise empty."""
 
     def to_text(self) -> str:
@@ -148,9 +148,9 @@ class Evaluation:
         if self.plain is not None:
             comparison = compare(self.predictions, self.plain)
             sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
-        if self.promises:
+        if self.guarantees:
             values = (
-                f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.promises.items() if value is not None
+                f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.guarantees.items() if value is not None
             )
             sections.append(f"reject threshold and prediction sets: {', '.join(values)}\n")
         if self.missing:
@@ -179,7 +179,7 @@ class Evaluation:
             "extra_classes": self.extra,
             "unreadable": [image.id for image in self.bad],
             "subset": self.subset,
-            "promises": self.promises,
+            "guarantees": self.guarantees,
         }
 
 
@@ -246,5 +246,5 @@ def evaluate(
             ResultRow(member.name, "member", score(predictions), parameters=count_parameters(member.classifier))
             for member, predictions in zip(loaded.members, members, strict=True)
         ]
-    promises = check_coverage(combined, loaded.calibration) if loaded.calibration is not None else {}
-    return Evaluation(tuple(rows), combined, plain, labelled.missing, labelled.extra, tuple(bad), subset, promises)
+    guarantees = check_coverage(combined, loaded.calibration) if loaded.calibration is not None else {}
+    return Evaluation(tuple(rows), combined, plain, labelled.missing, labelled.extra, tuple(bad), subset, guarantees)

@@ -179,10 +179,10 @@ def _guarantees(calibration: Calibration, test: Mapping[str, Any]) -> Iterator[s
             f"from {rule.rows:,} separate validation images, of which {_percent(rule.accepted)} are accepted; "
             f"{_percent(rule.errors)} of those are wrong"
         )
-        if test.get("answered") is not None:
-            text += f". Of the test images, {_percent(test['answered'])} are accepted"
-        if test.get("errors_answered") is not None:
-            text += f"; {_percent(test['errors_answered'])} of those are wrong"
+        if test.get("accepted") is not None:
+            text += f". Of the test images, {_percent(test['accepted'])} are accepted"
+        if test.get("errors_accepted") is not None:
+            text += f"; {_percent(test['errors_accepted'])} of those are wrong"
         yield f"{text}."
     if sets is not None:
         text = (
