@@ -55,7 +55,12 @@ def test_an_interrupted_pytest_leaves_no_processes(kind: signal.Signals, tmp_pat
     (tmp_path / "test_starts.py").write_text(STARTS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(tmp_path)]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if this run is a background job
+    )
     end = time.monotonic() + TIMEOUT
     while len(started := set(processes_of(process.pid))) < 4:  # the script, two processes, and a fork of pytest
         assert process.poll() is None and time.monotonic() < end, started
