@@ -178,8 +178,8 @@ def _refuse_ambiguous(images: Sequence[str], tables: Sequence[str], *, what: str
         or any(name not in with_images and len(subfolders[name]) > 1 and with_images - {name} for name in nested)
     ):
         raise DataError(
-            f"{what}: the folders {names} may be classes or splits: rename splits to 'train', 'val' and 'test', each with "
-            "class folders, and move other folders elsewhere; or give one folder, or a table of images, as the data"
+            f"{what}: the folders {names} may be classes or splits: rename splits to 'train', 'val' and 'test', each "
+            "with class folders, and move other folders elsewhere; or use one folder, or a table of images, as the data"
         )
     if (
         any(len(inner & shared) > 1 for inner in subfolders.values())
