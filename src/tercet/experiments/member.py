@@ -29,7 +29,6 @@ from tercet.experiments.tensorboard import stage_images
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, score, validation_scores
 from tercet.metrics.multilabel import validation_multilabel_scores
-from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
 from tercet.models.summary import summarize
@@ -114,14 +113,7 @@ def check_bf16(plan: Plan, prepared: DataModule) -> None:
         if member.training.precision != "bf16" or (member.network, member.model) in checked:
             continue
         checked.append((member.network, member.model))
-        classifier = build(
-            member.network,
-            num_classes=len(plan.classes),
-            config=member.model,
-            channels=plan.channels,
-            image_size=plan.image_size,
-            load_weights=False,
-        )
+        classifier = plan.build(member, load_weights=False)
         rows = prepared.rows("train")[:2]
         batch = next(iter(prepared.loader(rows, (classifier.spec,)).epoch(0)))
         counts = prepared.table.take(rows).class_counts() if plan.multilabel else None
@@ -151,13 +143,7 @@ class _MemberTrainer:
         plan, member = self.plan, self.plan.member(self.name)
         seed = plan.seed(self.name, self.fold)
         seed_everything(seed)
-        classifier = build(
-            member.network,
-            num_classes=len(plan.classes),
-            config=member.model,
-            channels=plan.channels,
-            image_size=plan.image_size,
-        )
+        classifier = plan.build(member)
         rows = np.setdiff1d(self.prepared.rows("train"), self.held_out())
         specs, config = (classifier.spec,), member.training
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)

@@ -18,6 +18,7 @@ from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.weights import is_fitted
 from tercet.models.build import build
+from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
 
 _SPLIT_OPTIONS = (
@@ -125,15 +126,18 @@ class Plan:
 
     def _input_size(self, member: MemberConfig) -> tuple[int, int]:
         """Return height and width of a member's input; known only once the network is built."""
-        network = build(
+        return self.build(member, load_weights=False).spec.size
+
+    def build(self, member: MemberConfig, *, load_weights: bool = True) -> Classifier:
+        """Build the network of a member for the classes and images of the run."""
+        return build(
             member.network,
             num_classes=len(self.classes),
             config=member.model,
             channels=self.channels,
             image_size=self.image_size,
-            load_weights=False,
+            load_weights=load_weights,
         )
-        return network.spec.size
 
     def is_fitted_on_validation(self, method: Method) -> bool:
         """Whether an ensemble method is fitted on the validation rows."""
