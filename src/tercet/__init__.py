@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tercet.core.errors import TercetError as TercetError
     from tercet.core.multilabel import MultilabelPredictions as MultilabelPredictions
     from tercet.core.predictions import Predictions as Predictions
+    from tercet.core.registry import register as register
     from tercet.core.submissions import write_submission as write_submission
     from tercet.ensemble.bundle import Bundle as Bundle
     from tercet.ensemble.bundle import load_bundle as load_bundle
@@ -63,6 +64,7 @@ _MODULES = {
     "list_models": "experiments.catalog",
     "load_bundle": "ensemble.bundle",
     "predict": "inference.predict",
+    "register": "core.registry",
     "reproduce": "experiments.reproduce",
     "runs": "experiments.runs",
     "train": "experiments.train",

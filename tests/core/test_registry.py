@@ -3,7 +3,7 @@
 import pytest
 
 from tercet.core.errors import ConfigError
-from tercet.core.registry import Registry, did_you_mean, most_similar
+from tercet.core.registry import Registry, did_you_mean, most_similar, register
 
 
 def shapes() -> Registry[int]:
@@ -33,7 +33,7 @@ def test_register_returns_its_argument() -> None:
 
 def test_repeated_names_raise_and_keep_the_first_value() -> None:
     registry = shapes()
-    with pytest.raises(ConfigError, match="shape 'circle' is registered twice"):
+    with pytest.raises(ConfigError, match="shape 'circle' is already registered"):
         registry.register("circle")(7)
     assert registry["circle"] == 0
 
@@ -86,3 +86,34 @@ def test_misspellings_and_abbreviations_are_recognized(misspelled: str, name: st
 )
 def test_unrelated_names_are_not_suggested(word: str, name: str) -> None:
     assert most_similar(word, [name]) is None
+
+
+def test_custom_parts_are_scoped_and_never_replace_built_in_ones() -> None:
+    registry = shapes()
+    with registry.scoped({"line": 2}):
+        assert registry["line"] == 2 and registry.custom() == {"line": 2}
+    assert "line" not in registry and registry.custom() == {}
+    with pytest.raises(ConfigError, match="already registered"), registry.scoped({"line": 2, "square": 5}):
+        pass
+    assert registry["square"] == 4 and "line" not in registry
+
+
+def test_custom_parts_replace_only_custom_ones() -> None:
+    registry = shapes()
+    registry.add_custom("line", 2)
+    registry.add_custom("line", 3, replace=True)
+    assert registry["line"] == 3
+    for name in ("line", "square"):
+        with pytest.raises(ConfigError, match="already registered"):
+            registry.add_custom(name, 1, replace=name == "square")
+
+
+def test_providers_are_imported_on_first_access() -> None:
+    registry: Registry[object] = Registry("module", "this_module_does_not_exist")
+    with pytest.raises(ModuleNotFoundError):
+        len(registry)
+
+
+def test_an_unknown_kind_of_part_raises() -> None:
+    with pytest.raises(ConfigError, match="unknown kind of part 'haed', did you mean 'head'"):
+        register("haed", "mine", object())

@@ -1,9 +1,11 @@
-"""Registries of named parts, and suggestions for misspelled names."""
+"""Registries of the parts that can be added by name, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 from tercet.core.errors import ConfigError
 
@@ -75,38 +77,128 @@ def _edits(word: str, other: str) -> int:
 
 
 class Registry(Generic[Value]):
-    """Mapping from unique names to values; unknown names raise with a suggestion.
+    """Named parts of one kind; unknown names raise with a suggestion.
 
     Args:
-        kind: Kind of the values for messages, such as "data set".
+        kind: Kind of the parts for messages, such as "data set".
+        *providers: Modules that register the built-in parts. They are imported when the registry is first read, so
+            that a low layer can list names that a higher layer defines; they load no heavy library.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *providers: str) -> None:
         self.kind = kind
+        self._providers = list(providers)
         self._values: dict[str, Value] = {}
+        self._custom: set[str] = set()
 
     def register(self, name: str) -> Callable[[Value], Value]:
-        """Return a decorator that registers its argument as `name`."""
+        """Return a decorator that registers its argument as the built-in part `name`.
+
+        Raises:
+            ConfigError: The name is taken.
+        """
 
         def add(value: Value) -> Value:
-            if name in self._values:
-                raise ConfigError(f"{self.kind} '{name}' is registered twice")
-            self._values[name] = value
+            self._add(name, value)
             return value
 
         return add
 
+    def add_custom(self, name: str, value: Value, *, replace: bool = False) -> None:
+        """Register a part of the caller's, which child processes receive from this one.
+
+        Args:
+            name: Its name.
+            value: The part.
+            replace: Whether it may take the place of another part of the caller's with this name.
+
+        Raises:
+            ConfigError: A built-in part has this name, or another part has it and `replace` is false.
+        """
+        if replace and name in self._custom:
+            del self._values[name]
+        self._load()
+        self._add(name, value)
+        self._custom.add(name)
+
+    @contextmanager
+    def scoped(self, parts: Mapping[str, Value]) -> Iterator[None]:
+        """Register parts of the caller's within the `with` block.
+
+        Raises:
+            ConfigError: A name is taken by another part.
+        """
+        self._load()
+        added = {name: part for name, part in parts.items() if self._values.get(name) is not part}
+        try:
+            for name, part in added.items():
+                self.add_custom(name, part)
+            yield
+        finally:
+            for name, part in added.items():
+                if self._values.get(name) is part:
+                    del self._values[name]
+                    self._custom.discard(name)
+
+    def custom(self) -> dict[str, Value]:
+        """Return the caller's parts by name."""
+        return {name: self._values[name] for name in sorted(self._custom)}
+
+    def _add(self, name: str, value: Value) -> None:
+        if name in self._values:
+            raise ConfigError(f"{self.kind} '{name}' is already registered: choose another name")
+        self._values[name] = value
+
+    def _load(self) -> None:
+        while self._providers:  # emptied first: a provider may read the registry while it is imported
+            importlib.import_module(self._providers.pop())
+
     def __getitem__(self, name: str) -> Value:
+        self._load()
         if name not in self._values:
             known = ", ".join(self)
             raise ConfigError(f"unknown {self.kind} '{name}'{did_you_mean(name, self)} (known: {known})")
         return self._values[name]
 
     def __contains__(self, name: object) -> bool:
+        self._load()
         return name in self._values
 
     def __iter__(self) -> Iterator[str]:
+        self._load()
         return iter(sorted(self._values))
 
     def __len__(self) -> int:
+        self._load()
         return len(self._values)
+
+
+PARTS: Mapping[str, Registry[Any]] = {
+    "network": Registry("network", "tercet.models.build"),
+    "head": Registry("head", "tercet.models.heads"),
+    "combiner": Registry("ensemble method", "tercet.ensemble.weights"),
+    "dataset": Registry("data set", "tercet.data.load"),
+}
+"""The registry of each kind of part that can be added."""
+
+
+def register(kind: str, name: str, part: Any = None, *, replace: bool = False) -> Any:
+    """Register a part under a name that options accept; without `part`, return a decorator.
+
+    Args:
+        kind: A key of `PARTS`, such as "head".
+        name: The name.
+        part: The part; docs/extending.md describes what each kind is.
+        replace: Whether it may take the place of an earlier part of yours with this name.
+
+    Raises:
+        ConfigError: The kind is unknown, or the name is taken.
+    """
+    if kind not in PARTS:
+        raise ConfigError(f"unknown kind of part '{kind}'{did_you_mean(kind, PARTS)} (known: {', '.join(PARTS)})")
+
+    def add(value: Any) -> Any:
+        PARTS[kind].add_custom(name, value, replace=replace)
+        return value
+
+    return add if part is None else add(part)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.files import natural_key
-from tercet.core.registry import Registry, did_you_mean
+from tercet.core.registry import PARTS, Registry, did_you_mean
 from tercet.data.datasets import DATASET_INFOS
 from tercet.data.datasets.info import DatasetInfo
 from tercet.data.readers.columns import membership_of, placeholder_labels
@@ -28,7 +28,7 @@ from tercet.data.readers.table import SUFFIXES, TableRows, read_table, require_f
 from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import UNLABELLED, SampleTable
 
-DATASETS: Registry[DatasetInfo] = Registry("data set")
+DATASETS: Registry[DatasetInfo] = PARTS["dataset"]
 for _info in DATASET_INFOS:
     DATASETS.register(_info.name)(_info)
 

@@ -13,14 +13,14 @@ from scipy.optimize import LinearConstraint, minimize
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Floats, Ints, Predictions
-from tercet.core.registry import Registry
+from tercet.core.registry import PARTS, Registry
 from tercet.ensemble.combine import Combiner, stack_members
 from tercet.metrics.classification import is_better, quick_scores
 
 Fitter = Callable[[Sequence[Predictions], Monitor], Floats | None]
 """Takes members and the monitored metric, returns M weights, or None if the method has no parameters."""
 
-FITTERS: Registry[Fitter] = Registry("ensemble method")
+FITTERS: Registry[Fitter] = PARTS["combiner"]
 
 ROUNDS = 25
 _SMALLEST = 1e-15  # keeps the logarithm finite if all members give the true class probability 0

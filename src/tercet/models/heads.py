@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tercet.config.model import ModelConfig
-from tercet.core.registry import Registry
+from tercet.core.registry import PARTS, Registry
 
 HeadBuilder = Callable[[int, int, ModelConfig], nn.Module]
-HEADS: Registry[HeadBuilder] = Registry("head")
+HEADS: Registry[HeadBuilder] = PARTS["head"]
 """Builders by name: (D, K, options) to a module."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.core.errors import ConfigError
-from tercet.core.registry import Registry
+from tercet.core.registry import PARTS, Registry
 from tercet.core.types import InputSpec
 from tercet.models.classifier import Classifier
 
@@ -58,7 +58,7 @@ class NetworkFamily:
     """Returns the network of a name with the prefix; raises ConfigError for invalid numbers."""
 
 
-NETWORKS: Registry[ModelEntry] = Registry("network")
+NETWORKS: Registry[ModelEntry] = PARTS["network"]
 FAMILIES: Registry[NetworkFamily] = Registry("family of networks")
 
 
