@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tercet.core import archives
-from tercet.core.archives import read_archive, read_chunks, read_members
+from tercet.core.archives import read_archive, read_chunks, read_members, unpack, unpacked_folder
 from tercet.core.errors import DataError, StorageError
-from tercet.core.unpacking import unpack, unpacked_folder
 
 FILES = {"set/a/1.txt": b"one", "set/b/two.txt": b"2" * 1024, "set/empty": b"", "top.txt": bytes(range(256)) * 10}
 
@@ -167,7 +166,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_raises_storage_error(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(zip_bytes(FILES))
-    with pytest.raises(StorageError, match="cannot unpack"):
+    with pytest.raises(StorageError, match="cannot write"):
         unpack(tmp_path / "x.zip", tmp_path / "absent" / "x")
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from tercet.core.files import FileLock
+from tercet.core.files import file_lock
 
-with FileLock(Path(sys.argv[1]), busy=print) as lock, open(sys.argv[2], "a") as log:
+with file_lock(Path(sys.argv[1]), busy=print), open(sys.argv[2], "a") as log:
     print("in ", file=log, end="", flush=True)
     time.sleep(0.1)
     print("out ", file=log, end="", flush=True)

@@ -12,9 +12,9 @@ from tests.fixtures.image_trees import Tree, picture
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo
+from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.inputs import table_of_files
-from tercet.data.load import DATASETS, load_table, table_from_arrays
+from tercet.data.load import load_table, table_from_arrays
 
 CONFIG = DataConfig()
 
@@ -185,12 +185,11 @@ def test_dataset_infos_are_complete() -> None:
     for name in DATASETS:
         info = DATASETS[name]
         assert info.name == name and info.by_hand and info.num_classes == (len(info.classes) or info.num_classes) > 1
-        assert len(info.plain_sha256) in (0, len(info.files))
+        assert len(info.plain_files) in (0, len(info.files))
         assert bool(info.mirrors) == bool(info.files) and all(mirror.startswith("https://") for mirror in info.mirrors)
         for file in (*info.files, *info.more_files):
-            assert len(file.md5 or "-" * 32) == 32 and len(file.sha256 or "-" * 64) == 64
-            checked = file.md5 or file.sha256
-            assert checked or any("no checksum is published" in remark for remark in info.remarks)
+            assert len(file.digest) == {"": 0, "MD5": 32, "SHA-256": 64}[file.algorithm]
+            assert file.checksum or any("no checksum is published" in remark for remark in info.remarks)
 
 
 def _idx_bytes(values: np.ndarray) -> bytes:
@@ -214,20 +213,18 @@ def test_mnist_files_are_read_gzipped_or_plain(
             raw = _idx_bytes(values)
             content = gzip.compress(raw)
             (folder / (f"{name}.gz" if packed else name)).write_bytes(content if packed else raw)
-            files.append(RemoteFile(f"{name}.gz", len(content), "", hashlib.sha256(content).hexdigest()))
-            plain.append(hashlib.sha256(raw).hexdigest())
+            files.append(RemoteFile(f"{name}.gz", len(content), hashlib.sha256(content).hexdigest()))
+            plain.append(RemoteFile(name, checksum=hashlib.sha256(raw).hexdigest()))
     mnist = DATASETS["mnist"]
     info = DatasetInfo(
         name="tiny",
         title="",
-        page="",
-        licence="",
         classes=("no", "yes"),
         counts=(("train", 7), ("test", 3)),
         image_shape=(4, 5, 1),
         read=mnist.read,
         files=tuple(files),
-        plain_sha256=tuple(plain),
+        plain_files=tuple(plain),
     )
     monkeypatch.setitem(DATASETS._values, "tiny", info)
     table = load_table("tiny", DataConfig(data_dir=str(tmp_path)))

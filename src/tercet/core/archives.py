@@ -1,4 +1,4 @@
-"""Reading of untrusted zip and tar archives (plain, gzip, bzip2, xz), within limits.
+"""Reading and unpacking of untrusted zip and tar archives (plain, gzip, bzip2, xz), within limits.
 
 Only regular files are read. Unsafe or repeated names, links, devices and sizes beyond the limits raise `DataError`.
 """
@@ -6,23 +6,27 @@ Only regular files are read. Unsafe or repeated names, links, devices and sizes 
 from __future__ import annotations
 
 import bz2
+import glob
 import gzip
 import itertools
 import lzma
 import os
 import posixpath
 import re
+import shutil
 import stat
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from tercet.core.errors import DataError
+from tercet.core.errors import DataError, StorageError
+from tercet.core.files import umask
 
 MAX_MEMBERS = 2_000_000
 MAX_TOTAL_BYTES = 1 << 42
@@ -30,21 +34,11 @@ MAX_TOTAL_BYTES = 1 << 42
 MAX_RATIO = 200
 """Maximum compression ratio, checked for sizes above `_UNCHECKED_BYTES`."""
 _UNCHECKED_BYTES = 1 << 24  # 16 MiB are harmless even at the maximum ratio of deflate, 1032 : 1
-_MAX_READ = 1 << 24  # bytes; a header must not cause larger reads
+_MAX_HEADER = 1 << 20  # bytes of an extended tar header, which is read into memory
 _CHUNK = 1 << 20  # bytes
 _LOCAL_HEADER = 30  # bytes before the name of a zip member
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-)
+_DAMAGED = (OSError, EOFError, ValueError, RuntimeError, OverflowError)
+_READ_ERRORS = (*_DAMAGED, struct.error, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 ArchiveMember = tuple[str, int, IO[bytes]]
 """Name, size and content of a regular file; the content must be read before the next member."""
@@ -76,9 +70,8 @@ def check_zip(archive: Path, members: Sequence[zipfile.ZipInfo], *, max_member: 
     if len(members) > MAX_MEMBERS:
         raise DataError(f"{archive} contains {len(members)} members, more than {MAX_MEMBERS}: split the archive")
     names: set[str] = set()
-    total = 0
     for member in members:
-        name, total = member.filename, total + member.file_size
+        name = member.filename
         check_name(archive, member.orig_filename)
         check_name(archive, name)
         if name in names:
@@ -90,10 +83,11 @@ def check_zip(archive: Path, members: Sequence[zipfile.ZipInfo], *, max_member: 
             raise DataError(f"{archive}: {name!r} has {member.file_size} bytes, more than {max_member}")
         if member.file_size > max(_UNCHECKED_BYTES, MAX_RATIO * member.compress_size):
             raise DataError(f"{archive}: {name!r} grows more than {MAX_RATIO} times when decompressed: not read")
+    total = sum(member.file_size for member in members)
     if total > MAX_TOTAL_BYTES:
         raise DataError(f"{archive} has {total} bytes decompressed, more than {MAX_TOTAL_BYTES}: not read")
-    ordered = sorted(members, key=lambda member: member.header_offset)
-    for first, second in itertools.pairwise(ordered):
+    # Python itself checks this since 3.11.8 and 3.12.2.
+    for first, second in itertools.pairwise(sorted(members, key=lambda member: member.header_offset)):
         if first.header_offset + _LOCAL_HEADER + first.compress_size > second.header_offset:
             raise DataError(f"{archive}: {first.filename!r} and {second.filename!r} overlap: not read")
 
@@ -160,10 +154,38 @@ def _zip_members(archive: Path, stream: BinaryIO) -> Iterator[ArchiveMember]:
         yield check_name(archive, member.filename), member.file_size, content
 
 
+class _TarHeader(tarfile.TarInfo):
+    """Header of a tar member; an extended header must not cause a large read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarHeader:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size > _MAX_HEADER and not header.isreg():
+            raise tarfile.ReadError(f"a header states {header.size} bytes")
+        return header
+
+
+class _LimitedStream:
+    """Decompressed bytes of a tar archive, up to a limit that protects against decompression bombs."""
+
+    def __init__(self, archive: Path, stored: BinaryIO, decompressed: Any) -> None:
+        self._archive, self._stream = archive, decompressed
+        size = os.fstat(stored.fileno()).st_size
+        self._remaining = min(MAX_TOTAL_BYTES, max(_UNCHECKED_BYTES, MAX_RATIO * size))
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        content = bytes(self._stream.read(size))
+        self._remaining -= len(content)
+        if self._remaining < 0:
+            raise DataError(f"{self._archive} grows more than {MAX_RATIO} times when decompressed: not read")
+        return content
+
+
 def _tar_members(archive: Path, stored: BinaryIO, decompressed: Any) -> Iterator[ArchiveMember]:
-    limit = min(MAX_TOTAL_BYTES, max(_UNCHECKED_BYTES, MAX_RATIO * os.fstat(stored.fileno()).st_size))
+    stream = cast(IO[bytes], _LimitedStream(archive, stored, decompressed))
     with _convert_errors(archive):
-        tar = tarfile.TarFile(str(archive), fileobj=cast(IO[bytes], _ForwardStream(archive, decompressed, limit)))
+        tar = tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarHeader)  # noqa: SIM115  the caller closes it
     for count in itertools.count(1):
         with _convert_errors(archive):
             member = tar.next()
@@ -181,55 +203,6 @@ def _tar_members(archive: Path, stored: BinaryIO, decompressed: Any) -> Iterator
             content = tar.extractfile(member)
         if content is not None:
             yield name, member.size, content
-
-
-class _ForwardStream:
-    """Decompressed stream for tarfile, which seeks forward and at most one byte back.
-
-    Args:
-        archive: Path, for messages.
-        stream: Source of the decompressed bytes.
-        limit: Maximum number of decompressed bytes; protects against decompression bombs.
-    """
-
-    def __init__(self, archive: Path, stream: Any, limit: int) -> None:
-        self._archive, self._stream, self._limit = archive, stream, limit
-        self._read_bytes = self._position = 0
-        self._last = b""
-
-    def tell(self) -> int:
-        """Return the position of the next read."""
-        return self._position
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Set the position of the next read, counted from the start."""
-        self._position = position
-        return position
-
-    def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes."""
-        if not 0 <= size <= _MAX_READ:
-            raise DataError(f"{self._archive} is damaged: a header states {size} bytes")
-        while self._read_bytes < self._position and self._advance(min(_CHUNK, self._position - self._read_bytes)):
-            pass
-        back = self._read_bytes - self._position
-        if back < 0:
-            return b""
-        if back > len(self._last):
-            raise DataError(f"{self._archive} is damaged: its members overlap")
-        content = self._last[len(self._last) - back :][:size]
-        while len(content) < size and (chunk := self._advance(size - len(content))):
-            content += chunk
-        self._position += len(content)
-        return content
-
-    def _advance(self, size: int) -> bytes:
-        chunk = bytes(self._stream.read(size))
-        self._read_bytes += len(chunk)
-        self._last = chunk[-1:] or self._last
-        if self._read_bytes > self._limit:
-            raise DataError(f"{self._archive} grows more than {MAX_RATIO} times when decompressed: not read")
-        return chunk
 
 
 @contextmanager
@@ -255,3 +228,64 @@ def read_chunks(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
+
+
+def unpacked_folder(archive: Path) -> Path:
+    """Return the folder that an archive is unpacked to: its path without `.zip`, `.tar.gz` and the like."""
+    return archive.with_name(re.sub(r"(\.tar)?\.\w+$", "", archive.name))
+
+
+def unpack(archive: Path, folder: Path, nested: Collection[str] = ()) -> None:
+    """Unpack an archive to a new folder, which appears only when complete and synced to disk.
+
+    Args:
+        archive: A zip or tar archive.
+        folder: The new folder; only one process at a time may unpack to it. Leftovers of killed processes are removed.
+        nested: File names of archives inside the archive, which are unpacked in place.
+
+    Raises:
+        DataError: The archive is damaged or unsafe.
+        StorageError: The folder cannot be written.
+    """
+    prefix = f".{folder.name[:60]}."
+    for leftover in folder.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with _writing(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
+    try:
+        _unpack_into(archive, temporary)
+        for inner in [path for path in temporary.rglob("*") if path.name in nested and path.is_file()]:
+            _unpack_into(inner, unpacked_folder(inner))
+            inner.unlink()
+        with _writing(folder):
+            temporary.chmod(0o777 & ~umask())
+            if hasattr(os, "sync"):  # not on Windows
+                os.sync()  # one call for hundreds of thousands of files
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack_into(archive: Path, folder: Path) -> None:
+    # Links are never created, so no parent folder of a target can be one.
+    for name, _, content in read_archive(archive):
+        target = folder / name
+        with _writing(target):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                stream = open(target, "xb")  # noqa: SIM115  used right below
+            except (FileExistsError, NotADirectoryError) as error:
+                raise DataError(f"{archive} contains {target.name!r} twice: not unpacked") from error
+            with stream:
+                for chunk in read_chunks(archive, content):
+                    stream.write(chunk)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {target}: {error.strerror or error}; free space or choose another folder"
+        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from tercet.core.errors import ModelError, StorageError
 
@@ -66,6 +67,8 @@ def umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -181,11 +184,9 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     return (*keys, (-1, name))  # a fixed order also of `Cat` and `cat`, `01` and `1`
 
 
-_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems; no locking there
-
-
-class FileLock:
-    """Lock between processes, for use in a `with` statement.
+@contextmanager
+def file_lock(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock between processes; without effect on file systems that cannot lock.
 
     The file contains the process ID of the owner, for messages only: IDs are reused and differ between machines.
 
@@ -194,47 +195,27 @@ class FileLock:
         busy: Called with the process ID of the owner if another process holds the lock; raises to give up, returns to
             wait.
     """
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        busy(_owner(path))
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems
+            raise
+    try:
+        with suppress(OSError):  # Windows locks the content too
+            path.write_text(str(os.getpid()), "ascii")
+        yield
+    finally:
+        with suppress(OSError):  # Windows deletes no open file
+            path.unlink()  # while it is held; a waiting process notices that the file is gone and makes a new one
+        lock.release()
 
-    def __init__(self, path: Path, busy: Callable[[str], None]) -> None:
-        self.path = path
-        self.waited = False
-        """Whether the lock had to be waited for."""
-        self._busy = busy
-        self._descriptor = -1
 
-    def __enter__(self) -> FileLock:
-        while True:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
-            try:
-                self._claim(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if self._is_current(descriptor):
-                break
-            os.close(descriptor)  # the previous owner deleted the file between open and lock
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        self._descriptor = descriptor
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-    def _claim(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.waited = True
-            self._busy(os.read(descriptor, 20).decode("ascii", "replace") or "unknown")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _CANNOT_LOCK:
-                raise
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
-        except FileNotFoundError:
-            return False
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text("ascii") or "unknown"
+    except (OSError, ValueError):
+        return "unknown"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,9 +12,11 @@ from tercet.core.errors import DataError
 from tercet.core.predictions import Ints, Predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.untrusted_files import (
+    GZIP_MAGIC,
     ID_COLUMNS,
     NPY_MAGIC,
     decode_text,
+    read_idx,
     read_npy,
     read_start,
     read_table,
@@ -28,9 +28,6 @@ Labels = Ints | tuple[str, ...] | dict[str, str]
 """Class indices by row, class names by row, or class names by sample id."""
 
 _LABEL_COLUMNS = ("label", "class", "target")
-_GZIP_MAGIC = b"\x1f\x8b"
-_IDX_MAGIC = b"\0\0\x08\x01"  # unsigned bytes, one dimension
-_MAX_LABELS = 100_000_000  # the header of a small compressed file may claim any number
 
 
 def read_labels(path: str | Path) -> Labels:
@@ -47,15 +44,13 @@ def read_labels(path: str | Path) -> Labels:
     """
     source = Path(path)
     start = read_start(source)
-    if start.startswith(NPY_MAGIC):
-        values = read_npy(source)
+    if start.startswith((NPY_MAGIC, GZIP_MAGIC, b"\0\0")):  # IDX files begin with two zero bytes
+        values = read_npy(source) if start.startswith(NPY_MAGIC) else read_idx(source)
         if values.ndim != 1 or values.dtype.kind not in "iu":
             raise DataError(
                 f"{source} contains {values.dtype} of shape {values.shape}, expected one integer per sample"
             )
         return values.astype(np.int64)
-    if start.startswith((_GZIP_MAGIC, _IDX_MAGIC[:2])):
-        return _read_idx(source, compressed=start.startswith(_GZIP_MAGIC))
     text = decode_text(source)
     header, rows = read_table(text)
     id_column, label_column = table_column(header, ID_COLUMNS), table_column(header, _LABEL_COLUMNS)
@@ -127,20 +122,3 @@ def _labels_by_id(rows: list[tuple[int, list[str]]], id_column: int, label_colum
                 f"{source} line {line}: '{name}' has label '{label}', but '{labels[name]}' in an earlier line"
             )
     return labels
-
-
-def _read_idx(source: Path, *, compressed: bool) -> Ints:
-    """Read 4 bytes of format, 4 bytes of count (big-endian), and one byte per label."""
-    try:
-        with gzip.open(source) if compressed else open(source, "rb") as stream:
-            header = stream.read(8)
-            count = int.from_bytes(header[4:], "big")
-            if len(header) < 8 or not header.startswith(_IDX_MAGIC) or count > _MAX_LABELS:
-                raise DataError(f"{source} is not an IDX label file: it begins with {header.hex() or 'nothing'}")
-            content = stream.read(count + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source} is damaged: {error}") from error
-    if len(content) != count:
-        size = "more" if len(content) > count else str(len(content))
-        raise DataError(f"{source} should contain {count} labels according to its header, but contains {size}")
-    return np.frombuffer(content, dtype=np.uint8).astype(np.int64)

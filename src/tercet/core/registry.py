@@ -177,7 +177,7 @@ PARTS: Mapping[str, Registry[Any]] = {
     "network": Registry("network", "tercet.models.build"),
     "head": Registry("head", "tercet.models.heads"),
     "combiner": Registry("ensemble method", "tercet.ensemble.weights"),
-    "dataset": Registry("data set", "tercet.data.load"),
+    "dataset": Registry("data set", "tercet.data.datasets"),
 }
 """The registry of each kind of part that can be added."""
 

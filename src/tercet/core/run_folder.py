@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import UNFINISHED_PREFIX, FileLock, new_folder, read_json, slug, write_json
+from tercet.core.files import UNFINISHED_PREFIX, file_lock, new_folder, read_json, slug, write_json
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class RunFolder:
         """Return the file for the predictions of a member or ensemble method on a split."""
         return self.path / "predictions" / f"{slug(name)}-{split}.npz"
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[None]:
         """Return the lock of this run; acquiring it raises StorageError if another process holds it."""
 
         def raise_busy(owner: str) -> None:
             raise StorageError(f"process {owner} works on {self.path}: wait for it, or choose another --output")
 
-        return FileLock(self.path / ".lock", busy=raise_busy)
+        return file_lock(self.path / ".lock", busy=raise_busy)
 
     def remove_unfinished(self) -> None:
         """Delete temporary files of a killed process; the caller must hold the lock."""

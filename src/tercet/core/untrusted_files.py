@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import math
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +18,10 @@ from tercet.core.errors import DataError
 from tercet.core.predictions import ARRAY_ERRORS
 
 ID_COLUMNS = ("id", "image", "file", "path", "filename")
-NPY_MAGIC = b"\x93NUMPY"
+NPY_MAGIC, GZIP_MAGIC = b"\x93NUMPY", b"\x1f\x8b"
+_IDX_BYTES = b"\0\0\x08"  # start of an IDX file of unsigned bytes; the number of dimensions follows
+_MAX_VALUES = 1 << 32
+_CHUNK = 1 << 24  # bytes per read
 _FORMULA = "[=+\\-@\t\r\n\0]"  # first characters that may start a formula in a spreadsheet
 
 
@@ -45,6 +51,37 @@ def read_npy(source: Path) -> NDArray[np.generic]:
         return np.array(np.load(source, mmap_mode="r", allow_pickle=False))
     except ARRAY_ERRORS as error:
         raise DataError(f"{source} is not a usable array file: {error}") from error
+
+
+def read_idx(source: Path) -> NDArray[np.uint8]:
+    """Return the array of an IDX file of unsigned bytes, gzipped or plain (detected from the content).
+
+    Raises:
+        DataError: The file is missing, damaged, or of another format or type.
+    """
+    compressed = read_start(source).startswith(GZIP_MAGIC)
+    try:
+        with gzip.open(source) if compressed else open(source, "rb") as stream:
+            start = stream.read(4)
+            if not start.startswith(_IDX_BYTES) or not 1 <= start[-1] <= 4:
+                raise DataError(
+                    f"{source} is not an IDX file of unsigned bytes: it begins with {start.hex() or 'nothing'}"
+                )
+            sizes = stream.read(4 * start[3])
+            if len(sizes) < 4 * start[3]:
+                raise DataError(f"{source} ends within its header")
+            shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
+            if (count := math.prod(shape)) > _MAX_VALUES:
+                raise DataError(f"{source}: the header states {count} values, more than {_MAX_VALUES}")
+            values = bytearray()  # grows with the data: a wrong size in the header allocates nothing
+            while len(values) <= count and (chunk := stream.read(min(_CHUNK, count + 1 - len(values)))):
+                values += chunk
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{source} is damaged: {error}") from error
+    if len(values) != count:
+        actual = "more" if len(values) > count else str(len(values))
+        raise DataError(f"{source}: the header states {count} values, but there are {actual}")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
 def decode_text(source: Path) -> str:

@@ -5,12 +5,14 @@ Shapes: N images, H x W pixels, C channels.
 
 from __future__ import annotations
 
+import inspect
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,19 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.files import natural_key
-from tercet.core.registry import PARTS, Registry, did_you_mean
-from tercet.data.datasets import DATASET_INFOS
-from tercet.data.datasets.info import DatasetInfo
+from tercet.core.registry import did_you_mean
+from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.readers.columns import membership_of, placeholder_labels
 from tercet.data.readers.folder import find_layout, wrapper_prefix
 from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
 from tercet.data.readers.table import SUFFIXES, TableRows, read_table, require_files
 from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import UNLABELLED, SampleTable
-
-DATASETS: Registry[DatasetInfo] = PARTS["dataset"]
-for _info in DATASET_INFOS:
-    DATASETS.register(_info.name)(_info)
 
 _TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
 _PREFERRED = ("labels", "train")  # names of the table to read if an archive or a folder holds several
@@ -80,13 +77,34 @@ def find_dataset(text: str) -> DatasetInfo:
         ConfigError: The name or the variant is unknown.
     """
     name, colon, variant = text.partition(":")
-    info = DATASETS[name]
+    part = DATASETS[name]
+    info = part if isinstance(part, DatasetInfo) else _describe_function(name, part)
     if not colon:
         return info
     if variant not in info.variants:
         known = ", ".join(f"{name}:{variant}" for variant in info.variants)
         raise ConfigError(f"{name} has no variant '{variant}' ({f'variants: {known}' if known else 'it has none'})")
     return replace(info, variant=variant)
+
+
+def _describe_function(name: str, function: Callable[[DataConfig], Any]) -> DatasetInfo:
+    """Describe a data set that is a registered function, by its docstring."""
+
+    def read(info: DatasetInfo, config: DataConfig) -> SampleTable:
+        data = function(config)
+        if isinstance(data, SampleTable):
+            return data
+        if isinstance(data, str | Path):
+            if not Path(data).exists():
+                raise DataError(f"no data at '{data}', which the data set '{name}' returned")
+            return load_table(Path(data), replace(config, group_from=None), min_classes=1)
+        if isinstance(data, tuple) and len(data) == 2:
+            return table_from_arrays(*data, name=name)
+        raise DataError(
+            f"the data set '{name}' returned {type(data).__name__}, expected a path, arrays (images, labels) or a table"
+        )
+
+    return DatasetInfo(name, (inspect.getdoc(function) or name).partition("\n")[0], read)
 
 
 def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:

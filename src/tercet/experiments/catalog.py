@@ -9,7 +9,8 @@ from typing import Any
 from tercet.config.model import ModelConfig
 from tercet.config.run import FusionConfig
 from tercet.core.output import CommandResult
-from tercet.data.load import DATASETS, find_dataset
+from tercet.data.datasets.info import DATASETS
+from tercet.data.load import find_dataset
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion_head import FusionHead
 from tercet.models.summary import summarize
@@ -119,8 +120,8 @@ def list_datasets() -> CommandResult:
     """List the named data sets and their variants."""
     lines: list[str] = []
     for name in DATASETS:
-        info = DATASETS[name]
-        lines.append(f"{name:<15} {info.title}, {info.num_images:,} images")
+        info = find_dataset(name)
+        lines.append(f"{name:<15} {info.title}" + (f", {info.num_images:,} images" if info.counts else ""))
         lines += [f"{f'{name}:{variant}':<20} {text}" for variant, text in info.variants.items()]
     documents = [_info(name) for name in DATASETS]
     return CommandResult("\n".join(lines) + "\n'tercet datasets NAME' describes one.\n", documents)
@@ -177,8 +178,8 @@ def _info(name: str) -> dict[str, Any]:
             {
                 "name": file.name,
                 "size": file.num_bytes,
-                "md5": file.md5,
-                "sha256": file.sha256,
+                "md5": file.digest if file.algorithm == "MD5" else None,
+                "sha256": file.digest if file.algorithm == "SHA-256" else None,
                 "needed": file in info.files,
                 "note": file.note,
             }

@@ -14,9 +14,9 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.data.datasets.cifar import read_batch, read_records
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo
-from tercet.data.datasets.svhn import count_digits, read_digits
-from tercet.data.load import DATASETS, load_table
+from tercet.data.datasets.info import DATASETS, DatasetInfo
+from tercet.data.datasets.svhn import read_digits
+from tercet.data.load import load_table
 
 Files = dict[str, bytes]
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
@@ -83,7 +83,7 @@ class Cifar:
         if layout == "archive":
             members[f"{folder}/readme.html"] = b"see the page"
             path = tar(root / f"cifar-{self.number}-{form}.tar.gz", members)
-            remote = RemoteFile(path.name, path.stat().st_size, None, hashlib.sha256(path.read_bytes()).hexdigest())
+            remote = RemoteFile(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
             info = replace(info, files=(remote,)) if form == "binary" else replace(info, more_files=(remote,))
         else:
             unpacked(
@@ -145,36 +145,37 @@ def test_failed_download_explains_manual_placement(tmp_path: Path, monkeypatch: 
 ONE_IMAGE = np.zeros((1, 3072), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "0 bytes"),
-        (bytes(3072), "3,072 bytes"),
-        (bytes(3074), "3,074 bytes"),
-        (b"\x0a" + bytes(3072), "label 10, expected 0 to 9"),
-    ],
-    ids=["empty", "short", "long", "label"],
-)
-def test_invalid_cifar_records_are_errors(content: bytes, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_records(content, name="x", label_bytes=1, num_classes=10)
+@pytest.mark.parametrize("content", [b"", bytes(3072), bytes(3074)], ids=["empty", "short", "long"])
+def test_invalid_cifar_records_are_errors(content: bytes) -> None:
+    with pytest.raises(DataError, match=f"{len(content):,} bytes"):
+        read_records(content, "x", label_bytes=1)
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"labels": [1]}, "no 'data'"),
+        ({"labels": [1]}, "data"),
         ({"data": ONE_IMAGE[:, :-1], "labels": [1]}, "no 'data'"),
         ({"data": ONE_IMAGE, "labels": ["1"]}, "no list of integers"),
-        ({"data": ONE_IMAGE}, "no list of integers"),
-        ({"data": ONE_IMAGE, "labels": [1, 2]}, "1 images and 2 labels"),
-        ({"data": ONE_IMAGE, "labels": [10]}, "label 10, expected 0 to 9"),
+        ({"data": ONE_IMAGE}, "labels"),
     ],
-    ids=["no data", "narrow", "texts", "no labels", "more labels", "label"],
+    ids=["no data", "narrow", "texts", "no labels"],
 )
 def test_invalid_cifar_batches_are_errors(batch: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_batch(pickled_batch(batch), name="x", key="labels", num_classes=10)
+        read_batch(pickled_batch(batch), "x", key="labels")
+
+
+@pytest.mark.parametrize(("labels", "message"), [([10] * 10, "labels from 0 to 10"), ([1], "10 images and 1 labels")])
+def test_cifar_labels_that_do_not_match_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], message: str
+) -> None:
+    tiny = Cifar("cifar10")
+    root = tiny.write_files(tmp_path, "python", "loose", monkeypatch)
+    batch = pickled_batch({"data": planes(random_images(10, 0)), "labels": labels})
+    (root / "cifar10" / "data_batch_2").write_bytes(batch)
+    with pytest.raises(DataError, match=message):
+        load_table("cifar10", DataConfig(data_dir=str(root)))
 
 
 class Svhn:
@@ -187,7 +188,7 @@ class Svhn:
             labels = np.arange(len(images))[:, None] % 10 + 1
             content = mat(images.transpose(1, 2, 3, 0), labels.astype(np.uint8 if part == "train" else np.float64))
             (root / f"{part}_32x32.mat").write_bytes(content)
-            files[part] = RemoteFile(f"{part}_32x32.mat", len(content), hashlib.md5(content).hexdigest(), None)
+            files[part] = RemoteFile(f"{part}_32x32.mat", len(content), f"md5:{hashlib.md5(content).hexdigest()}")
         info = replace(
             DATASETS["svhn"],
             counts=tuple((part, len(images)) for part, images in self.images.items()),
@@ -227,24 +228,25 @@ Y = np.array([[1], [10], [3]], dtype=np.uint8)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a MATLAB 5.0 file"),
-        (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "not a MATLAB 5.0 file"),
-        (mat(X.astype(np.float64), Y), "X is 32 x 32 x 3 x 3 of double"),
+        (b"", "not a readable MATLAB file"),
+        (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "not a readable MATLAB file"),
+        (mat(X.astype(np.float64), Y), "X is 32 x 32 x 3 x 3 of float64"),
         (mat(X[:31], Y), "X is 31 x 32 x 3 x 3"),
+        (mat(X[..., :2], Y), "X is 32 x 32 x 3 x 2 of uint8, expected 32 x 32 x 3 x 3"),
         (mat(X, Y[:2]), "y is 2 x 1"),
         (mat(X, Y.T), "y is 1 x 3"),
-        (mat(X, Y.astype(object)), "y is 3 x 1 of other"),
+        (mat(X, Y.astype(object)), "y is 3 x 1 of object"),
         (mat(X, Y - 1), "labels other than 1 to 10"),
         (mat(X, Y + 0.5), "labels other than 1 to 10"),
-        (mat(X, Y)[:-200], r"damaged|once each"),
-        (mat(X, Y)[:5000], r"damaged|once each"),
+        (mat(X, Y)[:-200], "not a readable MATLAB file"),
+        (mat(X, Y)[:5000], "not a readable MATLAB file"),
     ],
-    ids=["empty", "version", "type", "shape", "labels", "row", "cells", "zero", "half", "cut", "cut within X"],
+    ids=["empty", "version", "type", "shape", "count", "labels", "row", "cells", "zero", "half", "cut", "cut within X"],
 )
 def test_invalid_mat_files_are_errors(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.mat").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_digits(tmp_path / "x.mat", np.empty((count_digits(tmp_path / "x.mat"), 32, 32, 3), dtype=np.uint8))
+        read_digits(tmp_path / "x.mat", np.empty((3, 32, 32, 3), dtype=np.uint8))
 
 
 SMALL = mat(np.zeros((32, 32, 3, 2), dtype=np.uint8), Y[:2])
@@ -261,7 +263,6 @@ def test_damaged_mat_file_raises_only_data_error(tmp_path: Path, cut: int, flips
         content[position] = value
     (tmp_path / "x.mat").write_bytes(content[: len(SMALL) - cut if cut % 3 == 0 else None])
     try:
-        images = np.empty((count_digits(tmp_path / "x.mat"), 32, 32, 3), dtype=np.uint8)
-        assert len(read_digits(tmp_path / "x.mat", images)) == len(images)
+        assert len(read_digits(tmp_path / "x.mat", np.empty((2, 32, 32, 3), dtype=np.uint8))) == 2
     except DataError as error:
         assert str(tmp_path / "x.mat") in str(error)

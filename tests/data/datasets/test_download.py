@@ -16,8 +16,8 @@ from tercet.data.datasets.download import RemoteFile, fetch
 
 BODY = b"official bytes" * 1000
 OLDER = b"an older file!" * 1000
-FILE = RemoteFile("file.gz", len(BODY), hashlib.md5(BODY).hexdigest(), hashlib.sha256(BODY).hexdigest())
-UNCHECKED = RemoteFile("file.gz", None, None, None)
+FILE = RemoteFile("file.gz", len(BODY), hashlib.sha256(BODY).hexdigest())
+UNCHECKED = RemoteFile("file.gz")
 HTTP = ("http", "https")
 BODIES = {"wrong": BODY[::-1], "short": BODY[:-5], "long": BODY + b"x" * 10**7, "missing": b""}
 
@@ -216,7 +216,7 @@ def test_unwritable_folder_raises_storage_error(server: str, tmp_path: Path) -> 
 
 
 def test_download_larger_than_the_disk_is_not_started(server: str, tmp_path: Path) -> None:
-    huge = RemoteFile("file.gz", 1 << 60, None, None)
+    huge = RemoteFile("file.gz", 1 << 60)
     with pytest.raises(StorageError, match="bytes free"):
         fetch(huge, tmp_path, mirrors=[f"{server}/good"], schemes=HTTP)
 
@@ -226,13 +226,13 @@ import sys
 from pathlib import Path
 from tercet.data.datasets.download import RemoteFile, fetch
 
-file = RemoteFile("file.gz", int(sys.argv[3]), None, sys.argv[4])
+file = RemoteFile("file.gz", int(sys.argv[3]), sys.argv[4])
 print(fetch(file, Path(sys.argv[1]), mirrors=[sys.argv[2]], schemes=["http"]).read_bytes() == b"official bytes" * 1000)
 """
 
 
 def command(folder: Path, url: str) -> list[str]:
-    return [sys.executable, "-c", FETCH, str(folder), url, str(len(BODY)), str(FILE.sha256)]
+    return [sys.executable, "-c", FETCH, str(folder), url, str(len(BODY)), FILE.checksum]
 
 
 def test_download_of_a_killed_process_is_resumed(running: Server, server: str, tmp_path: Path) -> None:

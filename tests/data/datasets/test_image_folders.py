@@ -18,7 +18,8 @@ from tests.fixtures.image_trees import picture
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.inaturalist import read_annotations
-from tercet.data.load import DATASETS, load_table
+from tercet.data.datasets.info import DATASETS
+from tercet.data.load import load_table
 from tercet.data.sources import source_of
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable
@@ -39,8 +40,8 @@ def photos(*names: str) -> Files:
 def expect(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> None:
     """Register a data set without official checksums and mirrors."""
     info = DATASETS[name]
-    files = tuple(replace(file, num_bytes=None, md5=None, sha256=None) for file in info.files)
-    more = tuple(replace(file, num_bytes=None, md5=None, sha256=None) for file in info.more_files)
+    files = tuple(replace(file, num_bytes=None, checksum="") for file in info.files)
+    more = tuple(replace(file, num_bytes=None, checksum="") for file in info.more_files)
     changed = replace(info, **{"files": files, "more_files": more, "mirrors": (), **changes})  # type: ignore[arg-type]
     monkeypatch.setitem(DATASETS._values, name, changed)
 

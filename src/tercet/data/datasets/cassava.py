@@ -9,8 +9,7 @@ import numpy as np
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo
-from tercet.data.datasets.locate import find_tree, size_mismatch_note
+from tercet.data.datasets.info import DATASETS, DatasetInfo, find_tree, size_mismatch_note
 from tercet.data.readers.folder import SPLIT_NAMES
 from tercet.data.readers.scan import summarise_skipped
 from tercet.data.table import UNLABELLED, SampleTable
@@ -64,10 +63,7 @@ CASSAVA = DatasetInfo(
     read=_read,
     files=(
         RemoteFile(
-            "cassavaleafdata.zip",
-            1_354_096_203,
-            None,
-            "8ae63d2ef7dee0899d252a748523e603f97e2ae7022f103f92fc42a9fce74d95",
+            "cassavaleafdata.zip", 1_354_096_203, "8ae63d2ef7dee0899d252a748523e603f97e2ae7022f103f92fc42a9fce74d95"
         ),
     ),
     mirrors=("https://storage.googleapis.com/emcassavadata",),
@@ -85,3 +81,4 @@ CASSAVA = DatasetInfo(
         "the paper describes learning rates 1e-4, 1e-5 and 1e-6; its logs for this data set use 2e-4, 1e-5 and 1e-5",
     ),
 )
+DATASETS.register(CASSAVA.name)(CASSAVA)

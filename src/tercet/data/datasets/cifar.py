@@ -1,11 +1,14 @@
-"""CIFAR-10 and CIFAR-100 from their official archives."""
+"""CIFAR-10 and CIFAR-100 from their official archives or the files in them, in the binary or the Python version."""
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,80 +16,86 @@ from tercet.config.run import DataConfig
 from tercet.core.archives import read_members
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo, find_files, find_folder, require_official
-from tercet.data.datasets.pickle_reader import read_pickled_mapping
+from tercet.data.datasets.info import DATASETS, DatasetInfo, find_files, find_folder, require_official
 from tercet.data.decode import Pixels, open_regular
 from tercet.data.table import ArrayPart, Ints, SampleTable, table_of_parts
 
-SIDE, CHANNELS = 32, 3
-IMAGE_SHAPE = SIDE * SIDE * CHANNELS
-"""Bytes of an image: the red, green and blue planes, each row by row."""
+_SIDE, _CHANNELS = 32, 3
+_IMAGE_BYTES = _SIDE * _SIDE * _CHANNELS  # the red, green and blue planes, each row by row
+_MAX_BYTES = 1 << 28  # per file; CIFAR-100's pickled training images take 155 MB
+
+Records = tuple[Pixels, Ints]
+"""Images as colour planes (N 3072) and labels (N)."""
 
 
-def read_records(content: bytes, *, name: str, label_bytes: int, num_classes: int) -> tuple[Pixels, Ints]:
-    """Read a file of the binary version.
-
-    Args:
-        content: The file's bytes.
-        name: The file's name, for messages.
-        label_bytes: Label bytes before an image, of which the last is used: 1 for CIFAR-10, 2 for CIFAR-100 (coarse,
-            then fine).
-        num_classes: Upper bound of the labels.
-
-    Returns:
-        Images (N 32 32 3) and labels (N).
+def read_records(content: bytes, name: str, *, label_bytes: int) -> Records:
+    """Read a file of the binary version; the last of the label bytes before an image is the (fine) label.
 
     Raises:
-        DataError: The size is not a multiple of a record, or a label is too large.
+        DataError: The size is not a multiple of a record.
     """
-    record = label_bytes + IMAGE_SHAPE
+    record = label_bytes + _IMAGE_BYTES
     if not content or len(content) % record:
         raise DataError(f"{name} has {len(content):,} bytes, expected a multiple of {record:,}: download it again")
     values = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
-    labels = values[:, label_bytes - 1].astype(np.int64)
-    if labels.max() >= num_classes:
-        raise DataError(f"{name} contains the label {labels.max()}, expected 0 to {num_classes - 1}")
-    return _to_images(values[:, label_bytes:]), labels
+    return values[:, label_bytes:], values[:, label_bytes - 1].astype(np.int64)
 
 
-def read_batch(content: bytes, *, name: str, key: str, num_classes: int) -> tuple[Pixels, Ints]:
-    """Read a pickled batch of the Python version, without unpickling (see `pickle_reader`).
-
-    Args:
-        content: The file's bytes.
-        name: The file's name, for messages.
-        key: Key of the labels: `labels` for CIFAR-10, `fine_labels` for CIFAR-100.
-        num_classes: Upper bound of the labels.
-
-    Returns:
-        Images (N 32 32 3) and labels (N).
+def read_batch(content: bytes, name: str, *, key: str) -> Records:
+    """Read a pickled batch of the Python version; no code in it runs.
 
     Raises:
-        DataError: The content is not a CIFAR batch.
+        DataError: The content is not a CIFAR batch, is damaged, or could run code.
     """
-    batch = read_pickled_mapping(content, name=name)
-    values, labels = batch.get("data"), batch.get(key)
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.shape[1] != IMAGE_SHAPE:
-        raise DataError(f"{name} has no 'data' of N x {IMAGE_SHAPE} bytes: expected a CIFAR batch")
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+    try:
+        batch = _BatchReader(io.BytesIO(content), encoding="latin-1").load()
+        values, labels = batch["data"].array(), batch[key]
+    except Exception as error:  # damaged pickles raise errors of many types
+        raise DataError(f"{name} is not a readable CIFAR batch: {error or type(error).__name__}") from error
+    if values.ndim != 2 or values.shape[1] != _IMAGE_BYTES:
+        raise DataError(f"{name} has no 'data' of N x {_IMAGE_BYTES} bytes: expected a CIFAR batch")
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 31 for label in labels):
         raise DataError(f"{name} has no list of integers under '{key}': expected a CIFAR batch")
-    if len(labels) != len(values) or not labels:
-        raise DataError(f"{name} contains {len(values)} images and {len(labels)} labels")
-    if not all(0 <= label < num_classes for label in labels):
-        raise DataError(f"{name} contains the label {max(labels, key=abs)}, expected 0 to {num_classes - 1}")
-    return _to_images(values), np.array(labels, dtype=np.int64)
+    return values, np.array(labels, dtype=np.int64)
 
 
-def _to_images(planes: Pixels) -> Pixels:
-    """Convert colour planes (N 3072) to images (N 32 32 3)."""
-    images = planes.reshape(-1, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images)
+class _PickledArray:
+    """Stands in for every object of a pickle; as a NumPy array, its state is version, shape, dtype, order, bytes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def array(self) -> Pixels:
+        """Return the array.
+
+        Raises:
+            ValueError: It is not an array of bytes.
+        """
+        _, shape, dtype, fortran_order, content = self.state
+        if dtype.arguments[0] != "u1":
+            raise ValueError("an array that is not of unsigned bytes")
+        values = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
+        return values.reshape(shape, order="F" if fortran_order else "C")
 
 
-_MAX_BYTES = 1 << 28  # per file; CIFAR-100's pickled training images take 155 MB
-_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-_MIRRORS = ("https://www.cs.toronto.edu/~kriz",)
-_LICENCE = "none stated; the publishers ask to cite Krizhevsky 2009, Learning Multiple Layers of Features"
+class _BatchReader(pickle._Unpickler):
+    """Reads plain values and arrays of bytes; creates no object of the file.
+
+    The version in C would allocate memory as stated by a damaged file; this one is fast enough for lists of labels.
+    """
+
+    dispatch: ClassVar = {key: load for key, load in pickle._Unpickler.dispatch.items() if key != pickle.BYTEARRAY8[0]}
+    _ARRAY = (("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"))
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in for the parts of an array; anything else could run code."""
+        if (module, name) not in self._ARRAY:
+            raise pickle.UnpicklingError(f"it imports '{module} {name}', unlike the official files, and could run code")
+        return lambda *arguments: _PickledArray(*arguments)  # a pickle may change it
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,8 @@ class _Version:
     """Files with training images."""
     test: tuple[str, ...]
     """Files with test images."""
-    read: Callable[..., tuple[Pixels, Ints]]
-    """Reads the content of one file."""
+    read: Callable[[bytes, str], Records]
+    """Reads the content of one file, given its name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +131,7 @@ def _read(versions: tuple[_Version, _Version], info: DatasetInfo, config: DataCo
     for version, archive in zip(versions, (*info.files, *info.more_files), strict=True):
         path = folder / archive.name
         if path.exists():
-            require_official(info, archive, path)
+            require_official(info, path)
             return _table(info, version, _archive_contents(path, version))
     return _table(info, versions[0], _archive_contents(find_files(info, config)[0], versions[0]))
 
@@ -152,8 +161,13 @@ def _table(info: DatasetInfo, version: _Version, contents: Iterator[tuple[str, b
         file_labels: list[Ints] = []
         for _ in names:
             name, content = next(contents)
-            images, labels = version.read(content, name=name, num_classes=info.num_classes)
-            arrays.append(images)
+            planes, labels = version.read(content, name)
+            if len(planes) != len(labels) or not np.isin(labels, np.arange(info.num_classes)).all():
+                raise DataError(
+                    f"{name} contains {len(planes)} images and {len(labels)} labels from {labels.min(initial=0)} to "
+                    f"{labels.max(initial=0)}, expected labels from 0 to {info.num_classes - 1}"
+                )
+            arrays.append(planes.reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1))
             file_labels.append(labels)
         split_labels = np.concatenate(file_labels)
         counts = np.bincount(split_labels, minlength=info.num_classes)
@@ -164,7 +178,13 @@ def _table(info: DatasetInfo, version: _Version, contents: Iterator[tuple[str, b
                 "download them again"
             )
         parts.append((split, split, split_labels))
-    return table_of_parts(np.concatenate(arrays), parts, name=info.name, classes=info.classes)
+    images = np.ascontiguousarray(np.concatenate(arrays))
+    return table_of_parts(images, parts, name=info.name, classes=info.classes)
+
+
+_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_MIRRORS = ("https://www.cs.toronto.edu/~kriz",)
+_LICENCE = "none stated; the publishers ask to cite Krizhevsky 2009, Learning Multiple Layers of Features"
 
 
 def _layouts(number: int, binary: str, pickled: str) -> tuple[str, ...]:
@@ -207,17 +227,13 @@ CIFAR10 = DatasetInfo(
     ),
     files=(
         RemoteFile(
-            "cifar-10-binary.tar.gz",
-            170_052_171,
-            "c32a1d4ab5d03f1284b67883e8d87530",
-            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            "cifar-10-binary.tar.gz", 170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
         ),
     ),
     more_files=(
         RemoteFile(
             "cifar-10-python.tar.gz",
             170_498_071,
-            "c58f30108f718f92721af3b95e74349a",
             "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
             "used instead if already present",
         ),
@@ -249,17 +265,13 @@ CIFAR100 = DatasetInfo(
     ),
     files=(
         RemoteFile(
-            "cifar-100-binary.tar.gz",
-            168_513_733,
-            "03b5dce01913d631647c71ecec9e9cb8",
-            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            "cifar-100-binary.tar.gz", 168_513_733, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
         ),
     ),
     more_files=(
         RemoteFile(
             "cifar-100-python.tar.gz",
             169_001_437,
-            "eb9058c3a382ffc7106e4002c42a8d85",
             "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
             "used instead if already present",
         ),
@@ -272,3 +284,6 @@ CIFAR100 = DatasetInfo(
         "out of train, and the test images are used once",
     ),
 )
+
+for _info in (CIFAR10, CIFAR100):
+    DATASETS.register(_info.name)(_info)

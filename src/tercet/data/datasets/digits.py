@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
-from sklearn.datasets import load_digits
 
 from tercet.config.run import DataConfig
-from tercet.data.datasets.info import DatasetInfo
+from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.table import SampleTable, table_of_parts
 
 
 def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
-    digits = load_digits()
+    # Imported on use: listing the data sets loads no heavy library.
+    digits = importlib.import_module("sklearn.datasets").load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # values 0..16; N 8 8 1
     labels = digits.target.astype(np.int64)
     return table_of_parts(images, [("image", "", labels)], name=info.name, classes=info.classes)
@@ -26,4 +28,6 @@ DIGITS = DatasetInfo(
     counts=(("all", 1797),),
     image_shape=(8, 8, 1),
     read=_read,
+    remarks=("ships with scikit-learn",),
 )
+DATASETS.register(DIGITS.name)(DIGITS)

@@ -9,8 +9,7 @@ import numpy as np
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo
-from tercet.data.datasets.locate import find_tree, size_mismatch_note
+from tercet.data.datasets.info import DATASETS, DatasetInfo, find_tree, size_mismatch_note
 from tercet.data.sources import DepthSource
 from tercet.data.table import SampleTable
 
@@ -48,7 +47,7 @@ FINGERSPELLING = DatasetInfo(
     counts=(("all", 65_774),),
     image_shape=(None, None, 3),
     read=_read,
-    files=(RemoteFile("fingerspelling5.tar.bz2", None, None, None),),
+    files=(RemoteFile("fingerspelling5.tar.bz2"),),
     mirrors=("https://www.cvssp.org/FingerSpellingKinect2011",),
     layouts=("fingerspelling5.tar.bz2 (2.25 GB), or a zip of it, or its folder dataset5/{A..E}/<letter>/",),
     archives=("fingerspelling5.zip", "dataset5.zip", "fingerspelling5.tar.bz2"),
@@ -62,3 +61,4 @@ FINGERSPELLING = DatasetInfo(
     ),
     variants={"depth": "reads the 16-bit depth images instead, each stretched to its own range"},
 )
+DATASETS.register(FINGERSPELLING.name)(FINGERSPELLING)

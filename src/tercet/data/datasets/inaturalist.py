@@ -15,8 +15,7 @@ from tercet.config.run import DataConfig
 from tercet.core.archives import read_members
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
-from tercet.data.datasets.info import DatasetInfo, require_official
-from tercet.data.datasets.locate import ImageTree, find_tree, size_mismatch_note
+from tercet.data.datasets.info import DATASETS, DatasetInfo, ImageTree, find_tree, require_official, size_mismatch_note
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
 
@@ -140,8 +139,7 @@ def _content(info: DatasetInfo, tree: ImageTree, location: str, file: str) -> by
     if not location.endswith(".gz") or not isinstance(tree.source, FolderSource):
         return tree.source.content(location)
     path = Path(tree.source.root) / location
-    official = {remote.name: remote for remote in (*info.files, *info.more_files)}
-    require_official(info, official[f"{file}.tar.gz"], path)
+    require_official(info, path)
     members = read_members(path, {file: _MAX_BYTES})
     if file not in members:
         raise DataError(f"{path} does not contain {file}: download it again")
@@ -190,13 +188,13 @@ INATURALIST = DatasetInfo(
     image_shape=(None, None, 3),
     read=_read,
     files=(
-        RemoteFile("train2019.json.tar.gz", None, "b06a6683537867c0d5c7a45f407a306d", None),
-        RemoteFile("val2019.json.tar.gz", None, "5cc5509b0fe495f1c8c1362612448497", None),
-        RemoteFile("train_val2019.tar.gz", None, "c60a6e2962c9b8ccbd458d12c8582644", None, "74 GB"),
+        RemoteFile("train2019.json.tar.gz", None, "md5:b06a6683537867c0d5c7a45f407a306d"),
+        RemoteFile("val2019.json.tar.gz", None, "md5:5cc5509b0fe495f1c8c1362612448497"),
+        RemoteFile("train_val2019.tar.gz", None, "md5:c60a6e2962c9b8ccbd458d12c8582644", "74 GB"),
     ),
     more_files=(
-        RemoteFile("test2019.json.tar.gz", None, "f3208996d9f675462cb00d2f18cbb28c", None, "for a submission"),
-        RemoteFile("test2019.tar.gz", None, "6966703cc589a877689dc8993bb3e55e", None, "for a submission, 8.6 GB"),
+        RemoteFile("test2019.json.tar.gz", None, "md5:f3208996d9f675462cb00d2f18cbb28c", "for a submission"),
+        RemoteFile("test2019.tar.gz", None, "md5:6966703cc589a877689dc8993bb3e55e", "for a submission, 8.6 GB"),
     ),
     mirrors=("https://ml-inat-competition-datasets.s3.amazonaws.com/2019",),
     layouts=(
@@ -216,3 +214,4 @@ INATURALIST = DatasetInfo(
         "the sample ids of test images are the ids for a submission",
     ),
 )
+DATASETS.register(INATURALIST.name)(INATURALIST)

@@ -9,8 +9,7 @@ import numpy as np
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
-from tercet.data.datasets.info import DatasetInfo
-from tercet.data.datasets.locate import ImageTree, find_tree, size_mismatch_note
+from tercet.data.datasets.info import DATASETS, DatasetInfo, ImageTree, find_tree, size_mismatch_note
 from tercet.data.readers.table import TableRows, parse_table, read_table
 from tercet.data.table import UNLABELLED, SampleTable
 
@@ -92,3 +91,4 @@ LEAVES = DatasetInfo(
         "--data.val-fraction",
     ),
 )
+DATASETS.register(LEAVES.name)(LEAVES)
