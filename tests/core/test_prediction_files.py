@@ -153,7 +153,7 @@ def test_an_unwritable_table_raises_storage_error(tmp_path: Path) -> None:
         ("\x89PNG\r\n\x1a\n\0\0\0", "has no id column"),
         ("id,cat,dog\n", "has no rows"),
         ("id,label\nx,cat\n", "has no class columns"),
-        ("id,cat,dog\nx,0.5\n", "line 2 has 2 cells, the header has 3"),
+        ("id,cat,dog\nx,0.5\n", "line 2: 2 fields, but the header has 3"),
         ("id,cat,dog\nx,0.5,half\n", "line 2, column 'dog': 'half' is not a number"),
         ("id;cat;dog\nx;0,5;0,5\n", "line 2, column 'cat': '0,5' is not a number"),
         ("id,cat,dog\nx,nan,1\n", "sample 1 has a value that is not finite"),
@@ -161,7 +161,7 @@ def test_an_unwritable_table_raises_storage_error(tmp_path: Path) -> None:
         ("id,cat,dog\nx,0.5,0.5\nx,0.5,0.5\n", "ids are not unique"),
         ("id,cat,cat\nx,0.5,0.5\n", "class names are not unique: cat, cat"),
         ("id,label,cat,dog\nx,cta,0.5,0.5\n", "label 'cta' is none of the 2 classes, did you mean 'cat'"),
-        ('id,cat,dog\n"' + "x" * 200_000 + '",0.5,0.5\n', "has no id column"),
+        ('id,cat,dog\n"' + "x" * 200_000 + '",0.5,0.5\n', "line 2: not a valid table"),
     ],
 )
 def test_invalid_tables_raise_with_the_location(content: str, message: str, tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_folders_distinguish_files_of_the_same_name(tmp_path: Path) -> None:
         ("id,cbb,cmd\nimg-1,0,0\n", "no column for 1 of the classes, such as '=healthy'"),
         ("id,cbb,cmd,cmd\nimg-1,0,0,0\n", "has a column twice"),
         ("id,cbb,cmd,\nimg-1,0,0,0\n", "has the column ''"),
-        ("id,label\nimg-1\n", "line 2 has 1 cells"),
-        ("id,label\n", "not a sample submission"),
+        ("id,label\nimg-1\n", "line 2: 1 fields, but the header has 2"),
+        ("id,label\n", "has no rows"),
         ("id\nimg-1\n", "not a sample submission"),
     ],
 )

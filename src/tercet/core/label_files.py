@@ -15,12 +15,14 @@ from tercet.core.untrusted_files import (
     GZIP_MAGIC,
     ID_COLUMNS,
     NPY_MAGIC,
+    Record,
     decode_text,
+    parse_table,
     read_idx,
     read_npy,
     read_start,
-    read_table,
     table_column,
+    table_header,
     unescape_formula,
 )
 
@@ -52,9 +54,10 @@ def read_labels(path: str | Path) -> Labels:
             )
         return values.astype(np.int64)
     text = decode_text(source)
-    header, rows = read_table(text)
+    header, delimiter = table_header(text)
     id_column, label_column = table_column(header, ID_COLUMNS), table_column(header, _LABEL_COLUMNS)
-    if id_column is not None and label_column is not None:
+    if len(header) > 1 and id_column is not None and label_column is not None:
+        rows = parse_table(text, name=source, delimiter=delimiter)[1]
         return _labels_by_id(rows, id_column, label_column, source)
     if source.suffix.lower() in (".csv", ".tsv"):
         raise DataError(f"{source} has no id or label column: add a header such as 'id,label'")
@@ -111,10 +114,10 @@ def class_indices(texts: Sequence[str], classes: Sequence[str]) -> Ints:
     return np.array([index_of[text] for text in texts], dtype=np.int64)
 
 
-def _labels_by_id(rows: list[tuple[int, list[str]]], id_column: int, label_column: int, source: Path) -> dict[str, str]:
+def _labels_by_id(rows: list[Record], id_column: int, label_column: int, source: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
     for line, row in rows:
-        if len(row) <= max(id_column, label_column) or not row[label_column].strip():
+        if not row[label_column].strip():
             raise DataError(f"{source} line {line} has no label")
         name, label = unescape_formula(row[id_column]), unescape_formula(row[label_column])
         if labels.setdefault(name, label) != label:

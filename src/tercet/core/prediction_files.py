@@ -22,9 +22,9 @@ from tercet.core.untrusted_files import (
     NPY_MAGIC,
     decode_text,
     escape_formula,
+    parse_table,
     read_npy,
     read_start,
-    read_table,
     table_column,
     unescape_formula,
 )
@@ -180,7 +180,7 @@ def _check_probabilities(values: Floats, source: Path) -> Floats:
 
 
 def _read_table(source: Path) -> Predictions:
-    header, rows = read_table(decode_text(source))
+    header, rows = parse_table(decode_text(source), name=source)
     id_column = table_column(header, ID_COLUMNS)
     if id_column is None:
         names = ", ".join(ID_COLUMNS)
@@ -188,12 +188,10 @@ def _read_table(source: Path) -> Predictions:
     label, predicted = table_column(header, ("label",)), table_column(header, ("predicted",))
     ignored = {id_column, label, predicted, *_mark_columns(header, rows, predicted)}
     columns = [index for index in range(len(header)) if index not in ignored]
-    if not rows or not columns:
-        raise DataError(f"{source} has no {'rows' if columns else 'class columns'}")
+    if not columns:
+        raise DataError(f"{source} has no class columns")
     values = np.empty((len(rows), len(columns)))
     for number, (line, row) in enumerate(rows):
-        if len(row) != len(header):
-            raise DataError(f"{source} line {line} has {len(row)} cells, the header has {len(header)}")
         values[number] = [_number(row[index], line, header[index], source) for index in columns]
     classes = tuple(unescape_formula(header[index]) for index in columns)
     texts = [unescape_formula(row[label]) if label is not None else "" for _, row in rows]

@@ -6,17 +6,15 @@ spreadsheet formulas, since programs read submissions.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tercet.core.errors import DataError
-from tercet.core.files import atomic_path
+from tercet.core.files import csv_text, write_text
 from tercet.core.predictions import Predictions
-from tercet.core.untrusted_files import ID_COLUMNS, decode_text, read_start
+from tercet.core.untrusted_files import ID_COLUMNS, decode_text, parse_table, read_start
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,10 @@ class SampleSubmission:
         """
         source = Path(path)
         read_start(source)
-        header, rows = _read_rows(source)
+        header, records = parse_table(decode_text(source), name=source, delimiter=",")
+        if len(header) < 2:
+            raise DataError(f"{source} is not a sample submission: it needs a header such as 'id,label'")
+        rows = [row for _, row in records]
         id_column = _id_column(header, classes)
         others = [column for column in range(len(header)) if column != id_column]
         ids = [row[id_column].strip() for row in rows]
@@ -52,7 +53,7 @@ class SampleSubmission:
         if len(others) == 1:
             texts = {row[others[0]].strip() for row in rows} - {""}
             labels = _class_texts(texts, classes, f"{source} has the label")
-            return cls(source, header, id_column, tuple(ids), (), labels)
+            return cls(source, tuple(header), id_column, tuple(ids), (), labels)
         names = [header[column].strip() for column in others]
         if len(set(names)) < len(names):
             raise DataError(f"{source} has a column twice: {', '.join(header)}")
@@ -60,7 +61,7 @@ class SampleSubmission:
         missing = [name for name in labels if name not in names]
         if missing:
             raise DataError(f"{source} has no column for {len(missing)} of the classes, such as '{missing[0]}'")
-        return cls(source, header, id_column, tuple(ids), tuple(labels.index(name) for name in names), labels)
+        return cls(source, tuple(header), id_column, tuple(ids), tuple(labels.index(name) for name in names), labels)
 
     def match(self, names: Sequence[str]) -> list[int]:
         """Return the index in `names` of each of the N ids.
@@ -121,17 +122,13 @@ class SampleSubmission:
         """
         rows = self.match(predictions.ids)
         best = predictions.predicted
-        with (
-            atomic_path(Path(path)) as temporary,
-            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-        ):
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(self.header)
-            for sample_id, row in zip(self.ids, rows, strict=True):
-                cells: list[str | float] = [self.labels[best[row]]]
-                if self.columns:
-                    cells = [float(predictions.probabilities[row, index]) for index in self.columns]
-                writer.writerow([*cells[: self.id_column], sample_id, *cells[self.id_column :]])
+        lines: list[Sequence[str | float]] = [self.header]
+        for sample_id, row in zip(self.ids, rows, strict=True):
+            cells: list[str | float] = [self.labels[best[row]]]
+            if self.columns:
+                cells = [float(predictions.probabilities[row, index]) for index in self.columns]
+            lines.append([*cells[: self.id_column], sample_id, *cells[self.id_column :]])
+        write_text(Path(path), csv_text(lines))
 
 
 def write_submission(predictions: Predictions, sample: str | Path, path: str | Path) -> None:
@@ -147,23 +144,6 @@ def write_submission(predictions: Predictions, sample: str | Path, path: str | P
         StorageError: The file cannot be written.
     """
     SampleSubmission.read(sample, predictions.classes).write(predictions, path)
-
-
-def _read_rows(source: Path) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return header and rows of a CSV file without blank lines."""
-    reader = csv.reader(io.StringIO(decode_text(source), newline=""))
-    try:
-        header = tuple(next(reader, []))
-        rows = []
-        for row in reader:
-            if row and len(row) != len(header):
-                raise DataError(f"{source} line {reader.line_num} has {len(row)} cells, the header has {len(header)}")
-            rows += [row] if row else []
-    except csv.Error as error:
-        raise DataError(f"{source} is not a text table: {error}") from error
-    if len(header) < 2 or not rows:
-        raise DataError(f"{source} is not a sample submission: it needs a header such as 'id,label', and rows")
-    return header, rows
 
 
 def _id_column(header: Sequence[str], classes: Sequence[str]) -> int:

@@ -95,20 +95,60 @@ def decode_text(source: Path) -> str:
     return content.decode("utf-8-sig", "surrogateescape")
 
 
-def read_table(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, and the other rows with line numbers; both are empty if there is no id column.
+Record = tuple[int, list[str]]
+"""First line of a record, and its cells."""
 
-    The delimiter (comma, semicolon or tab) is the first one with which the header has an id column.
+
+def table_header(text: str) -> tuple[list[str], str]:
+    """Return the header of a table and its delimiter: comma, semicolon or tab.
+
+    Of these the one is used with which the header has an id column, else the one with the most columns.
     """
-    for delimiter in (",", ";", "\t"):
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+
+    def header(delimiter: str) -> list[str]:
         try:
-            header = next(reader, [])
-            if len(header) > 1 and table_column(header, ID_COLUMNS) is not None:
-                return header, [(reader.line_num, row) for row in reader if row]
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            return next((cells for cells in reader if any(map(str.strip, cells))), [])
         except csv.Error:
-            continue
-    return [], []
+            return []
+
+    headers = {delimiter: header(delimiter) for delimiter in ",;\t"}
+
+    def rank(delimiter: str) -> tuple[bool, int]:
+        cells = headers[delimiter]
+        return len(cells) > 1 and table_column(cells, ID_COLUMNS) is not None, len(cells)
+
+    best = max(headers, key=rank)
+    return headers[best], best
+
+
+def parse_table(text: str, *, name: str | Path, delimiter: str | None = None) -> tuple[list[str], list[Record]]:
+    """Return the header and the records of a table, without blank ones.
+
+    Args:
+        text: Content of a text file.
+        name: Name of the file, for messages.
+        delimiter: Delimiter, if it is not to be detected.
+
+    Raises:
+        DataError: The text is not a table, has no rows, or a row has another number of cells than the header.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or table_header(text)[1], strict=True)
+    records: list[Record] = []
+    line = 1
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                records.append((line, cells))
+                if len(cells) != len(records[0][1]):
+                    header_size = len(records[0][1])
+                    raise DataError(f"{name}, line {line}: {len(cells)} fields, but the header has {header_size}")
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name}, line {line}: not a valid table: {error}") from error
+    if len(records) < 2:
+        raise DataError(f"{name} has no rows: expected a header such as 'image,label' and one line per image")
+    return records[0][1], records[1:]
 
 
 def table_column(header: Sequence[str], names: Sequence[str]) -> int | None:

@@ -5,7 +5,6 @@ N samples, K classes.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
 from tercet.core.files import csv_text, write_text
+from tercet.core.untrusted_files import decode_text, parse_table
 from tercet.data.decode import Pixels
 from tercet.data.readers.columns import format_label_sets, membership_of, parse_label_sets, placeholder_labels
 from tercet.data.sources import ArraySource, DigestSource, ImageSource
@@ -243,16 +243,10 @@ def load_samples(path: Path, *, name: str, classes: Sequence[str], multilabel: b
 
 
 def _read_csv(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise DataError(f"{path} is not a sample table: expected the columns {', '.join(_COLUMNS)}")
-            rows = list(reader)
-    except (OSError, csv.Error) as error:
-        raise DataError(f"cannot read the samples {path}: {error}") from error
-    if any(None in row.values() or None in row for row in rows):
-        raise DataError(f"the samples {path} are damaged: a row does not have {len(_COLUMNS)} fields")
+    header, records = parse_table(decode_text(path), name=path, delimiter=",")
+    if tuple(header) != _COLUMNS:
+        raise DataError(f"{path} is not a sample table: expected the columns {', '.join(_COLUMNS)}")
+    rows = [dict(zip(header, cells, strict=True)) for _, cells in records]
     return {row["id"]: row for row in rows}
 
 

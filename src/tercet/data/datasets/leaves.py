@@ -10,7 +10,7 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
 from tercet.data.datasets.info import DATASETS, DatasetInfo, ImageTree, find_tree, size_mismatch_note
-from tercet.data.readers.table import TableRows, parse_table, read_table
+from tercet.data.readers.table import TableRows, decode_table, read_table
 from tercet.data.table import UNLABELLED, SampleTable
 
 _LAYOUT = re.compile(r"^(?P<root>(?:[^/]+/)*?)train\.csv$")
@@ -57,7 +57,7 @@ def _read_test(tree: ImageTree) -> tuple[list[str], list[str]]:
     name = f"{tree.root}test.csv"
     if name not in tree.listing.files:
         return [], []
-    header, records = parse_table(tree.source.content(name), name=name)
+    header, records = decode_table(tree.source.content(name), name=name)
     if "image" not in header:
         raise DataError(f"{name} has no column 'image' (columns: {', '.join(header)})")
     ids = [fields[header.index("image")] for _, fields in records]
