@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tercet.core.errors import ConfigError, DataError
-from tercet.core.resource_limits import available_cores
-from tercet.data.decode import Pixels, decode, pillow_limits, to_depth, to_pixels
-from tercet.data.image_cache import BadImage
+from tercet.core.errors import ConfigError
+from tercet.data.decode import Pixels, decode, to_depth, to_pixels
+from tercet.data.image_cache import BadImage, read_ahead
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import Ints, SampleTable
 
@@ -80,9 +79,6 @@ def is_uniform(grey: Pixels) -> bool:
     return bool(grey.std() < _MIN_DEVIATION)
 
 
-_PREFETCH = 256  # images decoded ahead
-
-
 @dataclass(frozen=True)
 class ImageInspection:
     """Properties of one image."""
@@ -125,7 +121,8 @@ def inspect(table: SampleTable, *, max_pixels: int, compute_hashes: bool = True)
     bad: list[BadImage] = []
     inspections: list[ImageInspection] = []
     codes: list[PerceptualHashes] = []
-    for row, result in enumerate(_inspect_all(table, max_pixels)):
+    read = partial(inspect_image, table.source, max_pixels=max_pixels)
+    for row, result in enumerate(read_ahead(read, table.locations, max_pixels=max_pixels)):
         if isinstance(result, str):
             bad.append(BadImage(table.ids[row], table.locations[row], result))
             continue
@@ -143,20 +140,6 @@ def inspect(table: SampleTable, *, max_pixels: int, compute_hashes: bool = True)
         hashes=np.array(codes, dtype=np.uint64).reshape(-1, len(ORIENTATIONS)) if compute_hashes else None,
         uniform=tuple(is_uniform(image.grey) for image in inspections),
     )
-
-
-def _inspect_all(table: SampleTable, max_pixels: int) -> Iterator[ImageInspection | str]:
-    """Yield the inspection of each image in order, or the reason why it is unreadable; threads decode ahead."""
-
-    def attempt(location: str) -> ImageInspection | str:
-        try:
-            return inspect_image(table.source, location, max_pixels=max_pixels)
-        except DataError as error:
-            return str(error)
-
-    with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(table), _PREFETCH):
-            yield from pool.map(attempt, table.locations[start : start + _PREFETCH])
 
 
 def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> ImageInspection:

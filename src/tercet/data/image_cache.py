@@ -6,11 +6,13 @@ Shapes: N images, B images of a batch, H x W pixels, C channels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ from tercet.core.resource_limits import available_cores
 from tercet.data.decode import Pixels, pillow_limits
 from tercet.data.sources import ArraySource, ImageSource, source_of
 from tercet.data.table import Ints, SampleTable
+
+Value = TypeVar("Value")
 
 _CHUNK = 256  # images decoded ahead by threads
 _PIXELS, _SHAPES, _SOURCE = "pixels.npy", "shapes.npy", "source.json"
@@ -40,57 +44,59 @@ class BadImage:
         return f"{self.location} ({self.reason})"
 
 
-class CachedImages(Protocol):
-    """Images of a table by row, all with the same number of channels."""
+class CachedImages(ABC):
+    """Images of a table by row, all with the same number of channels.
 
-    @property
-    def on_demand(self) -> bool:
-        """Whether `read` decodes, so that worker processes help."""
-        ...
+    Args:
+        shapes: N 3: height, width and channels of each image.
+    """
 
-    @property
-    def channels(self) -> int:
+    on_demand: ClassVar[bool]
+    """Whether `read` decodes, so that worker processes help."""
+
+    def __init__(self, shapes: NDArray[np.int64]) -> None:
+        self._shapes = shapes
+        self.channels = int(shapes[0, 2]) if len(shapes) else 1
         """C: 3 if any image has colour, else 1."""
-        ...
-
-    @property
-    def uniform_shape(self) -> tuple[int, int, int] | None:
+        self.uniform_shape = _uniform(shapes)
         """(H, W, C) of every image, or None if they differ."""
-        ...
 
     def __len__(self) -> int:
-        """Return N."""
-        ...
+        return len(self._shapes)
 
+    @abstractmethod
     def read(self, row: int) -> Pixels:
         """Return one image, H W C."""
-        ...
 
     def gather(self, rows: Ints) -> Pixels:
-        """Return some images, which must have a uniform shape, B H W C."""
-        ...
+        """Return some images, B H W C.
+
+        Raises:
+            ValueError: The images differ in size.
+        """
+        if self.uniform_shape is None:
+            raise ValueError("cannot gather images of different sizes: read them one by one")
+        return np.stack([self.read(int(row)) for row in rows])
 
     def save(self, folder: Path) -> None:
-        """Write the files that `open_cache` reads in other processes."""
-        ...
+        """Write the files that `open_cache` reads in other processes, each atomically."""
+        _save_array(folder / _SHAPES, self._shapes)
 
 
-class ImageCache:
+class ImageCache(CachedImages):
     """Decoded images in memory, or in memory-mapped files.
 
     Args:
         pixels: All images, flattened and concatenated.
-        shapes: N 3: height, width and channels of each image.
+        shapes: See `CachedImages`.
     """
 
     on_demand = False
 
     def __init__(self, pixels: Pixels, shapes: NDArray[np.int64]) -> None:
+        super().__init__(shapes)
         self._pixels = pixels
-        self._shapes = shapes
         self._offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))]).astype(np.int64)
-        self.channels = int(shapes[0, 2]) if len(shapes) else 1
-        self.uniform_shape = _uniform(shapes)
         if self._offsets[-1] != pixels.size or (len(shapes) and (shapes[:, 2] != self.channels).any()):
             raise DataError(f"{pixels.size} bytes of pixels do not match {len(shapes)} shapes")
 
@@ -112,7 +118,8 @@ class ImageCache:
         decoded: list[Pixels] | None = []
         shapes: list[tuple[int, ...]] = []
         area, channels = 0, 1
-        for row, image in enumerate(_decoded(table, config.max_pixels)):
+        decode = partial(table.source.pixels, max_pixels=config.max_pixels)
+        for row, image in enumerate(read_ahead(decode, table.locations, max_pixels=config.max_pixels)):
             if isinstance(image, str):
                 bad.append(BadImage(table.ids[row], table.locations[row], image))
                 continue
@@ -131,36 +138,29 @@ class ImageCache:
             return OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels), bad
         return ImageCache(_flatten(decoded, sizes), sizes), bad
 
-    def __len__(self) -> int:
-        return len(self._shapes)
-
     def read(self, row: int) -> Pixels:
         """Return one image, H W C (a view)."""
         return self._pixels[self._offsets[row] : self._offsets[row + 1]].reshape(self._shapes[row])
 
     def gather(self, rows: Ints) -> Pixels:
-        """Return some images, B H W C (a copy).
-
-        Raises:
-            ValueError: The images differ in size.
-        """
+        """Return some images of the same size, B H W C (a copy)."""
         if self.uniform_shape is None:
-            raise ValueError("cannot gather images of different sizes: read them one by one")
+            return super().gather(rows)
         return np.asarray(self._pixels.reshape(len(self), *self.uniform_shape).take(rows, axis=0))
 
     def save(self, folder: Path) -> None:
-        """Write the buffer and the shapes as `.npy` files, each atomically."""
+        """Write the buffer and the shapes as `.npy` files."""
         _save_array(folder / _PIXELS, self._pixels)
-        _save_array(folder / _SHAPES, self._shapes)
+        super().save(folder)
 
 
-class OnDemandImages:
+class OnDemandImages(CachedImages):
     """Images that are decoded on every read, after all were checked once.
 
     Args:
         source: The image source.
         locations: N locations within the source.
-        shapes: N 3: height, width and channels of each image.
+        shapes: See `CachedImages`.
         max_pixels: Maximum number of pixels per image.
     """
 
@@ -169,12 +169,8 @@ class OnDemandImages:
     def __init__(
         self, source: ImageSource, locations: tuple[str, ...], shapes: NDArray[np.int64], *, max_pixels: int
     ) -> None:
-        self._source, self._locations, self._shapes, self._max_pixels = source, locations, shapes, max_pixels
-        self.channels = int(shapes[0, 2]) if len(shapes) else 1
-        self.uniform_shape = _uniform(shapes)
-
-    def __len__(self) -> int:
-        return len(self._locations)
+        super().__init__(shapes)
+        self._source, self._locations, self._max_pixels = source, locations, max_pixels
 
     def read(self, row: int) -> Pixels:
         """Return one image, H W C.
@@ -191,20 +187,9 @@ class OnDemandImages:
             raise DataError(f"{location} has changed since the start of the run: restore it or start a new run")
         return np.broadcast_to(image, tuple(self._shapes[row]))
 
-    def gather(self, rows: Ints) -> Pixels:
-        """Return some images, B H W C.
-
-        Raises:
-            DataError: As `read`.
-            ValueError: The images differ in size.
-        """
-        if self.uniform_shape is None:
-            raise ValueError("cannot gather images of different sizes: read them one by one")
-        return np.stack([self.read(int(row)) for row in rows])
-
     def save(self, folder: Path) -> None:
         """Write the locations of the images, for other processes on this machine."""
-        _save_array(folder / _SHAPES, self._shapes)
+        super().save(folder)
         document = {**self._source.describe(), "locations": self._locations, "max_pixels": self._max_pixels}
         write_text(folder / _SOURCE, json.dumps(document))  # ASCII: names with undecodable bytes survive
 
@@ -241,18 +226,18 @@ def _from_array(images: Pixels, rows: Ints) -> ImageCache:
     return ImageCache(np.ascontiguousarray(images).reshape(-1), shapes)
 
 
-def _decoded(table: SampleTable, max_pixels: int) -> Iterator[Pixels | str]:
-    """Yield each image in the table's order, or an error message; threads decode ahead."""
+def read_ahead(read: Callable[[str], Value], locations: Sequence[str], *, max_pixels: int) -> Iterator[Value | str]:
+    """Yield the result for each image in order, or the message of its `DataError`; threads decode ahead."""
 
-    def decode(location: str) -> Pixels | str:
+    def attempt(location: str) -> Value | str:
         try:
-            return table.source.pixels(location, max_pixels=max_pixels)
+            return read(location)
         except DataError as error:
             return str(error)
 
     with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(table), _CHUNK):
-            yield from pool.map(decode, table.locations[start : start + _CHUNK])
+        for start in range(0, len(locations), _CHUNK):
+            yield from pool.map(attempt, locations[start : start + _CHUNK])
 
 
 def require_readable(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
