@@ -153,14 +153,7 @@ class DuplicateResult:
 def find_duplicates(
     table: SampleTable, inspection: Inspection, options: AuditConfig, features: NDArray[np.floating[Any]] | None
 ) -> DuplicateResult:
-    """Return the duplicates in a table.
-
-    Args:
-        table: The M readable images, with their splits.
-        inspection: Inspection of these images.
-        options: Thresholds.
-        features: M 8 F, features of each orientation; None to compare hashes only.
-    """
+    """Return the duplicates among M readable images; without features (M 8 F), only hashes are compared."""
     exact = exact_groups(inspection.digests)
     first_of = np.arange(len(table))  # the first of identical images
     for group in exact:
@@ -201,11 +194,7 @@ def _to_table_rows(pairs: PairList, rows: Ints) -> PairList:
 def _leaks(split_bits: Ints, all_bits: Ints, first_of: Ints, pairs: Sequence[PairList]) -> tuple[Leak, ...]:
     """Count the images of each split that have a direct duplicate in another split.
 
-    Args:
-        split_bits: Split of each image, as a bit (M).
-        all_bits: For the first of identical images: the splits of all of them (M).
-        first_of: Row of the first of identical images (M).
-        pairs: Pairs of near duplicates.
+    The first of identical images, in row `first_of` (M), has the splits of all of them in `all_bits` (M).
     """
     known, bits = all_bits.copy(), _SPLIT_BITS
     for part in pairs:

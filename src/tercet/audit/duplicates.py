@@ -54,13 +54,7 @@ def near_pairs(
     Two hashes that differ in d bits agree in at least one of d + 1 bands of bits. Only images that share a band are
     compared, unless there are so many of them that comparing all is faster.
 
-    Args:
-        hashes: N 8, from `inspect.hashes`.
-        grey: N SIDE SIDE, downscaled images.
-        max_distance: Maximum number of different bits.
-        splits: N bit sets of splits (see `PairSearch`); None without splits.
-        min_correlation: Minimum correlation of the downscaled images; -1 accepts all candidates.
-        max_pairs: Pairs within splits, and across splits, that are listed even if redundant (see `PairSearch`).
+    Hashes are N 8, grey images N SIDE SIDE; for `splits` and `max_pairs` see `PairSearch`.
     """
     search = PairSearch(_split_bits(len(hashes), splits), max_pairs=max_pairs, min_similarity=min_correlation)
     for first, second, orientation, bits in _candidates(hashes, max_distance):
@@ -176,13 +170,9 @@ def similar_pairs(
     splits: Ints | None = None,
     max_pairs: int = MAX_PAIRS,
 ) -> PairList:
-    """Return the pairs of images with similar features.
+    """Return the pairs of images with similar features: N 8 D, of the eight orientations, or N 1 D, upright only.
 
-    Args:
-        features: N 8 D, of the eight orientations; or N 1 D, upright only.
-        min_similarity: Minimum cosine similarity.
-        splits: N bit sets of splits (see `PairSearch`); None without splits.
-        max_pairs: Pairs within splits, and across splits, that are listed even if redundant (see `PairSearch`).
+    The similarity is the cosine; for `splits` and `max_pairs` see `PairSearch`.
     """
     search = PairSearch(_split_bits(len(features), splits), max_pairs=max_pairs, min_similarity=min_similarity)
     upright = _unit(features[:, 0])

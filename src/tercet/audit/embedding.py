@@ -52,12 +52,7 @@ def check_embedder(network: object) -> None:
 
 
 def build_embedder(network: object, *, channels: int, image_size: tuple[int, int] | None) -> Classifier:
-    """Build the network with its weights.
-
-    Args:
-        network: A name, a YAML file, or a mapping of `model` and its options.
-        channels: Channels of the images.
-        image_size: Height and width if all images have the same size.
+    """Build a network (a name, a YAML file, or a mapping of `model` and its options) with its weights.
 
     Raises:
         ConfigError: The network or one of its options does not exist.
@@ -76,16 +71,7 @@ def embed_images(
     device: str = "auto",
     orientations: Sequence[int] = range(len(ORIENTATIONS)),
 ) -> NDArray[np.float16]:
-    """Return features with norm 1 (N, number of orientations, D).
-
-    Args:
-        network: Its `embed` is used.
-        table: The samples.
-        rows: N rows of readable images.
-        max_pixels: Largest image that is decoded.
-        device: Name of the device.
-        orientations: Indices of `ORIENTATIONS`.
-    """
+    """Return features of N rows of readable images with norm 1 (N, number of orientations, D)."""
     target = choose_device(device)
     parts = []
     with evaluation_mode(network, target):

@@ -59,11 +59,6 @@ def check_name(archive: Path, name: str) -> str:
 def check_zip(archive: Path, members: Sequence[zipfile.ZipInfo], *, max_member: int) -> None:
     """Check the directory of a zip archive before any member is read.
 
-    Args:
-        archive: Path, for messages.
-        members: The directory.
-        max_member: Maximum decompressed size of a member in bytes.
-
     Raises:
         DataError: The archive is encrypted, has unsafe or repeated names or overlapping members, or exceeds a limit.
     """
@@ -94,10 +89,6 @@ def check_zip(archive: Path, members: Sequence[zipfile.ZipInfo], *, max_member: 
 
 def read_members(archive: Path, max_sizes: Mapping[str, int]) -> dict[str, bytes]:
     """Return the content of some members, by file name without folders.
-
-    Args:
-        archive: Path of the archive.
-        max_sizes: File names, each with its maximum size in bytes.
 
     Raises:
         DataError: The archive is damaged or unsafe, or a member is repeated or too large.

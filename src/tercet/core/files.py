@@ -124,10 +124,6 @@ def sha256(source: Path) -> str:
 def new_folder(path: Path, *, resumes: bool = True) -> Path:
     """Create a folder, or accept an empty one.
 
-    Args:
-        path: The folder.
-        resumes: Whether the message may suggest --resume.
-
     Raises:
         StorageError: The path exists and is not an empty folder, or is not writable.
     """
@@ -148,10 +144,6 @@ def new_folder(path: Path, *, resumes: bool = True) -> Path:
 
 def require_writable(folder: Path, *, hint: str = "choose another --output") -> None:
     """Check that a folder can be created and written; it is not created.
-
-    Args:
-        folder: The folder; it need not exist.
-        hint: Advice at the end of the message.
 
     Raises:
         StorageError: The path is a file, the disk is read-only, or permission is missing.

@@ -125,11 +125,6 @@ def table_header(text: str) -> tuple[list[str], str]:
 def parse_table(text: str, *, name: str | Path, delimiter: str | None = None) -> tuple[list[str], list[Record]]:
     """Return the header and the records of a table, without blank ones.
 
-    Args:
-        text: Content of a text file.
-        name: Name of the file, for messages.
-        delimiter: Delimiter, if it is not to be detected.
-
     Raises:
         DataError: The text is not a table, has no rows, or a row has another number of cells than the header.
     """

@@ -84,12 +84,7 @@ class CachedImages(ABC):
 
 
 class ImageCache(CachedImages):
-    """Decoded images in memory, or in memory-mapped files.
-
-    Args:
-        pixels: All images, flattened and concatenated.
-        shapes: See `CachedImages`.
-    """
+    """Decoded images in memory, or in memory-mapped files."""
 
     on_demand = False
 
@@ -155,14 +150,7 @@ class ImageCache(CachedImages):
 
 
 class OnDemandImages(CachedImages):
-    """Images that are decoded on every read, after all were checked once.
-
-    Args:
-        source: The image source.
-        locations: N locations within the source.
-        shapes: See `CachedImages`.
-        max_pixels: Maximum number of pixels per image.
-    """
+    """Images that are decoded on every read, after all were checked once."""
 
     on_demand = True
 

@@ -204,12 +204,6 @@ def _first_duplicate(names: Iterable[str]) -> str:
 def load_samples(path: Path, *, name: str, classes: Sequence[str], multilabel: bool = False) -> SampleTable:
     """Read a table that `SampleTable.save` wrote; its source cannot read pixels, which are in the run's image cache.
 
-    Args:
-        path: The CSV file.
-        name: Name of the data.
-        classes: Class names in the order of the indices.
-        multilabel: Whether the label column holds label sets.
-
     Raises:
         DataError: The file cannot be read, or contains unknown classes.
     """

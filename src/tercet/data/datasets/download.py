@@ -83,13 +83,6 @@ def fetch(
     A partial download (`.NAME.part`) is resumed if the file on the server has not changed. If several processes need
     a file, one downloads it and the others wait.
 
-    Args:
-        file: The file.
-        folder: Target folder; created if missing.
-        mirrors: Base URLs, tried in order.
-        schemes: Allowed URL schemes, also of redirects.
-        report: Called with one line per progress message.
-
     Raises:
         DataError: No mirror returned the official file; the message explains how to place it manually.
         StorageError: The file cannot be written.

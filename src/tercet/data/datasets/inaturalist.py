@@ -44,10 +44,6 @@ class Annotations:
 def read_annotations(content: bytes, *, name: str) -> Annotations:
     """Read a COCO annotation file.
 
-    Args:
-        content: The file's bytes.
-        name: The file's name, for messages.
-
     Raises:
         DataError: The content is not JSON of this form, or an image is duplicated or does not have one category.
     """

@@ -102,11 +102,6 @@ def find_folder(info: DatasetInfo, config: DataConfig) -> Path:
 def find_files(info: DatasetInfo, config: DataConfig, files: Sequence[RemoteFile] | None = None) -> list[Path]:
     """Return the paths of official files, gzipped or not, after checking sizes and checksums; download missing ones.
 
-    Args:
-        info: The data set.
-        config: `data_dir`.
-        files: Which files (default: all required ones).
-
     Raises:
         DataError: A file is not the official one, or is missing and cannot be downloaded.
     """
@@ -151,12 +146,8 @@ class ImageTree:
 def find_tree(info: DatasetInfo, config: DataConfig, pattern: re.Pattern[str]) -> ImageTree:
     """Find a data set's image files; unpack archives beside themselves, and download missing ones.
 
-    A single zip that contains the complete layout is read without unpacking.
-
-    Args:
-        info: The data set.
-        config: `data_dir`.
-        pattern: Matches the paths of the layout; its group `root` is the part before the layout.
+    A single zip that contains the complete layout is read without unpacking. The pattern matches the paths of the
+    layout; its group `root` is the part before the layout.
 
     Raises:
         DataError: The files are missing and cannot be downloaded, are not the official ones, or are not safe.

@@ -22,10 +22,6 @@ _SPLITS = {"train": "train", _EXTRA: "train", "test": "test"}
 def read_digits(path: Path, images: Pixels) -> Ints:
     """Read a file's images into an array, and return its labels (N); 10 in the file is the digit 0.
 
-    Args:
-        path: A file of cropped digits.
-        images: Output, N 32 32 3.
-
     Raises:
         DataError: The file is damaged, contains another number of images, or invalid labels.
     """

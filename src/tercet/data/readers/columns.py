@@ -175,18 +175,10 @@ def detect_label_format(
     single_labels: bool,
     name: str,
 ) -> LabelFormat:
-    """Detect the label format of a table.
-
-    Args:
-        header: Names of the columns.
-        positions: The label columns.
-        records: The fields of every row.
-        separator: The configured separator of labels in a cell.
-        single_labels: Accept that no cell contains the separator.
-        name: The file's name, for messages.
+    """Detect the format of the labels at some positions of the records.
 
     Raises:
-        DataError: No cell contains the separator.
+        DataError: No cell contains the configured separator, unless `single_labels` accepts that.
     """
     if separator is not None and not single_labels:
         mark = separator.strip() or " "

@@ -63,11 +63,6 @@ def wrapper_prefix(listing: Listing) -> str:
 def find_layout(listing: Listing, *, what: str, tables: Sequence[str] = ()) -> FolderLayout:
     """Find class folders, within split folders if there are any.
 
-    Args:
-        listing: Files and folders under the root.
-        what: The root's name, for messages.
-        tables: Tables beside the folders, which are not read.
-
     Raises:
         DataError: There are no images, none in a class folder, or it is unclear whether folders are classes or splits.
     """
