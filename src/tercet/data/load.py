@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,14 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
-from tercet.core.files import natural_key
 from tercet.core.registry import did_you_mean
 from tercet.data.datasets.info import DATASETS, DatasetInfo
-from tercet.data.readers.columns import membership_of, placeholder_labels
+from tercet.data.readers.columns import sort_classes
 from tercet.data.readers.folder import find_layout, wrapper_prefix
 from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
-from tercet.data.readers.table import SUFFIXES, TableRows, read_table, require_files
-from tercet.data.sources import ArraySource, FolderSource, ImageSource, ZipSource
+from tercet.data.readers.table import SUFFIXES, read_table
+from tercet.data.sources import ArraySource, FolderSource, ZipSource
 from tercet.data.table import UNLABELLED, SampleTable
 
 _TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
@@ -56,9 +53,7 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
         source = FolderSource(path)
         table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
     elif path.suffix.lower() in SUFFIXES and path.exists():
-        source = FolderSource(path.parent)
-        rows = read_table(source.content(path.name), name=str(path), config=config, find=source.find)
-        table = _from_rows(rows, source, name=path.stem, what=str(path), config=config)
+        table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=str(path))
     elif path.suffix.lower() == ".zip" and path.exists():
         archive = ZipSource(path)
         table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
@@ -173,19 +168,6 @@ def _class_indices(labels: ArrayLike, classes: Sequence[str] | None) -> tuple[ND
     return np.array([index_of.get(text, UNLABELLED) for text in texts], dtype=np.int64), names
 
 
-def sort_classes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the unique names in natural order (`class10` after `class9`); warn of names that look alike."""
-    unique = sorted({name for name in names if name}, key=lambda name: (natural_key(name), name))
-    alike: dict[str, str] = {}
-    for name in unique:
-        twin = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-        if twin != name:
-            warnings.warn(
-                f"classes '{twin}' and '{name}' differ only in case or Unicode form", UserWarning, stacklevel=2
-            )
-    return tuple(unique)
-
-
 def _from_tree(
     listing: Listing, source: FolderSource | ZipSource, *, name: str, what: str, config: DataConfig
 ) -> SampleTable:
@@ -202,11 +184,7 @@ def _from_tree(
     tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few_folders]
     if tables and (_table_options(config) or few_folders):
         chosen = _choose_table(tables, what)
-        base = chosen[: len(chosen) - len(PurePosixPath(chosen).name)]
-        rows = read_table(
-            source.content(chosen), name=f"{what}:{chosen}", config=config, find=lambda file: source.find(base + file)
-        )
-        return _from_rows(rows, source, name=name, what=what, config=config)
+        return read_table(chosen, source, config, name=name, what=f"{what}:{chosen}")
     _refuse_table_options(config, what)
     layout = find_layout(listing, what=what, tables=tables)
     classes = sort_classes(layout.class_names)
@@ -237,31 +215,6 @@ def _choose_table(tables: Sequence[str], what: str) -> str:
             f"{what} holds {len(tables)} tables ({', '.join(tables[:5])}): give the path of one of them as the data"
         )
     return preferred[0]
-
-
-def _from_rows(rows: TableRows, source: ImageSource, *, name: str, what: str, config: DataConfig) -> SampleTable:
-    require_files(len(rows.missing), len(rows.ids), what, rows.notes, config)
-    sets = rows.label_sets
-    classes = sort_classes(rows.labels if sets is None else [label for labels in sets for label in labels or ()])
-    if not classes:
-        raise DataError(f"{what}: no row has a label{'' if sets is None else ': all label sets are empty'}")
-    index_of = {class_name: index for index, class_name in enumerate(classes)}
-    labels = [index_of.get(label, UNLABELLED) for label in rows.labels] if sets is None else placeholder_labels(sets)
-    return SampleTable(
-        name=name,
-        ids=tuple(rows.ids),
-        locations=tuple(rows.locations),
-        labels=np.array(labels, dtype=np.int64),
-        classes=classes,
-        source=source,
-        groups=None if rows.groups is None else tuple(rows.groups),
-        splits=None if rows.splits is None else tuple(rows.splits),
-        folds=None if rows.folds is None else np.array(rows.folds, dtype=np.int64),
-        weights=None if rows.weights is None else np.array(rows.weights, dtype=np.float64),
-        notes=tuple(rows.notes),
-        membership=None if sets is None else membership_of(sets, classes),
-        missing=tuple(rows.missing),
-    )
 
 
 def _table_options(config: DataConfig) -> list[str]:

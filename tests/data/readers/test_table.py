@@ -1,19 +1,18 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fixtures.image_trees import ListedFiles
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.data.load import load_table
-from tercet.data.readers.table import TableRows, read_table
+from tercet.data.readers.table import read_table
 from tercet.data.table import SampleTable
 
 
-def rows(content: str | bytes, config: DataConfig | None = None, *, name: str = "t.csv") -> TableRows:
-    encoded = content.encode() if isinstance(content, str) else content
-    find: Callable[[str], str | None] = lambda file: None if file.startswith("gone") else file  # noqa: E731
-    return read_table(encoded, name=name, config=config or DataConfig(), find=find)
+def rows(content: str | bytes, config: DataConfig | None = None, *, name: str = "t.csv") -> SampleTable:
+    source = ListedFiles(content.encode() if isinstance(content, str) else content)
+    return read_table(name, source, config or DataConfig(), name="t", what=name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -32,32 +31,32 @@ def rows(content: str | bytes, config: DataConfig | None = None, *, name: str = 
 )
 def test_table_dialects(content: str, name: str) -> None:
     table_rows = rows(content, name=name)
-    assert (table_rows.locations, table_rows.labels) == (["a.jpg", "b.jpg"], ["cat", "dog"])
+    assert (table_rows.locations, table_rows.label_names()) == (("a.jpg", "b.jpg"), ["cat", "dog"])
 
 
 def test_labels_are_exact_strings_and_blank_means_unlabelled() -> None:
     names = ["1", "01", "1.0", "NaN", "None", "True", "", "  "]
     table_rows = rows("id,label\n" + "".join(f"00{index},{label}\n" for index, label in enumerate(names)))
-    assert table_rows.labels == ["1", "01", "1.0", "NaN", "None", "True", "", ""]
+    assert table_rows.label_names() == ["1", "01", "1.0", "NaN", "None", "True", "", ""]
     assert table_rows.ids[7] == "007"
-    assert table_rows.notes == ["2 rows have no label and are not used for training"]
+    assert table_rows.notes == ("2 rows have no label and are not used for training",)
 
 
 def test_file_names_with_newlines_commas_and_unicode() -> None:
     table_rows = rows('image,label\n"a\nb,c.jpg",x\n"ü😀 ""q"".jpg",y\n')
-    assert table_rows.locations == ["a\nb,c.jpg", 'ü😀 "q".jpg']
+    assert table_rows.locations == ("a\nb,c.jpg", 'ü😀 "q".jpg')
 
 
 def test_unique_id_column_provides_the_ids() -> None:
-    assert rows("id,file,label\n7,a.jpg,x\n8,b.jpg,y\n").ids == ["7", "8"]
-    assert rows("id,file,label\n7,a.jpg,x\n7,b.jpg,y\n").ids == ["a.jpg", "b.jpg"]
+    assert rows("id,file,label\n7,a.jpg,x\n8,b.jpg,y\n").ids == ("7", "8")
+    assert rows("id,file,label\n7,a.jpg,x\n7,b.jpg,y\n").ids == ("a.jpg", "b.jpg")
 
 
 def test_image_pattern_makes_file_names() -> None:
     table_rows = rows("id,label\n07,x\n08,y\n", DataConfig(image_pattern="img/{id}.jpg"))
-    assert table_rows.locations == ["img/07.jpg", "img/08.jpg"] and table_rows.ids == ["07", "08"]
+    assert table_rows.locations == ("img/07.jpg", "img/08.jpg") and table_rows.ids == ("07", "08")
     table_rows = rows("no,label\n07,x\n08,y\n", DataConfig(image_column="no", image_pattern="{label}/{id}.jpg"))
-    assert table_rows.locations == ["x/07.jpg", "y/08.jpg"]
+    assert table_rows.locations == ("x/07.jpg", "y/08.jpg")
     with pytest.raises(ConfigError, match="no column 'nope'"):
         rows("id,label\n07,x\n", DataConfig(image_pattern="{nope}.jpg"))
     with pytest.raises(ConfigError, match="contains no column"):
@@ -69,20 +68,24 @@ def test_splits_folds_weights_and_groups_are_read() -> None:
         "image,label,Split,fold,weight,hand\na,x,TRAIN,0,1.5,h1\nb,y,Valid,1,2,h2\nc,y,testing,2,0,h1\n",
         DataConfig(group_column="hand"),
     )
-    assert table_rows.splits == ["train", "val", "test"]
-    assert (table_rows.folds, table_rows.weights, table_rows.groups) == ([0, 1, 2], [1.5, 2.0, 0.0], ["h1", "h2", "h1"])
+    assert table_rows.splits == ("train", "val", "test") and table_rows.groups == ("h1", "h2", "h1")
+    assert table_rows.folds is not None and table_rows.folds.tolist() == [0, 1, 2]
+    assert table_rows.weights is not None and table_rows.weights.tolist() == [1.5, 2.0, 0.0]
 
 
 def test_duplicate_rows_are_counted_and_conflicts_are_errors() -> None:
     table_rows = rows("image,label\na,x\nb,y\na,x\n")
-    assert table_rows.ids == ["a", "b"] and table_rows.notes == ["1 rows are duplicates: a (lines 2 and 4)"]
+    assert table_rows.ids == ("a", "b") and table_rows.notes == ("1 rows are duplicates: a (lines 2 and 4)",)
     with pytest.raises(DataError, match="lines 2 and 4: 'a' is both 'x' and 'y'"):
         rows("image,label\na,x\nb,y\na,y\n")
 
 
 def test_missing_images_are_counted() -> None:
-    table_rows = rows("image,label\na,x\n" + "".join(f"gone{index},x\n" for index in range(7)))
-    assert len(table_rows.missing) == 7 and table_rows.ids == ["a"]
+    table_rows = rows(
+        "image,label\na,x\n" + "".join(f"gone{index},x\n" for index in range(7)),
+        DataConfig(max_bad_fraction=1.0),
+    )
+    assert len(table_rows.missing) == 7 and table_rows.ids == ("a",)
     assert (
         "7 of 8 listed images" in table_rows.notes[0]
         and "gone4 (line 7)" in table_rows.notes[0]
@@ -123,7 +126,7 @@ def test_configured_columns_must_exist_and_be_unambiguous() -> None:
         rows("image,a,b\na,x,y\n", DataConfig(label_columns=("a", "a")))
     with pytest.raises(ConfigError, match="could all be the label"):
         rows("image,label,class\na,x,y\n")
-    assert rows("image,label,class\na,x,y\n", DataConfig(label_columns=("class",))).labels == ["y"]
+    assert rows("image,label,class\na,x,y\n", DataConfig(label_columns=("class",))).classes == ("y",)
 
 
 def load(pets: Path, text: str, **options: object) -> SampleTable:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
-from tercet.core.files import natural_key
 from tercet.data.datasets.info import DATASETS, DatasetInfo, ImageTree, find_tree, size_mismatch_note
-from tercet.data.readers.table import TableRows, decode_table, read_table
+from tercet.data.readers.table import decode_table, read_table
 from tercet.data.table import UNLABELLED, SampleTable
 
 _LAYOUT = re.compile(r"^(?P<root>(?:[^/]+/)*?)train\.csv$")
@@ -18,38 +18,24 @@ _LAYOUT = re.compile(r"^(?P<root>(?:[^/]+/)*?)train\.csv$")
 
 def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
     tree = find_tree(info, config, _LAYOUT)
-    train = _read_train(tree, config)
+    plain = DataConfig(max_bad_fraction=config.max_bad_fraction)
+    train = read_table(f"{tree.root}train.csv", tree.source, plain, name=info.name, what=f"{tree.root}train.csv")
     ids, locations = _read_test(tree)
-    classes = tuple(sorted(set(train.labels), key=natural_key))
-    if len(classes) != info.num_classes or "" in classes:
+    if train.num_classes != info.num_classes or UNLABELLED in train.labels:
         raise DataError(
-            f"train.csv of leaves contains {len(classes)} classes, expected {info.num_classes}: download it again"
+            f"train.csv of leaves contains {train.num_classes} classes, expected {info.num_classes}: download it again"
         )
     if shared := set(train.locations) & set(locations):
         raise DataError(f"leaves: {min(shared)} is in train.csv and in test.csv: download them again")
-    train_labels = [classes.index(label) for label in train.labels]
-    num_train = len(train_labels)
-    size_notes = (*size_mismatch_note(info, num_train, "train"), *size_mismatch_note(info, len(ids), "test"))
-    return SampleTable(
-        name=info.name,
+    size_notes = (*size_mismatch_note(info, len(train), "train"), *size_mismatch_note(info, len(ids), "test"))
+    return replace(
+        train,
         ids=(*train.ids, *ids),
         locations=(*train.locations, *locations),
-        labels=np.array(train_labels + [UNLABELLED] * len(ids), dtype=np.int64),
-        classes=classes,
-        source=tree.source,
-        splits=("train",) * num_train + ("test",) * len(ids),
+        labels=np.concatenate([train.labels, np.full(len(ids), UNLABELLED)]),
+        splits=("train",) * len(train) + ("test",) * len(ids),
         notes=(*tree.notes, *train.notes, *size_notes),
     )
-
-
-def _read_train(tree: ImageTree, config: DataConfig) -> TableRows:
-    name = f"{tree.root}train.csv"
-    rows = read_table(
-        tree.source.content(name), name=name, config=DataConfig(), find=lambda file: tree.source.find(tree.root + file)
-    )
-    if len(rows.missing) > config.max_bad_fraction * (len(rows.ids) + len(rows.missing)):
-        raise DataError(f"{name}: {'; '.join(rows.notes)}: unpack images/ beside it")
-    return rows
 
 
 def _read_test(tree: ImageTree) -> tuple[list[str], list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
+from tercet.core.files import natural_key
 from tercet.core.registry import did_you_mean
 
 IMAGE_COLUMNS = ("image", "file", "path", "filename", "id")
@@ -198,6 +201,19 @@ def detect_label_format(
 def _is_indicator(cells: Sequence[str]) -> bool:
     values = {cell.strip().casefold() for cell in cells} - {""}
     return bool(values) and values <= _ABSENT | _PRESENT
+
+
+def sort_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the unique names in natural order (`class10` after `class9`); warn of names that look alike."""
+    unique = sorted({name for name in names if name}, key=lambda name: (natural_key(name), name))
+    alike: dict[str, str] = {}
+    for name in unique:
+        twin = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if twin != name:
+            warnings.warn(
+                f"classes '{twin}' and '{name}' differ only in case or Unicode form", UserWarning, stacklevel=2
+            )
+    return tuple(unique)
 
 
 LabelSet = Sequence[str] | None

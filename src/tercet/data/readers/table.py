@@ -7,37 +7,28 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.untrusted_files import Record, parse_table
-from tercet.data.readers.columns import Columns, LabelFormat, detect_label_format, file_name, find_columns
+from tercet.data.readers.columns import (
+    Columns,
+    LabelFormat,
+    detect_label_format,
+    file_name,
+    find_columns,
+    membership_of,
+    placeholder_labels,
+    sort_classes,
+)
 from tercet.data.readers.folder import SPLIT_NAMES
+from tercet.data.sources import FolderSource, ZipSource
+from tercet.data.table import UNLABELLED, SampleTable
 
 SUFFIXES = frozenset({".csv", ".tsv"})
 _SPLIT_VALUES = {**SPLIT_NAMES, "training": "train", "testing": "test"}
 _MAX_EXAMPLES = 5  # items listed in a message
-
-Find = Callable[[str], str | None]
-"""Returns the location of a file name, or None if there is no such file."""
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """Columns of the rows whose images exist; None if the table lacks the column."""
-
-    ids: list[str]
-    locations: list[str]
-    labels: list[str]
-    """Class names, or label sets as text; empty if unlabelled."""
-    label_sets: list[tuple[str, ...] | None] | None
-    """Label sets of a multi-label table; None for an unlabelled row."""
-    groups: list[str] | None
-    splits: list[str] | None
-    folds: list[int] | None
-    weights: list[float] | None
-    missing: list[str]
-    """Listed image files that do not exist, with line numbers; they have no rows."""
-    notes: list[str]
 
 
 def require_files(missing: int, existing: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
@@ -49,21 +40,24 @@ def require_files(missing: int, existing: int, what: str, notes: Sequence[str], 
         )
 
 
-def read_table(content: bytes, *, name: str, config: DataConfig, find: Find) -> TableRows:
-    """Read a table of images.
+def read_table(
+    location: str, source: FolderSource | ZipSource, config: DataConfig, *, name: str, what: str
+) -> SampleTable:
+    """Read a table of images, whose paths are relative to the table.
 
     Args:
-        content: The file's bytes: UTF-8, with or without BOM, separated by comma, semicolon or tab.
-        name: The file's name, for messages; `.tsv` implies tabs.
+        location: The table within the source: UTF-8, separated by comma, semicolon or tab; `.tsv` implies tabs.
+        source: Folder or archive that also holds the images.
         config: Names of the columns, if they are not the usual ones.
-        find: Finds the image files.
+        name: Name of the data.
+        what: Name of the file, for messages.
 
     Raises:
-        DataError: The file is not a table, or rows contradict each other.
+        DataError: The file is not a table, rows contradict each other, or too many images do not exist.
         ConfigError: A configured column is missing, or several columns could be the label.
     """
-    header, records = decode_table(content, name=name)
-    columns = find_columns(header, config, name=name)
+    header, records = decode_table(source.content(location), name=what)
+    columns = find_columns(header, config, name=what)
     values = [fields[columns.image] for _, fields in records]
     unique_ids = columns.id is not None and len({fields[columns.id] for _, fields in records}) == len(set(values))
     ids = [fields[columns.id] for _, fields in records] if unique_ids and columns.id is not None else values
@@ -73,21 +67,35 @@ def read_table(content: bytes, *, name: str, config: DataConfig, find: Find) -> 
         [fields for _, fields in records],
         separator=config.label_separator,
         single_labels=config.task == "multi",
-        name=name,
+        name=what,
     )
+    folder = location[: len(location) - len(PurePosixPath(location).name)]
     files = [file_name(config.image_pattern, fields, header=header, image=columns.image) for _, fields in records]
-    rows, notes, missing = _collect(records, ids, files, columns, label_format, name, find)
-    return TableRows(
-        ids=[row.id for row in rows],
-        locations=[row.location for row in rows],
-        labels=[row.label for row in rows],
-        label_sets=[label_format.label_set(row.fields) for row in rows] if label_format.is_multilabel else None,
-        groups=None if columns.group is None else [row.group for row in rows],
-        splits=None if columns.split is None else [row.split for row in rows],
-        folds=None if columns.fold is None else [row.fold for row in rows],
-        weights=None if columns.weight is None else [row.weight for row in rows],
-        missing=missing,
-        notes=notes,
+    rows, notes, missing = _collect(
+        records, ids, files, columns, label_format, what, lambda file: source.find(folder + file)
+    )
+    require_files(len(missing), len(rows), what, notes, config)
+    sets = [label_format.label_set(row.fields) for row in rows] if label_format.is_multilabel else None
+    labels = [row.label for row in rows]
+    classes = sort_classes(labels if sets is None else [label for labels in sets for label in labels or ()])
+    if not classes:
+        raise DataError(f"{what}: no row has a label{'' if sets is None else ': all label sets are empty'}")
+    index_of = {class_name: index for index, class_name in enumerate(classes)}
+    indices = [index_of.get(label, UNLABELLED) for label in labels] if sets is None else placeholder_labels(sets)
+    return SampleTable(
+        name=name,
+        ids=tuple(row.id for row in rows),
+        locations=tuple(row.location for row in rows),
+        labels=np.array(indices, dtype=np.int64),
+        classes=classes,
+        source=source,
+        groups=None if columns.group is None else tuple(row.group for row in rows),
+        splits=None if columns.split is None else tuple(row.split for row in rows),
+        folds=None if columns.fold is None else np.array([row.fold for row in rows], dtype=np.int64),
+        weights=None if columns.weight is None else np.array([row.weight for row in rows], dtype=np.float64),
+        notes=tuple(notes),
+        membership=None if sets is None else membership_of(sets, classes),
+        missing=tuple(missing),
     )
 
 
@@ -139,7 +147,7 @@ def _collect(
     columns: Columns,
     label_format: LabelFormat,
     name: str,
-    find: Find,
+    find: Callable[[str], str | None],
 ) -> tuple[list[_Row], list[str], list[str]]:
     """Return the rows of existing images, notes about dropped rows, and missing files; all conflicts are reported.
 
