@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tercet.audit.duplicates import exact_groups, near_pairs, similar_pairs
 from tercet.audit.inspect import ORIENTATIONS, Inspection
-from tercet.audit.pairs import PairList, no_pairs
+from tercet.audit.pairs import PairList, PairSearch
 from tercet.audit.result import AuditResult, Duplicate, LabelCheck, Leak, Method
 from tercet.config.analysis import AuditConfig
 from tercet.config.run import DataConfig
@@ -162,7 +162,7 @@ def find_duplicates(
     all_bits = np.zeros(len(table), dtype=np.int64)
     np.bitwise_or.at(all_bits, first_of, split_bits)
     chosen = np.flatnonzero((first_of == np.arange(len(table))) & ~np.array(inspection.uniform, dtype=np.bool_))
-    near = network = no_pairs()
+    near = network = PairSearch(all_bits, max_pairs=0, min_similarity=0).pairs()  # none
     if options.max_hash_distance is not None and inspection.hashes is not None:
         hashes, grey = inspection.hashes[chosen], inspection.grey[chosen]
         pairs = near_pairs(hashes, grey, max_distance=options.max_hash_distance, splits=all_bits[chosen])

@@ -7,7 +7,7 @@ N images, P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,21 +48,8 @@ class PairList:
 
     def take(self, indices: Ints) -> PairList:
         """Return a subset of the pairs in the given order."""
-        return PairList(
-            self.first[indices],
-            self.second[indices],
-            self.orientation[indices],
-            self.distance[indices],
-            self.similarity[indices],
-            self.complete,
-            self.all_crossing,
-        )
-
-
-def no_pairs(*, complete: bool = True, all_crossing: bool = True) -> PairList:
-    """Return an empty list."""
-    empty = np.zeros(0, dtype=np.int64)
-    return PairList(empty, empty, empty, empty, np.zeros(0, dtype=np.float32), complete, all_crossing)
+        columns = ("first", "second", "orientation", "distance", "similarity")
+        return replace(self, **{column: getattr(self, column)[indices] for column in columns})
 
 
 class PairSearch:
@@ -141,16 +128,13 @@ class PairSearch:
 
     def pairs(self) -> PairList:
         """Return the accepted pairs, sorted by distance and similarity."""
-        complete = all(self._complete.values()) and not any(self._stopped.values())
-        all_crossing = not self._stopped[True]
         pairs = self._pairs
-        if not pairs:
-            return no_pairs(complete=complete, all_crossing=all_crossing)
         order = sorted(pairs, key=lambda pair: (pairs[pair][1], -pairs[pair][2], pair))
-        first, second = np.array(order, dtype=np.int64).T
-        orientation, distance = np.array([pairs[pair][:2] for pair in order], dtype=np.int64).T
+        first, second = np.array(order, dtype=np.int64).reshape(-1, 2).T
+        orientation, distance = np.array([pairs[pair][:2] for pair in order], dtype=np.int64).reshape(-1, 2).T
         similarity = np.array([pairs[pair][2] for pair in order], dtype=np.float32)
-        return PairList(first, second, orientation, distance, similarity, complete, all_crossing)
+        complete = all(self._complete.values()) and not any(self._stopped.values())
+        return PairList(first, second, orientation, distance, similarity, complete, not self._stopped[True])
 
     def _store(
         self, first: Ints, second: Ints, orientation: Ints, distance: Ints, similarity: Floats, crosses: bool

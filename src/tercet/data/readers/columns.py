@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,47 +54,36 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
             )
         return header.index(column)
 
-    if config.image_column:
-        image: int | None = configured("image_column", config.image_column)
-    else:
-        image = next((positions[alias] for alias in IMAGE_COLUMNS if alias in positions), None)
-    if image is None:
+    def usual(aliases: Sequence[str]) -> list[int]:
+        return [positions[alias] for alias in aliases if alias in positions]
+
+    columns = ", ".join(header)
+    image = [configured("image_column", config.image_column)] if config.image_column else usual(IMAGE_COLUMNS)
+    if not image:
         raise DataError(
             f"{name} has no column {', '.join(IMAGE_COLUMNS)}: give the column of the file names with "
-            f"--data.image-column (columns: {', '.join(header)})"
+            f"--data.image-column (columns: {columns})"
         )
+    chosen = config.label_columns or ()
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"data.label_columns contains a column twice: {', '.join(chosen)}")
+    labels = [configured("label_columns", column) for column in chosen] or usual(LABEL_COLUMNS)
+    if not labels:
+        raise DataError(
+            f"{name} has no column {', '.join(LABEL_COLUMNS)}: give the column of the classes with "
+            f"--data.label-columns (columns: {columns})"
+        )
+    if len(labels) > 1 and not chosen:
+        names = ", ".join(header[position] for position in labels)
+        raise ConfigError(f"{name}: the columns {names} could all be the label: choose with --data.label-columns")
     return Columns(
-        image=image,
-        labels=_label_columns(header, positions, config, name, configured),
+        image=image[0],
+        labels=tuple(labels),
         id=positions.get("id"),
         group=configured("group_column", config.group_column) if config.group_column else None,
         split=positions.get("split"),
         fold=positions.get("fold"),
         weight=positions.get("weight"),
-    )
-
-
-def _label_columns(
-    header: Sequence[str],
-    positions: dict[str, int],
-    config: DataConfig,
-    name: str,
-    configured: Callable[[str, str], int],
-) -> tuple[int, ...]:
-    columns = config.label_columns or ()
-    if len(set(columns)) < len(columns):
-        raise ConfigError(f"data.label_columns contains a column twice: {', '.join(columns)}")
-    if columns:
-        return tuple(configured("label_columns", column) for column in columns)
-    candidates = [positions[alias] for alias in LABEL_COLUMNS if alias in positions]
-    if len(candidates) == 1:
-        return (candidates[0],)
-    if candidates:
-        names = ", ".join(header[position] for position in candidates)
-        raise ConfigError(f"{name}: the columns {names} could all be the label: choose with --data.label-columns")
-    raise DataError(
-        f"{name} has no column {', '.join(LABEL_COLUMNS)}: give the column of the classes with --data.label-columns "
-        f"(columns: {', '.join(header)})"
     )
 
 
