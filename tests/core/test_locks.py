@@ -1,6 +1,12 @@
+import errno
 import subprocess
 import sys
 from pathlib import Path
+
+import filelock
+import pytest
+
+from tercet.core.files import file_lock
 
 SCRIPT = """
 import sys, time
@@ -20,3 +26,30 @@ def test_only_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
     assert [process.wait(timeout=100) for process in running] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "in out " * 3
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_file_system_without_locks_is_used_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with file_lock(tmp_path / ".lock", busy=print):
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_held_lock_reports_its_owner(tmp_path: Path) -> None:
+    def refuse(owner: str) -> None:
+        raise RuntimeError(f"process {owner} holds the lock")
+
+    with (
+        file_lock(tmp_path / ".lock", busy=print),
+        pytest.raises(RuntimeError, match=r"process \d+ holds"),
+        file_lock(tmp_path / ".lock", busy=refuse),
+    ):
+        pytest.fail("the lock is held")
+
+
+def test_files_are_written_without_posix() -> None:
+    script = "import sys; sys.modules['fcntl'] = None; import tercet.core.files, tercet.core.archives"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -187,14 +187,14 @@ def file_lock(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         busy: Called with the process ID of the owner if another process holds the lock; raises to give up, returns to
             wait.
     """
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         busy(_owner(path))
         lock.acquire()
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems
             raise
     try:
         with suppress(OSError):  # Windows locks the content too
