@@ -88,10 +88,10 @@ def check_zip(archive: Path, members: Sequence[zipfile.ZipInfo], *, max_member: 
 
 
 def read_members(archive: Path, max_sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Return the content of some members, by file name without folders.
+    """Return the content of members, by file name without folders, given their maximum sizes in bytes.
 
     Raises:
-        DataError: The archive is damaged or unsafe, or a member is repeated or too large.
+        DataError: The archive is damaged or unsafe, or a member is missing, repeated or too large.
     """
     contents: dict[str, bytes] = {}
     for name, size, content in read_archive(archive):
@@ -104,8 +104,8 @@ def read_members(archive: Path, max_sizes: Mapping[str, int]) -> dict[str, bytes
             raise DataError(f"{archive}: {name} has {size} bytes, expected at most {max_sizes[base]}")
         contents[base] = b"".join(read_chunks(archive, content))
         if contents.keys() == max_sizes.keys():
-            break
-    return contents
+            return contents
+    raise DataError(f"{archive} does not contain {min(max_sizes.keys() - contents.keys())}: download it again")
 
 
 def read_archive(archive: Path) -> Iterator[ArchiveMember]:

@@ -148,8 +148,6 @@ def _folder_contents(folder: Path, version: _Version) -> Iterator[tuple[str, byt
 def _archive_contents(path: Path, version: _Version) -> Iterator[tuple[str, bytes]]:
     contents = read_members(path, dict.fromkeys(version.names, _MAX_BYTES))
     for name in version.names:
-        if name not in contents:
-            raise DataError(f"{path} does not contain {name}: download it again")
         yield f"{path}:{name}", contents.pop(name)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,16 +27,8 @@ ImageRecord = tuple[str, str, int, str]
 """Id, location, category (-1 if unlabelled) and split."""
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """Content of a COCO annotation file."""
-
-    files: Mapping[int, str]
-    """File name by image id."""
-    labels: Mapping[int, int]
-    """Category by image id; empty for unlabelled images."""
-    categories: frozenset[int]
-    """All category ids."""
+Annotations = Mapping[int, tuple[str, int]]
+"""File name and category (-1 if unlabelled) by image id."""
 
 
 def read_annotations(content: bytes, *, name: str) -> Annotations:
@@ -59,7 +49,7 @@ def read_annotations(content: bytes, *, name: str) -> Annotations:
         if key in files:
             raise DataError(f"{name}: the image {key} occurs twice")
         files[key] = file
-    categories = frozenset(_field(item, "id", int, name) for item in _list(document, "categories", name))
+    categories = set(_field(item, "id", int, name) for item in _list(document, "categories", name))
     labels: dict[int, int] = {}
     for item in _list(document, "annotations", name):
         key, category = _field(item, "image_id", int, name), _field(item, "category_id", int, name)
@@ -69,7 +59,7 @@ def read_annotations(content: bytes, *, name: str) -> Annotations:
             raise DataError(f"{name}: the image {key} is both {labels[key]} and {category}")
     if labels and len(labels) < len(files):
         raise DataError(f"{name}: the image {min(set(files) - set(labels))} has no category")
-    return Annotations(files, labels, categories)
+    return {key: (file, labels.get(key, UNLABELLED)) for key, file in files.items()}
 
 
 def _list(document: dict[str, Any], key: str, name: str) -> list[Any]:
@@ -126,51 +116,39 @@ def _annotations(info: DatasetInfo, tree: ImageTree, file: str) -> Annotations |
     """Return the annotations of a split, from the JSON file or its official archive."""
     for location in tree.listing.files:
         if location.startswith(tree.root) and location.rpartition("/")[2] in (file, f"{file}.tar.gz"):
-            content = _content(info, tree, location, file)
-            return read_annotations(content, name=location)
+            if not location.endswith(".gz") or not isinstance(tree.source, FolderSource):
+                return read_annotations(tree.source.content(location), name=location)
+            path = tree.source.root / location
+            require_official(info, path)
+            return read_annotations(read_members(path, {file: _MAX_BYTES})[file], name=location)
     return None
 
 
-def _content(info: DatasetInfo, tree: ImageTree, location: str, file: str) -> bytes:
-    if not location.endswith(".gz") or not isinstance(tree.source, FolderSource):
-        return tree.source.content(location)
-    path = Path(tree.source.root) / location
-    require_official(info, path)
-    members = read_members(path, {file: _MAX_BYTES})
-    if file not in members:
-        raise DataError(f"{path} does not contain {file}: download it again")
-    return members[file]
-
-
-def _annotated_rows(tree: ImageTree, by_split: dict[str, Annotations]) -> tuple[list[ImageRecord], list[str]]:
+def _annotated_rows(tree: ImageTree, by_split: Mapping[str, Annotations]) -> tuple[list[ImageRecord], list[str]]:
     """Return the rows whose images exist, and the names of missing images."""
     location_of = {_path(match): match.string for match in tree.matches}
-    location_of |= {
-        f"test2019/{location.rpartition('/')[2]}": location
+    test_locations = {
+        location.rpartition("/")[2]: location
         for location in tree.listing.files
         if location.startswith(tree.root) and "test2019/" in location
     }
     rows: list[ImageRecord] = []
     missing: list[str] = []
-    for split, key, file, category in _entries(by_split):
-        location = location_of.get(file)
-        if location is not None:
-            rows.append((str(key) if split == "test" else file, location, category, split))
-        elif split != "test":  # the test images are in a separate, optional archive
-            missing.append(file)
-    return rows, missing
-
-
-def _entries(by_split: dict[str, Annotations]) -> Iterator[tuple[str, int, str, int]]:
-    """Yield split, image id, file without the archive's folder, and category."""
-    for split, split_annotations in by_split.items():
-        for key, file in split_annotations.files.items():
-            name = file if split == "test" else file.removeprefix("train_val2019/")
-            if split != "test" and key not in split_annotations.labels:
+    for split, images in by_split.items():
+        for key, (file, category) in images.items():
+            name = file.removeprefix("train_val2019/")
+            if split == "test":  # the test images are in a separate, optional archive
+                if (location := test_locations.get(file.rpartition("/")[2])) is not None:
+                    rows.append((str(key), location, category, split))
+            elif category == UNLABELLED:
                 raise DataError(
                     f"inaturalist: the image {key} of {split} has no category: download the annotations again"
                 )
-            yield split, key, name if "/" in name else f"test2019/{name}", split_annotations.labels.get(key, UNLABELLED)
+            elif name in location_of:
+                rows.append((name, location_of[name], category, split))
+            else:
+                missing.append(name)
+    return rows, missing
 
 
 INATURALIST = DatasetInfo(
