@@ -94,6 +94,16 @@ def write_json(target: Path, document: Any) -> None:
     write_text(target, re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
+@contextmanager
+def csv_rows(target: Path) -> Iterator[Callable[[Iterable[Any]], Any]]:
+    """Yield a function that writes one row of a CSV file, which appears at `target` when complete."""
+    with (
+        atomic_path(target) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        yield csv.writer(stream).writerow
+
+
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as CSV text; None becomes an empty cell."""
     text = io.StringIO()

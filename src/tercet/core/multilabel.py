@@ -5,7 +5,6 @@ Labels have independent scores, and the label set of a sample may be empty.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
-from tercet.core.files import atomic_path
+from tercet.core.files import csv_rows
 from tercet.core.predictions import ARRAY_ERRORS, UNKNOWN, Floats, load_arrays, save_arrays
 from tercet.core.untrusted_files import escape_formula
 
@@ -156,14 +155,10 @@ class MultilabelPredictions:
             StorageError: The file cannot be written.
         """
         labelled = bool(self.known.any())
-        with (
-            atomic_path(path) as temporary,
-            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-        ):
-            writer = csv.writer(stream)
-            writer.writerow(["id", *(["labels"] if labelled else []), "predicted", *map(escape_formula, self.classes)])
+        with csv_rows(path) as write:
+            write(["id", *(["labels"] if labelled else []), "predicted", *map(escape_formula, self.classes)])
             predicted, true = self.predicted_names, self.true_names
             for row, name in enumerate(self.ids):
                 label_sets = [*([true[row] or ()] if labelled else []), predicted[row]]
                 texts = [name, *(SEPARATOR.join(names) for names in label_sets)]
-                writer.writerow([*map(escape_formula, texts), *self.scores[row].tolist()])
+                write([*map(escape_formula, texts), *self.scores[row].tolist()])

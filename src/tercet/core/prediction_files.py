@@ -5,7 +5,6 @@ The format is detected from the content, not from the name.
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
-from tercet.core.files import atomic_path
+from tercet.core.files import csv_rows
 from tercet.core.label_files import Labels, attach_labels, class_indices, read_labels
 from tercet.core.predictions import ARRAY_ERRORS, TOLERANCE, UNKNOWN, Floats, Predictions
 from tercet.core.untrusted_files import (
@@ -105,25 +104,19 @@ def write_csv(
     # The first column "label" is read as labels: write that column if a class has this name.
     labelled = bool(predictions.known.any()) or table_column(predictions.classes, ("label",)) is not None
     marks = dict(marks or {})
-    if predictions.classes and _is_mark(
-        predictions.classes[0]
-    ):  # the same for a first class called "rejected" or "set"
+    # The same for a first class called "rejected" or "set".
+    if predictions.classes and predictions.classes[0].strip().casefold() in (REJECTED, SET):
         marks = {name: marks.get(name, [""] * len(predictions)) for name in (REJECTED, SET)}
     names = [*predictions.classes, ""]  # index -1, an unknown label, is an empty cell
-    with (
-        atomic_path(Path(path)) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["id", *(["label"] if labelled else []), "predicted", *marks, *map(escape_formula, columns)])
+    with csv_rows(Path(path)) as write:
+        write(["id", *(["label"] if labelled else []), "predicted", *marks, *map(escape_formula, columns)])
         truth, predicted = predictions.labels.tolist(), predictions.predicted.tolist()
         for row, name in enumerate(predictions.ids):
             texts = [name, *([names[truth[row]]] if labelled else []), names[predicted[row]]]
             texts += [cells[row] for cells in marks.values()]
             values = predictions.probabilities[row]
-            writer.writerow(
-                [*map(escape_formula, texts), *(values.tolist() if top is None else _top_cells(values, names, top))]
-            )
+            numbers = values.tolist() if top is None else _top_cells(values, names, top)
+            write([*map(escape_formula, texts), *numbers])
 
 
 def _top_cells(values: Floats, names: Sequence[str], top: int) -> list[str | float]:
@@ -218,10 +211,6 @@ def _mark_columns(header: Sequence[str], rows: Sequence[tuple[int, list[str]]], 
             if not all(_is_number(cell) and cell not in names for cell in cells):
                 columns.append(index)
     return columns
-
-
-def _is_mark(name: str) -> bool:
-    return name.strip().casefold() in (REJECTED, SET)
 
 
 def _is_number(cell: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -120,7 +120,7 @@ def decode_table(content: bytes, *, name: str) -> tuple[list[str], list[Record]]
     return [cell.strip() for cell in header], records
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Row:
     """One record; columns that the table lacks have the default."""
 
@@ -157,12 +157,14 @@ def _collect(
     rows: dict[str, _Row] = {}  # by location
     id_lines: dict[str, int] = {}
     missing, duplicates, problems = [], [], []
+    optional = {column: at for column in _PARSERS if (at := getattr(columns, column)) is not None}
     for (line, fields), sample_id, file in zip(records, ids, files, strict=True):
         try:
             if not file.strip():
                 raise DataError("no file name")
             location = find(file)
-            row = _Row(line, sample_id, location or "", fields, label_format.text(fields), **_optional(fields, columns))
+            values: dict[str, Any] = {column: _PARSERS[column](fields[at].strip()) for column, at in optional.items()}
+            row = _Row(line, sample_id, location or "", fields, label_format.text(fields), **values)
         except DataError as error:
             problems.append(f"line {line}: {error}")
             continue
@@ -172,8 +174,8 @@ def _collect(
             first = rows[location]
             differing = [pair for pair in zip(first.values, row.values, strict=True) if pair[0] != pair[1]]
             if differing:
-                values = f"both '{differing[0][0]}' and '{differing[0][1]}'"
-                problems.append(f"lines {first.line} and {line}: '{location}' is {values}")
+                both = f"both '{differing[0][0]}' and '{differing[0][1]}'"
+                problems.append(f"lines {first.line} and {line}: '{location}' is {both}")
             else:
                 duplicates.append(f"{location} (lines {first.line} and {line})")
         elif sample_id in id_lines:
@@ -194,22 +196,19 @@ def _examples(items: Sequence[str], separator: str = ", ") -> str:
     return separator.join(items[:_MAX_EXAMPLES]) + (f"{separator}..." if len(items) > _MAX_EXAMPLES else "")
 
 
-def _optional(fields: Sequence[str], columns: Columns) -> dict[str, Any]:
-    """Return the values of the optional columns that the table has."""
-    parsers: dict[str, Callable[[str], Any]] = {
-        "group": str,
-        "split": _split,
-        "fold": lambda value: int(_number(value, "fold", int)),
-        "weight": lambda value: _number(value, "weight", float),
-    }
-    positions = {name: getattr(columns, name) for name in parsers}
-    return {name: parsers[name](fields[at].strip()) for name, at in positions.items() if at is not None}
-
-
 def _split(value: str) -> str:
     if value.casefold() not in _SPLIT_VALUES:
         raise DataError(f"split '{value}' is not one of {', '.join(sorted(_SPLIT_VALUES))}")
     return _SPLIT_VALUES[value.casefold()]
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "group": str,
+    "split": _split,
+    "fold": lambda value: int(_number(value, "fold", int)),
+    "weight": lambda value: _number(value, "weight", float),
+}
+"""By optional column."""
 
 
 def _number(value: str, column: str, kind: type[int] | type[float]) -> float:
