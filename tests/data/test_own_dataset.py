@@ -1,5 +1,7 @@
 """Data sets that a caller registers."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def test_a_function_that_returns_arrays_is_a_data_set() -> None:
     table = load_table("discs", DataConfig())
     assert table.name == "discs" and table.classes == ("dark", "light") and len(table) == 20
     assert "discs           Dark and light discs.\n" in list_datasets().text
-    assert describe_dataset("discs").document["title"] == "Dark and light discs."
+    assert describe_dataset("discs").text == "Dark and light discs.\n  by hand  no files needed\n"
 
 
 def test_a_function_may_return_a_path_or_a_table(tmp_path: Path) -> None:
@@ -69,3 +71,12 @@ def test_an_odd_result_is_an_error(function: Callable[[DataConfig], Any], messag
 def test_a_taken_name_is_an_error() -> None:
     with pytest.raises(ConfigError, match="data set 'mnist' is already registered"):
         tercet.register("dataset", "mnist", lambda config: Path("photos"))
+
+
+def test_listing_the_names_loads_no_heavy_library() -> None:
+    script = (
+        "import sys; from tercet.core.registry import PARTS; assert 'digits' in list(PARTS['dataset'])\n"
+        "print(*[name for name in ('torch', 'torchvision', 'sklearn', 'matplotlib', 'timm') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""

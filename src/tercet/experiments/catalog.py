@@ -137,12 +137,15 @@ def describe_dataset(name: str) -> CommandResult:
     counts = ", ".join(f"{count:,} {part}" for part, count in document["images"].items())
     shape = " x ".join("any" if size is None else str(size) for size in document["image_shape"])
     classes = ", ".join(document["classes"]) or "named by the files"
+    rows = {
+        "page": document["page"],
+        "licence": document["licence"],
+        "images": f"{counts}; {shape}" if counts else "",
+        "classes": f"{document['num_classes']:,}: {classes}" if document["num_classes"] else "",
+    }
     lines = [
         document["title"],
-        f"  page     {document['page']}",
-        f"  licence  {document['licence']}",
-        f"  images   {counts}; {shape}",
-        f"  classes  {document['num_classes']:,}: {classes}",
+        *(f"  {name:<8} {text}" for name, text in rows.items() if text),  # an own data set has no such description
         *(f"  from     {mirror}" for mirror in document["mirrors"]),
         *(f"  file     {_file_text(file)}" for file in document["files"]),
         f"  by hand  {document['by_hand']}",

@@ -153,7 +153,6 @@ class _Download:
 
     @property
     def part(self) -> Path:
-        """The partial file."""
         return self.folder / f".{self.file.name}.part"
 
     @property
@@ -163,11 +162,9 @@ class _Download:
 
     @property
     def size(self) -> int:
-        """Downloaded bytes."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     def discard(self) -> None:
-        """Delete the partial file and its validator."""
         self.part.unlink(missing_ok=True)
         self.mark.unlink(missing_ok=True)
 
@@ -221,7 +218,6 @@ class _Download:
             raise DataError(f"{self.url}: {problem}")
 
     def open(self, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """Send the request."""
         opener = urllib.request.build_opener(_SameSchemes(self.schemes))
         base = {"User-Agent": "tercet", "Accept-Encoding": "identity"}
         try:
@@ -238,7 +234,6 @@ class _Download:
         return response
 
     def require_space(self, num_bytes: int) -> None:
-        """Raise a `StorageError` if the disk would be full."""
         free = shutil.disk_usage(self.folder).free
         if num_bytes + _RESERVE > free:
             raise StorageError(

@@ -154,16 +154,15 @@ def find_tree(info: DatasetInfo, config: DataConfig, pattern: re.Pattern[str]) -
         StorageError: There is not enough space, or no permission, to unpack an archive.
     """
     folder = find_folder(info, config)
-    if (tree := _in_folder(folder, pattern)) is not None:
-        return tree
-    if (tree := _in_archives(info, folder, pattern)) is not None:
-        return tree
-    if not info.files:
+    tree = _in_folder(folder, pattern) or _in_archives(info, folder, pattern)
+    if tree is None and not info.files:
         raise DataError(f"{info.name} is not in {folder}, and its publishers require an account: {info.by_hand}")
-    find_files(info, config)
-    if (tree := _in_archives(info, folder, pattern)) is not None:
-        return tree
-    raise DataError(f"{folder} does not hold the images of {info.name} in a known layout: {info.by_hand}")
+    if tree is None:
+        find_files(info, config)
+        tree = _in_archives(info, folder, pattern)
+    if tree is None:
+        raise DataError(f"{folder} does not hold the images of {info.name} in a known layout: {info.by_hand}")
+    return tree
 
 
 def _in_folder(folder: Path, pattern: re.Pattern[str]) -> ImageTree | None:
