@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from tercet.config.analysis import FINDING_KINDS, FindingKind
+from tercet.core import output
 from tercet.data.image_cache import BadImage
 
 MAX_LISTED = 1000
@@ -14,7 +16,7 @@ MAX_LISTED = 1000
 Method = Literal["pixels", "hash", "network"]
 TITLES = {"train": "train", "val": "validation", "test": "test", "": "left out"}
 """Names of the splits in reports."""
-_EXAMPLES = 3  # per sentence
+join_few = partial(output.join_few, limit=3)
 
 
 @dataclass(frozen=True)
@@ -288,8 +290,3 @@ class AuditResult:
             "num_crossing_duplicates": sum(duplicate.crosses for duplicate in self.duplicates),
             **document,
         }
-
-
-def join_few(names: Sequence[str]) -> str:
-    """Return the first names, with an ellipsis if there are more."""
-    return ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")

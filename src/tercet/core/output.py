@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -23,6 +24,11 @@ class CommandResult:
     def from_exit_code(cls, exit_code: int) -> CommandResult:
         """Return the result of a command that ran in a child process."""
         return cls("", None, exit_code, silent=True)
+
+
+def join_few(items: Sequence[object], separator: str = ", ", *, limit: int = 5) -> str:
+    """Return the first items as text, with an ellipsis if there are more."""
+    return separator.join(map(str, items[:limit])) + (f"{separator}..." if len(items) > limit else "")
 
 
 Stream = TextIO | io.TextIOBase

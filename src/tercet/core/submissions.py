@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from tercet.core.errors import DataError
 from tercet.core.files import csv_text, write_text
+from tercet.core.output import join_few
 from tercet.core.predictions import Predictions
 from tercet.core.untrusted_files import ID_COLUMNS, decode_text, parse_table, read_start
 
@@ -161,8 +162,8 @@ def _class_texts(texts: Collection[str], classes: Sequence[str], where: str) -> 
     if set(texts) <= set(numbers) and not any(name.isdecimal() for name in classes):
         return numbers
     raise DataError(
-        f"{where} '{unknown[0]}', which is none of the {len(classes)} classes ({', '.join(classes[:5])}"
-        f"{', ...' if len(classes) > 5 else ''}); {len(unknown)} unknown in total"
+        f"{where} '{unknown[0]}', which is none of the {len(classes)} classes ({join_few(classes)}); "
+        f"{len(unknown)} unknown in total"
     )
 
 

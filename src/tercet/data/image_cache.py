@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path, write_text
+from tercet.core.output import join_few
 from tercet.core.resource_limits import available_cores
 from tercet.data.decode import Pixels, pillow_limits
 from tercet.data.sources import ArraySource, ImageSource, source_of
@@ -231,10 +232,9 @@ def read_ahead(read: Callable[[str], Value], locations: Sequence[str], *, max_pi
 def require_readable(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
     """Raise a `DataError` if more than `max_bad_fraction` of the images, or all of them, are bad."""
     if bad and (len(bad) > max_bad_fraction * total or len(bad) == total):
-        examples = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise DataError(
             f"{len(bad)} of {total} images cannot be read, more than data.max_bad_fraction {max_bad_fraction:g} "
-            f"allows: {examples}"
+            f"allows: {join_few(bad)}"
         )
 
 

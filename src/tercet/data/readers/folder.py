@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
+from tercet.core.output import join_few
 from tercet.data.readers.scan import Listing, SkippedFile, is_image
 
 EXAMPLE = (
@@ -149,7 +150,7 @@ def _refuse_ambiguous(images: Sequence[str], tables: Sequence[str], *, what: str
     folders = [path.split("/")[:-1] for path in images if "/" in path]
     kinds = {name: _kinds(name) for name in sorted({parts[0] for parts in folders})}
     split_like = {name for name, kind in kinds.items() if kind & {"train", "val", "test"}}
-    names = _examples([*kinds])
+    names = join_few([*map(repr, kinds)])
     training_tables = [path for path in tables if _TRAINING_TABLE.fullmatch(PurePosixPath(path).stem)]
     if tables and kinds and (training_tables or all(kinds.values())):
         table, folder = (training_tables or [*tables])[0], min(kinds, key=lambda name: "train" not in kinds[name])
@@ -182,11 +183,8 @@ def _refuse_ambiguous(images: Sequence[str], tables: Sequence[str], *, what: str
         or any(subfolders[name] & shared for name in nested)
     ):
         raise DataError(
-            f"{what}: the folders {names} contain sub-folders of the same names ({_examples(sorted(shared))}): are the "
-            "folders classes? rename splits to 'train', 'val' and 'test', or give one folder, or a table of images, as "
-            "the data; a class folder must hold its images without sub-folders"
+            f"{what}: the folders {names} contain sub-folders of the same names "
+            f"({join_few([*map(repr, sorted(shared))])}): are the folders classes? rename splits to 'train', 'val' and "
+            "'test', or give one folder, or a table of images, as the data; a class folder must hold its images without "
+            "sub-folders"
         )
-
-
-def _examples(paths: Sequence[str]) -> str:
-    return ", ".join(map(repr, paths[:5])) + (", ..." if len(paths) > 5 else "")

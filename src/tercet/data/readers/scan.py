@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from tercet.core.archives import check_zip
 from tercet.core.errors import DataError
+from tercet.core.output import join_few
 from tercet.data.decode import EXTENSIONS
 from tercet.data.sources import ZipSource
 
@@ -48,7 +49,7 @@ def summarise_skipped(skipped: Iterable[SkippedFile]) -> tuple[str, ...]:
     for path, reason in skipped:
         by_reason[reason].append(path)
     return tuple(
-        f"{len(paths)} skipped, {reason}: {', '.join(map(repr, paths[:5]))}{', ...' if len(paths) > 5 else ''}"
+        f"{len(paths)} skipped, {reason}: {join_few([*map(repr, paths)])}"
         for reason, paths in sorted(by_reason.items())
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
+from tercet.core.output import join_few
 from tercet.core.untrusted_files import Record, parse_table
 from tercet.data.readers.columns import (
     Columns,
@@ -28,7 +29,6 @@ from tercet.data.table import UNLABELLED, SampleTable
 
 SUFFIXES = frozenset({".csv", ".tsv"})
 _SPLIT_VALUES = {**SPLIT_NAMES, "training": "train", "testing": "test"}
-_MAX_EXAMPLES = 5  # items listed in a message
 
 
 def require_files(missing: int, existing: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
@@ -184,16 +184,12 @@ def _collect(
             rows[location] = row
             id_lines[sample_id] = line
     if problems:
-        raise DataError(f"{name}: {len(problems)} rows are invalid: {_examples(problems, '; ')}")
+        raise DataError(f"{name}: {len(problems)} rows are invalid: {join_few(problems, '; ')}")
     unlabelled = sum(not row.label for row in rows.values())
-    notes = [f"{len(missing)} of {len(records)} listed images do not exist: {_examples(missing)}"] if missing else []
-    notes += [f"{len(duplicates)} rows are duplicates: {_examples(duplicates)}"] if duplicates else []
+    notes = [f"{len(missing)} of {len(records)} listed images do not exist: {join_few(missing)}"] if missing else []
+    notes += [f"{len(duplicates)} rows are duplicates: {join_few(duplicates)}"] if duplicates else []
     notes += [f"{unlabelled} rows have no label and are not used for training"] if unlabelled else []
     return list(rows.values()), notes, missing
-
-
-def _examples(items: Sequence[str], separator: str = ", ") -> str:
-    return separator.join(items[:_MAX_EXAMPLES]) + (f"{separator}..." if len(items) > _MAX_EXAMPLES else "")
 
 
 def _split(value: str) -> str:
