@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError
 from tercet.core.model_formats import SUFFIXES, is_onnx, is_program
 from tercet.core.output import CommandResult
-from tercet.core.process import ParentLink
+from tercet.core.process import CAN_SUPERVISE, ParentLink
 
 _ONNX_PACKAGES = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export"}  # package -> extra of Tercet
 _SERVER_PACKAGES = dict.fromkeys(
@@ -108,8 +109,10 @@ def _serve(parsed: ParsedArguments) -> CommandResult:
     if parent is None:
         is_bundle = Path(parsed.positional["model"]).is_dir()  # exported first
         _require_packages("servers", {**_ONNX_PACKAGES, **_SERVER_PACKAGES} if is_bundle else _SERVER_PACKAGES)
-        if parsed.of(ServeConfig).supervise:
+        if parsed.of(ServeConfig).supervise and CAN_SUPERVISE:
             return _supervise(parsed)
+        if parsed.of(ServeConfig).supervise:
+            warnings.warn("this system cannot restart the server after a crash: serving from one process", stacklevel=2)
     from tercet.serve.server import serve_model
 
     config = parsed.of(ServeConfig)

@@ -23,10 +23,12 @@ from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Self, cast
 
-from tercet.core.errors import Interrupted
+from tercet.core.errors import ConfigError, Interrupted
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that request an orderly stop."""
+CAN_SUPERVISE = hasattr(select, "poll") and hasattr(socket, "MSG_DONTWAIT")
+"""Whether this system can run such child processes; Windows cannot."""
 _VARIABLE = "TERCET_CHILD"  # environment variable with the settings of a child process
 _SIGNALS_BEFORE_KILL = 2
 _ORPHANED = 1  # exit code; no process is left to read it
@@ -99,9 +101,14 @@ class SignalForwarder:
 
     Args:
         on_signal: Called on each signal while there is a child; runs in a signal handler, so it must not take locks.
+
+    Raises:
+        ConfigError: The system cannot run such processes.
     """
 
     def __init__(self, on_signal: Callable[[], object] = lambda: None) -> None:
+        if not CAN_SUPERVISE:
+            raise ConfigError("limits of memory and time need Linux or macOS: leave them out")
         self.signals: list[int] = []
         """Received signals."""
         self._on_signal, self._child = on_signal, cast("ChildProcess | None", None)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 from contextlib import suppress
 from pathlib import Path
 
 from tercet.core.errors import ConfigError, MemoryExhausted
+
+try:
+    import resource
+except ImportError:  # only POSIX has it: limits are refused, everything else works
+    resource = None  # type: ignore[assignment]
+_HAS_LIMITS = bool(resource)
 
 MEBIBYTE = 2**20
 MIN_MEMORY = 256
@@ -31,6 +36,8 @@ def limit_memory(mebibytes: int, *, threads: int) -> None:
     Raises:
         ConfigError: The process already needs more, or the system does not allow the limit.
     """
+    if not _HAS_LIMITS:
+        raise ConfigError("max_memory needs Linux or macOS: this system has no limit of the address space")
     with suppress(OSError, AttributeError):  # glibc would reserve 64 MiB of address space per thread
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
     required = _address_space() + _ARENA_BYTES + threads * _stack_bytes() + _SPARE_BYTES
@@ -51,6 +58,8 @@ def require_threads(count: int, what: object) -> None:
     Raises:
         MemoryExhausted: They do not fit; the message mentions `what`.
     """
+    if not _HAS_LIMITS:
+        return
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and _address_space() + count * _stack_bytes() > limit:
         raise MemoryExhausted(
@@ -59,7 +68,15 @@ def require_threads(count: int, what: object) -> None:
 
 
 def limit_time(seconds: float | None) -> None:
-    """End this process with SIGALRM after some seconds, even in native code; None cancels the limit."""
+    """End this process with SIGALRM after some seconds, even in native code; None cancels the limit.
+
+    Raises:
+        ConfigError: The system has no timer signals.
+    """
+    if not hasattr(signal, "setitimer"):
+        if seconds is not None:
+            raise ConfigError("a time limit of the process needs Linux or macOS")
+        return
     if seconds is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds or 0)

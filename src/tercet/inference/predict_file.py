@@ -166,7 +166,7 @@ def predict_in_child(arguments: Sequence[str], *, memory: int | None, seconds: f
         code = forwarder.wait(ChildProcess(tercet_command("predict", *arguments)))
     if code >= 0:
         return code
-    if code == -signal.SIGALRM and seconds is not None:
+    if seconds is not None and code == -signal.SIGALRM:
         raise Crashed(f"predicting took longer than the {seconds:g} s of --max-seconds", signal.SIGALRM)
     message = f"the prediction process was ended by {signal_name(-code)}"
     if memory is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from jinja2 import Template
 from starlette.exceptions import HTTPException
 
 from tercet.config.deployment import ServerLimits
@@ -22,13 +23,11 @@ from tercet.serve.schemas import (
     Health,
     ModelInfo,
     PredictionResponse,
-    api_page,
 )
 from tercet.serve.service import Service
 
 _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -112,7 +111,11 @@ def _add_pages(app: FastAPI) -> None:
     """Serve the web page and the API page from memory."""
     folder = files("tercet.serve") / "page"
     contents = {path: ((folder / file).read_bytes(), kind) for path, (file, kind) in _PAGE.items()}
-    contents["/docs"] = (api_page(app.openapi()).encode(), "text/html; charset=utf-8")
+    # the style of reports, then that of this page
+    style = (files("tercet.plots") / "base.css").read_bytes() + (folder / "page.css").read_bytes()
+    contents["/page.css"] = (style, "text/css; charset=utf-8")
+    documentation = Template((folder / "docs.html").read_text("utf-8"), autoescape=True)
+    contents["/docs"] = (documentation.render(app.openapi()).encode(), "text/html; charset=utf-8")
 
     async def page(request: Request) -> Response:
         content, kind = contents[request.scope["path"]]

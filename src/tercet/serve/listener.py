@@ -6,7 +6,6 @@ import ctypes
 import errno
 import ipaddress
 import re
-import resource
 import socket
 import struct
 import sys
@@ -14,6 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from tercet.core.errors import ConfigError
+
+try:
+    import resource
+except ImportError:  # only POSIX has it
+    resource = None  # type: ignore[assignment]
+_HAS_LIMITS = bool(resource)
 
 _SO_ATTACH_FILTER = 26  # Linux; not in `socket`
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF program: return 0, which drops the packet
@@ -94,6 +99,8 @@ def _drop_packets(listener: socket.socket) -> None:
 
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard limit; return the largest possible number of connections."""
+    if not _HAS_LIMITS:
+        return sys.maxsize
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,12 +1,10 @@
-"""Pydantic models of the JSON documents, for OpenAPI, and the API page as HTML without scripts.
+"""Pydantic models of the JSON documents, for OpenAPI.
 
 Responses are built as plain dictionaries, which is faster; a test validates them against these models.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -125,34 +123,3 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
 }
 """OpenAPI description of the error responses."""
-
-
-def api_page(schema: Mapping[str, Any]) -> str:
-    """Return an HTML page that lists the operations of an OpenAPI schema."""
-    parts = []
-    for path, methods in schema["paths"].items():
-        for method, operation in methods.items():
-            parts.append(f"<h2><code>{_text(method.upper())} {_text(path)}</code></h2>")
-            parts.append(f"<p>{_text(operation.get('description') or operation.get('summary') or '')}</p>")
-            kinds = operation.get("requestBody", {}).get("content", {})
-            if kinds:
-                parts.append(f"<p>Request body: {', '.join(f'<code>{_text(kind)}</code>' for kind in kinds)}</p>")
-            rows = "".join(
-                f"<tr><th scope='row'>{_text(status)}</th><td>{_text(response.get('description', ''))}</td></tr>"
-                for status, response in operation.get("responses", {}).items()
-            )
-            parts.append(f"<table>{rows}</table>")
-    info = schema["info"]
-    title = _text(info["title"])
-    return (
-        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><link rel='stylesheet' href='/page.css'><link rel='icon' href='/icon.svg'></head>"
-        f"<body><main class='documentation'><h1>{title}</h1><p>{_text(info.get('description', ''))}</p>"
-        "<p>OpenAPI schema: <a href='/openapi.json'>openapi.json</a>. <a href='/'>Web page</a>.</p>"
-        f"{''.join(parts)}</main></body></html>"
-    )
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -15,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tercet.core.errors import Crashed, ModelError
-from tercet.core.process import ChildProcess, SignalForwarder, signal_name, tercet_command
+from tercet.core.process import CAN_SUPERVISE, ChildProcess, SignalForwarder, signal_name, tercet_command
 from tercet.ensemble.manifest import is_bundle, read_manifest
 from tercet.serve.listener import bind, is_loopback
 from tercet.serve.monitoring import AccessLog
 
+_ALARM, _KILL = getattr(signal, "SIGALRM", None), getattr(signal, "SIGKILL", None)  # POSIX only
 RESTART_DELAYS = (0.1, 0.5, 2.0, 5.0)
 """Seconds before each restart after consecutive crashes; one more crash ends the command."""
 STABLE_SECONDS = 15.0
@@ -56,7 +58,7 @@ def supervise(
                     return code
                 number = -code
                 crashes = 1 if child.served >= stable else crashes + 1
-                final = bool(signals.signals) or number == signal.SIGALRM or crashes > len(delays)
+                final = bool(signals.signals) or number == _ALARM or crashes > len(delays)
                 delay = None if final else delays[crashes - 1]
                 process = {"signal": signal_name(number), "pid": child.process.pid, "served": round(child.served, 1)}
                 log.write("died", **process, restarts=restarts, pause=delay)
@@ -69,9 +71,9 @@ def supervise(
 
 
 def _crashed(number: int, crashes: int, *, stopping: bool) -> Crashed:
-    if number == signal.SIGALRM:
+    if number == _ALARM:
         return Crashed("the model was not loaded in time: see --load-timeout", number)
-    name = signal_name(number) + (", often out of memory" if number == signal.SIGKILL else "")
+    name = signal_name(number) + (", often out of memory" if number == _KILL else "")
     if stopping:
         return Crashed(f"the server process crashed during shutdown ({name})", number)
     return Crashed(f"the server process crashed {crashes} times in a row (last by {name}); not restarted", number)
@@ -139,8 +141,11 @@ def export_for_serving(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tercet-serve-") as folder:
         file = Path(folder) / "model.onnx"
         command = tercet_command("export", "--class-activation-maps", "--", str(path), str(file))
-        with SignalForwarder() as signals:
-            failed = signals.wait(ChildProcess(command, silent=True))
+        if CAN_SUPERVISE:
+            with SignalForwarder() as signals:
+                failed = signals.wait(ChildProcess(command, silent=True))
+        else:
+            failed = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         if failed or not file.is_file():
             raise ModelError(f"cannot serve {path}: the export failed, see above")
         yield file
