@@ -14,15 +14,14 @@ from tercet.cli.main import main
 from tercet.config.model import LabelsConfig, ModelConfig
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
+from tercet.core.multilabel import MultilabelPredictions
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.export.metadata import decoders
 from tercet.export.onnx_assembly import assemble_onnx
 from tercet.export.onnx_members import member_graphs
-from tercet.inference.evaluate_file import evaluate_file
-from tercet.inference.multilabel import MultilabelEvaluation
+from tercet.inference.evaluate import Evaluation, evaluate
 from tercet.inference.onnx_file import read_checked, write_checked
-from tercet.inference.predict import evaluate
 from tercet.models.build import build
 
 LABELS = (
@@ -61,11 +60,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_table(tmp_path_factory.mktemp("sets") / "data", count=30)
 
 
-def compare(bundle: Bundle, graphs: list[ModelProto], data: Path, file: Path) -> MultilabelEvaluation:
+def compare(bundle: Bundle, graphs: list[ModelProto], data: Path, file: Path) -> Evaluation:
     """Evaluate the bundle and its file, and return the file's result."""
     file.write_bytes(assemble_onnx(bundle, graphs, version="0"))
-    expected, result = evaluate(bundle, data, config=COLUMNS), evaluate_file(file, data, config=COLUMNS, batch_size=7)
-    assert isinstance(expected, MultilabelEvaluation) and isinstance(result, MultilabelEvaluation)
+    expected, result = evaluate(bundle, data, config=COLUMNS), evaluate(file, data, config=COLUMNS, batch_size=7)
+    assert isinstance(expected.predictions, MultilabelPredictions)
+    assert isinstance(result.predictions, MultilabelPredictions)
     assert result.predictions.predicted_names == expected.predictions.predicted_names
     assert result.predictions.true_names == expected.predictions.true_names
     assert np.abs(result.predictions.scores - expected.predictions.scores).max() < 1e-4
@@ -99,7 +99,7 @@ def test_the_command_evaluates_a_file_like_its_bundle(
         assert main(["evaluate", str(model), str(table), "--data.label-columns", "shape,form,framed", "--json"]) == 0
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0].keys() == documents[1].keys() and documents[0]["o_f1"] == documents[1]["o_f1"]
-    assert documents[0]["parameters"] == documents[1]["parameters"] == bundle.parameter_count()
+    assert documents[0]["parameters"] == documents[1]["parameters"] == bundle.parameters
 
 
 def test_unknown_parameter_counts_are_shown_as_dashes(
@@ -115,7 +115,7 @@ def test_unknown_parameter_counts_are_shown_as_dashes(
     model = content[: content.rindex(b"\x0a\x06tercet")]
     model = model[: model.rindex(b"\x72")]  # start of the metadata field
     (tmp_path / "old.onnx").write_bytes(write_checked(model, metadata))
-    result = evaluate_file(tmp_path / "old.onnx", table, config=COLUMNS)
+    result = evaluate(tmp_path / "old.onnx", table, config=COLUMNS)
     assert [row.parameters for row in result.rows] == [None, None, None]
     assert [row.costs()[1] for row in result.rows] == ["-", "-", "-"]
 
@@ -127,7 +127,7 @@ def test_greedy_decoding_in_place_of_beam_search_is_noted(
     bundle = Bundle(LABELS, (chain,), sets=MultilabelRule("single", (0.5,)))
     assert [decoder.beam_size for decoder in decoders(bundle)] == [3]
     (tmp_path / "chain.onnx").write_bytes(assemble_onnx(bundle, graphs[1:], version="0"))
-    result = evaluate_file(tmp_path / "chain.onnx", table, config=COLUMNS)
+    result = evaluate(tmp_path / "chain.onnx", table, config=COLUMNS)
     assert "greedily" in result.to_text() and result.to_dict()["note"] is not None
     expected = evaluate(bundle, table, config=COLUMNS)
     assert "greedily" not in expected.to_text() and expected.to_dict()["note"] is None
@@ -139,4 +139,4 @@ def test_single_label_data_are_refused(
     bundle = Bundle(LABELS, members[:1], sets=MultilabelRule("single", (0.4,)))
     (tmp_path / "sets.onnx").write_bytes(assemble_onnx(bundle, graphs[:1], version="0"))
     with pytest.raises(DataError, match=r"sets\.onnx"):
-        evaluate_file(tmp_path / "sets.onnx", table, config=replace(COLUMNS, label_columns=("shape",)))
+        evaluate(tmp_path / "sets.onnx", table, config=replace(COLUMNS, label_columns=("shape",)))

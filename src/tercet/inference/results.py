@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from tercet.data.image_cache import BadImage
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """Predictions for image files, one class per image."""
+    """Predictions for image files."""
 
-    predictions: Predictions
+    predictions: Predictions | MultilabelPredictions
     """Of the readable files."""
     bad: tuple[BadImage, ...]
     """Unreadable files."""
     top_k: int
-    """Classes listed per image."""
+    """Classes listed per image; of a multi-label model in addition to the predicted labels."""
     calibration: Calibration | None = None
     """Calibration of the model, possibly with a rejection threshold and prediction sets."""
 
@@ -34,13 +34,15 @@ class PredictionResult:
     def rejected(self) -> list[bool] | None:
         """Whether each prediction is below the rejection threshold; None without a threshold."""
         reject = self.calibration.reject if self.calibration else None
-        return None if reject is None else reject.rejected(self.predictions.probabilities).tolist()
+        if reject is None or not isinstance(self.predictions, Predictions):
+            return None
+        return [bool(value) for value in reject.rejected(self.predictions.probabilities)]
 
     @property
     def sets(self) -> list[list[str]] | None:
         """The prediction set of each image, most probable class first; None without conformal prediction."""
         rule = self.calibration.conformal if self.calibration else None
-        if rule is None:
+        if rule is None or not isinstance(self.predictions, Predictions):
             return None
         probabilities = self.predictions.probabilities
         chosen = prediction_sets(probabilities, rule.quantile)
@@ -50,83 +52,46 @@ class PredictionResult:
             for indices, included in zip(order.tolist(), chosen, strict=True)
         ]
 
+    def _marks(self) -> Mapping[str, Sequence[Any]]:
+        """Return whether each image is rejected, and its prediction set, as far as the model has them."""
+        marks: dict[str, Sequence[Any] | None] = {REJECTED: self.rejected, SET: self.sets}
+        return {name: values for name, values in marks.items() if values is not None}
+
     def write_csv(self, path: Path) -> None:
         """Write the predictions, with columns for rejection and prediction sets if the model has them."""
-        rejected, sets = self.rejected, self.sets
-        columns = {} if rejected is None else {REJECTED: ["yes" if value else "no" for value in rejected]}
-        if sets is not None:
-            columns[SET] = [SEPARATOR.join(names) for names in sets]
-        write_csv(self.predictions, path, marks=columns)
-
-    def best(self, row: int) -> list[tuple[str, float]]:
-        """Return the `top_k` most probable classes of an image with their probabilities."""
-        probabilities = self.predictions.probabilities[row]
-        order = np.argsort(-probabilities, kind="stable")[: self.top_k]
-        return [(self.predictions.classes[index], float(probabilities[index])) for index in order]
+        if isinstance(self.predictions, MultilabelPredictions):
+            self.predictions.write_csv(path)
+            return
+        texts = {REJECTED: lambda value: "yes" if value else "no", SET: SEPARATOR.join}
+        write_csv(
+            self.predictions, path, marks={name: [*map(texts[name], cells)] for name, cells in self._marks().items()}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        names, rejected, sets = self.predictions.predicted_names, self.rejected, self.sets
-        return {
-            "images": [
-                {
-                    "id": name,
-                    "predicted": names[row],
-                    **({} if rejected is None else {"rejected": rejected[row]}),
-                    **({} if sets is None else {"set": sets[row]}),
-                    "probabilities": dict(self.best(row)),
-                }
-                for row, name in enumerate(self.predictions.ids)
-            ],
-            "unreadable": _unreadable_entries(self.bad),
-        }
+        predictions, marks = self.predictions, self._marks()
+        names = predictions.predicted_names
+        key = "probabilities" if isinstance(predictions, Predictions) else "scores"
+        images = [
+            {
+                "id": name,
+                "predicted": names[row] if isinstance(names[row], str) else [*names[row]],
+                **{mark: values[row] for mark, values in marks.items()},
+                key: predictions.best(row, self.top_k),
+            }
+            for row, name in enumerate(predictions.ids)
+        ]
+        return {"images": images, "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad]}
 
     def to_text(self) -> str:
-        """Return one line per image."""
+        """Return one line per image: its most probable classes, or its predicted labels with their scores."""
+        top_k = self.top_k if isinstance(self.predictions, Predictions) else 0
         lines, rejected, sets = [], self.rejected, self.sets
         for row, name in enumerate(self.predictions.ids):
-            line = "  ".join(f"{printable(label)} {probability:.3f}" for label, probability in self.best(row))
+            scores = self.predictions.best(row, top_k)
+            line = "  ".join(f"{printable(label)} {value:.3f}" for label, value in scores.items()) or "no label"
             line += "  REJECTED" if rejected is not None and rejected[row] else ""
             line += "" if sets is None else "  set: " + SEPARATOR.join(map(printable, sets[row]))
             lines.append(f"{printable(name)}: {line}\n")
-        return "".join([*lines, *_unreadable_lines(self.bad)])
-
-
-@dataclass(frozen=True)
-class MultilabelPredictionResult:
-    """Predictions for image files, a label set per image."""
-
-    predictions: MultilabelPredictions
-    """Of the readable files."""
-    bad: tuple[BadImage, ...]
-    """Unreadable files."""
-    top_k: int
-    """Labels listed per image in addition to the predicted ones."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        names = self.predictions.predicted_names
-        return {
-            "images": [
-                {"id": name, "predicted": list(names[row]), "scores": self.predictions.best(row, self.top_k)}
-                for row, name in enumerate(self.predictions.ids)
-            ],
-            "unreadable": _unreadable_entries(self.bad),
-        }
-
-    def to_text(self) -> str:
-        """Return one line per image: its predicted labels with their scores."""
-        lines = []
-        for row, (name, labels) in enumerate(zip(self.predictions.ids, self.predictions.predicted_names, strict=True)):
-            scores = self.predictions.best(row, 0)
-            line = "  ".join(f"{printable(label)} {scores[label]:.3f}" for label in labels) or "no label"
-            lines.append(f"{printable(name)}: {line}\n")
-        return "".join([*lines, *_unreadable_lines(self.bad)])
-
-
-def _unreadable_entries(bad: Sequence[BadImage]) -> list[dict[str, str]]:
-    return [{"id": image.id, "reason": image.reason} for image in bad]
-
-
-def _unreadable_lines(bad: Sequence[BadImage]) -> list[str]:
-    return [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in bad]
+        lines += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
+        return "".join(lines)

@@ -1,60 +1,11 @@
-"""Interface of the served model, and crop boxes for its class-activation maps."""
+"""Crop boxes for the class-activation maps of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-
-class ServedOutput(Protocol):
-    """Output of the model for a batch."""
-
-    @property
-    def probabilities(self) -> NDArray[np.floating[Any]]:
-        """B K."""
-
-    @property
-    def members(self) -> NDArray[np.floating[Any]]:
-        """B M K."""
-
-    @property
-    def chosen(self) -> NDArray[np.bool_] | None:
-        """B K, predicted labels of multi-label models; None for single-label models."""
-
-    @property
-    def maps(self) -> NDArray[np.floating[Any]] | None:
-        """B h w, in [0, 1]; None if the file has no maps."""
-
-
-class ServedModel(Protocol):
-    """Images in, probabilities out."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """K class names."""
-
-    @property
-    def member_names(self) -> tuple[str, ...]:
-        """M names."""
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Metadata stored in the file."""
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether `run` returns maps."""
-
-    @property
-    def sets(self) -> bool:
-        """Whether the model is multi-label."""
-
-    def run(self, images: NDArray[np.uint8]) -> ServedOutput:
-        """Classify B H W 3; raises a `TercetError` if an output is not finite."""
-
+from tercet.inference.exported_model import ExportedModel
 
 CropBox = tuple[float, float, float, float]
 """Top, left, height and width as fractions of the image's; outside [0, 1] where a border was added."""
@@ -70,7 +21,7 @@ class CropBoxes:
             the box is the full image.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ExportedModel) -> None:
         members, mapped = model.metadata.get("members"), model.metadata.get("maps")
         entries = [member for member in members if isinstance(member, Mapping)] if isinstance(members, list) else []
         inputs = [

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.calibration import Calibration, prediction_sets
+from tercet.inference.exported_model import ExportedModel
 from tercet.serve.batching import BatchItem
-from tercet.serve.model import CropBox, CropBoxes, ServedModel
+from tercet.serve.model import CropBox, CropBoxes
 
 MAX_TOP = 5
 """Number of most probable classes per image."""
@@ -27,8 +28,8 @@ class ResponseBuilder:
         ModelError: The calibration in the file is damaged.
     """
 
-    def __init__(self, model: ServedModel) -> None:
-        self._classes, self._members, self._multilabel = model.classes, model.member_names, model.sets
+    def __init__(self, model: ExportedModel) -> None:
+        self._classes, self._members, self._multilabel = model.classes, model.member_names, model.multilabel
         self._boxes = CropBoxes(model)
         entry = model.metadata.get("calibration")
         calibration = Calibration() if entry is None else Calibration.from_dict(entry)
@@ -75,7 +76,7 @@ def _map(values: NDArray[Any], box: CropBox) -> dict[str, Any]:
     return {"height": height, "width": width, "values": encoded, "box": [round(side, _DIGITS) for side in box]}
 
 
-def describe_model(model: ServedModel, name: str) -> dict[str, Any]:
+def describe_model(model: ExportedModel, name: str) -> dict[str, Any]:
     """Return the body of `/v1/model` without the limits."""
     metadata = model.metadata
     card = dict(metadata.get("card") or {})
@@ -86,7 +87,7 @@ def describe_model(model: ServedModel, name: str) -> dict[str, Any]:
         "classes": list(model.classes),
         "members": metadata.get("members") or [{"name": member} for member in model.member_names],
         "combiner": metadata.get("combiner"),
-        "sets": model.sets,
+        "sets": model.multilabel,
         "maps": model.has_maps,
         "calibration": metadata.get("calibration"),
         "card": card,
