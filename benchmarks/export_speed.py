@@ -28,7 +28,7 @@ from PIL import Image
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combine import Combiner
-from tercet.export.benchmark import TimedModel, measure
+from tercet.export.benchmark import measure
 from tercet.export.onnx_assembly import assemble_onnx
 from tercet.export.onnx_members import member_graphs
 from tercet.export.quantization import calibration_batches, quantize
@@ -120,7 +120,7 @@ def main() -> None:
             saved, files = bundle.save(folder / name), write_files(name, bundle, folder)
             for number in range(arguments.rounds):
                 for threads in arguments.threads:
-                    models: list[tuple[str, TimedModel]] = [("bundle", open_predictor(saved))]
+                    models: list[tuple[str, Any]] = [("bundle", open_predictor(saved))]
                     models.append(("networks", EagerNetworks(bundle)))
                     models += [(kind, open_predictor(file, threads=threads)) for kind, file in files.items()]
                     for batch in (1, 32):

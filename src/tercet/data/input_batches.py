@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -34,13 +35,10 @@ class InputBatches:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the images in their order; `inputs.bad` then lists the unreadable images of this pass."""
-        self.inputs.bad = []
-        for first in range(start * self.batch_size, len(self.inputs.items), self.batch_size):
-            items = self.inputs.items[first : first + self.batch_size]
-            images = [(name, pixels) for name, image in items if (pixels := self.inputs.read(name, image)) is not None]
-            if images:
-                tensors = tuple(torch.stack([prepare(pixels, spec) for _, pixels in images]) for spec in self.specs)
-                yield Batch(tensors, None, tuple(name for name, _ in images))
+        images = self.inputs.pixels(start * self.batch_size)
+        while batch := [*itertools.islice(images, self.batch_size)]:
+            tensors = tuple(torch.stack([prepare(pixels, spec) for _, pixels in batch]) for spec in self.specs)
+            yield Batch(tensors, None, tuple(name for name, _ in batch))
 
 
 def batches_of(source: ImageInputs | LabelledImages, specs: Sequence[InputSpec], *, batch_size: int) -> BatchSource:

@@ -79,16 +79,15 @@ class ImageInputs:
         """Return `images` if they are `ImageInputs` already."""
         return images if isinstance(images, ImageInputs) else cls(images)
 
-    def pixels(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield each image's name and its pixels H W C at the original size; refills `bad`."""
+    def pixels(self, start: int = 0) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C at the original size, from one on; refills `bad`."""
         self.bad = []
-        for name, image in self.items:
-            pixels = self.read(name, image)
+        for name, image in self.items[start:]:
+            pixels = self._read(name, image)
             if pixels is not None:
                 yield name, pixels
 
-    def read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
-        """Return the pixels of one of the `items`; None if it is unreadable and skipped."""
+    def _read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
         try:
             return _pixels(image)
         except DataError as error:
@@ -96,27 +95,6 @@ class ImageInputs:
                 raise DataError(f"image {name}: {error}") from error
             self.bad.append(BadImage(name, name, str(error)))
             return None
-
-
-AnyImages = ImageLike | Sequence[ImageLike] | ImageInputs
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledImages:
-    """N images of a data set, with their labels as numbered by a model."""
-
-    images: CachedImages
-    rows: Ints
-    """N positions in `images`."""
-    ids: tuple[str, ...]
-    labels: Ints
-    """N class indices, or N K label sets of 0 and 1."""
-    num_workers: int = 0
-    """Decoding processes, if images are decoded on demand."""
-
-    def pixels(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield each image's name and its pixels H W C at the original size."""
-        return ((name, np.asarray(self.images.read(int(row)))) for name, row in zip(self.ids, self.rows, strict=True))
 
 
 def _named(images: ImageLike | Sequence[ImageLike]) -> Iterator[tuple[str, Any]]:
@@ -154,3 +132,24 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     if not pixels.size:
         raise DataError(f"the image has {image.width} x {image.height} pixels")
     return pixels
+
+
+AnyImages = ImageLike | Sequence[ImageLike] | ImageInputs
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """N images of a data set, with their labels as numbered by a model."""
+
+    images: CachedImages
+    rows: Ints
+    """N positions in `images`."""
+    ids: tuple[str, ...]
+    labels: Ints
+    """N class indices, or N K label sets of 0 and 1."""
+    num_workers: int = 0
+    """Decoding processes, if images are decoded on demand."""
+
+    def pixels(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C at the original size."""
+        return ((name, np.asarray(self.images.read(int(row)))) for name, row in zip(self.ids, self.rows, strict=True))

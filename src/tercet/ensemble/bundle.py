@@ -115,19 +115,9 @@ class Bundle:
     def predict(
         self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu"
     ) -> Predictions | MultilabelPredictions:
-        """Classify images, with the members' test-time augmentation.
+        """Classify images of any kind and size, with the members' test-time augmentation.
 
-        Args:
-            images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
-            batch_size: Images per forward pass.
-            device: Device of the networks.
-
-        Returns:
-            Predictions whose ids are the paths, or numbers for arrays and PIL images; `MultilabelPredictions` from a
-            multi-label bundle.
-
-        Raises:
-            DataError: An image cannot be read, or there are no images.
+        The ids are the paths, or numbers for arrays and PIL images. See `tercet.inference.predictor.Predictor`.
         """
         return self.predict_with_members(ImageInputs.of(images), batch_size=batch_size, device=device)[0]
 

@@ -11,11 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.table import Table
 
 from tercet.core.errors import raise_problems
@@ -25,17 +24,6 @@ from tercet.metrics.tables import as_text
 
 BATCHES = (1, 8, 32)
 _WARM_UP, _MIN_RUNS = 2, 5
-
-
-class TimedModel(Protocol):
-    """What `measure` needs of a `Predictor`."""
-
-    @property
-    def runtime(self) -> str:
-        """Name of what computes."""
-
-    def run(self, images: NDArray[np.uint8]) -> object:
-        """Compute the outputs for images B H W 3 as one batch."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +107,7 @@ def benchmark(
 
 
 def measure(
-    models: Sequence[tuple[str, TimedModel]], batch: int, *, threads: int, seconds: float, size: tuple[int, int]
+    models: Sequence[tuple[str, Predictor]], batch: int, *, threads: int, seconds: float, size: tuple[int, int]
 ) -> list[Latency]:
     """Time all models round-robin at one batch size.
 

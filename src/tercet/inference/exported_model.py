@@ -173,20 +173,7 @@ class ExportedModel(ABC):
     def predict(
         self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu"
     ) -> Predictions | MultilabelPredictions:
-        """Classify images.
-
-        Args:
-            images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
-            batch_size: Maximum number of images per batch; a batch has images of one size.
-            device: auto or cpu.
-
-        Returns:
-            Predictions whose ids are the paths, or numbers for arrays and PIL images; `MultilabelPredictions` if
-            `multilabel` is true.
-
-        Raises:
-            DataError: An image cannot be read, or there are no images.
-        """
+        """Classify images of any kind and size; see `Predictor.predict`."""
         self.resolve_device(device)
         ids, output = self.run_all(ImageInputs.of(images).pixels(), batch_size=batch_size)
         return self._predictions(output.probabilities, output.chosen, ids, None)

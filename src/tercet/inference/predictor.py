@@ -79,7 +79,20 @@ class Predictor(Protocol):
     def predict(
         self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu"
     ) -> Predictions | MultilabelPredictions:
-        """Classify images of any kind and size."""
+        """Classify images.
+
+        Args:
+            images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
+            batch_size: Maximum number of images per forward pass.
+            device: Device of the networks.
+
+        Returns:
+            Predictions whose ids are the paths, or numbers for arrays and PIL images; `MultilabelPredictions` if
+            `multilabel` is true.
+
+        Raises:
+            DataError: An image cannot be read, or there are no images.
+        """
 
     def predict_with_members(
         self, source: ImageInputs | LabelledImages, *, batch_size: int = 32, device: str = "cpu"
