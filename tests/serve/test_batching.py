@@ -21,7 +21,7 @@ from tercet.core.resize import visible_window
 from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import Overloaded
 from tercet.serve.listener import AllowedHosts, is_loopback
-from tercet.serve.model import CropBoxes
+from tercet.serve.responses import CropBoxes
 from tercet.serve.server import freeze_start_up_objects
 from tests.serve.models import picture as png_of
 from tests.serve.server import local_client
