@@ -17,11 +17,14 @@ from tercet.core.errors import DataError
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import MultilabelRule
-from tercet.export.metadata import decoders
+from tercet.export.metadata import decoders, describe_bundle
 from tercet.export.onnx_assembly import assemble_onnx
 from tercet.export.onnx_members import member_graphs
+from tercet.export.torch_export import assemble_program
 from tercet.inference.evaluate import Evaluation, evaluate
 from tercet.inference.onnx_file import read_checked, write_checked
+from tercet.inference.predict import predict_files
+from tercet.inference.torch_model import save_program
 from tercet.models.build import build
 
 LABELS = (
@@ -61,8 +64,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(bundle: Bundle, graphs: list[ModelProto], data: Path, file: Path) -> Evaluation:
-    """Evaluate the bundle and its file, and return the file's result."""
+    """Evaluate the bundle and its ONNX file, and return the file's result."""
     file.write_bytes(assemble_onnx(bundle, graphs, version="0"))
+    return compare_file(bundle, data, file)
+
+
+def compare_file(bundle: Bundle, data: Path, file: Path) -> Evaluation:
+    """Evaluate the bundle and its file, and return the file's result."""
     expected, result = evaluate(bundle, data, config=COLUMNS), evaluate(file, data, config=COLUMNS, batch_size=7)
     assert isinstance(expected.predictions, MultilabelPredictions)
     assert isinstance(result.predictions, MultilabelPredictions)
@@ -82,6 +90,15 @@ def test_scores_and_tables_equal_those_of_the_bundle(
     assert [row.name for row in result.rows] == [method, "each", "chain"]
     assert len({row.scores.o_f1 for row in result.rows}) > 1  # each member has its own threshold
     assert result.missing == ("shape=hexagon",) and result.extra == {"shape=stroke": 10}
+
+
+def test_a_torch_program_has_the_scores_of_its_bundle(members: tuple[Member, ...], table: Path, tmp_path: Path) -> None:
+    bundle = Bundle(LABELS, members, sets=MultilabelRule("average", (0.35, 0.5), 0.45))
+    save_program(assemble_program(bundle), tmp_path / "sets.pt2", describe_bundle(bundle, version="0"))
+    assert [row.name for row in compare_file(bundle, table, tmp_path / "sets.pt2").rows] == ["average", "each", "chain"]
+    result = predict_files(tmp_path / "sets.pt2", [table.parent], csv=str(tmp_path / "sets.csv"))
+    assert isinstance(result.predictions, MultilabelPredictions) and "scores" in result.to_dict()["images"][0]
+    assert (tmp_path / "sets.csv").read_text().startswith("id,predicted,form=angular")
 
 
 def test_the_command_evaluates_a_file_like_its_bundle(

@@ -58,14 +58,12 @@ def verify(
         DataError: The images cannot be read.
         StorageError: The folder of the file is not writable.
     """
-    hint = "the result is written beside the file: copy the file to a writable folder"
-    if isinstance(file, (str, Path)):
-        require_writable(Path(file).parent, hint=hint)  # before the file is loaded
+    report = verification_path(Path(model_label(file)))
+    require_writable(report.parent, hint="the result is written beside the file: copy the file to a writable folder")
     model = open_predictor(file)
     if not isinstance(model, ExportedModel):
-        raise ConfigError(f"{model_label(file)} is not an exported file, which has to be compared with its bundle")
-    file, report = model.path, verification_path(model.path)
-    require_writable(report.parent, hint=hint)
+        raise ConfigError(f"{model_label(file)} is not an exported file, which is compared with its bundle")
+    file = model.path
     folder = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     if (model.classes, model.member_names) != (loaded.classes, loaded.member_names):

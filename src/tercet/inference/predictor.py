@@ -148,4 +148,4 @@ def open_predictor(
 
 def model_label(model: str | Path | Predictor) -> str:
     """Return the path of a model for messages and tables; the name of a bundle in memory."""
-    return str(model if isinstance(model, (str, Path)) else getattr(model, "path", model.name))
+    return str(model if isinstance(model, (str, Path)) else getattr(model, "path", getattr(model, "name", model)))
