@@ -215,9 +215,8 @@ def _predict(bundle: Bundle, pixels: NDArray[np.uint8], device: str) -> tuple[_P
 
 
 def _prediction(output: Predictions | MultilabelPredictions) -> _Prediction:
-    if isinstance(output, Predictions):
-        return _Prediction(output.probabilities[0], output.predicted_names[0])
-    return _Prediction(output.scores[0], SEPARATOR.join(output.predicted_names[0]) or "no label")
+    names = output.predicted_names[0]
+    return _Prediction(output.values[0], names if isinstance(names, str) else SEPARATOR.join(names) or "no label")
 
 
 def _input(request: _Request, index: int, pixels: NDArray[np.uint8]) -> Any:

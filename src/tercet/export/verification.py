@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.core.predictions import Floats, Predictions
 from tercet.data.inputs import ImageInputs
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import Combiner
@@ -151,13 +150,8 @@ def compare_outputs(
 def _bundle_output(bundle: Bundle, images: Sequence[ImageInput]) -> ModelOutput:
     with _greedy_decoding(bundle):
         combined, members = bundle.predict_with_members(ImageInputs([*images]))
-    if isinstance(combined, MultilabelPredictions):
-        return ModelOutput(combined.scores, _stack(members, "scores"), combined.chosen)
-    return ModelOutput(combined.probabilities, _stack(members, "probabilities"))
-
-
-def _stack(members: Sequence[Predictions | MultilabelPredictions], name: str) -> Floats:
-    return np.stack([getattr(member, name) for member in members], axis=1)
+    chosen = combined.chosen if isinstance(combined, MultilabelPredictions) else None
+    return ModelOutput(combined.values, np.stack([member.values for member in members], axis=1), chosen)
 
 
 def _beam_search_labels(bundle: Bundle, images: Sequence[ImageInput]) -> NDArray[np.bool_] | None:

@@ -47,17 +47,15 @@ class PredictionResult:
     def rejected(self) -> list[bool] | None:
         """Whether each prediction is below the rejection threshold; None without a threshold."""
         reject = self.calibration.reject if self.calibration else None
-        if reject is None or not isinstance(self.predictions, Predictions):
-            return None
-        return [bool(value) for value in reject.rejected(self.predictions.probabilities)]
+        return None if reject is None else [bool(value) for value in reject.rejected(self.predictions.values)]
 
     @property
     def sets(self) -> list[list[str]] | None:
         """The prediction set of each image, most probable class first; None without conformal prediction."""
         rule = self.calibration.conformal if self.calibration else None
-        if rule is None or not isinstance(self.predictions, Predictions):
+        if rule is None:
             return None
-        probabilities = self.predictions.probabilities
+        probabilities = self.predictions.values
         chosen = prediction_sets(probabilities, rule.quantile)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         return [
@@ -83,12 +81,14 @@ class PredictionResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         predictions, marks = self.predictions, self._marks()
-        names = predictions.predicted_names
-        key = "probabilities" if isinstance(predictions, Predictions) else "scores"
+        names: Sequence[Any] = predictions.predicted_names
+        key = "probabilities"
+        if isinstance(predictions, MultilabelPredictions):
+            names, key = [*map(list, names)], "scores"
         images = [
             {
                 "id": name,
-                "predicted": names[row] if isinstance(names[row], str) else [*names[row]],
+                "predicted": names[row],
                 **{mark: values[row] for mark, values in marks.items()},
                 key: predictions.best(row, self.top_k),
             }
