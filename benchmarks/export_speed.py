@@ -28,10 +28,11 @@ from PIL import Image
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combine import Combiner
-from tercet.export.benchmark import BenchmarkModel, load_model, measure
+from tercet.export.benchmark import measure
 from tercet.export.onnx_assembly import assemble_onnx
 from tercet.export.onnx_members import member_graphs
 from tercet.export.quantization import calibration_batches, quantize
+from tercet.inference.predictor import open_predictor
 from tercet.models.build import build
 
 RESULTS = Path(__file__).parent / "results" / "export_speed.jsonl"
@@ -74,18 +75,23 @@ def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
     return files
 
 
-def eager_networks(bundle: Bundle) -> BenchmarkModel:
-    prepared: dict[int, list[torch.Tensor]] = {}
-    modules = [member.tta_model().eval() for member in bundle.members]
+class EagerNetworks:
+    """The networks of a bundle on tensors that are already preprocessed."""
 
-    def predict(images: Any) -> object:
-        if len(images) not in prepared:
-            prepared[len(images)] = [torch.rand(len(images), spec.channels, *spec.size) for spec in bundle.specs]
+    runtime = "eager"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.specs, self.prepared = bundle.specs, dict[int, list[torch.Tensor]]()
+        self.modules = [member.tta_model().eval() for member in bundle.members]
+
+    def run(self, images: Any) -> object:
+        """Compute the mean probabilities for as many tensors."""
+        count = len(images)
+        if count not in self.prepared:
+            self.prepared[count] = [torch.rand(count, spec.channels, *spec.size) for spec in self.specs]
         with torch.inference_mode():
-            inputs = zip(modules, prepared[len(images)], strict=True)
+            inputs = zip(self.modules, self.prepared[count], strict=True)
             return torch.stack([module(batch).softmax(1) for module, batch in inputs]).mean(0)
-
-    return BenchmarkModel("eager", "networks", predict, bundle.specs[0].size)
 
 
 def cold_start(file: Path, folder: Path) -> float:
@@ -114,8 +120,9 @@ def main() -> None:
             saved, files = bundle.save(folder / name), write_files(name, bundle, folder)
             for number in range(arguments.rounds):
                 for threads in arguments.threads:
-                    models = [load_model(saved, threads), eager_networks(bundle)]
-                    models += [load_model(file, threads) for file in files.values()]
+                    models: list[tuple[str, Any]] = [("bundle", open_predictor(saved))]
+                    models.append(("networks", EagerNetworks(bundle)))
+                    models += [(kind, open_predictor(file, threads=threads)) for kind, file in files.items()]
                     for batch in (1, 32):
                         size = bundle.specs[0].size
                         results = measure(models, batch, threads=threads, seconds=arguments.seconds, size=size)

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 
 from tercet.data.decode import decode
+from tercet.inference.exported_model import as_rgb
 from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.outputs import as_rgb
 
 RESULTS = Path(__file__).parent / "results" / "serving_load.jsonl"
 BATCHES = (1, 32)

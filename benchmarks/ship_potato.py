@@ -25,10 +25,10 @@ import torch
 import tercet
 from tercet.core.resize import fit_size
 from tercet.core.runtime import describe_environment
-from tercet.export.benchmark import load_model, measure
+from tercet.export.benchmark import measure
 from tercet.export.torch_preprocessing import DynamicPreprocess, InputGeometry
-from tercet.inference.evaluate_file import evaluate_file
-from tercet.inference.predict import evaluate
+from tercet.inference.evaluate import evaluate
+from tercet.inference.predictor import open_predictor
 
 HERE = Path(__file__).parent
 MOBILENET = {
@@ -97,7 +97,7 @@ def main() -> int:
         run = train(leaves, weights, output / "run", arguments.epochs)
         bundle_scores = test_scores(evaluate(run.path, str(leaves)))
         results: dict[str, Any] = {"bundle": {"chosen": run.metrics["chosen"], "test": bundle_scores}}
-        models = [load_model(run.path / "bundle", 1)]
+        models = [("bundle", open_predictor(run.path / "bundle"))]
         for name, ending, options in KINDS:
             started = time.perf_counter()
             export = tercet.export_model(run.path, output / f"{name}{ending}", force=True, **options)
@@ -110,10 +110,10 @@ def main() -> int:
                 "member_gap": verification.member_gap,
                 "same_answer": verification.agreement,
                 "validation": {"bundle": verification.accuracy_bundle, "file": verification.accuracy_file},
-                "test": test_scores(evaluate_file(export.path, str(leaves))) if ending == ".onnx" else None,
+                "test": test_scores(evaluate(export.path, str(leaves))),
                 "kept_in_32_bits": export.fp32_reasons,
             }
-            models.append(load_model(export.path, 1))
+            models.append((name, open_predictor(export.path, threads=1)))
         for batch in (1, 32):
             latencies = measure(models, batch, threads=1, seconds=arguments.seconds, size=(160, 160))
             for name, latency in zip(results, latencies, strict=True):

@@ -32,6 +32,7 @@ LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package i
 ENTRY_POINTS = ("tercet", "tercet.__main__")  # these may import from every layer
 LATE_IMPORTS = ("tercet", "tercet.cli.main", "tercet.cli.commands", "tercet.cli.deployment")
 LATE_IMPORTS += ("tercet.experiments.tensorboard",)
+LATE_IMPORTS += ("tercet.inference.predictor", "tercet.data.data_module")  # ONNX files are used without PyTorch
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")

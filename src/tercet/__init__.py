@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from tercet.export.benchmark import benchmark as benchmark
     from tercet.export.export import export_model as export_model
     from tercet.export.verify import verify as verify
+    from tercet.inference.evaluate import evaluate as evaluate
     from tercet.inference.onnx_model import OnnxModel as OnnxModel
-    from tercet.inference.predict import evaluate as evaluate
     from tercet.inference.predict import predict as predict
     from tercet.models.build import build as build
     from tercet.report.run import write_report as write_report
@@ -57,7 +57,7 @@ _MODULES = {
     "demo": "experiments.train",
     "describe_dataset": "experiments.catalog",
     "describe_model": "experiments.catalog",
-    "evaluate": "inference.predict",
+    "evaluate": "inference.evaluate",
     "explain_images": "explain.explain",
     "export_model": "export.export",
     "list_datasets": "experiments.catalog",

@@ -9,6 +9,7 @@ from tests.fixtures.bundles import make_bundle
 
 from tercet.core.errors import DataError
 from tercet.data.input_batches import InputBatches
+from tercet.data.inputs import ImageInputs
 from tercet.ensemble.bundle import Bundle
 
 SHARED = make_bundle("weighted")
@@ -241,18 +242,18 @@ def test_unreadable_pillow_image_raises_data_error(bundles: dict[str, Bundle], t
 def test_skip_bad_lists_skipped_images(bundles: dict[str, Bundle], folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"broken")
     bundle = bundles["average"]
-    source = InputBatches(folder, bundle.specs, batch_size=2, skip_bad=True)
+    source = InputBatches(ImageInputs(folder, skip_bad=True), bundle.specs, batch_size=2)
     predictions = bundle.combine(bundle.predict_member_batches(source))
     assert len(predictions) == 3 and not any("broken" in name for name in predictions.ids)
-    assert [(Path(bad.id).name, "not an image" in bad.reason) for bad in source.bad] == [("broken.png", True)]
+    assert [(Path(bad.id).name, "not an image" in bad.reason) for bad in source.inputs.bad] == [("broken.png", True)]
 
 
 def test_second_pass_lists_bad_images_once(bundles: dict[str, Bundle], folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"broken")
-    source = InputBatches(folder, bundles["single"].specs, batch_size=2, skip_bad=True)
+    source = InputBatches(ImageInputs(folder, skip_bad=True), bundles["single"].specs, batch_size=2)
     for _ in range(2):
         assert sum(len(batch) for batch in source.epoch(0)) == 3
-    assert len(source.bad) == 1
+    assert len(source.inputs.bad) == 1
 
 
 def test_epoch_can_start_at_any_batch(bundles: dict[str, Bundle]) -> None:

@@ -33,7 +33,7 @@ def test_a_loaded_bundle_equals_the_saved_one(bundles: dict[str, Bundle], kind: 
     assert loaded.classes == CLASSES
     assert [member.name for member in loaded.members] == [member.name for member in bundle.members]
     assert loaded.specs == bundle.specs
-    assert loaded.parameter_count() == bundle.parameter_count()
+    assert loaded.parameters == bundle.parameters
     assert loaded.card == bundle.card
     images = pictures()
     assert np.array_equal(loaded.predict(images).probabilities, bundle.predict(images).probabilities)

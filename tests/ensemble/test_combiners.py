@@ -41,7 +41,7 @@ def test_the_mean_of_folds_is_the_mean_of_the_fold_predictions(tmp_path: Path) -
     np.testing.assert_allclose(bundle.predict(PICTURES).probabilities, expected, atol=1e-6)
     loaded = load_bundle(bundle.save(tmp_path / "bundle"))
     assert loaded.name == "fold-mean" and len(loaded.members) == 13
-    assert loaded.parameter_count() == sum(fold.parameter_count() for fold in folds)
+    assert loaded.parameters == sum(fold.parameters for fold in folds)
     np.testing.assert_array_equal(loaded.predict(PICTURES).probabilities, bundle.predict(PICTURES).probabilities)
     heads = sorted(path.name for path in (tmp_path / "bundle").glob("head*"))
     assert heads == ["head-4.safetensors", "head-5.safetensors"]

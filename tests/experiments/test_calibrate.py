@@ -25,7 +25,8 @@ from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.ensemble import combine
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run, train
-from tercet.inference.predict import evaluate, predict_files
+from tercet.inference.evaluate import evaluate
+from tercet.inference.predict import predict_files
 from tercet.metrics.classification import score
 from tercet.report.run import write_report
 

@@ -20,7 +20,7 @@ from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combine import average
 from tercet.experiments.crossval import CrossValidation, crossval
 from tercet.experiments.train import train
-from tercet.inference.predict import evaluate
+from tercet.inference.evaluate import evaluate
 from tercet.metrics.classification import score
 
 pytestmark = pytest.mark.usefixtures("alone")

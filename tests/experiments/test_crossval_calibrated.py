@@ -16,8 +16,8 @@ from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.calibrate import calibrate_probabilities, split_half
 from tercet.experiments.crossval import CrossValidation, crossval
 from tercet.export.export import export_model
+from tercet.inference.evaluate import evaluate
 from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.predict import evaluate
 from tercet.metrics.classification import score
 from tercet.report.run import write_report
 

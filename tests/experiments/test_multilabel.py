@@ -29,7 +29,8 @@ from tercet.ensemble.multilabel import MultilabelRule, best_threshold
 from tercet.experiments.ensemble import combine
 from tercet.experiments.multilabel import multilabel_objective
 from tercet.experiments.train import Run, train
-from tercet.inference.predict import evaluate, predict_files
+from tercet.inference.evaluate import evaluate
+from tercet.inference.predict import predict_files
 from tercet.metrics.multilabel import score_multilabel, validation_multilabel_scores
 from tercet.models.classifier import Classifier
 from tercet.models.heads import dense_layer

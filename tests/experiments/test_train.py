@@ -20,7 +20,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.ensemble import combine
 from tercet.experiments.train import Run, count_noun, train
-from tercet.inference.predict import evaluate
+from tercet.inference.evaluate import evaluate
 from tercet.metrics.classification import score
 
 pytestmark = pytest.mark.usefixtures("alone")

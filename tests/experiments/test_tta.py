@@ -19,7 +19,8 @@ from tercet.experiments.ensemble import combine
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run, train
 from tercet.experiments.tta import choose_tta, is_tta_chosen
-from tercet.inference.predict import evaluate, predict, predict_files
+from tercet.inference.evaluate import evaluate
+from tercet.inference.predict import predict, predict_files
 from tercet.metrics.classification import score
 
 pytestmark = pytest.mark.usefixtures("alone")

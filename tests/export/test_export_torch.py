@@ -18,8 +18,9 @@ from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.train import Run
 from tercet.export import export as export_module
 from tercet.export.export import ExportResult, export_model
-from tercet.export.verify import load_file, verification_path, verify
+from tercet.export.verify import verification_path, verify
 from tercet.inference.predict import predict
+from tercet.inference.predictor import open_predictor
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -31,7 +32,7 @@ def test_a_program_is_verified_on_validation_images(torch_export: ExportResult) 
     assert result.passed and result.largest_gap < 1e-5 and result.agreement == 1 and result.limit == 1e-4
     assert result.source.startswith("15 of 15: validation images of") and result.images == 21
     assert sorted(path.name for path in torch_export.path.parent.iterdir()) == ["shapes.pt2", report.name]
-    assert torch_export.members == load_file(torch_export.path).member_names
+    assert torch_export.members == open_predictor(torch_export.path).member_names
     assert torch_export.fp32_reasons == {} and torch_export.cam_members is None
     assert f"{torch_export.path}: " in torch_export.to_text() and torch_export.to_dict()["maps"] is None
 
@@ -88,7 +89,7 @@ def test_the_default_name_and_augmentation_are_those_of_the_options(
     monkeypatch.chdir(tmp_path)
     assert main(["export", str(finished.path / "members" / "wide"), "--format", "torch", "--tta", "flip"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.pt2.verify.json"]
-    assert load_file("model.pt2").metadata["members"][0]["views"] == "flip"
+    assert open_predictor("model.pt2").metadata["members"][0]["views"] == "flip"
 
 
 @pytest.mark.parametrize("option", ["--int8", "--class-activation-maps"])

@@ -14,15 +14,17 @@ from tercet.cli.main import main
 from tercet.config.model import LabelsConfig, ModelConfig
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
+from tercet.core.multilabel import MultilabelPredictions
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import MultilabelRule
-from tercet.export.metadata import decoders
+from tercet.export.metadata import decoders, describe_bundle
 from tercet.export.onnx_assembly import assemble_onnx
 from tercet.export.onnx_members import member_graphs
-from tercet.inference.evaluate_file import evaluate_file
-from tercet.inference.multilabel import MultilabelEvaluation
+from tercet.export.torch_export import assemble_program
+from tercet.inference.evaluate import Evaluation, evaluate
 from tercet.inference.onnx_file import read_checked, write_checked
-from tercet.inference.predict import evaluate
+from tercet.inference.predict import predict_files
+from tercet.inference.torch_model import save_program
 from tercet.models.build import build
 
 LABELS = (
@@ -61,11 +63,17 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_table(tmp_path_factory.mktemp("sets") / "data", count=30)
 
 
-def compare(bundle: Bundle, graphs: list[ModelProto], data: Path, file: Path) -> MultilabelEvaluation:
-    """Evaluate the bundle and its file, and return the file's result."""
+def compare(bundle: Bundle, graphs: list[ModelProto], data: Path, file: Path) -> Evaluation:
+    """Evaluate the bundle and its ONNX file, and return the file's result."""
     file.write_bytes(assemble_onnx(bundle, graphs, version="0"))
-    expected, result = evaluate(bundle, data, config=COLUMNS), evaluate_file(file, data, config=COLUMNS, batch_size=7)
-    assert isinstance(expected, MultilabelEvaluation) and isinstance(result, MultilabelEvaluation)
+    return compare_file(bundle, data, file)
+
+
+def compare_file(bundle: Bundle, data: Path, file: Path) -> Evaluation:
+    """Evaluate the bundle and its file, and return the file's result."""
+    expected, result = evaluate(bundle, data, config=COLUMNS), evaluate(file, data, config=COLUMNS, batch_size=7)
+    assert isinstance(expected.predictions, MultilabelPredictions)
+    assert isinstance(result.predictions, MultilabelPredictions)
     assert result.predictions.predicted_names == expected.predictions.predicted_names
     assert result.predictions.true_names == expected.predictions.true_names
     assert np.abs(result.predictions.scores - expected.predictions.scores).max() < 1e-4
@@ -84,6 +92,15 @@ def test_scores_and_tables_equal_those_of_the_bundle(
     assert result.missing == ("shape=hexagon",) and result.extra == {"shape=stroke": 10}
 
 
+def test_a_torch_program_has_the_scores_of_its_bundle(members: tuple[Member, ...], table: Path, tmp_path: Path) -> None:
+    bundle = Bundle(LABELS, members, sets=MultilabelRule("average", (0.35, 0.5), 0.45))
+    save_program(assemble_program(bundle), tmp_path / "sets.pt2", describe_bundle(bundle, version="0"))
+    assert [row.name for row in compare_file(bundle, table, tmp_path / "sets.pt2").rows] == ["average", "each", "chain"]
+    result = predict_files(tmp_path / "sets.pt2", [table.parent], csv=str(tmp_path / "sets.csv"))
+    assert isinstance(result.predictions, MultilabelPredictions) and "scores" in result.to_dict()["images"][0]
+    assert (tmp_path / "sets.csv").read_text().startswith("id,predicted,form=angular")
+
+
 def test_the_command_evaluates_a_file_like_its_bundle(
     members: tuple[Member, ...],
     graphs: list[ModelProto],
@@ -99,7 +116,7 @@ def test_the_command_evaluates_a_file_like_its_bundle(
         assert main(["evaluate", str(model), str(table), "--data.label-columns", "shape,form,framed", "--json"]) == 0
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0].keys() == documents[1].keys() and documents[0]["o_f1"] == documents[1]["o_f1"]
-    assert documents[0]["parameters"] == documents[1]["parameters"] == bundle.parameter_count()
+    assert documents[0]["parameters"] == documents[1]["parameters"] == bundle.parameters
 
 
 def test_unknown_parameter_counts_are_shown_as_dashes(
@@ -115,7 +132,7 @@ def test_unknown_parameter_counts_are_shown_as_dashes(
     model = content[: content.rindex(b"\x0a\x06tercet")]
     model = model[: model.rindex(b"\x72")]  # start of the metadata field
     (tmp_path / "old.onnx").write_bytes(write_checked(model, metadata))
-    result = evaluate_file(tmp_path / "old.onnx", table, config=COLUMNS)
+    result = evaluate(tmp_path / "old.onnx", table, config=COLUMNS)
     assert [row.parameters for row in result.rows] == [None, None, None]
     assert [row.costs()[1] for row in result.rows] == ["-", "-", "-"]
 
@@ -127,7 +144,7 @@ def test_greedy_decoding_in_place_of_beam_search_is_noted(
     bundle = Bundle(LABELS, (chain,), sets=MultilabelRule("single", (0.5,)))
     assert [decoder.beam_size for decoder in decoders(bundle)] == [3]
     (tmp_path / "chain.onnx").write_bytes(assemble_onnx(bundle, graphs[1:], version="0"))
-    result = evaluate_file(tmp_path / "chain.onnx", table, config=COLUMNS)
+    result = evaluate(tmp_path / "chain.onnx", table, config=COLUMNS)
     assert "greedily" in result.to_text() and result.to_dict()["note"] is not None
     expected = evaluate(bundle, table, config=COLUMNS)
     assert "greedily" not in expected.to_text() and expected.to_dict()["note"] is None
@@ -139,4 +156,4 @@ def test_single_label_data_are_refused(
     bundle = Bundle(LABELS, members[:1], sets=MultilabelRule("single", (0.4,)))
     (tmp_path / "sets.onnx").write_bytes(assemble_onnx(bundle, graphs[:1], version="0"))
     with pytest.raises(DataError, match=r"sets\.onnx"):
-        evaluate_file(tmp_path / "sets.onnx", table, config=replace(COLUMNS, label_columns=("shape",)))
+        evaluate(tmp_path / "sets.onnx", table, config=replace(COLUMNS, label_columns=("shape",)))

@@ -136,7 +136,7 @@ def test_multilabel_bundles_are_exported(
     rule = MultilabelRule(method, (0.4, 0.5, 0.6), 0.45)  # type: ignore[arg-type]
     bundle = Bundle(CLASSES, bundles["average"].members, sets=rule)
     model = write_model(tmp_path, bundle, graphs)
-    assert compare_outputs(bundle, model, MULTILABEL_SAMPLES).passed and model.sets
+    assert compare_outputs(bundle, model, MULTILABEL_SAMPLES).passed and model.multilabel
     images = list(SAMPLES.images)
     assert model.predict(images).predicted_names == bundle.predict(images).predicted_names
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tercet.inference.onnx_file import read_checked, read_content
-from tercet.inference.predict_file import resource_bounds
+from tercet.inference.predict import resource_bounds
 from tests.inference.hostile import write_hostile
 from tests.inference.tiny import write_tiny
 from tests.serve.models import picture
@@ -137,7 +137,7 @@ def test_signals_end_the_child_process(
 
 
 def test_the_time_limit_ends_with_the_block() -> None:
-    with resource_bounds(memory=None, seconds=60):
+    with resource_bounds("model.onnx", memory=None, seconds=60):
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

@@ -37,7 +37,7 @@ def flat(colour: str, size: tuple[int, int] = (5, 4)) -> np.ndarray:
 
 def test_metadata_of_a_file(model: OnnxModel, path: Path) -> None:
     assert (model.classes, model.member_names, model.name) == (tuple(CLASSES), ("mean",), "average")
-    assert not model.sets and not model.has_maps
+    assert not model.multilabel and not model.has_maps
     onnx.checker.check_model(onnx.load(path), full_check=True)  # with the appended metadata entry
     assert {entry.key for entry in onnx.load(path).metadata_props} == {KEY}
 
@@ -67,7 +67,7 @@ def test_predictions_do_not_depend_on_the_batch_size(model: OnnxModel, batch_siz
 
 
 def test_pending_images_are_bounded(model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tercet.inference.outputs.MAX_PENDING_BYTES", 150)
+    monkeypatch.setattr("tercet.inference.exported_model.MAX_PENDING_BYTES", 150)
     batch_sizes = []
     run = model.run
     monkeypatch.setattr(model, "run", lambda images: batch_sizes.append(len(images)) or run(images))
@@ -81,10 +81,10 @@ def test_unreadable_images_raise_or_are_skipped(model: OnnxModel, tmp_path: Path
     with pytest.raises(DataError, match=r"bad\.png.*not an image"):
         model.predict(tmp_path / "bad.png")
     inputs = ImageInputs([tmp_path / "bad.png", flat("red")], skip_bad=True)
-    assert model.predict_inputs(inputs).ids == ("1",)
+    assert model.predict(inputs).ids == ("1",)
     assert [bad.id for bad in inputs.bad] == [str(tmp_path / "bad.png")]
-    with pytest.raises(DataError, match="none of the 1 image"):
-        model.predict_inputs(ImageInputs([tmp_path / "bad.png"], skip_bad=True))
+    with pytest.raises(DataError, match="no images"):
+        model.predict(ImageInputs([tmp_path / "bad.png"], skip_bad=True))
     with pytest.raises(ConfigError, match="batch_size 0"):
         model.predict(flat("red"), batch_size=0)
 
@@ -278,7 +278,7 @@ def test_an_incomplete_entry_is_refused() -> None:
 LIGHT = """
 import sys
 from tercet.inference.onnx_model import OnnxModel
-import tercet.inference.predict_file, tercet.serve.supervisor
+import tercet.inference.predict, tercet.serve.supervisor
 print(OnnxModel.load(sys.argv[1]).predict(sys.argv[2]).predicted_names)
 print([name for name in ("torch", "timm", "sklearn", "lightning", "scipy", "matplotlib") if name in sys.modules])
 """

@@ -15,7 +15,8 @@ from tercet.core.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.core.prediction_files import read_predictions
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.train import Run
-from tercet.inference.predict import evaluate, predict, predict_files
+from tercet.inference.evaluate import evaluate
+from tercet.inference.predict import predict, predict_files
 from tercet.metrics.classification import score
 from tests.fixtures.runs import draw, draw_folder
 

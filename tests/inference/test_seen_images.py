@@ -16,9 +16,8 @@ from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.crossval import crossval
 from tercet.experiments.train import Run, train
 from tercet.export.export import export_model
-from tercet.inference.evaluate_file import evaluate_file
+from tercet.inference.evaluate import evaluate
 from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.predict import evaluate
 from tercet.serve.responses import describe_model
 from tests.fixtures.runs import draw, draw_folder, one_core
 
@@ -61,10 +60,10 @@ def test_a_folder_that_changed_since_training_is_refused(
     folder = Path(shutil.copytree(shapes, tmp_path / "data"))
     change(folder)
     member = finished.path / "members" / "wide"
-    for function, model in ((evaluate, finished.path), (evaluate, member), (evaluate_file, file)):
+    for model in (finished.path, member, file):
         with pytest.raises(DataError, match=r"\d+ of \d+ images of .* were used in training: .*--include-seen"):
-            function(model, folder)
-        result: Any = function(model, folder, include_seen=True)
+            evaluate(model, folder)
+        result: Any = evaluate(model, folder, include_seen=True)
         assert "were used in training" in result.subset
         assert result.rows[0].scores.n == sum("train" not in path.parts for path in folder.rglob("*.png"))
 

@@ -9,11 +9,10 @@ import pytest
 
 from tercet.cli.main import main
 from tercet.core.errors import ConfigError, ModelError
-from tercet.ensemble.bundle import Bundle
+from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.export.metadata import describe_bundle
 from tercet.export.torch_export import assemble_program
 from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.predict import predict
 from tercet.inference.torch_model import TorchModel, save_program
 from tests.fixtures.bundles import CLASSES, make_member
 
@@ -98,12 +97,8 @@ def test_changed_and_truncated_archives_are_refused(file: Path, tmp_path: Path) 
         TorchModel.load(tmp_path / "short.pt2")
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "serve"])
-def test_commands_do_not_accept_programs(
-    command: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [] if command == "serve" else [str(tmp_path)]
-    assert main([command, str(file), *arguments]) == 2
+def test_programs_are_not_served(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(file)]) == 2
     error = capfd.readouterr().err
     assert "PyTorch" in error and "use the bundle" in error and "tercet export RUN model.onnx" in error
 
@@ -114,8 +109,7 @@ def test_a_bundle_folder_may_end_in_pt2(tmp_path: Path) -> None:
     assert main(["predict", str(tmp_path / "odd.pt2"), str(tmp_path)]) == 3  # the error: there are no images
 
 
-def test_functions_do_not_accept_programs(file: Path) -> None:
-    with pytest.raises(ConfigError, match="PyTorch"):
-        OnnxModel.load(file)
-    with pytest.raises(ConfigError, match="PyTorch"):
-        predict(file, [])
+def test_programs_are_no_bundles_or_onnx_files(file: Path) -> None:
+    for load in (OnnxModel.load, load_bundle):
+        with pytest.raises(ConfigError, match="PyTorch"):
+            load(file)

@@ -19,11 +19,11 @@ import httpx
 from starlette.testclient import TestClient
 
 from tercet.config.deployment import ServerLimits
+from tercet.inference.exported_model import ExportedModel
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.app import make_app, route_paths
 from tercet.serve.listener import AllowedHosts
 from tercet.serve.middleware import GuardMiddleware
-from tercet.serve.model import ServedModel
 from tercet.serve.monitoring import AccessLog, Metrics
 from tercet.serve.service import Service
 
@@ -144,7 +144,7 @@ class Server:
 
 @contextmanager
 def local_client(
-    model: Path | ServedModel, *, name: str = "model", stream: TextIO | None = None
+    model: Path | ExportedModel, *, name: str = "model", stream: TextIO | None = None
 ) -> Iterator[TestClient]:
     """Yield a client of the application in this process, without sockets; the log goes to `stream`."""
     loaded = OnnxModel.load(model, threads=1) if isinstance(model, Path) else model

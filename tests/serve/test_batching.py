@@ -21,7 +21,7 @@ from tercet.core.resize import visible_window
 from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import Overloaded
 from tercet.serve.listener import AllowedHosts, is_loopback
-from tercet.serve.model import CropBoxes
+from tercet.serve.responses import CropBoxes
 from tercet.serve.server import freeze_start_up_objects
 from tests.serve.models import picture as png_of
 from tests.serve.server import local_client
@@ -63,7 +63,7 @@ class RecordingModel:
 class BrokenModel:
     """A model that always raises."""
 
-    classes, member_names, metadata, has_maps, sets = ("a", "b"), ("m",), {}, False, False  # type: ignore[var-annotated]
+    classes, member_names, metadata, has_maps, multilabel = ("a", "b"), ("m",), {}, False, False  # type: ignore[var-annotated]
 
     def run(self, images: np.ndarray) -> Output:
         raise RuntimeError("/secret/place")

@@ -65,18 +65,11 @@ def _ensemble(parsed: ParsedArguments) -> CommandResult:
 
 
 def _evaluate(parsed: ParsedArguments) -> CommandResult:
-    from tercet.core.model_formats import is_onnx
-
-    bundle = parsed.positional["bundle"]
-    evaluate: Callable[..., Any]
-    if is_onnx(bundle):
-        from tercet.inference.evaluate_file import evaluate_file as evaluate
-    else:
-        from tercet.inference.predict import evaluate as evaluate
+    from tercet.inference.evaluate import evaluate
 
     device = parsed.of(options.DeviceConfig)
     evaluation = evaluate(
-        bundle,
+        parsed.positional["bundle"],
         parsed.positional["data"],
         config=parsed.of(DataConfig),
         tta=parsed.of(options.TTAOptions).tta,
@@ -88,23 +81,16 @@ def _evaluate(parsed: ParsedArguments) -> CommandResult:
 
 
 def _predict(parsed: ParsedArguments) -> CommandResult:
-    from tercet.core.model_formats import is_onnx
-    from tercet.inference.predict_file import predict_in_child, resource_bounds
+    from tercet.inference.predict import predict_files, predict_in_child, resource_bounds
 
     bundle, limits = parsed.positional["bundle"], parsed.of(options.LimitsConfig)
     memory, seconds = limits.max_memory, limits.max_seconds
     if limits.any and ParentLink.from_environment() is None:
         arguments = [*parsed.to_arguments(), "--", bundle, *parsed.positional["images"]]
         return CommandResult.from_exit_code(predict_in_child(arguments, memory=memory, seconds=seconds))
-    predict: Callable[..., Any]
-    if is_onnx(bundle):  # this branch does not import PyTorch
-        from tercet.inference.predict_file import predict_with_file as predict
-    else:
-        from tercet.inference.predict import predict_files as predict
-
     config, device = parsed.of(options.PredictConfig), parsed.of(options.DeviceConfig)
-    with resource_bounds(memory=memory, seconds=seconds):
-        result = predict(
+    with resource_bounds(bundle, memory=memory, seconds=seconds):
+        result = predict_files(
             bundle,
             parsed.positional["images"],
             csv=config.csv,

@@ -89,6 +89,11 @@ class MultilabelPredictions:
         return len(self.ids)
 
     @property
+    def values(self) -> Floats:
+        """The scores; of `Predictions` the probabilities."""
+        return self.scores
+
+    @property
     def known(self) -> LabelMatrix:
         """Whether the true labels of each sample are known (N)."""
         return np.asarray(np.not_equal(self.truth, UNKNOWN).all(axis=1))

@@ -133,6 +133,16 @@ class Predictions:
         """Whether the true label of each sample is known (N)."""
         return np.not_equal(self.labels, UNKNOWN)
 
+    @property
+    def values(self) -> Floats:
+        """The probabilities; of `MultilabelPredictions` the scores."""
+        return self.probabilities
+
+    def best(self, row: int, top: int) -> dict[str, float]:
+        """Return the probabilities of the `top` most probable classes of a sample, highest first."""
+        order = np.argsort(-self.probabilities[row], kind="stable")[:top]
+        return {self.classes[index]: float(self.probabilities[row, index]) for index in order}
+
     def take(self, rows: ArrayLike) -> Predictions:
         """Return samples selected by indices or by a mask (N)."""
         selection = np.asarray(rows)

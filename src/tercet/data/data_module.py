@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,13 @@ from tercet.core.errors import ConfigError, DataError
 from tercet.core.types import InputSpec
 from tercet.data.image_cache import BadImage, CachedImages, ImageCache, require_readable
 from tercet.data.load import load_table, require_classes
-from tercet.data.loader import ImageLoader
 from tercet.data.readers.table import require_files
 from tercet.data.sources import DIGEST_BYTES
 from tercet.data.splits import assign_splits, check_disjoint, require_rows
 from tercet.data.table import SampleTable, Split
+
+if TYPE_CHECKING:
+    from tercet.data.loader import ImageLoader
 
 Rows = NDArray[np.int64]
 _PREDICT_BATCH = 256
@@ -79,6 +82,8 @@ class DataModule:
         )
 
     def _loader(self, rows: Rows, specs: Sequence[InputSpec], **options: object) -> ImageLoader:
+        from tercet.data.loader import ImageLoader  # the other functions are used without PyTorch
+
         return ImageLoader(
             self.images,
             rows,

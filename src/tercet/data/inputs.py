@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tercet.core.errors import DataError, raise_problems
+from tercet.core.errors import DataError
 from tercet.core.files import natural_key
+from tercet.core.predictions import Ints
 from tercet.data.decode import decode, to_pixels
-from tercet.data.image_cache import BadImage
+from tercet.data.image_cache import BadImage, CachedImages
 from tercet.data.readers.scan import is_image, scan_folder, summarise_skipped
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
@@ -55,20 +57,16 @@ class ImageInputs:
 
     Args:
         images: Paths, folders, uint8 arrays or PIL images; one or many.
-        batch_size: Images per batch.
         skip_bad: Skip unreadable images and list them in `bad`, instead of raising.
 
     Raises:
-        ConfigError: The batch size is not positive.
         DataError: There are no images, or two have the same name; during iteration: an image is unreadable.
     """
 
-    def __init__(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 1, skip_bad: bool = False) -> None:
-        raise_problems([batch_size < 1 and f"batch_size {batch_size} must be positive"])
+    def __init__(self, images: ImageLike | Sequence[ImageLike], *, skip_bad: bool = False) -> None:
         self.items = list(_named(images))
         self.bad: list[BadImage] = []
         self.skip_bad = skip_bad
-        self.batch_size = batch_size
         names = [name for name, _ in self.items]
         if not names:
             raise DataError("there are no images to classify")
@@ -76,10 +74,15 @@ class ImageInputs:
             duplicate = next(name for name, count in Counter(names).items() if count > 1)
             raise DataError(f"the image {duplicate} was given twice")
 
-    def pixels(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield each image's name and its pixels H W C at the original size; refills `bad`."""
+    @classmethod
+    def of(cls, images: AnyImages) -> ImageInputs:
+        """Return `images` if they are `ImageInputs` already."""
+        return images if isinstance(images, ImageInputs) else cls(images)
+
+    def pixels(self, start: int = 0) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C at the original size, from one on; refills `bad`."""
         self.bad = []
-        for name, image in self.items:
+        for name, image in self.items[start:]:
             pixels = self._read(name, image)
             if pixels is not None:
                 yield name, pixels
@@ -129,3 +132,24 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     if not pixels.size:
         raise DataError(f"the image has {image.width} x {image.height} pixels")
     return pixels
+
+
+AnyImages = ImageLike | Sequence[ImageLike] | ImageInputs
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """N images of a data set, with their labels as numbered by a model."""
+
+    images: CachedImages
+    rows: Ints
+    """N positions in `images`."""
+    ids: tuple[str, ...]
+    labels: Ints
+    """N class indices, or N K label sets of 0 and 1."""
+    num_workers: int = 0
+    """Decoding processes, if images are decoded on demand."""
+
+    def pixels(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield each image's name and its pixels H W C at the original size."""
+        return ((name, np.asarray(self.images.read(int(row)))) for name, row in zip(self.ids, self.rows, strict=True))

@@ -14,9 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tercet.config.tta import TTAConfig
@@ -26,9 +28,10 @@ from tercet.core.files import UNFINISHED_PREFIX, slug
 from tercet.core.model_formats import reject_program
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
+from tercet.core.runtime import choose_device
 from tercet.core.types import BatchSource, InputSpec
-from tercet.data.input_batches import InputBatches
-from tercet.data.inputs import ImageLike
+from tercet.data.input_batches import InputBatches, batches_of
+from tercet.data.inputs import AnyImages, ImageInputs, LabelledImages
 from tercet.ensemble.combiners import AnyCombiner, combine, combiner_name, fusion_heads, load_combiner, save_combiner
 from tercet.ensemble.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
 from tercet.ensemble.member import Member as Member
@@ -69,6 +72,9 @@ class Bundle:
     calibration: Calibration | None = None
     """Applied to the combined probabilities."""
 
+    runtime: ClassVar[str] = "PyTorch, eager"
+    note: ClassVar[str | None] = None
+
     def __post_init__(self) -> None:
         for member in self.members:
             member.classifier.eval()
@@ -86,39 +92,60 @@ class Bundle:
             return self.sets.method if self.sets and self.sets.method != "single" else self.members[0].name
         return combiner_name(self.combiner)
 
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """M names."""
+        return tuple(member.name for member in self.members)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.sets is not None
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, fusion heads included."""
+        return sum(self.member_parameters) + sum(map(count_parameters, fusion_heads(self.combiner)))
+
+    @property
+    def member_parameters(self) -> tuple[int, ...]:
+        """Number of trainable parameters of each member."""
+        return tuple(count_parameters(member.classifier) for member in self.members)
+
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
+        self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu"
     ) -> Predictions | MultilabelPredictions:
-        """Classify images, with the members' test-time augmentation.
+        """Classify images of any kind and size, with the members' test-time augmentation.
 
-        Args:
-            images: Paths, folders, arrays (H W, H W 1 or H W 3, uint8) or PIL images; one or many, of any sizes.
-            batch_size: Images per forward pass.
-            device: Device of the networks.
-
-        Returns:
-            Predictions whose ids are the paths, or numbers for arrays and PIL images; `MultilabelPredictions` from a
-            multi-label bundle.
-
-        Raises:
-            DataError: An image cannot be read, or there are no images.
+        The ids are the paths, or numbers for arrays and PIL images. See `tercet.inference.predictor.Predictor`.
         """
-        return self.predict_batches(InputBatches(images, self.specs, batch_size=batch_size), device=device)
+        return self.predict_with_members(ImageInputs.of(images), batch_size=batch_size, device=device)[0]
 
-    def predict_batches(self, source: BatchSource, *, device: str = "cpu") -> Predictions | MultilabelPredictions:
-        """Classify batches whose images are one tensor, or one tensor per member; see `predict`."""
+    def predict_with_members(
+        self, source: ImageInputs | LabelledImages, *, batch_size: int = 32, device: str = "cpu"
+    ) -> tuple[Predictions | MultilabelPredictions, Sequence[Predictions | MultilabelPredictions]]:
+        """Return the predictions of the ensemble, and those of each member; see `predict`."""
+        batches = batches_of(source, self.specs, batch_size=batch_size)
         if self.sets is None:
-            return self.combine(self.predict_member_batches(source, device=device))
-        return self.sets.combine(self.predict_member_labels(source, device=device))
+            members = self.predict_member_batches(batches, device=device)
+            return self.combine(members), members
+        labels = self.predict_member_labels(batches, device=device)
+        return self.sets.combine(labels), labels
+
+    def run(self, images: NDArray[np.uint8]) -> Predictions | MultilabelPredictions:
+        """Predict images B H W 3 as one batch."""
+        return self.predict([*images], batch_size=len(images))
+
+    def resolve_device(self, name: str) -> str:
+        """Return the device for `auto`, or for the name of a device; see `choose_device`."""
+        return choose_device(name)
 
     def predict_member_labels(self, source: BatchSource, *, device: str = "cpu") -> list[MultilabelPredictions]:
         """Return each member's predicted label sets; only for multi-label bundles."""
         assert self.sets is not None
         return self.sets.members(predict_logits(_Members(self.members), source, device=device), self.classes)
 
-    def predict_members(
-        self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32, device: str = "cpu"
-    ) -> list[Predictions]:
+    def predict_members(self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu") -> list[Predictions]:
         """Return each member's predictions; see `predict`."""
         return self.predict_member_batches(InputBatches(images, self.specs, batch_size=batch_size), device=device)
 
@@ -143,6 +170,11 @@ class Bundle:
         return tuple(enlarged_input_spec(member.classifier.spec, member.views) for member in self.members)
 
     @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the first member's input."""
+        return self.specs[0].size
+
+    @property
     def plain(self) -> bool:
         """Whether no member uses test-time augmentation."""
         return all(member.views.plain for member in self.members)
@@ -164,11 +196,6 @@ class Bundle:
             for member in self.members
         ]
         return replace(self, members=tuple(members))
-
-    def parameter_count(self) -> int:
-        """Return the number of trainable parameters, fusion heads included."""
-        modules = [*(member.classifier for member in self.members), *fusion_heads(self.combiner)]
-        return sum(map(count_parameters, modules))
 
     def combine(self, members: Sequence[Predictions]) -> Predictions:
         """Combine the members' predictions and calibrate the result."""

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.files import new_folder, slug, write_json
 from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
+from tercet.core.predictions import Predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.resize import CropMode, visible_window
 from tercet.core.runtime import choose_device
-from tercet.data.input_batches import InputBatches
-from tercet.data.inputs import ImageLike
+from tercet.data.inputs import ImageInputs, ImageLike
 from tercet.data.loader import prepare
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.explain.attention_rollout import attention_rollout
@@ -101,7 +101,7 @@ def explain_images(
     no_images = isinstance(images, (list, tuple)) and not images
     if no_images and not filters:
         raise DataError("there are no images to explain: name images, or use --filters or --layers")
-    source = None if no_images else InputBatches(images, loaded.specs, batch_size=1, skip_bad=True)
+    source = None if no_images else ImageInputs(images, skip_bad=True)
     with _output_folder(output) as folder, _on_device(request):
         files = [file for index in request.members for file in _draw_filters(request, index, folder)] if filters else []
         explained = [] if source is None else list(_explain_each(request, source, folder))
@@ -174,7 +174,7 @@ def _on_device(request: _Request) -> Iterator[None]:
         yield
 
 
-def _explain_each(request: _Request, source: InputBatches, folder: Path) -> Iterator[ImageExplanation]:
+def _explain_each(request: _Request, source: ImageInputs, folder: Path) -> Iterator[ImageExplanation]:
     bundle = request.bundle
     for number, (name, pixels) in enumerate(source.pixels(), 1):
         combined, predictions = _predict(bundle, pixels, request.device)
@@ -209,18 +209,14 @@ class _Prediction:
 
 def _predict(bundle: Bundle, pixels: NDArray[np.uint8], device: str) -> tuple[_Prediction, list[_Prediction]]:
     """Return the combined prediction and the members', as the bundle predicts: with its test-time augmentation."""
-    if bundle.sets is None:
-        members = bundle.predict_members(pixels, device=device)
-        outputs = (bundle.combine(members), *members)
-        predictions = [_Prediction(output.probabilities[0], output.predicted_names[0]) for output in outputs]
-    else:
-        sets = bundle.predict_member_labels(InputBatches(pixels, bundle.specs, batch_size=1), device=device)
-        predictions = [_multilabel_prediction(output) for output in (bundle.sets.combine(sets), *sets)]
+    combined, members = bundle.predict_with_members(ImageInputs(pixels), device=device)
+    predictions = [_prediction(output) for output in (combined, *members)]
     return predictions[0], predictions[1:]
 
 
-def _multilabel_prediction(output: MultilabelPredictions) -> _Prediction:
-    return _Prediction(output.scores[0], SEPARATOR.join(output.predicted_names[0]) or "no label")
+def _prediction(output: Predictions | MultilabelPredictions) -> _Prediction:
+    names = output.predicted_names[0]
+    return _Prediction(output.values[0], names if isinstance(names, str) else SEPARATOR.join(names) or "no label")
 
 
 def _input(request: _Request, index: int, pixels: NDArray[np.uint8]) -> Any:

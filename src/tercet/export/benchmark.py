@@ -8,7 +8,7 @@ load on the machine affects all of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,33 +18,12 @@ import torch
 from rich.table import Table
 
 from tercet.core.errors import raise_problems
-from tercet.core.model_formats import Format, format_of
 from tercet.core.resource_limits import available_cores
-from tercet.data.input_batches import InputBatches
-from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.export.verification import ImageInput
-from tercet.export.verify import load_file
+from tercet.inference.predictor import Predictor, model_label, open_predictor
 from tercet.metrics.tables import as_text
 
 BATCHES = (1, 8, 32)
 _WARM_UP, _MIN_RUNS = 2, 5
-_RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "torch": "PyTorch, exported"}
-
-RunModel = Callable[[Sequence[ImageInput]], object]
-
-
-@dataclass(frozen=True)
-class BenchmarkModel:
-    """A loaded model of any kind."""
-
-    runtime: str
-    """onnxruntime, PyTorch (exported), or PyTorch (eager)."""
-    model: str
-    """Path of the model."""
-    run: RunModel
-    """Predicts images of one size."""
-    size: tuple[int, int]
-    """Height and width of the first member's input."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +73,7 @@ class BenchmarkResult:
 
 
 def benchmark(
-    models: Sequence[str | Path],
+    models: Sequence[str | Path | Predictor],
     *,
     threads: int | None = None,
     seconds: float = 3.0,
@@ -104,7 +83,7 @@ def benchmark(
     """Measure latency and throughput of models, round-robin.
 
     Args:
-        models: Exported files, and folders of bundles or runs.
+        models: Exported files, folders of bundles or runs, and loaded models.
         threads: Threads per batch (default: one per core).
         seconds: Time per model and batch size.
         size: Height and width of the images (default: the input size of the first model's first member).
@@ -121,66 +100,42 @@ def benchmark(
         ]
     )
     num_threads = threads or available_cores()
-    loaded = [load_model(model, num_threads) for model in models]
-    shape = size or loaded[0].size
-    rows = [
-        row for batch in batches for row in measure(loaded, batch, threads=num_threads, seconds=seconds, size=shape)
-    ]
-    order = {model.model: index for index, model in enumerate(loaded)}
-    return BenchmarkResult(shape, tuple(sorted(rows, key=lambda row: (order[row.model], row.batch))))
-
-
-def load_model(model: str | Path, threads: int) -> BenchmarkModel:
-    """Load a model.
-
-    Raises:
-        ModelError: It is neither an exported file nor a bundle.
-    """
-    form = format_of(model)
-    if form is not None:
-        file = load_file(model, threads=threads)
-        height, width = file.metadata["members"][0].get("input", {}).get("size", (224, 224))
-        return BenchmarkModel(_RUNTIMES[form], str(model), lambda images: file.run(np.stack(images)), (height, width))
-    bundle = load_bundle(model)
-    return BenchmarkModel("PyTorch, eager", str(model), lambda images: _run_eager(bundle, images), bundle.specs[0].size)
-
-
-def _run_eager(bundle: Bundle, images: Sequence[ImageInput]) -> object:
-    return bundle.predict_batches(InputBatches(list(images), bundle.specs, batch_size=len(images)))
+    loaded = [(model_label(model), open_predictor(model, threads=num_threads)) for model in models]
+    shape = size or loaded[0][1].input_size
+    by_batch = [measure(loaded, batch, threads=num_threads, seconds=seconds, size=shape) for batch in sorted(batches)]
+    return BenchmarkResult(shape, tuple(row for rows in zip(*by_batch, strict=True) for row in rows))
 
 
 def measure(
-    models: Sequence[BenchmarkModel], batch: int, *, threads: int, seconds: float, size: tuple[int, int]
+    models: Sequence[tuple[str, Predictor]], batch: int, *, threads: int, seconds: float, size: tuple[int, int]
 ) -> list[Latency]:
     """Time all models round-robin at one batch size.
 
     Args:
-        models: Loaded models.
+        models: Names and loaded models.
         batch: Images per batch.
         threads: Threads of PyTorch; those of an ONNX file are fixed when it is loaded.
         seconds: Time per model.
         size: Height and width of the images.
     """
-    images = list(np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
     times: list[list[float]] = [[] for _ in models]
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for model in models:
+        for _, model in models:
             for _ in range(_WARM_UP):
                 model.run(images)
         end = time.perf_counter() + seconds * len(models)
         while len(times[0]) < _MIN_RUNS or time.perf_counter() < end:
-            for model, milliseconds in zip(models, times, strict=True):
+            for (_, model), milliseconds in zip(models, times, strict=True):
                 start = time.perf_counter()
                 model.run(images)
                 milliseconds.append(1000 * (time.perf_counter() - start))
     finally:
         torch.set_num_threads(threads_before)
     rows = []
-    for model, milliseconds in zip(models, times, strict=True):
+    for (name, model), milliseconds in zip(models, times, strict=True):
         p50, p95 = (float(value) for value in np.percentile(milliseconds, (50, 95)))
-        rows.append(
-            Latency(model.runtime, model.model, batch, threads, p50, p95, 1000 * batch / p50, len(milliseconds))
-        )
+        rows.append(Latency(model.runtime, name, batch, threads, p50, p95, 1000 * batch / p50, len(milliseconds)))
     return rows

@@ -38,7 +38,7 @@ def describe_bundle(bundle: Bundle, *, version: str, quantized: Sequence[str] = 
     return {
         "tercet": version,
         "name": bundle.name,
-        "parameters": bundle.parameter_count(),
+        "parameters": bundle.parameters,
         "classes": list(bundle.classes),
         "members": members,
         "combiner": None if bundle.combiner is None else combiner_name(bundle.combiner),

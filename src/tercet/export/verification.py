@@ -7,21 +7,21 @@ are counted separately, as close calls. Shapes: N images, M members, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.core.predictions import Floats
-from tercet.data.input_batches import InputBatches
+from tercet.core.multilabel import MultilabelPredictions
+from tercet.data.inputs import ImageInputs
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import Combiner
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
 from tercet.export.metadata import decoders, uses_beam_search
-from tercet.inference.outputs import ModelOutput, in_batches
+from tercet.inference.exported_model import ExportedModel, ModelOutput, Values
 
 LIMIT = 1e-4
 """Largest allowed difference of a probability for fp32 files."""
@@ -30,21 +30,6 @@ WORST_LOSS = 0.005
 BATCHES = (1, 2, 7)
 
 ImageInput = NDArray[np.uint8]
-
-
-class Predictor(Protocol):
-    """A loaded exported file of any format."""
-
-    classes: tuple[str, ...]
-    """K class names."""
-    member_names: tuple[str, ...]
-    """M names."""
-    metadata: Mapping[str, Any]
-    """See `tercet.export.metadata.describe_bundle`."""
-
-    def run(self, images: NDArray[np.uint8]) -> ModelOutput:
-        """Predict images B H W 3 of one size."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -124,7 +109,7 @@ class Verification:
 
 
 def compare_outputs(
-    bundle: Bundle, model: Predictor, samples: VerificationImages, *, exact: bool = True
+    bundle: Bundle, model: ExportedModel, samples: VerificationImages, *, exact: bool = True
 ) -> Verification:
     """Compare a file with its bundle.
 
@@ -134,8 +119,9 @@ def compare_outputs(
         samples: The images.
         exact: Whether the whole file computes in 32 bits.
     """
-    expected = _bundle_outputs(bundle, samples.images)
-    outputs = [_file_outputs(model, samples.images, size) for size in BATCHES]
+    expected = _bundle_output(bundle, samples.images)
+    # all images are in memory anyway
+    outputs = [model.run_all(enumerate(samples.images), batch_size=size, max_bytes=math.inf)[1] for size in BATCHES]
     close = _close_calls(bundle, expected, LIMIT)
     predictions = [output.predicted for output in (expected, *outputs)]
     same = np.all([(each == predictions[0]).reshape(len(close), -1).all(axis=1) for each in predictions[1:]], axis=0)
@@ -157,46 +143,24 @@ def compare_outputs(
         accuracy_bundle=accuracies[0] if accuracies else None,
         accuracy_file=min(accuracies[1:]) if accuracies else None,
         limit=LIMIT if exact else None,
-        beam_differs=None if beam_labels is None else int((beam_labels != expected.labels).any(axis=1).sum()),
+        beam_differs=None if beam_labels is None else int((beam_labels != expected.chosen).any(axis=1).sum()),
     )
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Outputs of the bundle or the file for all images."""
-
-    probabilities: Floats
-    """N K."""
-    members: Floats
-    """N M K."""
-    labels: NDArray[np.bool_] | None
-    """N K predicted label sets; None for single-label models."""
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """Class indices N, or label sets N K of 0 and 1."""
-        values = self.probabilities.argmax(axis=1) if self.labels is None else self.labels
-        return np.asarray(values, dtype=np.int64)
-
-
-def _bundle_outputs(bundle: Bundle, images: Sequence[ImageInput]) -> _Outputs:
-    source = InputBatches(list(images), bundle.specs, batch_size=32)
-    if bundle.sets is None:
-        members = bundle.predict_member_batches(source)
-        stack = np.stack([member.probabilities for member in members], axis=1)
-        return _Outputs(bundle.combine(members).probabilities, stack, None)
+def _bundle_output(bundle: Bundle, images: Sequence[ImageInput]) -> ModelOutput:
     with _greedy_decoding(bundle):
-        sets = bundle.predict_member_labels(source)
-    combined = bundle.sets.combine(sets)
-    return _Outputs(combined.scores, np.stack([member.scores for member in sets], axis=1), combined.chosen)
+        combined, members = bundle.predict_with_members(ImageInputs([*images]))
+    chosen = combined.chosen if isinstance(combined, MultilabelPredictions) else None
+    return ModelOutput(combined.values, np.stack([member.values for member in members], axis=1), chosen)
 
 
 def _beam_search_labels(bundle: Bundle, images: Sequence[ImageInput]) -> NDArray[np.bool_] | None:
     """Return the label sets predicted with beam search; None if no member uses it."""
     if bundle.sets is None or not uses_beam_search(bundle):
         return None
-    source = InputBatches(list(images), bundle.specs, batch_size=32)
-    return bundle.sets.combine(bundle.predict_member_labels(source)).chosen
+    predictions = bundle.predict([*images])
+    assert isinstance(predictions, MultilabelPredictions)
+    return predictions.chosen
 
 
 @contextmanager
@@ -212,22 +176,7 @@ def _greedy_decoding(bundle: Bundle) -> Iterator[None]:
             decoder.beam_size = beam
 
 
-def _file_outputs(model: Predictor, images: Sequence[ImageInput], size: int) -> _Outputs:
-    """Predict in batches of at most `size` images of equal height and width."""
-    outputs: dict[int, tuple[ModelOutput, int]] = {}
-    for rows, batch in in_batches(enumerate(images), size, max_bytes=math.inf):  # all images are in memory anyway
-        output = model.run(batch)
-        outputs |= {row: (output, index) for index, row in enumerate(rows)}
-    pairs = [outputs[row] for row in range(len(images))]
-    labels = [output.chosen[index] for output, index in pairs if output.chosen is not None]
-    return _Outputs(
-        np.stack([output.probabilities[index] for output, index in pairs]).astype(np.float64),
-        np.stack([output.members[index] for output, index in pairs]).astype(np.float64),
-        np.stack(labels) if labels else None,
-    )
-
-
-def _close_calls(bundle: Bundle, outputs: _Outputs, limit: float) -> NDArray[np.bool_]:
+def _close_calls(bundle: Bundle, outputs: ModelOutput, limit: float) -> NDArray[np.bool_]:
     """Return for each image whether a change below `limit` may change its prediction."""
     if bundle.sets is not None:
         rule = bundle.sets
@@ -239,7 +188,7 @@ def _close_calls(bundle: Bundle, outputs: _Outputs, limit: float) -> NDArray[np.
     return np.asarray(close | _close_selections(bundle.combiner, outputs.members, limit))
 
 
-def _close_selections(combiner: AnyCombiner | None, stack: Floats, limit: float) -> NDArray[np.bool_]:
+def _close_selections(combiner: AnyCombiner | None, stack: Values, limit: float) -> NDArray[np.bool_]:
     """Return for each row of N M K whether a member's vote or pruning separates almost equal probabilities."""
     close = np.zeros(len(stack), dtype=np.bool_)
     if isinstance(combiner, FoldMean):
@@ -255,7 +204,7 @@ def _close_selections(combiner: AnyCombiner | None, stack: Floats, limit: float)
     return close
 
 
-def _margin(values: Floats, count: int) -> Floats:
+def _margin(values: Values, count: int) -> Values:
     """Return the difference between the last of the `count` highest values of each row and the next one."""
     if values.shape[-1] <= count:
         return np.ones(values.shape[:-1])

@@ -12,7 +12,6 @@ from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import require_writable, write_json
-from tercet.core.model_formats import is_program
 from tercet.core.predictions import UNKNOWN, Ints
 from tercet.data.image_cache import CachedImages
 from tercet.data.inputs import ImageInputs
@@ -21,26 +20,12 @@ from tercet.data.table import UNLABELLED, SampleTable
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.ensemble.manifest import MANIFEST
 from tercet.export.metadata import weights_sha256
-from tercet.export.verification import ImageInput, Predictor, Verification, VerificationImages, compare_outputs
+from tercet.export.verification import ImageInput, Verification, VerificationImages, compare_outputs
 from tercet.inference.evaluation_rows import rows_to_score
-from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.torch_model import TorchModel
+from tercet.inference.exported_model import ExportedModel
+from tercet.inference.predictor import model_label, open_predictor
 
 _NUM_SYNTHETIC = 48
-
-
-def load_file(path: str | Path, *, threads: int | None = None) -> Predictor:
-    """Load an exported file.
-
-    Args:
-        path: The file.
-        threads: Threads per prediction (default: one per core); programs use PyTorch's setting.
-
-    Raises:
-        ModelError: The file is invalid.
-        ConfigError: Its runtime is not installed.
-    """
-    return TorchModel.load(path) if is_program(path) else OnnxModel.load(path, threads=threads)
 
 
 def verification_path(file: Path) -> Path:
@@ -49,7 +34,7 @@ def verification_path(file: Path) -> Path:
 
 
 def verify(
-    file: str | Path,
+    file: str | Path | ExportedModel,
     bundle: str | Path | Bundle,
     *,
     data: str | None = None,
@@ -60,7 +45,7 @@ def verify(
     """Compare an exported file with its bundle, and write the result beside the file (`verification_path`).
 
     Args:
-        file: The exported file.
+        file: The exported file, or the loaded model.
         bundle: Folder of a bundle or run, or a loaded bundle.
         data: Labelled images to compare on (default: the run's validation images).
         images: Files and folders to compare on instead.
@@ -68,23 +53,26 @@ def verify(
         config: How to read the data.
 
     Raises:
+        ConfigError: `file` is a bundle.
         ModelError: File or bundle is invalid, or the file was exported from another bundle.
         DataError: The images cannot be read.
         StorageError: The folder of the file is not writable.
     """
-    report = verification_path(Path(file))
+    report = verification_path(Path(model_label(file)))
     require_writable(report.parent, hint="the result is written beside the file: copy the file to a writable folder")
-    model = load_file(file)
+    model = open_predictor(file)
+    if not isinstance(model, ExportedModel):
+        raise ConfigError(f"{model_label(file)} is not an exported file, which is compared with its bundle")
+    file = model.path
     folder = None if isinstance(bundle, Bundle) else bundle
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    names = tuple(member.name for member in loaded.members)
-    if (model.classes, model.member_names) != (loaded.classes, names):
+    if (model.classes, model.member_names) != (loaded.classes, loaded.member_names):
         pairs = zip(model.classes, loaded.classes, strict=False)
         difference = next((f" ('{other}' for '{name}')" for name, other in pairs if name != other), "")
         raise ModelError(
             f"{file} has members {', '.join(model.member_names)} and {len(model.classes)} classes, the bundle has "
-            f"{', '.join(names)} and {len(loaded.classes)} classes{difference}: name the bundle that it was exported "
-            "from"
+            f"{', '.join(loaded.member_names)} and {len(loaded.classes)} classes{difference}: name the bundle that it "
+            "was exported from"
         )
     if model.metadata.get("weights_sha256") != weights_sha256(loaded):
         raise ModelError(f"{file} has other weights than the bundle: name the bundle that it was exported from")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -96,20 +97,20 @@ def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: s
     return f"{count} of {len(rows)} images of {data} were used in training" if count else ""
 
 
-def require_same_task(data: str | Path, table: SampleTable, model: str | Path, *, sets: bool) -> None:
+def require_same_task(data: str | Path, table: SampleTable, model: str, *, multilabel: bool) -> None:
     """Raise a DataError if only one of data and model is multi-label.
 
     Args:
         data: Name of the data in messages.
         table: The data.
         model: Name of the model in messages.
-        sets: Whether the model is multi-label.
+        multilabel: Whether the model is multi-label.
     """
-    if (table.membership is not None) == sets:
+    if (table.membership is not None) == multilabel:
         return
     kinds = ("one class per image", "label sets")
     raise DataError(
-        f"{data} has {kinds[not sets]}, and {model} predicts {kinds[sets]}: see --data.label-columns, "
+        f"{data} has {kinds[not multilabel]}, and {model} predicts {kinds[multilabel]}: see --data.label-columns, "
         "--data.label-separator"
     )
 
@@ -132,14 +133,11 @@ def _training_config(config: DataConfig, trained_on: Mapping[str, Any]) -> DataC
 _MAX_NAMES = 5  # in a message
 
 
-@dataclass(frozen=True, eq=False)
-class KnownRows:
+class KnownRows(NamedTuple):
     """The rows of a table with labels of a model, whose K classes or labels number them."""
 
     rows: Ints
     """N row indices of the table."""
-    ids: tuple[str, ...]
-    """N image names."""
     truth: Ints
     """N class indices; or N K of a multi-label table, 1 for the labels of an image, otherwise 0."""
     missing: tuple[str, ...]
@@ -149,30 +147,24 @@ class KnownRows:
 
 
 def known_rows(table: SampleTable, classes: Sequence[str]) -> KnownRows:
-    """Return the rows whose class is one of the model's `classes`.
+    """Return the rows whose class is one of the model's `classes`; of a multi-label table, those with label sets.
 
     Raises:
-        DataError: There are none.
+        DataError: There are none, or a multi-label table has none of the model's labels.
     """
+    if table.membership is not None:
+        return _known_label_sets(table, classes)
     names, index = table.label_names(), {name: position for position, name in enumerate(classes)}
-    extra: dict[str, int] = {}
-    for name in names:
-        if name and name not in index:
-            extra[name] = extra.get(name, 0) + 1
+    extra = Counter(name for name in names if name and name not in index)
     rows = np.array([row for row, name in enumerate(names) if name in index], dtype=np.int64)
     if not len(rows):
         raise _no_labels_error(table, sorted({name for name in names if name}), classes, what="classes")
     truth = np.array([index[names[row]] for row in rows], dtype=np.int64)
     missing = tuple(np.array(classes, dtype=object)[np.bincount(truth, minlength=len(classes)) == 0])
-    return KnownRows(rows, tuple(table.ids[row] for row in rows), truth, missing, extra)
+    return KnownRows(rows, truth, missing, dict(extra))
 
 
-def known_label_sets(table: SampleTable, classes: Sequence[str]) -> KnownRows:
-    """Return the rows with label sets.
-
-    Raises:
-        DataError: The table has none of the model's labels.
-    """
+def _known_label_sets(table: SampleTable, classes: Sequence[str]) -> KnownRows:
     rows = np.flatnonzero(table.labels != UNLABELLED)
     used = table.classes_in(rows)
     columns = {name: column for column, name in enumerate(table.classes) if column in used}
@@ -185,7 +177,7 @@ def known_label_sets(table: SampleTable, classes: Sequence[str]) -> KnownRows:
             truth[:, index] = targets[:, columns[name]]
     missing = tuple(name for name in classes if name not in columns)
     extra = {name: int((targets[:, column] == 1).sum()) for name, column in columns.items() if name not in classes}
-    return KnownRows(rows, tuple(table.ids[row] for row in rows), truth, missing, extra)
+    return KnownRows(rows, truth, missing, extra)
 
 
 def _no_labels_error(table: SampleTable, names: Iterable[str], classes: Sequence[str], *, what: str) -> DataError:

@@ -1,13 +1,6 @@
 """ONNX files with metadata and checksums; untrusted files are validated before onnxruntime loads them.
 
-An ONNX file is one protobuf message. Its fields are visited without building objects and without the `onnx` package:
-
-    Model: 7 graph, 8 opset import, 14 metadata, 20 training, 25 functions
-    Graph: 1 node, 5 initializer, 15 sparse initializer
-    Node: 4 operator, 5 attribute, 7 domain
-    Attribute: 5 tensor, 6 graph, 10 tensors, 11 graphs, 22 and 23 sparse tensors
-    Tensor: 13 external data, 14 data location
-
+An ONNX file is one protobuf message. Its fields are visited without building objects and without the `onnx` package.
 Exported files have a JSON document in the metadata entry `KEY`, appended as the last field. It contains the SHA-256 of
 the model (the bytes before it) and its own.
 """
@@ -36,6 +29,33 @@ _METADATA = 14
 
 Field = tuple[int, int, int, int]
 """Field number, and offsets of the field, of its content, and of the next field."""
+
+
+_PARTS = {
+    ("model", 7): "graph",
+    ("model", 8): "opset import",
+    ("opset import", 1): "domain",
+    ("graph", 1): "node",
+    ("graph", 5): "tensor",
+    ("node", 5): "attribute",
+    ("node", 7): "domain",
+    ("attribute", 5): "tensor",
+    ("attribute", 10): "tensor",
+    ("tensor", 14): "data location",
+}
+"""Kinds of the fields that are visited, by kind of message and field number."""
+_BRANCHES = "it contains branches or loops (If, Loop, Scan), which exported models do not"
+_FUNCTIONS = "it contains functions or training steps, which exported models do not"
+_SPARSE = "it contains sparse tensors, which exported models do not"
+_EXTERNAL = "its weights are in other files (external data), which exported models do not have"
+_REFUSED = {
+    **{("model", number): _FUNCTIONS for number in (20, 25)},
+    **{("attribute", number): _BRANCHES for number in (6, 11)},
+    **{("attribute", number): _SPARSE for number in (22, 23)},
+    ("graph", 15): _SPARSE,
+    ("tensor", 13): _EXTERNAL,
+}
+"""Why fields are refused."""
 
 
 def read_content(path: str | Path) -> bytes:
@@ -129,16 +149,11 @@ class _Reader:
 
     def check(self) -> tuple[bytes, int, int] | None:
         """Return the document and the offsets of its entry; None if there is no document."""
+        self._visit("model", 0, len(self.content))
         entry, graphs = None, 0
         for number, start, first, end in self.fields(0, len(self.content)):
-            if number == 7:
-                graphs += 1
-                self._graph(first, end)
-            elif number == 8:
-                self._domains(first, end, domain=1)
-            elif number in (20, 25):
-                raise _UnsafeModel("it contains functions or training steps, which exported models do not")
-            elif number == _METADATA:
+            graphs += number == 7
+            if number == _METADATA:
                 pair = {inner: self.content[begin:stop] for inner, _, begin, stop in self.fields(first, end)}
                 if pair.get(1) == KEY.encode():
                     if entry is not None:
@@ -147,6 +162,22 @@ class _Reader:
         if graphs != 1:
             raise IndexError("no graph")
         return entry
+
+    def _visit(self, kind: str, start: int, end: int) -> None:
+        """Raise if the message between two offsets, or one in it, has something that exported models do not have."""
+        if kind == "domain":
+            name = self.content[start:end].decode("utf-8")
+            if name not in DOMAINS:
+                raise _UnsafeModel(f"it uses operators of the unknown domain '{name[:80]}'")
+        elif kind == "data location":
+            if self._number(start)[0] != 0:
+                raise _UnsafeModel(_EXTERNAL)
+        else:
+            for number, _, first, last in self.fields(start, end):
+                if (kind, number) in _REFUSED:
+                    raise _UnsafeModel(_REFUSED[kind, number])
+                if (kind, number) in _PARTS:
+                    self._visit(_PARTS[kind, number], first, last)
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
         """Yield the fields between two offsets; raises IndexError if the last field does not end at `end`."""
@@ -176,37 +207,3 @@ class _Reader:
             if byte < 128:
                 return value, offset
         raise IndexError("a varint has more than ten bytes")
-
-    def _graph(self, start: int, end: int) -> None:
-        for number, _, first, last in self.fields(start, end):
-            if number == 1:
-                self._node(first, last)
-            elif number == 5:
-                self._tensor(first, last)
-            elif number == 15:
-                raise _UnsafeModel("it contains sparse tensors, which exported models do not")
-
-    def _node(self, start: int, end: int) -> None:
-        self._domains(start, end, domain=7)
-        for number, _, first, last in self.fields(start, end):
-            if number != 5:
-                continue
-            for inner, _, begin, stop in self.fields(first, last):
-                if inner in (6, 11):
-                    raise _UnsafeModel("it contains branches or loops (If, Loop, Scan), which exported models do not")
-                if inner in (22, 23):
-                    raise _UnsafeModel("it contains sparse tensors, which exported models do not")
-                if inner in (5, 10):
-                    self._tensor(begin, stop)
-
-    def _tensor(self, start: int, end: int) -> None:
-        for number, _, first, _ in self.fields(start, end):
-            if number == 13 or (number == 14 and self._number(first)[0] != 0):
-                raise _UnsafeModel("its weights are in other files (external data), which exported models do not have")
-
-    def _domains(self, start: int, end: int, *, domain: int) -> None:
-        for number, _, first, last in self.fields(start, end):
-            if number == domain:
-                name = self.content[first:last].decode("utf-8")
-                if name not in DOMAINS:
-                    raise _UnsafeModel(f"it uses operators of the unknown domain '{name[:80]}'")

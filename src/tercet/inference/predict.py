@@ -1,250 +1,256 @@
-"""Prediction and evaluation with bundles."""
+"""Prediction with bundles and exported files of any format, optionally under memory and time limits.
+
+With ONNX files, PyTorch is not imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tercet.config.run import DataConfig
+import numpy as np
+
 from tercet.config.tta import TTAConfig
-from tercet.core.model_formats import is_onnx
-from tercet.core.multilabel import MultilabelPredictions
+from tercet.core.calibration import Calibration, prediction_sets
+from tercet.core.errors import ConfigError, Crashed, DataError, MemoryExhausted, StorageError
+from tercet.core.files import require_writable
+from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
 from tercet.core.output import printable
+from tercet.core.prediction_files import REJECTED, SET, write_csv
 from tercet.core.predictions import Predictions
-from tercet.core.runtime import choose_device
+from tercet.core.process import ChildProcess, SignalForwarder, signal_name, tercet_command
+from tercet.core.resource_limits import available_cores, limit_memory, limit_time
+from tercet.core.submissions import SampleSubmission
 from tercet.data.image_cache import BadImage
-from tercet.data.input_batches import InputBatches
-from tercet.data.inputs import ImageLike
-from tercet.data.loader import ImageLoader
-from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.ensemble.calibrate import check_coverage
-from tercet.inference.evaluation_rows import known_rows, require_same_task, rows_to_score
-from tercet.inference.multilabel import MultilabelEvaluation, evaluate_multilabel
-from tercet.inference.onnx_model import OnnxModel
-from tercet.inference.predict_file import check_output_path, predict_and_write, reject_options
-from tercet.inference.results import MultilabelPredictionResult, PredictionResult
-from tercet.metrics.classification import score
-from tercet.metrics.significance import compare
-from tercet.metrics.tables import (
-    ResultRow,
-    RowKind,
-    as_text,
-    classes_table,
-    comparison_text,
-    pairs_table,
-    results_table,
-)
-from tercet.models.summary import count_parameters
+from tercet.data.inputs import AnyImages, ImageInputs
+from tercet.inference.predictor import Predictor, import_runtime, open_predictor
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Predictions for image files."""
+
+    predictions: Predictions | MultilabelPredictions
+    """Of the readable files."""
+    bad: tuple[BadImage, ...]
+    """Unreadable files."""
+    top_k: int
+    """Classes listed per image; of a multi-label model in addition to the predicted labels."""
+    calibration: Calibration | None = None
+    """Calibration of the model, possibly with a rejection threshold and prediction sets."""
+
+    @property
+    def rejected(self) -> list[bool] | None:
+        """Whether each prediction is below the rejection threshold; None without a threshold."""
+        reject = self.calibration.reject if self.calibration else None
+        return None if reject is None else [bool(value) for value in reject.rejected(self.predictions.values)]
+
+    @property
+    def sets(self) -> list[list[str]] | None:
+        """The prediction set of each image, most probable class first; None without conformal prediction."""
+        rule = self.calibration.conformal if self.calibration else None
+        if rule is None:
+            return None
+        probabilities = self.predictions.values
+        chosen = prediction_sets(probabilities, rule.quantile)
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        return [
+            [self.predictions.classes[index] for index in indices if included[index]]
+            for indices, included in zip(order.tolist(), chosen, strict=True)
+        ]
+
+    def _marks(self) -> Mapping[str, Sequence[Any]]:
+        """Return whether each image is rejected, and its prediction set, as far as the model has them."""
+        marks: dict[str, Sequence[Any] | None] = {REJECTED: self.rejected, SET: self.sets}
+        return {name: values for name, values in marks.items() if values is not None}
+
+    def write_csv(self, path: Path) -> None:
+        """Write the predictions, with columns for rejection and prediction sets if the model has them."""
+        if isinstance(self.predictions, MultilabelPredictions):
+            self.predictions.write_csv(path)
+            return
+        texts = {REJECTED: lambda value: "yes" if value else "no", SET: SEPARATOR.join}
+        write_csv(
+            self.predictions, path, marks={name: [*map(texts[name], cells)] for name, cells in self._marks().items()}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        predictions, marks = self.predictions, self._marks()
+        names: Sequence[Any] = predictions.predicted_names
+        key = "probabilities"
+        if isinstance(predictions, MultilabelPredictions):
+            names, key = [*map(list, names)], "scores"
+        images = [
+            {
+                "id": name,
+                "predicted": names[row],
+                **{mark: values[row] for mark, values in marks.items()},
+                key: predictions.best(row, self.top_k),
+            }
+            for row, name in enumerate(predictions.ids)
+        ]
+        return {"images": images, "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad]}
+
+    def to_text(self) -> str:
+        """Return one line per image: its most probable classes, or its predicted labels with their scores."""
+        top_k = self.top_k if isinstance(self.predictions, Predictions) else 0
+        lines, rejected, sets = [], self.rejected, self.sets
+        for row, name in enumerate(self.predictions.ids):
+            scores = self.predictions.best(row, top_k)
+            line = "  ".join(f"{printable(label)} {value:.3f}" for label, value in scores.items()) or "no label"
+            line += "  REJECTED" if rejected is not None and rejected[row] else ""
+            line += "" if sets is None else "  set: " + SEPARATOR.join(map(printable, sets[row]))
+            lines.append(f"{printable(name)}: {line}\n")
+        lines += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
+        return "".join(lines)
 
 
 def predict(
-    bundle: str | Path | Bundle,
-    images: ImageLike | Sequence[ImageLike],
+    model: str | Path | Predictor,
+    images: AnyImages,
     *,
     tta: str | TTAConfig | None = None,
     batch_size: int = 32,
     device: str = "auto",
 ) -> Predictions | MultilabelPredictions:
-    """Classify images; a multi-label bundle returns `MultilabelPredictions`.
+    """Classify images; a multi-label model returns `MultilabelPredictions`.
 
     Args:
-        bundle: Folder of a bundle or run, an ONNX file, or a loaded bundle.
+        model: Folder of a bundle or run, an ONNX file, a torch program, or a loaded model.
         images: Paths, folders, uint8 arrays (H W, H W 1 or H W 3) or PIL images; one or many, of any sizes.
-        tta: Test-time augmentation, such as none or flip (default: that of the bundle).
+        tta: Test-time augmentation, such as none or flip (default: that of the model).
         batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: Invalid test-time augmentation, or an option that an ONNX file does not support.
-        ModelError: The path is not a bundle or ONNX file, or was changed.
+        ConfigError: Invalid options, or options that an exported file does not support.
+        ModelError: The path is not a bundle or exported file, or was changed.
         DataError: An image cannot be read.
     """
-    if not isinstance(bundle, Bundle) and is_onnx(bundle):
-        reject_options(tta, device)
-        return OnnxModel.load(bundle, check=False).predict(images, batch_size=batch_size)
-    device = choose_device(device)
-    return _load(bundle, tta).predict(images, batch_size=batch_size, device=device)
-
-
-def _load(bundle: str | Path | Bundle, tta: str | TTAConfig | None) -> Bundle:
-    if isinstance(tta, str):
-        TTAConfig.parse(tta)  # raises before the bundle is loaded
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    return loaded if tta is None else loaded.with_tta(tta)
+    predictor = open_predictor(model, tta=tta)
+    return predictor.predict(images, batch_size=batch_size, device=predictor.resolve_device(device))
 
 
 def predict_files(
-    bundle: str | Path,
+    model: str | Path | Predictor,
     paths: Sequence[str | Path],
     *,
     csv: str | None = None,
     submission: str | None = None,
     top_k: int = 5,
-    tta: str | None = None,
+    tta: str | TTAConfig | None = None,
     batch_size: int = 64,
     device: str = "auto",
-) -> PredictionResult | MultilabelPredictionResult:
+) -> PredictionResult:
     """Classify image files and folders; unreadable files are listed in the result and skipped.
 
     Args:
-        bundle: Folder of a bundle or run.
+        model: Folder of a bundle or run, an ONNX file, a torch program, or a loaded model.
         paths: Image files, or folders of image files.
         csv: Path of a CSV file for all probabilities.
         submission: Sample submission of a competition; `csv` is then written in its format.
         top_k: Classes listed per image.
-        tta: Test-time augmentation (default: that of the bundle).
+        tta: Test-time augmentation (default: that of the model).
         batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: Invalid options.
+        ConfigError: Invalid options, or options that an exported file does not support.
         StorageError: `csv` is one of the input files, or is not writable.
         DataError: There are no readable images, or the sample submission has other images or classes.
-        ModelError: The folder is not a bundle, or was changed.
+        ModelError: The path is not a bundle or exported file, or was changed.
     """
-    check_output_path(submission, csv)
-    device = choose_device(device)
-    loaded = _load(bundle, tta)
-    source = InputBatches(list(paths), loaded.specs, batch_size=batch_size, skip_bad=True)
-    return predict_and_write(
-        source,
-        lambda: loaded.predict_batches(source, device=device),
-        classes=loaded.classes,
-        sets=loaded.sets is not None,
-        calibration=loaded.calibration,
-        csv=csv,
-        submission=submission,
-        top_k=top_k,
-    )
+    if submission is not None and csv is None:
+        raise ConfigError("--submission needs --csv, the path of the submission")
+    predictor = open_predictor(model, tta=tta)
+    device = predictor.resolve_device(device)
+    source = ImageInputs(list(paths), skip_bad=True)
+    if csv is not None:
+        _check_csv(Path(csv), source, submission)
+    if submission is not None and predictor.multilabel:
+        raise ConfigError("a submission has one class per image, and this model is multi-label")
+    sample = None if submission is None else SampleSubmission.read(submission, predictor.classes)
+    if sample is not None:
+        sample.match([name for name, _ in source.items])  # raises before the images are classified
+    try:
+        predictions = predictor.predict(source, batch_size=batch_size, device=device)
+    except DataError as error:
+        if len(source.bad) < len(source.items):
+            raise
+        images = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
+        raise DataError(f"none of the {len(source.bad)} image(s) can be read: {images}") from error
+    result = PredictionResult(predictions, tuple(source.bad), top_k, predictor.calibration)
+    if csv is None:
+        return result
+    if sample is None or not isinstance(predictions, Predictions):
+        result.write_csv(Path(csv))
+    elif source.bad:
+        raise DataError(f"a submission needs all images, and {len(source.bad)} cannot be read: {source.bad[0]}")
+    else:
+        sample.write(predictions, Path(csv))
+    return result
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of a model on labelled data."""
-
-    rows: tuple[ResultRow, ...]
-    """The model, then its members if there are several."""
-    predictions: Predictions
-    """Of the scored images."""
-    plain: Predictions | None
-    """Predictions without test-time augmentation; None if the model uses none."""
-    missing: tuple[str, ...]
-    """Classes of the model without images in the data."""
-    extra: dict[str, int]
-    """Number of images per class that the model does not have; they are not scored."""
-    bad: tuple[BadImage, ...]
-    """Unreadable images; they are not scored."""
-    subset: str
-    """Description of the scored images."""
-    guarantees: dict[str, float | None]
-    """Measured error rate and coverage of a calibrated model, see `check_coverage`; otherwise empty."""
-
-    def to_text(self) -> str:
-        """Return tables for the terminal."""
-        plain = self._plain_row()
-        sections = [as_text(results_table([*self.rows, *plain], title=f"scored: {self.subset}"))]
-        if self.plain is not None:
-            comparison = compare(self.predictions, self.plain)
-            sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
-        if self.guarantees:
-            values = (
-                f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.guarantees.items() if value is not None
-            )
-            sections.append(f"reject threshold and prediction sets: {', '.join(values)}\n")
-        if self.missing:
-            sections.append(f"classes without images in the data: {', '.join(map(printable, self.missing))}\n")
-        for name, count in self.extra.items():
-            sections.append(f"class '{printable(name)}' is unknown to the model: {count} image(s) were not scored\n")
-        sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
-        sections.append(as_text(classes_table(self.predictions, title="per class")))
-        sections.append(as_text(pairs_table(self.predictions, limit=5, title="most frequent mistakes")))
-        return "\n".join(sections)
-
-    def _plain_row(self) -> list[ResultRow]:
-        if self.plain is None:
-            return []
-        first = self.rows[0]
-        return [replace(first, name=f"{first.name}, plain", scores=score(self.plain))]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        first, *members = self.rows
-        return {
-            **first.to_dict(),
-            "plain": next((row.to_dict() for row in self._plain_row()), None),
-            "members": [row.to_dict() for row in members],
-            "missing_classes": list(self.missing),
-            "extra_classes": self.extra,
-            "unreadable": [image.id for image in self.bad],
-            "subset": self.subset,
-            "guarantees": self.guarantees,
-        }
+def _check_csv(csv: Path, source: ImageInputs, submission: str | None) -> None:
+    """Raise if the output path would overwrite an input or is not writable."""
+    if csv.is_dir():
+        raise StorageError(f"{csv} is a folder: give a file with --csv")
+    inputs = [image for _, image in source.items if isinstance(image, (str, Path))]
+    inputs += [] if submission is None else [submission]
+    if csv.exists() and any(Path(path).samefile(csv) for path in inputs if Path(path).exists()):
+        raise StorageError(f"{csv} is one of the input files: choose another --csv")
+    require_writable(csv.parent, hint="choose another --csv")
 
 
-def evaluate(
-    bundle: str | Path | Bundle,
-    data: str | Path,
-    *,
-    config: DataConfig | None = None,
-    tta: str | TTAConfig | None = None,
-    include_seen: bool = False,
-    batch_size: int = 64,
-    device: str = "auto",
-) -> Evaluation | MultilabelEvaluation:
-    """Evaluate a bundle on labelled images; a multi-label bundle needs a table with label sets.
+_EXTRA_THREADS = 2  # of the process, in addition to those of onnxruntime
 
-    The scored images are the test split of the data, if they have one; otherwise the test split that was held out, if
-    the bundle was trained on these data; otherwise all images. Images that were used in training are detected by their
-    content, and raise an error. Classes are matched by name.
+
+def predict_in_child(arguments: Sequence[str], *, memory: int | None, seconds: float | None) -> int:
+    """Run `tercet predict` in a child process that sets its own `resource_bounds`, and return its exit code.
 
     Args:
-        bundle: Folder of a bundle or run, or a loaded bundle.
-        data: Folder, table, zip or name of a data set.
-        config: How to read the data.
-        tta: Test-time augmentation (default: that of the bundle); predictions without it are scored too.
-        include_seen: Also score images that were used in training.
-        batch_size: Images per forward pass.
-        device: auto, cpu, cuda, cuda:N or mps.
+        arguments: Command-line arguments after `predict`.
+        memory: Memory limit of the child, in MiB.
+        seconds: Time limit of the child.
 
     Raises:
-        ConfigError: Invalid test-time augmentation.
-        DataError: No image has a class of the bundle, or images were used in training.
-        ModelError: The folder is not a bundle, or was changed.
+        MemoryExhausted: A signal ended the child, which had a memory limit: native code may abort if memory is short.
+        Crashed: The child exceeded the time limit, or a signal ended it without a memory limit.
+        Interrupted: This process was stopped by a signal.
     """
-    device, config = choose_device(device), config or DataConfig()
-    loaded = _load(bundle, tta)
-    table, images, bad, subset = rows_to_score(data, loaded.card, config, seen="include" if include_seen else "refuse")
-    require_same_task(data, table, "the bundle", sets=loaded.sets is not None)
-    if loaded.sets is not None:
-        return evaluate_multilabel(
-            loaded, table, images, bad, subset, batch_size=batch_size, config=config, device=device
-        )
-    labelled = known_rows(table, loaded.classes)
+    with SignalForwarder() as forwarder:
+        code = forwarder.wait(ChildProcess(tercet_command("predict", *arguments)))
+    if code >= 0:
+        return code
+    if seconds is not None and code == -signal.SIGALRM:
+        raise Crashed(f"predicting took longer than the {seconds:g} s of --max-seconds", signal.SIGALRM)
+    message = f"the prediction process was ended by {signal_name(-code)}"
+    if memory is not None:
+        raise MemoryExhausted(f"{message}, probably out of memory with --max-memory {memory} (MiB)")
+    raise Crashed(message, -code)
 
-    def predict_members(bundle: Bundle) -> list[Predictions]:
-        source = ImageLoader(
-            images,
-            labelled.rows,
-            ids=labelled.ids,
-            labels=labelled.truth,
-            num_classes=len(loaded.classes),
-            specs=bundle.specs,
-            batch_size=batch_size,
-            num_workers=config.num_workers,
-        )
-        return bundle.predict_member_batches(source, device=device)
 
-    members = predict_members(loaded)
-    combined = loaded.combine(members)
-    plain = None if loaded.plain else loaded.combine(predict_members(loaded.with_tta("none")))
-    kind: RowKind = "ensemble" if len(members) > 1 else "member"
-    rows = [ResultRow(loaded.name, kind, score(combined), parameters=loaded.parameter_count())]
-    if len(members) > 1:
-        rows += [
-            ResultRow(member.name, "member", score(predictions), parameters=count_parameters(member.classifier))
-            for member, predictions in zip(loaded.members, members, strict=True)
-        ]
-    guarantees = check_coverage(combined, loaded.calibration) if loaded.calibration is not None else {}
-    return Evaluation(tuple(rows), combined, plain, labelled.missing, labelled.extra, tuple(bad), subset, guarantees)
+@contextmanager
+def resource_bounds(model: str | Path, *, memory: int | None, seconds: float | None) -> Iterator[None]:
+    """Limit the time of the block, and the memory of this process permanently, before a model is loaded.
+
+    The library that runs the model is imported before the limits are set.
+
+    Raises:
+        ConfigError: The memory limit is below the memory in use.
+    """
+    import_runtime(model)
+    if seconds is not None:
+        limit_time(seconds)
+    if memory is not None:
+        limit_memory(memory, threads=available_cores() + _EXTRA_THREADS)
+    try:
+        yield
+    finally:
+        if seconds is not None:
+            limit_time(None)  # the result may still be written

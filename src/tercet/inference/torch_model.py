@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tercet.core.errors import DataError, MemoryExhausted, ModelError, is_out_of_memory
+from tercet.core.errors import DataError, ModelError
 from tercet.core.files import atomic_path
 from tercet.data.decode import open_regular
-from tercet.inference.outputs import ModelOutput, check_output, load_error, require_fields, run_checked
+from tercet.inference.exported_model import ExportedModel, require_fields, runtime_error
 
 DOCUMENT = "tercet.json"
 """Name of the extra file with the metadata: classes, members, combiner, versions."""
@@ -81,7 +81,7 @@ def quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class TorchModel:
+class TorchModel(ExportedModel):
     """An exported ensemble that runs in PyTorch; create it with `load`.
 
     Args:
@@ -90,13 +90,13 @@ class TorchModel:
         path: Path of the file, for messages.
     """
 
+    runtime = "PyTorch, exported"
+
     def __init__(
         self, program: Callable[[Tensor], Mapping[str, Tensor]], metadata: Mapping[str, Any], path: Path
     ) -> None:
-        self._program, self.path = program, path
-        self.metadata: Mapping[str, Any] = metadata
-        self.classes: tuple[str, ...] = tuple(metadata["classes"])
-        self.member_names: tuple[str, ...] = tuple(member["name"] for member in metadata["members"])
+        super().__init__(metadata, path)
+        self._program = program
 
     @classmethod
     def load(cls, path: str | Path) -> TorchModel:
@@ -120,29 +120,11 @@ class TorchModel:
         except ModelError:
             raise
         except Exception as error:  # torch.export has no common exception class
-            if is_out_of_memory(error):
-                raise MemoryExhausted(f"not enough memory to load {path}") from error
-            raise load_error(path, error) from error
+            raise runtime_error(path, error, memory_message=f"not enough memory to load {path}") from error
         model = cls(program, document, Path(path))
         model.run(np.zeros((1, 8, 8, 3), dtype=np.uint8))
         return model
 
-    def run(self, images: NDArray[np.uint8]) -> ModelOutput:
-        """Run the program on images B H W 3 of one size.
-
-        Raises:
-            DataError: The images have another shape or type.
-            ModelError: The output is not finite, or the program fails.
-            MemoryExhausted: There is not enough memory for these images.
-        """
-        outputs = run_checked(lambda: self._run_program(images), images, self.path)
-        try:
-            output = ModelOutput(outputs["probabilities"], outputs["members"], outputs.get("chosen"))
-        except KeyError as error:
-            raise ModelError(f"{self.path} has no output {error}: export the bundle again") from error
-        check_output(output, len(images), len(self.member_names), len(self.classes), self.path)
-        return output
-
     @torch.inference_mode()
-    def _run_program(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def _run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         return {name: value.numpy() for name, value in self._program(torch.tensor(images)).items()}

@@ -11,9 +11,9 @@ from jinja2 import Template
 from starlette.exceptions import HTTPException
 
 from tercet.config.deployment import ServerLimits
+from tercet.inference.exported_model import ExportedModel
 from tercet.serve.errors import ClientDisconnected, RequestError, error_response, json_response
 from tercet.serve.middleware import LOG_FIELDS
-from tercet.serve.model import ServedModel
 from tercet.serve.monitoring import CONTENT_TYPE, Metrics
 from tercet.serve.responses import describe_model
 from tercet.serve.schemas import (
@@ -35,7 +35,7 @@ _PAGE = {
 _HOST_ERROR: dict[int | str, dict[str, Any]] = {421: ERROR_RESPONSES[421]}
 
 
-def make_app(model: ServedModel, name: str, service: Service, limits: ServerLimits, metrics: Metrics) -> FastAPI:
+def make_app(model: ExportedModel, name: str, service: Service, limits: ServerLimits, metrics: Metrics) -> FastAPI:
     """Return the application for one model; it reads no files while it runs."""
     app = FastAPI(
         title=f"Tercet: {name}",

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from tercet.config.deployment import ServerLimits
 from tercet.core.errors import TercetError
+from tercet.inference.exported_model import ModelOutput
 from tercet.serve.errors import Overloaded
-from tercet.serve.model import ServedOutput
 
 
 @dataclass(frozen=True)
 class BatchItem:
     """Output of the model for one image: row `index` of a batch."""
 
-    output: ServedOutput
+    output: ModelOutput
     index: int
     size: tuple[int, int]
     """Height and width of the image."""
@@ -56,7 +56,7 @@ class Batcher:
     """
 
     def __init__(
-        self, run: Callable[[NDArray[np.uint8]], ServedOutput], limits: ServerLimits, observer: BatchObserver
+        self, run: Callable[[NDArray[np.uint8]], ModelOutput], limits: ServerLimits, observer: BatchObserver
     ) -> None:
         self._run, self._limits, self._observer = run, limits, observer
         self._queue: deque[BatchJob] = deque()

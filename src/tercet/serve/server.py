@@ -22,11 +22,11 @@ from uvicorn import Server
 from tercet.config.deployment import ServerLimits
 from tercet.core.process import ParentLink
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
+from tercet.inference.exported_model import ExportedModel
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.app import make_app, route_paths
 from tercet.serve.listener import AllowedHosts, accept_waiting, bind, listen, raise_descriptor_limit, url_of
 from tercet.serve.middleware import GuardMiddleware
-from tercet.serve.model import ServedModel
 from tercet.serve.monitoring import LIBRARY_LEVELS, AccessLog, Metrics, redirect_logs
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
 from tercet.serve.service import Service
@@ -65,7 +65,7 @@ class ServeResult:
 
 
 def serve(
-    model: ServedModel,
+    model: ExportedModel,
     name: str,
     *,
     host: str = "127.0.0.1",

@@ -13,9 +13,9 @@ from typing import Any
 
 from tercet.config.deployment import MEBIBYTE, ServerLimits
 from tercet.core.errors import TercetError
+from tercet.inference.exported_model import ExportedModel
 from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import ClientDisconnected, Overloaded, RequestError
-from tercet.serve.model import ServedModel
 from tercet.serve.monitoring import Metrics
 from tercet.serve.responses import ResponseBuilder
 from tercet.serve.uploads import Receive, Upload, decode_upload, read_uploads
@@ -34,7 +34,7 @@ class RequestResult:
 class Service:
     """The model with its queue, decoding threads and memory budget."""
 
-    def __init__(self, model: ServedModel, limits: ServerLimits, metrics: Metrics) -> None:
+    def __init__(self, model: ExportedModel, limits: ServerLimits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
         self._responses = ResponseBuilder(model)
         self._memory = MemoryBudget(limits.memory * MEBIBYTE)
