@@ -1,5 +1,6 @@
 """The end-to-end ensemble in its regimes, on a finished run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.types import Batch
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments import end_to_end
-from tercet.experiments.end_to_end import EndToEndFitter, ProbabilitySource, joint_objective
+from tercet.experiments.end_to_end import EndToEndFitter, HeadFitter, ProbabilitySource, joint_objective
 from tercet.experiments.ensemble import combine
 from tercet.experiments.fit_ensemble import read_members
 from tercet.experiments.plan import Plan
@@ -95,18 +96,17 @@ def test_cross_fitted_heads_are_trained_without_the_rows_they_predict(
     finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(finished.path)
-    plan = Plan.load(run)
+    plan = replace(Plan.load(run), fusion=FusionConfig(width=8, steps=3, folds=3))
     members = read_members(run, ["small-cnn", "wide"], ("validation",))
     fitter = EndToEndFitter(
         plan,
         plan.open_data(run),
         tuple(member.load() for member in members),
         {"validation": [member.predictions["validation"] for member in members]},
-        FusionConfig(width=8, steps=3, folds=3),
     )
     trained: list[set[str]] = []
     predicted: list[set[str]] = []
-    train_head, apply_head = EndToEndFitter._train, end_to_end.apply_head
+    train_head, apply_head = HeadFitter.train, end_to_end.apply_head
 
     def spy_train(self: Any, module: Any, source: Any, *rest: Any) -> None:
         trained.append(set(source.ids))
@@ -116,12 +116,12 @@ def test_cross_fitted_heads_are_trained_without_the_rows_they_predict(
         predicted.append(set(members[0].ids))
         return apply_head(head, members)
 
-    monkeypatch.setattr(EndToEndFitter, "_train", spy_train)
+    monkeypatch.setattr(HeadFitter, "train", spy_train)
     monkeypatch.setattr(end_to_end, "apply_head", spy_apply)
     result = fitter.fit()
     assert all(not rows & held_out for rows, held_out in zip(trained[:3], predicted[:3], strict=True))
-    assert set.union(*predicted[:3]) == set(result.validation.ids)
-    assert trained[3] == set(result.validation.ids)  # the head of the bundle is trained on all of them
+    assert set.union(*predicted[:3]) == set(result.predictions["validation"].ids)
+    assert trained[3] == set(result.predictions["validation"].ids)  # the head of the bundle is trained on all of them
 
 
 def test_runs_on_the_same_data_can_be_combined(finished: Run, shapes: Path, tmp_path: Path) -> None:
@@ -158,7 +158,11 @@ def test_the_joint_loss_mixes_the_losses_of_ensemble_and_members() -> None:
     branches = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)) for _ in range(2)]
     graph = EndToEnd(branches, FusionHead(2, 3, width=0), train_branches=True)
     batch = Batch(torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1]), tuple("abcde"))
-    ensemble, members, mixed = (float(joint_objective(weight)(graph, batch)[0].detach()) for weight in (0.0, 1.0, 0.25))
+    losses = [
+        float(joint_objective(FusionConfig(aux_loss_weight=weight))(graph, batch)[0].detach())
+        for weight in (0.0, 1.0, 0.25)
+    ]
+    ensemble, members, mixed = losses
     assert mixed == pytest.approx(0.75 * ensemble + 0.25 * members, rel=1e-5)
     logits = graph.members(batch.images)
     expected = sum(torch.nn.functional.cross_entropy(logits[:, index], batch.targets) for index in range(2)) / 2

@@ -1,6 +1,7 @@
 """Multi-label metrics against scikit-learn, thresholds, and ensembles."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_fit_threshold_maximizes_the_metric(monitor: str) -> None:
     fitted = fit_threshold(predictions.scores, predictions.truth, monitor)
 
     def metric(threshold: float) -> float:
-        return getattr(score_multilabel(predictions.with_chosen(predictions.scores > threshold)), monitor)
+        return getattr(score_multilabel(predictions.with_threshold(threshold)), monitor)
 
     assert metric(fitted) >= max(metric(threshold) for threshold in np.arange(0.05, 1, 0.05)) - 1e-12
     assert fit_threshold(np.array([[0.9, 0.1]]), np.array([[1, 0]])) == 0.5  # all are equally good: the middle
@@ -86,11 +87,17 @@ def test_fit_threshold_maximizes_the_metric(monitor: str) -> None:
 
 def test_cross_fitted_labels_use_thresholds_of_other_rows() -> None:
     predictions = random_predictions(count=30, noise=0.6)
-    fitted = cross_fitted_multilabel(predictions, "o_f1", folds=5)
+
+    def fit_predict(
+        fitted: Sequence[MultilabelPredictions], others: Sequence[MultilabelPredictions]
+    ) -> MultilabelPredictions:
+        return others[0].with_threshold(best_threshold(fitted[0], "o_f1"))
+
+    fitted = cross_fitted_multilabel([predictions], fit_predict, folds=5)
     assert np.array_equal(fitted.scores, predictions.scores) and not np.array_equal(fitted.chosen, predictions.chosen)
-    best = predictions.with_chosen(predictions.scores > best_threshold(predictions, "o_f1"))
+    best = predictions.with_threshold(best_threshold(predictions, "o_f1"))
     assert score_multilabel(fitted).o_f1 <= score_multilabel(best).o_f1 + 1e-12
-    leave_one_out = cross_fitted_multilabel(predictions, "o_f1", folds=30)
+    leave_one_out = cross_fitted_multilabel([predictions], fit_predict, folds=30)
     for row in (0, 7):
         others = predictions.take([index for index in range(30) if index != row])
         assert np.array_equal(leave_one_out.chosen[row], predictions.scores[row] > best_threshold(others, "o_f1"))

@@ -16,7 +16,8 @@ from tercet.config.run import METHODS
 from tercet.config.training import Monitor
 from tercet.core.errors import DataError
 from tercet.core.predictions import Ints, Predictions, aligned, concatenate
-from tercet.ensemble.weights import fit_combiner, is_fitted
+from tercet.ensemble.combine import is_fitted
+from tercet.ensemble.weights import fit_combiner
 from tercet.metrics.classification import Scores
 
 FitPredict = Callable[[Ints, Ints], Predictions]
@@ -93,7 +94,7 @@ def cross_fitted(
     Methods with parameters predict each fold with weights fitted on the other folds.
 
     Args:
-        method: average, pruned, vote, weighted or greedy.
+        method: Any method but one that trains a head.
         members: Predictions of M members.
         folds: Number of folds.
         seed: Seed of the folds.

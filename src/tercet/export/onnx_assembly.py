@@ -13,9 +13,8 @@ from tercet.core.files import write_bytes
 from tercet.ensemble.bundle import Bundle
 from tercet.export.metadata import describe_bundle
 from tercet.export.onnx_cam import CamOutputs, add_activation_maps, cam_members
-from tercet.export.onnx_combining import add_calibration, add_combiner, add_decision
 from tercet.export.onnx_graph import Graph
-from tercet.export.onnx_members import export_member
+from tercet.export.onnx_members import export_member, export_outputs
 from tercet.export.onnx_preprocessing import add_preprocessing
 from tercet.export.quantization import QuantizedMembers, quantize_members
 from tercet.export.torch_preprocessing import InputGeometry, geometries
@@ -103,19 +102,13 @@ def assemble_onnx(
         helper.make_tensor_value_info("members", TensorProto.FLOAT, ["B", count, classes]),
     ]
     if bundle.sets is not None:
-        probabilities = graph.add("Sigmoid", stack)
-        combined, labels = add_decision(graph, probabilities, bundle.sets)
-        graph.copy_to(labels, "chosen")
         outputs.append(helper.make_tensor_value_info("chosen", TensorProto.BOOL, ["B", classes]))
-    else:
-        probabilities = graph.add("Softmax", stack, axis=2)
-        combined = add_combiner(graph, stack, probabilities, bundle.combiner, num_classes=classes)
-        combined = add_calibration(graph, combined, bundle.calibration)
+    values = graph.embed(export_outputs(bundle), "outputs/", [stack])
+    for value, output in zip(values, outputs, strict=True):
+        graph.copy_to(value, output.name)
     if cam_outputs:
-        graph.copy_to(add_activation_maps(graph, combined, cam_outputs, classes), "maps")
+        graph.copy_to(add_activation_maps(graph, values[0], cam_outputs, classes), "maps")
         outputs.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["B", "h", "w"]))
-    graph.copy_to(combined, "probabilities")
-    graph.copy_to(probabilities, "members")
     images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", "H", "W", 3])
     model = graph.model(bundle.name, [images], outputs)
     size = model.ByteSize()

@@ -15,6 +15,7 @@ from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.member import Member
 from tercet.export.onnx_cam import CamMember
 from tercet.export.onnx_graph import IR_VERSION, OPSET
+from tercet.export.outputs import Outputs
 from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
 from tercet.inference.torch_model import quiet_exporter
 from tercet.models.recurrent import RecurrentStack
@@ -48,19 +49,27 @@ def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
     spec = enlarged_input_spec(member.classifier.spec, member.views)
     classifier = with_recurrent_nodes(without_beam_search(copy.deepcopy(member.classifier)))
     network: nn.Module = TTAModel(classifier, member.views, member.classifier.spec)
-    network = (CamMember(member) if with_cam else network).cpu().eval()
-    example = torch.rand(2, spec.channels, *spec.size)
+    network = (CamMember(member) if with_cam else network).cpu()
     try:
-        traced = trace(network, example, dynamic={0: "batch"})
+        return export_module(network, torch.rand(2, spec.channels, *spec.size))
     except TracingError as error:
         raise tracing_problem(member, error.layer, error, form="ONNX") from error
+
+
+def export_module(module: nn.Module, example: Tensor) -> ModelProto:
+    """Return the graph of a module with one input, whose first axis is dynamic.
+
+    Raises:
+        TracingError: ONNX does not support a layer.
+    """
+    traced = trace(module, example, dynamic={0: "batch"})
     with quiet_exporter():
         try:
             program = torch.onnx.export(
                 traced, dynamo=True, opset_version=OPSET, external_data=False, verbose=False, optimize=True
             )
-        except Exception as error:
-            raise tracing_problem(member, _layer_of(traced, str(error)), error, form="ONNX") from error
+        except Exception as error:  # the exporter may raise anything
+            raise TracingError(_layer_of(traced, str(error)), error) from error
     assert program is not None
     graph: ModelProto = program.model_proto
     graph.ir_version = IR_VERSION
@@ -69,6 +78,19 @@ def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
         del node.metadata_props[:]
         node.ClearField("doc_string")
     return graph
+
+
+def export_outputs(bundle: Bundle) -> ModelProto:
+    """Return the graph from the members' logits B M K to `probabilities`, `members` and, if multi-label, `chosen`.
+
+    Raises:
+        ModelError: The combiner cannot be exported.
+    """
+    example = torch.rand(2, len(bundle.members), len(bundle.classes))
+    try:
+        return export_module(copy.deepcopy(Outputs(bundle)).cpu(), example)
+    except TracingError as error:
+        raise ModelError(f"ONNX does not support the ensemble method '{bundle.name}' ({error})") from error
 
 
 def _layer_of(traced: torch.export.ExportedProgram, message: str) -> str:

@@ -4,87 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from tercet.core.calibration import MIN_PROBABILITY, Calibration
 from tercet.core.errors import ModelError
 from tercet.ensemble.bundle import Bundle
-from tercet.ensemble.combine import TIE_SHARE, Combiner
-from tercet.ensemble.combiners import AnyCombiner, FoldMean
-from tercet.ensemble.multilabel import MultilabelRule
+from tercet.export.outputs import Outputs
 from tercet.export.torch_preprocessing import DynamicPreprocess, geometries
 from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
-from tercet.models.fusion_head import FusionHead
 from tercet.models.tta import TTAModel
 
 _EXAMPLE_SHAPE = (2, 13, 17, 3)  # no side is 1: torch.export would specialize it
-
-
-class Combine(nn.Module):
-    """The ensemble method of single-label members, as in `tercet.ensemble.combine`.
-
-    Args:
-        combiner: The ensemble method; None for a single member.
-    """
-
-    def __init__(self, combiner: AnyCombiner | None) -> None:
-        super().__init__()
-        self.rule = combiner if isinstance(combiner, Combiner) else None
-        self.head = combiner if isinstance(combiner, FusionHead) else None
-        folds = combiner.parts if isinstance(combiner, FoldMean) else ()
-        self.sizes = [part.num_members for part in folds]
-        self.folds = nn.ModuleList(Combine(part.combiner) for part in folds)
-
-    def forward(self, logits: Tensor, probabilities: Tensor) -> Tensor:
-        """Map logits B M K and their softmax to the combined probabilities B K."""
-        if self.sizes:
-            parts = (torch.split(values, self.sizes, 1) for values in (logits, probabilities))
-            inputs = zip(self.folds, *parts, strict=True)
-            return torch.stack([fold(*values) for fold, *values in inputs], 1).mean(1)
-        if self.head is not None:
-            return cast("Tensor", self.head(probabilities)).softmax(1)
-        return probabilities[:, 0] if self.rule is None else _combine(self.rule, logits, probabilities)
-
-
-def _combine(rule: Combiner, logits: Tensor, probabilities: Tensor) -> Tensor:
-    if rule.weights is not None:
-        weights = torch.tensor(rule.weights, dtype=torch.float32, device=logits.device)
-        return (probabilities * weights.view(1, -1, 1)).sum(1)
-    if rule.method == "vote":
-        votes = _top(logits, 1).mean(1)
-        if rule.ties == "lowest":
-            return votes
-        return (1 - TIE_SHARE) * votes + TIE_SHARE * probabilities.mean(1)
-    if rule.method == "pruned":
-        mean = (probabilities * _top(logits, min(rule.keep, logits.shape[2]))).mean(1)
-        return mean / mean.sum(1, keepdim=True)
-    return probabilities.mean(1)
-
-
-def _top(logits: Tensor, count: int) -> Tensor:
-    """Return 1 for the `count` highest of each row B M K and 0 for the others; the lowest index wins a tie."""
-    indices = logits.sort(dim=2, descending=True, stable=True).indices[..., :count]
-    return torch.zeros_like(logits).scatter(2, indices, 1.0)
-
-
-def apply_calibration(probabilities: Tensor, calibration: Calibration | None) -> Tensor:
-    """Return softmax(log p / T), B K."""
-    if calibration is None or calibration.temperature == 1:
-        return probabilities
-    return (probabilities.clamp(min=MIN_PROBABILITY).log() / calibration.temperature).softmax(1)
-
-
-def decide_labels(scores: Tensor, rule: MultilabelRule) -> tuple[Tensor, Tensor]:
-    """Return the combined scores and the predicted labels, B K each, from the members' scores B M K."""
-    thresholds = torch.tensor(rule.thresholds, dtype=torch.float32, device=scores.device)
-    labels = scores > thresholds.view(1, -1, 1)
-    if rule.method == "single":
-        return scores[:, 0], labels[:, 0]
-    combined = (labels.float() if rule.method == "vote" else scores).mean(1)
-    return combined, combined > rule.threshold
 
 
 class EnsembleModule(nn.Module):
@@ -104,23 +35,16 @@ class EnsembleModule(nn.Module):
             TTAModel(without_beam_search(_frozen_copy(member.classifier)), member.views, member.classifier.spec)
             for member in bundle.members
         )
-        self.sets, self.calibration = bundle.sets, bundle.calibration
-        self.combine = _frozen_copy(Combine(bundle.combiner))
+        self.outputs = _frozen_copy(Outputs(bundle))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map uint8 images B H W 3 to `probabilities` B K, `members` B M K and, if multi-label, `chosen` B K."""
+        """Map uint8 images B H W 3 to the outputs; see `Outputs`."""
         inputs = [preprocess(images) for preprocess in self.preprocess]
-        outputs = [
+        logits = [
             network(inputs[index]).float() for network, index in zip(self.networks, self.input_indices, strict=True)
         ]
-        logits = torch.stack(outputs, 1)
-        if self.sets is not None:
-            scores = logits.sigmoid()
-            combined, labels = decide_labels(scores, self.sets)
-            return {"probabilities": combined, "members": scores, "chosen": labels}
-        probabilities = logits.softmax(2)
-        combined = apply_calibration(self.combine(logits, probabilities), self.calibration)
-        return {"probabilities": combined, "members": probabilities}
+        outputs: dict[str, Tensor] = self.outputs(torch.stack(logits, 1))
+        return outputs
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
