@@ -31,8 +31,7 @@ from tercet.ensemble.combine import Combiner
 from tercet.ensemble.combiners import combine
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.export.metadata import describe_bundle
-from tercet.export.outputs import Outputs
-from tercet.export.torch_export import EnsembleModule, assemble_program
+from tercet.export.torch_export import EnsembleModule, Outputs, assemble_program
 from tercet.export.tracing import trace
 from tercet.export.verification import compare_outputs
 from tercet.inference.torch_model import DOCUMENT, TorchModel, save_program

@@ -7,7 +7,7 @@ A method is described by data (an operation, and the weights of the members), wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -156,10 +156,9 @@ def resolve_operation(method: str, operation: Operation | None, *, weighted: boo
     return registered.operation
 
 
-def stored_operation(method: str, operation: Operation | None) -> dict[str, Any]:
-    """Return the entry of a bundle for the operation of a method of the caller's; empty for built-in methods."""
-    built_in = method in ENSEMBLE_METHODS and method not in ENSEMBLE_METHODS.custom()
-    return {} if built_in else {"operation": operation}
+def stored_operation(method: str, operation: Operation | None) -> Operation | None:
+    """Return the operation if a bundle needs it, because the method is of the caller's; None for built-in methods."""
+    return None if method in ENSEMBLE_METHODS and method not in ENSEMBLE_METHODS.custom() else operation
 
 
 @dataclass(frozen=True)
@@ -215,14 +214,7 @@ class Combiner:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "method": self.method,
-            "names": list(self.names),
-            "weights": None if self.weights is None else list(self.weights),
-            "ties": self.ties,
-            "keep": self.keep,
-            **stored_operation(self.method, self.operation),
-        }
+        return {**asdict(self), "operation": stored_operation(self.method, self.operation)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Combiner:
@@ -232,16 +224,9 @@ class Combiner:
             ModelError: The values do not describe a combiner.
         """
         try:
-            weights = values["weights"]
-            return cls(
-                values["method"],
-                tuple(str(name) for name in values["names"]),
-                None if weights is None else tuple(float(weight) for weight in weights),
-                values["ties"],
-                int(values["keep"]),
-                values.get("operation"),
-            )
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            weights = None if values["weights"] is None else tuple(map(float, values["weights"]))
+            return cls(**{**values, "names": tuple(map(str, values["names"])), "weights": weights})
+        except (KeyError, TypeError, ValueError) as error:  # a ConfigError is a ValueError
             raise ModelError(f"the combiner is damaged: {error}") from error
 
 

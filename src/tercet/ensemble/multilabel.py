@@ -6,7 +6,7 @@ Shapes: N samples, M members, K labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,9 +113,8 @@ class MultilabelRule:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = {"method": self.method, "thresholds": list(self.thresholds), "threshold": self.threshold}
-        weights = {} if self.weights is None else {"weights": list(self.weights)}
-        return {**values, **weights, **({} if self.method == SINGLE else stored_operation(self.method, self.operation))}
+        operation = None if self.operation is None else stored_operation(self.method, self.operation)
+        return {**asdict(self), "operation": operation}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], num_members: int) -> MultilabelRule:
@@ -125,13 +124,12 @@ class MultilabelRule:
             ModelError: The values do not describe a rule for `num_members` members.
         """
         try:
-            thresholds = tuple(float(threshold) for threshold in values["thresholds"])
-            weights, operation = values.get("weights"), values.get("operation")
-            rule = cls(values["method"], thresholds, float(values["threshold"]), weights, operation)
+            thresholds, weights, operation = values["thresholds"], values.get("weights"), values.get("operation")
+            rule = cls(values["method"], tuple(map(float, thresholds)), float(values["threshold"]), weights, operation)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the multi-label rule is damaged: {error}") from error
-        if len(thresholds) != num_members:
-            raise ModelError(f"the multi-label rule is for {len(thresholds)} members, not {num_members}")
+        if len(rule.thresholds) != num_members:
+            raise ModelError(f"the multi-label rule is for {len(rule.thresholds)} members, not {num_members}")
         return rule
 
 

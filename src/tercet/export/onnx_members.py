@@ -15,7 +15,7 @@ from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.member import Member
 from tercet.export.onnx_cam import CamMember
 from tercet.export.onnx_graph import IR_VERSION, OPSET
-from tercet.export.outputs import Outputs
+from tercet.export.torch_export import Outputs
 from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
 from tercet.inference.torch_model import quiet_exporter
 from tercet.models.recurrent import RecurrentStack
