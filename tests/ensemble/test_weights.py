@@ -131,7 +131,7 @@ def test_only_fitted_combiners_have_weights() -> None:
     np.testing.assert_allclose(fit_combiner("weighted", group, names=names).weights, fit_weights(group))
     greedy = fit_combiner("greedy", group, names=names, monitor="loss")
     np.testing.assert_allclose(greedy.weights, greedy_weights(group, "loss"))
-    assert [method for method in METHODS if is_fitted(method)] == ["weighted", "greedy"]
+    assert [method for method in METHODS if is_fitted(method)] == ["weighted", "greedy", "e2e"]
 
 
 @few

@@ -64,8 +64,8 @@ def ensemble_method(name: str) -> EnsembleMethod:
 
 
 def is_fitted(method: str) -> bool:
-    """Return whether the method learns weights from labels, so that its score needs cross-fitting."""
-    return ensemble_method(method).fit is not None
+    """Return whether the method learns weights or a head from labels, so that its score needs cross-fitting."""
+    return ensemble_method(method).fit is not None or ensemble_method(method).operation == "head"
 
 
 def combine_values(

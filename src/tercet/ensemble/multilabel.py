@@ -138,11 +138,7 @@ def fit_rule(
 ) -> MultilabelRule:
     """Return the rule of an ensemble method, with weights and threshold fitted on the labelled samples.
 
-    Args:
-        method: The method; votes need no threshold of their own.
-        members: Predictions of M members.
-        thresholds: M thresholds of the members.
-        monitor: Metric that the threshold improves.
+    Votes need no other threshold than those of the M members.
     """
     fit = ensemble_method(method).fit
     weights = None if fit is None else tuple(np.asarray(fit(members, monitor), dtype=np.float64).tolist())
@@ -167,11 +163,7 @@ def cross_fitted_multilabel(
 ) -> MultilabelPredictions:
     """Return the combined predictions of the members; whatever is fitted for a sample is fitted on other folds.
 
-    Args:
-        members: Predictions of M members on the same samples.
-        fit_predict: Takes the members' predictions to fit on, and those to combine; returns the latter combined.
-        folds: Number of folds.
-        seed: Seed of the folds.
+    `fit_predict` takes the members' predictions to fit on, and those to combine; it returns the latter combined.
 
     Raises:
         DataError: A sample has no label set, or there are fewer than two samples.

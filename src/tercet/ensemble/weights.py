@@ -30,7 +30,7 @@ _SMALLEST = 1e-15  # keeps the logarithm finite if all members give the true cla
 def fit_combiner(
     method: str, members: Sequence[Predictions], *, names: Sequence[str], monitor: Monitor = "accuracy"
 ) -> Combiner:
-    """Return the combiner `method`; its parameters, if it has any, are fitted on the labelled rows.
+    """Return the combiner of a method, with weights, if it fits any, for the labelled rows.
 
     Args:
         method: Any method but one that trains a head.
@@ -54,9 +54,6 @@ def fit_weights(members: Sequence[Predictions]) -> Floats:
 
     The loss is convex in the weights and depends only on the probabilities of the true classes, so SLSQP from equal
     weights finds the optimum in a few steps. If its result is worse than equal weights, equal weights are returned.
-
-    Raises:
-        DataError: No row has a label.
     """
     stack, labels = _labelled_rows(members)
     likelihood = np.maximum(stack[np.arange(len(labels)), :, labels], _SMALLEST)  # N M
@@ -95,9 +92,6 @@ def greedy_weights(members: Sequence[Predictions], monitor: Monitor = "accuracy"
         members: Predictions of M members.
         monitor: Metric improved on the labelled rows; ties go to the lower loss, then to the earlier member.
         rounds: Members added after the first.
-
-    Raises:
-        DataError: No row has a label.
     """
     stack, labels = _labelled_rows(members)
     total = np.zeros_like(stack[:, 0])

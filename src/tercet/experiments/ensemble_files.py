@@ -14,7 +14,7 @@ from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.output import printable
 from tercet.core.prediction_files import attach_labels, read_labels, read_predictions, write_csv
 from tercet.core.predictions import Predictions, aligned
-from tercet.ensemble.combine import Combiner, Ties, ensemble_method
+from tercet.ensemble.combine import Combiner, Ties, ensemble_method, is_fitted
 from tercet.ensemble.cross_fit import cross_fitted
 from tercet.ensemble.weights import fit_combiner
 from tercet.metrics.classification import score
@@ -41,15 +41,15 @@ class CombinedPredictions:
     """Names of the files."""
     combiner: Combiner | None
     """The method, with weights fitted on all labelled rows; None if it trains a head."""
-    head: Any
+    head: Any = None
     """The fusion head trained on all labelled rows, if the method trains one."""
-    members: tuple[ResultRow, ...]
+    members: tuple[ResultRow, ...] = ()
     """Scores per file; empty without labels."""
-    ensemble: ResultRow | None
+    ensemble: ResultRow | None = None
     """Scores of the ensemble; None without labels."""
-    comparison: Comparison | None
+    comparison: Comparison | None = None
     """Paired comparison of the ensemble with the best file."""
-    best: str | None
+    best: str | None = None
     """Name of the best file."""
 
     @property
@@ -67,7 +67,7 @@ class CombinedPredictions:
         return {
             "method": self.method,
             "weights": None if self.weights is None else list(self.weights),
-            "cross_fitted": is_cross_fitted(self.method),
+            "cross_fitted": is_fitted(self.method),
             "samples": len(self.predictions),
             "members": [row.to_dict() for row in self.members] or [{"name": name} for name in self.names],
             "ensemble": self.ensemble.to_dict() if self.ensemble else None,
@@ -79,7 +79,7 @@ class CombinedPredictions:
         if self.ensemble is None:
             names = ", ".join(self.names)
             return f"{self.method} of {names}: {len(self.predictions)} samples, not scored (no labels)\n"
-        fitting = "cross-fitted" if is_cross_fitted(self.method) else "nothing fitted"
+        fitting = "cross-fitted" if is_fitted(self.method) else "nothing fitted"
         rows = [*self.members, self.ensemble] if len(self.members) > 1 else [self.ensemble]
         text = as_text(results_table(rows, title=f"{self.method} ({fitting})"))
         if self.weights is not None:
@@ -154,11 +154,6 @@ def trains_head(parsed: ParsedArguments) -> bool:
     return any(ensemble_method(method).operation == "head" for method in methods)
 
 
-def is_cross_fitted(method: str) -> bool:
-    """Whether the method learns from labels, so that its predictions of labelled rows are cross-fitted."""
-    return ensemble_method(method).fit is not None or ensemble_method(method).operation == "head"
-
-
 def combine_files(
     files: Sequence[str | Path | Predictions], parsed: ParsedArguments, *, fit_head: FitHead | None = None
 ) -> CombinedPredictions:
@@ -171,7 +166,7 @@ def combine_files(
 
     Raises:
         DataError: A damaged file, or files with different samples or classes.
-        ConfigError: An option for runs, or a fitted method without labels.
+        ConfigError: An option for runs, or a method that learns from labels without labels.
     """
     require_applicable(parsed, files=True)
     config = parsed.of(EnsembleConfig)
@@ -195,40 +190,28 @@ def combine_predictions(
     keep: int = 1,
     fit_head: FitHead | None = None,
 ) -> CombinedPredictions:
-    """Combine aligned predictions and score them if labels are known.
-
-    Args:
-        members: Predictions of the same samples in the same order.
-        names: Their names.
-        method: An ensemble method.
-        ties: vote: break ties by the lowest class index or the highest mean probability.
-        keep: pruned: number of classes kept per member and row.
-        fit_head: Trains the head of a method that has one.
-
-    Raises:
-        ConfigError: A method that learns from labels without labels.
-    """
+    """Combine aligned predictions, with the options of `combine_files`, and score them if labels are known."""
     labelled = bool(members[0].known.any())
-    if is_cross_fitted(method) and not labelled:
+    if is_fitted(method) and not labelled:
         raise ConfigError(f"method {method} learns from labels: give --labels FILE, or use average")
-    combiner, head = None, None
+    combiner, head, scored = None, None, None
     if ensemble_method(method).operation == "head":
         assert fit_head is not None
         combined, scored, head = fit_head(members)
-        combined = _with_labelled_rows(combined, scored)
     else:
         combiner = replace(fit_combiner(method, members, names=names), ties=ties, keep=keep)
         combined = combiner.apply(members)
-        if is_cross_fitted(method):
-            combined = _with_labelled_rows(combined, cross_fitted(method, members))
+        scored = cross_fitted(method, members) if is_fitted(method) else None
+    if scored is not None:
+        combined.probabilities[combined.known] = scored.probabilities
+    result = CombinedPredictions(combined, method, tuple(names), combiner, head)
     if not labelled:
-        return CombinedPredictions(combined, method, tuple(names), combiner, head, (), None, None, None)
+        return result
     rows = tuple(ResultRow(name, "member", score(member)) for name, member in zip(names, members, strict=True))
     row = ResultRow(method, "ensemble", score(combined))
     best = max(range(len(members)), key=lambda index: (rows[index].scores.accuracy, -index))
     comparison = compare(combined, members[best]) if len(members) > 1 else None
-    best_name = names[best]
-    return CombinedPredictions(combined, method, tuple(names), combiner, head, rows, row, comparison, best_name)
+    return replace(result, members=rows, ensemble=row, comparison=comparison, best=names[best])
 
 
 def _is_file(item: str | Path | Predictions) -> bool:
@@ -240,13 +223,6 @@ def _is_file(item: str | Path | Predictions) -> bool:
 
 def _title(item: str | Path | Predictions) -> str:
     return "a Predictions object" if isinstance(item, Predictions) else str(item)
-
-
-def _with_labelled_rows(predictions: Predictions, labelled: Predictions) -> Predictions:
-    """Replace the probabilities of the labelled rows."""
-    probabilities = predictions.probabilities.copy()
-    probabilities[predictions.known] = labelled.probabilities
-    return replace(predictions, probabilities=probabilities)
 
 
 def _names(files: Sequence[str | Path | Predictions]) -> list[str]:

@@ -105,16 +105,10 @@ def select_members(members: Sequence[TrainedMember], top: int, monitor: Monitor)
 def fit_ensembles(
     members: Sequence[TrainedMember], methods: Sequence[str], *, plan: Plan, prepared: DataModule | None
 ) -> list[FittedEnsemble]:
-    """Fit every method to the members.
-
-    Args:
-        members: Members with predictions on validation and, if there is one, on test.
-        methods: Ensemble methods.
-        plan: Options and seeds.
-        prepared: The images; required by the regimes frozen and joint.
+    """Fit every method to members with predictions on validation and, if there is one, on test.
 
     Raises:
-        ConfigError: A regime needs images, and there are none.
+        ConfigError: A head needs the images of the run, and there are none.
     """
     groups = groups_of(members[0].predictions["validation"], prepared)
     return [

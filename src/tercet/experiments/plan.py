@@ -24,7 +24,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
-from tercet.ensemble.combine import ensemble_method
+from tercet.ensemble.combine import ensemble_method, is_fitted
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
@@ -149,10 +149,9 @@ class Plan:
 
     def fusion_data(self, method: str) -> FusionData | None:
         """Return the split that an ensemble method is fitted on; None if it fits nothing."""
-        fitted = ensemble_method(method)
-        if fitted.operation == "head":
+        if ensemble_method(method).operation == "head":
             return self.fusion.data
-        return None if fitted.fit is None else "validation"
+        return "validation" if is_fitted(method) else None
 
     def needs_folds(self) -> bool:
         """Whether the fusion head is trained on out-of-fold predictions."""

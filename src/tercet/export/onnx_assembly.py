@@ -32,15 +32,7 @@ def write_onnx(
     class_activation_maps: bool,
     version: str,
 ) -> tuple[Verification, dict[str, str], tuple[str, ...]]:
-    """Write a bundle as an ONNX file, and compare the file with the bundle.
-
-    Args:
-        bundle: The bundle.
-        samples: Images to compare on.
-        target: Path of the file.
-        int8: Quantize members that lose at most half a point of accuracy.
-        class_activation_maps: Add class-activation maps of the members that support them as an output.
-        version: Version of Tercet.
+    """Write a bundle as an ONNX file, and compare the file with the bundle on `samples`; see `export_model`.
 
     Returns:
         The comparison; the members that stay in 32 bits despite `int8`, and why; the members with activation maps.

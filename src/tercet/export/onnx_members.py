@@ -27,24 +27,13 @@ _BUFFERS = ("kernel", "recurrent", "bias")
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "hard_sigmoid": "HardSigmoid"}
 
 
-def member_graphs(bundle: Bundle) -> list[ModelProto]:
-    """Return the graph of each member, including its test-time augmentation.
+def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
+    """Return a member's graph with its test-time augmentation, from images B C h w in [0, 1] to logits B K.
+
+    With `with_cam`, it also has the outputs that a class-activation map needs; see `CamMember`.
 
     Raises:
         ModelError: ONNX does not support a layer; the message names member and layer.
-    """
-    return [export_member(member) for member in bundle.members]
-
-
-def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
-    """Return a member's graph, from images B C h w in [0, 1] to logits B K.
-
-    Args:
-        member: The member.
-        with_cam: Add the outputs that a class-activation map needs; see `CamMember`.
-
-    Raises:
-        ModelError: ONNX does not support a layer.
     """
     spec = enlarged_input_spec(member.classifier.spec, member.views)
     classifier = with_recurrent_nodes(without_beam_search(copy.deepcopy(member.classifier)))
@@ -106,11 +95,7 @@ def _layer_of(traced: torch.export.ExportedProgram, message: str) -> str:
 class RecurrentNodes(nn.Module):
     """Recurrent layers as ONNX nodes; maps B T D to all states of the last layer, B T F, and its final state, B F.
 
-    Args:
-        kernel: Its weights are used.
-        activation: Activation of the state.
-        recurrent_activation: Activation of the gates.
-        reset_after: Whether a GRU resets after the recurrent product.
+    The weights are those of `kernel`; the options those of `RecurrentStack`.
     """
 
     def __init__(
@@ -157,11 +142,7 @@ class RecurrentNodes(nn.Module):
 
 
 class StackNodes(nn.Module):
-    """A `RecurrentStack` as ONNX nodes.
-
-    Args:
-        stack: Its options and weights are used.
-    """
+    """A `RecurrentStack` as ONNX nodes, with its options and weights."""
 
     def __init__(self, stack: RecurrentStack) -> None:
         super().__init__()

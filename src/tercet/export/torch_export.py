@@ -146,11 +146,7 @@ class Outputs(nn.Module):
 
 
 class EnsembleModule(nn.Module):
-    """A bundle as one module, from images to outputs.
-
-    Args:
-        bundle: Its weights are shared, not copied.
-    """
+    """A bundle as one module, from images to outputs; shares the weights of the bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()

@@ -50,20 +50,12 @@ class InputGeometry:
 
 
 def geometries(bundle: Bundle) -> list[InputGeometry]:
-    """Return the input geometry of each member, enlarged for its test-time augmentation.
-
-    Raises:
-        ModelError: A member has neither 1 nor 3 input channels.
-    """
+    """Return the input geometry of each member, enlarged for its test-time augmentation."""
     return [InputGeometry.of(spec) for spec in bundle.specs]
 
 
 class DynamicPreprocess(nn.Module):
-    """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1].
-
-    Args:
-        geometry: Input geometry of the network.
-    """
+    """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1]."""
 
     def __init__(self, geometry: InputGeometry) -> None:
         super().__init__()
@@ -132,12 +124,7 @@ class _Side:
         return (torch.minimum(index, self.crop - 1) + self._first).long()
 
     def weights(self, count: int, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the weight of each image pixel in each target pixel, m n.
-
-        Args:
-            count: n.
-            kernel: The filter, from distances to weights.
-        """
+        """Return the weight of each of n = `count` image pixels in each target pixel, m n, by a filter of distances."""
         step = self.crop.float() / self.resized.float()
         centres = step * (self._resized_indices().float() + 0.5)
         pixels = torch.arange(count, dtype=torch.float64, device=self.full.device) - self._first
