@@ -111,12 +111,7 @@ def fit_ensembles(
         ConfigError: A head needs the images of the run, and there are none.
     """
     groups = groups_of(members[0].predictions["validation"], prepared)
-    return [
-        _fit_end_to_end(members, method, plan, prepared, groups)
-        if ensemble_method(method).operation == "head"
-        else _fit_combiner(members, method, plan, groups)
-        for method in methods
-    ]
+    return [_fit(members, method, plan, prepared, groups) for method in methods]
 
 
 def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[str, ...] | None:
@@ -127,33 +122,7 @@ def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[st
     return tuple(group_of[name] for name in predictions.ids)
 
 
-def _fit_combiner(
-    members: Sequence[TrainedMember], method: str, plan: Plan, groups: tuple[str, ...] | None
-) -> FittedEnsemble:
-    started = time.monotonic()
-    names = tuple(member.name for member in members)
-    monitor, seed = plan.monitor, plan.run.seed
-    validation = [member.predictions["validation"] for member in members]
-    combiner = fit_combiner(method, validation, names=names, monitor=monitor)
-    predictions = {
-        "validation": cross_fitted(
-            method, validation, folds=plan.fusion.folds, seed=seed, monitor=monitor, groups=groups
-        )
-    }
-    if all("test" in member.predictions for member in members):
-        predictions["test"] = combiner.apply([member.predictions["test"] for member in members])
-    return FittedEnsemble(
-        method,
-        names,
-        combiner,
-        predictions,
-        plan.fusion_data(method),
-        time.monotonic() - started + sum(member.seconds for member in members),
-        sum(member.parameters for member in members),
-    )
-
-
-def _fit_end_to_end(
+def _fit(
     members: Sequence[TrainedMember],
     method: str,
     plan: Plan,
@@ -161,27 +130,33 @@ def _fit_end_to_end(
     groups: tuple[str, ...] | None,
 ) -> FittedEnsemble:
     started = time.monotonic()
-    if prepared is None:
-        raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
+    names = tuple(member.name for member in members)
     splits = set.intersection(*(set(member.predictions) for member in members))
-    fitter = EndToEndFitter(
-        plan,
-        prepared,
-        tuple(member.load() for member in members),
-        {split: [member.predictions[split] for member in members] for split in splits},
-        groups,
-    )
-    result = fitter.fit()
+    stored = {split: [member.predictions[split] for member in members] for split in splits}
+    combiner: Combiner | FusionHead
+    if trains_head := ensemble_method(method).operation == "head":
+        if prepared is None:
+            raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
+        result = EndToEndFitter(plan, prepared, tuple(member.load() for member in members), stored, groups).fit()
+        combiner, predictions = result.head, result.predictions
+        parameters = int(summarize(result.head)["parameters"])
+        retrained = result.members if plan.fusion.regime == "joint" else ()
+    else:
+        options: dict[str, Any] = {"folds": plan.fusion.folds, "seed": plan.run.seed, "groups": groups}
+        combiner = fit_combiner(method, stored["validation"], names=names, monitor=plan.monitor)
+        predictions = {"validation": cross_fitted(method, stored["validation"], monitor=plan.monitor, **options)}
+        predictions |= {"test": combiner.apply(stored["test"])} if "test" in stored else {}
+        parameters, retrained = 0, ()
     return FittedEnsemble(
         method,
-        tuple(member.name for member in members),
-        result.head,
-        result.predictions,
+        names,
+        combiner,
+        predictions,
         plan.fusion_data(method),
         time.monotonic() - started + sum(member.seconds for member in members),
-        sum(member.parameters for member in members) + int(summarize(result.head)["parameters"]),
-        plan.fusion,
-        result.members if plan.fusion.regime == "joint" else (),
+        parameters + sum(member.parameters for member in members),
+        plan.fusion if trains_head else None,
+        retrained,
     )
 
 

@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from tercet.core.errors import ConfigError, ModelError
 from tercet.core.files import write_bytes
+from tercet.core.types import InputSpec
 from tercet.ensemble.bundle import Bundle
 from tercet.export.metadata import describe_bundle
 from tercet.export.onnx_cam import CamOutputs, add_activation_maps, cam_members
@@ -17,7 +18,7 @@ from tercet.export.onnx_graph import Graph
 from tercet.export.onnx_members import export_member, export_outputs
 from tercet.export.onnx_preprocessing import add_preprocessing
 from tercet.export.quantization import QuantizedMembers, quantize_members
-from tercet.export.torch_preprocessing import InputGeometry, geometries
+from tercet.export.torch_preprocessing import input_geometry
 from tercet.export.verification import Verification, VerificationImages, compare_outputs
 from tercet.inference.onnx_file import MAX_BYTES, write_checked
 from tercet.inference.onnx_model import INPUT, OnnxModel
@@ -76,10 +77,11 @@ def assemble_onnx(
         ModelError: The file would exceed 2 GB.
     """
     graph = Graph()
-    inputs: dict[InputGeometry, str] = {}
+    inputs: dict[InputSpec, str] = {}
     logits, cam_outputs = [], []
-    triples = zip(bundle.members, geometries(bundle), members, strict=True)
-    for index, (member, geometry, network) in enumerate(triples):
+    triples = zip(bundle.members, bundle.specs, members, strict=True)
+    for index, (member, spec, network) in enumerate(triples):
+        geometry = input_geometry(spec)
         if geometry not in inputs:
             inputs[geometry] = add_preprocessing(graph, INPUT, geometry)
         member_logits, *extra = graph.embed(network, f"member-{index + 1}/", [inputs[geometry]])

@@ -18,7 +18,7 @@ from tercet.core.errors import ModelError
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import TIE_SHARE, Ties, WeightedOperation, ensemble_method
 from tercet.ensemble.combiners import AnyCombiner, FoldMean
-from tercet.export.torch_preprocessing import DynamicPreprocess, geometries
+from tercet.export.torch_preprocessing import DynamicPreprocess, input_geometry
 from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
 from tercet.models.fusion_head import FusionHead
 from tercet.models.tta import TTAModel
@@ -150,7 +150,7 @@ class EnsembleModule(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        member_geometries = geometries(bundle)
+        member_geometries = [input_geometry(spec) for spec in bundle.specs]
         distinct = list(dict.fromkeys(member_geometries))
         self.preprocess = nn.ModuleList(map(DynamicPreprocess, distinct))
         self.input_indices = [distinct.index(geometry) for geometry in member_geometries]

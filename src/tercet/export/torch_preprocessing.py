@@ -1,4 +1,4 @@
-"""Preprocessing of exported files: input geometry, and resize and crop for images of dynamic size in PyTorch.
+"""Preprocessing of exported files in PyTorch: resize and crop for images of dynamic size.
 
 `torch.export` specializes height and width wherever Python reads them, as `tercet.core.resize` and PyTorch's own
 antialiased resize do. Here sizes are tensors, and a resize is two matrix products. The rows of the matrices are filter
@@ -19,45 +19,25 @@ from torch import Tensor, nn
 from tercet.core.errors import ModelError
 from tercet.core.resize import to_channels
 from tercet.core.types import InputSpec
-from tercet.ensemble.bundle import Bundle
 
 _CUBIC = -0.5  # the bicubic filter's parameter, as in PyTorch's antialiased resize
 
 
-@dataclass(frozen=True)
-class InputGeometry:
-    """The fields of an `InputSpec` that determine the pixels; members with equal geometry share preprocessing.
+def input_geometry(spec: InputSpec) -> InputSpec:
+    """Return the geometry of a spec, for which preprocessing is exported.
 
-    Mean and standard deviation are applied by the network itself.
+    Raises:
+        ModelError: It has neither 1 nor 3 channels.
     """
-
-    size: tuple[int, int]
-    channels: int
-    crop_mode: str
-    crop_pct: float
-    interpolation: str
-
-    @classmethod
-    def of(cls, spec: InputSpec) -> InputGeometry:
-        """Return the geometry of a spec.
-
-        Raises:
-            ModelError: It has neither 1 nor 3 channels.
-        """
-        if spec.channels not in (1, 3):
-            raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
-        return cls(spec.size, spec.channels, spec.crop_mode, spec.crop_pct, spec.interpolation)
-
-
-def geometries(bundle: Bundle) -> list[InputGeometry]:
-    """Return the input geometry of each member, enlarged for its test-time augmentation."""
-    return [InputGeometry.of(spec) for spec in bundle.specs]
+    if spec.channels not in (1, 3):
+        raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
+    return spec.geometry
 
 
 class DynamicPreprocess(nn.Module):
     """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1]."""
 
-    def __init__(self, geometry: InputGeometry) -> None:
+    def __init__(self, geometry: InputSpec) -> None:
         super().__init__()
         self.geometry = geometry
 
