@@ -1,5 +1,6 @@
 """Ensemble methods of the caller's: from registration to the exported file."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import tercet
 from tercet.core.errors import ConfigError, ModelError
 from tercet.core.predictions import Floats, Predictions
 from tercet.core.registry import PARTS
+from tercet.core.run_folder import RunFolder
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combine import EnsembleMethod
 from tercet.experiments.ensemble import combine
+from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run
 from tercet.export.export import export_model
 
@@ -102,3 +105,11 @@ def test_invalid_weights_of_a_method_are_one_line(weights: list[float], message:
     with PARTS["combiner"].scoped({"mine": method}), pytest.raises(ConfigError, match=message) as error:
         tercet.combine(members, method="mine")
     assert "\n" not in str(error.value)
+
+
+def test_a_plan_with_an_unknown_method_is_an_error(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.path, tmp_path / "run")
+    path = tmp_path / "run" / "plan.json"
+    path.write_text(path.read_text().replace('"vote"', '"telepathy"'))
+    with pytest.raises(ConfigError, match="telepathy"):
+        Plan.load(RunFolder(tmp_path / "run"))
