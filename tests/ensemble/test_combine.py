@@ -261,6 +261,8 @@ def test_invalid_methods_are_refused() -> None:
     for options in ({"operation": "function"}, {"operation": "sum"}, {"function": second_best}):
         with pytest.raises(ConfigError, match="operation"):
             EnsembleMethod(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes no weights"):
+        EnsembleMethod("function", function=second_best, fit=lambda members, monitor: np.ones(len(members)))
     with pytest.raises(ConfigError, match="label sets"):
         EnsembleMethod("pruned", multilabel=True)
     with (

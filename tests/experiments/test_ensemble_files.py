@@ -320,7 +320,7 @@ def test_wrong_options_are_reported_before_files_are_read(tmp_path: Path, capsys
         (["a.npy", "run"], "not both: a.npy is a file, run is a run folder"),
         (["run", "--ties=mean", "--keep=2"], "keep, ties: only for prediction files"),
         (["a.npy", "--fusion.width", "8"], "fusion.width: only for runs"),
-        (["a.npy", "--ensemble-methods", "e2e", "--fusion.regime", "frozen"], "need regime cached"),
+        (["a.npy", "--ensemble-methods", "e2e", "--fusion.regime", "frozen"], "with regime cached, data validation"),
         (["a.npy", "--ensemble-methods", "vote,average"], "take one method"),
     ],
 )

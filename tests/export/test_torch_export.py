@@ -191,10 +191,11 @@ def test_test_time_augmentation_is_exported(tmp_path: Path) -> None:
     check_export(tmp_path, Bundle(CLASSES, (augmented,)))
 
 
-@pytest.mark.parametrize("method", ["single", "average", "vote"])
+@pytest.mark.parametrize("method", ["single", "average", "vote", "mine"])
 def test_multilabel_rules_give_the_labels_of_the_bundle(method: str) -> None:
     count = 1 if method == "single" else 3
-    rule = MultilabelRule(method, (0.4, 0.5, 0.6)[:count], 0.45)  # type: ignore[arg-type]
+    own = {"weights": (0.5, 0.2, 0.3), "operation": "vote"} if method == "mine" else {}  # as a bundle stores it
+    rule = MultilabelRule(method, (0.4, 0.5, 0.6)[:count], 0.45, **own)
     logits = torch.randn(60, count, 3, generator=torch.Generator().manual_seed(1))
     ids = tuple(map(str, range(60)))
     unknown = np.full((60, 3), -1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel
+from tercet.core.registry import PARTS
+from tercet.ensemble.combine import EnsembleMethod
+from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel, fit_rule
 from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import fit_threshold, per_label, score_multilabel, validation_multilabel_scores
 from tercet.metrics.tables import as_text
@@ -115,6 +118,20 @@ def test_rules_combine_scores_or_votes() -> None:
         MultilabelRule("vote", (0.5,) * 3).combine(members[:2])
     with pytest.raises(DataError, match="same samples"):
         MultilabelRule("vote", (0.5,) * 2).combine([members[0], members[1].take([0, 1])])
+
+
+def test_methods_of_the_caller_combine_label_sets() -> None:
+    members = [random_predictions(noise=noise) for noise in (0.3, 0.8)]
+    method = EnsembleMethod(fit=lambda members, monitor: [score_multilabel(item).o_f1 for item in members])
+    with PARTS["combiner"].scoped({"mine": replace(method, multilabel=True), "single-label": method}):
+        rule = fit_rule("mine", members, (0.5, 0.5), "o_f1")
+        values = json.loads(json.dumps(rule.to_dict()))
+        with pytest.raises(ConfigError, match="'single-label' cannot combine label sets: use average or vote or mine"):
+            MultilabelRule("single-label", (0.5, 0.5), weights=(0.5, 0.5))
+    assert rule.weights is not None and rule.weights[0] > rule.weights[1]
+    combined = rule.combine(members)
+    assert np.allclose(combined.scores, rule.weights[0] * members[0].scores + rule.weights[1] * members[1].scores)
+    assert MultilabelRule.from_dict(values, 2) == replace(rule, weights=rule.weights)  # weights need no registered code
 
 
 def test_a_rule_round_trips_through_json_and_damage_raises() -> None:

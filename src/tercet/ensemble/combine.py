@@ -44,6 +44,8 @@ class EnsembleMethod:
     def __post_init__(self) -> None:
         if self.operation not in get_args(Operation) or (self.operation == "function") != (self.function is not None):
             raise ConfigError(f"operation '{self.operation}' must be mean, pruned or vote, or function with a function")
+        if self.fit is not None and self.operation not in get_args(WeightedOperation):
+            raise ConfigError(f"operation {self.operation} takes no weights: omit fit")
         if self.multilabel and self.operation not in ("mean", "vote"):
             raise ConfigError(f"operation {self.operation} cannot combine label sets: use mean or vote")
 
