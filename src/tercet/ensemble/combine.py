@@ -30,8 +30,8 @@ class EnsembleMethod:
     """An ensemble method: a part of kind "combiner", registered by name."""
 
     operation: Operation = "mean"
-    """What is averaged over the members, with their weights: probabilities (`mean`), the largest probabilities
-    (`pruned`), or votes (`vote`). `function` combines in any other way; `head` trains a network on the predictions."""
+    """Weighted mean over the members: of probabilities (`mean`), of the largest probabilities (`pruned`), or of votes
+    (`vote`). `function` combines in any other way; `head` trains a network on the predictions."""
     fit: Callable[[Sequence[Any], Monitor], ArrayLike] | None = None
     """Takes the predictions of M members and the monitored metric, returns M weights; None: equal weights."""
     multilabel: bool = False
