@@ -30,7 +30,7 @@ from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combine import Combiner
 from tercet.export.benchmark import measure
 from tercet.export.onnx_assembly import assemble_onnx
-from tercet.export.onnx_members import member_graphs
+from tercet.export.onnx_members import export_member
 from tercet.export.quantization import calibration_batches, quantize
 from tercet.inference.predictor import open_predictor
 from tercet.models.build import build
@@ -63,7 +63,7 @@ def make_bundle(name: str) -> Bundle:
 def write_files(name: str, bundle: Bundle, folder: Path) -> dict[str, Path]:
     size = bundle.specs[0].size
     noise = np.random.default_rng(0).integers(0, 256, (16, *size, 3), dtype=np.uint8)
-    graphs = member_graphs(bundle)
+    graphs = [export_member(member) for member in bundle.members]
     small = [
         quantize(graph, calibration_batches(bundle, index, list(noise)), name=str(index)) or graph
         for index, graph in enumerate(graphs)

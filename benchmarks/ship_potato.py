@@ -25,8 +25,9 @@ import torch
 import tercet
 from tercet.core.resize import fit_size
 from tercet.core.runtime import describe_environment
+from tercet.core.types import InputSpec
 from tercet.export.benchmark import measure
-from tercet.export.torch_preprocessing import DynamicPreprocess, InputGeometry
+from tercet.export.torch_preprocessing import DynamicPreprocess
 from tercet.inference.evaluate import evaluate
 from tercet.inference.predictor import open_predictor
 
@@ -65,7 +66,7 @@ def resize_times(seconds: float) -> dict[str, Any]:
     medians = {}
     for size in ((900, 1200), (3000, 4000)):
         bytes_ = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
-        prepare = DynamicPreprocess(InputGeometry((224, 224), 3, "squash", 1.0, "bilinear"))
+        prepare = DynamicPreprocess(InputSpec((224, 224)))
 
         def pytorch_resize(images: torch.Tensor) -> torch.Tensor:
             return fit_size(images.permute(0, 3, 1, 2).float() / 255, (224, 224))

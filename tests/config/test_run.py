@@ -10,6 +10,7 @@ from tercet.config.model import InputConfig, ModelConfig
 from tercet.config.run import METHODS, DataConfig, FusionConfig, RunConfig
 from tercet.config.training import PAPER_STAGES, StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.registry import PARTS
 
 CLASSES = [
     kind
@@ -122,7 +123,9 @@ def test_given_stages_are_used_unchanged() -> None:
 
 def test_all_ensemble_methods_are_tried_by_default() -> None:
     assert RunConfig().ensemble_methods == METHODS
-    assert set(METHODS) == set(typing.get_args(config.Method))
+    assert set(METHODS) == set(PARTS["combiner"]) - set(PARTS["combiner"].custom())
+    with pytest.raises(ConfigError, match="unknown ensemble method 'averag', did you mean 'average'"):
+        RunConfig(ensemble_methods=("averag",))
 
 
 def test_a_model_config_is_rebuilt_from_json() -> None:

@@ -1,5 +1,6 @@
 """Ensemble methods: definitions, invariances, and matching of samples and classes."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,16 @@ from hypothesis import strategies as st
 
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.predictions import Predictions, aligned
+from tercet.core.registry import PARTS
 from tercet.ensemble.combine import (
     Combiner,
+    EnsembleMethod,
     average,
-    average_stack,
+    combine_values,
     pruned,
-    pruned_stack,
     stack_members,
     vote,
-    vote_stack,
     weighted,
-    weighted_stack,
 )
 
 few = settings(deadline=None, max_examples=25)
@@ -144,14 +144,11 @@ def test_pruned_keeps_single_members_and_keeping_all_classes_is_the_average(memb
 
 @few
 @given(ensembles())
-def test_array_functions_agree_with_predictions_and_keep_their_input(members: list[Predictions]) -> None:
+def test_combining_keeps_its_input(members: list[Predictions]) -> None:
     _, stack = stack_members(members)
     before = stack.copy()
-    np.testing.assert_array_equal(average_stack(stack), average(members).probabilities)
-    np.testing.assert_array_equal(vote_stack(stack), vote(members).probabilities)
-    np.testing.assert_array_equal(pruned_stack(stack), pruned(members).probabilities)
-    weights = np.ones(stack.shape[1])
-    np.testing.assert_array_equal(weighted_stack(stack, weights), weighted(members, weights).probabilities)
+    for operation in ("mean", "vote", "pruned"):
+        combine_values(operation, stack)
     np.testing.assert_array_equal(stack, before)
 
 
@@ -230,11 +227,49 @@ def test_invalid_combiners_are_refused() -> None:
         Combiner("average", ("a", "b")).apply([Predictions.of(np.eye(2))])
 
 
-def test_an_e2e_combiner_needs_its_head() -> None:
-    combiner = Combiner("e2e", ("a",))
-    assert Combiner.from_dict(combiner.to_dict()) == combiner
+def test_a_head_is_not_a_combiner() -> None:
     with pytest.raises(ConfigError, match="trained head"):
-        combiner.apply([Predictions.of(np.eye(2))])
+        Combiner("e2e", ("a",))
+
+
+def second_best(stack: np.ndarray) -> np.ndarray:
+    return np.sort(stack, axis=1)[:, -2] / np.sort(stack, axis=1)[:, -2].sum(axis=1, keepdims=True)
+
+
+def test_combiners_of_the_caller() -> None:
+    members = [Predictions.of(row) for row in ([[0.5, 0.5]], [[0.2, 0.8]])]
+    methods = {
+        "last": EnsembleMethod(fit=lambda members, monitor: np.eye(len(members))[-1]),
+        "second": EnsembleMethod("function", function=second_best),
+    }
+    with PARTS["combiner"].scoped(methods):
+        last, second = Combiner("last", ("a", "b"), weights=(0.0, 1.0)), Combiner("second", ("a", "b"))
+        stored = [json.loads(json.dumps(combiner.to_dict())) for combiner in (last, second)]
+        assert last.apply(members).probabilities.tolist() == [[0.2, 0.8]]
+        np.testing.assert_allclose(second.apply(members).probabilities, [[0.2 / 0.7, 0.5 / 0.7]])
+        assert [Combiner.from_dict(values) for values in stored] == [last, second]
+        with pytest.raises(ConfigError, match="'last' needs weights"):
+            Combiner("last", ("a", "b"))
+    assert Combiner.from_dict(stored[0]) == last  # weights need no registered code
+    with pytest.raises(ModelError, match="unknown ensemble method 'second'"):
+        Combiner.from_dict(stored[1])
+    with pytest.raises(ModelError, match="operation of 'vote' is vote, not mean"):
+        Combiner.from_dict({**stored[0], "method": "vote"})
+
+
+def test_invalid_methods_are_refused() -> None:
+    for options in ({"operation": "function"}, {"operation": "sum"}, {"function": second_best}):
+        with pytest.raises(ConfigError, match="operation"):
+            EnsembleMethod(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes no weights"):
+        EnsembleMethod("function", function=second_best, fit=lambda members, monitor: np.ones(len(members)))
+    with pytest.raises(ConfigError, match="label sets"):
+        EnsembleMethod("pruned", multilabel=True)
+    with (
+        PARTS["combiner"].scoped({"mine": second_best}),
+        pytest.raises(ConfigError, match="'mine' is of type function, expected EnsembleMethod"),
+    ):
+        Combiner("mine", ("a",))
 
 
 @pytest.mark.parametrize(

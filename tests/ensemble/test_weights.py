@@ -9,9 +9,9 @@ from tercet.config.run import METHODS
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Predictions
 from tercet.ensemble import cross_fit as cross_fitting
-from tercet.ensemble.combine import Combiner, average, pruned, vote, weighted
+from tercet.ensemble.combine import Combiner, average, is_fitted, pruned, vote, weighted
 from tercet.ensemble.cross_fit import choose, cross_fit, cross_fitted, rank, split_folds
-from tercet.ensemble.weights import fit_combiner, fit_weights, greedy_weights, is_fitted
+from tercet.ensemble.weights import fit_combiner, fit_weights, greedy_weights
 from tercet.metrics.classification import Scores, is_better, score
 
 few = settings(deadline=None, max_examples=15)
@@ -131,7 +131,7 @@ def test_only_fitted_combiners_have_weights() -> None:
     np.testing.assert_allclose(fit_combiner("weighted", group, names=names).weights, fit_weights(group))
     greedy = fit_combiner("greedy", group, names=names, monitor="loss")
     np.testing.assert_allclose(greedy.weights, greedy_weights(group, "loss"))
-    assert [method for method in METHODS[:-1] if is_fitted(method)] == ["weighted", "greedy"]
+    assert [method for method in METHODS if is_fitted(method)] == ["weighted", "greedy", "e2e"]
 
 
 @few

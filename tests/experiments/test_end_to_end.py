@@ -1,5 +1,6 @@
 """The end-to-end ensemble in its regimes, on a finished run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,22 @@ import torch
 from tests.fixtures.runs import OPTIONS, draw_folder
 
 from tercet.config.run import FusionConfig
+from tercet.config.training import StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.types import Batch
 from tercet.ensemble.bundle import load_bundle
+from tercet.ensemble.combiners import apply_head
 from tercet.experiments import end_to_end
-from tercet.experiments.end_to_end import EndToEndFitter, ProbabilitySource, joint_objective
+from tercet.experiments.end_to_end import EndToEndFitter, FusionTrainer, HeadFitter, ProbabilitySource, joint_objective
 from tercet.experiments.ensemble import combine
+from tercet.experiments.ensemble_files import CombinedPredictions
 from tercet.experiments.fit_ensemble import read_members
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run, train
 from tercet.models.fusion_head import EndToEnd, FusionHead
+from tercet.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("alone")
 HEAD = {**OPTIONS["fusion"], "steps": 12, "lr": 1e-2}
@@ -95,18 +100,17 @@ def test_cross_fitted_heads_are_trained_without_the_rows_they_predict(
     finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(finished.path)
-    plan = Plan.load(run)
+    plan = replace(Plan.load(run), fusion=FusionConfig(width=8, steps=3, folds=3))
     members = read_members(run, ["small-cnn", "wide"], ("validation",))
     fitter = EndToEndFitter(
         plan,
         plan.open_data(run),
         tuple(member.load() for member in members),
         {"validation": [member.predictions["validation"] for member in members]},
-        FusionConfig(width=8, steps=3, folds=3),
     )
     trained: list[set[str]] = []
     predicted: list[set[str]] = []
-    train_head, apply_head = EndToEndFitter._train, end_to_end.apply_head
+    train_head, apply_head = HeadFitter.train, end_to_end.apply_head
 
     def spy_train(self: Any, module: Any, source: Any, *rest: Any) -> None:
         trained.append(set(source.ids))
@@ -116,12 +120,12 @@ def test_cross_fitted_heads_are_trained_without_the_rows_they_predict(
         predicted.append(set(members[0].ids))
         return apply_head(head, members)
 
-    monkeypatch.setattr(EndToEndFitter, "_train", spy_train)
+    monkeypatch.setattr(HeadFitter, "train", spy_train)
     monkeypatch.setattr(end_to_end, "apply_head", spy_apply)
     result = fitter.fit()
     assert all(not rows & held_out for rows, held_out in zip(trained[:3], predicted[:3], strict=True))
-    assert set.union(*predicted[:3]) == set(result.validation.ids)
-    assert trained[3] == set(result.validation.ids)  # the head of the bundle is trained on all of them
+    assert set.union(*predicted[:3]) == set(result.predictions["validation"].ids)
+    assert trained[3] == set(result.predictions["validation"].ids)  # the head of the bundle is trained on all of them
 
 
 def test_runs_on_the_same_data_can_be_combined(finished: Run, shapes: Path, tmp_path: Path) -> None:
@@ -158,8 +162,55 @@ def test_the_joint_loss_mixes_the_losses_of_ensemble_and_members() -> None:
     branches = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)) for _ in range(2)]
     graph = EndToEnd(branches, FusionHead(2, 3, width=0), train_branches=True)
     batch = Batch(torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1]), tuple("abcde"))
-    ensemble, members, mixed = (float(joint_objective(weight)(graph, batch)[0].detach()) for weight in (0.0, 1.0, 0.25))
+    losses = [
+        float(joint_objective(FusionConfig(aux_loss_weight=weight))(graph, batch)[0].detach())
+        for weight in (0.0, 1.0, 0.25)
+    ]
+    ensemble, members, mixed = losses
     assert mixed == pytest.approx(0.75 * ensemble + 0.25 * members, rel=1e-5)
     logits = graph.members(batch.images)
     expected = sum(torch.nn.functional.cross_entropy(logits[:, index], batch.targets) for index in range(2)) / 2
     assert members == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def labelled_members(count: int = 90) -> list[Predictions]:
+    labels = np.arange(count) % 3
+    rows = [np.random.default_rng(seed).normal(size=(count, 3)) + 1.5 * np.eye(3)[labels] for seed in range(2)]
+    ids = [f"image-{row}" for row in range(count)]
+    return [Predictions.from_logits(values, ids=ids, classes=("a", "b", "c"), labels=labels) for values in rows]
+
+
+def test_a_head_is_trained_on_predictions_of_any_origin() -> None:
+    members = labelled_members()
+    partly = [member.with_labels(np.where(np.arange(90) < 60, member.labels, -1)) for member in members]
+    fusion = {"width": 16, "steps": 40, "folds": 3, "lr": 1e-2}
+    result = combine(partly, method="e2e", fusion=fusion)
+    assert isinstance(result, CombinedPredictions) and result.ensemble is not None
+    document = result.to_dict()
+    assert (document["method"], document["cross_fitted"], document["weights"]) == ("e2e", True, None)
+    assert result.ensemble.scores.n == 60 and result.ensemble.scores.accuracy > 0.7
+    unlabelled = result.predictions.take(np.arange(60, 90))
+    expected = apply_head(result.head, partly).take(np.arange(60, 90))
+    np.testing.assert_array_equal(unlabelled.probabilities, expected.probabilities)
+    resubstituted = apply_head(result.head, partly).take(np.arange(60))
+    assert not np.allclose(result.predictions.take(np.arange(60)).probabilities, resubstituted.probabilities)
+    again = combine(partly, method="e2e", fusion=fusion)
+    np.testing.assert_array_equal(again.predictions.probabilities, result.predictions.probabilities)
+    with pytest.raises(ConfigError, match="learns from labels"):
+        combine([member.with_labels(np.full(90, -1)) for member in members], method="e2e")
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_training_in_memory_equals_training_with_checkpoints(tmp_path: Path, validated: bool) -> None:
+    fitter = HeadFitter(FusionConfig(width=8, steps=25, batch_size=30, lr=3e-2), seed=3)
+    sources = [ProbabilitySource(labelled_members(), batch_size=30, seed=seed) for seed in (3, 4)]
+    config = TrainingConfig(stages=(StageConfig(lr=3e-2, steps=25, schedule="cosine"),), batch_size=30)
+    results = []
+    for kind in (Trainer, FusionTrainer):
+        head = fitter.new_head(2, 3)
+        validation = sources[1] if validated else None
+        kind(head, sources[0], validation, config=config, folder=tmp_path / "folder").run()
+        results.append(head.state_dict())
+        files = sorted(path.name for path in (tmp_path / "folder").glob("*"))
+        assert "last.ckpt" in files and "history.jsonl" in files  # those of the first training
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

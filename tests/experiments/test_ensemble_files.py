@@ -212,7 +212,7 @@ def test_files_with_equal_names_get_distinct_names(tmp_path: Path) -> None:
 
 def test_files_and_predictions_can_be_mixed(arrays: list[str]) -> None:
     result = combined([arrays[0], Predictions.of(probabilities_of(1, 2.0))])
-    assert result.combiner.names == ("model-0", "predictions-2")
+    assert result.names == ("model-0", "predictions-2")
 
 
 def test_ties_and_keep_are_passed_to_the_method() -> None:
@@ -320,7 +320,7 @@ def test_wrong_options_are_reported_before_files_are_read(tmp_path: Path, capsys
         (["a.npy", "run"], "not both: a.npy is a file, run is a run folder"),
         (["run", "--ties=mean", "--keep=2"], "keep, ties: only for prediction files"),
         (["a.npy", "--fusion.width", "8"], "fusion.width: only for runs"),
-        (["a.npy", "--ensemble-methods", "e2e"], "ensemble_methods e2e: only for runs"),
+        (["a.npy", "--ensemble-methods", "e2e", "--fusion.regime", "frozen"], "with regime cached, data validation"),
         (["a.npy", "--ensemble-methods", "vote,average"], "take one method"),
     ],
 )

@@ -19,7 +19,7 @@ from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.export.metadata import decoders, describe_bundle
 from tercet.export.onnx_assembly import assemble_onnx
-from tercet.export.onnx_members import member_graphs
+from tercet.export.onnx_members import export_member
 from tercet.export.torch_export import assemble_program
 from tercet.inference.evaluate import Evaluation, evaluate
 from tercet.inference.onnx_file import read_checked, write_checked
@@ -55,7 +55,7 @@ def members() -> tuple[Member, ...]:
 
 @pytest.fixture(scope="module")
 def graphs(members: tuple[Member, ...]) -> list[ModelProto]:
-    return member_graphs(Bundle(LABELS, members, sets=MultilabelRule("vote", (0.5, 0.5))))
+    return [export_member(member) for member in members]
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ from tercet.core.types import InputSpec
 from tercet.data.loader import prepare
 from tercet.export.onnx_graph import Graph
 from tercet.export.onnx_preprocessing import add_preprocessing
-from tercet.export.torch_preprocessing import DynamicPreprocess, InputGeometry
+from tercet.export.torch_preprocessing import DynamicPreprocess, input_geometry
 from tercet.export.tracing import trace
 
 TOLERANCE = 2e-5  # torch and onnxruntime compute the filter weights in 32 bits
 
 
 @cache
-def session(geometry: InputGeometry) -> onnxruntime.InferenceSession:
+def session(geometry: InputSpec) -> onnxruntime.InferenceSession:
     graph = Graph()
     graph.copy_to(add_preprocessing(graph, "images", geometry), "pixels")
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", "H", "W", 3])
@@ -34,7 +34,7 @@ def session(geometry: InputGeometry) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph.model("preprocessing", [images], [pixels]).SerializeToString(), options)
 
 
-def preprocess(form: str, geometry: InputGeometry, images: np.ndarray) -> np.ndarray:
+def preprocess(form: str, geometry: InputSpec, images: np.ndarray) -> np.ndarray:
     if form == "onnx":
         return session(geometry).run(None, {"images": images})[0]
     return DynamicPreprocess(geometry)(torch.tensor(images)).numpy()
@@ -45,7 +45,7 @@ def gap(
 ) -> float:
     """Return the largest difference between a format and the loaders on images of noise."""
     images = np.random.default_rng(seed).integers(0, 256, (count, *size, 1 if grey else 3), dtype=np.uint8)
-    pixels = preprocess(form, InputGeometry.of(spec), np.repeat(images, 3, axis=3) if grey else images)
+    pixels = preprocess(form, input_geometry(spec), np.repeat(images, 3, axis=3) if grey else images)
     expected = np.stack([prepare(image, spec).numpy() for image in images])
     assert pixels.shape == expected.shape
     return float(abs(pixels - expected).max())
@@ -111,7 +111,7 @@ class PreprocessAll(nn.Module):
 
     def __init__(self, specs: list[InputSpec]) -> None:
         super().__init__()
-        self.modules_of_specs = nn.ModuleList(DynamicPreprocess(InputGeometry.of(spec)) for spec in specs)
+        self.modules_of_specs = nn.ModuleList(DynamicPreprocess(input_geometry(spec)) for spec in specs)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         return [module(images) for module in self.modules_of_specs]
@@ -136,4 +136,4 @@ def test_a_program_accepts_other_sizes_than_the_traced_one() -> None:
 
 def test_channels_other_than_grey_and_colour_are_refused() -> None:
     with pytest.raises(ModelError, match="reads 4 channels"):
-        InputGeometry.of(InputSpec((8, 8), channels=4))
+        input_geometry(InputSpec((8, 8), channels=4))

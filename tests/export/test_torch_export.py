@@ -31,7 +31,7 @@ from tercet.ensemble.combine import Combiner
 from tercet.ensemble.combiners import combine
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.export.metadata import describe_bundle
-from tercet.export.torch_export import Combine, EnsembleModule, apply_calibration, assemble_program, decide_labels
+from tercet.export.torch_export import EnsembleModule, Outputs, assemble_program
 from tercet.export.tracing import trace
 from tercet.export.verification import compare_outputs
 from tercet.inference.torch_model import DOCUMENT, TorchModel, save_program
@@ -56,26 +56,18 @@ def check_export(tmp_path: Path, bundle: Bundle) -> None:
 # -------------------------------------------------------------------------------------------------- combiners
 
 
-class CombineLogits(nn.Module):
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__()
-        self.combine, self.calibration = Combine(bundle.combiner), bundle.calibration
-
-    def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        return apply_calibration(self.combine(logits, logits.softmax(2)), self.calibration)
-
-
 def combine_both(bundle: Bundle, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return the combined probabilities of the traced program and of the bundle, for members' logits N M K."""
-    program = trace(CombineLogits(bundle), logits[:2], dynamic={0: "batch"}).module()
+    program = trace(Outputs(bundle), logits[:2], dynamic={0: "batch"}).module()
     ids = [str(row) for row in range(len(logits))]
     members = [
         Predictions.from_logits(values.numpy(), ids=ids, classes=CLASSES) for values in logits.double().unbind(1)
     ]
     expected = combine(bundle.combiner, members)
     expected = expected if bundle.calibration is None else bundle.calibration.apply(expected)
-    torch.testing.assert_close(program(logits[:1]).detach(), program(logits)[:1].detach())
-    return program(logits).detach().numpy(), expected.probabilities
+    result = program(logits)["probabilities"].detach()
+    torch.testing.assert_close(program(logits[:1])["probabilities"].detach(), result[:1])
+    return result.numpy(), expected.probabilities
 
 
 @pytest.mark.parametrize(("kind", "temperature"), [*((kind, None) for kind in KINDS), ("average", 2.5), ("vote", 2.5)])
@@ -139,7 +131,7 @@ def test_metadata_describes_the_bundle(ensemble: Bundle, model: TorchModel) -> N
 
 
 def test_the_file_stores_each_weight_once_and_no_paths(ensemble: Bundle, model: TorchModel) -> None:
-    modules = [*(item.classifier for item in ensemble.members), Combine(ensemble.combiner)]
+    modules = [*(item.classifier for item in ensemble.members), Outputs(ensemble)]
     sizes = {id(value): value.nbytes for module in modules for value in (*module.parameters(), *module.buffers())}
     with zipfile.ZipFile(model.path) as archive:
         tensors = [
@@ -199,17 +191,19 @@ def test_test_time_augmentation_is_exported(tmp_path: Path) -> None:
     check_export(tmp_path, Bundle(CLASSES, (augmented,)))
 
 
-@pytest.mark.parametrize("method", ["single", "average", "vote"])
+@pytest.mark.parametrize("method", ["single", "average", "vote", "mine"])
 def test_multilabel_rules_give_the_labels_of_the_bundle(method: str) -> None:
     count = 1 if method == "single" else 3
-    rule = MultilabelRule(method, (0.4, 0.5, 0.6)[:count], 0.45)  # type: ignore[arg-type]
+    own = {"weights": (0.5, 0.2, 0.3), "operation": "vote"} if method == "mine" else {}  # as a bundle stores it
+    rule = MultilabelRule(method, (0.4, 0.5, 0.6)[:count], 0.45, **own)
     logits = torch.randn(60, count, 3, generator=torch.Generator().manual_seed(1))
     ids = tuple(map(str, range(60)))
     unknown = np.full((60, 3), -1)
     expected = rule.combine(rule.members(Logits(ids, logits.flatten(1).numpy(), unknown), CLASSES))
-    scores, labels = decide_labels(logits.sigmoid(), rule)
-    np.testing.assert_allclose(scores.numpy(), expected.scores, atol=1e-6)
-    assert (labels.numpy() == expected.chosen).all()
+    members = tuple(replace(make_member("rows"), name=str(number)) for number in range(count))
+    outputs = Outputs(Bundle(CLASSES, members, sets=rule))(logits)
+    np.testing.assert_allclose(outputs["probabilities"].numpy(), expected.scores, atol=1e-6)
+    assert (outputs["chosen"].numpy() == expected.chosen).all()
 
 
 def test_multilabel_bundles_are_exported(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Multi-label metrics against scikit-learn, thresholds, and ensembles."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel
+from tercet.core.registry import PARTS
+from tercet.ensemble.combine import EnsembleMethod
+from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel, fit_rule
 from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import fit_threshold, per_label, score_multilabel, validation_multilabel_scores
 from tercet.metrics.tables import as_text
@@ -78,7 +82,7 @@ def test_fit_threshold_maximizes_the_metric(monitor: str) -> None:
     fitted = fit_threshold(predictions.scores, predictions.truth, monitor)
 
     def metric(threshold: float) -> float:
-        return getattr(score_multilabel(predictions.with_chosen(predictions.scores > threshold)), monitor)
+        return getattr(score_multilabel(predictions.with_threshold(threshold)), monitor)
 
     assert metric(fitted) >= max(metric(threshold) for threshold in np.arange(0.05, 1, 0.05)) - 1e-12
     assert fit_threshold(np.array([[0.9, 0.1]]), np.array([[1, 0]])) == 0.5  # all are equally good: the middle
@@ -86,11 +90,17 @@ def test_fit_threshold_maximizes_the_metric(monitor: str) -> None:
 
 def test_cross_fitted_labels_use_thresholds_of_other_rows() -> None:
     predictions = random_predictions(count=30, noise=0.6)
-    fitted = cross_fitted_multilabel(predictions, "o_f1", folds=5)
+
+    def fit_predict(
+        fitted: Sequence[MultilabelPredictions], others: Sequence[MultilabelPredictions]
+    ) -> MultilabelPredictions:
+        return others[0].with_threshold(best_threshold(fitted[0], "o_f1"))
+
+    fitted = cross_fitted_multilabel([predictions], fit_predict, folds=5)
     assert np.array_equal(fitted.scores, predictions.scores) and not np.array_equal(fitted.chosen, predictions.chosen)
-    best = predictions.with_chosen(predictions.scores > best_threshold(predictions, "o_f1"))
+    best = predictions.with_threshold(best_threshold(predictions, "o_f1"))
     assert score_multilabel(fitted).o_f1 <= score_multilabel(best).o_f1 + 1e-12
-    leave_one_out = cross_fitted_multilabel(predictions, "o_f1", folds=30)
+    leave_one_out = cross_fitted_multilabel([predictions], fit_predict, folds=30)
     for row in (0, 7):
         others = predictions.take([index for index in range(30) if index != row])
         assert np.array_equal(leave_one_out.chosen[row], predictions.scores[row] > best_threshold(others, "o_f1"))
@@ -108,6 +118,20 @@ def test_rules_combine_scores_or_votes() -> None:
         MultilabelRule("vote", (0.5,) * 3).combine(members[:2])
     with pytest.raises(DataError, match="same samples"):
         MultilabelRule("vote", (0.5,) * 2).combine([members[0], members[1].take([0, 1])])
+
+
+def test_methods_of_the_caller_combine_label_sets() -> None:
+    members = [random_predictions(noise=noise) for noise in (0.3, 0.8)]
+    method = EnsembleMethod(fit=lambda members, monitor: [score_multilabel(item).o_f1 for item in members])
+    with PARTS["combiner"].scoped({"mine": replace(method, multilabel=True), "single-label": method}):
+        rule = fit_rule("mine", members, (0.5, 0.5), "o_f1")
+        values = json.loads(json.dumps(rule.to_dict()))
+        with pytest.raises(ConfigError, match="'single-label' cannot combine label sets: use average or vote or mine"):
+            MultilabelRule("single-label", (0.5, 0.5), weights=(0.5, 0.5))
+    assert rule.weights is not None and rule.weights[0] > rule.weights[1]
+    combined = rule.combine(members)
+    assert np.allclose(combined.scores, rule.weights[0] * members[0].scores + rule.weights[1] * members[1].scores)
+    assert MultilabelRule.from_dict(values, 2) == replace(rule, weights=rule.weights)  # weights need no registered code
 
 
 def test_a_rule_round_trips_through_json_and_damage_raises() -> None:

@@ -52,16 +52,19 @@ def _tune(parsed: ParsedArguments) -> CommandResult:
 
 
 def _ensemble(parsed: ParsedArguments) -> CommandResult:
-    from tercet.experiments.ensemble_files import are_files, combine_files
+    from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, trains_head
 
     inputs = parsed.positional["inputs"]
-    if are_files(inputs):  # needs no PyTorch
+    result: Any
+    if are_files(inputs) and not trains_head(parsed):  # needs no PyTorch
         result = combine_files(inputs, parsed)
-        return CommandResult(result.to_text(), result.to_dict())
-    from tercet.experiments.ensemble import run_ensemble
+    else:
+        from tercet.experiments.ensemble import combine_inputs
 
-    run = run_ensemble(inputs, parsed, console=_console())
-    return CommandResult(f"{run.report}\nbundle: {run.path / 'bundle'}\n", dict(run.metrics))
+        result = combine_inputs(inputs, parsed, console=_console())
+    if isinstance(result, CombinedPredictions):
+        return CommandResult(result.to_text(), result.to_dict())
+    return CommandResult(f"{result.report}\nbundle: {result.path / 'bundle'}\n", dict(result.metrics))
 
 
 def _evaluate(parsed: ParsedArguments) -> CommandResult:

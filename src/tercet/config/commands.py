@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions, Positional
-from tercet.config.run import CalibrationConfig, DataConfig, FusionConfig, Method, RunConfig
+from tercet.config.run import CalibrationConfig, DataConfig, FusionConfig, RunConfig, unknown_methods
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import raise_problems
@@ -69,7 +69,7 @@ class TTAOptions:
 class EnsembleConfig:
     """Ensemble methods and output; `labels`, `ties` and `keep` are for prediction files, `seed` and below for runs."""
 
-    ensemble_methods: tuple[Method, ...] | None = None
+    ensemble_methods: tuple[str, ...] | None = field(default=None, metadata={"registry": "combiner"})
     """Ensemble methods (default: all for runs, average for prediction files, which take one)."""
     output: str | None = None
     """Run folder (default: runs/ensemble-N); for prediction files, a .npz or .csv file (default: none)."""
@@ -87,7 +87,8 @@ class EnsembleConfig:
     """Threads per process."""
 
     def __post_init__(self) -> None:
-        raise_problems([self.keep < 1 and f"keep {self.keep} must be positive"])
+        problems = unknown_methods(self.ensemble_methods or ())
+        raise_problems([*problems, self.keep < 1 and f"keep {self.keep} must be positive"])
 
 
 @dataclass(frozen=True)

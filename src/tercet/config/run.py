@@ -6,6 +6,7 @@ YAML files, the command line and Python keywords share the same keys: the fields
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import raise_problems
+from tercet.core.registry import PARTS
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,14 @@ class CalibrationConfig:
 
 UNCALIBRATED = CalibrationConfig(temperature="none")
 
-Method = Literal["average", "pruned", "weighted", "vote", "greedy", "e2e"]
-METHODS: tuple[Method, ...] = ("average", "pruned", "weighted", "vote", "greedy", "e2e")
-"""In order of preference at equal scores."""
+METHODS = ("average", "pruned", "weighted", "vote", "greedy", "e2e")
+"""Ensemble methods that are tried by default, in order of preference at equal scores."""
+
+
+def unknown_methods(methods: Sequence[str]) -> list[str]:
+    """Return a problem for each name that is not a registered ensemble method."""
+    others = [name for name in methods if name not in METHODS]  # the registry is only read for these
+    return [PARTS["combiner"].unknown(name) for name in others if name not in PARTS["combiner"]]
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,7 @@ class RunConfig:
 
     members: tuple[Any, ...] = ()
     """Networks to train: names, YAML files, or mappings of `model` and its options (default: three suitable ones)."""
-    ensemble_methods: tuple[Method, ...] = METHODS
+    ensemble_methods: tuple[str, ...] = field(default=METHODS, metadata={"registry": "combiner"})
     """Ensemble methods to try; the best on validation is selected."""
     tta: str = "none"
     """Test-time augmentation to try (flip, vflip, shifts:2, crops:3@540, joined by +); used if it is better."""
@@ -207,6 +214,7 @@ class RunConfig:
         repeated = sorted({method for method in self.ensemble_methods if self.ensemble_methods.count(method) > 1})
         raise_problems(
             [
+                *unknown_methods(self.ensemble_methods),
                 bool(repeated) and f"ensemble_methods lists {', '.join(repeated)} twice",
                 self.seed < 0 and "seed must not be negative",
                 self.threads is not None and self.threads < 1 and "threads must be positive",

@@ -72,10 +72,7 @@ class Rejection:
     """Number of images that the threshold was fitted on."""
 
     def __post_init__(self) -> None:
-        _require_fractions(
-            "the reject threshold", asdict(self), "threshold", "risk", "confidence", "accepted", "errors"
-        )
-        _require_count("the reject threshold", self.rows)
+        _check_values("the reject threshold", self)
 
     def rejected(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
         """Return whether each row (N K) is rejected (N)."""
@@ -96,8 +93,7 @@ class PredictionSets:
     """Number of images that the quantile was computed on."""
 
     def __post_init__(self) -> None:
-        _require_fractions("the quantile of the prediction sets", asdict(self), "quantile", "coverage")
-        _require_count("the quantile of the prediction sets", self.rows)
+        _check_values("the quantile of the prediction sets", self)
 
 
 @dataclass(frozen=True)
@@ -165,10 +161,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require_fractions(what: str, values: dict[str, Any], *names: str) -> None:
-    for name in names:
-        if not (_is_number(values[name]) and 0 <= values[name] <= 1):
-            raise ModelError(f"{what}: {name} {values[name]!r} does not lie in [0, 1]")
+def _check_values(what: str, values: Rejection | PredictionSets) -> None:
+    """Raise ModelError unless `rows` is a number of images, and all other values are fractions."""
+    _require_count(what, values.rows)
+    for name, value in asdict(values).items():
+        if name != "rows" and not (_is_number(value) and 0 <= value <= 1):
+            raise ModelError(f"{what}: {name} {value!r} does not lie in [0, 1]")
 
 
 def _require_count(what: str, rows: object) -> None:

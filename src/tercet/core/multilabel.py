@@ -131,9 +131,9 @@ class MultilabelPredictions:
         ids = tuple(self.ids[row] for row in index)
         return MultilabelPredictions(ids, self.classes, self.scores[index], self.chosen[index], self.truth[index])
 
-    def with_chosen(self, chosen: ArrayLike) -> MultilabelPredictions:
-        """Return the same scores with other chosen labels (N K)."""
-        return replace(self, chosen=np.asarray(chosen))
+    def with_threshold(self, threshold: float) -> MultilabelPredictions:
+        """Return the same scores with the labels chosen whose score exceeds the threshold."""
+        return replace(self, chosen=self.scores > threshold)
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file without pickled objects."""

@@ -153,11 +153,14 @@ class Registry(Generic[Value]):
         while self._providers:  # emptied first: a provider may read the registry while it is imported
             importlib.import_module(self._providers.pop())
 
+    def unknown(self, name: str) -> str:
+        """Return the error message for a name that is not registered."""
+        return f"unknown {self.kind} '{name}'{did_you_mean(name, self)} (known: {', '.join(self)})"
+
     def __getitem__(self, name: str) -> Value:
         self._load()
         if name not in self._values:
-            known = ", ".join(self)
-            raise ConfigError(f"unknown {self.kind} '{name}'{did_you_mean(name, self)} (known: {known})")
+            raise ConfigError(self.unknown(name))
         return self._values[name]
 
     def __contains__(self, name: object) -> bool:

@@ -6,7 +6,7 @@ Shapes: B images, C channels, H x W pixels, K classes, M members.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tercet.core.errors import ConfigError
@@ -56,6 +56,11 @@ class InputSpec:
             problems.append(f"crop_pct {self.crop_pct} must lie in (0, 1]")
         if problems:
             raise ConfigError("input: " + "; ".join(problems))
+
+    @property
+    def geometry(self) -> InputSpec:
+        """The spec without mean and std, which the network applies itself: equal geometries give equal pixels."""
+        return replace(self, mean=(0.5,), std=(0.5,))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -28,8 +28,6 @@ from tercet.data.transforms import PRESETS, augment, cutmix, erase, mixup
 _ORDER, _AUGMENT, _MIX, _ERASE = range(4)  # purposes of the random generators
 _NATIVE_RATIO = 4  # images with at most this many times the pixels of the largest spec are augmented before the resize
 
-Geometry = tuple[tuple[int, int], int, str, str, float]
-
 
 def prepare(image: Pixels, spec: InputSpec) -> Tensor:
     """Convert one uint8 image H W C to the size and channels of `spec`: floats in [0, 1], C H W.
@@ -55,17 +53,12 @@ def _to_spec(images: Tensor, spec: InputSpec) -> Tensor:
     return to_channels(images, spec.channels).contiguous()
 
 
-def _geometry(spec: InputSpec) -> Geometry:
-    """Return the fields of a spec that determine its pixels; the network itself applies mean and std."""
-    return spec.size, spec.channels, spec.interpolation, spec.crop_mode, spec.crop_pct
-
-
 class _Assembler:
     """Assembles the images of a batch, one tensor (B C H W) per geometry; also used in worker processes."""
 
     def __init__(self, images: CachedImages, specs: Sequence[InputSpec]) -> None:
         self.images = images
-        self.specs = {_geometry(spec): spec for spec in specs}
+        self.specs = {spec.geometry: spec for spec in specs}
         self.native = _keeps_native_size(images, specs)
 
     def __call__(self, rows: Ints) -> tuple[Tensor, ...]:
@@ -168,7 +161,7 @@ class ImageLoader:
         self._num_workers = num_workers if images.on_demand else 0
         self._check(images, specs)
         self._assemble = _Assembler(images, specs)
-        self._branches = [list(self._assemble.specs).index(_geometry(spec)) for spec in specs]
+        self._branches = [list(self._assemble.specs).index(spec.geometry) for spec in specs]
 
     def _check(self, images: CachedImages, specs: Sequence[InputSpec]) -> None:
         if not len(self._rows) == len(self._ids) == len(self._labels):

@@ -63,11 +63,7 @@ def fit_temperature(predictions: Predictions) -> float:
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
-    """Return the predictions with probabilities softmax(log p / T).
-
-    Raises:
-        ConfigError: The temperature is not positive and finite.
-    """
+    """Return the predictions with probabilities softmax(log p / T); T must be positive and finite."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature} must be positive")
     return replace(predictions, probabilities=apply_temperature(predictions.probabilities, temperature))
@@ -76,11 +72,7 @@ def with_temperature(predictions: Predictions, temperature: float) -> Prediction
 def cross_fitted_temperature(
     predictions: Predictions, *, folds: int = 5, seed: int = 0, groups: Sequence[str] | None = None
 ) -> Predictions:
-    """Return the labelled rows, calibrated by temperatures that were fitted on other folds; see `cross_fit`.
-
-    Raises:
-        DataError: Fewer than two rows have a label.
-    """
+    """Return the labelled rows, calibrated by temperatures that were fitted on other folds; see `cross_fit`."""
     known = _labelled_rows(predictions)
 
     def fit_predict(fitted: Ints, held_out: Ints) -> Predictions:
@@ -93,15 +85,10 @@ def cross_fitted_temperature(
 def calibrate_probabilities(
     predictions: Predictions, *, folds: int = 5, seed: int = 0, groups: Sequence[str] | None = None
 ) -> Calibration:
-    """Return the temperature for the labelled rows, with its cross-fitted scores.
+    """Return the temperature for the labelled rows, with its cross-fitted scores; see `cross_fit` for the options.
 
-    T is 1 if temperature scaling does not lower the cross-fitted log loss.
-
-    Args:
-        predictions: Cross-fitted, if the combiner was fitted on these rows.
-        folds: Number of folds.
-        seed: Seed of the folds.
-        groups: N group names, in the order of the rows.
+    T is 1 if temperature scaling does not lower the cross-fitted log loss. If the combiner was fitted on these rows,
+    the predictions must be cross-fitted, too.
 
     Raises:
         DataError: Fewer than two rows have a label, or there is only one class.
@@ -110,25 +97,16 @@ def calibrate_probabilities(
     before = score(known)
     after = score(cross_fitted_temperature(predictions, folds=folds, seed=seed, groups=groups))
     improves = after.log_loss < before.log_loss
-    after = after if improves else before
+    scores = {"before": before, "after": after if improves else before}
     return Calibration(
         fit_temperature(known) if improves else 1.0,
         len(known),
-        before.ece,
-        after.ece,
-        before.log_loss,
-        after.log_loss,
-        before.brier,
-        after.brier,
+        **{f"{name}_{time}": getattr(scores[time], name) for name in ("ece", "log_loss", "brier") for time in scores},
     )
 
 
 def split_half(predictions: Predictions, *, seed: int = 0, groups: Sequence[str] | None = None) -> tuple[Ints, Ints]:
-    """Return the indices of the labelled rows in two stratified halves; groups are not divided, see `split_folds`.
-
-    Raises:
-        DataError: Fewer than two rows have a label.
-    """
+    """Return the indices of the labelled rows in two stratified halves; groups are not divided, see `split_folds`."""
     known = np.flatnonzero(predictions.known)
     known_groups = None if groups is None else [groups[row] for row in known.tolist()]
     first, second = split_folds(predictions.labels[known], folds=2, seed=seed, groups=known_groups)[0]
@@ -154,10 +132,6 @@ def reject_threshold(
 
     Returns:
         None if no threshold passes: the error rate is too high, or there are too few rows.
-
-    Raises:
-        ConfigError: `risk` or `confidence` is not in (0, 1).
-        DataError: No row has a label.
     """
     _require_between("risk", risk)
     _require_between("confidence", confidence)
@@ -189,14 +163,10 @@ def conformal(predictions: Predictions, coverage: float) -> PredictionSets | Non
 
     Returns:
         None if there are too few rows: n rows allow a coverage of at most n / (n + 1).
-
-    Raises:
-        ConfigError: `coverage` is not in (0, 1).
-        DataError: No row has a label.
     """
     _require_between("coverage", coverage)
     known = _labelled_rows(predictions)
-    rank = quantile_rank(len(known), coverage)
+    rank = math.ceil((len(known) + 1) * coverage - 1e-9)  # robust against rounding errors of integer products
     if rank > len(known):
         return None
     scores = np.sort(1 - known.probabilities[np.arange(len(known)), known.labels])
@@ -206,12 +176,8 @@ def conformal(predictions: Predictions, coverage: float) -> PredictionSets | Non
 def check_coverage(predictions: Predictions, calibration: Calibration) -> dict[str, float | None]:
     """Return the measured error rate and coverage on labelled rows whose probabilities are already calibrated.
 
-    Returns:
-        With a threshold, `accepted` (share of accepted rows) and `errors_accepted` (their error rate; None if no row is
-        accepted). With conformal prediction, `set_coverage` and `set_size` (mean number of classes).
-
-    Raises:
-        DataError: No row has a label.
+    With a threshold, `accepted` (share of accepted rows) and `errors_accepted` (their error rate; None if no row is
+    accepted). With conformal prediction, `set_coverage` and `set_size` (mean number of classes).
     """
     known = _labelled_rows(predictions)
     values: dict[str, float | None] = {}
@@ -224,11 +190,6 @@ def check_coverage(predictions: Predictions, calibration: Calibration) -> dict[s
         covered = sets[np.arange(len(known)), known.labels]
         values |= {"set_coverage": float(covered.mean()), "set_size": float(sets.sum(axis=1).mean())}
     return values
-
-
-def quantile_rank(rows: int, coverage: float) -> int:
-    """Return ceil((n + 1) coverage), robust against rounding errors of integer products."""
-    return math.ceil((rows + 1) * coverage - 1e-9)
 
 
 def _ranked(predictions: Predictions) -> tuple[Floats, Floats]:

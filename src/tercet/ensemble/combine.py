@@ -1,85 +1,123 @@
-"""Ensemble methods: average, weighted mean, vote, pruned mean.
+"""Ensemble methods: how the members' predictions are combined. Shapes: B samples, M members, K classes.
 
-Shapes: B samples, M members, K classes. Each method has two functions: one for an array of probabilities B M K, and one
-for `Predictions`, which are first matched by sample id and class name.
+A method is described by data (an operation, and the weights of the members), which is interpreted here for NumPy and in
+`tercet.export.torch_export` for exported files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.predictions import Floats, Predictions, aligned
+from tercet.core.registry import PARTS, Registry
 
 Ties = Literal["lowest", "mean"]
+WeightedOperation = Literal["mean", "pruned", "vote"]
+Operation = Literal[WeightedOperation, "function", "head"]
 TIE_SHARE = 2e-5
 """Weight of the mean probability that breaks ties: far below 1 / M, but large enough for float32 in exported files."""
 
 
-def average_stack(stack: Floats) -> Floats:
-    """Return the mean over members: B M K to B K."""
-    mean: Floats = stack.mean(axis=1)
-    return mean
+@dataclass(frozen=True)
+class EnsembleMethod:
+    """An ensemble method: a part of kind "combiner", registered by name."""
+
+    operation: Operation = "mean"
+    """Weighted mean over the members: of probabilities (`mean`), of the largest probabilities (`pruned`), or of votes
+    (`vote`). `function` combines in any other way; `head` trains a network on the predictions."""
+    fit: Callable[[Sequence[Any], Monitor], ArrayLike] | None = None
+    """Takes the predictions of M members and the monitored metric, returns M weights; None: equal weights."""
+    multilabel: bool = False
+    """Whether it also combines the label sets of multi-label members; then `fit` takes their predictions, too."""
+    function: Callable[[Floats], Floats] | None = None
+    """For `function`: takes the members' probabilities B M K, returns B K."""
+    module: Callable[[], Any] | None = None
+    """For `function`: returns a PyTorch module that does the same; without it, bundles cannot be exported."""
+
+    def __post_init__(self) -> None:
+        if self.operation not in get_args(Operation) or (self.operation == "function") != (self.function is not None):
+            raise ConfigError(f"operation '{self.operation}' must be mean, pruned or vote, or function with a function")
+        if self.fit is not None and self.operation not in get_args(WeightedOperation):
+            raise ConfigError(f"operation {self.operation} takes no weights: omit fit")
+        if self.multilabel and self.operation not in ("mean", "vote"):
+            raise ConfigError(f"operation {self.operation} cannot combine label sets: use mean or vote")
 
 
-def weighted_stack(stack: Floats, weights: ArrayLike) -> Floats:
-    """Return the weighted mean over members: B M K to B K.
-
-    Args:
-        stack: B M K.
-        weights: M non-negative values; they are divided by their sum.
-
-    Raises:
-        ConfigError: The weights are invalid; see `normalize_weights`.
-    """
-    mean: Floats = np.einsum("bmk,m->bk", stack, normalize_weights(weights, stack.shape[1]))
-    return mean
+ENSEMBLE_METHODS: Registry[EnsembleMethod] = PARTS["combiner"]
 
 
-def vote_stack(stack: Floats, ties: Ties = "lowest") -> Floats:
-    """Return the share of members that vote for each class: B M K to B K.
-
-    Args:
-        stack: B M K.
-        ties: Which class wins a tie: `lowest` (the lowest index) or `mean` (the highest mean probability, which is
-            added to the vote shares with the weight `TIE_SHARE`).
-
-    Raises:
-        ConfigError: `ties` is unknown.
-    """
-    if ties not in ("lowest", "mean"):
-        raise ConfigError(f"unknown ties '{ties}' (known: lowest, mean)")
-    shares: Floats = np.eye(stack.shape[2])[stack.argmax(axis=2)].mean(axis=1)
-    return shares if ties == "lowest" else (1 - TIE_SHARE) * shares + TIE_SHARE * average_stack(stack)
-
-
-def pruned_stack(stack: Floats, keep: int = 1) -> Floats:
-    """Return the mean over members after zeroing all but the `keep` most probable classes of each: B M K to B K.
-
-    This is Algorithm 2 of the paper, with its misprints read as follows: each row keeps its first maximum *with its
-    value*, then the members are averaged. Unlike in the paper, rows are then divided by their sum, so that they sum to
-    1; this does not move the maximum.
-
-    Args:
-        stack: B M K.
-        keep: Classes kept per row and member; the lowest index wins ties.
+def ensemble_method(name: str) -> EnsembleMethod:
+    """Return an ensemble method by name.
 
     Raises:
-        ConfigError: `keep` is not positive.
+        ConfigError: The name is unknown, or the caller's part of this name is not an `EnsembleMethod`.
     """
-    if keep < 1:
-        raise ConfigError(f"keep {keep} must be positive")
-    top = np.argsort(-stack, axis=2, kind="stable")[:, :, :keep]
-    pruned = np.zeros_like(stack)
-    np.put_along_axis(pruned, top, np.take_along_axis(stack, top, axis=2), axis=2)
-    mean = average_stack(pruned)
+    method = ENSEMBLE_METHODS[name]
+    if not isinstance(method, EnsembleMethod):
+        raise ConfigError(f"ensemble method '{name}' is of type {type(method).__name__}, expected EnsembleMethod")
+    return method
+
+
+def is_fitted(method: str) -> bool:
+    """Return whether the method learns weights or a head from labels, so that its score needs cross-fitting."""
+    return ensemble_method(method).fit is not None or ensemble_method(method).operation == "head"
+
+
+def combine_values(
+    operation: WeightedOperation,
+    values: Floats,
+    *,
+    weights: ArrayLike | None = None,
+    votes: Floats | None = None,
+    ties: Ties = "lowest",
+    keep: int = 1,
+) -> Floats:
+    """Return the combined probabilities, or scores of labels: B M K to B K.
+
+    Args:
+        operation: `mean`; `vote`, the share of votes; or `pruned`, the mean after zeroing all but the `keep` most
+            probable classes of each row and member. This is Algorithm 2 of the paper, with its misprints read as
+            follows: each row keeps its first maximum *with its value*, then the members are averaged. Unlike in the
+            paper, rows are then divided by their sum, so that they sum to 1; this does not move the maximum.
+        values: B M K.
+        weights: M weights that sum to 1; None: equal weights.
+        votes: Votes of the members, B M K (default: one for the most probable class; the lowest index wins ties).
+        ties: Which class wins a tie of votes: `lowest` (the lowest index) or `mean` (the highest mean probability,
+            which is added to the shares of votes with the weight `TIE_SHARE`).
+        keep: Classes kept by `pruned`; the lowest index wins ties.
+
+    Raises:
+        ConfigError: `ties` is unknown, or `keep` is not positive.
+    """
+    _check_options(ties, keep)
+    if operation == "mean":
+        return _weighted_mean(values, weights)
+    if operation == "vote":
+        shares = _weighted_mean(np.eye(values.shape[2])[values.argmax(axis=2)] if votes is None else votes, weights)
+        return shares if ties == "lowest" else (1 - TIE_SHARE) * shares + TIE_SHARE * _weighted_mean(values, weights)
+    top = np.argsort(-values, axis=2, kind="stable")[:, :, :keep]
+    pruned = np.zeros_like(values)
+    np.put_along_axis(pruned, top, np.take_along_axis(values, top, axis=2), axis=2)
+    mean = _weighted_mean(pruned, weights)
     normalized: Floats = mean / mean.sum(axis=1, keepdims=True)
     return normalized
+
+
+def _check_options(ties: Ties, keep: int) -> None:
+    if ties not in get_args(Ties) or keep < 1:
+        raise ConfigError(f"ties '{ties}' must be lowest or mean, and keep {keep} positive")
+
+
+def _weighted_mean(values: Floats, weights: ArrayLike | None) -> Floats:
+    mean: Floats = values.mean(axis=1) if weights is None else np.einsum("bmk,m->bk", values, np.asarray(weights))
+    return mean
 
 
 def normalize_weights(weights: ArrayLike, num_members: int) -> Floats:
@@ -100,100 +138,85 @@ def normalize_weights(weights: ArrayLike, num_members: int) -> Floats:
     return normalized
 
 
-def stack_members(members: Sequence[Predictions]) -> tuple[Predictions, Floats]:
-    """Return the first member with all known labels, and the probabilities of all members (B M K); see `aligned`."""
-    matched = aligned(members)
-    return matched[0], np.stack([member.probabilities for member in matched], axis=1)
+def resolve_operation(method: str, operation: Operation | None, *, weighted: bool) -> Operation:
+    """Return the operation of a method, given that stored in a bundle, if any.
+
+    Bundles store it for methods of the caller's: only functions need to be registered where the bundle is loaded.
+
+    Raises:
+        ConfigError: The method is unknown or trains a head, has another operation, or has weights where it fits none.
+    """
+    if operation in get_args(WeightedOperation) and method not in ENSEMBLE_METHODS:
+        return operation  # type: ignore[return-value]
+    registered = ensemble_method(method)
+    if operation not in (None, registered.operation):
+        raise ConfigError(f"the operation of '{method}' is {registered.operation}, not {operation}")
+    if registered.operation == "head":
+        raise ConfigError(f"'{method}' has a trained head in place of a combiner")
+    if weighted != (registered.fit is not None):
+        raise ConfigError(f"'{method}' {'takes no' if weighted else 'needs'} weights")
+    return registered.operation
 
 
-def average(members: Sequence[Predictions]) -> Predictions:
-    """Return the mean of the members' probabilities."""
-    return _combine(members, average_stack)
-
-
-def weighted(members: Sequence[Predictions], weights: ArrayLike) -> Predictions:
-    """Return the weighted mean of the members' probabilities; see `weighted_stack`."""
-    return _combine(members, lambda stack: weighted_stack(stack, weights))
-
-
-def vote(members: Sequence[Predictions], ties: Ties = "lowest") -> Predictions:
-    """Return the share of members that vote for each class; see `vote_stack`."""
-    return _combine(members, lambda stack: vote_stack(stack, ties))
-
-
-def pruned(members: Sequence[Predictions], keep: int = 1) -> Predictions:
-    """Return the mean of the members' largest probabilities; see `pruned_stack`."""
-    return _combine(members, lambda stack: pruned_stack(stack, keep))
-
-
-def _combine(members: Sequence[Predictions], combine: Callable[[Floats], Floats]) -> Predictions:
-    first, stack = stack_members(members)
-    return replace(first, probabilities=combine(stack))
-
-
-_WEIGHTED = ("weighted", "greedy")
-_KNOWN = ("average", "pruned", "vote", *_WEIGHTED, "e2e")
+def stored_operation(method: str, operation: Operation | None) -> Operation | None:
+    """Return the operation if a bundle needs it, because the method is of the caller's; None for built-in methods."""
+    return None if method in ENSEMBLE_METHODS and method not in ENSEMBLE_METHODS.custom() else operation
 
 
 @dataclass(frozen=True)
 class Combiner:
-    """An ensemble method with its fitted parameters, as stored in a bundle."""
+    """An ensemble method with its fitted weights, as stored in a bundle."""
 
     method: str
-    """average, pruned, vote, weighted, greedy (weights from greedy selection), or e2e (a trained head combines)."""
     names: tuple[str, ...]
     """M member names, in the order of the stack."""
     weights: tuple[float, ...] | None = None
-    """weighted and greedy: M weights that sum to 1."""
+    """M weights that sum to 1, if the method fits weights."""
     ties: Ties = "lowest"
-    """vote: see `vote_stack`."""
+    """vote: see `combine_values`."""
     keep: int = 1
-    """pruned: see `pruned_stack`."""
+    """pruned: see `combine_values`."""
+    operation: Operation | None = None
+    """Default: that of the registered method; see `resolve_operation`."""
 
     def __post_init__(self) -> None:
-        if self.method not in _KNOWN:
-            raise ConfigError(f"unknown ensemble method '{self.method}' (known: {', '.join(_KNOWN)})")
+        operation = resolve_operation(self.method, self.operation, weighted=self.weights is not None)
+        object.__setattr__(self, "operation", operation)
         if not self.names:
             raise ConfigError("an ensemble needs at least one member")
-        if (self.weights is not None) != (self.method in _WEIGHTED):
-            raise ConfigError(f"'{self.method}' {'needs' if self.weights is None else 'takes no'} weights")
-        if self.ties not in ("lowest", "mean") or self.keep < 1:
-            raise ConfigError(f"ties '{self.ties}' must be lowest or mean, and keep {self.keep} positive")
+        _check_options(self.ties, self.keep)
         if self.weights is not None:
             weights = normalize_weights(self.weights, len(self.names))
             object.__setattr__(self, "weights", tuple(weights.tolist()))
+
+    @property
+    def weighted_operation(self) -> WeightedOperation | None:
+        """The operation, if `combine_values` has it."""
+        return None if self.operation in ("function", "head") else self.operation  # type: ignore[return-value]
 
     def combine(self, stack: Floats) -> Floats:
         """Return the combined probabilities: B M K to B K.
 
         Raises:
-            ConfigError: The method is e2e; use its trained head.
+            ConfigError: The method is a function that is not registered here.
             DataError: The stack does not have one slice per member.
         """
-        if self.method == "e2e":
-            raise ConfigError("an e2e ensemble is combined by its trained head")
         if stack.ndim != 3 or stack.shape[1] != len(self.names):
             raise DataError(f"stack has shape {stack.shape}, expected (samples, {len(self.names)} members, classes)")
-        if self.weights is not None:
-            return weighted_stack(stack, self.weights)
-        if self.method == "vote":
-            return vote_stack(stack, self.ties)
-        return pruned_stack(stack, self.keep) if self.method == "pruned" else average_stack(stack)
+        if (operation := self.weighted_operation) is not None:
+            return combine_values(operation, stack, weights=self.weights, ties=self.ties, keep=self.keep)
+        function = ensemble_method(self.method).function
+        assert function is not None
+        return np.asarray(function(stack), dtype=np.float64)
 
     def apply(self, members: Sequence[Predictions]) -> Predictions:
         """Return the combined predictions of the members, which are in the order of `names`; see `combine`."""
-        return _combine(members, self.combine)
+        first, stack = stack_members(members)
+        return replace(first, probabilities=self.combine(stack))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        weights = None if self.weights is None else list(self.weights)
-        return {
-            "method": self.method,
-            "names": list(self.names),
-            "weights": weights,
-            "ties": self.ties,
-            "keep": self.keep,
-        }
+        return {**asdict(self), "operation": stored_operation(self.method, self.operation)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Combiner:
@@ -203,13 +226,38 @@ class Combiner:
             ModelError: The values do not describe a combiner.
         """
         try:
-            weights = values["weights"]
-            return cls(
-                values["method"],
-                tuple(str(name) for name in values["names"]),
-                None if weights is None else tuple(float(weight) for weight in weights),
-                values["ties"],
-                int(values["keep"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            weights = None if values["weights"] is None else tuple(map(float, values["weights"]))
+            return cls(**{**values, "names": tuple(map(str, values["names"])), "weights": weights})
+        except (KeyError, TypeError, ValueError) as error:  # a ConfigError is a ValueError
             raise ModelError(f"the combiner is damaged: {error}") from error
+
+
+def stack_members(members: Sequence[Predictions]) -> tuple[Predictions, Floats]:
+    """Return the first member with all known labels, and the probabilities of all members (B M K); see `aligned`."""
+    matched = aligned(members)
+    return matched[0], np.stack([member.probabilities for member in matched], axis=1)
+
+
+def average(members: Sequence[Predictions]) -> Predictions:
+    """Return the mean of the members' probabilities."""
+    return _combine("mean", members)
+
+
+def weighted(members: Sequence[Predictions], weights: ArrayLike) -> Predictions:
+    """Return the weighted mean of the members' probabilities; the weights are divided by their sum."""
+    return _combine("mean", members, weights=normalize_weights(weights, len(members)))
+
+
+def vote(members: Sequence[Predictions], ties: Ties = "lowest") -> Predictions:
+    """Return the share of members that vote for each class; see `combine_values`."""
+    return _combine("vote", members, ties=ties)
+
+
+def pruned(members: Sequence[Predictions], keep: int = 1) -> Predictions:
+    """Return the mean of the members' largest probabilities; see `combine_values`."""
+    return _combine("pruned", members, keep=keep)
+
+
+def _combine(operation: WeightedOperation, members: Sequence[Predictions], **options: Any) -> Predictions:
+    first, stack = stack_members(members)
+    return replace(first, probabilities=combine_values(operation, stack, **options))

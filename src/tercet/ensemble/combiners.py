@@ -56,7 +56,6 @@ class FoldMean:
     """The mean of the folds' predictions, where each fold combines its own members."""
 
     parts: tuple[FoldCombiner, ...]
-    """The folds, in the order of their members."""
 
     def fold_predictions(self, members: Sequence[Predictions]) -> list[Predictions]:
         """Return the combined predictions of each fold.
@@ -104,23 +103,20 @@ def combiner_name(combiner: AnyCombiner) -> str:
 # -------------------------------------------------------------------------------------------------- on disk
 
 
-def save_combiner(folder: Path, combiner: AnyCombiner | None) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """Write the fusion heads; return the manifest entry, and the SHA-256 of each file by name."""
-    if not isinstance(combiner, FoldMean):
-        return _save(folder, combiner, "head.safetensors")
-    parts: list[dict[str, Any]] = []
-    files: dict[str, str] = {}
-    for number, part in enumerate(combiner.parts, 1):
-        entry, written = _save(folder, part.combiner, f"head-{number}.safetensors")
-        parts.append({"members": part.num_members, "combiner": entry})
-        files |= written
-    return {"method": FOLD_MEAN, "parts": parts}, files
-
-
-def _save(
-    folder: Path, combiner: Combiner | FusionHead | None, file: str
+def save_combiner(
+    folder: Path, combiner: AnyCombiner | None, *, fold: str = ""
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Write the fusion heads; return the manifest entry, and the SHA-256 of each file by name."""
+    if isinstance(combiner, FoldMean):
+        parts: list[dict[str, Any]] = []
+        files: dict[str, str] = {}
+        for number, part in enumerate(combiner.parts, 1):
+            entry, written = save_combiner(folder, part.combiner, fold=f"-{number}")
+            parts.append({"members": part.num_members, "combiner": entry})
+            files |= written
+        return {"method": FOLD_MEAN, "parts": parts}, files
     if isinstance(combiner, FusionHead):
+        file = f"head{fold}.safetensors"
         digest = save_weights(folder / file, combiner)
         return {"method": "e2e", "options": combiner.options(), "weights": file}, {file: digest}
     return (None if combiner is None else combiner.to_dict()), {}
@@ -129,13 +125,7 @@ def _save(
 def load_combiner(
     weights: dict[str, Path], entry: dict[str, Any] | None, num_members: int, num_classes: int
 ) -> AnyCombiner | None:
-    """Rebuild a combiner from its manifest entry.
-
-    Args:
-        weights: Paths of the bundle's files by name; no other file is read.
-        entry: The manifest entry from `save_combiner`.
-        num_members: M.
-        num_classes: K.
+    """Rebuild a combiner from its manifest entry, and from no other files than those in `weights` (paths by name).
 
     Raises:
         ModelError: The combiner does not fit the members, or is damaged.

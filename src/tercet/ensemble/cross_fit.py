@@ -16,7 +16,8 @@ from tercet.config.run import METHODS
 from tercet.config.training import Monitor
 from tercet.core.errors import DataError
 from tercet.core.predictions import Ints, Predictions, aligned, concatenate
-from tercet.ensemble.weights import fit_combiner, is_fitted
+from tercet.ensemble.combine import is_fitted
+from tercet.ensemble.weights import fit_combiner
 from tercet.metrics.classification import Scores
 
 FitPredict = Callable[[Ints, Ints], Predictions]
@@ -38,10 +39,10 @@ def cross_fit(
         labels: N class indices, all known; the folds are stratified by them.
         folds: Number of folds; at most the number of rows.
         seed: Seed of the folds.
-        groups: N group names; a group is never divided among folds, if there are at least two groups.
+        groups: N group names; see `split_folds`.
 
     Raises:
-        DataError: A label is unknown, there are fewer than two rows, or `fit_predict` returns too many or few rows.
+        DataError: `fit_predict` returns too many or few rows; see also `split_folds`.
     """
     fold_predictions, rows = [], []
     for fitted, held_out in split_folds(labels, folds=folds, seed=seed, groups=groups):
@@ -90,15 +91,7 @@ def cross_fitted(
 ) -> Predictions:
     """Return the combined predictions of the labelled rows, suitable for scoring.
 
-    Methods with parameters predict each fold with weights fitted on the other folds.
-
-    Args:
-        method: average, pruned, vote, weighted or greedy.
-        members: Predictions of M members.
-        folds: Number of folds.
-        seed: Seed of the folds.
-        monitor: Metric that greedy selection improves.
-        groups: N group names, in the order of the first member's rows; see `cross_fit`.
+    Methods that fit weights predict each fold with weights fitted on the other folds; see `fit_combiner`, `cross_fit`.
 
     Raises:
         ConfigError: The method is unknown.
@@ -138,11 +131,7 @@ def rank(scores: Mapping[str, Scores], monitor: Monitor) -> list[str]:
 
 
 def choose(scores: Mapping[str, Scores], monitor: Monitor) -> str:
-    """Return the best name; see `rank`.
-
-    Raises:
-        DataError: There are no scores.
-    """
+    """Return the best name; see `rank`."""
     if not scores:
         raise DataError("there is nothing to choose from")
     return rank(scores, monitor)[0]

@@ -1,51 +1,75 @@
-"""Multi-label ensembles: fitted thresholds and combination of the members.
+"""Multi-label ensembles: combination of the members' scores and votes, and fitted thresholds.
 
 Shapes: N samples, M members, K labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from tercet.config.run import METHODS
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
-from tercet.core.predictions import Floats
+from tercet.ensemble.combine import (
+    ENSEMBLE_METHODS,
+    Operation,
+    combine_values,
+    ensemble_method,
+    normalize_weights,
+    resolve_operation,
+    stored_operation,
+)
 from tercet.ensemble.cross_fit import split_folds
 from tercet.metrics.multilabel import fit_threshold
 from tercet.models.forward import Logits
 
-MultilabelMethod = Literal["single", "average", "vote"]
-MULTILABEL_METHODS: tuple[MultilabelMethod, ...] = ("average", "vote")
-"""Ensemble methods, in order of preference at equal scores."""
+SINGLE = "single"
+"""Method of a rule for one member."""
 DECODER_THRESHOLD = 0.5
-"""Threshold of label decoders, whose scores exceed it exactly for the labels that they output."""
+"""Threshold of label decoders, whose scores exceed it exactly for the labels that they output; and of votes."""
+
+
+def multilabel_methods() -> tuple[str, ...]:
+    """Return the ensemble methods for label sets, in order of preference at equal scores."""
+    names = [name for name in (*METHODS, *sorted(ENSEMBLE_METHODS.custom())) if ensemble_method(name).multilabel]
+    return tuple(names)
 
 
 @dataclass(frozen=True)
 class MultilabelRule:
     """How a bundle combines its members' scores into one label set per image."""
 
-    method: MultilabelMethod
-    """single (one member), average (mean score), or vote (labels predicted by more than half of the members)."""
+    method: str
+    """`single` (one member), or an ensemble method for label sets, such as `average` (mean score) or `vote` (labels
+    predicted by more than half of the members)."""
     thresholds: tuple[float, ...]
     """M thresholds: a member predicts the labels whose score exceeds its threshold."""
     threshold: float = DECODER_THRESHOLD
-    """average: threshold of the mean score."""
+    """Threshold of the combined score."""
+    weights: tuple[float, ...] | None = None
+    """M weights that sum to 1, if the method fits weights."""
+    operation: Operation | None = None
+    """Default: that of the registered method; see `resolve_operation`. None for a single member."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("single", *MULTILABEL_METHODS):
-            raise ConfigError(
-                f"unknown multi-label ensemble method '{self.method}' (known: {', '.join(MULTILABEL_METHODS)})"
-            )
-        if not self.thresholds or (self.method == "single" and len(self.thresholds) != 1):
+        if self.method != SINGLE:
+            operation = resolve_operation(self.method, self.operation, weighted=self.weights is not None)
+            registered = self.method in ENSEMBLE_METHODS
+            if operation not in ("mean", "vote") or (registered and not ensemble_method(self.method).multilabel):
+                raise ConfigError(f"'{self.method}' cannot combine label sets: use {' or '.join(multilabel_methods())}")
+            object.__setattr__(self, "operation", operation)
+        if not self.thresholds or (self.method == SINGLE and len(self.thresholds) != 1):
             raise ConfigError(f"method '{self.method}' does not fit {len(self.thresholds)} members")
         if not all(0 < threshold < 1 for threshold in (*self.thresholds, self.threshold)):
             raise ConfigError("thresholds must lie in (0, 1)")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(normalize_weights(self.weights, len(self.thresholds)).tolist()))
 
     def members(self, logits: Logits, classes: Sequence[str]) -> list[MultilabelPredictions]:
         """Return the predictions of each member from the concatenated logits of all members (N, M K).
@@ -80,14 +104,17 @@ class MultilabelRule:
             raise DataError(f"{len(members)} members for {len(self.thresholds)} thresholds")
         if any((member.ids, member.classes) != (first.ids, first.classes) for member in members):
             raise DataError("the members do not have the same samples and labels in the same order")
-        if self.method == "single":
+        if self.operation not in ("mean", "vote"):
             return first
-        scores = combine_scores(self.method, members)
-        return replace(first, scores=scores, chosen=scores > self.threshold)
+        scores = np.stack([member.scores for member in members], axis=1)
+        votes = np.stack([member.chosen for member in members], axis=1).astype(np.float64)
+        combined = combine_values(self.operation, scores, votes=votes, weights=self.weights)
+        return replace(first, scores=combined, chosen=combined > self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"method": self.method, "thresholds": list(self.thresholds), "threshold": self.threshold}
+        operation = None if self.operation is None else stored_operation(self.method, self.operation)
+        return {**asdict(self), "operation": operation}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], num_members: int) -> MultilabelRule:
@@ -97,19 +124,28 @@ class MultilabelRule:
             ModelError: The values do not describe a rule for `num_members` members.
         """
         try:
-            thresholds = tuple(float(threshold) for threshold in values["thresholds"])
-            rule = cls(values["method"], thresholds, float(values["threshold"]))
+            thresholds, weights, operation = values["thresholds"], values.get("weights"), values.get("operation")
+            rule = cls(values["method"], tuple(map(float, thresholds)), float(values["threshold"]), weights, operation)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the multi-label rule is damaged: {error}") from error
-        if len(thresholds) != num_members:
-            raise ModelError(f"the multi-label rule is for {len(thresholds)} members, not {num_members}")
+        if len(rule.thresholds) != num_members:
+            raise ModelError(f"the multi-label rule is for {len(rule.thresholds)} members, not {num_members}")
         return rule
 
 
-def combine_scores(method: MultilabelMethod, members: Sequence[MultilabelPredictions]) -> Floats:
-    """Return the mean score (average), or the share of members that predict a label (vote): N K."""
-    scores = [member.chosen.astype(np.float64) if method == "vote" else member.scores for member in members]
-    return np.asarray(np.stack(scores, axis=1).mean(axis=1))
+def fit_rule(
+    method: str, members: Sequence[MultilabelPredictions], thresholds: Sequence[float], monitor: Monitor
+) -> MultilabelRule:
+    """Return the rule of an ensemble method, with weights and threshold fitted on the labelled samples.
+
+    Votes need no other threshold than those of the M members.
+    """
+    fit = ensemble_method(method).fit
+    weights = None if fit is None else tuple(np.asarray(fit(members, monitor), dtype=np.float64).tolist())
+    rule = MultilabelRule(method, tuple(thresholds), weights=weights)
+    if rule.operation == "vote":
+        return rule
+    return replace(rule, threshold=best_threshold(rule.combine(members), monitor))
 
 
 def best_threshold(predictions: MultilabelPredictions, monitor: Monitor) -> float:
@@ -119,17 +155,28 @@ def best_threshold(predictions: MultilabelPredictions, monitor: Monitor) -> floa
 
 
 def cross_fitted_multilabel(
-    predictions: MultilabelPredictions, monitor: Monitor, *, folds: int = 5, seed: int = 0
+    members: Sequence[MultilabelPredictions],
+    fit_predict: Callable[[Sequence[MultilabelPredictions], Sequence[MultilabelPredictions]], MultilabelPredictions],
+    *,
+    folds: int = 5,
+    seed: int = 0,
 ) -> MultilabelPredictions:
-    """Return the same scores with label sets from thresholds that were fitted on other folds.
+    """Return the combined predictions of the members; whatever is fitted for a sample is fitted on other folds.
+
+    `fit_predict` takes the members' predictions to fit on, and those to combine; it returns the latter combined.
 
     Raises:
         DataError: A sample has no label set, or there are fewer than two samples.
     """
-    if not predictions.known.all():
-        raise DataError("cross-fitting a threshold needs the label set of every sample")
-    chosen = predictions.chosen.copy()
-    for fitted, held_out in split_folds(np.zeros(len(predictions), dtype=np.int64), folds=folds, seed=seed):
-        threshold = best_threshold(predictions.take(fitted), monitor)
-        chosen[held_out] = predictions.scores[held_out] > threshold
-    return predictions.with_chosen(chosen)
+    first = members[0]
+    if not first.known.all():
+        raise DataError("cross-fitting needs the label set of every sample")
+    scores, chosen = first.scores.copy(), first.chosen.copy()
+
+    def take(rows: ArrayLike) -> list[MultilabelPredictions]:
+        return [member.take(rows) for member in members]
+
+    for fitted, held_out in split_folds(np.zeros(len(first), dtype=np.int64), folds=folds, seed=seed):
+        combined = fit_predict(take(fitted), take(held_out))
+        scores[held_out], chosen[held_out] = combined.scores, combined.chosen
+    return replace(first, scores=scores, chosen=chosen)

@@ -1,11 +1,11 @@
-"""Ensemble weights fitted on labelled predictions; `tercet.ensemble.cross_fit` scores them on other rows.
+"""The built-in ensemble methods, and weights fitted on labelled predictions; `cross_fit` scores them on other rows.
 
 Shapes: N labelled samples, M members, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import LinearConstraint, minimize
@@ -13,14 +13,15 @@ from scipy.optimize import LinearConstraint, minimize
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Floats, Ints, Predictions
-from tercet.core.registry import PARTS, Registry
-from tercet.ensemble.combine import Combiner, stack_members
+from tercet.ensemble.combine import (
+    ENSEMBLE_METHODS,
+    Combiner,
+    EnsembleMethod,
+    ensemble_method,
+    normalize_weights,
+    stack_members,
+)
 from tercet.metrics.classification import is_better, quick_scores
-
-Fitter = Callable[[Sequence[Predictions], Monitor], Floats | None]
-"""Takes members and the monitored metric, returns M weights, or None if the method has no parameters."""
-
-FITTERS: Registry[Fitter] = PARTS["combiner"]
 
 ROUNDS = 25
 _SMALLEST = 1e-15  # keeps the logarithm finite if all members give the true class probability 0
@@ -29,10 +30,10 @@ _SMALLEST = 1e-15  # keeps the logarithm finite if all members give the true cla
 def fit_combiner(
     method: str, members: Sequence[Predictions], *, names: Sequence[str], monitor: Monitor = "accuracy"
 ) -> Combiner:
-    """Return the combiner `method`; its parameters, if it has any, are fitted on the labelled rows.
+    """Return the combiner of a method, with weights, if it fits any, for the labelled rows.
 
     Args:
-        method: average, pruned, vote, weighted or greedy.
+        method: Any method but one that trains a head.
         members: Predictions of M members.
         names: M member names.
         monitor: Metric that greedy selection improves; `weighted` always minimizes the log loss.
@@ -43,13 +44,9 @@ def fit_combiner(
     """
     if len(names) != len(members):
         raise ConfigError(f"{len(names)} names for {len(members)} members")
-    weights = FITTERS[method](members, monitor)
-    return Combiner(method, tuple(names), None if weights is None else tuple(weights.tolist()))
-
-
-def is_fitted(method: str) -> bool:
-    """Return whether the method learns from labels, so that its score needs cross-fitting."""
-    return FITTERS[method] is not _no_weights
+    fit = ensemble_method(method).fit
+    weights = None if fit is None else normalize_weights(fit(members, monitor), len(members)).tolist()
+    return Combiner(method, tuple(names), None if weights is None else tuple(weights))
 
 
 def fit_weights(members: Sequence[Predictions]) -> Floats:
@@ -57,9 +54,6 @@ def fit_weights(members: Sequence[Predictions]) -> Floats:
 
     The loss is convex in the weights and depends only on the probabilities of the true classes, so SLSQP from equal
     weights finds the optimum in a few steps. If its result is worse than equal weights, equal weights are returned.
-
-    Raises:
-        DataError: No row has a label.
     """
     stack, labels = _labelled_rows(members)
     likelihood = np.maximum(stack[np.arange(len(labels)), :, labels], _SMALLEST)  # N M
@@ -98,9 +92,6 @@ def greedy_weights(members: Sequence[Predictions], monitor: Monitor = "accuracy"
         members: Predictions of M members.
         monitor: Metric improved on the labelled rows; ties go to the lower loss, then to the earlier member.
         rounds: Members added after the first.
-
-    Raises:
-        DataError: No row has a label.
     """
     stack, labels = _labelled_rows(members)
     total = np.zeros_like(stack[:, 0])
@@ -134,19 +125,16 @@ def _labelled_rows(members: Sequence[Predictions]) -> tuple[Floats, Ints]:
     return stack[first.known], first.labels[first.known]
 
 
-def _no_weights(members: Sequence[Predictions], monitor: Monitor) -> None:
-    return None
-
-
-for _method in ("average", "pruned", "vote"):
-    FITTERS.register(_method)(_no_weights)
-
-
-@FITTERS.register("weighted")
 def _fit_weighted(members: Sequence[Predictions], monitor: Monitor) -> Floats:
-    return fit_weights(members)
+    return fit_weights(members)  # whatever the metric, as only the log loss is convex in the weights
 
 
-@FITTERS.register("greedy")
-def _fit_greedy(members: Sequence[Predictions], monitor: Monitor) -> Floats:
-    return greedy_weights(members, monitor)
+for _name, _method in {
+    "average": EnsembleMethod(multilabel=True),
+    "pruned": EnsembleMethod("pruned"),
+    "vote": EnsembleMethod("vote", multilabel=True),
+    "weighted": EnsembleMethod(fit=_fit_weighted),
+    "greedy": EnsembleMethod(fit=greedy_weights),
+    "e2e": EnsembleMethod("head"),
+}.items():
+    ENSEMBLE_METHODS.register(_name)(_method)

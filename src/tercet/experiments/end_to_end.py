@@ -1,14 +1,13 @@
 """End-to-end ensemble (E2E-3M): softmax outputs of the members -> dense -> LeakyReLU -> dropout -> classes.
 
-Three regimes: `cached` trains the fusion head on stored member predictions, `frozen` trains it in one graph with
-augmented images and fixed members, `joint` trains head and members. If the head is trained on validation rows, its
+Three regimes: `cached` trains the fusion head on stored predictions from anywhere; `frozen` trains it in one graph with
+augmented images and fixed members; `joint` trains head and members. If the head is trained on validation rows, its
 validation scores are cross-fitted. Shapes: N rows, B batch size, M members, K classes.
 """
 
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.config.run import FusionConfig
-from tercet.config.training import StageConfig, TrainingConfig
+from tercet.config.training import Monitor, StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import seed_everything
@@ -29,19 +28,9 @@ from tercet.ensemble.combiners import apply_head, stack_probabilities
 from tercet.ensemble.cross_fit import cross_fit
 from tercet.experiments.plan import Plan
 from tercet.models.fusion_head import EndToEnd, FusionHead
+from tercet.training.checkpoint import BestEpoch, TrainingResult
 from tercet.training.losses import CrossEntropy, Objective
 from tercet.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class EndToEndResult:
-    """A trained fusion head and its predictions."""
-
-    head: FusionHead
-    members: tuple[Member, ...]
-    validation: Predictions
-    test: Predictions | None
-    fitted_on: str
 
 
 class ProbabilitySource:
@@ -65,16 +54,96 @@ class ProbabilitySource:
             yield Batch(self.probabilities[rows], self.labels[rows], tuple(self.ids[row] for row in rows.tolist()))
 
 
+class FusionTrainer(Trainer):
+    """Trains in one stage with the best weights in memory: fusion heads take seconds, and nothing resumes them."""
+
+    def save(self) -> None:
+        """Write no checkpoint: syncing one to disk in every epoch would take longer than the training."""
+
+    def update_best(self, scores: dict[str, float], *, best: bool) -> None:
+        """Keep the current weights."""
+        state = self.state
+        state.best = state.stage_best = BestEpoch(scores, state.stage, state.epoch, file="", digest="")
+        self.best_weights = {name: value.clone() for name, value in self.module.state_dict().items()}
+
+    def run(self) -> TrainingResult:
+        """Train; the module then has the best weights."""
+        with self.stop_signal:
+            self.run_stage(self.stages[0])
+        self.module.load_state_dict(self.best_weights)
+        assert self.state.best is not None
+        return TrainingResult(self.history, self.state.best, self.state.seconds, self.state.step)
+
+
+@dataclass(frozen=True)
+class HeadFitter:
+    """Trains fusion heads on the predictions of M members, whatever made them."""
+
+    fusion: FusionConfig
+    seed: int = 0
+    monitor: Monitor = "accuracy"
+    device: str = "cpu"
+
+    def fit(self, members: Sequence[Predictions], validation: Sequence[Predictions] | None = None) -> FusionHead:
+        """Train a head on labelled rows; the best epoch on the validation rows counts, without them the last."""
+        head = self.new_head(len(members), len(members[0].classes))
+        self.train(head, self._source(members), None if validation is None else self._source(validation))
+        return head
+
+    def cross_fitted(self, members: Sequence[Predictions], groups: Sequence[str] | None = None) -> Predictions:
+        """Return the predictions of labelled rows by heads that were trained on other folds."""
+        return self.cross_fit(lambda rows: self.fit([member.take(rows) for member in members]), members, groups)
+
+    def cross_fit(
+        self, fit: Callable[[Rows], FusionHead], members: Sequence[Predictions], groups: Sequence[str] | None
+    ) -> Predictions:
+        """Return the predictions of all rows by heads that `fit` trained on other rows."""
+        return cross_fit(
+            lambda rows, held_out: apply_head(fit(rows), [member.take(held_out) for member in members]),
+            members[0].labels,
+            folds=self.fusion.folds,
+            seed=self.seed,
+            groups=groups,
+        )
+
+    def new_head(self, num_members: int, num_classes: int) -> FusionHead:
+        """Return an untrained head."""
+        seed_everything(self.seed)
+        fusion = self.fusion
+        return FusionHead(num_members, num_classes, width=fusion.width, slope=fusion.slope, dropout=fusion.dropout)
+
+    def train(
+        self, module: nn.Module, train: BatchSource, validation: BatchSource | None, objective: Objective | None = None
+    ) -> None:
+        """Train a head, or a graph that contains it."""
+        stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine")
+        config = TrainingConfig(stages=(stage,), batch_size=self.fusion.batch_size, monitor=self.monitor)
+        FusionTrainer(
+            module, train, validation, config=config, folder=Path(), device=self.device, objective=objective
+        ).run()
+
+    def _source(self, members: Sequence[Predictions]) -> ProbabilitySource:
+        return ProbabilitySource(members, batch_size=self.fusion.batch_size, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class EndToEndResult:
+    """A trained fusion head, its members and their combined predictions by split."""
+
+    head: FusionHead
+    members: tuple[Member, ...]
+    predictions: dict[str, Predictions]
+
+
 @dataclass(frozen=True)
 class EndToEndFitter:
     """Trains the fusion head of some members of a run.
 
     Args:
-        plan: The run's plan.
+        plan: The run's plan, with the options.
         prepared: The run's data.
         members: The members, with their networks.
         predictions: Stored predictions of the members by split; `out-of-fold` if the folds were trained.
-        fusion: The options.
         groups: Groups of the validation rows; cross-fitting does not split them.
     """
 
@@ -82,8 +151,12 @@ class EndToEndFitter:
     prepared: DataModule
     members: tuple[Member, ...]
     predictions: dict[str, list[Predictions]]
-    fusion: FusionConfig
     groups: tuple[str, ...] | None = None
+
+    @property
+    def heads(self) -> HeadFitter:
+        """The fitter with the options of the run."""
+        return HeadFitter(self.plan.fusion, self.plan.run.seed, self.plan.monitor, self.plan.device)
 
     def fit(self) -> EndToEndResult:
         """Train the head in the configured regime.
@@ -91,54 +164,37 @@ class EndToEndFitter:
         Raises:
             ConfigError: The members have no predictions for `fusion.data`.
         """
-        if self.fusion.regime == "joint":
+        fusion = self.plan.fusion
+        if fusion.regime == "joint":
             return self._fit_joint()
-        fit_rows = self._fit_frozen if self.fusion.regime == "frozen" else self._fit_cached
+        fit_rows = self._fit_frozen if fusion.regime == "frozen" else self._fit_cached
         validation = self.predictions["validation"]
-        if self.fusion.data == "validation":
-            predictions = cross_fit(
-                lambda rows, held_out: apply_head(fit_rows(rows), [member.take(held_out) for member in validation]),
-                validation[0].labels,
-                folds=self.fusion.folds,
-                seed=self.plan.run.seed,
-                groups=self.groups,
-            )
+        if fusion.data == "validation":
+            combined = self.heads.cross_fit(fit_rows, validation, self.groups)
             head = fit_rows(np.arange(len(validation[0])))
         else:
             head = fit_rows(None)
-            predictions = apply_head(head, validation)
-        return self._result(head, predictions)
-
-    def _result(self, head: FusionHead, validation: Predictions) -> EndToEndResult:
+            combined = apply_head(head, validation)
         test = self.predictions.get("test")
-        fitted_on = f"{self.fusion.data} rows, {self.fusion.regime}"
-        if self.fusion.data == "out-of-fold":
-            fitted_on += "; the members of the bundle were trained on all training rows"
-        return EndToEndResult(head, self.members, validation, apply_head(head, test) if test else None, fitted_on)
-
-    # ------------------------------------------------------------------------------------------ regimes
+        tested = {"test": apply_head(head, test)} if test else {}
+        return EndToEndResult(head, self.members, {"validation": combined, **tested})
 
     def _fit_cached(self, rows: Rows | None) -> FusionHead:
         """Train on stored predictions: of some validation rows, or of all rows in `fusion.data`."""
-        split = "validation" if rows is not None else self.fusion.data
+        if rows is not None:
+            return self.heads.fit([member.take(rows) for member in self.predictions["validation"]])
+        split = self.plan.fusion.data
         if split not in self.predictions:
             raise ConfigError(f"these members have no {split} predictions: train them with --fusion.data {split}")
-        members = self.predictions[split]
-        train = self._source(members if rows is None else [member.take(rows) for member in members])
-        validation = None if rows is not None else self._source(self.predictions["validation"])
-        head = self._new_head()
-        self._train(head, train, validation)
-        return head
+        return self.heads.fit(self.predictions[split], self.predictions["validation"])
 
     def _fit_frozen(self, rows: Rows | None) -> FusionHead:
         """Train the head in one graph with augmented images; the members do not change."""
         head = self._new_head()
         graph = EndToEnd([member.classifier for member in self.members], head, train_branches=False)
-        split = "validation" if rows is not None else "train"
-        table_rows = self.prepared.rows(split)
-        train = self._images(table_rows if rows is None else table_rows[rows], graph, augmented=True)
-        validation = None if rows is not None else self._images(self.prepared.rows("validation"), graph)
-        self._train(graph, train, validation)
+        table_rows = self.prepared.rows("train" if rows is None else "validation")
+        train = self._augmented_images(table_rows if rows is None else table_rows[rows])
+        self.heads.train(graph, train, self._validation_images() if rows is None else None)
         return head
 
     def _fit_joint(self) -> EndToEndResult:
@@ -146,9 +202,8 @@ class EndToEndFitter:
         head = self._new_head()
         members = tuple(replace(member, classifier=copy.deepcopy(member.classifier)) for member in self.members)
         graph = EndToEnd([member.classifier for member in members], head, train_branches=True)
-        train = self._images(self.prepared.rows("train"), graph, augmented=True)
-        validation = self._images(self.prepared.rows("validation"), graph)
-        self._train(graph, train, validation, joint_objective(self.fusion.aux_loss_weight))
+        train, objective = self._augmented_images(self.prepared.rows("train")), joint_objective(self.plan.fusion)
+        self.heads.train(graph, train, self._validation_images(), objective)
         bundle = Bundle(self.prepared.table.classes, members, head)  # predicts as the saved bundle will
         workers = self.plan.data_config.num_workers
         predictions = {
@@ -160,71 +215,37 @@ class EndToEndFitter:
             for split in ("validation", "test")
             if len(rows := self.prepared.rows(split))
         }
-        return EndToEndResult(head, members, predictions["validation"], predictions.get("test"), "train rows, joint")
-
-    # ------------------------------------------------------------------------------------------ components
+        return EndToEndResult(head, members, predictions)
 
     def _new_head(self) -> FusionHead:
-        seed_everything(self.plan.run.seed)
-        fusion = self.fusion
-        return FusionHead(
-            len(self.members),
-            len(self.prepared.table.classes),
-            width=fusion.width,
-            slope=fusion.slope,
-            dropout=fusion.dropout,
-        )
+        return self.heads.new_head(len(self.members), len(self.prepared.table.classes))
 
-    def _source(self, members: Sequence[Predictions]) -> ProbabilitySource:
-        return ProbabilitySource(members, batch_size=self.fusion.batch_size, seed=self.plan.run.seed)
-
-    def _images(self, rows: Rows, graph: EndToEnd, *, augmented: bool = False) -> BatchSource:
+    def _validation_images(self) -> BatchSource:
         specs = [member.classifier.spec for member in self.members]
         workers = self.plan.data_config.num_workers
-        if not augmented:
-            return self.prepared.loader(rows, specs, num_workers=workers)
+        return self.prepared.loader(self.prepared.rows("validation"), specs, num_workers=workers)
+
+    def _augmented_images(self, rows: Rows) -> BatchSource:
+        specs = [member.classifier.spec for member in self.members]
         first = self.plan.members[0].training  # one augmentation: all branches get the same augmented image
         training = TrainingConfig(
-            batch_size=self.fusion.batch_size, augment=first.augment, random_erasing=first.random_erasing
+            batch_size=self.plan.fusion.batch_size, augment=first.augment, random_erasing=first.random_erasing
         )
-        seed = self.plan.run.seed
-        return self.prepared.training_loader(rows, specs, training=training, data=self.plan.data_config, seed=seed)
-
-    def _train(
-        self, module: nn.Module, train: BatchSource, validation: BatchSource | None, objective: Objective | None = None
-    ) -> None:
-        stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine")
-        monitor = self.plan.monitor
-        config = TrainingConfig(stages=(stage,), batch_size=self.fusion.batch_size, monitor=monitor)
-        with tempfile.TemporaryDirectory() as folder:
-            Trainer(
-                module,
-                train,
-                validation,
-                config=config,
-                folder=Path(folder),
-                device=self.plan.device,
-                objective=objective,
-            ).run()
+        data, seed = self.plan.data_config, self.plan.run.seed
+        return self.prepared.training_loader(rows, specs, training=training, data=data, seed=seed)
 
 
-def joint_objective(aux_loss_weight: float) -> Objective:
-    """Return the loss (1 - aux_loss_weight) * CE(ensemble) + aux_loss_weight * mean of CE(member)."""
-    entropy = CrossEntropy()
+def joint_objective(fusion: FusionConfig) -> Objective:
+    """Return the loss (1 - a) * CE(ensemble) + a * mean of CE(member), where a is `fusion.aux_loss_weight`."""
+    entropy, share = CrossEntropy(), fusion.aux_loss_weight
 
     def objective(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.targets is not None
-        fused, members = _joint_forward(module)(batch.images)  # B K, B M K
+        mark = getattr(module, "mark_forward_method", None)
+        if mark is not None:  # wrapped by Fabric, which must route this method through its own forward pass
+            mark("joint")
+        fused, members = module.joint(batch.images)  # type: ignore[operator]  # B K, B M K
         aux_loss = torch.stack([entropy.loss(logits, batch.targets) for logits in members.unbind(1)]).mean()
-        return (1 - aux_loss_weight) * entropy.loss(fused, batch.targets) + aux_loss_weight * aux_loss, fused
+        return (1 - share) * entropy.loss(fused, batch.targets) + share * aux_loss, fused
 
     return objective
-
-
-def _joint_forward(module: nn.Module) -> Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]]:
-    """Return the method that computes ensemble and member logits."""
-    mark = getattr(module, "mark_forward_method", None)
-    if mark is not None:  # wrapped by Fabric, which must route this method through its own forward pass
-        mark("joint")
-    joint: Callable[[Tensor | tuple[Tensor, ...]], tuple[Tensor, Tensor]] = module.joint  # type: ignore[assignment]
-    return joint

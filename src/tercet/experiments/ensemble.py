@@ -20,6 +20,8 @@ from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import load_bundle
+from tercet.ensemble.combiners import apply_head
+from tercet.experiments.end_to_end import HeadFitter
 from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, require_applicable
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
@@ -27,15 +29,21 @@ from tercet.experiments.jobs import Job, raise_failures, run_jobs
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run
 from tercet.experiments.tta import choose_tta, is_tta_chosen
+from tercet.models.fusion_head import FusionHead
 
 
 def combine(
-    inputs: Sequence[str | Path | Predictions], *, console: Console | None = None, **options: Any
+    inputs: Sequence[str | Path | Predictions],
+    *,
+    method: str | None = None,
+    console: Console | None = None,
+    **options: Any,
 ) -> Run | CombinedPredictions:
     """Combine trained runs, or prediction files, into an ensemble.
 
     Args:
         inputs: Run folders with the same data and splits; or prediction files and `Predictions` of the same samples.
+        method: Short for `ensemble_methods=[method]`.
         console: Console for progress; silent by default.
         **options: Options of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
             `fusion={"regime": "frozen"}` for runs, or `labels="truth.csv"` for files.
@@ -47,11 +55,25 @@ def combine(
         ConfigError: A mixture of runs and files, or options that do not apply to them.
         DataError: The inputs do not contain the same samples, splits and classes.
     """
-    parsed = ENSEMBLE.parse_object(options)
-    if are_files(inputs):
-        return combine_files(inputs, parsed)
-    folders = [item for item in inputs if not isinstance(item, Predictions)]
-    return run_ensemble(folders, parsed, console=console or Console(quiet=True))
+    methods = {} if method is None else {"ensemble_methods": [method]}
+    return combine_inputs(inputs, ENSEMBLE.parse_object({**options, **methods}), console=console or Console(quiet=True))
+
+
+def combine_inputs(
+    inputs: Sequence[str | Path | Predictions], parsed: ParsedArguments, *, console: Console
+) -> Run | CombinedPredictions:
+    """Combine run folders or prediction files as `combine` does, from parsed options."""
+    if not are_files(inputs):
+        return run_ensemble([item for item in inputs if not isinstance(item, Predictions)], parsed, console=console)
+    config = parsed.of(EnsembleConfig)
+    heads = HeadFitter(parsed.of(FusionConfig), config.seed, device=choose_device(config.device))
+
+    def fit_head(members: Sequence[Predictions]) -> tuple[Predictions, Predictions, FusionHead]:
+        labelled = [member.take(members[0].known) for member in members]
+        head = heads.fit(labelled)
+        return apply_head(head, members), heads.cross_fitted(labelled), head
+
+    return combine_files(inputs, parsed, fit_head=fit_head)
 
 
 def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console: Console) -> Run:

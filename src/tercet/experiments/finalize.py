@@ -141,7 +141,7 @@ def _calibrate(results: RunResults, prepared: DataModule | None) -> CalibrationR
         predictions,
         plan.calibration,
         method=results.name,
-        fitted_on_validation=chosen is not None and chosen.is_fitted_on_validation,
+        fitted_on_validation=chosen is not None and chosen.fitted_on == "validation",
         folds=plan.fusion.folds,
         seed=plan.run.seed,
         groups=groups_of(predictions["validation"], prepared),
@@ -197,7 +197,7 @@ def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
             {
                 "name": ensemble.method,
                 "members": list(ensemble.members),
-                "fitted_on": ensemble.fitted_on,
+                "fitted_on": ensemble.describe_fit(),
                 "seconds": ensemble.seconds,
                 "parameters": ensemble.parameters,
                 **_scores(ensemble.predictions),

@@ -13,15 +13,12 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import (
-    DECODER_THRESHOLD,
-    MultilabelMethod,
+    SINGLE,
     MultilabelRule,
-    best_threshold,
-    combine_scores,
     cross_fitted_multilabel,
+    fit_rule,
 )
 from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, better_alone, data_notes
-from tercet.experiments.multilabel import multilabel_methods
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import is_better
 from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
@@ -72,7 +69,7 @@ class MultilabelRunResults:
 def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
     """Combine the members of a run; choose, score, and write metrics, report and bundle."""
     members = [_member(run, member.name) for member in plan.members]
-    methods = multilabel_methods(plan) if len(members) > 1 else ()
+    methods = plan.run.ensemble_methods if len(members) > 1 else ()
     ensembles = [_combine(method, members, plan) for method in methods]
     for ensemble in ensembles:
         for split, predictions in ensemble.predictions.items():
@@ -103,32 +100,31 @@ def _member(run: RunFolder, name: str) -> MultilabelResult:
         split: MultilabelPredictions.load(path) for split in _SPLITS if (path := run.predictions(name, split)).is_file()
     }
     summary = run.member(name).summary()
-    return MultilabelResult(name, (name,), MultilabelRule("single", (summary["threshold"],)), stored, summary)
+    return MultilabelResult(name, (name,), MultilabelRule(SINGLE, (summary["threshold"],)), stored, summary)
 
 
-def _combine(method: MultilabelMethod, members: Sequence[MultilabelResult], plan: Plan) -> MultilabelResult:
-    """Combine the members; `average` fits a threshold on validation, `vote` needs none."""
-    predictions = {
-        split: _combined(method, [member.predictions[split] for member in members])
+def _combine(method: str, members: Sequence[MultilabelResult], plan: Plan) -> MultilabelResult:
+    """Combine the members by a rule that is fitted, and scored by cross-fitting, on validation."""
+    thresholds = [member.rule.thresholds[0] for member in members]
+
+    def fit(predictions: Sequence[MultilabelPredictions]) -> MultilabelRule:
+        return fit_rule(method, predictions, thresholds, plan.monitor)
+
+    stored = {
+        split: [member.predictions[split] for member in members]
         for split in _SPLITS
         if all(split in member.predictions for member in members)
     }
-    rule = MultilabelRule(method, tuple(member.rule.thresholds[0] for member in members))
-    if method == "average":
-        rule = replace(rule, threshold=best_threshold(predictions["validation"], plan.monitor))
-        seed, folds = plan.run.seed, plan.fusion.folds
-        validation = cross_fitted_multilabel(predictions["validation"], plan.monitor, folds=folds, seed=seed)
-        predictions = {
-            split: values.with_chosen(values.scores > rule.threshold) for split, values in predictions.items()
-        }
-        predictions["validation"] = validation
+    rule = fit(stored["validation"])
+    predictions = {split: rule.combine(values) for split, values in stored.items()}
+    predictions["validation"] = cross_fitted_multilabel(
+        stored["validation"],
+        lambda fitted, others: fit(fitted).combine(others),
+        folds=plan.fusion.folds,
+        seed=plan.run.seed,
+    )
     cost = {key: sum(member.summary[key] for member in members) for key in ("seconds", "parameters")}
     return MultilabelResult(method, tuple(member.name for member in members), rule, predictions, cost)
-
-
-def _combined(method: MultilabelMethod, members: Sequence[MultilabelPredictions]) -> MultilabelPredictions:
-    scores = combine_scores(method, members)
-    return replace(members[0], scores=scores, chosen=scores > DECODER_THRESHOLD)
 
 
 def _best(results: Sequence[MultilabelResult], plan: Plan) -> MultilabelResult:

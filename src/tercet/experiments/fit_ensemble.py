@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tercet.config.run import Method
+from tercet.config.run import FusionConfig, FusionData
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions, concatenate
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
-from tercet.ensemble.combine import Combiner
+from tercet.ensemble.combine import Combiner, ensemble_method
 from tercet.ensemble.cross_fit import choose, cross_fitted, rank
-from tercet.ensemble.weights import fit_combiner, is_fitted
+from tercet.ensemble.weights import fit_combiner
 from tercet.experiments.end_to_end import EndToEndFitter
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import Scores, score
@@ -63,18 +63,23 @@ class FittedEnsemble:
     combiner: Combiner | FusionHead
     predictions: dict[str, Predictions]
     """By split; cross-fitted on validation if the method was fitted there."""
-    fitted_on: str
-    """Data that the combiner was fitted on, for the report."""
+    fitted_on: FusionData | None
+    """Data that the combiner was fitted on; None if nothing was fitted."""
     seconds: float
     """Time for training the members and fitting, in seconds."""
     parameters: int
+    fusion: FusionConfig | None = None
+    """Options of the fusion head, if there is one."""
     retrained: tuple[Member, ...] = ()
     """The members, if the method trained them further."""
 
-    @property
-    def is_fitted_on_validation(self) -> bool:
-        """Whether the combiner was fitted on the validation rows."""
-        return self.fitted_on.startswith("validation")
+    def describe_fit(self) -> str:
+        """Return what was fitted on which data, for reports."""
+        if self.fitted_on is None:
+            return "nothing"
+        text = f"{self.fitted_on} rows, {'cross-fitted' if self.fusion is None else self.fusion.regime}"
+        folds = self.fitted_on == "out-of-fold"
+        return f"{text}; the members of the bundle were trained on all training rows" if folds else text
 
 
 def read_members(run: RunFolder, names: Sequence[str], splits: Sequence[str]) -> list[TrainedMember]:
@@ -98,26 +103,15 @@ def select_members(members: Sequence[TrainedMember], top: int, monitor: Monitor)
 
 
 def fit_ensembles(
-    members: Sequence[TrainedMember], methods: Sequence[Method], *, plan: Plan, prepared: DataModule | None
+    members: Sequence[TrainedMember], methods: Sequence[str], *, plan: Plan, prepared: DataModule | None
 ) -> list[FittedEnsemble]:
-    """Fit every method to the members.
-
-    Args:
-        members: Members with predictions on validation and, if there is one, on test.
-        methods: Ensemble methods.
-        plan: Options and seeds.
-        prepared: The images; required by the regimes frozen and joint.
+    """Fit every method to members with predictions on validation and, if there is one, on test.
 
     Raises:
-        ConfigError: A regime needs images, and there are none.
+        ConfigError: A head needs the images of the run, and there are none.
     """
     groups = groups_of(members[0].predictions["validation"], prepared)
-    return [
-        _fit_end_to_end(members, plan, prepared, groups)
-        if method == "e2e"
-        else _fit_combiner(members, method, plan, groups)
-        for method in methods
-    ]
+    return [_fit(members, method, plan, prepared, groups) for method in methods]
 
 
 def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[str, ...] | None:
@@ -128,57 +122,41 @@ def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[st
     return tuple(group_of[name] for name in predictions.ids)
 
 
-def _fit_combiner(
-    members: Sequence[TrainedMember], method: str, plan: Plan, groups: tuple[str, ...] | None
+def _fit(
+    members: Sequence[TrainedMember],
+    method: str,
+    plan: Plan,
+    prepared: DataModule | None,
+    groups: tuple[str, ...] | None,
 ) -> FittedEnsemble:
     started = time.monotonic()
     names = tuple(member.name for member in members)
-    monitor, seed = plan.monitor, plan.run.seed
-    validation = [member.predictions["validation"] for member in members]
-    combiner = fit_combiner(method, validation, names=names, monitor=monitor)
-    predictions = {
-        "validation": cross_fitted(
-            method, validation, folds=plan.fusion.folds, seed=seed, monitor=monitor, groups=groups
-        )
-    }
-    if all("test" in member.predictions for member in members):
-        predictions["test"] = combiner.apply([member.predictions["test"] for member in members])
+    splits = set.intersection(*(set(member.predictions) for member in members))
+    stored = {split: [member.predictions[split] for member in members] for split in splits}
+    combiner: Combiner | FusionHead
+    if trains_head := ensemble_method(method).operation == "head":
+        if prepared is None:
+            raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
+        result = EndToEndFitter(plan, prepared, tuple(member.load() for member in members), stored, groups).fit()
+        combiner, predictions = result.head, result.predictions
+        parameters = int(summarize(result.head)["parameters"])
+        retrained = result.members if plan.fusion.regime == "joint" else ()
+    else:
+        options: dict[str, Any] = {"folds": plan.fusion.folds, "seed": plan.run.seed, "groups": groups}
+        combiner = fit_combiner(method, stored["validation"], names=names, monitor=plan.monitor)
+        predictions = {"validation": cross_fitted(method, stored["validation"], monitor=plan.monitor, **options)}
+        predictions |= {"test": combiner.apply(stored["test"])} if "test" in stored else {}
+        parameters, retrained = 0, ()
     return FittedEnsemble(
         method,
         names,
         combiner,
         predictions,
-        "validation rows, cross-fitted" if is_fitted(method) else "nothing",
+        plan.fusion_data(method),
         time.monotonic() - started + sum(member.seconds for member in members),
-        sum(member.parameters for member in members),
-    )
-
-
-def _fit_end_to_end(
-    members: Sequence[TrainedMember], plan: Plan, prepared: DataModule | None, groups: tuple[str, ...] | None
-) -> FittedEnsemble:
-    started = time.monotonic()
-    if prepared is None:
-        raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
-    splits = set.intersection(*(set(member.predictions) for member in members))
-    fitter = EndToEndFitter(
-        plan,
-        prepared,
-        tuple(member.load() for member in members),
-        {split: [member.predictions[split] for member in members] for split in splits},
-        plan.fusion,
-        groups,
-    )
-    result = fitter.fit()
-    return FittedEnsemble(
-        "e2e",
-        tuple(member.name for member in members),
-        result.head,
-        {"validation": result.validation} | ({"test": result.test} if result.test is not None else {}),
-        result.fitted_on,
-        time.monotonic() - started + sum(member.seconds for member in members),
-        sum(member.parameters for member in members) + int(summarize(result.head)["parameters"]),
-        result.members if plan.fusion.regime == "joint" else (),
+        parameters + sum(member.parameters for member in members),
+        plan.fusion if trains_head else None,
+        retrained,
     )
 
 
@@ -187,7 +165,7 @@ def is_fitted_on_one_group(ensemble: FittedEnsemble, groups: tuple[str, ...] | N
 
     Its cross-fitted scores are then too optimistic for other groups.
     """
-    return groups is not None and len(set(groups)) == 1 and ensemble.is_fitted_on_validation
+    return groups is not None and len(set(groups)) == 1 and ensemble.fitted_on == "validation"
 
 
 def choose_ensemble(

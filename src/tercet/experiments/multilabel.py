@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from tercet.config.model import LabelsConfig
-from tercet.config.run import METHODS, UNCALIBRATED, MemberConfig, Method
+from tercet.config.run import METHODS, UNCALIBRATED, MemberConfig
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.multilabel import MultilabelPredictions
@@ -17,11 +17,11 @@ from tercet.data.table import Ints
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import (
     DECODER_THRESHOLD,
-    MULTILABEL_METHODS,
-    MultilabelMethod,
+    SINGLE,
     MultilabelRule,
     best_threshold,
     cross_fitted_multilabel,
+    multilabel_methods,
 )
 from tercet.experiments.plan import Plan
 from tercet.training.losses import BinaryCrossEntropy, LabelSequences, Objective
@@ -44,7 +44,7 @@ def adapt_plan(plan: Plan) -> Plan:
     tta = not plan.run.views.plain and f"tta {plan.run.views} {_SINGLE_LABEL}"
     calibration = plan.calibration.guarantees and f"calibration.reject_risk and coverage: {_SINGLE_LABEL}"
     raise_problems([tta, calibration, *(problem for member in members for problem in _problems(member))])
-    methods = cast("tuple[Method, ...]", _methods(plan.run.ensemble_methods))
+    methods = _methods(plan.run.ensemble_methods)
     return replace(plan, members=members, calibration=UNCALIBRATED, run=replace(plan.run, ensemble_methods=methods))
 
 
@@ -67,21 +67,16 @@ def _problems(member: MemberConfig) -> Iterator[str]:
         yield f"mixup and cutmix of {member.name}: a label decoder cannot be trained on mixed label sets"
 
 
-def _methods(methods: Sequence[Method]) -> tuple[str, ...]:
-    """Return the ensemble methods for multi-label data: all by default, else the requested ones."""
-    if tuple(methods) == METHODS:
-        return MULTILABEL_METHODS
-    if other := [method for method in methods if method not in MULTILABEL_METHODS]:
+def _methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the ensemble methods for multi-label data in order of preference: the requested ones, or the default."""
+    known = multilabel_methods()
+    other = [method for method in methods if method not in known]
+    if other and tuple(methods) != METHODS:
         raise ConfigError(
             f"ensemble_methods {', '.join(other)} {_SINGLE_LABEL}: multi-label members are combined by "
-            f"{' or '.join(MULTILABEL_METHODS)}"
+            f"{' or '.join(known)}"
         )
-    return tuple(methods)
-
-
-def multilabel_methods(plan: Plan) -> tuple[MultilabelMethod, ...]:
-    """Return the ensemble methods of a multi-label plan."""
-    return tuple(method for method in MULTILABEL_METHODS if method in plan.run.ensemble_methods)
+    return tuple(method for method in known if method in methods)
 
 
 def multilabel_objective(config: LabelsConfig, counts: Ints) -> Objective:
@@ -104,12 +99,16 @@ def save_multilabel(
     """
     has_decoder = member.config.labels.decoder == "cnn-rnn"
     card = {"data": plan.data_card(prepared.table)}
-    bundle = Bundle(plan.classes, (member,), card=card, sets=MultilabelRule("single", (DECODER_THRESHOLD,)))
+    bundle = Bundle(plan.classes, (member,), card=card, sets=MultilabelRule(SINGLE, (DECODER_THRESHOLD,)))
     validation = _predict(bundle, plan, prepared, "validation")
     if not has_decoder:
-        bundle = replace(bundle, sets=MultilabelRule("single", (best_threshold(validation, plan.monitor),)))
-        seed, folds = plan.run.seed, plan.fusion.folds
-        validation = cross_fitted_multilabel(validation, plan.monitor, folds=folds, seed=seed)
+        bundle = replace(bundle, sets=MultilabelRule(SINGLE, (best_threshold(validation, plan.monitor),)))
+        validation = cross_fitted_multilabel(
+            [validation],
+            lambda fitted, others: others[0].with_threshold(best_threshold(fitted[0], plan.monitor)),
+            folds=plan.fusion.folds,
+            seed=plan.run.seed,
+        )
     validation.save(run.predictions(member.name, "validation"))
     if len(prepared.rows("test")):
         _predict(bundle, plan, prepared, "test").save(run.predictions(member.name, "test"))

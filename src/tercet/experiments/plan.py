@@ -8,7 +8,15 @@ from typing import Any
 
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
-from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, Method, RunConfig
+from tercet.config.run import (
+    UNCALIBRATED,
+    CalibrationConfig,
+    DataConfig,
+    FusionConfig,
+    FusionData,
+    MemberConfig,
+    RunConfig,
+)
 from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import read_json, write_json
@@ -16,7 +24,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
-from tercet.ensemble.weights import is_fitted
+from tercet.ensemble.combine import ensemble_method, is_fitted
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
@@ -109,7 +117,7 @@ class Plan:
         if (
             self.calibration.guarantees
             and combined
-            and all(map(self.is_fitted_on_validation, self.run.ensemble_methods))
+            and all(self.fusion_data(method) == "validation" for method in self.run.ensemble_methods)
         ):
             raise ConfigError(
                 "calibration.reject_risk and coverage need validation images that nothing was fitted on, but all "
@@ -139,9 +147,11 @@ class Plan:
             load_weights=load_weights,
         )
 
-    def is_fitted_on_validation(self, method: Method) -> bool:
-        """Whether an ensemble method is fitted on the validation rows."""
-        return self.fusion.data == "validation" if method == "e2e" else is_fitted(method)
+    def fusion_data(self, method: str) -> FusionData | None:
+        """Return the split that an ensemble method is fitted on; None if it fits nothing."""
+        if ensemble_method(method).operation == "head":
+            return self.fusion.data
+        return "validation" if is_fitted(method) else None
 
     def needs_folds(self) -> bool:
         """Whether the fusion head is trained on out-of-fold predictions."""

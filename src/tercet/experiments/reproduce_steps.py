@@ -26,7 +26,7 @@ from tercet.core.yaml_io import read_mapping
 from tercet.experiments.compare import run_comparison
 from tercet.experiments.crossval import run_crossval
 from tercet.experiments.ensemble import run_ensemble
-from tercet.experiments.ensemble_files import FileMethod, combine_predictions
+from tercet.experiments.ensemble_files import combine_predictions
 from tercet.experiments.train import run_training
 from tercet.models.members import member_mapping
 from tercet.models.registry import registered_network
@@ -37,7 +37,7 @@ _OPTIONS: Mapping[str, CommandOptions] = {
     "crossval": CROSSVAL,
     "ensemble": ENSEMBLE,
 }
-_FILE_METHODS: tuple[FileMethod, ...] = ("average", "pruned", "vote")
+_FILE_METHODS = ("average", "pruned", "vote")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _combine_files(run: RunFolder, step: RecipeStep) -> None:
         member.save(run.predictions(name, "test"))
     results = [combine_predictions(predictions, names, method=method) for method in _FILE_METHODS]
     for result in results:
-        result.predictions.save(run.predictions(result.combiner.method, "test"))
+        result.predictions.save(run.predictions(result.method, "test"))
     documents = [result.to_dict() for result in results]
     if not documents[0]["ensemble"]:
         raise DataError(f"the rows of {paths[0]} have no labels to score with: give runs_of_classes in the recipe")

@@ -10,15 +10,15 @@ from onnx import ModelProto, TensorProto, helper
 
 from tercet.core.errors import ConfigError, ModelError
 from tercet.core.files import write_bytes
+from tercet.core.types import InputSpec
 from tercet.ensemble.bundle import Bundle
 from tercet.export.metadata import describe_bundle
 from tercet.export.onnx_cam import CamOutputs, add_activation_maps, cam_members
-from tercet.export.onnx_combining import add_calibration, add_combiner, add_decision
 from tercet.export.onnx_graph import Graph
-from tercet.export.onnx_members import export_member
+from tercet.export.onnx_members import export_member, export_outputs
 from tercet.export.onnx_preprocessing import add_preprocessing
 from tercet.export.quantization import QuantizedMembers, quantize_members
-from tercet.export.torch_preprocessing import InputGeometry, geometries
+from tercet.export.torch_preprocessing import input_geometry
 from tercet.export.verification import Verification, VerificationImages, compare_outputs
 from tercet.inference.onnx_file import MAX_BYTES, write_checked
 from tercet.inference.onnx_model import INPUT, OnnxModel
@@ -33,15 +33,7 @@ def write_onnx(
     class_activation_maps: bool,
     version: str,
 ) -> tuple[Verification, dict[str, str], tuple[str, ...]]:
-    """Write a bundle as an ONNX file, and compare the file with the bundle.
-
-    Args:
-        bundle: The bundle.
-        samples: Images to compare on.
-        target: Path of the file.
-        int8: Quantize members that lose at most half a point of accuracy.
-        class_activation_maps: Add class-activation maps of the members that support them as an output.
-        version: Version of Tercet.
+    """Write a bundle as an ONNX file, and compare the file with the bundle on `samples`; see `export_model`.
 
     Returns:
         The comparison; the members that stay in 32 bits despite `int8`, and why; the members with activation maps.
@@ -85,10 +77,11 @@ def assemble_onnx(
         ModelError: The file would exceed 2 GB.
     """
     graph = Graph()
-    inputs: dict[InputGeometry, str] = {}
+    inputs: dict[InputSpec, str] = {}
     logits, cam_outputs = [], []
-    triples = zip(bundle.members, geometries(bundle), members, strict=True)
-    for index, (member, geometry, network) in enumerate(triples):
+    triples = zip(bundle.members, bundle.specs, members, strict=True)
+    for index, (member, spec, network) in enumerate(triples):
+        geometry = input_geometry(spec)
         if geometry not in inputs:
             inputs[geometry] = add_preprocessing(graph, INPUT, geometry)
         member_logits, *extra = graph.embed(network, f"member-{index + 1}/", [inputs[geometry]])
@@ -103,19 +96,13 @@ def assemble_onnx(
         helper.make_tensor_value_info("members", TensorProto.FLOAT, ["B", count, classes]),
     ]
     if bundle.sets is not None:
-        probabilities = graph.add("Sigmoid", stack)
-        combined, labels = add_decision(graph, probabilities, bundle.sets)
-        graph.copy_to(labels, "chosen")
         outputs.append(helper.make_tensor_value_info("chosen", TensorProto.BOOL, ["B", classes]))
-    else:
-        probabilities = graph.add("Softmax", stack, axis=2)
-        combined = add_combiner(graph, stack, probabilities, bundle.combiner, num_classes=classes)
-        combined = add_calibration(graph, combined, bundle.calibration)
+    values = graph.embed(export_outputs(bundle), "outputs/", [stack])
+    for value, output in zip(values, outputs, strict=True):
+        graph.copy_to(value, output.name)
     if cam_outputs:
-        graph.copy_to(add_activation_maps(graph, combined, cam_outputs, classes), "maps")
+        graph.copy_to(add_activation_maps(graph, values[0], cam_outputs, classes), "maps")
         outputs.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["B", "h", "w"]))
-    graph.copy_to(combined, "probabilities")
-    graph.copy_to(probabilities, "members")
     images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["B", "H", "W", 3])
     model = graph.model(bundle.name, [images], outputs)
     size = model.ByteSize()

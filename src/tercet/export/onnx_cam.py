@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.member import Member
 from tercet.export.onnx_graph import FLOAT, Graph
-from tercet.export.torch_preprocessing import InputGeometry
 from tercet.models.backbone import Backbone
 from tercet.models.heads import GaussianNoise
 
@@ -116,9 +115,9 @@ def cam_members(bundle: Bundle) -> list[Member]:
 
 
 def _crop(member: Member) -> tuple[Any, ...]:
-    geometry = InputGeometry.of(member.classifier.spec)
-    aspect = 1.0 if geometry.crop_mode == "squash" else geometry.size[0] / geometry.size[1]
-    return (geometry.crop_mode, geometry.crop_pct, aspect)
+    spec = member.classifier.spec
+    aspect = 1.0 if spec.crop_mode == "squash" else spec.size[0] / spec.size[1]
+    return (spec.crop_mode, spec.crop_pct, aspect)
 
 
 def add_activation_maps(graph: Graph, combined: str, outputs: Sequence[CamOutputs], num_classes: int) -> str:

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_help
 OPSET = 20
 IR_VERSION = 10
 """Version of the file format, read by onnxruntime 1.18 and later."""
-FLOAT, DOUBLE, INT64, BOOL = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
+FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
 
 class Graph:

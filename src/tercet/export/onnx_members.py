@@ -15,6 +15,7 @@ from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.member import Member
 from tercet.export.onnx_cam import CamMember
 from tercet.export.onnx_graph import IR_VERSION, OPSET
+from tercet.export.torch_export import Outputs
 from tercet.export.tracing import TracingError, trace, tracing_problem, without_beam_search
 from tercet.inference.torch_model import quiet_exporter
 from tercet.models.recurrent import RecurrentStack
@@ -26,41 +27,38 @@ _BUFFERS = ("kernel", "recurrent", "bias")
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "hard_sigmoid": "HardSigmoid"}
 
 
-def member_graphs(bundle: Bundle) -> list[ModelProto]:
-    """Return the graph of each member, including its test-time augmentation.
+def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
+    """Return a member's graph with its test-time augmentation, from images B C h w in [0, 1] to logits B K.
+
+    With `with_cam`, it also has the outputs that a class-activation map needs; see `CamMember`.
 
     Raises:
         ModelError: ONNX does not support a layer; the message names member and layer.
     """
-    return [export_member(member) for member in bundle.members]
-
-
-def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
-    """Return a member's graph, from images B C h w in [0, 1] to logits B K.
-
-    Args:
-        member: The member.
-        with_cam: Add the outputs that a class-activation map needs; see `CamMember`.
-
-    Raises:
-        ModelError: ONNX does not support a layer.
-    """
     spec = enlarged_input_spec(member.classifier.spec, member.views)
     classifier = with_recurrent_nodes(without_beam_search(copy.deepcopy(member.classifier)))
     network: nn.Module = TTAModel(classifier, member.views, member.classifier.spec)
-    network = (CamMember(member) if with_cam else network).cpu().eval()
-    example = torch.rand(2, spec.channels, *spec.size)
+    network = (CamMember(member) if with_cam else network).cpu()
     try:
-        traced = trace(network, example, dynamic={0: "batch"})
+        return export_module(network, torch.rand(2, spec.channels, *spec.size))
     except TracingError as error:
         raise tracing_problem(member, error.layer, error, form="ONNX") from error
+
+
+def export_module(module: nn.Module, example: Tensor) -> ModelProto:
+    """Return the graph of a module with one input, whose first axis is dynamic.
+
+    Raises:
+        TracingError: ONNX does not support a layer.
+    """
+    traced = trace(module, example, dynamic={0: "batch"})
     with quiet_exporter():
         try:
             program = torch.onnx.export(
                 traced, dynamo=True, opset_version=OPSET, external_data=False, verbose=False, optimize=True
             )
-        except Exception as error:
-            raise tracing_problem(member, _layer_of(traced, str(error)), error, form="ONNX") from error
+        except Exception as error:  # the exporter may raise anything
+            raise TracingError(_layer_of(traced, str(error)), error) from error
     assert program is not None
     graph: ModelProto = program.model_proto
     graph.ir_version = IR_VERSION
@@ -69,6 +67,19 @@ def export_member(member: Member, *, with_cam: bool = False) -> ModelProto:
         del node.metadata_props[:]
         node.ClearField("doc_string")
     return graph
+
+
+def export_outputs(bundle: Bundle) -> ModelProto:
+    """Return the graph from the members' logits B M K to `probabilities`, `members` and, if multi-label, `chosen`.
+
+    Raises:
+        ModelError: The combiner cannot be exported.
+    """
+    example = torch.rand(2, len(bundle.members), len(bundle.classes))
+    try:
+        return export_module(copy.deepcopy(Outputs(bundle)).cpu(), example)
+    except TracingError as error:
+        raise ModelError(f"ONNX does not support the ensemble method '{bundle.name}' ({error})") from error
 
 
 def _layer_of(traced: torch.export.ExportedProgram, message: str) -> str:
@@ -84,11 +95,7 @@ def _layer_of(traced: torch.export.ExportedProgram, message: str) -> str:
 class RecurrentNodes(nn.Module):
     """Recurrent layers as ONNX nodes; maps B T D to all states of the last layer, B T F, and its final state, B F.
 
-    Args:
-        kernel: Its weights are used.
-        activation: Activation of the state.
-        recurrent_activation: Activation of the gates.
-        reset_after: Whether a GRU resets after the recurrent product.
+    The weights are those of `kernel`; the options those of `RecurrentStack`.
     """
 
     def __init__(
@@ -135,11 +142,7 @@ class RecurrentNodes(nn.Module):
 
 
 class StackNodes(nn.Module):
-    """A `RecurrentStack` as ONNX nodes.
-
-    Args:
-        stack: Its options and weights are used.
-    """
+    """A `RecurrentStack` as ONNX nodes, with its options and weights."""
 
     def __init__(self, stack: RecurrentStack) -> None:
         super().__init__()

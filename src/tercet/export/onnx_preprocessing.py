@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tercet.core.types import InputSpec
 from tercet.export.onnx_graph import DOUBLE, FLOAT, INT64, Graph
-from tercet.export.torch_preprocessing import InputGeometry
 
 _LUMA = (0.299, 0.587, 0.114)
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}
@@ -22,7 +22,7 @@ class DynamicSize:
     width: str
 
 
-def add_preprocessing(graph: Graph, images: str, geometry: InputGeometry) -> str:
+def add_preprocessing(graph: Graph, images: str, geometry: InputSpec) -> str:
     """Add resize and crop of uint8 images B H W 3 to floats B C h w in [0, 1]; return the name of the result."""
     size = _size_of(graph, images)
     target = DynamicSize(*(graph.integers(side) for side in geometry.size))
@@ -74,7 +74,7 @@ def _fit_within(graph: Graph, image: DynamicSize, size: tuple[int, int]) -> Dyna
     return DynamicSize(*(_rounded(graph, graph.add("Mul", side, ratio)) for side in sides))
 
 
-def _crop(graph: Graph, images: str, image: DynamicSize, geometry: InputGeometry) -> tuple[str, DynamicSize]:
+def _crop(graph: Graph, images: str, image: DynamicSize, geometry: InputSpec) -> tuple[str, DynamicSize]:
     """Return the centre crop and its size."""
     sides, target = _doubles(graph, image, geometry.size)
     if geometry.crop_mode == "center":
@@ -102,7 +102,7 @@ def _nearest(graph: Graph, images: str, size: DynamicSize, target: DynamicSize) 
     return images
 
 
-def _resample(graph: Graph, pixels: str, size: DynamicSize, target: DynamicSize, geometry: InputGeometry) -> str:
+def _resample(graph: Graph, pixels: str, size: DynamicSize, target: DynamicSize, geometry: InputSpec) -> str:
     """Resize floats B H W C to B C h w with an antialiased filter."""
     options: dict[str, Any] = {"mode": _MODES[geometry.interpolation], "antialias": 1, "exclude_outside": 1}
     if geometry.interpolation == "bicubic":

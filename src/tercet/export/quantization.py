@@ -47,13 +47,7 @@ class QuantizedMembers:
 
 
 def quantize_members(bundle: Bundle, graphs: Sequence[ModelProto], samples: VerificationImages) -> QuantizedMembers:
-    """Quantize every member that loses at most `WORST_LOSS` accuracy.
-
-    Args:
-        bundle: The exported bundle.
-        graphs: Graph of each member in 32 bits.
-        samples: Images for calibration and accuracy; only the real ones are used.
-    """
+    """Quantize every member that loses at most `WORST_LOSS` accuracy, measured and calibrated on the real images."""
     result = QuantizedMembers()
     images = samples.images[: samples.num_real]
     labels = None if samples.labels is None else samples.labels[: samples.num_real]
@@ -81,11 +75,6 @@ def calibration_batches(bundle: Bundle, member: int, images: Sequence[ImageInput
 
 def quantize(graph: ModelProto, batches: CalibrationBatches, *, name: str) -> ModelProto | None:
     """Return a member's graph with int8 convolutions and dense layers; None if it has neither.
-
-    Args:
-        graph: From images to logits.
-        batches: Calibration images.
-        name: The member's name, for messages.
 
     Raises:
         ModelError: onnxruntime cannot quantize it.
@@ -125,12 +114,7 @@ def accuracy_loss(
 ) -> float:
     """Return a member's loss of accuracy by quantization; without labels, the fraction of changed predictions.
 
-    Args:
-        graph: The member in 32 bits.
-        quantized: The member in int8.
-        batches: N images as the member reads them.
-        labels: N class indices, or N K label sets; -1 if unknown.
-        threshold: Of the scores of a multi-label member.
+    Labels are N class indices, or N K label sets with the `threshold` of the member's scores; -1 if unknown.
     """
     before, after = (_predict(model, batches, threshold) for model in (graph, quantized))
     count = len(before)

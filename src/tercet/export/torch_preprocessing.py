@@ -1,4 +1,4 @@
-"""Preprocessing of exported files: input geometry, and resize and crop for images of dynamic size in PyTorch.
+"""Preprocessing of exported files in PyTorch: resize and crop for images of dynamic size.
 
 `torch.export` specializes height and width wherever Python reads them, as `tercet.core.resize` and PyTorch's own
 antialiased resize do. Here sizes are tensors, and a resize is two matrix products. The rows of the matrices are filter
@@ -19,53 +19,25 @@ from torch import Tensor, nn
 from tercet.core.errors import ModelError
 from tercet.core.resize import to_channels
 from tercet.core.types import InputSpec
-from tercet.ensemble.bundle import Bundle
 
 _CUBIC = -0.5  # the bicubic filter's parameter, as in PyTorch's antialiased resize
 
 
-@dataclass(frozen=True)
-class InputGeometry:
-    """The fields of an `InputSpec` that determine the pixels; members with equal geometry share preprocessing.
-
-    Mean and standard deviation are applied by the network itself.
-    """
-
-    size: tuple[int, int]
-    channels: int
-    crop_mode: str
-    crop_pct: float
-    interpolation: str
-
-    @classmethod
-    def of(cls, spec: InputSpec) -> InputGeometry:
-        """Return the geometry of a spec.
-
-        Raises:
-            ModelError: It has neither 1 nor 3 channels.
-        """
-        if spec.channels not in (1, 3):
-            raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
-        return cls(spec.size, spec.channels, spec.crop_mode, spec.crop_pct, spec.interpolation)
-
-
-def geometries(bundle: Bundle) -> list[InputGeometry]:
-    """Return the input geometry of each member, enlarged for its test-time augmentation.
+def input_geometry(spec: InputSpec) -> InputSpec:
+    """Return the geometry of a spec, for which preprocessing is exported.
 
     Raises:
-        ModelError: A member has neither 1 nor 3 input channels.
+        ModelError: It has neither 1 nor 3 channels.
     """
-    return [InputGeometry.of(spec) for spec in bundle.specs]
+    if spec.channels not in (1, 3):
+        raise ModelError(f"a network that reads {spec.channels} channels cannot be exported: images have 1 or 3")
+    return spec.geometry
 
 
 class DynamicPreprocess(nn.Module):
-    """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1].
+    """Resizes and crops uint8 images B H W 3 of any size to floats B C h w in [0, 1]."""
 
-    Args:
-        geometry: Input geometry of the network.
-    """
-
-    def __init__(self, geometry: InputGeometry) -> None:
+    def __init__(self, geometry: InputSpec) -> None:
         super().__init__()
         self.geometry = geometry
 
@@ -132,12 +104,7 @@ class _Side:
         return (torch.minimum(index, self.crop - 1) + self._first).long()
 
     def weights(self, count: int, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the weight of each image pixel in each target pixel, m n.
-
-        Args:
-            count: n.
-            kernel: The filter, from distances to weights.
-        """
+        """Return the weight of each of n = `count` image pixels in each target pixel, m n, by a filter of distances."""
         step = self.crop.float() / self.resized.float()
         centres = step * (self._resized_indices().float() + 0.5)
         pixels = torch.arange(count, dtype=torch.float64, device=self.full.device) - self._first

@@ -17,12 +17,7 @@ from tercet.models.label_decoder import TOKEN_EDGE, LabelDecoder
 
 
 class TracingError(Exception):
-    """A network cannot be traced.
-
-    Args:
-        layer: Name of the innermost layer that was running; empty if none was.
-        reason: The exporter's error.
-    """
+    """A network cannot be traced; `layer` names the innermost layer that was running, empty if none was."""
 
     def __init__(self, layer: str, reason: Exception) -> None:
         super().__init__(str(reason))
@@ -30,12 +25,7 @@ class TracingError(Exception):
 
 
 def trace(network: nn.Module, example: Tensor, dynamic: Mapping[int, str]) -> torch.export.ExportedProgram:
-    """Return the program of a network with one input.
-
-    Args:
-        network: Is put into evaluation mode.
-        example: An input; its dynamic axes must be longer than 1.
-        dynamic: Names of the dynamic axes.
+    """Return the program of a network with one input; the `dynamic` axes of the example must be longer than 1.
 
     Raises:
         TracingError: A layer cannot be traced.
@@ -53,14 +43,7 @@ def trace(network: nn.Module, example: Tensor, dynamic: Mapping[int, str]) -> to
 
 
 def tracing_problem(member: Member, layer: str, error: Exception, *, form: str) -> ModelError:
-    """Return the error message for a member that cannot be exported.
-
-    Args:
-        member: The member.
-        layer: Name of its layer; empty if unknown.
-        error: The exporter's error.
-        form: Name of the export format.
-    """
+    """Return the error for a member that cannot be exported to a format because of a layer (empty: unknown)."""
     name = re.sub(r"^(L\['self'\]\.)?module\.?", "", layer)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
     return ModelError(
@@ -99,11 +82,7 @@ def without_beam_search(module: nn.Module) -> nn.Module:
 
 
 class GreedyDecoder(nn.Module):
-    """Autoregressive label decoder: the most probable label at each step, until the END token.
-
-    Args:
-        decoder: Its weights are used.
-    """
+    """Autoregressive label decoder with the weights of another: the most probable label at each step, until END."""
 
     kernel: Tensor
     recurrent: Tensor

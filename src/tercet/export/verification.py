@@ -182,7 +182,7 @@ def _close_calls(bundle: Bundle, outputs: ModelOutput, limit: float) -> NDArray[
         rule = bundle.sets
         member = abs(outputs.members - np.reshape(rule.thresholds, (1, -1, 1))).min(axis=(1, 2))
         combined = abs(outputs.probabilities - rule.threshold).min(axis=1)
-        distance = {"single": member, "vote": np.minimum(member, combined)}.get(rule.method, combined)
+        distance = {None: member, "vote": np.minimum(member, combined)}.get(rule.operation, combined)
         return np.asarray(distance < limit)
     close = _margin(outputs.probabilities, 1) < 2 * limit
     return np.asarray(close | _close_selections(bundle.combiner, outputs.members, limit))
@@ -196,8 +196,8 @@ def _close_selections(combiner: AnyCombiner | None, stack: Values, limit: float)
         for part in combiner.parts:
             close |= _close_selections(part.combiner, stack[:, first : first + part.num_members], limit)
             first += part.num_members
-    elif isinstance(combiner, Combiner) and combiner.method in ("vote", "pruned"):
-        pruned = combiner.method == "pruned"
+    elif isinstance(combiner, Combiner) and combiner.operation in ("vote", "pruned"):
+        pruned = combiner.operation == "pruned"
         count = min(combiner.keep, stack.shape[2]) if pruned else 1
         matters = -np.sort(-stack, axis=2)[..., count - 1] > limit if pruned else True  # pruning a zero has no effect
         close |= ((_margin(stack, count) < 2 * limit) & matters).any(axis=1)

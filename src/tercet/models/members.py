@@ -10,10 +10,11 @@ from typing import Any
 
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
-from tercet.config.run import METHODS, MemberConfig
+from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import slug
+from tercet.core.registry import PARTS
 from tercet.core.yaml_io import read_mapping
 from tercet.models.build import changed_options, check_network, options_of
 
@@ -122,7 +123,7 @@ def _name_problems(names: Sequence[str]) -> Iterator[str]:
     for position, name in enumerate(names):
         if not name.strip():
             yield "a member's name must not be blank"
-        elif name in METHODS:
+        elif name in PARTS["combiner"]:
             yield f"a member cannot have the name '{name}', which is an ensemble method"
         owner = owners.setdefault(slug(name).casefold(), position)
         if owner != position:

@@ -204,7 +204,6 @@ class Trainer:
         state.begin_epoch()
         if not stop_reason:  # else `run_stage` saves, at the start of the next stage
             self.save()
-        self.history.save(self.folder / "history.jsonl")
         for callback in self.callbacks:
             callback.on_epoch_end(row)
         return stop_reason
@@ -268,6 +267,7 @@ class Trainer:
             "generators": generator_states(),
         }
         save_checkpoint(self.folder / LAST, checkpoint)
+        self.history.save(self.folder / "history.jsonl")
         remove_unreferenced(self.folder, {best.file for best in (self.state.best, self.state.stage_best) if best})
 
     def save_and_stop_if_signalled(self) -> None:
