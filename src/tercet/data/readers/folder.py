@@ -185,6 +185,6 @@ def _refuse_ambiguous(images: Sequence[str], tables: Sequence[str], *, what: str
         raise DataError(
             f"{what}: the folders {names} contain sub-folders of the same names "
             f"({join_few([*map(repr, sorted(shared))])}): are the folders classes? rename splits to 'train', 'val' and "
-            "'test', or give one folder, or a table of images, as the data; a class folder must hold its images without "
-            "sub-folders"
+            "'test', or give one folder, or a table of images, as the data; a class folder must hold its images "
+            "without sub-folders"
         )
