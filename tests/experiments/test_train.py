@@ -35,7 +35,7 @@ SINGLE: dict[str, Any] = {**OPTIONS, "members": [WIDE]}
 def test_a_run_writes_all_files(finished: Run) -> None:
     names = {path.name for path in finished.path.iterdir()}
     assert names >= {
-        "config.yaml",
+        "run.json",
         "environment.json",
         "samples.csv",
         "plan.json",

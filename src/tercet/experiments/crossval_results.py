@@ -1,4 +1,4 @@
-"""Finish a cross-validation: pool held-out predictions, score and calibrate, write metrics, report and bundle."""
+"""Finish a cross-validation: pool held-out predictions, score and calibrate, make metrics, report and bundle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tercet.core.files import write_json, write_text
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import describe_environment
@@ -43,7 +42,7 @@ class CrossvalResults:
 
 
 def finalize_folds(runs: FoldRuns) -> CrossvalResults:
-    """Combine the finished folds; score, calibrate, and write predictions, metrics, report and bundle."""
+    """Combine the finished folds; score, calibrate, and write predictions and bundle."""
     pooled = pool(runs)
     for result in (*pooled.members, *pooled.ensembles, pooled.chosen):
         result.pooled.save(runs.root.predictions(result.name, "pooled"))
@@ -68,8 +67,6 @@ def finalize_folds(runs: FoldRuns) -> CrossvalResults:
     }
     calibration = None if calibrated is None else calibrated.calibration
     replace(pooled.bundle, card=card, calibration=calibration).save(runs.root.bundle)
-    write_json(runs.root.metrics, metrics)
-    write_text(runs.root.report, report)
     return CrossvalResults(pooled, metrics, report)
 
 

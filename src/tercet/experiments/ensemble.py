@@ -13,11 +13,9 @@ from tercet.config.commands import ENSEMBLE, EnsembleConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import write_text
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import RunFolder
+from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.runtime import choose_device, plan_threads
-from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, require_applicable
@@ -89,8 +87,9 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     members = _unique_names(_members(folders, plans))
     run = RunFolder.create(config.output, "ensemble", resumes=False)
     with run.lock():
-        write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
+        run.begin(RunRecord("ensemble", [str(folder.path) for folder in folders], parsed.to_dict()))
         results = finalize(run, plan, prepared, members)
+        run.write_results(results.metrics, results.report)
     return Run(run.path, results.metrics, results.report)
 
 

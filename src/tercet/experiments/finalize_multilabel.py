@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tercet.core.files import write_json, write_text
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
@@ -70,7 +69,7 @@ class MultilabelRunResults:
 
 
 def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
-    """Combine the members of a run; choose, score, and write metrics, report and bundle."""
+    """Combine the members of a run; choose, score, and write predictions and bundle."""
     members = [_member(run, member.name) for member in plan.members]
     methods = multilabel_methods(plan) if len(members) > 1 else ()
     ensembles = [_combine(method, members, plan) for method in methods]
@@ -89,8 +88,6 @@ def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
         "versions": metrics["versions"],
     }
     Bundle(plan.classes, networks, card=card, sets=winner.rule).save(run.bundle)
-    write_json(run.metrics, metrics)
-    write_text(run.report, report)
     return MultilabelRunResults(metrics, report)
 
 

@@ -148,10 +148,9 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     if many:
         table = _trials_table(ranked[_MAX_TRIALS:], monitor, "Other trials")
         yield Details(f"Table of the other {count(len(ranked) - _MAX_TRIALS, 'trial')}", [table])
-    path = record.run.path / "best.yaml"
-    if path.is_file():
+    if "train_command" in document:
         yield Paragraph("Train with the best options, to get a bundle and test scores:")
-        yield Code(path.read_text("utf-8").splitlines()[1].removeprefix("# "), "command")
+        yield Code(document["train_command"], "command")
 
 
 def _trials_table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> Table:

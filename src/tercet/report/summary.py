@@ -109,7 +109,7 @@ def warnings_of(record: RunReader) -> list[Warning]:
         step = failure.get("step", "")
         training = f"{failure['network']}, seed {failure['seed']}: {failure['message']}"
         warnings.append(Warning(f"{step}: {training}" if step else training, "A training failed"))
-    if record.config.get("dry_run"):
+    if record.record.options.get("dry_run"):
         text = "Every training was one step of a tiny network, so the numbers on this page have no meaning."
         warnings.append(Warning(text, "Dry run"))
     return warnings
@@ -216,7 +216,7 @@ def _tta_levels(record: RunReader) -> Iterator[Block]:
 def _reproduce(record: RunReader) -> Iterator[Block]:
     command = command_of(record)
     if command is None:
-        text = "The configuration of the run is missing, or was written by another version of Tercet."
+        text = "The options of the run were written by another version of Tercet."
         yield Paragraph(text, quiet=True)
     else:
         yield Code(command, "command")
@@ -224,8 +224,7 @@ def _reproduce(record: RunReader) -> Iterator[Block]:
     if space := space_of(record):
         yield Paragraph(f"{SPACE}:")
         yield Code(space, SPACE)
-    if record.config:
-        yield Details("Full configuration", [Code(dump_yaml(dict(record.config)), "configuration")])
+    yield Details("Full configuration", [Code(dump_yaml(dict(record.record.options)), "configuration")])
 
 
 def _join(value: Any) -> str:
