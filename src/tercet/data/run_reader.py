@@ -159,6 +159,29 @@ class RunReader:
         return MultilabelPredictions.load(path) if path.is_file() else None
 
     @cached_property
+    def selected(self) -> tuple[str, Mapping[str, float], Mapping[str, float]] | None:
+        """Name of the selected model, and its scores on validation and test, if any; None if the run has no such model.
+
+        For a cross-validation, in which each fold selects, all held-out images take the place of validation.
+        """
+        document = self.metrics
+        if self.kind == "crossval":
+            return f"{len(document['folds'])} folds", document["pooled"], document.get("test") or {}
+        if self.kind == "tune":
+            return f"trial {document['best']['number']}", document["best"]["scores"], {}
+        if self.kind == "reproduce":
+            return None
+        chosen = document["chosen"]
+        rows = document["networks"] if self.kind == "compare" else [*document["members"], *document["ensembles"]]
+        row = next((row for row in reversed(rows) if row["name"] == chosen), None)
+        if row is None:
+            return None
+        validation, test = (row.get(split) or {} for split in ("validation", "test"))
+        if self.kind == "compare":  # over seeds
+            validation, test = ({key: value["mean"] for key, value in scores.items()} for scores in (validation, test))
+        return chosen, validation, test
+
+    @cached_property
     def evaluation_split(self) -> str:
         """The split of the reported scores: test if it has labels, else validation; pooled for a cross-validation."""
         if self.kind == "crossval":

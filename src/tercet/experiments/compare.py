@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,7 +17,6 @@ from rich.console import Console
 
 from tercet.config.experiments import COMPARE, CompareConfig
 from tercet.config.model import ModelConfig
-from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
@@ -35,11 +35,11 @@ from tercet.experiments.compare_grid import (
     with_seeds,
 )
 from tercet.experiments.compare_results import compare_networks, read_networks, report_text, write_tables
-from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
+from tercet.experiments.experiment import ExperimentResult, run_experiment
 from tercet.experiments.jobs import raise_failures
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
-from tercet.experiments.train import make_plan, open_plan, train_waiting, write_run
+from tercet.experiments.train import PlannedExperiment, make_plan, train_waiting, write_run
 from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
 from tercet.models.build import check_weights
@@ -100,14 +100,7 @@ def compare(
     return run_comparison(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
-def run_comparison(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
-) -> ComparisonRun:
-    """Start or resume a comparison and run it to the end."""
-    return run_experiment(NetworkComparison, data, parsed, resume=resume, console=console)
-
-
-class NetworkComparison(Experiment[tuple[Plan, DataModule], ComparisonRun]):
+class NetworkComparison(PlannedExperiment[ComparisonRun]):
     """Training of a grid of networks with several seeds, and their comparison."""
 
     options = COMPARE
@@ -149,10 +142,6 @@ class NetworkComparison(Experiment[tuple[Plan, DataModule], ComparisonRun]):
         write_run(run, plan, prepared)
         return plan, prepared
 
-    def reopen(self, run: RunFolder) -> tuple[Plan, DataModule] | None:
-        """Read plan and data."""
-        return open_plan(run)
-
     def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> ComparisonRun:
         """Run the missing trainings, and compare the networks; failed trainings are listed."""
         plan, prepared = state
@@ -183,6 +172,10 @@ class NetworkComparison(Experiment[tuple[Plan, DataModule], ComparisonRun]):
         write_tables(run, metrics, networks)
         exit_code = failures[0].exit_code if failures else 0
         return ComparisonRun(run.path, metrics, report_text(metrics), exit_code)
+
+
+run_comparison = partial(run_experiment, NetworkComparison)
+"""Starts or resumes a comparison, as `compare` does, from parsed options."""
 
 
 def _grid_file(run: RunFolder) -> Path:

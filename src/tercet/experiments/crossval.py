@@ -131,8 +131,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
                 if trained and not fold.finalized():
                     _finalize_fold(fold, console)
             raise_failures(failures, run)
-        results = finalize_folds(state)
-        return CrossValidation(run.path, results.metrics, results.report)
+        return CrossValidation(run.path, *finalize_folds(state))
 
 
 def _train_folds(runs: FoldRuns, jobs: Sequence[Job], console: Console) -> list[FailedJob]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from tercet.core.output import printable
@@ -31,18 +31,8 @@ _UNCALIBRATED = (
 )
 
 
-@dataclass(frozen=True)
-class CrossvalResults:
-    """Results of a cross-validation."""
-
-    pooled: PooledResults
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`."""
-    report: str
-
-
-def finalize_folds(runs: FoldRuns) -> CrossvalResults:
-    """Combine the finished folds; score, calibrate, and write predictions and bundle."""
+def finalize_folds(runs: FoldRuns) -> tuple[dict[str, Any], str]:
+    """Combine the finished folds; write predictions and bundle, and return metrics and report."""
     pooled = pool(runs)
     for result in (*pooled.members, *pooled.ensembles, pooled.chosen):
         result.pooled.save(runs.root.predictions(result.name, "pooled"))
@@ -67,7 +57,7 @@ def finalize_folds(runs: FoldRuns) -> CrossvalResults:
     }
     calibration = None if calibrated is None else calibrated.calibration
     replace(pooled.bundle, card=card, calibration=calibration).save(runs.root.bundle)
-    return CrossvalResults(pooled, metrics, report)
+    return metrics, report
 
 
 def _calibrate(pooled: PooledResults, fold_mean: Mapping[str, Predictions]) -> CalibrationResult | None:

@@ -23,6 +23,7 @@ from tercet.experiments.finalize import finalize
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.experiments.jobs import Job, raise_failures, run_jobs
 from tercet.experiments.plan import Plan
+from tercet.experiments.task import task_of
 from tercet.experiments.train import Run
 from tercet.experiments.tta import choose_tta, is_tta_chosen
 
@@ -63,7 +64,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
             raise StorageError(f"{folder.path} contains no trained members: give the runs that trained them")
     plans = [Plan.load(folder) for folder in folders]
     _require_same_data(folders, plans)
-    if any(plan.multilabel for plan in plans):
+    if not all(task_of(plan).can_combine_runs for plan in plans):
         raise ConfigError("multi-label members can only be combined within one run: train them with one tercet train")
     methods = METHODS if config.ensemble_methods is None else config.ensemble_methods
     run_config = RunConfig(ensemble_methods=methods, seed=config.seed, device=config.device, threads=config.threads)

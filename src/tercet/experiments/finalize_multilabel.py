@@ -59,17 +59,8 @@ class MultilabelResult:
         return {"name": self.name, "members": list(self.members), **self.summary, "rule": self.rule.to_dict(), **scores}
 
 
-@dataclass(frozen=True)
-class MultilabelRunResults:
-    """Results of a run."""
-
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`."""
-    report: str
-
-
-def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
-    """Combine the members of a run; choose, score, and write predictions and bundle."""
+def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str]:
+    """Combine the members of a run; choose, write predictions and bundle, and return metrics and report."""
     members = [_member(run, member.name) for member in plan.members]
     methods = multilabel_methods(plan) if len(members) > 1 else ()
     ensembles = [_combine(method, members, plan) for method in methods]
@@ -88,7 +79,7 @@ def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
         "versions": metrics["versions"],
     }
     Bundle(plan.classes, networks, card=card, sets=winner.rule).save(run.bundle)
-    return MultilabelRunResults(metrics, report)
+    return metrics, report
 
 
 def _load(run: RunFolder, name: str) -> Member:

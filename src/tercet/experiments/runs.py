@@ -13,10 +13,11 @@ from rich.text import Text
 
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
-from tercet.core.files import natural_key, read_json
+from tercet.core.files import natural_key
 from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
-from tercet.core.run_folder import RECORD, RunFolder
+from tercet.core.run_folder import RECORD
+from tercet.data.run_reader import RunReader
 from tercet.metrics.tables import as_text, plain_table
 
 _METRICS = "metrics.json"
@@ -172,40 +173,25 @@ def _read(folder: Path, name: str) -> RunRow:
         StorageError: There is no `run.json`.
         Exception: One of `_SCHEMA_ERRORS` if the file does not have the structure of a run's metrics.
     """
-    run = RunFolder.open(folder)
-    command, document = run.record().command, read_json(run.metrics)
-    chosen, *scores = _scores(command, document)
+    reader = RunReader.open(folder)
+    if reader.selected is None:
+        raise ModelError(f"tercet {reader.kind} has no scores of its own: list the runs inside, such as {folder}/steps")
+    chosen, *scores = reader.selected
     validation, test = map(_single_label_names, scores)
     final = test or validation
     return RunRow(
         name=name,
-        kind=command,
-        data=str(document["data"]["source"]),
+        kind=reader.kind,
+        data=reader.source,
         chosen=chosen,
         validation=validation.get("accuracy") if validation else None,
         test=test["accuracy"] if test else None,
         macro_f1=final["macro_f1"],
         kappa=final.get("kappa"),
-        seconds=_seconds(command, document),
-        date=datetime.fromtimestamp(run.metrics.stat().st_mtime).isoformat(timespec="seconds"),
-        monitor_split=str(document.get("protocol", {}).get("monitor_split", "validation")),
+        seconds=_seconds(reader),
+        date=datetime.fromtimestamp(reader.finished_at).isoformat(timespec="seconds"),
+        monitor_split=reader.monitor_split,
     )
-
-
-def _scores(command: str, document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapping[str, float]]:
-    """Return the name of the selected model, and its validation and test scores (may be empty)."""
-    if command == "crossval":  # each fold selects its own model
-        return f"{len(document['folds'])} folds", document["pooled"], document.get("test") or {}
-    if command == "tune":
-        best = document["best"]
-        return f"trial {best['number']}", best["scores"], {}
-    chosen = document["chosen"]
-    if command == "compare":
-        row = next(row for row in document["networks"] if row["name"] == chosen)
-        return chosen, _means(row["validation"]), _means(row.get("test"))
-    rows = [*document["members"], *document["ensembles"]]
-    row = next(row for row in reversed(rows) if row["name"] == chosen)
-    return chosen, row["validation"], row.get("test") or {}
 
 
 def _single_label_names(scores: Mapping[str, float]) -> Mapping[str, float]:
@@ -215,15 +201,11 @@ def _single_label_names(scores: Mapping[str, float]) -> Mapping[str, float]:
     return {"accuracy": scores["exact_match"], "macro_f1": scores["c_f1"]}
 
 
-def _means(scores: Mapping[str, Any] | None) -> dict[str, float]:
-    return {key: value["mean"] for key, value in (scores or {}).items()}
-
-
-def _seconds(command: str, document: Mapping[str, Any]) -> float | None:
+def _seconds(reader: RunReader) -> float | None:
     """Return the total training time, if recorded."""
-    if command == "compare":
-        trainings = [training for row in document["networks"] for training in row.get("trainings", [])]
+    if reader.kind == "compare":
+        trainings = [training for row in reader.metrics["networks"] for training in row.get("trainings", [])]
     else:
-        trainings = document["trials" if command == "tune" else "members"]
+        trainings = reader.metrics["trials" if reader.kind == "tune" else "members"]
     seconds = [training["seconds"] for training in trainings if training.get("seconds") is not None]
     return float(sum(seconds)) if seconds else None

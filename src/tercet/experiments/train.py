@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,17 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.files import write_json
+from tercet.core.output import count
 from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan, choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
-from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
-from tercet.experiments.finalize import finalize
-from tercet.experiments.finalize_multilabel import finalize_multilabel
+from tercet.experiments.experiment import Experiment, ExperimentResult, Result, run_experiment
 from tercet.experiments.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.experiments.member import check_bf16
-from tercet.experiments.multilabel import adapt_plan
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.task import task_of
 from tercet.models.build import check_build, check_images, check_weights
 from tercet.models.members import default_members, resolve_members
 
@@ -64,14 +64,18 @@ def train(
     return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
-def run_training(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
-) -> Run:
-    """Start or continue a run, as `train` does, from parsed options."""
-    return run_experiment(Training, data, parsed, resume=resume, console=console)
+class PlannedExperiment(Experiment[tuple[Plan, DataModule], Result]):
+    """An experiment whose trainings share one plan and one set of images."""
+
+    def reopen(self, run: RunFolder) -> tuple[Plan, DataModule] | None:
+        """Read plan and data."""
+        if not run.plan.is_file():
+            return None
+        plan = Plan.load(run)
+        return plan, plan.open_data(run)
 
 
-class Training(Experiment[tuple[Plan, DataModule], Run]):
+class Training(PlannedExperiment[Run]):
     """Training of members, and their combination."""
 
     options = TRAIN
@@ -97,16 +101,15 @@ class Training(Experiment[tuple[Plan, DataModule], Run]):
         write_run(run, plan, prepared)
         return plan, prepared
 
-    def reopen(self, run: RunFolder) -> tuple[Plan, DataModule] | None:
-        """Read plan and data."""
-        return open_plan(run)
-
     def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Run:
         """Train the members, and combine them."""
         plan, prepared = state
         raise_failures(train_waiting(run, plan, prepared, console), run)
-        results = finalize_multilabel(run, plan) if plan.multilabel else finalize(run, plan, prepared)
-        return Run(run.path, results.metrics, results.report)
+        return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
+
+
+run_training = partial(run_experiment, Training)
+"""Starts or continues a run, as `train` does, from parsed options."""
 
 
 def check_members(parsed: ParsedArguments) -> None:
@@ -176,7 +179,7 @@ def make_plan(
         multilabel=prepared.table.membership is not None,
         calibration=calibration,
     )
-    plan = adapt_plan(plan) if plan.multilabel else plan
+    plan = task_of(plan).adapt(plan)
     plan.check()
     check_bf16(plan, prepared)
     return plan
@@ -193,14 +196,6 @@ def write_data(run: RunFolder, prepared: DataModule) -> None:
     prepared.table.save(run.samples)
     prepared.images.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
-
-
-def open_plan(run: RunFolder) -> tuple[Plan, DataModule] | None:
-    """Read plan and data of a run; None if it was stopped before they were complete."""
-    if not run.plan.is_file():
-        return None
-    plan = Plan.load(run)
-    return plan, plan.open_data(run)
 
 
 def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> list[FailedJob]:
@@ -220,19 +215,13 @@ def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Con
 
 def print_start(console: Console, plan: Plan, details: str, *, waiting: int, threads: ThreadPlan) -> None:
     """Print data, skipped files and resources before training starts."""
-    classes = count_noun(len(plan.classes), "label" if plan.multilabel else "class")
+    classes = count(len(plan.classes), task_of(plan).noun)
     print_status(console, f"{plan.data}: {classes}; {details}")
     for note in plan.notes[:10]:
         print_status(console, f"data: {note}")
     if len(plan.notes) > 10:
         print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
-    print_status(console, f"{count_noun(waiting, 'training')} on {plan.device}: {threads}")
-
-
-def count_noun(count: int, noun: str) -> str:
-    """Return a count with its noun in singular or plural."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"
+    print_status(console, f"{count(waiting, 'training')} on {plan.device}: {threads}")
 
 
 def demo(*, output: str | None = None, console: Console | None = None) -> Run:

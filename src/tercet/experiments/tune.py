@@ -21,10 +21,10 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
-from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
+from tercet.experiments.experiment import ExperimentResult, run_experiment
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
-from tercet.experiments.train import make_plan, open_plan, write_run
+from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
 from tercet.experiments.tune_trials import TrialRow, TrialTask, as_csv, best_row, train_command, trials_report
@@ -87,7 +87,7 @@ def run_tuning(
 
 
 @dataclass(frozen=True)
-class Search(Experiment[tuple[Plan, DataModule], Tuning]):
+class Search(PlannedExperiment[Tuning]):
     """Search of the hyperparameters of one network."""
 
     space: str | Path | Mapping[str, Any] | None = None
@@ -130,7 +130,7 @@ class Search(Experiment[tuple[Plan, DataModule], Tuning]):
         count = TrialLog(journal, self.study).count()
         if count > self.study.trials:
             raise ConfigError(f"{count} trials exist already: give --trials {count} or more")
-        return open_plan(run)
+        return super().reopen(run)
 
     def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Tuning:
         """Train the missing trials, and report all."""

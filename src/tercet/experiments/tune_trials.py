@@ -20,7 +20,7 @@ from tercet.config.fields import quote_value
 from tercet.config.training import Monitor
 from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
-from tercet.core.history import EpochRow, History
+from tercet.core.history import TIME_LIMIT, EpochRow, History
 from tercet.core.output import printable
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
@@ -81,7 +81,7 @@ class TrialPruner:
     def finished(self, history: History) -> bool:
         """Return whether the training ends with the last epoch anyway."""
         last = history.rows[-1]
-        final = last.stage + 1 == len(self.member.training.stage_list()) or last.note == "training time limit"
+        final = last.stage + 1 == len(self.member.training.stage_list()) or last.note == TIME_LIMIT
         return bool(last.note) and final
 
 

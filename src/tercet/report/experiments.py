@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tercet.core.output import count
 from tercet.data.run_reader import RunReader
 from tercet.metrics.tables import short_count
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table
-from tercet.report.summary import MISSING, count, duration, number, p_value_text, points
+from tercet.report.summary import MISSING, duration, number, p_value_text, points
 
 _HEADER = ("result", "metric", "published", "measured", "sd or interval", "n", "images", "difference")
 _FRACTIONS = frozenset({"accuracy", "macro_f1", "kappa"})
