@@ -27,7 +27,7 @@ from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold
 from tercet.experiments.ensemble import combine
-from tercet.experiments.multilabel import multilabel_objective
+from tercet.experiments.task import multilabel_objective
 from tercet.experiments.train import Run, train
 from tercet.inference.predict import evaluate, predict_files
 from tercet.metrics.multilabel import score_multilabel, validation_multilabel_scores

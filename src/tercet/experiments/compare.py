@@ -156,13 +156,7 @@ class NetworkComparison(PlannedExperiment[ComparisonRun]):
             row.update(network)
         metrics = {
             "run": str(run.path),
-            "data": {
-                "source": plan.data,
-                "classes": list(plan.classes),
-                "fingerprint": plan.fingerprint,
-                "held_out": plan.held_out,
-                "notes": list(plan.notes),
-            },
+            "data": plan.data_card(),
             "protocol": _protocol(plan, self.parsed.of(CompareConfig)),
             "baseline": grid["baseline"],
             **comparison,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
 from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
-from tercet.core.runtime import plan_threads
 from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
 from tercet.data.run_reader import CHOSEN
@@ -25,9 +23,8 @@ from tercet.experiments.crossval_results import finalize_folds
 from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
-from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
-from tercet.experiments.pool import FailedJob
-from tercet.experiments.train import check_members, print_start, resolve_config, write_data
+from tercet.experiments.jobs import planned_jobs, raise_failures
+from tercet.experiments.train import check_members, resolve_config, train_jobs, write_data
 from tercet.metrics.classification import score
 from tercet.models.members import default_members
 
@@ -125,26 +122,17 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
             for fold in state.folds:
                 locks.enter_context(fold.run.lock())
             jobs = [job for fold in state.folds for job in planned_jobs(fold.run, fold.plan, run_title=fold.title)]
-            failures = _train_folds(state, jobs, console)
+            for fold in state.folds:
+                if fold.unlearned:
+                    print_status(console, fold.unlearned_note())
+            details = f"{len(state.folds)} folds ({state.how})"
+            failures = train_jobs(jobs, state.plan, root=run, details=details, console=console)
             for fold in state.folds:
                 trained = all(job.folder.finished() for job in jobs if job.run == fold.run)
                 if trained and not fold.finalized():
                     _finalize_fold(fold, console)
             raise_failures(failures, run)
         return CrossValidation(run.path, *finalize_folds(state))
-
-
-def _train_folds(runs: FoldRuns, jobs: Sequence[Job], console: Console) -> list[FailedJob]:
-    waiting = [job for job in jobs if not job.folder.finished()]
-    if not waiting:
-        return []
-    plan = runs.plan
-    threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)
-    for fold in runs.folds:
-        if fold.unlearned:
-            print_status(console, fold.unlearned_note())
-    print_start(console, plan, f"{len(runs.folds)} folds ({runs.how})", waiting=len(waiting), threads=threads)
-    return run_jobs(waiting, root=runs.root, threads=threads, console=console)
 
 
 def _finalize_fold(fold: FoldRun, console: Console) -> None:

@@ -13,6 +13,7 @@ from tercet.core.runtime import describe_environment
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import (
     DECODER_THRESHOLD,
+    MULTILABEL_METHODS,
     MultilabelMethod,
     MultilabelRule,
     best_threshold,
@@ -20,7 +21,6 @@ from tercet.ensemble.multilabel import (
     cross_fitted_multilabel,
 )
 from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, better_alone, data_notes
-from tercet.experiments.multilabel import multilabel_methods
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import is_better
 from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
@@ -62,7 +62,7 @@ class MultilabelResult:
 def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str]:
     """Combine the members of a run; choose, write predictions and bundle, and return metrics and report."""
     members = [_member(run, member.name) for member in plan.members]
-    methods = multilabel_methods(plan) if len(members) > 1 else ()
+    methods = [method for method in MULTILABEL_METHODS if len(members) > 1 and method in plan.run.ensemble_methods]
     ensembles = [_combine(method, members, plan) for method in methods]
     for ensemble in ensembles:
         for split, predictions in ensemble.predictions.items():

@@ -18,10 +18,10 @@ from tercet.core.files import write_json
 from tercet.core.output import count
 from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
-from tercet.core.runtime import ThreadPlan, choose_device, plan_threads
+from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
 from tercet.experiments.experiment import Experiment, ExperimentResult, Result, run_experiment
-from tercet.experiments.jobs import planned_jobs, raise_failures, run_jobs
+from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
 from tercet.experiments.member import check_bf16
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
@@ -204,24 +204,33 @@ def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Con
     Raises:
         Interrupted: A signal arrived; every training has saved a checkpoint.
     """
-    waiting = [job for job in planned_jobs(run, plan) if not job.folder.finished()]
+    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
+    jobs = planned_jobs(run, plan)
+    return train_jobs(jobs, plan, root=run, details=f"{counts} images", console=console, prepared=prepared)
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    plan: Plan,
+    *,
+    root: RunFolder,
+    details: str,
+    console: Console,
+    prepared: DataModule | None = None,
+) -> list[FailedJob]:
+    """Print data, skipped files and resources, and run the unfinished jobs; return the ones that failed."""
+    waiting = [job for job in jobs if not job.folder.finished()]
     if not waiting:
         return []
     threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume keeps its number
-    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
-    print_start(console, plan, f"{counts} images", waiting=len(waiting), threads=threads)
-    return run_jobs(waiting, root=run, threads=threads, console=console, prepared=prepared)
-
-
-def print_start(console: Console, plan: Plan, details: str, *, waiting: int, threads: ThreadPlan) -> None:
-    """Print data, skipped files and resources before training starts."""
     classes = count(len(plan.classes), task_of(plan).noun)
     print_status(console, f"{plan.data}: {classes}; {details}")
     for note in plan.notes[:10]:
         print_status(console, f"data: {note}")
     if len(plan.notes) > 10:
         print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
-    print_status(console, f"{count(waiting, 'training')} on {plan.device}: {threads}")
+    print_status(console, f"{count(len(waiting), 'training')} on {plan.device}: {threads}")
+    return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
 
 
 def demo(*, output: str | None = None, console: Console | None = None) -> Run:
