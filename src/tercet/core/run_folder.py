@@ -37,7 +37,7 @@ def package_version(name: str) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What created a run folder: the content of `run.json`, which is written before all other files."""
+    """Command, source and options of a run folder: the content of `run.json`, which is its first file."""
 
     command: str
     """train, ensemble, crossval, compare, tune or reproduce."""

@@ -1,4 +1,4 @@
-"""What the commands that write a run folder have in common: to start or resume, prepare, work and report.
+"""The common part of the commands that write a run folder: start or resume, prepare, work and report.
 
 The order makes every moment safe to be killed at: `run.json` comes first, then the data, then the plan, by which a
 resume sees that the preparation is complete; metrics and report come last.

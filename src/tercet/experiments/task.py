@@ -1,4 +1,4 @@
-"""The two tasks, one class or a set of labels per image: what differs between them in training and evaluation."""
+"""The two tasks, one class or a set of labels per image: their losses, scores, options and results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Results = tuple[Mapping[str, Any], str]
 
 @dataclass(frozen=True)
 class Task:
-    """What one of the tasks does in its own way."""
+    """Functions that differ between the tasks."""
 
     noun: str
     """Name of an output."""
