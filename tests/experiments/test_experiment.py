@@ -10,7 +10,8 @@ from tercet.config.commands import TRAIN
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import read_json
 from tercet.core.run_folder import RunFolder, RunRecord
-from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
+from tercet.experiments.experiment import Experiment, run_experiment
+from tercet.experiments.results import RunResult
 
 QUIET = Console(quiet=True)
 
@@ -19,7 +20,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-class Copying(Experiment[str, ExperimentResult]):
+class Copying(Experiment[str, RunResult]):
     """Copies its source into the plan, then into the report."""
 
     options = TRAIN
@@ -37,13 +38,13 @@ class Copying(Experiment[str, ExperimentResult]):
     def reopen(self, run: RunFolder) -> str | None:
         return run.plan.read_text() if run.plan.is_file() else None
 
-    def work(self, run: RunFolder, state: str, console: Console) -> ExperimentResult:
+    def work(self, run: RunFolder, state: str, console: Console) -> RunResult:
         if self.killed_in == "work":
             raise Killed
-        return ExperimentResult(run.path, {"threads": self.parsed.to_dict()["threads"]}, state)
+        return RunResult(run.path, {"threads": self.parsed.to_dict()["threads"]}, state)
 
 
-def copying(source: str | None, resume: Path | None = None, **options: object) -> ExperimentResult:
+def copying(source: str | None, resume: Path | None = None, **options: object) -> RunResult:
     return run_experiment(Copying, source, TRAIN.parse_object(options), resume=resume, console=QUIET)
 
 

@@ -35,17 +35,18 @@ from tercet.experiments.compare_grid import (
     with_seeds,
 )
 from tercet.experiments.compare_results import compare_networks, read_networks, report_text, write_tables
-from tercet.experiments.experiment import ExperimentResult, run_experiment
+from tercet.experiments.experiment import run_experiment
 from tercet.experiments.jobs import raise_failures
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.results import RunResult
 from tercet.experiments.train import PlannedExperiment, make_plan, train_waiting, write_run
 from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
 from tercet.models.build import check_weights
 
 
-class ComparisonRun(ExperimentResult):
+class ComparisonRun(RunResult):
     """Result of `compare`: networks, pairs, easy and hard images, failed trainings."""
 
     def bundle(self) -> Bundle:
@@ -135,7 +136,7 @@ class NetworkComparison(PlannedExperiment[ComparisonRun]):
             tensorboard=config.tensorboard,
         )
         seeded = with_seeds([cell.member for cell in cells], seeds)
-        plan = make_plan(self.source, prepared, data_config, FusionConfig(), run_config, seeded)
+        plan = make_plan(str(self.source), prepared, data_config, FusionConfig(), run_config, seeded)
         plan = replace(plan, compared=True)
         networks = [{"name": cell.member.name, "network": cell.member.network, **cell.notes} for cell in cells]
         write_json(_grid_file(run), {"baseline": baseline, "seeds": list(seeds), "networks": networks})

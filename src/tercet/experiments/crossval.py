@@ -20,16 +20,17 @@ from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
 from tercet.data.run_reader import CHOSEN
 from tercet.experiments.crossval_results import finalize_folds
-from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
+from tercet.experiments.experiment import Experiment, run_experiment
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
 from tercet.experiments.jobs import planned_jobs, raise_failures
+from tercet.experiments.results import RunResult
 from tercet.experiments.train import check_members, resolve_config, train_jobs, write_data
 from tercet.metrics.classification import score
 from tercet.models.members import default_members
 
 
-class CrossValidation(ExperimentResult):
+class CrossValidation(RunResult):
     """A finished cross-validation: scores per fold and of all held-out rows, of members and ensembles.
 
     Its bundle is the average of the folds' chosen models.
@@ -103,7 +104,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
         prepared = replace(prepared, table=fold_plan.table)
         members = resolve_config(config.members or default_members(prepared.image_size), parsed)
         by_fold = members_by_fold(members, [fold.name for fold in fold_plan.folds], folds.fold_members)
-        planned = plan_folds(run, self.source, parsed, prepared, fold_plan, by_fold)
+        planned = plan_folds(run, str(self.source), parsed, prepared, fold_plan, by_fold)
         write_data(run, prepared)
         for fold, plan, divided in planned:
             write_fold(fold, plan, divided, parsed)

@@ -19,46 +19,25 @@ from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json
 from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
 from tercet.core.runtime import describe_environment
-from tercet.ensemble.bundle import Bundle, load_bundle
+from tercet.experiments.results import RunResult
 
 _UNSTORED = frozenset({"resume", "json", "debug"})
 
 
-@dataclass(frozen=True)
-class ExperimentResult:
-    """Result of a command that writes a run folder."""
-
-    path: Path
-    """The run folder."""
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`."""
-    report: str
-    """Content of `report.txt`."""
-    exit_code: int = 0
-    """0, or the exit code of the first failed training if the command reports failures in its results."""
-
-    def bundle(self) -> Bundle:
-        """Load the selected model.
-
-        Raises:
-            ModelError: The command writes no bundle.
-        """
-        return load_bundle(self.path / "bundle")
-
-
 State = TypeVar("State")
-Result = TypeVar("Result", bound=ExperimentResult)
+Result = TypeVar("Result", bound=RunResult)
 
 
 @dataclass(frozen=True)
 class Experiment(ABC, Generic[State, Result]):
     """One command on one source; subclasses say what differs."""
 
-    source: str
+    source: str | Path
     """The positional argument, such as the data."""
     parsed: ParsedArguments
 
     options: ClassVar[CommandOptions]
+    source_name: ClassVar[str] = "data"
     missing_source: ClassVar[str] = "give a folder of images, a table, a zip file or the name of a data set"
     """Advice if there is no source."""
     suffix: ClassVar[str] = ""
@@ -111,9 +90,9 @@ class Experiment(ABC, Generic[State, Result]):
             TercetError: See `tercet.core.errors`; an invalid command leaves no folder.
         """
         self.check()
-        run = RunFolder.create(self.output, f"{Path(self.source).stem}{self.suffix}")
+        run = RunFolder.create(self.output, f"{Path(str(self.source)).stem}{self.suffix}")
         with run.lock():
-            run.begin(RunRecord(self.options.command, self.source, self.stored_options()))
+            run.begin(RunRecord(self.options.command, str(self.source), self.stored_options()))
             with run.delete_if_invalid():
                 state = self._prepare(run)
             return self._finish(run, state, console)
@@ -144,7 +123,7 @@ class Experiment(ABC, Generic[State, Result]):
         given |= {key: value for key, value in more.items() if value is not None}
         changed = [key for key in given if key not in cls.changeable and given[key] != record.options.get(key)]
         if source is not None and str(source) != record.source:
-            changed.insert(0, "data")
+            changed.insert(0, cls.source_name)
         if changed:
             raise ConfigError(
                 f"--resume continues with the options in {run.path / RECORD}: remove {', '.join(changed)}, or repeat "
@@ -188,4 +167,4 @@ def run_experiment(
         return kind.resume(resume, source, parsed, console, **arguments)
     if source is None:
         raise ConfigError(f"{kind.missing_source}, or --resume FOLDER")
-    return kind(str(source), parsed, **arguments).start(console)
+    return kind(source, parsed, **arguments).start(console)

@@ -95,8 +95,7 @@ class FoldRuns:
             FoldRun(fold["name"], fold_folder(root, number), tuple(fold["unlearned"]))
             for number, fold in enumerate(values["folds"], 1)
         )
-        calibration = values.get("calibration")  # absent from cross-validations of version 0.1.0
-        return cls(root, values["how"], folds, CalibrationConfig(**calibration) if calibration else UNCALIBRATED)
+        return cls(root, values["how"], folds, CalibrationConfig(**values["calibration"]))
 
 
 def _folds_file(root: RunFolder) -> Path:

@@ -21,7 +21,7 @@ from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.core.yaml_io import read_mapping
-from tercet.experiments.experiment import Experiment, ExperimentResult, run_experiment
+from tercet.experiments.experiment import Experiment, run_experiment
 from tercet.experiments.reproduce_results import (
     all_results,
     pair_rows,
@@ -33,10 +33,11 @@ from tercet.experiments.reproduce_results import (
     wrap,
 )
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
+from tercet.experiments.results import RunResult
 from tercet.metrics.tables import as_text, plain_table
 
 
-class Reproduction(ExperimentResult):
+class Reproduction(RunResult):
     """Result of `reproduce`: table, tests, all measured results, missing steps."""
 
 
@@ -87,6 +88,7 @@ class RecipeRun(Experiment[Recipe, Reproduction]):
     """Replacement images."""
 
     options = REPRODUCE
+    source_name = "recipe"
     missing_source = f"name a recipe ({', '.join(recipe_names())})"
     changeable = frozenset({"steps", "device", "threads"})
 
@@ -110,19 +112,19 @@ class RecipeRun(Experiment[Recipe, Reproduction]):
 
     def check(self) -> None:
         """Check that the recipe has the scale, and the options of all steps."""
-        recipe = load_recipe(self.source)
+        recipe = load_recipe(str(self.source))
         if self.scale not in recipe.scales:
             raise ConfigError(f"recipe {recipe.name} has no scale {self.scale} ({', '.join(recipe.scales)})")
         self.runs(recipe, Path("."))
 
     def prepare(self, run: RunFolder) -> Recipe:
         """Copy the recipe."""
-        write_text(_copy(run), recipe_text(self.source))
-        return load_recipe(self.source)
+        write_text(_copy(run), recipe_text(str(self.source)))
+        return load_recipe(str(self.source))
 
     def reopen(self, run: RunFolder) -> Recipe | None:
         """Read the copy of the recipe."""
-        name = Path(self.source).stem if self.source not in recipe_names() else self.source
+        name = str(self.source) if self.source in recipe_names() else Path(self.source).stem
         return Recipe.from_mapping(name, read_mapping(_copy(run))) if _copy(run).is_file() else None
 
     def runs(self, recipe: Recipe, folder: Path, only: tuple[str, ...] = ()) -> list[StepRun]:

@@ -20,11 +20,12 @@ from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
-from tercet.experiments.experiment import Experiment, ExperimentResult, Result, run_experiment
+from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
 from tercet.experiments.member import check_bf16
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
 from tercet.models.build import check_build, check_images, check_weights
 from tercet.models.members import default_members, resolve_members
@@ -36,7 +37,7 @@ _DEMO_MEMBERS = (
 )
 
 
-class Run(ExperimentResult):
+class Run(RunResult):
     """A finished run: data, members, ensembles, the chosen model, its comparison with the best member."""
 
 
@@ -90,7 +91,7 @@ class Training(PlannedExperiment[Run]):
         prepared = prepare_data(self.source, parsed.of(DataConfig), multilabel=True)
         members = resolve_config(config.members or default_members(prepared.image_size), parsed)
         plan = make_plan(
-            self.source,
+            str(self.source),
             prepared,
             parsed.of(DataConfig),
             parsed.of(FusionConfig),

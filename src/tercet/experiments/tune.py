@@ -21,9 +21,10 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
-from tercet.experiments.experiment import ExperimentResult, run_experiment
+from tercet.experiments.experiment import run_experiment
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
+from tercet.experiments.results import RunResult
 from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
@@ -34,7 +35,7 @@ _MIN_GENERATIONS = 4  # concurrent trials cannot learn from each other, so at mo
 _FATAL_CODES = (DataError.exit_code, StorageError.exit_code, 130, 143)  # further trials would fail in the same way
 
 
-class Tuning(ExperimentResult):
+class Tuning(RunResult):
     """Result of `tune`: all trials, the best one, the baseline, and the importance of the options."""
 
     @property
@@ -102,7 +103,7 @@ class Search(PlannedExperiment[Tuning]):
         """The search with its resolved options."""
         config = self.parsed.of(TuneConfig)
         assert self.space is not None
-        return SearchStudy.make(self.source, self.parsed, self.space, trials=config.trials, pruner=config.pruner)
+        return SearchStudy.make(str(self.source), self.parsed, self.space, trials=config.trials, pruner=config.pruner)
 
     def stored_options(self) -> dict[str, Any]:
         """Return the resolved options, independent of the files that they came from."""
@@ -117,7 +118,7 @@ class Search(PlannedExperiment[Tuning]):
         """Read the data that all trials share, and plan the unchanged options."""
         study = self.study
         member, data_config = study.configuration({})
-        prepared = prepare_data(study.data, data_config)
+        prepared = prepare_data(self.source, data_config)
         trainings, fusion = max_parallel(study.trials), study.base[FusionConfig]
         plan = make_plan(study.data, prepared, data_config, fusion, study.run, (member,), trainings=trainings)
         write_run(run, plan, prepared)
