@@ -77,12 +77,6 @@ class Experiment(ABC, Generic[State, Result]):
     def work(self, run: RunFolder, state: State, console: Console) -> Result:
         """Do what is not done yet, and return the results of all."""
 
-    @property
-    def output(self) -> str | None:
-        """The folder to create; None for the next free one."""
-        output: str | None = self.parsed.to_dict()["output"]
-        return output
-
     def start(self, console: Console) -> Result:
         """Create the folder and run the command in it.
 
@@ -90,7 +84,7 @@ class Experiment(ABC, Generic[State, Result]):
             TercetError: See `tercet.core.errors`; an invalid command leaves no folder.
         """
         self.check()
-        run = RunFolder.create(self.output, f"{Path(str(self.source)).stem}{self.suffix}")
+        run = RunFolder.create(self.parsed.to_dict()["output"], f"{Path(str(self.source)).stem}{self.suffix}")
         with run.lock():
             run.begin(RunRecord(self.options.command, str(self.source), self.stored_options()))
             with run.delete_if_invalid():
