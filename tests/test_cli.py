@@ -23,7 +23,7 @@ from tercet.cli.main import COMMANDS, main
 from tercet.config.commands import TRAIN
 from tercet.config.training import TrainingConfig
 from tercet.core.output import CommandResult
-from tercet.core.yaml_io import read_mapping
+from tercet.core.run_folder import RunFolder
 from tests.fixtures.runs import draw, draw_folder, one_core
 
 Run = Callable[..., tuple[int, str, str]]
@@ -529,6 +529,6 @@ def test_options_override_the_configuration_file_and_the_result_is_stored(traine
     parsed = TRAIN.parse_args(["x", "--config", str(tmp_path / "options.yaml"), "--epochs", "2"])
     training = parsed.of(TrainingConfig)
     assert (training.epochs, training.lr, training.batch_size) == (2, 0.01, 8)
-    stored = read_mapping(trained / "config.yaml")
-    assert (stored["epochs"], stored["lr"], stored["batch_size"]) == (2, 0.003, 16)
-    assert stored["data_source"].endswith("shapes [red]")
+    record = RunFolder(trained).record()
+    assert [record.options[key] for key in ("epochs", "lr", "batch_size")] == [2, 0.003, 16]
+    assert record.command == "train" and str(record.source).endswith("shapes [red]")

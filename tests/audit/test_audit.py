@@ -16,7 +16,7 @@ from tercet.audit.run import audit_data
 from tercet.cli.main import main
 from tercet.core.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import MemberFolder, RunFolder
+from tercet.core.run_folder import MemberFolder, RunFolder, RunRecord
 from tercet.experiments.train import Run
 
 
@@ -223,7 +223,6 @@ def make_predictions(ids: tuple[str, ...], probability: float) -> Predictions:
 
 
 METRICS = {
-    "kind": "train",
     "data": {},
     "protocol": {},
     "members": [{"name": "one"}, {"name": "two"}],
@@ -236,7 +235,7 @@ METRICS = {
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    folder.config.write_text("{}")
+    folder.begin(RunRecord("train", "photos", {}))
     folder.metrics.write_text(json.dumps(METRICS))
     make_predictions(("v",), 0.9).save(folder.predictions("average", "validation"))
     return folder
@@ -272,6 +271,7 @@ def test_runs_without_held_out_predictions_are_rejected(run: RunFolder, tmp_path
     run.metrics.write_text(json.dumps(METRICS | {"members": [{"name": "one", "rule": "threshold"}]}))
     with pytest.raises(DataError, match="multi-label run"):
         held_out_predictions(run.path)
+    run.write_record(RunRecord("tune", "photos", {}))
     run.metrics.write_text(json.dumps({"data": {}, "monitor": "accuracy", "best": {}, "trials": []}))
     with pytest.raises(ModelError, match="run of tercet tune: give a run of tercet train"):
         held_out_predictions(run.path)

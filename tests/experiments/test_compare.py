@@ -134,7 +134,7 @@ def test_members_of_a_comparison_can_be_combined(compared: ComparisonRun, tmp_pa
 
 
 def test_train_does_not_resume_a_comparison(compared: ComparisonRun, shapes: Path) -> None:
-    with pytest.raises(StorageError, match="not created by tercet train"):
+    with pytest.raises(StorageError, match="created by tercet compare: continue it with tercet compare --resume"):
         train(resume=compared.path)
     with pytest.raises(StorageError, match="not a run folder"):
         compare(resume=shapes)
@@ -169,7 +169,7 @@ def test_resume_runs_missing_and_failed_trainings_only(shapes: Path, tmp_path: P
 
 
 def test_resume_rejects_changed_options(compared: ComparisonRun) -> None:
-    with pytest.raises(ConfigError, match="data, seeds differ"):
+    with pytest.raises(ConfigError, match="remove data, seeds"):
         compare("other", resume=compared.path, seeds=3, epochs=2)
 
 

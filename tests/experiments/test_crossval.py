@@ -274,7 +274,6 @@ def test_selection_on_the_held_out_fold_is_a_warning_in_the_report(
         (["--fold-members", "small-cnn=1+9"], 2, "no fold '9'"),
         (["--fold-members", "small-cnn=1"], 2, "no member for fold 2"),
         (["--data.val-fraction", "0"], 3, "validation"),
-        (["--resume", "."], 2, "remove"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -219,7 +219,7 @@ def finish(start: Start, run: Path, expected: dict[str, bytes], *, length: int =
 
 
 MOMENTS: dict[str, Callable[[Path], object]] = {
-    "before training": lambda run: (run / "config.yaml").exists(),
+    "before training": lambda run: (run / "run.json").exists(),
     "the first checkpoint": lambda run: checkpoint(run).exists(),
     "a few epochs": lambda run: epochs(run) >= 4,
     "the second member": lambda run: epochs(run, MEMBERS[1]) >= 2,
@@ -263,7 +263,7 @@ def test_a_run_killed_many_times_resumes_to_the_same_weights(
     run = tmp_path / "run"
     generator = random.Random(1)
     process = start("train", data, *SHORT, "--output", run)
-    process.until(lambda: (run / "config.yaml").exists())
+    process.until(lambda: (run / "run.json").exists())
     for _ in range(8):
         time.sleep(generator.uniform(0.02, 0.25))
         process.kill(signal.SIGKILL)

@@ -27,7 +27,7 @@ from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold
 from tercet.experiments.ensemble import combine
-from tercet.experiments.multilabel import multilabel_objective
+from tercet.experiments.task import multilabel_objective
 from tercet.experiments.train import Run, train
 from tercet.inference.evaluate import evaluate
 from tercet.inference.predict import predict_files

@@ -7,6 +7,7 @@ import pytest
 
 from tercet.cli.main import main
 from tercet.core.errors import ConfigError, StorageError
+from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.experiments.ensemble import combine
 from tercet.experiments.runs import RunsTable, runs
 from tercet.experiments.train import Run
@@ -15,9 +16,13 @@ pytestmark = pytest.mark.usefixtures("alone")
 SCORES = {"accuracy": 0.5, "macro_f1": 0.4, "kappa": 0.3}
 
 
-def write(folder: Path, document: Any, *, time: int = 0, name: str = "metrics.json") -> None:
+def write(folder: Path, document: Any, *, time: int = 0, command: str = "train") -> None:
     folder.mkdir(parents=True)
-    path = folder / name
+    RunFolder(folder).begin(RunRecord(command, "photos", {}))
+    if isinstance(document, dict) and "data" in document:
+        others = {"protocol": {}, "ensembles": [], "pairs": [], "tested_on": "validation", "monitor": "accuracy"}
+        document = others | document
+    path = folder / "metrics.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     os.utime(path, (time, time))
 
@@ -36,23 +41,26 @@ def several(tmp_path: Path) -> Path:
     write(root / "photos-10" / "inner", training_metrics(0.1))
     spread = {key: {"mean": value, "sd": None, "n": 1} for key, value in SCORES.items()}
     row = {"name": "cnn", "validation": spread, "trainings": [{"seconds": 3}, {"seconds": 4}]}
-    compared = {"kind": "compare", "data": {"source": "digits"}, "chosen": "cnn", "networks": [{"name": "no"}, row]}
-    write(root / "older" / "compared", compared, time=86400)
+    compared = {"data": {"source": "digits"}, "chosen": "cnn", "networks": [{"name": "no"}, row]}
+    write(root / "older" / "compared", compared, time=86400, command="compare")
     folds = {"data": {"source": "leaves"}, "folds": [{}, {}], "pooled": SCORES, "test": None, "members": []}
-    write(root / "folds", folds)
+    write(root / "folds", folds, command="crossval")
     trials = [{"number": 0, "scores": {}, "seconds": None}, {"number": 1, "scores": SCORES, "seconds": 8}]
     tuned = {"data": {"source": "pets"}, "best": trials[1], "trials": trials}
-    write(root / "searched", tuned, name="trials.json")
+    write(root / "searched", tuned, command="tune")
     multilabel = training_metrics(0.0)
     multilabel["members"][0] |= {"validation": {"exact_match": 0.6, "c_f1": 0.7, "o_f1": 0.8}, "test": None}
     write(root / "sets", multilabel)
     write(root / "bad-json", "{")
     write(root / "other", {"something": "else"})
     write(root / "list", [1, 2])
+    (root / "earlier").mkdir()
+    (root / "earlier" / "metrics.json").write_text(json.dumps(training_metrics(0.3)))
+    (root / "earlier" / "config.yaml").write_text("data_source: photos\n")
     (root / "begun").mkdir()
-    (root / "begun" / "config.yaml").write_text("seed: 0\n")
+    (root / "begun" / "run.json").write_text("{}")
     (root / "holds-one").mkdir()
-    (root / "holds-one" / "config.yaml").write_text("seed: 0\n")
+    (root / "holds-one" / "run.json").write_text("{}")
     write(root / "holds-one" / "trial", training_metrics(0.2))
     return root
 
@@ -67,7 +75,7 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
     rows = {row.name: row for row in table.rows}
     assert rows["photos-2"].to_dict() == {
         "name": "photos-2",
-        "kind": "ensemble",
+        "kind": "train",
         "data": "photos",
         "chosen": "a",
         "validation": 0.5,
@@ -90,10 +98,12 @@ def test_every_readable_run_is_in_the_table(several: Path) -> None:
 
 def test_unreadable_and_unfinished_runs_are_listed(several: Path) -> None:
     table = runs(several)
-    assert [name for name, _ in table.unreadable] == ["bad-json", "list", "other"]
+    assert [name for name, _ in table.unreadable] == ["bad-json", "earlier", "list", "other"]
     assert table.unfinished == ("begun",)
     text = table.to_text()
-    assert "unreadable: other: its metrics are not those of a run" in text and "not finished: begun" in text
+    assert "unreadable: other: " in text and "does not hold the metrics of a run" in text
+    assert "not finished: begun" in text
+    assert "unreadable: earlier: " in text and "an earlier version of Tercet wrote it" in text
     assert max(len(line) for line in text.splitlines() if "unreadable" not in line) <= 80
 
 

@@ -15,11 +15,12 @@ from tests.fixtures.runs import OPTIONS, draw_folder, metrics_of
 
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.core.history import History
+from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.ensemble import combine
-from tercet.experiments.train import Run, count_noun, train
+from tercet.experiments.train import Run, train
 from tercet.inference.evaluate import evaluate
 from tercet.metrics.classification import score
 
@@ -35,7 +36,7 @@ SINGLE: dict[str, Any] = {**OPTIONS, "members": [WIDE]}
 def test_a_run_writes_all_files(finished: Run) -> None:
     names = {path.name for path in finished.path.iterdir()}
     assert names >= {
-        "config.yaml",
+        "run.json",
         "environment.json",
         "samples.csv",
         "plan.json",
@@ -165,8 +166,8 @@ def test_selection_on_the_test_split_is_a_warning_in_the_report(shapes: Path, tm
 
 
 def test_counts_have_singular_and_plural_nouns() -> None:
-    assert [count_noun(1, "class"), count_noun(2, "class")] == ["1 class", "2 classes"]
-    assert [count_noun(1, "training"), count_noun(0, "training")] == ["1 training", "0 trainings"]
+    assert [count(1, "class"), count(2, "class")] == ["1 class", "2 classes"]
+    assert [count(1, "training"), count(0, "training")] == ["1 training", "0 trainings"]
 
 
 # ------------------------------------------------------------------------------------------ errors

@@ -63,7 +63,7 @@ def tuning(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuning:
 
 def outcomes(path: Path) -> list[dict[str, Any]]:
     """Return the trials without their times."""
-    rows: list[dict[str, Any]] = json.loads((path / "trials.json").read_text())["trials"]
+    rows: list[dict[str, Any]] = json.loads((path / "metrics.json").read_text())["trials"]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
@@ -82,7 +82,7 @@ def test_trials_are_written_as_json_csv_and_text(tuning: Tuning) -> None:
     for trial in trials:
         options = trial["options"]
         assert 1e-3 <= options["lr"] <= 3e-2 and options["hidden_size"] in (4, 8, 12)
-    assert json.loads((tuning.path / "trials.json").read_text()) == tuning.metrics
+    assert json.loads((tuning.path / "metrics.json").read_text()) == tuning.metrics
     rows = list(csv.DictReader((tuning.path / "trials.csv").read_text().splitlines()))
     assert [row["hidden_size"] for row in rows] == [str(trial["options"]["hidden_size"]) for trial in trials]
     assert (tuning.path / "report.txt").read_text() == tuning.report
@@ -108,7 +108,7 @@ def test_trials_keep_their_history_but_no_weights(tuning: Tuning) -> None:
     files = {path.name for path in (tuning.path / "trials").rglob("*") if path.is_file()}
     assert files == {"plan.json", "trial.json", "train.log", "history.jsonl", "member.json"}
     trial = SearchFolder(tuning.path).trial(0)
-    assert len(History.load(trial.run.member("row-lstm").path / "history.jsonl")) == 3
+    assert len(History.load(trial.member("row-lstm").path / "history.jsonl")) == 3
 
 
 def test_trials_share_the_decoded_images(tuning: Tuning) -> None:
@@ -372,7 +372,7 @@ def test_the_example_space_contains_the_base_options(tmp_path: Path) -> None:
 
 
 def test_resume_needs_the_folder_of_a_search(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"it has no study\.yaml"):
+    with pytest.raises(StorageError, match=r"it has no run\.json"):
         tune(resume=tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_a_new_report_replaces_the_old_figures_and_no_other_file(reported: Path)
 @pytest.mark.parametrize(
     ("missing", "omitted_sections"),
     [
-        ({"members": "No training history", "images": "images are no longer", "config.yaml": "configuration"}, []),
+        ({"members": "No training history", "images": "images are no longer"}, []),
         (
             {"predictions": "predictions of the selected model are not stored", "environment.json": ""},
             ["Calibration", "Agreement", "Hardest images"],
@@ -287,7 +287,7 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(run: Path, tmp_path: Pat
         with pytest.raises(ModelError, match="metrics of a run"):
             write_report(run)
     (run / "metrics.json").unlink()
-    with pytest.raises(StorageError, match="is not finished: run its command again"):
+    with pytest.raises(StorageError, match="is not finished: continue it with tercet train --resume"):
         write_report(run)
 
 

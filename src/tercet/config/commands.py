@@ -29,7 +29,7 @@ class ResumeConfig:
     """Continuing an interrupted run."""
 
     resume: str | None = None
-    """Run folder to continue; allows no other options."""
+    """Run folder to continue, with its own options."""
 
 
 @dataclass(frozen=True)

@@ -132,13 +132,13 @@ def sha256(source: Path) -> str:
 
 
 def new_folder(path: Path, *, resumes: bool = True) -> Path:
-    """Create a folder, or accept an empty one.
+    """Create a folder, or accept an empty one; a lock or a temporary file of a killed process does not count.
 
     Raises:
         StorageError: The path exists and is not an empty folder, or is not writable.
     """
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or not all(map(_is_leftover, path.iterdir()))):
             kind = "is not empty" if path.is_dir() else "is a file"
             hint = f", or continue it with --resume {path}" if resumes and path.is_dir() else ""
             raise StorageError(f"{path} exists already and {kind}: choose another --output{hint}")
@@ -150,6 +150,10 @@ def new_folder(path: Path, *, resumes: bool = True) -> Path:
     except OSError as error:
         raise StorageError(f"cannot write to {path}: {error.strerror or error}; choose another --output") from error
     return path
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name == ".lock" or (path.name.startswith(".") and path.suffix == ".tmp")
 
 
 def require_writable(folder: Path, *, hint: str = "choose another --output") -> None:

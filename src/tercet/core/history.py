@@ -11,6 +11,9 @@ from typing import Any
 from tercet.core.errors import ModelError
 from tercet.core.files import write_text
 
+TIME_LIMIT = "training time limit"
+"""Note of an epoch after which all remaining stages are left out, too."""
+
 
 @dataclass(frozen=True)
 class EpochRow:

@@ -92,3 +92,8 @@ class SafeStream(io.TextIOBase):
 
     def flush(self) -> None:
         """Do nothing: `write` flushes."""
+
+
+def count(value: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural."""
+    return f"{value:,} {noun}{'' if value == 1 else 'es' if noun.endswith('s') else 's'}"

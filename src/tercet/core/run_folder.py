@@ -1,7 +1,7 @@
 """Layout of a run folder.
 
 RUN/
-  config.yaml  environment.json  samples.csv  images/      options, machine, and data
+  run.json  environment.json  samples.csv  images/         command and options, machine, and data
   members/NAME/{checkpoints/ history.jsonl train.log tensorboard/ tta/ bundle/ member.json}
   predictions/{NAME,METHOD}-{validation,test}.npz
   metrics.json  report.txt  bundle/                         results
@@ -13,12 +13,47 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import UNFINISHED_PREFIX, file_lock, new_folder, read_json, slug, write_json
+from tercet.core.errors import ConfigError, DataError, ModelError, StorageError
+from tercet.core.files import UNFINISHED_PREFIX, file_lock, new_folder, read_json, slug, write_json, write_text
+
+RECORD = "run.json"
+"""Name of the file that marks a run folder."""
+_EARLIER_FILES = ("config.yaml", "study.yaml")  # in place of run.json before version 0.2
+
+
+def package_version(name: str) -> str:
+    """Return the version of an installed package; `absent` if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Command, source and options of a run folder: the content of `run.json`, which is its first file."""
+
+    command: str
+    """train, ensemble, crossval, compare, tune or reproduce."""
+    source: str | list[str]
+    """The positional argument: data, name of a recipe, or the runs of an ensemble."""
+    options: Mapping[str, Any]
+    """Resolved options by dotted key."""
+    version: str = field(default_factory=lambda: package_version("tercet"))
+    created: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+
+
+def how_to_continue(record: RunRecord, path: str | Path) -> str:
+    """Return the advice of a message on an unfinished run: the command to type."""
+    if record.command == "ensemble":
+        return "repeat the command with another --output"
+    return f"continue it with tercet {record.command} --resume {path}"
 
 
 @dataclass(frozen=True)
@@ -52,21 +87,53 @@ class RunFolder:
             return cls(new_folder(candidate))
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path) -> Self:
         """Return an existing run.
 
         Raises:
-            StorageError: The folder is not a run folder.
+            StorageError: The folder is not a run folder, or of an earlier version.
         """
         run = cls(Path(path))
-        if not run.config.is_file():
-            raise StorageError(f"{path} is not a run folder: it has no config.yaml")
-        return run
+        if run.is_begun():
+            return run
+        if any((run.path / name).is_file() for name in _EARLIER_FILES):
+            raise StorageError(f"{path} has no {RECORD}, so an earlier version of Tercet wrote it: use that one")
+        raise StorageError(f"{path} is not a run folder: it has no {RECORD}")
 
-    @property
-    def config(self) -> Path:
-        """Options, resolved."""
-        return self.path / "config.yaml"
+    def is_begun(self) -> bool:
+        """Return whether the folder has its `run.json`."""
+        return (self.path / RECORD).is_file()
+
+    def begin(self, record: RunRecord) -> None:
+        """Write the first file of the run; the caller must hold the lock.
+
+        Raises:
+            StorageError: Another process has used the folder meanwhile.
+        """
+        if self.is_begun():
+            raise StorageError(f"{self.path} was created by another process: choose another --output")
+        self.remove_unfinished()
+        self.write_record(record)
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write or replace `run.json`."""
+        write_json(self.path / RECORD, asdict(record))
+
+    def record(self) -> RunRecord:
+        """Read `run.json`.
+
+        Raises:
+            ModelError: The file is damaged.
+        """
+        try:
+            return RunRecord(**read_json(self.path / RECORD))
+        except TypeError as error:
+            raise ModelError(f"{self.path / RECORD} is damaged: {error}") from error
+
+    def write_results(self, metrics: Mapping[str, Any], report: str) -> None:
+        """Write `metrics.json` and `report.txt`, the last files of a run."""
+        write_json(self.metrics, metrics)
+        write_text(self.report, report)
 
     @property
     def samples(self) -> Path:
@@ -182,20 +249,3 @@ class MemberFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the member as complete."""
         write_json(self.done, summary)
-
-
-def command_of(metrics: Mapping[str, Any], folder: Path) -> str:
-    """Return the command that wrote a folder: train, ensemble, compare, crossval, tune or reproduce.
-
-    Args:
-        metrics: Content of metrics.json or its counterpart.
-        folder: The run folder.
-    """
-    if "recipe" in metrics:
-        return "reproduce"
-    if "pooled" in metrics:
-        return "crossval"
-    if "trials" in metrics:
-        return "tune"
-    trained = any((folder / name).exists() for name in ("plan.json", "members"))
-    return str(metrics.get("kind") or ("train" if trained else "ensemble"))

@@ -7,7 +7,6 @@ import random
 import re
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 
 from tercet.core.errors import ConfigError
 from tercet.core.resource_limits import available_cores
+from tercet.core.run_folder import package_version
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,6 @@ def restore_generators(states: dict[str, Any]) -> None:
 def describe_environment() -> dict[str, Any]:
     """Return package versions and machine properties for environment.json."""
     packages = ("tercet", "torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "safetensors")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "absent"
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": sys.version.split()[0],
@@ -114,5 +108,5 @@ def describe_environment() -> dict[str, Any]:
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "accelerators": devices,
-        "packages": versions,
+        "packages": {package: package_version(package) for package in packages},
     }

@@ -13,12 +13,10 @@ from tercet.core.files import read_json
 from tercet.core.history import History
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import RunFolder, command_of
-from tercet.core.yaml_io import read_mapping
+from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
 from tercet.data.image_cache import CachedImages, open_cache
 from tercet.data.table import SampleTable, load_samples
 
-_METRICS, _CONFIGS = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
 _REQUIRED_KEYS = {
     "train": ("data", "protocol", "members", "ensembles", "chosen"),
     "ensemble": ("data", "protocol", "members", "ensembles", "chosen"),
@@ -36,12 +34,10 @@ class RunReader:
     """A finished run. Properties are None or empty where their files no longer exist."""
 
     run: RunFolder
-    kind: str
-    """Command of the run: train, ensemble, crossval, compare, tune or reproduce."""
+    record: RunRecord
+    """Its `run.json`."""
     metrics: Mapping[str, Any]
-    """Content of `metrics.json` (or `trials.json`)."""
-    config: Mapping[str, Any]
-    """The run's configuration."""
+    """Content of `metrics.json`."""
 
     @classmethod
     def open(cls, path: str | Path) -> RunReader:
@@ -51,23 +47,24 @@ class RunReader:
             StorageError: The path is not a run folder, or the run is not finished.
             ModelError: The metrics cannot be read or are incomplete.
         """
-        folder = Path(path)
-        if not folder.is_dir():
+        if not Path(path).is_dir():
             raise StorageError(f"there is no folder {path}: name a run folder")
-        source = next((folder / name for name in _METRICS if (folder / name).is_file()), None)
-        config = next((folder / name for name in _CONFIGS if (folder / name).is_file()), None)
-        if source is None and config is not None:
-            raise StorageError(f"{path} is not finished: run its command again with --resume {path}")
-        if source is None:
-            raise StorageError(f"{path} is not a run folder: it has no {_METRICS[0]}")
-        metrics = read_json(source)
-        if not isinstance(metrics, dict):
-            raise ModelError(f"{source} does not hold the metrics of a run")
-        kind = command_of(metrics, folder)
-        missing = [key for key in _REQUIRED_KEYS.get(kind, ()) if key not in metrics]
-        if missing or kind not in _REQUIRED_KEYS:
-            raise ModelError(f"{source} does not hold the metrics of a run: {', '.join(missing) or kind} is missing")
-        return cls(RunFolder(folder), kind, metrics, read_mapping(config) if config else {})
+        run = RunFolder.open(path)
+        record = run.record()
+        if not run.metrics.is_file():
+            raise StorageError(f"{path} is not finished: {how_to_continue(record, path)}")
+        metrics = read_json(run.metrics)
+        required = _REQUIRED_KEYS.get(record.command)
+        if required is None or not isinstance(metrics, dict):
+            raise ModelError(f"{run.metrics} does not hold the metrics of a run ({RECORD}: {record.command})")
+        if missing := [key for key in required if key not in metrics]:
+            raise ModelError(f"{run.metrics} does not hold the metrics of a run: {', '.join(missing)} is missing")
+        return cls(run, record, metrics)
+
+    @property
+    def kind(self) -> str:
+        """Command of the run: train, ensemble, crossval, compare, tune or reproduce."""
+        return self.record.command
 
     @property
     def name(self) -> str:
@@ -78,7 +75,7 @@ class RunReader:
     def source(self) -> str:
         """The data argument of the command."""
         data = self.metrics.get("data")
-        return str(data["source"]) if data else str(self.config.get("data") or self.metrics["source"])
+        return str(data["source"]) if data else str(self.record.options.get("data") or self.metrics["source"])
 
     @property
     def monitor_split(self) -> str:
@@ -88,7 +85,7 @@ class RunReader:
     @property
     def finished_at(self) -> float:
         """Time of the end of the run, in seconds since 1970."""
-        return next(path for name in _METRICS if (path := self.run.path / name).is_file()).stat().st_mtime
+        return self.run.metrics.stat().st_mtime
 
     @cached_property
     def step_runs(self) -> dict[str, Path]:
@@ -104,8 +101,12 @@ class RunReader:
     @cached_property
     def data_run(self) -> RunFolder:
         """The run that holds images and samples: this one, or the first source run of an ensemble."""
-        sources = self.config.get("ensemble_of") or [self.run.path]
-        return RunFolder(Path(sources[0]))
+        return self._source_runs[0] if self.kind == "ensemble" else self.run
+
+    @property
+    def _source_runs(self) -> list[RunFolder]:
+        """The runs of an ensemble."""
+        return [RunFolder(Path(path)) for path in self.record.source] if self.kind == "ensemble" else []
 
     @cached_property
     def plan(self) -> Mapping[str, Any]:
@@ -158,6 +159,29 @@ class RunReader:
         return MultilabelPredictions.load(path) if path.is_file() else None
 
     @cached_property
+    def selected(self) -> tuple[str, Mapping[str, float], Mapping[str, float]] | None:
+        """Name of the selected model, and its scores on validation and test, if any; None if the run has no such model.
+
+        For a cross-validation, in which each fold selects, all held-out images take the place of validation.
+        """
+        document = self.metrics
+        if self.kind == "crossval":
+            return f"{len(document['folds'])} folds", document["pooled"], document.get("test") or {}
+        if self.kind == "tune":
+            return f"trial {document['best']['number']}", document["best"]["scores"], {}
+        if self.kind == "reproduce":
+            return None
+        chosen = document["chosen"]
+        rows = document["networks"] if self.kind == "compare" else [*document["members"], *document["ensembles"]]
+        row = next((row for row in reversed(rows) if row["name"] == chosen), None)
+        if row is None:
+            return None
+        validation, test = (row.get(split) or {} for split in ("validation", "test"))
+        if self.kind == "compare":  # over seeds
+            validation, test = ({key: value["mean"] for key, value in scores.items()} for scores in (validation, test))
+        return chosen, validation, test
+
+    @cached_property
     def evaluation_split(self) -> str:
         """The split of the reported scores: test if it has labels, else validation; pooled for a cross-validation."""
         if self.kind == "crossval":
@@ -197,7 +221,7 @@ class RunReader:
 
     def _source_members(self) -> list[tuple[str, RunFolder, str]]:
         """Return each member of an ensemble of runs: name here, source run, name there; empty if a run is missing."""
-        runs = [RunFolder(Path(path)) for path in self.config.get("ensemble_of", ())]
+        runs = self._source_runs
         if not all(run.plan.is_file() for run in runs):
             return []
         sources = [(run, member["name"]) for run in runs for member in read_json(run.plan)["members"]]

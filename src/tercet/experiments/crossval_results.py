@@ -1,12 +1,11 @@
-"""Finish a cross-validation: pool held-out predictions, score and calibrate, write metrics, report and bundle."""
+"""Finish a cross-validation: pool held-out predictions, score and calibrate, make metrics, report and bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from tercet.core.files import write_json, write_text
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import describe_environment
@@ -32,18 +31,8 @@ _UNCALIBRATED = (
 )
 
 
-@dataclass(frozen=True)
-class CrossvalResults:
-    """Results of a cross-validation."""
-
-    pooled: PooledResults
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`."""
-    report: str
-
-
-def finalize_folds(runs: FoldRuns) -> CrossvalResults:
-    """Combine the finished folds; score, calibrate, and write predictions, metrics, report and bundle."""
+def finalize_folds(runs: FoldRuns) -> tuple[dict[str, Any], str]:
+    """Combine the finished folds; write predictions and bundle, and return metrics and report."""
     pooled = pool(runs)
     for result in (*pooled.members, *pooled.ensembles, pooled.chosen):
         result.pooled.save(runs.root.predictions(result.name, "pooled"))
@@ -68,9 +57,7 @@ def finalize_folds(runs: FoldRuns) -> CrossvalResults:
     }
     calibration = None if calibrated is None else calibrated.calibration
     replace(pooled.bundle, card=card, calibration=calibration).save(runs.root.bundle)
-    write_json(runs.root.metrics, metrics)
-    write_text(runs.root.report, report)
-    return CrossvalResults(pooled, metrics, report)
+    return metrics, report
 
 
 def _calibrate(pooled: PooledResults, fold_mean: Mapping[str, Predictions]) -> CalibrationResult | None:

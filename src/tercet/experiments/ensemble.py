@@ -13,11 +13,9 @@ from tercet.config.commands import ENSEMBLE, EnsembleConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
-from tercet.core.files import write_text
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import RunFolder
+from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.runtime import choose_device, plan_threads
-from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combiners import apply_head
@@ -27,6 +25,7 @@ from tercet.experiments.finalize import finalize
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.experiments.jobs import Job, raise_failures, run_jobs
 from tercet.experiments.plan import Plan
+from tercet.experiments.task import task_of
 from tercet.experiments.train import Run
 from tercet.experiments.tta import choose_tta, is_tta_chosen
 from tercet.models.fusion_head import FusionHead
@@ -87,7 +86,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
             raise StorageError(f"{folder.path} contains no trained members: give the runs that trained them")
     plans = [Plan.load(folder) for folder in folders]
     _require_same_data(folders, plans)
-    if any(plan.multilabel for plan in plans):
+    if not all(task_of(plan).can_combine_runs for plan in plans):
         raise ConfigError("multi-label members can only be combined within one run: train them with one tercet train")
     methods = METHODS if config.ensemble_methods is None else config.ensemble_methods
     run_config = RunConfig(ensemble_methods=methods, seed=config.seed, device=config.device, threads=config.threads)
@@ -111,8 +110,9 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     members = _unique_names(_members(folders, plans))
     run = RunFolder.create(config.output, "ensemble", resumes=False)
     with run.lock():
-        write_text(run.config, dump_yaml({"ensemble_of": [str(folder.path) for folder in folders], **parsed.to_dict()}))
+        run.begin(RunRecord("ensemble", [str(folder.path) for folder in folders], parsed.to_dict()))
         results = finalize(run, plan, prepared, members)
+        run.write_results(results.metrics, results.report)
     return Run(run.path, results.metrics, results.report)
 
 

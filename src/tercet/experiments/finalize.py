@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tercet.core.files import write_json, write_text
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import MemberFolder, RunFolder
@@ -95,7 +94,7 @@ class RunResults:
 def finalize(
     run: RunFolder, plan: Plan, prepared: DataModule | None, members: Sequence[TrainedMember] = ()
 ) -> RunResults:
-    """Combine the members of the run, or the given ones; choose, score, and write metrics, report and bundle."""
+    """Combine the members of the run, or the given ones; choose, score, and write predictions and bundle."""
     tta = None if members else choose_tta(run, plan)
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
@@ -129,8 +128,6 @@ def finalize(
     results = replace(results, report=_report(results))
     table = (prepared or plan.open_data(run)).table
     _bundle(results, selected, table).save(run.bundle)
-    write_json(run.metrics, results.metrics)
-    write_text(run.report, results.report)
     return results
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tercet.core.files import write_json, write_text
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
@@ -57,17 +56,8 @@ class MultilabelResult:
         return {"name": self.name, "members": list(self.members), **self.summary, "rule": self.rule.to_dict(), **scores}
 
 
-@dataclass(frozen=True)
-class MultilabelRunResults:
-    """Results of a run."""
-
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`."""
-    report: str
-
-
-def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
-    """Combine the members of a run; choose, score, and write metrics, report and bundle."""
+def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str]:
+    """Combine the members of a run; choose, write predictions and bundle, and return metrics and report."""
     members = [_member(run, member.name) for member in plan.members]
     methods = plan.run.ensemble_methods if len(members) > 1 else ()
     ensembles = [_combine(method, members, plan) for method in methods]
@@ -86,9 +76,7 @@ def finalize_multilabel(run: RunFolder, plan: Plan) -> MultilabelRunResults:
         "versions": metrics["versions"],
     }
     Bundle(plan.classes, networks, card=card, sets=winner.rule).save(run.bundle)
-    write_json(run.metrics, metrics)
-    write_text(run.report, report)
-    return MultilabelRunResults(metrics, report)
+    return metrics, report
 
 
 def _load(run: RunFolder, name: str) -> Member:

@@ -1,7 +1,7 @@
 """Folder of a cross-validation: shared samples and decoded images, and one run per fold.
 
 CV/
-  config.yaml  environment.json  samples.csv  images/  folds.json     inputs
+  run.json  environment.json  samples.csv  images/  folds.json        inputs
   folds/1/ folds/2/ ...                                               runs; their test split is the held-out fold
   predictions/{NAME,METHOD,chosen}-pooled.npz  predictions/fold-mean-{validation,test}.npz
   metrics.json  report.txt  bundle/                                   results
@@ -19,16 +19,15 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import raise_problems
-from tercet.core.files import read_json, write_json, write_text
+from tercet.core.files import read_json, write_json
 from tercet.core.registry import did_you_mean
-from tercet.core.run_folder import RunFolder
-from tercet.core.yaml_io import dump_yaml
+from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.data.data_module import DataModule
 from tercet.data.folds import FoldPlan
 from tercet.data.run_reader import CHOSEN
 from tercet.data.splits import require_rows
 from tercet.experiments.plan import Plan
-from tercet.experiments.train import DATA_SOURCE, make_plan
+from tercet.experiments.train import make_plan
 
 _SHARED_IMAGES = "../../images"  # relative to the run of a fold
 
@@ -96,8 +95,7 @@ class FoldRuns:
             FoldRun(fold["name"], fold_folder(root, number), tuple(fold["unlearned"]))
             for number, fold in enumerate(values["folds"], 1)
         )
-        calibration = values.get("calibration")  # absent from cross-validations of version 0.1.0
-        return cls(root, values["how"], folds, CalibrationConfig(**calibration) if calibration else UNCALIBRATED)
+        return cls(root, values["how"], folds, CalibrationConfig(**values["calibration"]))
 
 
 def _folds_file(root: RunFolder) -> Path:
@@ -179,8 +177,8 @@ def plan_folds(
 
 
 def write_fold(fold: FoldRun, plan: Plan, prepared: DataModule, options: ParsedArguments) -> None:
-    """Write the run of a fold; config.yaml last, as it marks a complete run folder."""
-    values = options.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+    """Write the run of a fold; here run.json is last, as a fold without a plan cannot be prepared by `train`."""
     prepared.table.save(fold.run.samples)
     plan.save(fold.run)
-    write_text(fold.run.config, dump_yaml({DATA_SOURCE: plan.data, "fold": fold.name, **values}))
+    values = options.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+    fold.run.write_record(RunRecord("train", plan.data, values))

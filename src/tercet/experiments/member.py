@@ -22,20 +22,18 @@ from tercet.core.runtime import seed_everything
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
-from tercet.ensemble.bundle import Bundle, Member
-from tercet.experiments.multilabel import multilabel_objective, save_multilabel
+from tercet.ensemble.bundle import Member
 from tercet.experiments.plan import Plan
-from tercet.experiments.tensorboard import stage_images
+from tercet.experiments.task import task_of
 from tercet.experiments.tta import predict_rows, store_predictions
-from tercet.metrics.classification import Scorer, score, validation_scores
-from tercet.metrics.multilabel import validation_multilabel_scores
+from tercet.metrics.classification import Scorer, score
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
 from tercet.models.summary import summarize
 from tercet.training.callbacks import Callback, EpochLog, EventStream, tensorboard
 from tercet.training.checkpoint import TrainingResult
 from tercet.training.fabric import bf16_fault, choose_precision, require_bf16
-from tercet.training.losses import CrossEntropy, Objective, balanced_class_weights
+from tercet.training.losses import Objective
 from tercet.training.trainer import Trainer
 
 SPEED_BATCH = 64
@@ -114,10 +112,9 @@ def check_bf16(plan: Plan, prepared: DataModule) -> None:
             continue
         checked.append((member.network, member.model))
         classifier = plan.build(member, load_weights=False)
-        rows = prepared.rows("train")[:2]
-        batch = next(iter(prepared.loader(rows, (classifier.spec,)).epoch(0)))
-        counts = prepared.table.take(rows).class_counts() if plan.multilabel else None
-        objective = CrossEntropy() if counts is None else multilabel_objective(member.model.labels, counts)
+        rows = prepared.rows("train")
+        batch = next(iter(prepared.loader(rows[:2], (classifier.spec,)).epoch(0)))
+        objective = task_of(plan).objective(member, prepared.table.take(rows))
         require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
 
 
@@ -149,11 +146,11 @@ class _MemberTrainer:
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
         monitor_rows = self.prepared.rows(plan.monitor_split)
         workers = plan.data_config.num_workers
-        objective = self.objective(config, rows)
+        objective = task_of(plan).objective(member, self.prepared.table.take(rows))
         if config.precision != "32":
             batch = next(iter(batches.epoch(0)))
             config = replace(config, precision=self.precision(config, classifier, batch, objective))
-        scorer, logs = self.logging(monitor_rows, config)
+        scorer, logs = self.logging(monitor_rows)
         training = Trainer(
             classifier,
             batches,
@@ -194,48 +191,20 @@ class _MemberTrainer:
             return "32"
         return "bf16" if choice_file.read_text("utf-8") == "bf16" else "32"
 
-    def logging(self, monitor_rows: Rows, config: TrainingConfig) -> tuple[Scorer, list[Callback]]:
+    def logging(self, monitor_rows: Rows) -> tuple[Scorer, list[Callback]]:
         """Return the scorer of the monitored rows and the callbacks that write the member's logs."""
         plan = self.plan
         log = EpochLog(self.folder.path / "train.log", split=plan.monitor_split)
         boards = tensorboard(self.folder.path / "tensorboard", enabled=plan.run.tensorboard and self.fold is None)
-        if plan.multilabel:
-            return validation_multilabel_scores, [log, *boards]
-        scorer, callbacks = stage_images(
-            boards,
-            validation_scores,
-            classes=plan.classes,
-            store=self.prepared.images,
-            rows=monitor_rows,
-            monitor=config.monitor,
-        )
+        scorer, callbacks = task_of(plan).scoring(boards, plan, self.prepared, monitor_rows)
         return scorer, [log, *callbacks]
-
-    def objective(self, config: TrainingConfig, rows: Rows) -> Objective:
-        """Return the loss for the training rows."""
-        if self.plan.multilabel:
-            counts = self.prepared.table.take(rows).class_counts()
-            return multilabel_objective(self.plan.member(self.name).model.labels, counts)
-        weights = None
-        if config.class_weights != "none":
-            counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
-            weights = balanced_class_weights(counts.tolist())
-        return CrossEntropy(class_weights=weights, label_smoothing=config.label_smoothing)
 
     def save(self, classifier: Classifier) -> dict[str, Any]:
         """Save the member's predictions and bundle; return additions to its summary."""
         member = Member(
             self.name, classifier, self.plan.member(self.name).model, TTAConfig(seed=self.plan.run.views.seed)
         )
-        if self.plan.multilabel:
-            return save_multilabel(self.run, self.plan, self.prepared, member, self.folder)
-        for split in self.plan.predicted_splits():
-            if len(rows := self.prepared.rows(split)):
-                predictions = predict_rows(classifier, self.plan, self.prepared, rows)
-                store_predictions(predictions, self.run.predictions(self.name, split), self.folder, split)
-        card = {"data": self.plan.data_card(self.prepared.table)}
-        Bundle(self.plan.classes, (member,), card=card).save(self.folder.bundle)
-        return {}
+        return task_of(self.plan).save(self.run, self.plan, self.prepared, member, self.folder)
 
 
 def _training_summary(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tercet.config.run import (
     RunConfig,
 )
 from tercet.config.training import Monitor, TrainingConfig
-from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
@@ -101,18 +101,9 @@ class Plan:
         """Check combinations of options.
 
         Raises:
-            ConfigError: Members differ in `monitor` or `monitor_split`; multi-label options without multi-label data;
-                a crop is too large; or no validation rows are left for calibration.
+            ConfigError: Members differ in `monitor` or `monitor_split`, a crop is too large, or no validation rows are
+                left for calibration.
         """
-        if not self.multilabel:
-            decoders = [member.name for member in self.members if member.model.labels.decoder != "sigmoid"]
-            needs = "needs multi-label data (several --data.label-columns, or --data.label-separator)"
-            raise_problems(
-                [
-                    bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
-                    self.monitor in ("o_f1", "c_f1", "map") and f"monitor {self.monitor} {needs}",
-                ]
-            )
         combined = len(self.members) > 1 and self.fusion.num_members != 1
         if (
             self.calibration.guarantees

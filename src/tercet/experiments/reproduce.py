@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from rich.text import Text
 
 from tercet.config.experiments import REPRODUCE, ReproduceConfig
 from tercet.config.parser import ParsedArguments
-from tercet.config.recipe import Recipe, Scale, Setting, load_recipe, recipe_names, recipe_text
-from tercet.core.errors import ConfigError, StorageError
-from tercet.core.files import write_json, write_text
+from tercet.config.recipe import Recipe, Scale, load_recipe, recipe_names, recipe_text
+from tercet.core.errors import ConfigError
+from tercet.core.files import write_text
 from tercet.core.output import CommandResult, printable
 from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
-from tercet.core.yaml_io import dump_yaml, read_mapping
+from tercet.core.yaml_io import read_mapping
+from tercet.experiments.experiment import Experiment, run_experiment
 from tercet.experiments.reproduce_results import (
     all_results,
     pair_rows,
@@ -31,25 +33,12 @@ from tercet.experiments.reproduce_results import (
     wrap,
 )
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
+from tercet.experiments.results import RunResult
 from tercet.metrics.tables import as_text, plain_table
 
-_RESUMED = {"resume", "steps", "json", "debug", "device", "threads"}
 
-
-@dataclass(frozen=True)
-class Reproduction:
-    """Result of `reproduce`; steps may still be missing."""
-
-    path: Path
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`: table, tests, all measured results, missing steps."""
-    report: str
-    """Table and tests as text, and the paths of the steps' reports."""
-
-    @property
-    def exit_code(self) -> int:
-        """0, or the exit code of the first failed training."""
-        return self.metrics["failed"][0]["exit_code"] if self.metrics["failed"] else 0
+class Reproduction(RunResult):
+    """Result of `reproduce`: table, tests, all measured results, missing steps."""
 
 
 def reproduce(
@@ -87,85 +76,89 @@ def run_reproduction(
     console: Console,
 ) -> Reproduction:
     """Start or resume a reproduction; run all steps, or those of `steps`."""
-    config = parsed.of(ReproduceConfig)
-    if resume is not None:
-        extra = sorted(parsed.given - _RESUMED) + [
-            str(argument) for argument in (recipe, source) if argument is not None
-        ]
-        if extra:
-            raise ConfigError(f"--resume continues with the original options; it does not accept {', '.join(extra)}")
-        return _resume(Path(resume), config, console)
-    if recipe is None:
-        raise ConfigError(f"name a recipe ({', '.join(recipe_names())}), or --resume FOLDER")
-    loaded = load_recipe(str(recipe))
-    if config.scale not in loaded.scales:
-        raise ConfigError(f"recipe {loaded.name} has no scale {config.scale} ({', '.join(loaded.scales)})")
-    options = {key: value for key, value in parsed.to_dict().items() if key in parsed.given}
-    data_options = {key.removeprefix("data."): value for key, value in options.items() if key.startswith("data.")}
-    overrides = Overrides.parse(source, data_options, config.replace, dry_run=config.dry_run)
-    experiment = _Experiment(loaded, config.scale, overrides)
-    experiment.runs(Path("."), config)  # raises on invalid options before anything is written
-    run = RunFolder.create(config.output, loaded.name)
-    document = {"reproduction_of": loaded.name, "scale": config.scale, **overrides.to_dict()}
-    with run.lock():
-        write_text(run.path / "recipe.yaml", recipe_text(str(recipe)))
-        write_json(run.path / "environment.json", describe_environment())
-        write_text(run.config, dump_yaml(document))
-        return experiment.execute(run, config, console)
-
-
-def _resume(folder: Path, config: ReproduceConfig, console: Console) -> Reproduction:
-    run = RunFolder.open(folder)
-    stored = read_mapping(run.config)
-    name = stored.pop("reproduction_of", None)
-    if name is None:
-        raise StorageError(f"{folder} is not a reproduction: it was not created by `tercet reproduce`")
-    recipe = Recipe.from_mapping(str(name), read_mapping(run.path / "recipe.yaml"))
-    scale = stored.pop("scale")
-    with run.lock():
-        return _Experiment(recipe, scale, Overrides(**stored)).execute(run, config, console)
+    data = None if source is None else str(source)
+    return run_experiment(RecipeRun, recipe, parsed, resume=resume, console=console, data=data)
 
 
 @dataclass(frozen=True)
-class _Experiment:
+class RecipeRun(Experiment[Recipe, Reproduction]):
     """A recipe at a scale, with the user's overrides."""
 
-    recipe: Recipe
-    scale: Scale
-    overrides: Overrides
+    data: str | None = None
+    """Replacement images."""
+
+    options = REPRODUCE
+    source_name = "recipe"
+    missing_source = f"name a recipe ({', '.join(recipe_names())})"
+    changeable = frozenset({"steps", "device", "threads"})
 
     @property
-    def setting(self) -> Setting:
-        return self.overrides.apply(self.recipe.scales[self.scale])
+    def scale(self) -> Scale:
+        """The scale."""
+        return self.parsed.of(ReproduceConfig).scale
 
-    def runs(self, folder: Path, config: ReproduceConfig, only: tuple[str, ...] = ()) -> list[StepRun]:
-        shared = {"device": config.device, "threads": config.threads}
-        return step_runs(self.setting, folder, shared, only)
+    @cached_property
+    def overrides(self) -> Overrides:
+        """Changes to the recipe."""
+        values, config = self.parsed.to_dict(), self.parsed.of(ReproduceConfig)
+        given = {key.removeprefix("data."): values[key] for key in self.parsed.given if key.startswith("data.")}
+        return Overrides.parse(self.data, given, config.replace, dry_run=config.dry_run)
 
-    def execute(self, run: RunFolder, config: ReproduceConfig, console: Console) -> Reproduction:
+    def stored_options(self) -> dict[str, Any]:
+        """Return the given options; files that replace networks are stored with their content."""
+        given = {key: value for key, value in super().stored_options().items() if key in self.parsed.given - {"steps"}}
+        replaced = [{old: new} for old, new in self.overrides.replaced.items()]
+        return {**given, "scale": self.scale, "dry_run": self.overrides.dry_run, "replace": replaced, "data": self.data}
+
+    def check(self) -> None:
+        """Check that the recipe has the scale, and the options of all steps."""
+        recipe = load_recipe(str(self.source))
+        if self.scale not in recipe.scales:
+            raise ConfigError(f"recipe {recipe.name} has no scale {self.scale} ({', '.join(recipe.scales)})")
+        self.runs(recipe, Path("."))
+
+    def prepare(self, run: RunFolder) -> Recipe:
+        """Copy the recipe."""
+        write_text(_copy(run), recipe_text(str(self.source)))
+        return load_recipe(str(self.source))
+
+    def reopen(self, run: RunFolder) -> Recipe | None:
+        """Read the copy of the recipe."""
+        name = str(self.source) if self.source in recipe_names() else Path(self.source).stem
+        return Recipe.from_mapping(name, read_mapping(_copy(run))) if _copy(run).is_file() else None
+
+    def runs(self, recipe: Recipe, folder: Path, only: tuple[str, ...] = ()) -> list[StepRun]:
+        """Return the runs of all steps, or of some."""
+        config = self.parsed.of(ReproduceConfig)
+        setting = self.overrides.apply(recipe.scales[self.scale])
+        return step_runs(setting, folder, {"device": config.device, "threads": config.threads}, only)
+
+    def work(self, run: RunFolder, state: Recipe, console: Console) -> Reproduction:
         """Execute the selected steps that are not finished, then report all finished ones."""
-        pending = [step_run for step_run in self.runs(run.path, config, config.steps) if not step_run.finished()]
+        runs = self.runs(state, run.path, self.parsed.of(ReproduceConfig).steps)
+        pending = [step_run for step_run in runs if not step_run.finished()]
         for number, step_run in enumerate(pending, 1):
             progress = f"{step_run.step.command}; {number} of {len(pending)}"
-            print_status(console, f"{self.recipe.name}: {step_run.title} ({progress})")
+            print_status(console, f"{state.name}: {step_run.title} ({progress})")
             step_run.execute(console)
-            self.report(run, config)  # so that results can be read while later steps run
-        return self.report(run, config)
+            result = self.report(run, state)
+            run.write_results(result.metrics, result.report)  # so that results can be read while later steps run
+        return self.report(run, state)
 
-    def report(self, run: RunFolder, config: ReproduceConfig) -> Reproduction:
-        """Write metrics, table and report of the finished steps."""
-        all_runs = self.runs(run.path, config)
+    def report(self, run: RunFolder, recipe: Recipe) -> Reproduction:
+        """Return the results of the finished steps, and write their table."""
+        all_runs = self.runs(recipe, run.path)
         finished = [step_run for step_run in all_runs if step_run.run.metrics.is_file()]
         measurements = read_measurements(finished)
-        setting = self.recipe.scales[self.scale]
-        metrics = {
-            "recipe": self.recipe.name,
-            "title": self.recipe.title,
-            "source": self.recipe.source,
+        setting = recipe.scales[self.scale]
+        metrics: dict[str, Any] = {
+            "recipe": recipe.name,
+            "title": recipe.title,
+            "source": recipe.source,
             "scale": self.scale,
-            "differs": [*self.recipe.differs, *setting.differs, *self._changed()],
-            "table": table_rows(self.recipe, self.scale, measurements),
-            "tests": pair_rows(self.recipe, self.scale, measurements),
+            "differs": [*recipe.differs, *setting.differs, *self._changed()],
+            "table": table_rows(recipe, self.scale, measurements),
+            "tests": pair_rows(recipe, self.scale, measurements),
             "measured": all_results(measurements),
             "steps": {
                 step_run.title: {
@@ -179,11 +172,9 @@ class _Experiment:
             "failed": [{"step": step_run.title, **failure} for step_run in finished for failure in step_run.failures()],
             "versions": describe_environment()["packages"],
         }
-        text = _text(metrics)
         write_text(run.path / "table.csv", table_csv(metrics["table"]))
-        write_json(run.metrics, metrics)
-        write_text(run.report, text)
-        return Reproduction(run.path, metrics, text)
+        exit_code = metrics["failed"][0]["exit_code"] if metrics["failed"] else 0
+        return Reproduction(run.path, metrics, _text(metrics), exit_code)
 
     def _changed(self) -> list[str]:
         """Return the user's overrides as sentences."""
@@ -198,6 +189,10 @@ class _Experiment:
         if overrides.dry_run:
             lines.insert(0, "DRY RUN: every training is one step of a tiny network; the numbers are meaningless.")
         return lines
+
+
+def _copy(run: RunFolder) -> Path:
+    return run.path / "recipe.yaml"
 
 
 def _step_line(name: str, step: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from tercet.core.predictions import Predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.run_reader import CHOSEN
+from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fold_runs import fold_folder
 from tercet.experiments.reproduce_steps import StepRun
@@ -26,8 +27,6 @@ from tercet.metrics.tables import as_text, plain_table, short_count, spread_of
 
 FOLD = "fold "
 """Prefix of the names of single folds' results."""
-FOLD_MEAN = "mean of the folds"
-"""Name of the result of the averaged fold models on a test split outside all folds."""
 _SELECTED = {CHOSEN: "chosen", "best": "best_member"}  # result name -> key of metrics.json with the selected name
 
 
@@ -95,7 +94,7 @@ def _of_folds(run: StepRun, metrics: Mapping[str, Any]) -> _Results:
         path = folders[fold["name"]].predictions(fold["chosen"], "test")
         yield f"{FOLD}{fold['name']}", MeasuredResult(fold, "held-out fold", path)
     if metrics["test"]:
-        yield FOLD_MEAN, MeasuredResult(metrics["test"], "test", run.run.predictions("fold-mean", "test"))
+        yield FOLD_MEAN, MeasuredResult(metrics["test"], "test", run.run.predictions(FOLD_MEAN, "test"))
 
 
 _READERS: Mapping[str, Callable[[StepRun, Mapping[str, Any]], _Results]] = {

@@ -18,10 +18,10 @@ from tercet.config.experiments import COMPARE, CROSSVAL
 from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.recipe import RecipeStep, Setting
 from tercet.core.errors import ConfigError, DataError, raise_problems
-from tercet.core.files import read_json, write_json, write_text
+from tercet.core.files import read_json
 from tercet.core.prediction_files import read_predictions
 from tercet.core.registry import did_you_mean
-from tercet.core.run_folder import RunFolder
+from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.yaml_io import read_mapping
 from tercet.experiments.compare import run_comparison
 from tercet.experiments.crossval import run_crossval
@@ -80,7 +80,7 @@ class StepRun:
             TercetError: As raised by the command.
         """
         folder = str(self.run.path)
-        started = self.run.config.is_file()
+        started = self.run.is_begun()
         if not started or self.step.command == "ensemble":
             shutil.rmtree(folder, ignore_errors=True)  # an ensemble cannot be resumed, it is repeated
         if self.step.files:
@@ -146,6 +146,7 @@ def _run_folder(folder: Path, name: str, seed: int | None) -> RunFolder:
 
 def _combine_files(run: RunFolder, step: RecipeStep) -> None:
     """Combine prediction files by every method without fitted parameters; write the files of a run."""
+    run.begin(RunRecord("ensemble", list(step.files), {}))
     labels = np.repeat(np.arange(len(step.runs_of_classes)), step.runs_of_classes) if step.runs_of_classes else None
     paths = [Path(step.data or "") / name for name in step.files]
     predictions = [read_predictions(path, labels=labels) for path in paths]
@@ -162,8 +163,7 @@ def _combine_files(run: RunFolder, step: RecipeStep) -> None:
         "members": [{"name": name, "test": row} for name, row in zip(names, documents[0]["members"], strict=True)],
         "ensembles": [{"name": document["method"], "test": document["ensemble"]} for document in documents],
     }
-    write_text(run.report, "\n".join(result.to_text() for result in results))
-    write_json(run.metrics, metrics)
+    run.write_results(metrics, "\n".join(result.to_text() for result in results))
 
 
 _LENGTH = ("stages", "epochs", "lr", "schedule", "patience", "max_time")
@@ -203,15 +203,6 @@ class Overrides:
                 is_file = isinstance(new, str) and Path(new).suffix in (".yaml", ".yml")
                 replaced[str(old)] = {"model": None, **read_mapping(new)} if is_file else new
         return cls(None if data is None else str(data), dict(data_options), replaced, dry_run)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "data": self.data,
-            "data_options": dict(self.data_options),
-            "replaced": dict(self.replaced),
-            "dry_run": self.dry_run,
-        }
 
     def apply(self, setting: Setting) -> Setting:
         """Return the setting with the changes.

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
-from tercet.core.files import natural_key, read_json
+from tercet.core.files import natural_key
 from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
-from tercet.core.run_folder import command_of
+from tercet.core.run_folder import RECORD
+from tercet.data.run_reader import RunReader
 from tercet.metrics.tables import as_text, plain_table
 
-_METRICS_FILES, _CONFIG_FILES = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
+_METRICS = "metrics.json"
 _SCHEMA_ERRORS = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 """Raised by `_read` for JSON files that do not have the structure of a run's metrics."""
 
@@ -134,7 +135,7 @@ def runs(folder: str | Path = "runs", /, *, sort: str = "date") -> RunsTable:
             continue
         try:
             rows.append(_read(path, name))
-        except ModelError as error:
+        except (ModelError, StorageError) as error:
             unreadable.append((name, str(error)))
         except _SCHEMA_ERRORS as error:
             unreadable.append((name, f"its metrics are not those of a run with accuracies ({type(error).__name__})"))
@@ -146,10 +147,10 @@ def _find(root: Path) -> Iterator[tuple[Path, bool]]:
     for directory, folders, files in os.walk(root):
         folders.sort(key=natural_key)
         path = Path(directory)
-        if any(name in files for name in _METRICS_FILES):
+        if _METRICS in files:
             folders.clear()
             yield path, True
-        elif any(name in files for name in _CONFIG_FILES) and not any(any(path.rglob(name)) for name in _METRICS_FILES):
+        elif RECORD in files and not any(path.rglob(_METRICS)):
             folders.clear()
             yield path, False
 
@@ -168,44 +169,29 @@ def _read(folder: Path, name: str) -> RunRow:
     """Return the row of a run.
 
     Raises:
-        ModelError: The metrics file cannot be read.
+        ModelError: A file cannot be read.
+        StorageError: There is no `run.json`.
         Exception: One of `_SCHEMA_ERRORS` if the file does not have the structure of a run's metrics.
     """
-    path = next(folder / file for file in _METRICS_FILES if (folder / file).is_file())
-    document = read_json(path)
-    kind = command_of(document, folder)
-    chosen, *scores = _scores(document)
+    reader = RunReader.open(folder)
+    if reader.selected is None:
+        raise ModelError(f"tercet {reader.kind} has no scores of its own: list the runs inside, such as {folder}/steps")
+    chosen, *scores = reader.selected
     validation, test = map(_single_label_names, scores)
     final = test or validation
     return RunRow(
         name=name,
-        kind=kind,
-        data=str(document["data"]["source"]),
+        kind=reader.kind,
+        data=reader.source,
         chosen=chosen,
         validation=validation.get("accuracy") if validation else None,
         test=test["accuracy"] if test else None,
         macro_f1=final["macro_f1"],
         kappa=final.get("kappa"),
-        seconds=_seconds(document),
-        date=datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds"),
-        monitor_split=str(document.get("protocol", {}).get("monitor_split", "validation")),
+        seconds=_seconds(reader),
+        date=datetime.fromtimestamp(reader.finished_at).isoformat(timespec="seconds"),
+        monitor_split=reader.monitor_split,
     )
-
-
-def _scores(document: Mapping[str, Any]) -> tuple[str, Mapping[str, float], Mapping[str, float]]:
-    """Return the name of the selected model, and its validation and test scores (may be empty)."""
-    if "pooled" in document:  # a cross-validation: each fold selects its own model
-        return f"{len(document['folds'])} folds", document["pooled"], document.get("test") or {}
-    if "trials" in document:
-        best = document["best"]
-        return f"trial {best['number']}", best["scores"], {}
-    chosen = document["chosen"]
-    if "networks" in document:
-        row = next(row for row in document["networks"] if row["name"] == chosen)
-        return chosen, _means(row["validation"]), _means(row.get("test"))
-    rows = [*document["members"], *document["ensembles"]]
-    row = next(row for row in reversed(rows) if row["name"] == chosen)
-    return chosen, row["validation"], row.get("test") or {}
 
 
 def _single_label_names(scores: Mapping[str, float]) -> Mapping[str, float]:
@@ -215,15 +201,11 @@ def _single_label_names(scores: Mapping[str, float]) -> Mapping[str, float]:
     return {"accuracy": scores["exact_match"], "macro_f1": scores["c_f1"]}
 
 
-def _means(scores: Mapping[str, Any] | None) -> dict[str, float]:
-    return {key: value["mean"] for key, value in (scores or {}).items()}
-
-
-def _seconds(document: Mapping[str, Any]) -> float | None:
+def _seconds(reader: RunReader) -> float | None:
     """Return the total training time, if recorded."""
-    if "networks" in document:
-        trainings = [training for row in document["networks"] for training in row.get("trainings", [])]
+    if reader.kind == "compare":
+        trainings = [training for row in reader.metrics["networks"] for training in row.get("trainings", [])]
     else:
-        trainings = document.get("trials", document.get("members", []))
+        trainings = reader.metrics["trials" if reader.kind == "tune" else "members"]
     seconds = [training["seconds"] for training in trainings if training.get("seconds") is not None]
     return float(sum(seconds)) if seconds else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,22 @@ from tercet.config.model import ModelConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.errors import ConfigError, StorageError
-from tercet.core.files import write_json, write_text
+from tercet.core.files import write_json
+from tercet.core.output import count
 from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
-from tercet.core.runtime import ThreadPlan, choose_device, describe_environment, plan_threads
-from tercet.core.yaml_io import dump_yaml, read_mapping
+from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
-from tercet.ensemble.bundle import Bundle, load_bundle
-from tercet.experiments.finalize import finalize
-from tercet.experiments.finalize_multilabel import finalize_multilabel
-from tercet.experiments.jobs import planned_jobs, raise_failures, run_jobs
+from tercet.experiments.experiment import Experiment, Result, run_experiment
+from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
 from tercet.experiments.member import check_bf16
-from tercet.experiments.multilabel import adapt_plan
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.results import RunResult
+from tercet.experiments.task import task_of
 from tercet.models.build import check_build, check_images, check_weights
 from tercet.models.members import default_members, resolve_members
 
-DATA_SOURCE = "data_source"
-"""Key of the data source in config.yaml."""
 _DEMO_MEMBERS = (
     {"model": "small-cnn", "epochs": 30, "augment": "light"},
     {"model": "row-lstm", "epochs": 60, "augment": "light"},
@@ -41,18 +37,8 @@ _DEMO_MEMBERS = (
 )
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    path: Path
-    metrics: Mapping[str, Any]
-    """Content of `metrics.json`: data, members, ensembles, the chosen model, its comparison with the best member."""
-    report: str
-
-    def bundle(self) -> Bundle:
-        """Load the chosen model."""
-        return load_bundle(self.path / "bundle")
+class Run(RunResult):
+    """A finished run: data, members, ensembles, the chosen model, its comparison with the best member."""
 
 
 def train(
@@ -79,38 +65,52 @@ def train(
     return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
-def run_training(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
-) -> Run:
-    """Start or continue a run, as `train` does, from parsed options."""
-    if resume is not None:
-        check_unchanged(data, parsed)
-        run = RunFolder.open(resume)
-        with run.lock():
-            run.remove_unfinished()
-            plan, prepared = _reopen(run)
-            return _work(run, plan, prepared, console)
-    if data is None:
-        raise ConfigError("give a folder of images, a table, a zip file or the name of a data set, or --resume RUN")
-    check_members(parsed)
-    run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
-    with run.lock():
-        options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig)
-        write_text(run.config, dump_yaml({DATA_SOURCE: str(data), **options}))
-        with run.delete_if_invalid():
-            plan, prepared = _begin(run, str(data), parsed)
-        return _work(run, plan, prepared, console)
+class PlannedExperiment(Experiment[tuple[Plan, DataModule], Result]):
+    """An experiment whose trainings share one plan and one set of images."""
+
+    def reopen(self, run: RunFolder) -> tuple[Plan, DataModule] | None:
+        """Read plan and data."""
+        if not run.plan.is_file():
+            return None
+        plan = Plan.load(run)
+        return plan, plan.open_data(run)
 
 
-def check_unchanged(data: str | Path | None, parsed: ParsedArguments) -> None:
-    """Check that `resume` is not combined with data or options.
+class Training(PlannedExperiment[Run]):
+    """Training of members, and their combination."""
 
-    Raises:
-        ConfigError: It is.
-    """
-    ignored = sorted(parsed.given - {"resume", "json", "debug"}) + ([str(data)] if data is not None else [])
-    if ignored:
-        raise ConfigError(f"--resume continues with the options of the run: remove {', '.join(ignored)}")
+    options = TRAIN
+
+    def check(self) -> None:
+        """Check device and members."""
+        check_members(self.parsed)
+
+    def prepare(self, run: RunFolder) -> tuple[Plan, DataModule]:
+        """Read the data and plan the members."""
+        parsed, config = self.parsed, self.parsed.of(RunConfig)
+        prepared = prepare_data(self.source, parsed.of(DataConfig), multilabel=True)
+        members = resolve_config(config.members or default_members(prepared.image_size), parsed)
+        plan = make_plan(
+            str(self.source),
+            prepared,
+            parsed.of(DataConfig),
+            parsed.of(FusionConfig),
+            config,
+            members,
+            calibration=parsed.of(CalibrationConfig),
+        )
+        write_run(run, plan, prepared)
+        return plan, prepared
+
+    def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Run:
+        """Train the members, and combine them."""
+        plan, prepared = state
+        raise_failures(train_waiting(run, plan, prepared, console), run)
+        return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
+
+
+run_training = partial(run_experiment, Training)
+"""Starts or continues a run, as `train` does, from parsed options."""
 
 
 def check_members(parsed: ParsedArguments) -> None:
@@ -131,24 +131,6 @@ def check_members(parsed: ParsedArguments) -> None:
 def resolve_config(members: Sequence[Any], parsed: ParsedArguments) -> tuple[MemberConfig, ...]:
     """Resolve members with the run's options; see `resolve_members`."""
     return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig))
-
-
-def _begin(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
-    config = parsed.of(RunConfig)
-    write_json(run.path / "environment.json", describe_environment())
-    prepared = prepare_data(data, parsed.of(DataConfig), multilabel=True)
-    members = resolve_config(config.members or default_members(prepared.image_size), parsed)
-    plan = make_plan(
-        data,
-        prepared,
-        parsed.of(DataConfig),
-        parsed.of(FusionConfig),
-        config,
-        members,
-        calibration=parsed.of(CalibrationConfig),
-    )
-    write_run(run, plan, prepared)
-    return plan, prepared
 
 
 def make_plan(
@@ -198,7 +180,7 @@ def make_plan(
         multilabel=prepared.table.membership is not None,
         calibration=calibration,
     )
-    plan = adapt_plan(plan) if plan.multilabel else plan
+    plan = task_of(plan).adapt(plan)
     plan.check()
     check_bf16(plan, prepared)
     return plan
@@ -217,55 +199,39 @@ def write_data(run: RunFolder, prepared: DataModule) -> None:
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
 
 
-def _reopen(run: RunFolder) -> tuple[Plan, DataModule]:
-    stored = read_mapping(run.config)
-    if DATA_SOURCE not in stored:
-        raise StorageError(
-            f"{run.path} was not created by tercet train; continue a cross-validation with tercet crossval --resume"
-        )
-    if not run.plan.is_file():
-        data = stored.pop(DATA_SOURCE)
-        return _begin(run, data, TRAIN.parse_object(stored, source=str(run.config)))
-    plan = Plan.load(run)
-    return plan, plan.open_data(run)
-
-
-def _work(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> Run:
-    raise_failures(train_waiting(run, plan, prepared, console), run)
-    results = finalize_multilabel(run, plan) if plan.multilabel else finalize(run, plan, prepared)
-    return Run(run.path, results.metrics, results.report)
-
-
 def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> list[FailedJob]:
     """Run the unfinished trainings of a run; return the ones that failed.
 
     Raises:
         Interrupted: A signal arrived; every training has saved a checkpoint.
     """
-    waiting = [job for job in planned_jobs(run, plan) if not job.folder.finished()]
+    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
+    jobs = planned_jobs(run, plan)
+    return train_jobs(jobs, plan, root=run, details=f"{counts} images", console=console, prepared=prepared)
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    plan: Plan,
+    *,
+    root: RunFolder,
+    details: str,
+    console: Console,
+    prepared: DataModule | None = None,
+) -> list[FailedJob]:
+    """Print data, skipped files and resources, and run the unfinished jobs; return the ones that failed."""
+    waiting = [job for job in jobs if not job.folder.finished()]
     if not waiting:
         return []
     threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume keeps its number
-    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
-    print_start(console, plan, f"{counts} images", waiting=len(waiting), threads=threads)
-    return run_jobs(waiting, root=run, threads=threads, console=console, prepared=prepared)
-
-
-def print_start(console: Console, plan: Plan, details: str, *, waiting: int, threads: ThreadPlan) -> None:
-    """Print data, skipped files and resources before training starts."""
-    classes = count_noun(len(plan.classes), "label" if plan.multilabel else "class")
+    classes = count(len(plan.classes), task_of(plan).noun)
     print_status(console, f"{plan.data}: {classes}; {details}")
     for note in plan.notes[:10]:
         print_status(console, f"data: {note}")
     if len(plan.notes) > 10:
         print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
-    print_status(console, f"{count_noun(waiting, 'training')} on {plan.device}: {threads}")
-
-
-def count_noun(count: int, noun: str) -> str:
-    """Return a count with its noun in singular or plural."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"
+    print_status(console, f"{count(len(waiting), 'training')} on {plan.device}: {threads}")
+    return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
 
 
 def demo(*, output: str | None = None, console: Console | None = None) -> Run:

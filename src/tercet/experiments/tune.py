@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ from rich.console import Console
 
 from tercet.config.experiments import TUNE, TuneConfig
 from tercet.config.parser import ParsedArguments
-from tercet.config.run import FusionConfig, RunConfig
+from tercet.config.run import FusionConfig
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
-from tercet.core.files import write_json, write_text
+from tercet.core.files import write_text
 from tercet.core.history import History
 from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import RunFolder
-from tercet.core.runtime import choose_device, describe_environment, plan_threads
+from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
+from tercet.experiments.experiment import run_experiment
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
-from tercet.experiments.train import make_plan, write_run
+from tercet.experiments.results import RunResult
+from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
 from tercet.experiments.tune_trials import TrialRow, TrialTask, as_csv, best_row, train_command, trials_report
@@ -32,15 +35,8 @@ _MIN_GENERATIONS = 4  # concurrent trials cannot learn from each other, so at mo
 _FATAL_CODES = (DataError.exit_code, StorageError.exit_code, 130, 143)  # further trials would fail in the same way
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """Result of `tune`."""
-
-    path: Path
-    metrics: Mapping[str, Any]
-    """Content of `trials.json`: all trials, the best one, the baseline, and the importance of the options."""
-    report: str
-    """Table of trials as text."""
+class Tuning(RunResult):
+    """Result of `tune`: all trials, the best one, the baseline, and the importance of the options."""
 
     @property
     def best(self) -> Path:
@@ -84,56 +80,63 @@ def run_tuning(
 ) -> Tuning:
     """Start or resume a search and run it to the end."""
     require_optuna()
-    config = parsed.of(TuneConfig)
-    if resume is not None:
-        arguments = [str(value) for value in (data, space) if value is not None]
-        extra = sorted(parsed.given - {"resume", "trials", "json", "debug", "space"}) + arguments
-        if extra:
-            raise ConfigError(f"--resume continues with the original options, except --trials; remove {extra[0]}")
-        folder = SearchFolder.open(resume)
-        with folder.run.lock():
-            folder.run.remove_unfinished()
-            TrialLog.repair(folder.journal)
-            search = SearchStudy.load(folder.search)
-            if "trials" in parsed.given:
-                search = replace(search, trials=config.trials)
-            return _Tuner.create(folder, search, console).run()
-    if data is None:
-        raise ConfigError("give an image folder, a table, a zip or a data set name, or --resume FOLDER")
-    if space is None:
+    if resume is None and data is not None and space is None:
         raise ConfigError(
             "name the options to vary: --space SPACE.yaml, with lines such as 'hidden_size: [32, 64, 128]'"
         )
-    search = SearchStudy.make(str(data), parsed, space, trials=config.trials, pruner=config.pruner)
-    choose_device(search.run.device)
-    search.check(sample_points(search.space, _CHECKED_POINTS))
-    folder = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
-    with folder.run.lock():
-        search.save(folder.search)
-        with folder.run.delete_if_invalid():
-            tuner = _Tuner.create(folder, search, console)
-        return tuner.run()
+    return run_experiment(Search, data, parsed, resume=resume, console=console, space=space)
 
 
-def _prepare(folder: SearchFolder, search: SearchStudy) -> tuple[Plan, DataModule]:
-    """Return the plan of the unchanged options and the data, which all trials share."""
-    if folder.run.plan.is_file():
-        plan = Plan.load(folder.run)
-        return plan, plan.open_data(folder.run)
-    member, data_config = search.configuration({})
-    write_json(folder.path / "environment.json", describe_environment())
-    prepared = prepare_data(search.data, data_config)
-    plan = make_plan(
-        search.data,
-        prepared,
-        data_config,
-        search.base[FusionConfig],
-        search.run,
-        (member,),
-        trainings=max_parallel(search.trials),
-    )
-    write_run(folder.run, plan, prepared)
-    return plan, prepared
+@dataclass(frozen=True)
+class Search(PlannedExperiment[Tuning]):
+    """Search of the hyperparameters of one network."""
+
+    space: str | Path | Mapping[str, Any] | None = None
+    """The options to vary, or a file of them."""
+
+    options = TUNE
+    suffix = "-tune"
+    changeable = frozenset({"trials"})
+
+    @cached_property
+    def study(self) -> SearchStudy:
+        """The search with its resolved options."""
+        config = self.parsed.of(TuneConfig)
+        assert self.space is not None
+        return SearchStudy.make(str(self.source), self.parsed, self.space, trials=config.trials, pruner=config.pruner)
+
+    def stored_options(self) -> dict[str, Any]:
+        """Return the resolved options, independent of the files that they came from."""
+        return self.study.to_options()
+
+    def check(self) -> None:
+        """Check options, device and space."""
+        choose_device(self.study.run.device)
+        self.study.check(sample_points(self.study.space, _CHECKED_POINTS))
+
+    def prepare(self, run: RunFolder) -> tuple[Plan, DataModule]:
+        """Read the data that all trials share, and plan the unchanged options."""
+        study = self.study
+        member, data_config = study.configuration({})
+        prepared = prepare_data(self.source, data_config)
+        trainings, fusion = max_parallel(study.trials), study.base[FusionConfig]
+        plan = make_plan(study.data, prepared, data_config, fusion, study.run, (member,), trainings=trainings)
+        write_run(run, plan, prepared)
+        return plan, prepared
+
+    def reopen(self, run: RunFolder) -> tuple[Plan, DataModule] | None:
+        """Read plan and data, after a check of the number of trials."""
+        journal = SearchFolder(run.path).journal
+        TrialLog.repair(journal)
+        count = TrialLog(journal, self.study).count()
+        if count > self.study.trials:
+            raise ConfigError(f"{count} trials exist already: give --trials {count} or more")
+        return super().reopen(run)
+
+    def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Tuning:
+        """Train the missing trials, and report all."""
+        folder = SearchFolder(run.path)
+        return _Tuner(folder, self.study, *state, TrialLog(folder.journal, self.study), console).run()
 
 
 def max_parallel(trials: int) -> int:
@@ -154,17 +157,9 @@ class _Tuner:
     fatal: list[FailedJob] = field(default_factory=list)
     """Failures that further trials would repeat."""
 
-    @classmethod
-    def create(cls, folder: SearchFolder, search: SearchStudy, console: Console) -> _Tuner:
-        plan, prepared = _prepare(folder, search)
-        return cls(folder, search, plan, prepared, TrialLog(folder.journal, search), console)
-
     def run(self) -> Tuning:
         """Train the missing trials, and report all."""
         count = self.log.count()
-        if count > self.search.trials:
-            raise ConfigError(f"{count} trials exist already: give --trials {count} or more")
-        self.search.save(self.folder.search)  # the number of trials may have changed
         missing = self.search.trials - count + len(self.log.running())
         if missing:
             threads = plan_threads(max_parallel(self.search.trials), threads=self.plan.threads, device=self.plan.device)
@@ -173,7 +168,7 @@ class _Tuner:
             print_status(self.console, f"{missing} of {self.search.trials} trials on {self.plan.device}: {threads}")
             run_all(
                 self.tasks(),
-                root=self.folder.run,
+                root=self.folder,
                 threads=threads,
                 display=ProgressDisplay(self.console),
                 prepared=self.prepared,
@@ -204,7 +199,7 @@ class _Tuner:
             self.finish_trial(number, None)
             return
         trial.path.mkdir(parents=True, exist_ok=True)
-        replace(self.plan, members=(member,), data_config=data_config).save(trial.run)
+        replace(self.plan, members=(member,), data_config=data_config).save(trial)
         yield task
 
     def finish_trial(self, number: int, failure: FailedJob | None) -> None:
@@ -224,8 +219,8 @@ class _Tuner:
 
     def _save_failure(self, number: int, failure: FailedJob) -> None:
         trial, history = self.folder.trial(number), History()
-        if trial.run.plan.is_file():
-            history = trial.keep_history(Plan.load(trial.run).members[0].name)
+        if trial.plan.is_file():
+            history = trial.keep_history(Plan.load(trial).members[0].name)
         outcome = TrialOutcome.of_epochs("failed", history, self.plan.monitor)
         reason = failure.message.replace("\n", "; ")
         trial.end(replace(outcome, reason=reason, exit_code=failure.exit_code))
@@ -236,7 +231,7 @@ class _Tuner:
         return TrialRow(number, values, self.folder.trial(number).outcome(), self.plan.monitor)
 
     def finalize(self) -> Tuning:
-        """Write the table, the report and the best configuration."""
+        """Write the table and the best configuration, and return all results."""
         folder = self.folder
         rows = [self.row(number) for number in range(self.log.count())]
         best = best_row(rows)
@@ -253,15 +248,14 @@ class _Tuner:
             "monitor": self.plan.monitor,
             "baseline": rows[0].to_dict(),
             "best": best.to_dict(),
+            "train_command": train_command(self.plan.data, str(folder.best)),
             "importance": importance,
             "trials": [row.to_dict() for row in rows],
         }
         report = trials_report(rows, best, data=self.plan.data, best_file=str(folder.best), importance=importance)
         config = self.search.config_file(self.log.points()[best.number])
         header = f"# trial {best.number} of {len(rows)}: {best.monitor} {best.score:.4f} on validation\n"
-        command = f"# {train_command(self.plan.data, str(folder.best))}\n"
+        command = f"# {metrics['train_command']}\n"
         write_text(folder.best, header + command + dump_yaml(config))
         write_text(folder.table, as_csv(rows))
-        write_json(folder.summary, metrics)
-        write_text(folder.report, report)
         return Tuning(folder.path, metrics, report)

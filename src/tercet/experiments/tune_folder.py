@@ -14,7 +14,7 @@ import numpy as np
 
 from tercet.config.search_space import Choices, NumberRange, SearchSpace
 from tercet.config.training import Monitor
-from tercet.core.errors import ConfigError, StorageError
+from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.history import History
 from tercet.core.run_folder import RunFolder
@@ -51,16 +51,8 @@ class TrialOutcome:
         return cls(state, best or {}, len(history), sum(row.seconds for row in history))
 
 
-@dataclass(frozen=True)
-class TrialFolder:
-    """Paths of one trial."""
-
-    path: Path
-
-    @property
-    def run(self) -> RunFolder:
-        """The trial as a run with one member; its images are those of the search."""
-        return RunFolder(self.path)
+class TrialFolder(RunFolder):
+    """A trial as a run with one member; its images are those of the search."""
 
     @property
     def outcome_file(self) -> Path:
@@ -69,14 +61,14 @@ class TrialFolder:
 
     def history(self, name: str) -> History:
         """Return the epochs trained so far."""
-        path = self.run.member(name).checkpoints / "history.jsonl"
+        path = self.member(name).checkpoints / "history.jsonl"
         return History.load(path) if path.is_file() else History()
 
     def keep_history(self, name: str) -> History:
         """Return the epochs trained so far, and store them like those of a finished training."""
         history = self.history(name)
         if len(history):
-            history.save(self.run.member(name).path / "history.jsonl")
+            history.save(self.member(name).path / "history.jsonl")
         return history
 
     def outcome(self) -> TrialOutcome:
@@ -93,33 +85,8 @@ class TrialFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class SearchFolder:
-    """Paths of a search."""
-
-    path: Path
-
-    @classmethod
-    def open(cls, path: str | Path) -> SearchFolder:
-        """Return an existing search.
-
-        Raises:
-            StorageError: The folder does not contain a search.
-        """
-        folder = cls(Path(path))
-        if not folder.search.is_file():
-            raise StorageError(f"{path} is not a folder of `tercet tune`: it has no study.yaml")
-        return folder
-
-    @property
-    def run(self) -> RunFolder:
-        """Folder of the data and plan shared by all trials."""
-        return RunFolder(self.path)
-
-    @property
-    def search(self) -> Path:
-        """Options and search space."""
-        return self.path / "study.yaml"
+class SearchFolder(RunFolder):
+    """A search; data and plan are shared by all trials."""
 
     @property
     def journal(self) -> Path:
@@ -132,19 +99,9 @@ class SearchFolder:
         return self.path / "best.yaml"
 
     @property
-    def summary(self) -> Path:
-        """All trials as JSON."""
-        return self.path / "trials.json"
-
-    @property
     def table(self) -> Path:
         """All trials as CSV."""
         return self.path / "trials.csv"
-
-    @property
-    def report(self) -> Path:
-        """All trials as text."""
-        return self.path / "report.txt"
 
     def trial(self, number: int) -> TrialFolder:
         """Return the folder of a trial."""

@@ -13,9 +13,8 @@ from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.search_space import Choices, SearchSpace, read_space
 from tercet.config.training import Monitor, TrainingConfig
-from tercet.core.errors import ConfigError, StorageError, raise_problems
-from tercet.core.files import write_text
-from tercet.core.yaml_io import dump_yaml, read_mapping
+from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.run_folder import RECORD, RunFolder
 from tercet.models.build import check_weights, options_of
 from tercet.models.members import resolve_member, resolve_members
 
@@ -64,11 +63,10 @@ class SearchStudy:
     def make(
         cls, data: str, parsed: ParsedArguments, space: str | Path | Mapping[str, Any], *, trials: int, pruner: str
     ) -> SearchStudy:
-        """Create a search; checks options and space before any data is read.
+        """Create a search.
 
         Raises:
             ConfigError: Not exactly one network, or invalid options or space; all problems are listed.
-            ModelError: Weights cannot be used.
         """
         base: dict[type, Any] = {kind: parsed.of(kind) for kind in _KINDS}
         run: RunConfig = base[RunConfig]
@@ -90,8 +88,6 @@ class SearchStudy:
                 and "the networks differ in monitor: use the same one for all",
             ]
         )
-        for member in members:
-            check_weights(member.network, member.model)
         return search if choices else search._with_member(members[0])
 
     def _with_member(self, member: MemberConfig) -> SearchStudy:
@@ -101,13 +97,18 @@ class SearchStudy:
         return replace(self, base={**self.base, **options, RunConfig: run})
 
     def check(self, points: Sequence[Mapping[str, Any]]) -> None:
-        """Check a sample of points.
+        """Check the weights of the network, and a sample of points.
 
         Raises:
+            ModelError: Weights cannot be used.
             ConfigError: No point is a valid configuration, or an option of the space has no effect on any network.
         """
         effective: set[str] = set()
         reason, valid = "", 0
+        networks = self.space.axis("members")
+        for network in [*self.run.members, *(networks.values if isinstance(networks, Choices) else ())]:
+            member = resolve_member(network, self.base[ModelConfig], self.base[TrainingConfig])
+            check_weights(member.network, member.model)
         for point in points:
             try:
                 member, _ = self.configuration(point)
@@ -169,32 +170,19 @@ class SearchStudy:
         lengths = [stage.epochs for stage in stages if stage.epochs is not None]
         return math.ceil(sum(lengths)) if len(lengths) == len(stages) else None
 
-    def save(self, path: Path) -> None:
-        """Write the search as YAML."""
-        document = {
-            "data_source": self.data,
-            "trials": self.trials,
-            "pruner": self.pruner,
-            "space": self.space.to_dict(),
-            "options": SEARCHED.to_dict(*self.base.values()),
-        }
-        write_text(path, dump_yaml(document))
+    def to_options(self) -> dict[str, Any]:
+        """Return the search as the options of `tune`, with the space as a mapping."""
+        options = SEARCHED.to_dict(*self.base.values())
+        return {**options, "trials": self.trials, "pruner": self.pruner, "space": self.space.to_dict()}
 
     @classmethod
-    def load(cls, path: Path) -> SearchStudy:
-        """Read a search written by `save`.
-
-        Raises:
-            StorageError: A key is missing.
-        """
-        stored = read_mapping(path)
-        try:
-            parsed = SEARCHED.parse_object(stored["options"], source=str(path))
-            base: dict[type, Any] = {kind: parsed.of(kind) for kind in _KINDS}
-            space = read_space(stored["space"], SEARCHED, base=tuple(base.values()), fixed=_FIXED)
-            return cls(stored["data_source"], space, stored["trials"], stored["pruner"], base)
-        except KeyError as error:
-            raise StorageError(f"{path} is not a search of `tercet tune`: {error.args[0]} is missing") from error
+    def load(cls, run: RunFolder) -> SearchStudy:
+        """Read the search of a run folder."""
+        record = run.record()
+        options = dict(record.options)
+        space, trials, pruner = (options.pop(key) for key in ("space", "trials", "pruner"))
+        parsed = SEARCHED.parse_object(options, source=RECORD)
+        return cls.make(str(record.source), parsed, space, trials=trials, pruner=pruner)
 
 
 def _member_entry(member: MemberConfig) -> Any:

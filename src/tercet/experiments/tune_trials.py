@@ -20,7 +20,7 @@ from tercet.config.fields import quote_value
 from tercet.config.training import Monitor
 from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
-from tercet.core.history import EpochRow, History
+from tercet.core.history import TIME_LIMIT, EpochRow, History
 from tercet.core.output import printable
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
@@ -81,7 +81,7 @@ class TrialPruner:
     def finished(self, history: History) -> bool:
         """Return whether the training ends with the last epoch anyway."""
         last = history.rows[-1]
-        final = last.stage + 1 == len(self.member.training.stage_list()) or last.note == "training time limit"
+        final = last.stage + 1 == len(self.member.training.stage_list()) or last.note == TIME_LIMIT
         return bool(last.note) and final
 
 
@@ -95,17 +95,17 @@ def run_trial(
 ) -> None:
     """Train or resume a trial, and record its outcome; `prepared` is the data of the search, if already loaded."""
     trial = folder.trial(number)
-    plan = Plan.load(trial.run)
+    plan = Plan.load(trial)
     pruner = TrialPruner(trial, log, number, plan)
     name = pruner.member.name
     try:
         pruner.report()
-        data = prepared or plan.open_data(folder.run)
-        train_member(trial.run, name, callbacks=[*callbacks, pruner], prepared=data, keep=False)
+        data = prepared or plan.open_data(folder)
+        train_member(trial, name, callbacks=[*callbacks, pruner], prepared=data, keep=False)
     except TrialPruned:
         trial.end(TrialOutcome.of_epochs("pruned", trial.keep_history(name), plan.monitor))
         return
-    summary = trial.run.member(name).summary()
+    summary = trial.member(name).summary()
     scores = {key: value for key, value in summary["best"].items() if key not in ("stage", "epoch")}
     trial.end(TrialOutcome("complete", scores, summary["epochs"], summary["seconds"], summary["parameters"]))
 
@@ -153,8 +153,8 @@ def main() -> int:
 
     def work(events: EventStream) -> None:
         folder = SearchFolder.open(arguments.folder)
-        torch.set_num_threads(Plan.load(folder.run).threads)
-        log = TrialLog(folder.journal, SearchStudy.load(folder.search))
+        torch.set_num_threads(Plan.load(folder).threads)
+        log = TrialLog(folder.journal, SearchStudy.load(folder))
         run_trial(folder, log, arguments.number, callbacks=[events])
 
     return report_to_parent(work)

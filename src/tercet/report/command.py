@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tercet.config.commands import ENSEMBLE, TRAIN
@@ -16,28 +16,37 @@ from tercet.core.errors import ConfigError
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.run_reader import RunReader
 
-_SOURCES = ("data_source", "crossval_source", "comparison_of")  # keys of config.yaml for the data
 _OMITTED = frozenset({"output", "json", "debug", "resume"})  # a run is never overwritten
 SPACE = "space.yaml"
 
 
+_OPTIONS: Mapping[str, CommandOptions] = {
+    options.command: options for options in (TRAIN, CROSSVAL, COMPARE, ENSEMBLE, TUNE, REPRODUCE)
+}
+
+
 def command_of(record: RunReader) -> str | None:
-    """Return the command, one option per line; None if the configuration is missing or invalid."""
-    if not record.config:
-        return None
+    """Return the command, one option per line; None if an option is invalid in this version."""
+    values = dict(record.record.options)
     try:
-        arguments = {
-            "train": _data_arguments(TRAIN),
-            "crossval": _data_arguments(CROSSVAL),
-            "compare": _data_arguments(COMPARE),
-            "ensemble": _ensemble_arguments,
-            "tune": _tune_arguments,
-            "reproduce": _reproduce_arguments,
-        }[record.kind](record)
-    except (ConfigError, KeyError, TypeError, StopIteration):
+        arguments = _positionals(record)
+        if record.kind == "tune":
+            values["space"] = SPACE
+        if record.kind == "reproduce" and (data := values.pop("data", None)):
+            arguments.append(str(data))
+        options = options_given(_OPTIONS[record.kind], values)
+    except (ConfigError, KeyError, TypeError):
         return None
-    head, *options = arguments
-    return " \\\n    ".join([f"tercet {record.kind} {head}", *options])
+    return " \\\n    ".join([shlex.join(["tercet", record.kind, *arguments]), *options])
+
+
+def _positionals(record: RunReader) -> list[str]:
+    source = record.record.source
+    if isinstance(source, list):
+        return list(map(str, source))
+    if record.kind == "reproduce" and source not in recipe_names():
+        return [str(record.run.path / "recipe.yaml")]  # the file itself may have changed since
+    return [source]
 
 
 def options_given(options: CommandOptions, values: Mapping[str, Any]) -> list[str]:
@@ -62,43 +71,8 @@ def options_given(options: CommandOptions, values: Mapping[str, Any]) -> list[st
 
 def space_of(record: RunReader) -> str | None:
     """Return the search space of `tune` as YAML for `--space`."""
-    space = record.config.get("space")
+    space = record.record.options.get("space")
     return dump_yaml(space) if space else None
-
-
-def _data_arguments(options: CommandOptions) -> Callable[[RunReader], list[str]]:
-    def arguments(record: RunReader) -> list[str]:
-        values = {key: value for key, value in record.config.items() if key not in (*_SOURCES, "fold")}
-        return [_data(record), *options_given(options, values)]
-
-    return arguments
-
-
-def _data(record: RunReader) -> str:
-    return shlex.quote(str(next(record.config[key] for key in _SOURCES if key in record.config)))
-
-
-def _ensemble_arguments(record: RunReader) -> list[str]:
-    config = record.config
-    values = {key: value for key, value in config.items() if key != "ensemble_of"}
-    return [shlex.join(map(str, config["ensemble_of"])), *options_given(ENSEMBLE, values)]
-
-
-def _tune_arguments(record: RunReader) -> list[str]:
-    config = record.config
-    values = {**config["options"], "trials": config["trials"], "pruner": config["pruner"], "space": SPACE}
-    return [_data(record), *options_given(TUNE, values)]
-
-
-def _reproduce_arguments(record: RunReader) -> list[str]:
-    config = record.config
-    replacements = [{old: new} for old, new in config["replaced"].items()]
-    values = {"scale": config["scale"], "dry_run": config["dry_run"], "replace": replacements}
-    values |= {f"data.{key}": value for key, value in config["data_options"].items()}
-    recipe = str(config["reproduction_of"])
-    copy = str(record.run.path / "recipe.yaml")
-    data = [str(config["data"])] if config.get("data") else []
-    return [shlex.join([recipe if recipe in recipe_names() else copy, *data]), *options_given(REPRODUCE, values)]
 
 
 def _option(field: Field, value: Any) -> str:

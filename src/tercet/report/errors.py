@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
+from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.data.decode import Pixels
 from tercet.data.run_reader import RunReader
@@ -22,7 +23,7 @@ from tercet.plots.matrices import agreement, reliability
 from tercet.plots.matrices import confused_pairs as draw_pairs
 from tercet.plots.matrices import confusion as draw_confusion
 from tercet.plots.page import Block, Details, Images, Paragraph, Section, Table
-from tercet.report.summary import count, number
+from tercet.report.summary import number
 
 _MAX_MATRIX = 20  # classes up to which the numbers of a confusion matrix are legible
 _NUM_HARDEST = 24

@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tercet.core.output import count
 from tercet.data.run_reader import RunReader
 from tercet.metrics.tables import short_count
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table
-from tercet.report.summary import MISSING, count, duration, number, p_value_text, points
+from tercet.report.summary import MISSING, duration, number, p_value_text, points
 
 _HEADER = ("result", "metric", "published", "measured", "sd or interval", "n", "images", "difference")
 _FRACTIONS = frozenset({"accuracy", "macro_f1", "kappa"})
@@ -148,10 +149,9 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     if many:
         table = _trials_table(ranked[_MAX_TRIALS:], monitor, "Other trials")
         yield Details(f"Table of the other {count(len(ranked) - _MAX_TRIALS, 'trial')}", [table])
-    path = record.run.path / "best.yaml"
-    if path.is_file():
+    if "train_command" in document:
         yield Paragraph("Train with the best options, to get a bundle and test scores:")
-        yield Code(path.read_text("utf-8").splitlines()[1].removeprefix("# "), "command")
+        yield Code(document["train_command"], "command")
 
 
 def _trials_table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> Table:

@@ -55,11 +55,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def count(value: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural."""
-    return f"{value:,} {noun}{'' if value == 1 else 'es' if noun.endswith('s') else 's'}"
-
-
 _COMMANDS = {
     "train": "trains members and combines them",
     "ensemble": "combines trained members",
@@ -78,21 +73,13 @@ _PROTOCOL = {"seed": "seed", "seeds": "seeds", "equal": "equal budget of", "budg
 
 def headline(record: RunReader) -> tuple[str, Mapping[str, Any]] | None:
     """Return name and scores of the selected model on the judged split; None if the run has none."""
-    document = record.metrics
-    if record.kind == "crossval":
-        return "one per fold", document["pooled"]
-    if record.kind == "compare":
-        row = next((row for row in document["networks"] if row["name"] == document["chosen"]), None)
-        means = (row or {}).get(record.evaluation_split)
-        return (row["name"], {key: value["mean"] for key, value in means.items()}) if row and means else None
-    if record.kind == "tune":
-        best = document["best"]
-        return f"trial {best['number']}", best["scores"]
-    if record.kind == "reproduce":
+    if record.selected is None:
         return None
-    rows = [*document["members"], *document["ensembles"]]
-    row = next((row for row in reversed(rows) if row["name"] == document["chosen"]), None)
-    return (row["name"], row[record.evaluation_split]) if row and row.get(record.evaluation_split) else None
+    name, validation, test = record.selected
+    if record.kind == "crossval":
+        return "one per fold", validation
+    scores = test if record.evaluation_split == "test" else validation
+    return (name, scores) if scores else None
 
 
 def warnings_of(record: RunReader) -> list[Warning]:
@@ -109,7 +96,7 @@ def warnings_of(record: RunReader) -> list[Warning]:
         step = failure.get("step", "")
         training = f"{failure['network']}, seed {failure['seed']}: {failure['message']}"
         warnings.append(Warning(f"{step}: {training}" if step else training, "A training failed"))
-    if record.config.get("dry_run"):
+    if record.record.options.get("dry_run"):
         text = "Every training was one step of a tiny network, so the numbers on this page have no meaning."
         warnings.append(Warning(text, "Dry run"))
     return warnings
@@ -216,7 +203,7 @@ def _tta_levels(record: RunReader) -> Iterator[Block]:
 def _reproduce(record: RunReader) -> Iterator[Block]:
     command = command_of(record)
     if command is None:
-        text = "The configuration of the run is missing, or was written by another version of Tercet."
+        text = "The options of the run were written by another version of Tercet."
         yield Paragraph(text, quiet=True)
     else:
         yield Code(command, "command")
@@ -224,8 +211,7 @@ def _reproduce(record: RunReader) -> Iterator[Block]:
     if space := space_of(record):
         yield Paragraph(f"{SPACE}:")
         yield Code(space, SPACE)
-    if record.config:
-        yield Details("Full configuration", [Code(dump_yaml(dict(record.config)), "configuration")])
+    yield Details("Full configuration", [Code(dump_yaml(dict(record.record.options)), "configuration")])
 
 
 def _join(value: Any) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tercet.config.training import StageConfig, TrainingConfig
 from tercet.core.errors import DivergedError, ModelError
-from tercet.core.history import EpochRow, History
+from tercet.core.history import TIME_LIMIT, EpochRow, History
 from tercet.core.runtime import generator_states, restore_generators
 from tercet.core.types import Batch, BatchSource
 from tercet.metrics.classification import Scorer, validation_scores
@@ -112,7 +112,7 @@ class Trainer:
         while not stop_reason:
             self.run_epoch(stage)
             stop_reason = self.on_epoch_end(stage)
-        state.stage = len(self.stages) if stop_reason == "training time limit" else state.stage + 1
+        state.stage = len(self.stages) if stop_reason == TIME_LIMIT else state.stage + 1
         state.begin_stage()
         self.optimizer = None
         self.save()
@@ -251,7 +251,7 @@ class Trainer:
     def time_limit(self, stage: StageConfig) -> str:
         """Return which time limit is reached, empty if none."""
         if self.config.max_time is not None and self.state.seconds >= self.config.max_time:
-            return "training time limit"
+            return TIME_LIMIT
         return "stage time limit" if stage.max_time is not None and self.state.stage_seconds >= stage.max_time else ""
 
     def save(self) -> None:

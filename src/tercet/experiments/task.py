@@ -1,9 +1,9 @@
-"""Multi-label training: adapt the plan, choose the loss, save a member's predictions and bundle. K labels."""
+"""The two tasks, one class or a set of labels per image: their losses, scores, options and results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.config.model import LabelsConfig
@@ -12,8 +12,8 @@ from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.run_folder import MemberFolder, RunFolder
-from tercet.data.data_module import DataModule
-from tercet.data.table import Ints
+from tercet.data.data_module import DataModule, Rows
+from tercet.data.table import Ints, SampleTable
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.multilabel import (
     DECODER_THRESHOLD,
@@ -23,15 +23,52 @@ from tercet.ensemble.multilabel import (
     cross_fitted_multilabel,
     multilabel_methods,
 )
+from tercet.experiments.finalize import finalize
+from tercet.experiments.finalize_multilabel import finalize_multilabel
 from tercet.experiments.plan import Plan
-from tercet.training.losses import BinaryCrossEntropy, LabelSequences, Objective
+from tercet.experiments.tensorboard import stage_images
+from tercet.experiments.tta import predict_rows, store_predictions
+from tercet.metrics.classification import Scorer, validation_scores
+from tercet.metrics.multilabel import validation_multilabel_scores
+from tercet.training.callbacks import Callback, TensorBoard
+from tercet.training.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    LabelSequences,
+    Objective,
+    balanced_class_weights,
+)
+
+Scoring = tuple[Scorer, list[Callback]]
+Results = tuple[Mapping[str, Any], str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Functions that differ between the tasks."""
+
+    noun: str
+    """Name of an output."""
+    can_combine_runs: bool
+    """Whether members of several runs can be combined."""
+    adapt: Callable[[Plan], Plan]
+    """Returns the plan with the options that the task implies; raises ConfigError for options of the other task."""
+    objective: Callable[[MemberConfig, SampleTable], Objective]
+    """Returns the loss of a member; the table has the training samples."""
+    scoring: Callable[[Sequence[TensorBoard], Plan, DataModule, Rows], Scoring]
+    """Returns the scorer of the monitored rows, and the callbacks that draw."""
+    save: Callable[[RunFolder, Plan, DataModule, Member, MemberFolder], dict[str, Any]]
+    """Saves a member's predictions and bundle, and returns additions to its summary."""
+    finalize: Callable[[RunFolder, Plan, DataModule], Results]
+    """Combines the members, writes predictions and bundle, and returns metrics and report."""
+
 
 _MONITORS: dict[Monitor, Monitor] = {"accuracy": "o_f1", "macro_f1": "c_f1"}
 """Multi-label counterparts of single-label scores."""
 _SINGLE_LABEL = "needs one class per image, but these data are multi-label"
 
 
-def adapt_plan(plan: Plan) -> Plan:
+def _adapt_multilabel(plan: Plan) -> Plan:
     """Return the plan with multi-label monitors and ensemble methods.
 
     Raises:
@@ -89,7 +126,7 @@ def multilabel_objective(config: LabelsConfig, counts: Ints) -> Objective:
     return BinaryCrossEntropy() if config.decoder == "sigmoid" else LabelSequences(counts.tolist())
 
 
-def save_multilabel(
+def _save_multilabel(
     run: RunFolder, plan: Plan, prepared: DataModule, member: Member, folder: MemberFolder
 ) -> dict[str, Any]:
     """Save a member's bundle and its predictions on validation and test; return its threshold.
@@ -120,3 +157,69 @@ def save_multilabel(
 def _predict(bundle: Bundle, plan: Plan, prepared: DataModule, split: str) -> MultilabelPredictions:
     source = prepared.loader(prepared.rows(split), bundle.specs, num_workers=plan.data_config.num_workers)
     return bundle.predict_member_labels(source, device=plan.device)[0]
+
+
+def _adapt_single(plan: Plan) -> Plan:
+    decoders = [member.name for member in plan.members if member.model.labels.decoder != "sigmoid"]
+    needs = "needs multi-label data (several --data.label-columns, or --data.label-separator)"
+    raise_problems(
+        [
+            bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
+            plan.monitor in ("o_f1", "c_f1", "map") and f"monitor {plan.monitor} {needs}",
+        ]
+    )
+    return plan
+
+
+def _cross_entropy(member: MemberConfig, table: SampleTable) -> Objective:
+    training, weights = member.training, None
+    if training.class_weights != "none":
+        weights = balanced_class_weights(table.class_counts().tolist())
+    return CrossEntropy(class_weights=weights, label_smoothing=training.label_smoothing)
+
+
+def _scoring_single(boards: Sequence[TensorBoard], plan: Plan, prepared: DataModule, rows: Rows) -> Scoring:
+    return stage_images(
+        boards, validation_scores, classes=plan.classes, store=prepared.images, rows=rows, monitor=plan.monitor
+    )
+
+
+def _save_single(
+    run: RunFolder, plan: Plan, prepared: DataModule, member: Member, folder: MemberFolder
+) -> dict[str, Any]:
+    for split in plan.predicted_splits():
+        if len(rows := prepared.rows(split)):
+            predictions = predict_rows(member.classifier, plan, prepared, rows)
+            store_predictions(predictions, run.predictions(member.name, split), folder, split)
+    Bundle(plan.classes, (member,), card={"data": plan.data_card(prepared.table)}).save(folder.bundle)
+    return {}
+
+
+def _finalize_single(run: RunFolder, plan: Plan, prepared: DataModule) -> Results:
+    results = finalize(run, plan, prepared)
+    return results.metrics, results.report
+
+
+_SINGLE = Task(
+    "class",
+    can_combine_runs=True,
+    adapt=_adapt_single,
+    objective=_cross_entropy,
+    scoring=_scoring_single,
+    save=_save_single,
+    finalize=_finalize_single,
+)
+_MULTI = Task(
+    "label",
+    can_combine_runs=False,
+    adapt=_adapt_multilabel,
+    objective=lambda member, table: multilabel_objective(member.model.labels, table.class_counts()),
+    scoring=lambda boards, plan, prepared, rows: (validation_multilabel_scores, list(boards)),
+    save=_save_multilabel,
+    finalize=lambda run, plan, prepared: finalize_multilabel(run, plan),
+)
+
+
+def task_of(plan: Plan) -> Task:
+    """Return the task of a run."""
+    return _MULTI if plan.multilabel else _SINGLE

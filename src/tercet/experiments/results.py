@@ -1,0 +1,36 @@
+"""The result of a command that writes a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tercet.ensemble.bundle import Bundle, load_bundle
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult:
+    """Base of the results of commands that write a run folder."""
+
+    path: Path
+    """The run folder."""
+    metrics: Mapping[str, Any]
+    """Content of `metrics.json`."""
+    report: str
+    """Content of `report.txt`."""
+    exit_code: int = 0
+    """0, or the exit code of the first failed training if the command reports failures in its results."""
+
+    def bundle(self) -> Bundle:
+        """Load the selected model.
+
+        Raises:
+            ModelError: The command writes no bundle.
+        """
+        return load_bundle(self.path / "bundle")
+
+    def __repr__(self) -> str:
+        chosen = self.metrics.get("chosen")
+        return f"{type(self).__name__}({str(self.path)!r}{'' if chosen is None else f', chosen={chosen!r}'})"
