@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss
+from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel
-from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import fit_threshold, per_label, score_multilabel, validation_multilabel_scores
 from tercet.metrics.tables import as_text
 from tercet.models.forward import Logits

@@ -11,6 +11,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combiners import apply_head, stack_probabilities
 from tercet.ensemble.cross_fit import cross_fit
 from tercet.experiments.plan import Plan
+from tercet.metrics.classification import validation_scores
 from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.training.losses import CrossEntropy, Objective
 from tercet.training.trainer import Trainer
@@ -205,6 +207,7 @@ class EndToEndFitter:
                 folder=Path(folder),
                 device=self.plan.device,
                 objective=objective,
+                scorer=partial(validation_scores, monitor=monitor, classes=self.plan.classes),
             ).run()
 
 

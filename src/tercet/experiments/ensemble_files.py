@@ -19,7 +19,7 @@ from tercet.ensemble.cross_fit import cross_fitted
 from tercet.ensemble.weights import fit_combiner, is_fitted
 from tercet.metrics.classification import score
 from tercet.metrics.significance import Comparison, compare
-from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table
+from tercet.metrics.tables import ResultRow, comparison_text, results_table
 
 FileMethod = Literal["average", "pruned", "vote", "weighted", "greedy"]
 FILE_METHODS: tuple[FileMethod, ...] = get_args(FileMethod)
@@ -70,7 +70,7 @@ class CombinedPredictions:
             return f"{self.combiner.method} of {names}: {len(self.predictions)} samples, not scored (no labels)\n"
         fitting = "cross-fitted" if is_fitted(self.combiner.method) else "nothing fitted"
         rows = [*self.members, self.ensemble] if len(self.members) > 1 else [self.ensemble]
-        text = as_text(results_table(rows, title=f"{self.combiner.method} ({fitting})"))
+        text = results_table(rows, title=f"{self.combiner.method} ({fitting})").to_text()
         if self.combiner.weights is not None:
             weights = zip(self.combiner.names, self.combiner.weights, strict=True)
             text += "weights: " + ", ".join(f"{printable(name)} {weight:.3f}" for name, weight in weights) + "\n"
@@ -190,7 +190,7 @@ def combine_predictions(
         return CombinedPredictions(combined, combiner, (), None, None, None)
     rows = tuple(ResultRow(name, "member", score(member)) for name, member in zip(names, members, strict=True))
     row = ResultRow(method, "ensemble", score(combined))
-    best = max(range(len(members)), key=lambda index: (rows[index].scores.accuracy, -index))
+    best = max(range(len(members)), key=lambda index: (rows[index].scores["accuracy"], -index))
     comparison = compare(combined, members[best]) if len(members) > 1 else None
     return CombinedPredictions(combined, combiner, rows, row, comparison, names[best])
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -199,11 +200,12 @@ class _MemberTrainer:
         plan = self.plan
         log = EpochLog(self.folder.path / "train.log", split=plan.monitor_split)
         boards = tensorboard(self.folder.path / "tensorboard", enabled=plan.run.tensorboard and self.fold is None)
+        names = {"classes": plan.classes, "ids": [self.prepared.table.ids[row] for row in monitor_rows]}
         if plan.multilabel:
-            return validation_multilabel_scores, [log, *boards]
+            return partial(validation_multilabel_scores, monitor=config.monitor, **names), [log, *boards]
         scorer, callbacks = stage_images(
             boards,
-            validation_scores,
+            partial(validation_scores, monitor=config.monitor, **names),
             classes=plan.classes,
             store=self.prepared.images,
             rows=monitor_rows,

@@ -24,6 +24,7 @@ from tercet.ensemble.multilabel import (
     cross_fitted_multilabel,
 )
 from tercet.experiments.plan import Plan
+from tercet.metrics.metric import find_metric
 from tercet.training.losses import BinaryCrossEntropy, LabelSequences, Objective
 
 _MONITORS: dict[Monitor, Monitor] = {"accuracy": "o_f1", "macro_f1": "c_f1"}
@@ -49,9 +50,10 @@ def adapt_plan(plan: Plan) -> Plan:
 
 
 def _monitor(monitor: Monitor) -> Monitor:
-    if monitor in ("kappa", "sum"):
+    name = _MONITORS.get(monitor, monitor)
+    if "multi" not in find_metric(name).tasks:
         raise ConfigError(f"monitor {monitor} {_SINGLE_LABEL}: use o_f1, c_f1, map or loss")
-    return _MONITORS.get(monitor, monitor)
+    return name
 
 
 def _problems(member: MemberConfig) -> Iterator[str]:

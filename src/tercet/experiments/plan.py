@@ -17,6 +17,7 @@ from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.weights import is_fitted
+from tercet.metrics.metric import find_metric
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
@@ -102,7 +103,7 @@ class Plan:
             raise_problems(
                 [
                     bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
-                    self.monitor in ("o_f1", "c_f1", "map") and f"monitor {self.monitor} {needs}",
+                    "single" not in find_metric(self.monitor).tasks and f"monitor {self.monitor} {needs}",
                 ]
             )
         combined = len(self.members) > 1 and self.fusion.num_members != 1

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
-from rich.text import Text
 
 from tercet.config.fields import quote_value
 from tercet.config.training import Monitor
@@ -29,8 +27,9 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
-from tercet.metrics.classification import is_better
-from tercet.metrics.tables import as_text, plain_table, short_count
+from tercet.metrics.formats import number, short_count
+from tercet.metrics.metric import is_better, rank_key
+from tercet.metrics.table import Table
 from tercet.training.callbacks import Callback, EventStream, TrainingProgress
 
 
@@ -224,7 +223,7 @@ def trials_report(
 ) -> str:
     """Return the trials from best to worst, the improvement over the baseline, and the next command."""
     first, name = rows[0], best.monitor
-    parts = [as_text(_table(rows, best, title=f"{data}: {len(rows)} trials, {name} on validation"))]
+    parts = [_table(rows, best, title=f"{data}: {len(rows)} trials, {name} on validation").to_text()]
     if first.score is None:
         parts.append(f"The baseline (trial 0) failed: {printable(first.outcome.reason)}\n")
     elif best is first:
@@ -251,23 +250,21 @@ def train_command(data: str, best_file: str) -> str:
 
 
 def _table(rows: Sequence[TrialRow], best: TrialRow, *, title: str) -> Table:
-    table = plain_table(title)
-    for header in ("trial", best.monitor, "epochs", "time\n/ s", "para-\nmeters"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("options", overflow="fold")
-    for row in sorted(rows, key=lambda row: _rank(row, best.monitor)):
-        outcome = row.outcome
-        table.add_row(
+    ranked = sorted(rows, key=_rank)
+    cells = [
+        (
             f"{'* ' if row is best else ''}{row.number}",
-            "-" if row.score is None else f"{row.score:.4f}",
-            f"{outcome.epochs}" + (" pruned" if outcome.state == "pruned" else ""),
-            f"{outcome.seconds:.1f}",
-            "-" if outcome.parameters is None else short_count(outcome.parameters),
-            Text(printable(_options_text(row))),
-            style="bold" if row is best else "",
+            number(row.score),
+            f"{row.outcome.epochs}" + (" pruned" if row.outcome.state == "pruned" else ""),
+            f"{row.outcome.seconds:.1f}",
+            short_count(row.outcome.parameters),
+            _options_text(row),
         )
-    table.caption = Text("* best on validation; trial 0 is the baseline with the unchanged options")
-    return table
+        for row in ranked
+    ]
+    header = ("trial", best.monitor, "epochs", "time\n/ s", "para-\nmeters", "options")
+    note = "* best on validation; trial 0 is the baseline with the unchanged options"
+    return Table(header, cells, "rrrrrl", title, note=note)
 
 
 def _options_text(row: TrialRow) -> str:
@@ -283,11 +280,10 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else quote_value(value)
 
 
-def _rank(row: TrialRow, monitor: Monitor) -> tuple[int, float, int]:
+def _rank(row: TrialRow) -> tuple[int, float, int]:
     """Return a sort key: completed trials from best to worst, then pruned ones, then failed ones."""
     group = ("complete", "pruned", "failed").index(row.outcome.state)
-    score = row.score if row.score is not None else math.nan
-    value = math.inf if math.isnan(score) else score if monitor == "loss" else -score
+    value = math.inf if row.score is None else rank_key(row.monitor, row.outcome.scores)[0]
     return group, value, row.number
 
 

@@ -14,9 +14,9 @@ from tercet.data.loader import ImageLoader
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle
 from tercet.inference.evaluation_rows import KnownRows, known_label_sets
-from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import score_multilabel
-from tercet.metrics.tables import RowKind, as_text
+from tercet.metrics.table import terminal_width
+from tercet.metrics.tables import ResultRow, classes_table, results_table
 from tercet.models.summary import count_parameters
 
 
@@ -24,7 +24,7 @@ from tercet.models.summary import count_parameters
 class MultilabelEvaluation:
     """Scores of a multi-label model on labelled data."""
 
-    rows: tuple[MultilabelRow, ...]
+    rows: tuple[ResultRow, ...]
     """The model, then its members if there are several."""
     predictions: MultilabelPredictions
     """Of the scored images."""
@@ -41,14 +41,14 @@ class MultilabelEvaluation:
 
     def to_text(self) -> str:
         """Return tables for the terminal."""
-        sections = [as_text(multilabel_table(self.rows, title=f"scored: {self.subset}"))]
+        sections = [results_table(self.rows, title=f"scored: {self.subset}").to_text(width=terminal_width())]
         if self.missing:
             sections.append(f"labels without images in the data: {', '.join(map(printable, self.missing))}\n")
         for name, count in self.extra.items():
             sections.append(f"label '{printable(name)}' is unknown to the model: ignored in {count} image(s)\n")
         sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
         sections += [f"{self.note}\n"] if self.note else []
-        sections.append(as_text(labels_table(self.predictions, title="per label")))
+        sections.append(classes_table(self.predictions, title="per label").to_text(width=terminal_width()))
         return "\n".join(sections)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def score_rows(
     return MultilabelEvaluation(tuple(rows), predictions, missing, extra, tuple(bad), subset, note)
 
 
-def _row(output: MultilabelMemberOutput, kind: RowKind) -> MultilabelRow:
-    return MultilabelRow(output.name, kind, score_multilabel(output.predictions), parameters=output.parameters)
+def _row(output: MultilabelMemberOutput, kind: str) -> ResultRow:
+    return ResultRow(output.name, kind, score_multilabel(output.predictions), parameters=output.parameters)
 
 
 def evaluate_multilabel(

@@ -27,15 +27,8 @@ from tercet.inference.predict_file import check_output_path, predict_and_write, 
 from tercet.inference.results import MultilabelPredictionResult, PredictionResult
 from tercet.metrics.classification import score
 from tercet.metrics.significance import compare
-from tercet.metrics.tables import (
-    ResultRow,
-    RowKind,
-    as_text,
-    classes_table,
-    comparison_text,
-    pairs_table,
-    results_table,
-)
+from tercet.metrics.table import terminal_width
+from tercet.metrics.tables import ResultRow, classes_table, comparison_text, mistakes_text, results_table
 from tercet.models.summary import count_parameters
 
 
@@ -144,7 +137,8 @@ class Evaluation:
     def to_text(self) -> str:
         """Return tables for the terminal."""
         plain = self._plain_row()
-        sections = [as_text(results_table([*self.rows, *plain], title=f"scored: {self.subset}"))]
+        table = results_table([*self.rows, *plain], title=f"scored: {self.subset}")
+        sections = [table.to_text(width=terminal_width())]
         if self.plain is not None:
             comparison = compare(self.predictions, self.plain)
             sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
@@ -158,8 +152,8 @@ class Evaluation:
         for name, count in self.extra.items():
             sections.append(f"class '{printable(name)}' is unknown to the model: {count} image(s) were not scored\n")
         sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
-        sections.append(as_text(classes_table(self.predictions, title="per class")))
-        sections.append(as_text(pairs_table(self.predictions, limit=5, title="most frequent mistakes")))
+        sections.append(classes_table(self.predictions, title="per class").to_text(width=terminal_width()))
+        sections.append(mistakes_text(self.predictions))
         return "\n".join(sections)
 
     def _plain_row(self) -> list[ResultRow]:
@@ -239,7 +233,7 @@ def evaluate(
     members = predict_members(loaded)
     combined = loaded.combine(members)
     plain = None if loaded.plain else loaded.combine(predict_members(loaded.with_tta("none")))
-    kind: RowKind = "ensemble" if len(members) > 1 else "member"
+    kind = "ensemble" if len(members) > 1 else "member"
     rows = [ResultRow(loaded.name, kind, score(combined), parameters=loaded.parameter_count())]
     if len(members) > 1:
         rows += [

@@ -18,11 +18,11 @@ from typing import TypeAlias
 
 from tercet.core.files import write_text
 from tercet.core.output import printable
+from tercet.metrics.table import Table as Table
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"<svg", "svg+xml"), (b"<?xml", "svg+xml"))
 _GENERATOR = '<meta name="generator" content="tercet">'
-_ALIGNED = {"l": "", "r": ' class="number"'}
 _MAX_HEADING = 6  # HTML has no smaller heading
 
 
@@ -33,20 +33,6 @@ class Paragraph:
     text: str
     quiet: bool = False
     """Whether it is a remark, such as the reason for missing content."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first cell of a row is its heading."""
-
-    header: Sequence[str]
-    """Column names; empty for a table of names and values."""
-    rows: Sequence[Sequence[str]]
-    align: str = ""
-    """One letter per column: l left (default), r right (numbers)."""
-    caption: str = ""
-    strong: frozenset[int] = frozenset()
-    """Indices of highlighted rows."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +173,7 @@ class _Renderer:
             case Paragraph(text, quiet):
                 return f'<p class="quiet">{_text(text)}</p>' if quiet else f"<p>{_text(text)}</p>"
             case Table():
-                return _table(block)
+                return block.to_html()
             case Figure():
                 return _figure(block)
             case Images(images, caption):
@@ -214,26 +200,6 @@ def _contents(sections: Sequence[Section], anchors: Sequence[str]) -> str:
     links = zip(sections, anchors, strict=True)
     items = "".join(f'<li><a href="#{anchor}">{_text(section.title)}</a></li>' for section, anchor in links)
     return f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
-
-
-def _table(table: Table) -> str:
-    width = len(table.header) or max((len(row) for row in table.rows), default=0)
-    if any(len(row) > width for row in table.rows):
-        raise ValueError(f"a row of the table '{table.caption}' is longer than its {width} columns")
-    kinds = [_ALIGNED[letter] for letter in table.align.ljust(width, "l")]
-    head = "".join(f'<th scope="col"{kind}>{_text(name)}</th>' for name, kind in zip(table.header, kinds, strict=False))
-    lines = []
-    for number, row in enumerate(table.rows):
-        cells = [f"<td{kind}>{_text(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=False)]
-        first = f'<th scope="row"{kinds[0]}>{_text(row[0])}</th>' if row else ""
-        mark = ' class="strong"' if number in table.strong else ""
-        lines.append(f"<tr{mark}>{first}{''.join(cells)}</tr>")
-    caption = f"<caption><span>{_text(table.caption)}</span></caption>\n" if table.caption else ""
-    headed = f"<thead><tr>{head}</tr></thead>\n" if head else ""
-    body = f"<tbody>\n{chr(10).join(lines)}\n</tbody>"
-    kind = "" if table.header else ' class="facts"'
-    box = f'<div class="scrolls"{_scroll_attributes(table.caption or "table")}>'
-    return f"{box}<table{kind}>\n{caption}{headed}{body}\n</table></div>"
 
 
 def _figure(figure: Figure) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 
 from tercet.data.run_reader import RunReader
 from tercet.data.table import SampleTable, Split
+from tercet.metrics.formats import count
 from tercet.plots.distribution import class_counts, counts_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Details, Paragraph, Section, Table
-from tercet.report.summary import count
 
 _MAX_ROWS = 30  # classes up to which the table is not folded
 _SPLITS: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}

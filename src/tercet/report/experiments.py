@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tercet.data.run_reader import RunReader
-from tercet.metrics.tables import short_count
+from tercet.metrics.formats import MISSING, count, duration, number, p_value_text, points, result_text, sentence_case
+from tercet.metrics.metric import Detail, describe_metric, find_metric, metric_names
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table
-from tercet.report.summary import MISSING, count, duration, number, p_value_text, points
 
 _HEADER = ("result", "metric", "published", "measured", "sd or interval", "n", "images", "difference")
-_FRACTIONS = frozenset({"accuracy", "macro_f1", "kappa"})
 _MAX_BARS = 40
 _MAX_TRIALS = 20
 _STATES = {"complete": "completed", "pruned": "pruned", "failed": "failed"}
@@ -36,27 +35,27 @@ def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
         (
             row["what"],
             row["metric"].replace("_", " "),
-            _value(row["published"], row),
-            _value(row["measured"], row),
+            result_text(row["published"], row),
+            result_text(row["measured"], row),
             _spread(row),
             MISSING if row["n"] is None else f"{row['n']}",
             MISSING if row["images"] is None else f"{row['images']:,}",
-            MISSING if row["difference"] is None else _value(row["difference"], row, signed=True),
+            MISSING if row["difference"] is None else result_text(row["difference"], row, signed=True),
         )
         for row in rows
     ]
     caption = "± is the standard deviation over n trainings; for a single training, the 95 % interval is given"
     yield Table(_HEADER, cells, "llrrrrrr", caption)
-    for metric in _FRACTIONS & {row["metric"] for row in rows}:
-        measured = [row for row in rows if row["metric"] == metric and row["measured"] is not None]
+    for name in metric_names("single", Detail.COMPARISON):
+        metric = find_metric(name)
+        measured = [row for row in rows if row["metric"] == name and row["measured"] is not None]
         drawn = [bar for row in measured[:_MAX_BARS] for bar in _bars(row)]
-        if drawn:
+        if drawn and metric.higher_is_better:
             part = f" (the first {_MAX_BARS} of {len(measured)})" if len(measured) > _MAX_BARS else ""
-            name = metric.replace("_", " ")
             yield writer.draw(
-                f"published-and-measured-{metric}",
-                f"{name.capitalize()}, published and measured{part}.",
-                lambda axes, drawn=drawn, name=name: bars(axes, drawn, xlabel=name),  # type: ignore[misc]
+                f"published-and-measured-{name}",
+                f"{sentence_case(metric.title)}, published and measured{part}.",
+                lambda axes, drawn=drawn, title=metric.title: bars(axes, drawn, xlabel=title),  # type: ignore[misc]
                 height=bars_height(drawn),
                 wide=len(drawn) > 20,
             )
@@ -93,18 +92,7 @@ def _bars(row: Mapping[str, Any]) -> Iterator[Bar]:
 def _spread(row: Mapping[str, Any]) -> str:
     if row["low"] is not None:
         return f"{row['low']:.3f} to {row['high']:.3f}"
-    return MISSING if row["sd"] is None else f"± {_value(row['sd'], row)}"
-
-
-def _value(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
-    """Format a value of the row's metric; values that are text are returned as they are."""
-    if value is None or isinstance(value, str):
-        return value or MISSING
-    if row["metric"] in ("parameters", "flops"):
-        return f"{value:+,.0f}" if signed else short_count(int(value)) if value >= 1e6 else f"{value:,.0f}"
-    sizes = [abs(row[key]) for key in ("measured", "published") if isinstance(row[key], (int, float))]
-    digits = 4 if max(sizes, default=0) < 1.5 and "seconds" not in row["metric"] else 2
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    return MISSING if row["sd"] is None else f"± {result_text(row['sd'], row)}"
 
 
 def trials_section(record: RunReader, writer: FigureWriter) -> Section:
@@ -113,7 +101,7 @@ def trials_section(record: RunReader, writer: FigureWriter) -> Section:
 
 
 def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
-    document, monitor = record.metrics, record.metrics["monitor"]
+    document, monitor = record.metrics, describe_metric(record.metrics["monitor"]).title
     rows, first = document["trials"], document["trials"][0]
     best = document["best"]
     if first["score"] is not None:
@@ -124,13 +112,11 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             "As it was selected there, this score is slightly optimistic. Test images were not used."
         )
     scored = [row for row in rows if row["score"] is not None]
-    drawn = [
-        Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ranked(scored, monitor)
-    ]
+    drawn = [Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ranked(scored, best)]
     if drawn:
         yield writer.draw(
             "trials",
-            f"{monitor.capitalize()} on validation images. The line is trial 0, the unchanged options.",
+            f"{sentence_case(monitor)} on validation images. The line is trial 0, the unchanged options.",
             lambda axes: bars(axes, drawn, xlabel=monitor, baseline=first["score"]),
             height=bars_height(drawn),
         )
@@ -142,7 +128,7 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             lambda axes: bars(axes, importance, xlabel="importance"),
             height=bars_height(importance),
         )
-    ranked = _ranked(rows, monitor)
+    ranked = _ranked(rows, best)
     many = len(ranked) > _MAX_TRIALS
     yield _trials_table(ranked[:_MAX_TRIALS], monitor, f"The best {_MAX_TRIALS} trials" if many else "All trials")
     if many:
@@ -172,8 +158,10 @@ def _trials_table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> 
     return Table(header, cells, "llrrr" + "r" * len(keys), caption)
 
 
-def _ranked(rows: list[Mapping[str, Any]], monitor: str) -> list[Mapping[str, Any]]:
-    sign = 1 if monitor == "loss" else -1
+def _ranked(rows: list[Mapping[str, Any]], best: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    # The metric may be one of the caller's, which is not registered here: the best trial shows its direction.
+    completed = [row["score"] for row in rows if row["state"] == "complete" and row["score"] is not None]
+    sign = -1 if best["score"] >= max(completed, default=0.0) else 1
     return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0), row["number"]))
 
 

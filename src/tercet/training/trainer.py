@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,7 +54,8 @@ class Trainer:
         folder: Folder for checkpoints and the history.
         device: cpu, cuda, cuda:N or mps.
         objective: The loss (default: cross-entropy).
-        scorer: Scores logits B K against labels; its scores include the monitored metric and the loss.
+        scorer: Scores logits B K against labels; its scores include the monitored metric and the loss (default:
+            `validation_scores`).
         callbacks: Called after every training step and every epoch.
     """
 
@@ -67,10 +69,11 @@ class Trainer:
         folder: Path,
         device: str = "cpu",
         objective: Objective | None = None,
-        scorer: Scorer = validation_scores,
+        scorer: Scorer | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.train, self.validation, self.scorer = train, validation, scorer
+        self.train, self.validation = train, validation
+        self.scorer = scorer or partial(validation_scores, monitor=config.monitor)
         self.config, self.folder, self.callbacks = config, folder, callbacks
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
         self.stages = config.stage_list()

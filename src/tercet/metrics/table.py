@@ -1,0 +1,107 @@
+"""Tables as text and as HTML."""
+
+from __future__ import annotations
+
+import html
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import table as rich_table
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from tercet.core.output import printable
+
+WIDTH = 80
+"""Columns of tables in files."""
+_MIN_WIDTH = 8
+"""Columns that a name keeps in a table that is too wide."""
+_ALIGNED = {"l": "", "r": ' class="number"'}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first cell of a row is its heading.
+
+    Unprintable characters are escaped; in headers and right-aligned cells a newline starts a new line of text tables.
+    """
+
+    header: Sequence[str]
+    """Column names; empty for a table of names and values."""
+    rows: Sequence[Sequence[str]]
+    align: str = ""
+    """One letter per column: l left (default; long text is folded), r right (numbers; never folded)."""
+    caption: str = ""
+    strong: frozenset[int] = frozenset()
+    """Indices of highlighted rows."""
+    note: str = ""
+    """Remark below the table."""
+    rules: frozenset[int] = frozenset()
+    """Text: indices of rows that are followed by a line."""
+
+    def to_text(self, *, width: int = WIDTH) -> str:
+        """Return plain text without colours; it is wider than `width` only if the numbers do not fit."""
+        title = Text(printable(self.caption)) if self.caption else None
+        table = rich_table.Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
+        align = self.align.ljust(len(self.header), "l")
+        for index, (name, letter) in enumerate(zip(self.header, align, strict=True)):
+            if letter == "r":
+                table.add_column(Text(_printable_lines(name)), justify="right", no_wrap=True)
+                continue
+            longest = max(map(cell_len, (name, *(printable(row[index]) for row in self.rows))))
+            table.add_column(Text(_printable_lines(name)), overflow="fold", min_width=min(_MIN_WIDTH, longest))
+        for number, row in enumerate(self.rows):
+            cells = [
+                Text(_printable_lines(cell) if letter == "r" else printable(cell))
+                for cell, letter in zip(row, align, strict=True)
+            ]
+            table.add_row(*cells, end_section=number in self.rules)
+        table.caption = Text(printable(self.note)) if self.note else None
+        stream = io.StringIO()
+        console = Console(file=stream, width=width, color_system=None, highlight=False)
+        minimum = console.measure(table).minimum
+        console.print(table, width=max(width, minimum), crop=False, soft_wrap=False)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+    def to_html(self) -> str:
+        """Return an HTML table in a box that scrolls if it is too wide.
+
+        Raises:
+            ValueError: A row is longer than the header.
+        """
+        width = len(self.header) or max(map(len, self.rows), default=0)
+        if any(len(row) > width for row in self.rows):
+            raise ValueError(f"a row of the table '{self.caption}' is longer than its {width} columns")
+        kinds = [_ALIGNED[letter] for letter in self.align.ljust(width, "l")]
+        names = zip(self.header, kinds, strict=False)
+        head = "".join(f'<th scope="col"{kind}>{_escaped(name)}</th>' for name, kind in names)
+        lines = []
+        for number, row in enumerate(self.rows):
+            cells = [f"<td{kind}>{_escaped(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=False)]
+            first = f'<th scope="row"{kinds[0]}>{_escaped(row[0])}</th>' if row else ""
+            mark = ' class="strong"' if number in self.strong else ""
+            lines.append(f"<tr{mark}>{first}{''.join(cells)}</tr>")
+        text = "; ".join(part for part in (self.caption, self.note) if part)
+        caption = f"<caption><span>{_escaped(text)}</span></caption>\n" if text else ""
+        headed = f"<thead><tr>{head}</tr></thead>\n" if head else ""
+        body = f"<tbody>\n{chr(10).join(lines)}\n</tbody>"
+        kind = "" if self.header else ' class="facts"'
+        box = f'<div class="scrolls" tabindex="0" role="group" aria-label="{_escaped(self.caption or "table")}">'
+        return f"{box}<table{kind}>\n{caption}{headed}{body}\n</table></div>"
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal; `WIDTH` if the output is not one."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
