@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, hamming_loss
-from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel
 from tercet.metrics.multilabel import fit_threshold, per_label, score_multilabel, validation_multilabel_scores
-from tercet.metrics.tables import as_text
+from tercet.metrics.tables import ResultRow, classes_table, results_table
 from tercet.models.forward import Logits
 
 
@@ -139,9 +138,9 @@ def test_logits_of_several_members_are_split() -> None:
 def test_tables_fit_80_columns_and_escape_names() -> None:
     predictions = random_predictions()
     rows = [
-        MultilabelRow("[red]a", "member", score_multilabel(predictions), 3.2, 1200),
-        MultilabelRow("vote", "ensemble", score_multilabel(predictions), chosen=True),
+        ResultRow("[red]a", "member", score_multilabel(predictions), 3.2, 1200),
+        ResultRow("vote", "ensemble", score_multilabel(predictions), chosen=True),
     ]
-    text = as_text(multilabel_table(rows, title="t"))
+    text = results_table(rows, title="t").to_text()
     assert "[red]a" in text and "* vote" in text and "n = 40 samples" in text
-    assert max(map(len, (text + as_text(labels_table(predictions, title="by label"))).splitlines())) <= 80
+    assert max(map(len, (text + classes_table(predictions, title="by label").to_text()).splitlines())) <= 80

@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import table as rich_table
 from rich.box import SIMPLE_HEAD
@@ -48,23 +49,20 @@ class Table:
         title = Text(printable(self.caption)) if self.caption else None
         table = rich_table.Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
         align = self.align.ljust(len(self.header), "l")
+        widths = []
         for index, (name, letter) in enumerate(zip(self.header, align, strict=True)):
-            if letter == "r":
-                table.add_column(Text(_printable_lines(name)), justify="right", no_wrap=True)
-                continue
-            longest = max(map(cell_len, (name, *(printable(row[index]) for row in self.rows))))
-            table.add_column(Text(_printable_lines(name)), overflow="fold", min_width=min(_MIN_WIDTH, longest))
+            cells = [name, *(row[index] for row in self.rows)]
+            longest = max(cell_len(line) for cell in cells for line in _lines(cell, letter).split("\n"))
+            widths.append(longest if letter == "r" else min(_MIN_WIDTH, longest))
+            options: dict[str, Any] = {"justify": "right", "no_wrap": True} if letter == "r" else {"overflow": "fold"}
+            table.add_column(Text(_lines(name, "r")), min_width=widths[-1], **options)
         for number, row in enumerate(self.rows):
-            cells = [
-                Text(_printable_lines(cell) if letter == "r" else printable(cell))
-                for cell, letter in zip(row, align, strict=True)
-            ]
-            table.add_row(*cells, end_section=number in self.rules)
+            texts = (Text(_lines(cell, letter)) for cell, letter in zip(row, align, strict=True))
+            table.add_row(*texts, end_section=number in self.rules)
         table.caption = Text(printable(self.note)) if self.note else None
         stream = io.StringIO()
-        console = Console(file=stream, width=width, color_system=None, highlight=False)
-        minimum = console.measure(table).minimum
-        console.print(table, width=max(width, minimum), crop=False, soft_wrap=False)
+        required = sum(widths) + len(widths) + 1  # with a space between the columns and at both ends
+        Console(file=stream, width=max(width, required), color_system=None, highlight=False).print(table)
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
     def to_html(self) -> str:
@@ -99,8 +97,8 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((WIDTH, 24)).columns
 
 
-def _printable_lines(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
+def _lines(text: str, align: str) -> str:
+    return "\n".join(map(printable, text.split("\n"))) if align == "r" else printable(text)
 
 
 def _escaped(text: str) -> str:

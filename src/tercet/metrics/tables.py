@@ -147,7 +147,7 @@ def pairs_table(predictions: Predictions, *, limit: int = 10, title: str = "") -
         (pair["truth"], pair["predicted"], f"{pair['n']}", f"{100 * pair['share']:.1f} %")
         for pair in confused_pairs(predictions, limit=limit)
     ]
-    return Table(("true class", "predicted class", "images", "share of the true class"), rows, "llrr", title)
+    return Table(("true class", "predicted class", "images", "share of class"), rows, "llrr", title)
 
 
 def mistakes_text(predictions: Predictions, *, model: str = "", limit: int = 5) -> str:

@@ -160,7 +160,7 @@ def _tta_levels(record: RunReader) -> Iterator[Block]:
     tta = record.metrics.get("tta")
     if not tta:
         return
-    title = f"Test-time augmentation on {tta.get('split', 'validation')} images; the selected one is highlighted"
+    title = f"Test-time augmentation on {tta.get('split', 'validation')} images"
     yield tta_table(tta["levels"], tta["chosen"], title=title, page=True)
 
 
