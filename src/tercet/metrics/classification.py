@@ -28,7 +28,7 @@ from sklearn.metrics import (
 
 from tercet.core.errors import DataError
 from tercet.core.predictions import Floats, Ints, Predictions
-from tercet.metrics.metric import Scores, custom_metrics, measure
+from tercet.metrics.metric import Scores, complete, own_scores
 
 Scorer = Callable[[ArrayLike, ArrayLike], dict[str, float]]
 """Maps logits N K and labels to scores by name, for validation during training."""
@@ -54,7 +54,7 @@ def score(predictions: Predictions) -> Scores:
         log_loss=float(log_loss(known.labels, probabilities, labels=classes)),
         brier=float(brier_score_loss(known.labels, probabilities, labels=classes, scale_by_half=False)),
         ece=calibration_error(known),
-        **{metric.name: measure(metric, known) for metric in custom_metrics("single")},
+        **own_scores("single", known),
     )
 
 
@@ -154,19 +154,20 @@ def validation_scores(
         DataError: There are no samples, a label is not a class index, or an own metric fails.
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    own = [metric.name for metric in custom_metrics("single")]
-    names = dict.fromkeys([*QUICK, monitor, *own])
     if not np.isfinite(values.max(axis=1)).all():
-        return dict.fromkeys(names, math.nan)
+        return complete(dict.fromkeys(QUICK, math.nan), "single", monitor, None)
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    scores = dict(quick_scores(probabilities, truth, monitor="sum"))
-    if len(names) > len(QUICK):
-        all_scores = score(Predictions.of(probabilities, ids=ids, classes=classes, labels=truth))
-        scores |= {name: all_scores[name] for name in names if name not in QUICK}
+    scores = quick_scores(probabilities, truth, monitor="sum")
     # The loss is computed from the logits, because small probabilities underflow to zero.
     logsum = np.log(exponentials.sum(axis=1)) + values.max(axis=1)
-    return {**scores, "loss": float((logsum - values[np.arange(len(truth)), truth]).mean())}
+    quick = {**scores, "loss": float((logsum - values[np.arange(len(truth)), truth]).mean())}
+    return complete(
+        quick,
+        "single",
+        monitor,
+        lambda: score(Predictions.of(probabilities, ids=ids, classes=classes, labels=truth)),
+    )
 
 
 def quick_scores(

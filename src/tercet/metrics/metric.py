@@ -14,7 +14,7 @@ from enum import IntEnum
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from tercet.core.errors import ConfigError, DataError, TercetError
+from tercet.core.errors import ConfigError, DataError
 from tercet.core.registry import PARTS, Registry
 
 Task = Literal["single", "multi"]
@@ -181,22 +181,42 @@ class Scores(dict[str, float]):
         return {"n": self["n"], **{metric.name: self[metric.name] for metric in table_metrics(Detail.RESULTS, [self])}}
 
 
-def measure(metric: Metric, predictions: Any) -> float:
-    """Return the value of a metric that is not built in.
+def own_scores(task: Task, predictions: Any) -> dict[str, float]:
+    """Return the values of the caller's own metrics.
 
     Raises:
-        DataError: Its function raises, or does not return a finite number.
+        DataError: A function raises, or does not return a finite number.
     """
-    assert metric.function is not None
-    try:
-        value = float(metric.function(predictions))
-    except TercetError:
-        raise
-    except Exception as error:
-        raise DataError(f"metric '{metric.name}' failed: {type(error).__name__}: {error}") from error
-    if not math.isfinite(value):
-        raise DataError(f"metric '{metric.name}' is {value} on {len(predictions)} images: it must be a finite number")
-    return value
+    scores = {}
+    for metric in custom_metrics(task):
+        assert metric.function is not None
+        try:
+            value = scores[metric.name] = float(metric.function(predictions))
+        except Exception as error:
+            raise DataError(f"metric '{metric.name}' failed: {type(error).__name__}: {error}") from error
+        if not math.isfinite(value):
+            count = f"{len(predictions)} images"
+            raise DataError(f"metric '{metric.name}' is {value} on {count}: it must be a finite number")
+    return scores
+
+
+def complete(
+    quick: Mapping[str, float], task: Task, monitor: str, all_scores: Callable[[], Mapping[str, float]] | None
+) -> dict[str, float]:
+    """Return the scores of a validation: the given ones, the monitored metric, and the caller's own metrics.
+
+    Args:
+        quick: Scores that cost little.
+        task: The task.
+        monitor: The monitored metric.
+        all_scores: Returns all scores, if others are needed; None if the logits are not finite, which gives NaN.
+    """
+    own = (metric.name for metric in custom_metrics(task))
+    names = [name for name in dict.fromkeys((monitor, *own)) if name not in quick]
+    if all_scores is None:
+        return dict.fromkeys([*quick, *names], math.nan)
+    scores = all_scores() if names else {}
+    return {**quick, **{name: scores[name] for name in names}}
 
 
 def rank_key(monitor: str, scores: Mapping[str, float]) -> tuple[float, float]:

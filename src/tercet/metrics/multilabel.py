@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, hamming_los
 from tercet.core.errors import DataError
 from tercet.core.multilabel import LabelMatrix, MultilabelPredictions
 from tercet.core.predictions import Floats
-from tercet.metrics.metric import Scores, custom_metrics, measure
+from tercet.metrics.metric import Scores, complete, own_scores
 
 RESAMPLES = 1000
 _EPS = np.finfo(np.float64).eps
@@ -56,7 +56,7 @@ def score_multilabel(predictions: MultilabelPredictions) -> Scores:
         exact_match=float(accuracy_score(truth, known.chosen)),
         hamming=float(hamming_loss(truth, known.chosen)),
         log_loss=_log_loss(truth, known.scores),
-        **{metric.name: measure(metric, known) for metric in custom_metrics("multi")},
+        **own_scores("multi", known),
     )
 
 
@@ -97,11 +97,9 @@ def validation_multilabel_scores(
     """
     values = np.asarray(logits, dtype=np.float64)
     truth, chosen = np.asarray(labels) > 0.5, values > 0
-    own = [metric.name for metric in custom_metrics("multi")]
-    names = dict.fromkeys([*_QUICK, monitor, *own])
     if np.isnan(values).any():
-        return dict.fromkeys(names, math.nan)
-    scores = {
+        return complete(dict.fromkeys(_QUICK, math.nan), "multi", monitor, None)
+    quick = {
         "o_f1": overall_f1(truth, chosen),
         "c_f1": class_f1(truth, chosen),
         "map": _mean_average_precision(truth, values),
@@ -110,13 +108,11 @@ def validation_multilabel_scores(
         # from the logits, because saturated probabilities would limit the loss
         "loss": float(np.logaddexp(0, np.where(truth, -values, values)).sum(axis=1).mean()),
     }
-    if len(names) > len(_QUICK):
-        ids = ids or [str(row) for row in range(len(values))]
-        classes = classes or [str(label) for label in range(values.shape[1])]
-        predictions = MultilabelPredictions.from_logits(values, ids=ids, classes=classes, truth=truth.astype(np.int8))
-        all_scores = score_multilabel(predictions)
-        scores |= {name: all_scores[name] for name in names if name not in _QUICK}
-    return scores
+    rows, columns = (list(map(str, range(size))) for size in values.shape)
+    options = {"ids": ids or rows, "classes": classes or columns, "truth": truth.astype(np.int8)}
+    return complete(
+        quick, "multi", monitor, lambda: score_multilabel(MultilabelPredictions.from_logits(values, **options))
+    )
 
 
 def overall_f1(truth: LabelMatrix, chosen: LabelMatrix) -> float:
