@@ -165,6 +165,12 @@ def test_unknown_and_taken_names_are_errors() -> None:
         find_metric("acuracy")
     with pytest.raises(ConfigError, match="got 'kapa', did you mean 'kappa'"):
         TRAIN.parse_object({"monitor": "kapa"})
+    scores = score(predictions())
+    with pytest.raises(AttributeError, match="no score 'acuracy', did you mean 'accuracy'"):
+        _ = scores.acuracy
+    for unknown in (scores.__getitem__, lambda name: validation_scores(np.eye(3), np.arange(3), monitor=name)):
+        with pytest.raises(ConfigError, match="no score 'o_f1'"):
+            unknown("o_f1")
     with pytest.raises(ConfigError, match="already registered"):
         tercet.register("metric", "accuracy", worst_recall)
     with PARTS["metric"].scoped({"n": worst_recall}), pytest.raises(ConfigError, match="register it under another"):

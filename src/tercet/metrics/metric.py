@@ -15,7 +15,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from tercet.core.errors import ConfigError, DataError
-from tercet.core.registry import PARTS, Registry
+from tercet.core.registry import PARTS, Registry, did_you_mean
 
 Task = Literal["single", "multi"]
 """One class per image, or a set of labels per image."""
@@ -162,15 +162,15 @@ class Scores(dict[str, float]):
     def __getattr__(self, name: str) -> float:
         try:
             return self[name]
-        except KeyError:
-            raise AttributeError(f"there is no score '{name}' (known: {', '.join(self)})") from None
+        except ConfigError as error:
+            raise AttributeError(str(error)) from None
 
     def __missing__(self, name: str) -> float:
         if name == "loss":
             return self["log_loss"]
         if name == "sum" and "kappa" in self:
             return self["accuracy"] + self["macro_f1"] + self["kappa"]
-        raise KeyError(name)
+        raise ConfigError(f"there is no score '{name}'{did_you_mean(name, self)} (known: {', '.join(self)})")
 
     def to_dict(self) -> dict[str, float]:
         """Return plain values for JSON."""

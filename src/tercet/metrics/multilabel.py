@@ -108,11 +108,15 @@ def validation_multilabel_scores(
         # from the logits, because saturated probabilities would limit the loss
         "loss": float(np.logaddexp(0, np.where(truth, -values, values)).sum(axis=1).mean()),
     }
-    rows, columns = (list(map(str, range(size))) for size in values.shape)
-    options = {"ids": ids or rows, "classes": classes or columns, "truth": truth.astype(np.int8)}
-    return complete(
-        quick, "multi", monitor, lambda: score_multilabel(MultilabelPredictions.from_logits(values, **options))
-    )
+
+    def all_scores() -> Scores:
+        rows, columns = (list(map(str, range(size))) for size in values.shape)
+        predictions = MultilabelPredictions.from_logits(
+            values, ids=ids or rows, classes=classes or columns, truth=truth.astype(np.int8)
+        )
+        return score_multilabel(predictions)
+
+    return complete(quick, "multi", monitor, all_scores)
 
 
 def overall_f1(truth: LabelMatrix, chosen: LabelMatrix) -> float:

@@ -29,13 +29,10 @@ class SeededComparison:
     n: int
     """Number of images."""
     seeds: int
-    """Number of seeds."""
     difference: float
-    """Accuracy of a minus accuracy of b, mean over seeds."""
+    """Accuracy of a minus accuracy of b, mean over seeds; `low` and `high` are the ends of its 95 % interval."""
     low: float
-    """Lower end of the 95 % interval of the difference."""
     high: float
-    """Upper end of this interval."""
     p_value: float
     """Two-sided p-value, for other images and other seeds."""
     test: Literal["images and seeds", "McNemar"]
@@ -111,16 +108,15 @@ def crossed_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Diversity:
-    """Diversity of two models, a and b, as fractions of the labelled images; the last four sum to 1."""
+    """Diversity of two models, a and b, as fractions of the labelled images. Those that both, only a, only b, or none
+    of them classifies correctly sum to 1.
+    """
 
     agreement: float
     """Both predict the same class, correct or not."""
     both: float
-    """Both correct."""
     only_a: float
-    """Only a correct."""
     only_b: float
-    """Only b correct."""
     neither: float
     """Both wrong: the double fault."""
 

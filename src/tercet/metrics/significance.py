@@ -17,24 +17,19 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of two predictions, a and b, on the same samples."""
+    """Comparison of two predictions, a and b, on the same samples: number of samples, and of those that both, only
+    one, or none of them classifies correctly.
+    """
 
     n: int
-    """Number of samples."""
     both: int
-    """Both correct."""
     only_a: int
-    """Only a correct."""
     only_b: int
-    """Only b correct."""
     neither: int
-    """Neither correct."""
     difference: float
-    """Accuracy of a minus accuracy of b."""
+    """Accuracy of a minus accuracy of b; `low` and `high` are the ends of its 95 % paired bootstrap interval."""
     low: float
-    """Lower end of the 95 % paired bootstrap interval of the difference."""
     high: float
-    """Upper end of this interval."""
     p_value: float
     """Two-sided p-value of McNemar's exact test."""
 

@@ -185,25 +185,11 @@ def _paired_tests(record: RunReader, chosen: str) -> Iterator[Block]:
         return
     adjusted = holm([result.p_value for _, result in comparisons])
     rows = [
-        (
-            name,
-            *points(result.to_dict()),
-            f"{result.only_a}",
-            f"{result.only_b}",
-            p_value_text(result.p_value),
-            p_value_text(corrected),
-        )
-        for (name, result), corrected in zip(comparisons, adjusted, strict=True)
+        (name, *points(test.to_dict()), f"{test.only_a}", f"{test.only_b}", *map(p_value_text, (test.p_value, p_holm)))
+        for (name, test), p_holm in zip(comparisons, adjusted, strict=True)
     ]
-    header = (
-        "compared with",
-        "difference (points)",
-        "95 % interval",
-        f"only {chosen} correct",
-        "only the other correct",
-        "p",
-        "p (Holm)",
-    )
+    counts = (f"only {chosen} correct", "only the other correct")
+    header = ("compared with", "difference (points)", "95 % interval", *counts, "p", "p (Holm)")
     split = "held-out" if record.evaluation_split == "pooled" else record.evaluation_split
     images = f"{comparisons[0][1].n:,} {split} images"
     yield Table(header, rows, "lrrrrrr", f"Paired tests of {chosen} on {images} (McNemar's exact test)")

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,8 +53,7 @@ class Trainer:
         folder: Folder for checkpoints and the history.
         device: cpu, cuda, cuda:N or mps.
         objective: The loss (default: cross-entropy).
-        scorer: Scores logits B K against labels; its scores include the monitored metric and the loss (default:
-            `validation_scores`).
+        scorer: Scores logits B K against labels; its scores include the monitored metric and the loss.
         callbacks: Called after every training step and every epoch.
     """
 
@@ -69,11 +67,10 @@ class Trainer:
         folder: Path,
         device: str = "cpu",
         objective: Objective | None = None,
-        scorer: Scorer | None = None,
+        scorer: Scorer = validation_scores,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.train, self.validation = train, validation
-        self.scorer = scorer or partial(validation_scores, monitor=config.monitor)
+        self.train, self.validation, self.scorer = train, validation, scorer
         self.config, self.folder, self.callbacks = config, folder, callbacks
         self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
         self.stages = config.stage_list()
