@@ -10,9 +10,8 @@ import pytest
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.metrics.classification import score
-from tercet.metrics.formats import short_count
 from tercet.metrics.significance import compare
-from tercet.metrics.table import Table
+from tercet.metrics.table import Table, short_count
 from tercet.metrics.tables import (
     ResultRow,
     classes_table,

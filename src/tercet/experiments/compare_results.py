@@ -20,15 +20,15 @@ from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Detail, is_better, metric_names, spread_of
-from tercet.metrics.seed_comparison import (
+from tercet.metrics.significance import (
     Difficulty,
     compare_seeds,
     confused_class_pairs,
     correct_by_run,
     difficulty,
     diversity,
+    holm,
 )
-from tercet.metrics.significance import holm
 from tercet.metrics.tables import network_tables
 
 _COSTS = ("train_accuracy", "updates", "seconds_per_epoch", "seconds", "images_per_second")

@@ -19,10 +19,9 @@ from tercet.data.run_reader import CHOSEN
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fold_runs import fold_folder
 from tercet.experiments.reproduce_steps import StepRun
-from tercet.metrics.formats import result_text
 from tercet.metrics.metric import Detail, metric_names, spread_of
-from tercet.metrics.seed_comparison import SeededComparison, compare_seeds
-from tercet.metrics.table import Table
+from tercet.metrics.significance import SeededComparison, compare_seeds
+from tercet.metrics.table import Table, result_text
 
 FOLD = "fold "
 """Prefix of the names of single folds' results."""

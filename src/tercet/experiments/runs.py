@@ -15,8 +15,7 @@ from tercet.core.files import natural_key, read_json
 from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import command_of
-from tercet.metrics.formats import number
-from tercet.metrics.table import Table, terminal_width
+from tercet.metrics.table import Table, number, terminal_width
 
 _METRICS_FILES, _CONFIG_FILES = ("metrics.json", "trials.json"), ("config.yaml", "study.yaml")
 _SCHEMA_ERRORS = (KeyError, TypeError, AttributeError, IndexError, ValueError)

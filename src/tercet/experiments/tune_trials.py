@@ -27,9 +27,8 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
-from tercet.metrics.formats import number, short_count
 from tercet.metrics.metric import is_better, rank_key
-from tercet.metrics.table import Table
+from tercet.metrics.table import Table, number, short_count
 from tercet.training.callbacks import Callback, EventStream, TrainingProgress
 
 

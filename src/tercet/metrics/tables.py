@@ -10,11 +10,10 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.metrics.classification import confused_pairs, per_class
-from tercet.metrics.formats import MISSING, interval, mean_sd, number, points, short_count
 from tercet.metrics.metric import Detail, find_metric, metric_names, table_metrics
 from tercet.metrics.multilabel import per_label
 from tercet.metrics.significance import Comparison
-from tercet.metrics.table import Table
+from tercet.metrics.table import MISSING, Table, interval, mean_sd, number, points, short_count
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tercet.core.predictions import Predictions
 from tercet.data.decode import Pixels
 from tercet.data.run_reader import RunReader
 from tercet.metrics.classification import confused_pairs, confusion, per_class
-from tercet.metrics.formats import count, number
-from tercet.metrics.seed_comparison import agreement_matrix
+from tercet.metrics.significance import agreement_matrix
+from tercet.metrics.table import count, number
 from tercet.metrics.tables import classes_table, pairs_table
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter

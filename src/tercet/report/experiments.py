@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tercet.data.run_reader import RunReader
-from tercet.metrics.formats import MISSING, count, duration, number, p_value_text, points, result_text, sentence_case
 from tercet.metrics.metric import Detail, describe_metric, find_metric, metric_names
+from tercet.metrics.table import MISSING, count, duration, number, p_value_text, points, result_text, sentence_case
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table

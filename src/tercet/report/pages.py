@@ -13,7 +13,7 @@ from typing import Any
 from tercet.core.errors import DataError
 from tercet.core.untrusted_files import decode_text
 from tercet.data.run_reader import RunReader
-from tercet.metrics.formats import MISSING, interval, number
+from tercet.metrics.table import MISSING, interval, number
 from tercet.plots.bars import Bar, bars, bars_height, leaderboard, leaderboard_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Page, Paragraph, Section, Table

@@ -8,9 +8,9 @@ from typing import Any
 
 from tercet.core.errors import DataError
 from tercet.data.run_reader import CHOSEN, RunReader
-from tercet.metrics.formats import MISSING, mean_sd, p_value_text, points, sentence_case
 from tercet.metrics.metric import Detail, describe_metric, table_metrics
 from tercet.metrics.significance import Comparison, compare, holm
+from tercet.metrics.table import MISSING, mean_sd, p_value_text, points, sentence_case
 from tercet.metrics.tables import ResultRow, comparison_text, page_table, spread_table
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter

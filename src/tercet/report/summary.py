@@ -11,8 +11,8 @@ from tercet.core.files import read_json
 from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.run_reader import RunReader
-from tercet.metrics.formats import MISSING, interval, number
 from tercet.metrics.metric import describe_metric
+from tercet.metrics.table import MISSING, interval, number
 from tercet.metrics.tables import tta_table
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table, Warning
 from tercet.report.command import SPACE, command_of, space_of

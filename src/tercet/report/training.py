@@ -7,8 +7,8 @@ from typing import Any
 
 from tercet.core.history import History
 from tercet.data.run_reader import RunReader
-from tercet.metrics.formats import MISSING, duration, mean_sd, sentence_case, short_count
 from tercet.metrics.metric import describe_metric, is_built_in
+from tercet.metrics.table import MISSING, duration, mean_sd, sentence_case, short_count
 from tercet.plots.cost import Cost, accuracy_against_cost
 from tercet.plots.curves import RATE, training_curves
 from tercet.plots.figure_writer import FigureWriter
