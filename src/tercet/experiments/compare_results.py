@@ -20,6 +20,7 @@ from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Detail, is_better, metric_names, spread_of
+from tercet.metrics.run_tables import network_tables
 from tercet.metrics.significance import (
     Difficulty,
     compare_seeds,
@@ -29,7 +30,6 @@ from tercet.metrics.significance import (
     diversity,
     holm,
 )
-from tercet.metrics.tables import network_tables
 
 _COSTS = ("train_accuracy", "updates", "seconds_per_epoch", "seconds", "images_per_second")
 _NETWORK_KEYS = ("parameters", "trainable", "buffers", "flops", "input")

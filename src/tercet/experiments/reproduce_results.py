@@ -20,8 +20,8 @@ from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fold_runs import fold_folder
 from tercet.experiments.reproduce_steps import StepRun
 from tercet.metrics.metric import Detail, metric_names, spread_of
+from tercet.metrics.run_tables import published_table
 from tercet.metrics.significance import SeededComparison, compare_seeds
-from tercet.metrics.table import Table, result_text
 
 FOLD = "fold "
 """Prefix of the names of single folds' results."""
@@ -215,23 +215,7 @@ def all_results(measurements: Measurements) -> list[dict[str, Any]]:
 
 def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table as text."""
-    cells = []
-    for row in rows:
-        spread = "" if row["sd"] is None else result_text(row["sd"], row)
-        if row["low"] is not None:
-            spread = f"{row['low']:.3f}-{row['high']:.3f}"
-        metric = "" if row["metric"] in ("accuracy", "parameters", "flops") else f" ({row['metric']})"
-        cells.append(
-            (
-                row["what"] if row["metric"].endswith("ratio") else f"{row['what']}{metric}",
-                result_text(row["published"], row),
-                result_text(row["measured"], row),
-                spread,
-                "" if row["n"] is None else f"{row['n']}",
-                "" if row["difference"] is None else result_text(row["difference"], row, signed=True),
-            )
-        )
-    return Table(("what", "published", "measured", "±", "n", "difference"), cells, "lrrrrr", title).to_text()
+    return published_table(rows, title=title).to_text()
 
 
 def pairs_text(rows: Sequence[Mapping[str, Any]]) -> str:

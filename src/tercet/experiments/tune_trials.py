@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from tercet.config.fields import quote_value
 from tercet.config.training import Monitor
 from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
@@ -27,8 +26,8 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
-from tercet.metrics.metric import is_better, rank_key
-from tercet.metrics.table import Table, number, short_count
+from tercet.metrics.metric import is_better
+from tercet.metrics.run_tables import rank_trials, trials_table
 from tercet.training.callbacks import Callback, EventStream, TrainingProgress
 
 
@@ -222,7 +221,9 @@ def trials_report(
 ) -> str:
     """Return the trials from best to worst, the improvement over the baseline, and the next command."""
     first, name = rows[0], best.monitor
-    parts = [_table(rows, best, title=f"{data}: {len(rows)} trials, {name} on validation").to_text()]
+    trials = rank_trials([row.to_dict() for row in rows], best.to_dict())
+    table = trials_table(trials, name, best.number, title=f"{data}: {len(rows)} trials, {name} on validation")
+    parts = [table.to_text()]
     if first.score is None:
         parts.append(f"The baseline (trial 0) failed: {printable(first.outcome.reason)}\n")
     elif best is first:
@@ -246,44 +247,6 @@ def trials_report(
 def train_command(data: str, best_file: str) -> str:
     """Return the command that trains the best trial."""
     return shlex.join(["tercet", "train", data, "--config", best_file])
-
-
-def _table(rows: Sequence[TrialRow], best: TrialRow, *, title: str) -> Table:
-    ranked = sorted(rows, key=_rank)
-    cells = [
-        (
-            f"{'* ' if row is best else ''}{row.number}",
-            number(row.score),
-            f"{row.outcome.epochs}" + (" pruned" if row.outcome.state == "pruned" else ""),
-            f"{row.outcome.seconds:.1f}",
-            short_count(row.outcome.parameters),
-            _options_text(row),
-        )
-        for row in ranked
-    ]
-    header = ("trial", best.monitor, "epochs", "time\n/ s", "para-\nmeters", "options")
-    note = "* best on validation; trial 0 is the baseline with the unchanged options"
-    return Table(header, cells, "rrrrrl", title, note=note)
-
-
-def _options_text(row: TrialRow) -> str:
-    options = ", ".join(f"{key} {_short(value)}" for key, value in row.options.items())
-    return f"{options}; failed: {row.outcome.reason}" if row.outcome.state == "failed" else options
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "default"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else quote_value(value)
-
-
-def _rank(row: TrialRow) -> tuple[int, float, int]:
-    """Return a sort key: completed trials from best to worst, then pruned ones, then failed ones."""
-    group = ("complete", "pruned", "failed").index(row.outcome.state)
-    value = math.inf if row.score is None else rank_key(row.monitor, row.outcome.scores)[0]
-    return group, value, row.number
 
 
 if __name__ == "__main__":

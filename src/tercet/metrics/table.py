@@ -30,7 +30,8 @@ _ALIGNED = {"l": "", "r": ' class="number"'}
 class Table:
     """A table of text; the first cell of a row is its heading.
 
-    Unprintable characters are escaped; in headers and right-aligned cells a newline starts a new line of text tables.
+    Unprintable characters are escaped; in headers and right-aligned cells a newline starts a new line of text tables
+    (`-` and newline in a word of a header).
     """
 
     header: Sequence[str]
@@ -77,7 +78,7 @@ class Table:
         if any(len(row) > width for row in self.rows):
             raise ValueError(f"a row of the table '{self.caption}' is longer than its {width} columns")
         kinds = [_ALIGNED[letter] for letter in self.align.ljust(width, "l")]
-        names = zip(self.header, kinds, strict=False)
+        names = zip((name.replace("-\n", "").replace("\n", " ") for name in self.header), kinds, strict=False)
         head = "".join(f'<th scope="col"{kind}>{_escaped(name)}</th>' for name, kind in names)
         lines = []
         for number, row in enumerate(self.rows):

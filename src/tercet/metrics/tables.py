@@ -10,10 +10,10 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.metrics.classification import confused_pairs, per_class
-from tercet.metrics.metric import Detail, find_metric, metric_names, table_metrics
+from tercet.metrics.metric import Detail, table_metrics
 from tercet.metrics.multilabel import per_label
 from tercet.metrics.significance import Comparison
-from tercet.metrics.table import MISSING, Table, interval, mean_sd, number, points, short_count
+from tercet.metrics.table import Table, interval, mean_sd, number, short_count
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "ch
     notes = [f"n = {sizes[0]} samples"] if len(sizes) == 1 else []
     notes += [f"* {note}"] if any(row.chosen for row in rows) else []
     last_member = frozenset({sum(row.kind == "member" for row in rows) - 1})
-    return _of_columns([names, *columns], "l", title, note="; ".join(notes), rules=last_member)
+    return of_columns([names, *columns], "l", title, note="; ".join(notes), rules=last_member)
 
 
 def page_table(rows: Sequence[ResultRow], *, title: str = "", kind: str = "kind") -> Table:
@@ -78,7 +78,7 @@ def page_table(rows: Sequence[ResultRow], *, title: str = "", kind: str = "kind"
         *score_columns([row.scores for row in rows], Detail.PAGE),
     ]
     title += f" (n = {sizes.pop():,})" if len(sizes) == 1 else ""
-    return _of_columns(columns, "ll", title, strong=frozenset(index for index, row in enumerate(rows) if row.chosen))
+    return of_columns(columns, "ll", title, strong=frozenset(index for index, row in enumerate(rows) if row.chosen))
 
 
 def score_columns(rows: Sequence[Mapping[str, Any]], detail: Detail) -> list[list[str]]:
@@ -118,7 +118,7 @@ def tta_table(levels: Sequence[Mapping[str, Any]], chosen: str, *, title: str = 
         *scores,
     ]
     strong = frozenset(index for index, mark in enumerate(selected) if mark)
-    return _of_columns(columns, "l", title, strong=strong, note=f"n = {levels[0]['n']} samples; * selected")
+    return of_columns(columns, "l", title, strong=strong, note=f"n = {levels[0]['n']} samples; * selected")
 
 
 def classes_table(predictions: Predictions | MultilabelPredictions, *, title: str = "") -> Table:
@@ -177,89 +177,6 @@ def spread_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Table
     return Table(header, cells, "l".ljust(len(header), "r"), title)
 
 
-def network_tables(rows: Sequence[Mapping[str, Any]], *, baseline: str, title: str, split: str) -> list[Table]:
-    """Return the text tables of a comparison: scores, costs, and errors compared with those of the baseline.
-
-    Args:
-        rows: `networks` of `metrics.json`.
-        baseline: Name of the baseline.
-        title: Title of the scores.
-        split: Split of the errors.
-    """
-    names = ["network", *(row["name"] for row in rows)]
-    tests = [row.get("test") or {} for row in rows]
-    scores = [
-        ["train\nacc.", *(_two_lines(row.get("train_accuracy")) for row in rows)],
-        ["valid.\nacc.", *(_two_lines((row.get("validation") or {}).get("accuracy")) for row in rows)],
-        *(
-            [_TEST_HEADERS.get(name, find_metric(name).narrow), *(_two_lines(test.get(name)) for test in tests)]
-            for name in metric_names("single", Detail.MAIN)
-            if name != "log_loss"
-        ),
-        *_columns(("points\n95 %", "p\nHolm"), [_baseline_test(row, baseline) for row in rows]),
-    ]
-    costs = _columns(
-        ("para-\nmeters", "train-\nable", "FLOPs /\nimage", "steps", "s /\nepoch", "s /\ntraining", "images\n/ s"),
-        [
-            (
-                *(short_count(row.get(key)) for key in ("parameters", "trainable", "flops")),
-                *(_mean(row.get(key)) for key in ("updates", "seconds_per_epoch", "seconds", "images_per_second")),
-            )
-            for row in rows
-        ],
-    )
-    errors = _columns(
-        ("same\nclass", "both\nright", "only it\nright", "only base-\nline right", "both\nwrong", "own seeds\nagree"),
-        [(*_errors(row.get("errors")), _percent(row.get("own_agreement"))) for row in rows],
-    )
-    versus = f"errors compared with those of {baseline} on {split}, % of images"
-    return [
-        _of_columns(
-            [names, *scores],
-            "l",
-            f"{title}; mean and standard deviation over seeds",
-            rules=frozenset(range(len(rows))),
-        ),
-        _of_columns([names, *costs], "l", "costs"),
-        _of_columns([names, *errors], "l", versus),
-    ]
-
-
-_TEST_HEADERS = {"accuracy": "test\nacc.", "macro_f1": "test\nF1"}
-
-
-def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[name, *(row[index] for row in rows)] for index, name in enumerate(header)]
-
-
-def _two_lines(value: Mapping[str, Any] | None) -> str:
-    return mean_sd(value, separator="\n±")
-
-
-def _baseline_test(row: Mapping[str, Any], baseline: str) -> tuple[str, str]:
-    if row["name"] == baseline:
-        return "base-\nline", ""
-    test = row.get("against_baseline")
-    if test is None:
-        return MISSING, MISSING
-    return "\n".join(points(test, "..")), f"{test['p_value']:.2g}\n{test['p_holm']:.2g}"
-
-
-def _errors(pair: Mapping[str, Any] | None) -> list[str]:
-    return [_percent(pair[key] if pair else None) for key in ("agreement", "both", "only_a", "only_b", "neither")]
-
-
-def _percent(fraction: float | None) -> str:
-    return MISSING if fraction is None else f"{100 * fraction:.2f}"
-
-
-def _mean(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return MISSING
-    mean = value["mean"]
-    return f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}"
-
-
 def comparison_text(comparison: Comparison, a: str, b: str) -> str:
     """Return the comparison of the predictions named `a` and `b` as a sentence."""
     a, b = printable(a), printable(b)
@@ -271,7 +188,7 @@ def comparison_text(comparison: Comparison, a: str, b: str) -> str:
     )
 
 
-def _of_columns(columns: Sequence[Sequence[str]], left: str, caption: str, **options: Any) -> Table:
+def of_columns(columns: Sequence[Sequence[str]], left: str, caption: str, **options: Any) -> Table:
     """Return a table from columns that begin with their header; those after the `left` ones are numbers."""
     header, *rows = zip(*columns, strict=True)
     return Table(header, rows, left.ljust(len(header), "r"), caption, **options)

@@ -8,12 +8,12 @@ from typing import Any
 
 from tercet.data.run_reader import RunReader
 from tercet.metrics.metric import Detail, describe_metric, find_metric, metric_names
-from tercet.metrics.table import MISSING, count, duration, number, p_value_text, points, result_text, sentence_case
+from tercet.metrics.run_tables import published_table, rank_trials, trials_table
+from tercet.metrics.table import count, number, p_value_text, points, sentence_case
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table
 
-_HEADER = ("result", "metric", "published", "measured", "sd or interval", "n", "images", "difference")
 _MAX_BARS = 40
 _MAX_TRIALS = 20
 _STATES = {"complete": "completed", "pruned": "pruned", "failed": "failed"}
@@ -31,21 +31,8 @@ def reproduction(record: RunReader, writer: FigureWriter) -> list[Section]:
 
 def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     rows = record.metrics["table"]
-    cells = [
-        (
-            row["what"],
-            row["metric"].replace("_", " "),
-            result_text(row["published"], row),
-            result_text(row["measured"], row),
-            _spread(row),
-            MISSING if row["n"] is None else f"{row['n']}",
-            MISSING if row["images"] is None else f"{row['images']:,}",
-            MISSING if row["difference"] is None else result_text(row["difference"], row, signed=True),
-        )
-        for row in rows
-    ]
     caption = "± is the standard deviation over n trainings; for a single training, the 95 % interval is given"
-    yield Table(_HEADER, cells, "llrrrrrr", caption)
+    yield published_table(rows, title=caption, page=True)
     for name in metric_names("single", Detail.COMPARISON):
         metric = find_metric(name)
         measured = [row for row in rows if row["metric"] == name and row["measured"] is not None]
@@ -89,12 +76,6 @@ def _bars(row: Mapping[str, Any]) -> Iterator[Bar]:
     yield Bar(row["what"], row["measured"], low, high, "measured")
 
 
-def _spread(row: Mapping[str, Any]) -> str:
-    if row["low"] is not None:
-        return f"{row['low']:.3f} to {row['high']:.3f}"
-    return MISSING if row["sd"] is None else f"± {result_text(row['sd'], row)}"
-
-
 def trials_section(record: RunReader, writer: FigureWriter) -> Section:
     """Return the trials, best first, and the importance of the options."""
     return Section("Trials", list(_trials(record, writer)))
@@ -111,8 +92,9 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             f"{best['number']} is the best of {len(rows)}: {number(best['score'])} ({gain:+.4f}) on validation images. "
             "As it was selected there, this score is slightly optimistic. Test images were not used."
         )
-    scored = [row for row in rows if row["score"] is not None]
-    drawn = [Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ranked(scored, best)]
+    ranked = rank_trials(rows, best)
+    scored = [row for row in ranked if row["score"] is not None]
+    drawn = [Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in scored]
     if drawn:
         yield writer.draw(
             "trials",
@@ -128,44 +110,13 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             lambda axes: bars(axes, importance, xlabel="importance"),
             height=bars_height(importance),
         )
-    ranked = _ranked(rows, best)
     many = len(ranked) > _MAX_TRIALS
-    yield _trials_table(ranked[:_MAX_TRIALS], monitor, f"The best {_MAX_TRIALS} trials" if many else "All trials")
+    title = f"The best {_MAX_TRIALS} trials" if many else "All trials"
+    yield trials_table(ranked[:_MAX_TRIALS], document["monitor"], best["number"], title=title)
     if many:
-        table = _trials_table(ranked[_MAX_TRIALS:], monitor, "Other trials")
+        table = trials_table(ranked[_MAX_TRIALS:], document["monitor"], best["number"], title="Other trials")
         yield Details(f"Table of the other {count(len(ranked) - _MAX_TRIALS, 'trial')}", [table])
     path = record.run.path / "best.yaml"
     if path.is_file():
         yield Paragraph("Train with the best options, to get a bundle and test scores:")
         yield Code(path.read_text("utf-8").splitlines()[1].removeprefix("# "), "command")
-
-
-def _trials_table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> Table:
-    keys = list(rows[0]["options"])
-    cells = [
-        (
-            f"{row['number']}",
-            _STATES[row["state"]],
-            number(row["score"]),
-            f"{row['epochs']}",
-            duration(row["seconds"]),
-            *(_option_text(row["options"].get(key)) for key in keys),
-            row["reason"],
-        )
-        for row in rows
-    ]
-    header = ("trial", "state", monitor, "epochs", "time", *keys, "note")
-    return Table(header, cells, "llrrr" + "r" * len(keys), caption)
-
-
-def _ranked(rows: list[Mapping[str, Any]], best: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    # The metric may be one of the caller's, which is not registered here: the best trial shows its direction.
-    completed = [row["score"] for row in rows if row["state"] == "complete" and row["score"] is not None]
-    sign = -1 if best["score"] >= max(completed, default=0.0) else 1
-    return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0), row["number"]))
-
-
-def _option_text(value: Any) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
