@@ -114,8 +114,8 @@ def published_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", page:
         names = ["result", *(row["what"] for row in rows)]
         columns = [names, ["metric", *metrics], published, measured, spread, *counts.values(), difference]
         return of_columns(columns, "ll", title)
-    shown = ["" if metric in _UNNAMED or "ratio" in metric else f" ({metric})" for metric in metrics]
-    names = ["what", *(row["what"] + metric for row, metric in zip(rows, shown, strict=True))]
+    suffixes = ["" if metric in _UNNAMED or "ratio" in metric else f" ({metric})" for metric in metrics]
+    names = ["what", *(row["what"] + suffix for row, suffix in zip(rows, suffixes, strict=True))]
     return of_columns([names, published, measured, spread, counts["n"], difference], "l", title)
 
 
