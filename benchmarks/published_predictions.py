@@ -20,7 +20,7 @@ from tercet.core.prediction_files import read_predictions
 from tercet.ensemble.combine import average, pruned, vote
 from tercet.metrics.classification import score
 from tercet.metrics.significance import compare
-from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table
+from tercet.metrics.tables import ResultRow, comparison_text, results_table
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared/data/e2e3m-predictions/fashion-mnist"
 PREFIX = "FashionMNIST_MulModel_Mixed_STDSE_LSTMXc_STD_IcR_299_"
@@ -39,7 +39,7 @@ def main(folder: Path) -> int:
     ensembles = {"average": average(members), "pruned": pruned(members), "vote": vote(members)}
     rows = [ResultRow(name, "member", score(member)) for name, member in zip(MEMBERS, members, strict=True)]
     rows += [ResultRow(name, "ensemble", score(predictions)) for name, predictions in ensembles.items()]
-    print(as_text(results_table(rows, title="Fashion-MNIST test, published predictions")))
+    print(results_table(rows, title="Fashion-MNIST test, published predictions").to_text())
     for name, expected in PUBLISHED.items():
         accuracy = score(ensembles[name]).accuracy
         verdict = "equal" if accuracy == expected else "DIFFERENT"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from tercet.metrics.seed_comparison import crossed_mean
+from tercet.metrics.significance import crossed_mean
 
 CASES = [(500, 3, 0.0), (500, 3, 0.1), (500, 3, 0.3), (5000, 3, 0.1), (5000, 3, 0.3), (500, 5, 0.2), (200, 10, 0.2)]
 

@@ -23,6 +23,7 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import RunConfig
 from tercet.config.search_space import read_space
 from tercet.config.training import TrainingConfig
+from tercet.core.registry import PARTS
 from tercet.core.yaml_io import parse_yaml
 from tercet.experiments.catalog import describe_model
 from tercet.experiments.tune_study import SEARCHED
@@ -282,7 +283,12 @@ def test_table_of_small_networks_matches_the_code(name: str, double: str, single
 
 
 @pytest.mark.slow
-def test_python_page_runs_as_a_program(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_page_runs_as_a_program(
+    alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = PARTS["metric"]
+    monkeypatch.setattr(metrics, "_values", {name: metrics[name] for name in metrics})  # the page registers metrics
+    monkeypatch.setattr(metrics, "_custom", set())
     page = [block for block in blocks("python") if block.page.name == "python.md"]
     program = "".join(block.text for block in page)
     exec(compile(program, "docs/python.md", "exec"), {"__name__": "python_page"})

@@ -19,7 +19,7 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.reproduce import Reproduction, reproduce
 from tercet.experiments.reproduce_steps import Overrides
 from tercet.metrics.classification import score
-from tercet.metrics.seed_comparison import compare_seeds
+from tercet.metrics.significance import compare_seeds
 
 pytestmark = pytest.mark.usefixtures("alone")
 QUICK: dict[str, Any] = {"lr": 3e-3, "batch_size": 16, "epochs": 2, "tensorboard": False}

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from tercet.core.errors import DataError
 from tercet.core.predictions import Predictions
-from tercet.metrics.seed_comparison import agreement_matrix, confused_class_pairs, difficulty, diversity
+from tercet.metrics.significance import agreement_matrix, confused_class_pairs, difficulty, diversity
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 IDS = [f"image {row}" for row in range(8)]

@@ -15,9 +15,8 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.registry import PARTS
 from tercet.ensemble.combine import EnsembleMethod
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold, cross_fitted_multilabel, fit_rule
-from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
 from tercet.metrics.multilabel import fit_threshold, per_label, score_multilabel, validation_multilabel_scores
-from tercet.metrics.tables import as_text
+from tercet.metrics.tables import ResultRow, classes_table, results_table
 from tercet.models.forward import Logits
 
 
@@ -163,9 +162,9 @@ def test_logits_of_several_members_are_split() -> None:
 def test_tables_fit_80_columns_and_escape_names() -> None:
     predictions = random_predictions()
     rows = [
-        MultilabelRow("[red]a", "member", score_multilabel(predictions), 3.2, 1200),
-        MultilabelRow("vote", "ensemble", score_multilabel(predictions), chosen=True),
+        ResultRow("[red]a", "member", score_multilabel(predictions), 3.2, 1200),
+        ResultRow("vote", "ensemble", score_multilabel(predictions), chosen=True),
     ]
-    text = as_text(multilabel_table(rows, title="t"))
+    text = results_table(rows, title="t").to_text()
     assert "[red]a" in text and "* vote" in text and "n = 40 samples" in text
-    assert max(map(len, (text + as_text(labels_table(predictions, title="by label"))).splitlines())) <= 80
+    assert max(map(len, (text + classes_table(predictions, title="by label").to_text()).splitlines())) <= 80

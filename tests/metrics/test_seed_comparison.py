@@ -10,8 +10,7 @@ from scipy.stats import ttest_1samp
 
 from tercet.core.errors import DataError
 from tercet.core.predictions import Predictions
-from tercet.metrics.seed_comparison import compare_seeds, correct_by_run, crossed_mean
-from tercet.metrics.significance import compare, mcnemar
+from tercet.metrics.significance import compare, compare_seeds, correct_by_run, crossed_mean, mcnemar
 
 
 def make_predictions(correct: np.ndarray, *, known: int | None = None) -> Predictions:

@@ -7,18 +7,18 @@ import sys
 import numpy as np
 import pytest
 
+from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.metrics.classification import score
 from tercet.metrics.significance import compare
+from tercet.metrics.table import Table, short_count
 from tercet.metrics.tables import (
     ResultRow,
-    as_text,
     classes_table,
     comparison_text,
+    mistakes_text,
     pairs_table,
-    printable,
     results_table,
-    short_count,
 )
 
 HOSTILE = ("[red]x[/red]", "\x1b[31mred\x1b[0m", "a\nb\tc", "[/]", "\u202egnp.exe", "\udcff")
@@ -41,31 +41,31 @@ def rows(name: str = "row-bilstm") -> list[ResultRow]:
 
 
 def test_members_come_first_and_the_chosen_row_is_marked() -> None:
-    text = as_text(results_table(rows(), title="digits, test"))
+    text = results_table(rows(), title="digits, test").to_text()
     parts = ("digits, test", "row-bilstm", "small-cnn", "* average", "chosen on validation")
     positions = [text.index(part) for part in parts]
     assert positions == sorted(positions)
-    assert f"{rows()[0].scores.accuracy:.4f}" in text
+    assert f"{rows()[0].scores['accuracy']:.4f}" in text
     assert "n = 40 samples" in text
     assert "216k" in text and "51.1M" in text and "123" in text and "4.6" in text
 
 
 def test_different_numbers_of_samples_have_a_column() -> None:
     other = ResultRow("other", "member", score(predictions(17)))
-    text = as_text(results_table([*rows(), other]))
+    text = results_table([*rows(), other]).to_text()
     assert "n = " not in text
     assert " 17 " in text and " 40 " in text
 
 
 def test_without_a_chosen_row_there_is_no_mark() -> None:
-    assert "*" not in as_text(results_table(rows()[1:]))
+    assert "*" not in results_table(rows()[1:]).to_text()
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "x" * 200, "efficientnet_b0.ra_in1k"])
 def test_tables_fit_80_columns_without_truncation(name: str) -> None:
-    text = as_text(results_table(rows(name), title=name))
+    text = results_table(rows(name), title=name).to_text()
     assert max(map(len, text.splitlines())) <= 80
-    assert all(f"{value:.4f}" in text for value in {row.scores.accuracy for row in rows()})
+    assert all(f"{value:.4f}" in text for value in {row.scores["accuracy"] for row in rows()})
     assert "…" not in text
     folded = "".join(line[:26].strip() for line in text.splitlines())
     assert printable(name)[:60] in folded
@@ -77,11 +77,11 @@ def test_markup_and_control_characters_in_names_are_escaped() -> None:
         pairs_table(predictions(), limit=40),
         results_table(rows("[red]x[/red]")),
     ):
-        text = as_text(table)
+        text = table.to_text()
         assert "[red]x[/red]" in text
         assert "\x1b" not in text and "\u202e" not in text and "\t" not in text
         text.encode("utf-8")
-    assert "\\x1b[31mred" in as_text(classes_table(predictions()))
+    assert "\\x1b[31mred" in classes_table(predictions()).to_text()
 
 
 def test_printable_keeps_printable_characters() -> None:
@@ -91,7 +91,7 @@ def test_printable_keeps_printable_characters() -> None:
 
 def test_a_class_without_samples_has_no_recall() -> None:
     table = classes_table(Predictions.of([[0.9, 0.1, 0.0]] * 2, classes=["cat", "dog", "owl"], labels=[0, 0]))
-    cat, dog = (next(line for line in as_text(table).splitlines() if name in line).split() for name in ("cat", "dog"))
+    cat, dog = (next(line for line in table.to_text().splitlines() if name in line).split() for name in ("cat", "dog"))
     assert cat == ["cat", "2", "1.000", "1.000", "1.000"]
     assert dog == ["dog", "0", "0.000", "-", "0.000"]
 
@@ -99,14 +99,38 @@ def test_a_class_without_samples_has_no_recall() -> None:
 def test_pairs_table_has_count_and_share() -> None:
     truth, predicted = [0, 0, 0, 0], [0, 1, 1, 1]
     table = pairs_table(Predictions.of(np.eye(2)[predicted], classes=["cat", "dog"], labels=truth))
-    assert "cat dog" in " ".join(as_text(table).split())
-    assert "3 75.0 %" in as_text(table)
+    assert "cat dog" in " ".join(table.to_text().split())
+    assert "3 75.0 %" in " ".join(table.to_text().split())
+
+
+def test_without_mistakes_there_is_no_table() -> None:
+    right = Predictions.of(np.eye(2)[[0, 1]], classes=["cat", "dog"], labels=[0, 1])
+    assert mistakes_text(right, model="x\n") == "no mistakes of x\\n\n"
+    wrong = right.with_labels([1, 0])
+    assert mistakes_text(wrong).startswith("most frequent mistakes\n") and "dog" in mistakes_text(wrong)
+
+
+def test_a_table_is_wider_than_asked_rather_than_without_numbers() -> None:
+    header = [f"column {number}" for number in range(20)]
+    text = Table(["name", *header], [("x" * 30, *("0.12345",) * 20)], "l" + "r" * 20).to_text()
+    assert text.count("0.12345") == 20 and "…" not in text and max(map(len, text.splitlines())) > 80
+    wide = Table(["name", "n"], [("x" * 100, "1")], "lr")
+    assert "x" * 100 in wide.to_text(width=120) and "x" * 100 not in wide.to_text()
+
+
+def test_text_and_html_have_the_same_cells() -> None:
+    table = Table(["name", "score\nof it"], [("<b>", "0.5\n±0.1"), ("a\nb", "0.7")], "lr", "Title", note="remark")
+    text, page = table.to_text(), table.to_html()
+    assert text.splitlines()[0] == "Title" and "±0.1" in text and "a\\nb" in text and "remark" in text
+    assert "&lt;b&gt;" in page and "a\\nb" in page and "Title; remark" in page
+    with pytest.raises(ValueError, match="longer than its 1 columns"):
+        Table(["name"], [("a", "b")]).to_html()
 
 
 def test_rows_can_be_written_as_json() -> None:
     document = json.loads(json.dumps([row.to_dict() for row in rows()], allow_nan=False))
     assert document[0]["name"] == "average" and document[0]["chosen"] is True
-    assert document[1]["parameters"] == 216_426 and document[1]["macro_f1"] == rows()[1].scores.macro_f1
+    assert document[1]["parameters"] == 216_426 and document[1]["macro_f1"] == rows()[1].scores["macro_f1"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from tercet.config.fields import Field
 from tercet.config.schema import Schema
 
 _COLUMN = 26
+_MAX_PLACEHOLDER = 60
+"""Length of the choices up to which they are in the placeholder; longer ones are in the help."""
 _LEGEND = (
     "N is a whole number, X a number; list elements are separated by commas. --key=value also works; null unsets an "
     "option that a file sets; arguments after -- are never options."
@@ -117,13 +119,16 @@ def placeholder(item: Field) -> str:
     if item.element is not None:
         element = {int: "N", float: "X", bool: "true|false"}.get(item.element, "NAME")
         return f"{element},{element},..."
-    return "|".join(map(str, item.choices)) or _PLACEHOLDERS.get(item.inner, "'{NAME: VALUE, ...}'")
+    choices = "|".join(map(str, item.choices))
+    if len(choices) > _MAX_PLACEHOLDER:
+        return "NAME"
+    return choices or _PLACEHOLDERS.get(item.inner, "'{NAME: VALUE, ...}'")
 
 
 def _option_help(item: Field) -> str:
     notes = []
-    if item.element is not None and item.choices:
-        notes.append("any of " + ", ".join(map(str, item.choices)))
+    if item.choices and (item.element is not None or placeholder(item) == "NAME"):
+        notes.append(f"{'one' if item.element is None else 'any'} of {', '.join(map(str, item.choices))}")
     if item.default is not None and item.default is not False and item.default not in ("", (), {}):
         all_choices = item.element is not None and item.default == item.choices
         notes.append(f"default: {'all' if all_choices else _default(item.default)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from tercet.core.errors import ConfigError, raise_problems
-from tercet.core.registry import did_you_mean
+from tercet.core.registry import PARTS, did_you_mean
 from tercet.core.yaml_io import parse_yaml, read_mapping
 
 Scale = Literal["small", "paper"]
@@ -18,8 +18,8 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 StepCommand = Literal["train", "compare", "crossval", "ensemble"]
 STEP_COMMANDS: tuple[StepCommand, ...] = get_args(StepCommand)
 """Commands of steps."""
-METRICS = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds", "seconds_per_epoch")
-"""Metrics of published results."""
+COSTS = ("parameters", "flops", "seconds", "seconds_per_epoch")
+"""Published results that are not metrics."""
 Kind = TypeVar("Kind")
 
 
@@ -98,7 +98,7 @@ class PublishedResult:
     what: str
     """Description in the terms of the source."""
     metric: str = "accuracy"
-    """One of `METRICS`."""
+    """A registered metric, or one of `COSTS`."""
     published: float | str | None = None
     """Value in the source, if any."""
     source: str = ""
@@ -199,8 +199,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
                 yield f"{where}: '{source}' is not a result of a step{did_you_mean(source.step, setting.steps)}"
     for number, row in enumerate(recipe.rows):
         where = f"{recipe.name}, row {number + 1}"
-        if row.metric not in METRICS:
-            yield f"{where}: unknown metric '{row.metric}'{did_you_mean(row.metric, METRICS)} ({', '.join(METRICS)})"
+        if row.metric not in (known := [*PARTS["metric"], *COSTS]):
+            yield f"{where}: unknown metric '{row.metric}'{did_you_mean(row.metric, known)} ({', '.join(known)})"
         for scale in SCALES:
             if row.result_source(scale) is not None and scale not in recipe.scales:
                 yield f"{where}: the recipe has no scale {scale}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from tercet.core.errors import raise_problems
 
@@ -50,7 +50,8 @@ class StageConfig:
 PAPER_STAGES = (StageConfig(lr=1e-4, epochs=40), StageConfig(lr=1e-5, epochs=15), StageConfig(lr=1e-6, epochs=15))
 """The paper's three stages (section 4.4)."""
 
-Monitor = Literal["accuracy", "loss", "macro_f1", "kappa", "sum", "o_f1", "c_f1", "map"]
+Monitor: TypeAlias = str
+"""Name of a registered metric."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class TrainingConfig:
     ema_decay: float | None = None
     """Decay of an exponential moving average (EMA) of the weights, such as 0.999; the averaged weights are evaluated
     and saved."""
-    monitor: Monitor = "accuracy"
+    monitor: Monitor = field(default="accuracy", metadata={"registry": "metric"})
     """Metric that selects the best epoch and ensemble; sum is accuracy + macro-F1 + kappa. Multi-label: o_f1, c_f1, map
     or loss (accuracy means o_f1, macro_f1 means c_f1). The lower loss breaks ties."""
     monitor_split: Literal["validation", "test"] = "validation"

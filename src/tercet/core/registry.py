@@ -181,6 +181,7 @@ PARTS: Mapping[str, Registry[Any]] = {
     "head": Registry("head", "tercet.models.heads"),
     "combiner": Registry("ensemble method", "tercet.ensemble.weights"),
     "dataset": Registry("data set", "tercet.data.datasets"),
+    "metric": Registry("metric", "tercet.metrics.metric"),
 }
 """The registry of each kind of part that can be added."""
 

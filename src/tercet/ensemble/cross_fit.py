@@ -18,7 +18,7 @@ from tercet.core.errors import DataError
 from tercet.core.predictions import Ints, Predictions, aligned, concatenate
 from tercet.ensemble.combine import is_fitted
 from tercet.ensemble.weights import fit_combiner
-from tercet.metrics.classification import Scores
+from tercet.metrics.metric import Scores, rank_key
 
 FitPredict = Callable[[Ints, Ints], Predictions]
 """Takes row indices to fit on and held-out row indices; returns predictions of the held-out rows, in their order."""
@@ -122,10 +122,8 @@ def rank(scores: Mapping[str, Scores], monitor: Monitor) -> list[str]:
     """
 
     def sort_key(name: str) -> tuple[float, float, int]:
-        values = scores[name].monitored()
-        sign = 1 if monitor == "loss" else -1
         position = METHODS.index(name) if name in METHODS else len(METHODS)
-        return sign * values[monitor], values["loss"], position
+        return *rank_key(monitor, scores[name]), position
 
     return sorted(scores, key=sort_key)
 

@@ -5,7 +5,7 @@ Shapes: N labelled samples, M members, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import LinearConstraint, minimize
@@ -21,7 +21,8 @@ from tercet.ensemble.combine import (
     normalize_weights,
     stack_members,
 )
-from tercet.metrics.classification import is_better, quick_scores
+from tercet.metrics.classification import quick_scores
+from tercet.metrics.metric import is_better
 
 ROUNDS = 25
 _SMALLEST = 1e-15  # keeps the logarithm finite if all members give the true class probability 0
@@ -94,11 +95,12 @@ def greedy_weights(members: Sequence[Predictions], monitor: Monitor = "accuracy"
         rounds: Members added after the first.
     """
     stack, labels = _labelled_rows(members)
+    like = members[0].take(members[0].known)
     total = np.zeros_like(stack[:, 0])
     counts = np.zeros(stack.shape[1], dtype=np.int64)
     best, best_counts = None, counts
     for _ in range(rounds + 1):
-        added, scores = _best_addition(total, stack, labels, size=int(counts.sum()) + 1, monitor=monitor)
+        added, scores = _best_addition(total, stack, labels, size=int(counts.sum()) + 1, monitor=monitor, like=like)
         total = total + stack[:, added]
         counts[added] += 1
         if is_better(monitor, scores, best):
@@ -108,11 +110,11 @@ def greedy_weights(members: Sequence[Predictions], monitor: Monitor = "accuracy"
 
 
 def _best_addition(
-    total: Floats, stack: Floats, labels: Ints, *, size: int, monitor: Monitor
-) -> tuple[int, dict[str, float]]:
-    chosen, best = 0, quick_scores((total + stack[:, 0]) / size, labels, monitor=monitor)
+    total: Floats, stack: Floats, labels: Ints, *, size: int, monitor: Monitor, like: Predictions
+) -> tuple[int, Mapping[str, float]]:
+    chosen, best = 0, quick_scores((total + stack[:, 0]) / size, labels, monitor=monitor, like=like)
     for member in range(1, stack.shape[1]):
-        scores = quick_scores((total + stack[:, member]) / size, labels, monitor=monitor)
+        scores = quick_scores((total + stack[:, member]) / size, labels, monitor=monitor, like=like)
         if is_better(monitor, scores, best):
             chosen, best = member, scores
     return chosen, best

@@ -190,7 +190,7 @@ def _score_test(test: Predictions, calibration: Calibration) -> dict[str, Any]:
     calibrated = calibration.apply(labelled)
     values: dict[str, Any] = {"n": len(labelled)}
     for suffix, scores in (("before", score(labelled)), ("after", score(calibrated))):
-        values |= {f"{key}_{suffix}": getattr(scores, key) for key in ("ece", "log_loss", "brier")}
+        values |= {f"{key}_{suffix}": scores[key] for key in ("ece", "log_loss", "brier")}
     return {**values, **check_coverage(calibrated, calibration)}
 
 

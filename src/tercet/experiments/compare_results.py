@@ -18,20 +18,19 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.untrusted_files import escape_formula
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
-from tercet.metrics.classification import is_better, score
-from tercet.metrics.comparison_tables import tables_text
-from tercet.metrics.seed_comparison import (
+from tercet.metrics.classification import score
+from tercet.metrics.metric import Detail, is_better, metric_names, spread_of
+from tercet.metrics.run_tables import network_tables
+from tercet.metrics.significance import (
     Difficulty,
     compare_seeds,
     confused_class_pairs,
     correct_by_run,
     difficulty,
     diversity,
+    holm,
 )
-from tercet.metrics.significance import holm
-from tercet.metrics.tables import spread_of
 
-_SCORES = ("accuracy", "macro_f1", "kappa", "log_loss")
 _COSTS = ("train_accuracy", "updates", "seconds_per_epoch", "seconds", "images_per_second")
 _NETWORK_KEYS = ("parameters", "trainable", "buffers", "flops", "input")
 
@@ -125,7 +124,8 @@ def _results(network: ComparedNetwork, split: str) -> dict[str, Any]:
     results |= {key: spread_of([training[key] for training in trainings]) for key in _COSTS}
     for part in ("validation", "test"):
         if network.has_labels(part):
-            results[part] = {key: spread_of([training[part][key] for training in trainings]) for key in _SCORES}
+            names = metric_names("single", Detail.COMPARISON)
+            results[part] = {name: spread_of([training[part][name] for training in trainings]) for name in names}
     predictions = network.predictions(split)
     seed_pairs = list(combinations(predictions, 2))
     return {
@@ -139,11 +139,7 @@ def _results(network: ComparedNetwork, split: str) -> dict[str, Any]:
 def _training(seed: int, member: TrainedMember) -> dict[str, Any]:
     history = History.load(member.folder.path / "history.jsonl")
     summary = member.summary
-    scores = {
-        split: score(predictions).to_dict()
-        for split, predictions in member.predictions.items()
-        if predictions.known.any()
-    }
+    scores = {split: score(predictions) for split, predictions in member.predictions.items() if predictions.known.any()}
     return {
         "seed": seed,
         "member": member.name,
@@ -182,18 +178,13 @@ def _best(networks: Sequence[ComparedNetwork], monitor: Monitor) -> str | None:
     """Return the network with the best mean validation score; the first of equals."""
     best_name, best_means = None, None
     for network in networks:
-        scores = [score(predictions).monitored() for predictions in network.predictions("validation")]
-        means = {key: statistics.fmean(values[key] for values in scores) for key in scores[0]}
+        scores = [score(predictions) for predictions in network.predictions("validation")]
+        means = {key: statistics.fmean(values[key] for values in scores) for key in (monitor, "loss")}
         if is_better(monitor, means, best_means):
             best_name, best_means = network.name, means
     return best_name
 
 
-_SPREADS = (
-    "train_accuracy", "validation.accuracy", "test.accuracy", "test.macro_f1", "test.kappa", "test.log_loss",
-    "updates", "seconds_per_epoch", "seconds", "images_per_second",
-)  # fmt: skip
-"""Keys of networks.csv with mean and standard deviation; a dot separates split and metric."""
 _VALUES = ("parameters", "trainable", "flops", "own_agreement")
 _TEST = ("difference", "low", "high", "p_value", "p_holm")
 _PAIR = ("agreement", "both", "only_a", "only_b", "neither", "disagreement")
@@ -220,7 +211,8 @@ def report_text(metrics: Mapping[str, Any]) -> str:
             "WARNING: epochs were chosen on the test split (monitor_split: test): its scores are optimistic.\n"
         )
     title = f"{metrics['data']['source']}: {len(networks)} network(s) x {len(metrics['protocol']['seeds'])} seed(s)"
-    parts.append(tables_text(networks, baseline=baseline, title=title, split=split))
+    tables = network_tables(networks, baseline=baseline, title=title, split=split)
+    parts.append("\n".join(table.to_text() for table in tables))
     if tested:
         several_seeds = any(row["against_baseline"]["test"] == "images and seeds" for row in tested)
         parts.append((_SEEDS_NOTE if several_seeds else _ONE_SEED_NOTE).format(split=split, count=len(tested)))
@@ -264,7 +256,7 @@ def _size_lines(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def write_tables(run: RunFolder, metrics: Mapping[str, Any], networks: Sequence[ComparedNetwork]) -> None:
     """Write `networks.csv`, `pairs.csv` and `images.csv` into the folder of a comparison."""
-    spreads = [f"{key.replace('.', '_')}_{suffix}" for key in _SPREADS for suffix in ("mean", "sd")]
+    spreads = [f"{key.replace('.', '_')}_{suffix}" for key in _spread_keys() for suffix in ("mean", "sd")]
     header = ["network", "seeds", *_VALUES, *spreads, *_TEST, *(f"baseline_{key}" for key in _PAIR)]
     _write(run, "networks.csv", header, map(_network_row, metrics["networks"]))
     pairs = (
@@ -284,9 +276,15 @@ def write_tables(run: RunFolder, metrics: Mapping[str, Any], networks: Sequence[
     _write(run, "images.csv", ["id", "label", "right", "trainings", *map(escape_formula, correct)], image_rows)
 
 
+def _spread_keys() -> list[str]:
+    """Return the keys of networks.csv with mean and standard deviation; a dot separates split and metric."""
+    tests = (f"test.{name}" for name in metric_names("single", Detail.COMPARISON))
+    return ["train_accuracy", "validation.accuracy", *tests, *_COSTS[1:]]
+
+
 def _network_row(row: Mapping[str, Any]) -> list[Any]:
     cells = [escape_formula(row["name"]), len(row["seeds"]), *(row.get(key) for key in _VALUES)]
-    for path in _SPREADS:
+    for path in _spread_keys():
         value: Any = row
         for key in path.split("."):
             value = value.get(key) if value else None

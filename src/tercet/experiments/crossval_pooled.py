@@ -20,8 +20,8 @@ from tercet.data.table import load_samples
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.combiners import FOLD_MEAN, FoldCombiner, FoldMean
 from tercet.experiments.fold_runs import FoldRun, FoldRuns
-from tercet.metrics.classification import Scores, score
-from tercet.metrics.tables import RowKind, spread
+from tercet.metrics.classification import score
+from tercet.metrics.metric import Scores, fold_spread
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class PooledResult:
 
     name: str
     """Name in tables and files."""
-    kind: RowKind
+    kind: str
+    """member or ensemble."""
     by_fold: Mapping[str, Predictions]
     """By fold, for the folds that have it."""
     seconds: float | None = None
@@ -59,9 +60,9 @@ class PooledResult:
             "name": self.name,
             "seconds": self.seconds,
             "parameters": self.parameters,
-            "pooled": self.overall.to_dict(),
-            **spread(list(self.scores.values())),
-            "folds": {fold: scores.to_dict() for fold, scores in self.scores.items()},
+            "pooled": self.overall,
+            **fold_spread(list(self.scores.values())),
+            "folds": self.scores,
         }
 
 
@@ -136,7 +137,7 @@ def _held_out(fold: FoldRun, name: str) -> Predictions:
     return Predictions.load(fold.run.predictions(name, "test"))
 
 
-def _results(runs: FoldRuns, fold_metrics: Mapping[str, Any], kind: RowKind) -> tuple[PooledResult, ...]:
+def _results(runs: FoldRuns, fold_metrics: Mapping[str, Any], kind: str) -> tuple[PooledResult, ...]:
     key = "members" if kind == "member" else "ensembles"
     rows = {fold.name: {row["name"]: row for row in fold_metrics[fold.name][key]} for fold in runs.folds}
     results = []

@@ -14,12 +14,13 @@ from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.crossval_pooled import PooledResult, PooledResults, pool
-from tercet.experiments.finalize import CARD_SCORES, data_notes, mistakes_section
+from tercet.experiments.finalize import data_notes
 from tercet.experiments.fit_ensemble import groups_of
 from tercet.experiments.fold_runs import FoldRuns
 from tercet.metrics.classification import score
+from tercet.metrics.metric import fold_spread
 from tercet.metrics.significance import Comparison, compare
-from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table, spread, spread_table
+from tercet.metrics.tables import ResultRow, comparison_text, mistakes_text, results_table, spread_table
 
 _ON_TEST = (
     "WARNING: epochs and ensembles were selected on the held-out folds themselves (monitor_split: test), as in some\n"
@@ -48,11 +49,11 @@ def finalize_folds(runs: FoldRuns) -> tuple[dict[str, Any], str]:
     if calibrated is not None:  # the card holds the scores of the bundle's own, calibrated predictions
         labelled = {split: calibrated.calibration.apply(predictions) for split, predictions in labelled.items()}
         labelled["validation"] = calibrated.validation
-    scores = {"pooled": metrics["pooled"]}
-    scores |= {split: score(predictions).to_dict() for split, predictions in labelled.items()}
+    scores = {"pooled": pooled.chosen.overall}
+    scores |= {split: score(predictions) for split, predictions in labelled.items()}
     card = {
         "data": {**runs.plan.data_card(pooled.data.table), "held_out": metrics["data"]["held_out"]},
-        "metrics": {name: {key: values[key] for key in CARD_SCORES} for name, values in scores.items()},
+        "metrics": {name: values.card() for name, values in scores.items()},
         "versions": metrics["versions"],
     }
     calibration = None if calibrated is None else calibrated.calibration
@@ -80,7 +81,7 @@ def _metrics(
     pooled: PooledResults, comparison: Comparison | None, calibrated: CalibrationResult | None
 ) -> dict[str, Any]:
     runs, plan = pooled.runs, pooled.runs.plan
-    test = {name: score(values).to_dict() for name, values in pooled.test.items() if values.known.any()}
+    test = {name: score(values) for name, values in pooled.test.items() if values.known.any()}
     return {
         "run": str(runs.root.path),
         "bundle": str(runs.root.bundle),
@@ -99,12 +100,12 @@ def _metrics(
                 "chosen": pooled.fold_metrics[fold.name]["chosen"],
                 "best_member": pooled.fold_metrics[fold.name]["best_member"],
                 "unlearned": list(fold.unlearned),
-                **pooled.chosen.scores[fold.name].to_dict(),
+                **pooled.chosen.scores[fold.name],
             }
             for fold in runs.folds
         ],
-        "pooled": pooled.chosen.overall.to_dict(),
-        **spread(list(pooled.chosen.scores.values())),
+        "pooled": pooled.chosen.overall,
+        **fold_spread(list(pooled.chosen.scores.values())),
         "members": [result.to_dict() for result in pooled.members],
         "ensembles": [result.to_dict() for result in pooled.ensembles],
         "comparison": {"of": CHOSEN, "against": pooled.best.name, **comparison.to_dict()} if comparison else None,
@@ -123,20 +124,20 @@ def _report(pooled: PooledResults, comparison: Comparison | None, calibrated: Ca
     title = f"{plan.data}: {len(runs.folds)} folds ({runs.how}), all held-out images"
     split = "the held-out fold itself (OPTIMISTIC)" if plan.monitor_split == "test" else plan.monitor_split
     note = f"each fold's model, chosen on {split}"
-    sections.append(as_text(results_table([_row(result, pooled) for result in models], title=title, note=note)))
-    sections.append(as_text(results_table(_fold_rows(pooled), title=f"{CHOSEN} by held-out fold")))
-    rows = {result.name: list(result.scores.values()) for result in models}
-    sections.append(as_text(spread_table(rows, title="mean ± standard deviation over folds")))
+    sections.append(results_table([_row(result, pooled) for result in models], title=title, note=note).to_text())
+    sections.append(results_table(_fold_rows(pooled), title=f"{CHOSEN} by held-out fold").to_text())
+    rows = [result.to_dict() for result in models]
+    sections.append(spread_table(rows, title="mean ± standard deviation over folds").to_text())
     if comparison is not None:
         sections.append(comparison_text(comparison, CHOSEN, f"each fold's {pooled.best.name}") + "\n")
     sections.append(_bundle_section(pooled))
     sections.append(_calibration_section(pooled, calibrated))
     if rows_of_test := _test_rows(pooled.test):
         table = results_table(rows_of_test, title="test split (not used in any fold)", note="the bundle")
-        sections.append(as_text(table))
+        sections.append(table.to_text())
     sections += [f"{printable(fold.unlearned_note())}\n" for fold in runs.folds if fold.unlearned]
     sections += data_notes(plan)
-    sections.append(mistakes_section(pooled.chosen.pooled, f"{CHOSEN} on all held-out images"))
+    sections.append(mistakes_text(pooled.chosen.pooled, model=f"{CHOSEN} on all held-out images"))
     return "\n".join(sections)
 
 

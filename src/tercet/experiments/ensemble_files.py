@@ -19,7 +19,7 @@ from tercet.ensemble.cross_fit import cross_fitted
 from tercet.ensemble.weights import fit_combiner
 from tercet.metrics.classification import score
 from tercet.metrics.significance import Comparison, compare
-from tercet.metrics.tables import ResultRow, as_text, comparison_text, results_table
+from tercet.metrics.tables import ResultRow, comparison_text, results_table
 
 FitHead = Callable[[Sequence[Predictions]], tuple[Predictions, Predictions, Any]]
 """Takes members with labelled rows; returns the combination of all rows by a trained head, that of the labelled rows by
@@ -81,7 +81,7 @@ class CombinedPredictions:
             return f"{self.method} of {names}: {len(self.predictions)} samples, not scored (no labels)\n"
         fitting = "cross-fitted" if is_fitted(self.method) else "nothing fitted"
         rows = [*self.members, self.ensemble] if len(self.members) > 1 else [self.ensemble]
-        text = as_text(results_table(rows, title=f"{self.method} ({fitting})"))
+        text = results_table(rows, title=f"{self.method} ({fitting})").to_text()
         if self.weights is not None:
             weights = zip(self.names, self.weights, strict=True)
             text += "weights: " + ", ".join(f"{printable(name)} {weight:.3f}" for name, weight in weights) + "\n"
@@ -209,7 +209,7 @@ def combine_predictions(
         return result
     rows = tuple(ResultRow(name, "member", score(member)) for name, member in zip(names, members, strict=True))
     row = ResultRow(method, "ensemble", score(combined))
-    best = max(range(len(members)), key=lambda index: (rows[index].scores.accuracy, -index))
+    best = max(range(len(members)), key=lambda index: (rows[index].scores["accuracy"], -index))
     comparison = compare(combined, members[best]) if len(members) > 1 else None
     return replace(result, members=rows, ensemble=row, comparison=comparison, best=names[best])
 

@@ -28,9 +28,10 @@ from tercet.experiments.fit_ensemble import (
 )
 from tercet.experiments.plan import Plan
 from tercet.experiments.tta import TTAChoice, choose_tta
-from tercet.metrics.classification import confused_pairs, is_better, score
+from tercet.metrics.classification import score
+from tercet.metrics.metric import Scores, is_better
 from tercet.metrics.significance import Comparison, compare
-from tercet.metrics.tables import ResultRow, as_text, comparison_text, pairs_table, results_table
+from tercet.metrics.tables import ResultRow, comparison_text, mistakes_text, results_table
 
 TITLES = {
     ("validation", "validation"): "validation (used for selection; fitted ensembles are cross-fitted)",
@@ -47,8 +48,6 @@ _ONE_GROUP = (
     "All validation images belong to one group, so the scores of methods fitted on them ({methods}) are\n"
     "optimistic for other groups. These methods were not considered for selection.\n"
 )
-CARD_SCORES = ("n", "accuracy", "macro_f1", "kappa", "log_loss", "ece")
-"""Scores in the manifest of a bundle."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _bundle(results: RunResults, selected: Sequence[TrainedMember], table: Sampl
     if calibrated is not None:  # the card holds the scores of the bundle's own, calibrated predictions
         predictions = {split: calibrated.calibration.apply(values) for split, values in predictions.items()}
         predictions["validation"] = calibrated.validation
-    scores = {split: {key: values[key] for key in CARD_SCORES} for split, values in _scores(predictions).items()}
+    scores = {split: values.card() for split, values in _scores(predictions).items()}
     card = {"data": results.plan.data_card(table), "metrics": scores, "versions": results.metrics["versions"]}
     if results.chosen is None:
         return Bundle(results.plan.classes, (results.best.load(),), card=card, calibration=calibration)
@@ -163,9 +162,9 @@ def _scored_split(predictions: Mapping[str, Predictions]) -> str:
     return "test" if "test" in predictions and predictions["test"].known.any() else "validation"
 
 
-def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+def _scores(predictions: Mapping[str, Predictions]) -> dict[str, Scores]:
     return {
-        split: score(values).to_dict()
+        split: score(values)
         for split, values in predictions.items()
         if split in ("validation", "test") and values.known.any()
     }
@@ -220,7 +219,7 @@ def _rows(results: RunResults, split: str) -> list[ResultRow]:
             name = model.name if isinstance(model, TrainedMember) else model.method
             kind = "member" if isinstance(model, TrainedMember) else "ensemble"
             scores = score(model.predictions[split])
-            rows.append(ResultRow(name, kind, scores, model.seconds, model.parameters, model is results.winner))  # type: ignore[arg-type]
+            rows.append(ResultRow(name, kind, scores, model.seconds, model.parameters, model is results.winner))
     return rows
 
 
@@ -232,13 +231,13 @@ def _report(results: RunResults) -> str:
         if rows := _rows(results, split):
             title = f"{plan.data}: {TITLES[plan.monitor_split, split]}"
             table = results_table(rows, title=title, note=f"chosen on {plan.monitor_split}")
-            sections.append(as_text(table))
+            sections.append(table.to_text())
     if results.not_chosen:
         sections.append(_ONE_GROUP.format(methods=", ".join(results.not_chosen)))
     comparison = results.comparison()
     if chosen is not None and comparison is not None:
         sections.append(comparison_text(comparison, chosen.method, best.name) + "\n")
-        single, combined = (score(model.predictions[plan.monitor_split]).monitored() for model in (best, chosen))
+        single, combined = (score(model.predictions[plan.monitor_split]) for model in (best, chosen))
         if is_better(plan.monitor, single, combined):
             sections.append(better_alone(best.name, best.folder, plan))
     if results.calibrated is not None:
@@ -246,7 +245,7 @@ def _report(results: RunResults) -> str:
     sections += data_notes(plan)
     predictions = results.winner.predictions
     split = _scored_split(predictions)
-    sections.append(mistakes_section(predictions[split], f"{printable(results.name)} on {split}"))
+    sections.append(mistakes_text(predictions[split], model=f"{results.name} on {split}"))
     return "\n".join(sections)
 
 
@@ -256,10 +255,3 @@ def better_alone(member: str, folder: MemberFolder, plan: Plan) -> str:
         f"On {plan.monitor_split}, {printable(member)} alone scores higher than every ensemble. Its bundle:\n"
         f"{printable(str(folder.bundle))}\n"
     )
-
-
-def mistakes_section(predictions: Predictions, model: str) -> str:
-    """Return the section of a report with the most frequent mistakes."""
-    if not confused_pairs(predictions, limit=1):
-        return f"no mistakes of {model}\n"
-    return f"most frequent mistakes of {model}\n{as_text(pairs_table(predictions, limit=5))}"

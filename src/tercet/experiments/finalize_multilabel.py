@@ -19,13 +19,11 @@ from tercet.ensemble.multilabel import (
 )
 from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, better_alone, data_notes
 from tercet.experiments.plan import Plan
-from tercet.metrics.classification import is_better
-from tercet.metrics.comparison_tables import MultilabelRow, labels_table, multilabel_table
+from tercet.metrics.metric import Scores, is_better
 from tercet.metrics.multilabel import score_multilabel
-from tercet.metrics.tables import as_text
+from tercet.metrics.tables import ResultRow, classes_table, results_table
 
 _SPLITS = ("validation", "test")
-_CARD_SCORES = ("n", "o_f1", "c_f1", "map", "exact_match", "hamming")
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,14 @@ class MultilabelResult:
     """At least seconds and parameters."""
 
     @cached_property
-    def scores(self) -> dict[str, Any]:
+    def scores(self) -> dict[str, Scores]:
         """Scores of the labelled splits."""
         return {split: score_multilabel(values) for split, values in self.predictions.items() if values.known.any()}
 
-    def monitored(self, plan: Plan) -> Mapping[str, float]:
-        """Return the scores on the monitored split."""
-        return score_multilabel(self.predictions[plan.monitor_split]).monitored()
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        scores = {split: values.to_dict() for split, values in self.scores.items()}
-        return {"name": self.name, "members": list(self.members), **self.summary, "rule": self.rule.to_dict(), **scores}
+        head = {"name": self.name, "members": list(self.members)}
+        return {**head, **self.summary, "rule": self.rule.to_dict(), **self.scores}
 
 
 def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str]:
@@ -70,9 +64,7 @@ def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str
     networks = tuple(_load(run, name) for name in winner.members)
     card = {
         "data": plan.data_card(plan.open_data(run).table),
-        "metrics": {
-            split: {key: getattr(scores, key) for key in _CARD_SCORES} for split, scores in winner.scores.items()
-        },
+        "metrics": {split: scores.card() for split, scores in winner.scores.items()},
         "versions": metrics["versions"],
     }
     Bundle(plan.classes, networks, card=card, sets=winner.rule).save(run.bundle)
@@ -117,9 +109,9 @@ def _combine(method: str, members: Sequence[MultilabelResult], plan: Plan) -> Mu
 
 def _best(results: Sequence[MultilabelResult], plan: Plan) -> MultilabelResult:
     """Return the best result on the monitored split; the earlier one at equal scores and losses."""
-    best = results[0]
+    best, split = results[0], plan.monitor_split
     for result in results[1:]:
-        best = result if is_better(plan.monitor, result.monitored(plan), best.monitored(plan)) else best
+        best = result if is_better(plan.monitor, result.scores[split], best.scores[split]) else best
     return best
 
 
@@ -159,7 +151,7 @@ def _report(
     sections = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
     for split in _SPLITS:
         rows = [
-            MultilabelRow(
+            ResultRow(
                 result.name,
                 "ensemble" if result in ensembles else "member",
                 result.scores[split],
@@ -172,12 +164,12 @@ def _report(
         ]
         if rows:
             title = f"{plan.data}, {len(plan.classes)} labels: {TITLES[plan.monitor_split, split]}"
-            sections.append(as_text(multilabel_table(rows, title=title, note=f"chosen on {plan.monitor_split}")))
-    if winner is not best and is_better(plan.monitor, best.monitored(plan), winner.monitored(plan)):
+            sections.append(results_table(rows, title=title, note=f"chosen on {plan.monitor_split}").to_text())
+    single, combined = (result.scores[plan.monitor_split] for result in (best, winner))
+    if winner is not best and is_better(plan.monitor, single, combined):
         sections.append(better_alone(best.name, run.member(best.name), plan))
     sections.append("Multi-label scores are not calibrated.\n")
     sections += data_notes(plan)
     split = "test" if "test" in winner.scores else "validation"
-    title = f"{winner.name} by label on {split}"
-    sections.append(as_text(labels_table(winner.predictions[split], title=title)))
+    sections.append(classes_table(winner.predictions[split], title=f"{winner.name} by label on {split}").to_text())
     return "\n".join(sections)

@@ -23,7 +23,8 @@ from tercet.ensemble.cross_fit import choose, cross_fitted, rank
 from tercet.ensemble.weights import fit_combiner
 from tercet.experiments.end_to_end import EndToEndFitter
 from tercet.experiments.plan import Plan
-from tercet.metrics.classification import Scores, score
+from tercet.metrics.classification import score
+from tercet.metrics.metric import Scores
 from tercet.models.fusion_head import FusionHead
 from tercet.models.summary import summarize
 

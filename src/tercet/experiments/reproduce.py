@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from tercet.config.experiments import REPRODUCE, ReproduceConfig
 from tercet.config.parser import ParsedArguments
@@ -34,7 +33,7 @@ from tercet.experiments.reproduce_results import (
 )
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
 from tercet.experiments.results import RunResult
-from tercet.metrics.tables import as_text, plain_table
+from tercet.metrics.table import Table, terminal_width
 
 
 class Reproduction(RunResult):
@@ -222,12 +221,12 @@ def _text(metrics: Mapping[str, Any]) -> str:
 def list_recipes() -> CommandResult:
     """List the packaged recipes with their titles and running times."""
     recipes = [load_recipe(name) for name in recipe_names()]
-    table = plain_table("recipes: tercet reproduce NAME --data-dir FOLDER; --show prints one")
-    for header in ("name", "question", "time (scale small)"):
-        table.add_column(header, overflow="fold")
-    for recipe in recipes:
-        setting = recipe.scales.get("small")
-        table.add_row(recipe.name, Text(recipe.title), Text(setting.takes if setting else "-"))
+    rows = [
+        (recipe.name, recipe.title, recipe.scales["small"].takes if "small" in recipe.scales else "-")
+        for recipe in recipes
+    ]
+    title = "recipes: tercet reproduce NAME --data-dir FOLDER; --show prints one"
+    table = Table(("name", "question", "time (scale small)"), rows, caption=title)
     document = [
         {
             "name": recipe.name,
@@ -237,7 +236,7 @@ def list_recipes() -> CommandResult:
         }
         for recipe in recipes
     ]
-    return CommandResult(as_text(table), {"recipes": document})
+    return CommandResult(table.to_text(width=terminal_width()), {"recipes": document})
 
 
 def show_recipe(name: str) -> CommandResult:

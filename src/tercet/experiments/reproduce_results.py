@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
-from tercet.config.recipe import METRICS, PublishedPair, Recipe, ResultSource, Scale
+from tercet.config.recipe import COSTS, PublishedPair, Recipe, ResultSource, Scale
 from tercet.core.errors import ConfigError
 from tercet.core.files import csv_text
 from tercet.core.output import printable
@@ -22,8 +20,9 @@ from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.compare_grid import member_name
 from tercet.experiments.fold_runs import fold_folder
 from tercet.experiments.reproduce_steps import StepRun
-from tercet.metrics.seed_comparison import SeededComparison, compare_seeds
-from tercet.metrics.tables import as_text, plain_table, short_count, spread_of
+from tercet.metrics.metric import Detail, metric_names, spread_of
+from tercet.metrics.run_tables import published_table
+from tercet.metrics.significance import SeededComparison, compare_seeds
 
 FOLD = "fold "
 """Prefix of the names of single folds' results."""
@@ -59,7 +58,7 @@ def read_measurements(runs: Sequence[StepRun]) -> dict[ResultSource, list[Measur
 def _of_run(run: StepRun, metrics: Mapping[str, Any]) -> _Results:
     for row in (*metrics["members"], *metrics["ensembles"]):
         split = "test" if "test" in row else "validation"
-        costs = {key: row.get(key) for key in METRICS if row.get(key) is not None}
+        costs = {key: row.get(key) for key in COSTS if row.get(key) is not None}
         result = MeasuredResult({**costs, **row[split]}, split, run.run.predictions(row["name"], split))
         yield row["name"], result
         for name in (name for name, key in _SELECTED.items() if row["name"] == metrics.get(key)):
@@ -205,7 +204,7 @@ def pair_rows(recipe: Recipe, scale: Scale, measurements: Measurements) -> list[
 
 def all_results(measurements: Measurements) -> list[dict[str, Any]]:
     """Return all measured results, including those that are not in the recipe's table."""
-    metrics = ("accuracy", "macro_f1", "kappa", "log_loss", "ece", "parameters", "flops", "seconds")
+    metrics = [*metric_names("single", Detail.RESULTS), "parameters", "flops", "seconds"]
     rows = []
     for source, repetitions in measurements.items():
         scores = {metric: value for metric in metrics if (value := aggregate(repetitions, metric)) is not None}
@@ -215,26 +214,7 @@ def all_results(measurements: Measurements) -> list[dict[str, Any]]:
 
 def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table as text."""
-    table = plain_table(title)
-    table.add_column("what", overflow="fold")
-    for header in ("published", "measured", "±", "n", "difference"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        spread = "" if row["sd"] is None else _number(row["sd"], row)
-        if row["low"] is not None:
-            spread = f"{row['low']:.3f}-{row['high']:.3f}"
-        metric = "" if row["metric"] in ("accuracy", "parameters", "flops") else f" ({row['metric']})"
-        label = row["what"] if row["metric"].endswith("ratio") else f"{row['what']}{metric}"
-        difference = "" if row["difference"] is None else _number(row["difference"], row, signed=True)
-        table.add_row(
-            Text(printable(label)),
-            Text(printable(_number(row["published"], row))),
-            _number(row["measured"], row),
-            spread,
-            "" if row["n"] is None else str(row["n"]),
-            difference,
-        )
-    return as_text(table)
+    return published_table(rows, title=title).to_text()
 
 
 def pairs_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -265,15 +245,3 @@ def _ratio(result: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[st
     if base is None or not base["mean"]:
         return None
     return {**result, "mean": result["mean"] / base["mean"], "sd": None, "low": None, "high": None}
-
-
-def _number(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    if row["metric"] in ("parameters", "flops"):
-        return f"{value:+,.0f}" if signed else short_count(int(value)) if value >= 1e6 else f"{value:,.0f}"
-    magnitude = next((row[key] for key in ("measured", "published") if isinstance(row[key], int | float)), value)
-    digits = 4 if abs(magnitude) < 1.5 and "seconds" not in row["metric"] else 2
-    return f"{value:{'+' if signed else ''}.{digits}f}"

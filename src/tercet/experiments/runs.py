@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import natural_key
@@ -18,7 +16,7 @@ from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RECORD
 from tercet.data.run_reader import RunReader
-from tercet.metrics.tables import as_text, plain_table
+from tercet.metrics.table import Table, number, terminal_width
 
 _METRICS = "metrics.json"
 _SCHEMA_ERRORS = (KeyError, TypeError, AttributeError, IndexError, ValueError)
@@ -75,7 +73,8 @@ class RunsTable:
 
     def to_text(self) -> str:
         """Return the table, followed by unreadable and unfinished runs."""
-        parts = [as_text(self._table())] if self.rows else [f"no finished run under {printable(self.folder)}\n"]
+        table = self._table().to_text(width=terminal_width())
+        parts = [table] if self.rows else [f"no finished run under {printable(self.folder)}\n"]
         if any(row.monitor_split == "test" for row in self.rows):
             parts.append("! selected on the test split (monitor_split: test): test scores are optimistic\n")
         parts += [f"unreadable: {printable(name)}: {printable(reason)}\n" for name, reason in self.unreadable]
@@ -91,21 +90,20 @@ class RunsTable:
             "unfinished": list(self.unfinished),
         }
 
-    def _table(self) -> Any:
-        table = plain_table(f"runs under {self.folder}")
-        for header in ("run", "data", "chosen"):
-            table.add_column(header, overflow="fold", min_width=5)
-        for header in ("valid.\nacc.", "test\nacc.", "macro\nF1", "kappa", "time\n/ s"):
-            table.add_column(header, justify="right", no_wrap=True)
-        table.add_column("date", no_wrap=True)
-        for row in self.rows:
-            scores = (row.validation, row.test, row.macro_f1, row.kappa)
-            mark = " !" if row.monitor_split == "test" else ""
-            names = (Text(printable(name)) for name in (row.name, row.data, f"{row.chosen}{mark}"))
-            cells = ("-" if value is None else f"{value:.4f}" for value in scores)
-            seconds = "-" if row.seconds is None else f"{row.seconds:.0f}"
-            table.add_row(*names, *cells, seconds, row.date[:10])
-        return table
+    def _table(self) -> Table:
+        header = ("run", "data", "chosen", "valid.\nacc.", "test\nacc.", "macro\nF1", "kappa", "time\n/ s", "date")
+        rows = [
+            (
+                row.name,
+                row.data,
+                f"{row.chosen}{' !' if row.monitor_split == 'test' else ''}",
+                *map(number, (row.validation, row.test, row.macro_f1, row.kappa)),
+                number(row.seconds, ".0f"),
+                row.date[:10],
+            )
+            for row in self.rows
+        ]
+        return Table(header, rows, "lllrrrrrr", f"runs under {self.folder}")
 
 
 def runs(folder: str | Path = "runs", /, *, sort: str = "date") -> RunsTable:

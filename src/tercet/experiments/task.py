@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tercet.config.model import LabelsConfig
@@ -29,6 +30,7 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.tensorboard import stage_images
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, validation_scores
+from tercet.metrics.metric import find_metric
 from tercet.metrics.multilabel import validation_multilabel_scores
 from tercet.training.callbacks import Callback, TensorBoard
 from tercet.training.losses import (
@@ -86,9 +88,10 @@ def _adapt_multilabel(plan: Plan) -> Plan:
 
 
 def _monitor(monitor: Monitor) -> Monitor:
-    if monitor in ("kappa", "sum"):
+    name = _MONITORS.get(monitor, monitor)
+    if "multi" not in find_metric(name).tasks:
         raise ConfigError(f"monitor {monitor} {_SINGLE_LABEL}: use o_f1, c_f1, map or loss")
-    return _MONITORS.get(monitor, monitor)
+    return name
 
 
 def _problems(member: MemberConfig) -> Iterator[str]:
@@ -165,7 +168,7 @@ def _adapt_single(plan: Plan) -> Plan:
     raise_problems(
         [
             bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
-            plan.monitor in ("o_f1", "c_f1", "map") and f"monitor {plan.monitor} {needs}",
+            "single" not in find_metric(plan.monitor).tasks and f"monitor {plan.monitor} {needs}",
         ]
     )
     return plan
@@ -178,10 +181,18 @@ def _cross_entropy(member: MemberConfig, table: SampleTable) -> Objective:
     return CrossEntropy(class_weights=weights, label_smoothing=training.label_smoothing)
 
 
+def _names(plan: Plan, prepared: DataModule, rows: Rows) -> dict[str, Any]:
+    """Return what a metric of the caller's finds in its predictions, besides the values."""
+    return {"monitor": plan.monitor, "classes": plan.classes, "ids": [prepared.table.ids[row] for row in rows]}
+
+
 def _scoring_single(boards: Sequence[TensorBoard], plan: Plan, prepared: DataModule, rows: Rows) -> Scoring:
-    return stage_images(
-        boards, validation_scores, classes=plan.classes, store=prepared.images, rows=rows, monitor=plan.monitor
-    )
+    scorer = partial(validation_scores, **_names(plan, prepared, rows))
+    return stage_images(boards, scorer, classes=plan.classes, store=prepared.images, rows=rows, monitor=plan.monitor)
+
+
+def _scoring_multilabel(boards: Sequence[TensorBoard], plan: Plan, prepared: DataModule, rows: Rows) -> Scoring:
+    return partial(validation_multilabel_scores, **_names(plan, prepared, rows)), list(boards)
 
 
 def _save_single(
@@ -214,7 +225,7 @@ _MULTI = Task(
     can_combine_runs=False,
     adapt=_adapt_multilabel,
     objective=lambda member, table: multilabel_objective(member.model.labels, table.class_counts()),
-    scoring=lambda boards, plan, prepared, rows: (validation_multilabel_scores, list(boards)),
+    scoring=_scoring_multilabel,
     save=_save_multilabel,
     finalize=lambda run, plan, prepared: finalize_multilabel(run, plan),
 )

@@ -19,7 +19,8 @@ from tercet.core.history import EpochRow
 from tercet.core.predictions import Floats, Ints
 from tercet.data.data_module import Rows
 from tercet.data.image_cache import CachedImages
-from tercet.metrics.classification import Scorer, is_better
+from tercet.metrics.classification import Scorer
+from tercet.metrics.metric import is_better
 from tercet.training.callbacks import Callback, TensorBoard, TrainingProgress
 
 _SAMPLES = 16

@@ -22,9 +22,10 @@ from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combine import average
 from tercet.ensemble.cross_fit import rank
 from tercet.experiments.plan import Plan
-from tercet.metrics.classification import Scores, score
+from tercet.metrics.classification import score
+from tercet.metrics.metric import Scores, rank_key
 from tercet.metrics.significance import Comparison, compare
-from tercet.metrics.tables import TTARow, as_text, comparison_text, tta_table
+from tercet.metrics.tables import comparison_text, tta_table
 from tercet.models.classifier import Classifier
 from tercet.models.forward import predict
 from tercet.models.tta import enlarged_input_spec, predict_levels
@@ -107,11 +108,9 @@ class TTAChoice:
         """Return the section of the report."""
         names = list(self.chosen.members)
         model = "average of the members" if len(names) > 1 else names[0]
-        rows = [
-            TTARow(str(level.views), level.views.passes, level.scores, level is self.chosen) for level in self.levels
-        ]
-        table = as_text(tta_table(rows, title=f"test-time augmentation: {model} on {self.split}"))
-        return f"{table}{comparison_text(self.comparison(), str(self.alternative.views), 'plain')}\n"
+        levels, title = [level.to_dict() for level in self.levels], f"test-time augmentation: {model} on {self.split}"
+        table = tta_table(levels, str(self.chosen.views), title=title)
+        return f"{table.to_text()}{comparison_text(self.comparison(), str(self.alternative.views), 'plain')}\n"
 
 
 def choose_tta(run: RunFolder, plan: Plan) -> TTAChoice | None:
@@ -125,7 +124,8 @@ def choose_tta(run: RunFolder, plan: Plan) -> TTAChoice | None:
     levels = [_measure(run, plan, level) for level in (TTAConfig(seed=requested.seed), *requested.levels())]
     chosen = levels[0]
     for level in levels[1:]:  # ascending number of passes
-        if _value(level, plan.monitor) > _value(chosen, plan.monitor):
+        # a gain in the monitored metric: a lower loss alone does not pay for more passes
+        if rank_key(plan.monitor, level.scores)[0] < rank_key(plan.monitor, chosen.scores)[0]:
             chosen = level
     _install(run, plan, chosen.views)
     return TTAChoice(requested, tuple(levels), chosen, plan.monitor, plan.monitor_split)
@@ -147,11 +147,6 @@ def _measure(run: RunFolder, plan: Plan, views: TTAConfig) -> TTALevel:
     best = rank(members, plan.monitor)[: plan.fusion.num_members or None]
     ensemble = average([predictions[name] for name in predictions if name in best])
     return TTALevel(views, ensemble, score(ensemble), members)
-
-
-def _value(level: TTALevel, monitor: Monitor) -> float:
-    value = level.scores.monitored()[monitor]
-    return -value if monitor == "loss" else value
 
 
 def _install(run: RunFolder, plan: Plan, views: TTAConfig) -> None:

@@ -19,7 +19,7 @@ from tercet.core.files import read_json, write_json
 from tercet.core.history import History
 from tercet.core.run_folder import RunFolder
 from tercet.experiments.tune_study import SearchStudy
-from tercet.metrics.classification import is_better
+from tercet.metrics.metric import find_metric, is_better
 
 TrialState = Literal["complete", "pruned", "failed"]
 
@@ -145,7 +145,7 @@ class TrialLog:
         self._monitor, self._seed = search.monitor, search.run.seed
         self._settings = {
             "study_name": _NAME,
-            "direction": "minimize" if self._monitor == "loss" else "maximize",
+            "direction": "maximize" if find_metric(self._monitor).higher_is_better else "minimize",
             "pruner": _pruner(search),
         }
         backend = optuna.storages.journal.JournalFileBackend(str(path))

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
-from rich.text import Text
 
-from tercet.config.fields import quote_value
 from tercet.config.training import Monitor
 from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
@@ -29,8 +26,8 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
-from tercet.metrics.classification import is_better
-from tercet.metrics.tables import as_text, plain_table, short_count
+from tercet.metrics.metric import is_better
+from tercet.metrics.run_tables import rank_trials, trials_table
 from tercet.training.callbacks import Callback, EventStream, TrainingProgress
 
 
@@ -224,7 +221,9 @@ def trials_report(
 ) -> str:
     """Return the trials from best to worst, the improvement over the baseline, and the next command."""
     first, name = rows[0], best.monitor
-    parts = [as_text(_table(rows, best, title=f"{data}: {len(rows)} trials, {name} on validation"))]
+    trials = rank_trials([row.to_dict() for row in rows], best.to_dict())
+    table = trials_table(trials, name, best.number, title=f"{data}: {len(rows)} trials, {name} on validation")
+    parts = [table.to_text()]
     if first.score is None:
         parts.append(f"The baseline (trial 0) failed: {printable(first.outcome.reason)}\n")
     elif best is first:
@@ -248,47 +247,6 @@ def trials_report(
 def train_command(data: str, best_file: str) -> str:
     """Return the command that trains the best trial."""
     return shlex.join(["tercet", "train", data, "--config", best_file])
-
-
-def _table(rows: Sequence[TrialRow], best: TrialRow, *, title: str) -> Table:
-    table = plain_table(title)
-    for header in ("trial", best.monitor, "epochs", "time\n/ s", "para-\nmeters"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("options", overflow="fold")
-    for row in sorted(rows, key=lambda row: _rank(row, best.monitor)):
-        outcome = row.outcome
-        table.add_row(
-            f"{'* ' if row is best else ''}{row.number}",
-            "-" if row.score is None else f"{row.score:.4f}",
-            f"{outcome.epochs}" + (" pruned" if outcome.state == "pruned" else ""),
-            f"{outcome.seconds:.1f}",
-            "-" if outcome.parameters is None else short_count(outcome.parameters),
-            Text(printable(_options_text(row))),
-            style="bold" if row is best else "",
-        )
-    table.caption = Text("* best on validation; trial 0 is the baseline with the unchanged options")
-    return table
-
-
-def _options_text(row: TrialRow) -> str:
-    options = ", ".join(f"{key} {_short(value)}" for key, value in row.options.items())
-    return f"{options}; failed: {row.outcome.reason}" if row.outcome.state == "failed" else options
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "default"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else quote_value(value)
-
-
-def _rank(row: TrialRow, monitor: Monitor) -> tuple[int, float, int]:
-    """Return a sort key: completed trials from best to worst, then pruned ones, then failed ones."""
-    group = ("complete", "pruned", "failed").index(row.outcome.state)
-    score = row.score if row.score is not None else math.nan
-    value = math.inf if math.isnan(score) else score if monitor == "loss" else -score
-    return group, value, row.number
 
 
 if __name__ == "__main__":

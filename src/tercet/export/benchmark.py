@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from tercet.core.errors import raise_problems
 from tercet.core.resource_limits import available_cores
 from tercet.inference.predictor import Predictor, model_label, open_predictor
-from tercet.metrics.tables import as_text
+from tercet.metrics.table import Table, terminal_width
 
 BATCHES = (1, 8, 32)
 _WARM_UP, _MIN_RUNS = 2, 5
@@ -59,13 +58,13 @@ class BenchmarkResult:
 
     def to_text(self) -> str:
         """Return a table in plain text."""
-        table = Table(title=f"images of {self.size[0]} x {self.size[1]} pixels, from bytes to probabilities")
-        for column in ("runtime", "model", "threads", "batch", "p50 ms", "p95 ms", "images/s"):
-            table.add_column(column, justify="left" if column in ("runtime", "model") else "right")
+        header = ("runtime", "model", "threads", "batch", "p50 ms", "p95 ms", "images/s")
+        rows = []
         for row in self.rows:
             numbers = f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.images_per_second:.1f}"
-            table.add_row(row.runtime, row.model, str(row.threads), str(row.batch), *numbers)
-        return as_text(table)
+            rows.append((row.runtime, row.model, f"{row.threads}", f"{row.batch}", *numbers))
+        title = f"images of {self.size[0]} x {self.size[1]} pixels, from bytes to probabilities"
+        return Table(header, rows, "llrrrrr", title).to_text(width=terminal_width())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

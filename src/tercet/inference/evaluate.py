@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.multilabel import MultilabelPredictions
@@ -20,38 +18,37 @@ from tercet.ensemble.calibrate import check_coverage
 from tercet.inference.evaluation_rows import known_rows, require_same_task, rows_to_score
 from tercet.inference.predictor import Predictor, model_label, open_predictor
 from tercet.metrics.classification import score
-from tercet.metrics.comparison_tables import labels_table, multilabel_table
+from tercet.metrics.metric import Scores
 from tercet.metrics.multilabel import score_multilabel
 from tercet.metrics.significance import compare
-from tercet.metrics.tables import RowKind, TableRow, as_text, classes_table, comparison_text, pairs_table, results_table
+from tercet.metrics.table import terminal_width
+from tercet.metrics.tables import ResultRow, classes_table, comparison_text, mistakes_text, results_table
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Scores and tables of a kind of labels."""
+    """Scores and texts of a kind of labels."""
 
-    score: Callable[[Any], Any]
-    table: Callable[..., Table]
-    details: Callable[[Any], Sequence[Table]]
+    score: Callable[[Any], Scores]
+    details: Callable[[Any], Sequence[str]]
     missing: str
     extra: str
+
+
+def _classes(predictions: Predictions | MultilabelPredictions, title: str) -> str:
+    return classes_table(predictions, title=title).to_text(width=terminal_width())
 
 
 _TASKS = {
     Predictions: _Task(
         score,
-        results_table,
-        lambda predictions: [
-            classes_table(predictions, title="per class"),
-            pairs_table(predictions, limit=5, title="most frequent mistakes"),
-        ],
+        lambda predictions: [_classes(predictions, "per class"), mistakes_text(predictions)],
         "classes without images in the data",
         "class '{}' is unknown to the model: {} image(s) were not scored",
     ),
     MultilabelPredictions: _Task(
         score_multilabel,
-        multilabel_table,
-        lambda predictions: [labels_table(predictions, title="per label")],
+        lambda predictions: [_classes(predictions, "per label")],
         "labels without images in the data",
         "label '{}' is unknown to the model: ignored in {} image(s)",
     ),
@@ -62,7 +59,7 @@ _TASKS = {
 class Evaluation:
     """Scores of a model on labelled data."""
 
-    rows: tuple[TableRow[Any], ...]
+    rows: tuple[ResultRow, ...]
     """The model, then its members if there are several."""
     predictions: Predictions | MultilabelPredictions
     """Of the scored images."""
@@ -84,7 +81,8 @@ class Evaluation:
     def to_text(self) -> str:
         """Return tables for the terminal."""
         task = _TASKS[type(self.predictions)]
-        sections = [as_text(task.table([*self.rows, *self._plain_row()], title=f"scored: {self.subset}"))]
+        table = results_table([*self.rows, *self._plain_row()], title=f"scored: {self.subset}")
+        sections = [table.to_text(width=terminal_width())]
         if isinstance(self.plain, Predictions) and isinstance(self.predictions, Predictions):
             comparison = compare(self.predictions, self.plain)
             sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
@@ -98,9 +96,9 @@ class Evaluation:
         sections += [task.extra.format(printable(name), count) + "\n" for name, count in self.extra.items()]
         sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
         sections += [f"{self.note}\n"] if self.note else []
-        return "\n".join([*sections, *map(as_text, task.details(self.predictions))])
+        return "\n".join([*sections, *task.details(self.predictions)])
 
-    def _plain_row(self) -> list[TableRow[Any]]:
+    def _plain_row(self) -> list[ResultRow]:
         if self.plain is None:
             return []
         first, scores = self.rows[0], _TASKS[type(self.plain)].score(self.plain)
@@ -166,11 +164,11 @@ def evaluate(
     if not predictor.plain:
         plain, _ = predictor.with_tta("none").predict_with_members(source, batch_size=batch_size, device=device)
     task, several = _TASKS[type(combined)], len(members) > 1
-    kind: RowKind = "ensemble" if several else "member"
-    results = [TableRow(predictor.name, kind, task.score(combined), parameters=predictor.parameters)]
+    kind = "ensemble" if several else "member"
+    results = [ResultRow(predictor.name, kind, task.score(combined), parameters=predictor.parameters)]
     if several:
         results += [
-            TableRow(name, "member", task.score(predictions), parameters=count)
+            ResultRow(name, "member", task.score(predictions), parameters=count)
             for name, predictions, count in zip(
                 predictor.member_names, members, predictor.member_parameters, strict=True
             )

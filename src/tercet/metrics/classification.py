@@ -10,8 +10,8 @@ Shapes: N samples, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,82 +26,39 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from tercet.config.training import Monitor
 from tercet.core.errors import DataError
 from tercet.core.predictions import Floats, Ints, Predictions
+from tercet.metrics.metric import Scores, complete, own_scores
 
 Scorer = Callable[[ArrayLike, ArrayLike], dict[str, float]]
 """Maps logits N K and labels to scores by name, for validation during training."""
+QUICK = ("accuracy", "loss", "macro_f1", "kappa", "sum")
+"""Metrics of every validation: they are cheap. `sum` is accuracy + macro F1 + kappa."""
 BINS = 15
 _EPS = np.finfo(np.float64).eps  # scikit-learn's log loss clips probabilities at this value
 
 
-@dataclass(frozen=True)
-class ConfusionScores:
-    """Scores that depend on the confusion matrix only."""
-
-    n: int
-    """Number of samples."""
-    accuracy: float
-    """Fraction of correct predictions."""
-    accuracy_low: float
-    """Lower end of the 95 % Wilson interval of the accuracy."""
-    accuracy_high: float
-    """Upper end of this interval."""
-    balanced_accuracy: float
-    """Mean recall over the classes that occur in the labels."""
-    macro_precision: float
-    """Mean precision over classes."""
-    macro_recall: float
-    """Mean recall over classes."""
-    macro_f1: float
-    """Mean F1 over classes."""
-    kappa: float
-    """Cohen's kappa: agreement beyond chance, at most 1."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Scores(ConfusionScores):
-    """All scores of predictions."""
-
-    top5: float
-    """Top-5 accuracy, with min(5, K) classes; the lowest index wins ties."""
-    log_loss: float
-    """Mean negative log probability of the true class, in nats."""
-    brier: float
-    """Squared error against one-hot labels, summed over classes, averaged over samples, in [0, 2]."""
-    ece: float
-    """Expected calibration error of the top class (Guo et al., arXiv:1706.04599), 15 bins of equal width, in [0, 1]."""
-
-    def monitored(self) -> dict[str, float]:
-        """Return the values of the metrics that `--monitor` can name."""
-        return _monitored(self.accuracy, self.log_loss, self.macro_f1, self.kappa)
-
-
 def score(predictions: Predictions) -> Scores:
-    """Return all scores.
+    """Return all scores, those of the caller's own metrics included.
 
     Raises:
-        DataError: No sample has a label, or there is a single class.
+        DataError: No sample has a label, there is a single class, or an own metric fails.
     """
     known = _known(predictions)
     classes = np.arange(len(known.classes))
     # Rows of float32 files sum to 1 only within 1e-7, and scikit-learn requires double precision.
     probabilities = known.probabilities / known.probabilities.sum(axis=1, keepdims=True)
     return Scores(
-        **asdict(_confusion_scores(*_cells(known.labels, known.predicted))),
+        **_confusion_scores(*_cells(known.labels, known.predicted)),
         top5=_top_k_accuracy(known, 5),
         log_loss=float(log_loss(known.labels, probabilities, labels=classes)),
         brier=float(brier_score_loss(known.labels, probabilities, labels=classes, scale_by_half=False)),
         ece=calibration_error(known),
+        **own_scores("single", known),
     )
 
 
-def scores_from_confusion(matrix: ArrayLike) -> ConfusionScores:
+def scores_from_confusion(matrix: ArrayLike) -> Scores:
     """Return the scores of a confusion matrix K K, whose rows are the true classes.
 
     Raises:
@@ -176,35 +133,53 @@ def calibration_error(predictions: Predictions, *, bins: int = BINS) -> float:
     return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / sum(row["n"] for row in rows)
 
 
-def validation_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return `accuracy`, `loss`, `macro_f1`, `kappa` and `sum` (accuracy + macro-F1 + kappa) of logits.
+def validation_scores(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    monitor: str = "sum",
+    classes: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Return the scores of logits for a training history: `QUICK`, the monitored metric, and own metrics.
 
     Args:
         logits: N K; if any is NaN or infinite, all scores are NaN.
         labels: N class indices, all known.
+        monitor: The monitored metric.
+        classes: K class names, for own metrics.
+        ids: N sample names, likewise.
 
     Raises:
-        DataError: There are no samples, or a label is not a class index.
+        DataError: There are no samples, a label is not a class index, or an own metric fails.
     """
-    values = np.asarray(logits, dtype=np.float64)
+    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if not np.isfinite(values.max(axis=1)).all():
-        return dict.fromkeys(("accuracy", "loss", "macro_f1", "kappa", "sum"), math.nan)
+        return complete(dict.fromkeys(QUICK, math.nan), "single", monitor, None)
     exponentials = np.exp(values - values.max(axis=1, keepdims=True))
-    truth = np.asarray(labels)
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     scores = quick_scores(probabilities, truth, monitor="sum")
     # The loss is computed from the logits, because small probabilities underflow to zero.
     logsum = np.log(exponentials.sum(axis=1)) + values.max(axis=1)
-    return {**scores, "loss": float((logsum - values[np.arange(len(truth)), truth]).mean())}
+    quick = {**scores, "loss": float((logsum - values[np.arange(len(truth)), truth]).mean())}
+    return complete(
+        quick,
+        "single",
+        monitor,
+        lambda: score(Predictions.of(probabilities, ids=ids, classes=classes, labels=truth)),
+    )
 
 
-def quick_scores(probabilities: Floats, labels: Ints, *, monitor: Monitor) -> dict[str, float]:
+def quick_scores(
+    probabilities: Floats, labels: Ints, *, monitor: str, like: Predictions | None = None
+) -> Mapping[str, float]:
     """Return the scores that `is_better` compares: at least the monitored one and the `loss`.
 
     Args:
         probabilities: N K.
         labels: N class indices, all known.
-        monitor: The metric; accuracy and loss are 20 times cheaper than the others.
+        monitor: The metric; accuracy and loss are 20 times cheaper than the other `QUICK` ones, and these than all.
+        like: Predictions of the same samples and classes, for own metrics.
 
     Raises:
         DataError: There are no samples, or a label is not a class index.
@@ -215,30 +190,19 @@ def quick_scores(probabilities: Floats, labels: Ints, *, monitor: Monitor) -> di
         )
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise DataError(f"labels are in {labels.min()}..{labels.max()}, expected 0..{probabilities.shape[1] - 1}")
+    if monitor not in QUICK:
+        template = like or Predictions.of(probabilities, labels=labels)
+        return score(replace(template, probabilities=probabilities, labels=labels))
     predicted = probabilities.argmax(axis=1)
-    loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _EPS)).mean())
-    if monitor in ("accuracy", "loss"):
-        return {"accuracy": float((predicted == labels).mean()), "loss": loss}
+    scores = {
+        "accuracy": float((predicted == labels).mean()),
+        "loss": float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _EPS)).mean()),
+    }
+    if monitor in scores:
+        return scores
     cells = _cells(labels, predicted)
-    _, _, macro_f1 = _macro(*cells)
-    return _monitored(float((predicted == labels).mean()), loss, macro_f1, _kappa(*cells))
-
-
-def is_better(monitor: Monitor, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Return whether `new` is better than `best`; the lower loss decides ties, and NaN is never better.
-
-    Args:
-        monitor: The metric; lower is better for `loss`, higher for all others.
-        new: Scores that include `monitor` and `loss`.
-        best: Likewise; everything except NaN is better than None.
-    """
-    if math.isnan(new[monitor]) or math.isnan(new["loss"]):
-        return False
-    if best is None or math.isnan(best[monitor]) or math.isnan(best["loss"]):
-        return True
-    if new[monitor] == best[monitor]:
-        return new["loss"] < best["loss"]
-    return (new[monitor] > best[monitor]) != (monitor == "loss")
+    macro_f1, kappa = _macro(*cells)[2], _kappa(*cells)
+    return {**scores, "macro_f1": macro_f1, "kappa": kappa, "sum": scores["accuracy"] + macro_f1 + kappa}
 
 
 def _known(predictions: Predictions) -> Predictions:
@@ -247,11 +211,6 @@ def _known(predictions: Predictions) -> Predictions:
     if not predictions.known.any():
         raise DataError(f"none of the {len(predictions)} samples has a label: metrics need labels")
     return predictions if predictions.known.all() else predictions.take(predictions.known)
-
-
-def _monitored(accuracy: float, loss: float, macro_f1: float, kappa: float) -> dict[str, float]:
-    total = accuracy + macro_f1 + kappa
-    return {"accuracy": accuracy, "loss": loss, "macro_f1": macro_f1, "kappa": kappa, "sum": total}
 
 
 def _cells(truth: Ints, predicted: Ints) -> tuple[Ints, Ints, Ints]:
@@ -263,12 +222,12 @@ def _cells(truth: Ints, predicted: Ints) -> tuple[Ints, Ints, Ints]:
     return cells // base, cells % base, counts
 
 
-def _confusion_scores(truth: Ints, predicted: Ints, counts: Ints) -> ConfusionScores:
+def _confusion_scores(truth: Ints, predicted: Ints, counts: Ints) -> Scores:
     n, correct = int(counts.sum()), int(counts[truth == predicted].sum())
     interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     precision, recall, macro_f1 = _macro(truth, predicted, counts)
     options = {"labels": np.unique(truth), "average": "macro", "zero_division": 0}
-    return ConfusionScores(
+    return Scores(
         n=n,
         accuracy=correct / n,
         accuracy_low=float(interval.low),

@@ -10,70 +10,29 @@ Shapes: N samples, K labels.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, average_precision_score, hamming_loss, precision_recall_fscore_support
 
-from tercet.config.training import Monitor
 from tercet.core.errors import DataError
 from tercet.core.multilabel import LabelMatrix, MultilabelPredictions
 from tercet.core.predictions import Floats
+from tercet.metrics.metric import Scores, complete, own_scores
 
 RESAMPLES = 1000
 _EPS = np.finfo(np.float64).eps
+_QUICK = ("o_f1", "c_f1", "map", "exact_match", "hamming", "loss")
 _THRESHOLDS = np.arange(1, 100) / 100
 
 
-@dataclass(frozen=True)
-class MultilabelScores:
-    """All scores of multi-label predictions."""
-
-    n: int
-    """Number of samples."""
-    o_precision: float
-    """O-P: fraction of all predicted labels that are correct."""
-    o_recall: float
-    """O-R: fraction of all true labels that are predicted."""
-    o_f1: float
-    """O-F1: harmonic mean of the two."""
-    o_f1_low: float
-    """Lower end of the 95 % bootstrap interval of O-F1 (1,000 resamples of the images, with a fixed seed)."""
-    o_f1_high: float
-    """Upper end of this interval."""
-    c_precision: float
-    """C-P: mean precision over labels."""
-    c_recall: float
-    """C-R: mean recall over labels."""
-    c_f1: float
-    """C-F1: harmonic mean of the two."""
-    macro_f1: float
-    """Mean F1 over labels."""
-    map: float
-    """Mean average precision over labels: the quality of the ranking of images."""
-    exact_match: float
-    """Fraction of images with all labels correct."""
-    hamming: float
-    """Hamming loss: fraction of all N K decisions that are wrong."""
-    log_loss: float
-    """Mean over images of the sum over labels of the negative log probability, in nats."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-    def monitored(self) -> dict[str, float]:
-        """Return the values of the metrics that `--monitor` can name."""
-        return {"o_f1": self.o_f1, "c_f1": self.c_f1, "map": self.map, "loss": self.log_loss}
-
-
-def score_multilabel(predictions: MultilabelPredictions) -> MultilabelScores:
-    """Return all scores.
+def score_multilabel(predictions: MultilabelPredictions) -> Scores:
+    """Return all scores, those of the caller's own metrics included.
 
     Raises:
-        DataError: No sample has known labels.
+        DataError: No sample has known labels, or an own metric fails.
     """
     known = _known(predictions)
     truth = known.truth == 1
@@ -82,7 +41,7 @@ def score_multilabel(predictions: MultilabelPredictions) -> MultilabelScores:
     present = truth.any(axis=0) | known.chosen.any(axis=0)
     precision, recall, macro_f1 = (float(column[present].mean()) if present.any() else 0.0 for column in by_label[:3])
     low, high = _interval(truth, known.chosen)
-    return MultilabelScores(
+    return Scores(
         n=len(known),
         o_precision=float(micro[0]),
         o_recall=float(micro[1]),
@@ -97,6 +56,7 @@ def score_multilabel(predictions: MultilabelPredictions) -> MultilabelScores:
         exact_match=float(accuracy_score(truth, known.chosen)),
         hamming=float(hamming_loss(truth, known.chosen)),
         log_loss=_log_loss(truth, known.scores),
+        **own_scores("multi", known),
     )
 
 
@@ -118,18 +78,28 @@ def per_label(predictions: MultilabelPredictions) -> list[dict[str, Any]]:
     ]
 
 
-def validation_multilabel_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return `o_f1`, `c_f1`, `map`, `exact_match`, `hamming` and `loss` of logits, at threshold 0.5.
+def validation_multilabel_scores(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    monitor: str = "o_f1",
+    classes: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Return the scores of logits for a training history, at threshold 0.5: see `validation_scores`.
 
     Args:
         logits: N K; if any is NaN, all scores are NaN.
         labels: N K, above 0.5 for true labels.
+        monitor: The monitored metric.
+        classes: K label names, for own metrics.
+        ids: N sample names, likewise.
     """
     values = np.asarray(logits, dtype=np.float64)
     truth, chosen = np.asarray(labels) > 0.5, values > 0
     if np.isnan(values).any():
-        return dict.fromkeys(("o_f1", "c_f1", "map", "exact_match", "hamming", "loss"), math.nan)
-    return {
+        return complete(dict.fromkeys(_QUICK, math.nan), "multi", monitor, None)
+    quick = {
         "o_f1": overall_f1(truth, chosen),
         "c_f1": class_f1(truth, chosen),
         "map": _mean_average_precision(truth, values),
@@ -138,6 +108,15 @@ def validation_multilabel_scores(logits: ArrayLike, labels: ArrayLike) -> dict[s
         # from the logits, because saturated probabilities would limit the loss
         "loss": float(np.logaddexp(0, np.where(truth, -values, values)).sum(axis=1).mean()),
     }
+
+    def all_scores() -> Scores:
+        rows, columns = (list(map(str, range(size))) for size in values.shape)
+        predictions = MultilabelPredictions.from_logits(
+            values, ids=ids or rows, classes=classes or columns, truth=truth.astype(np.int8)
+        )
+        return score_multilabel(predictions)
+
+    return complete(quick, "multi", monitor, all_scores)
 
 
 def overall_f1(truth: LabelMatrix, chosen: LabelMatrix) -> float:
@@ -157,7 +136,7 @@ def class_f1(truth: LabelMatrix, chosen: LabelMatrix) -> float:
     return _harmonic_mean(float(precision.mean()), float(recall.mean()))
 
 
-def fit_threshold(scores: Floats, truth: NDArray[np.int8], monitor: Monitor = "o_f1") -> float:
+def fit_threshold(scores: Floats, truth: NDArray[np.int8], monitor: str = "o_f1") -> float:
     """Return the best common threshold of all labels of 0.01, 0.02, ... 0.99; the nearest to 0.5 wins ties.
 
     Args:

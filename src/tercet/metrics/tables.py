@@ -1,49 +1,31 @@
-"""Text tables of metrics, with confidence intervals or mean ± standard deviation."""
+"""Tables of scores, for text and HTML reports."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
-from tercet.metrics.classification import Scores, confused_pairs, per_class
+from tercet.metrics.classification import confused_pairs, per_class
+from tercet.metrics.metric import Detail, table_metrics
+from tercet.metrics.multilabel import per_label
 from tercet.metrics.significance import Comparison
-
-_HEADERS = ("accu-\nracy", "95 %\ninterval", "macro\nF1", "kappa", "log\nloss", "ECE")
-
-
-class MeasuredRow(Protocol):
-    """Single-label or multi-label scores."""
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-
-
-RowKind = Literal["member", "ensemble"]
-S = TypeVar("S", bound=MeasuredRow)
+from tercet.metrics.table import Table, interval, mean_sd, number, short_count
 
 
 @dataclass(frozen=True)
-class TableRow(Generic[S]):
+class ResultRow:
     """A row of a table of results."""
 
     name: str
     """Name of the member or ensemble method."""
-    kind: RowKind
-    scores: S
+    kind: str
+    """member or ensemble."""
+    scores: Mapping[str, Any]
+    """As returned by `score` or `score_multilabel`."""
     seconds: float | None = None
     """Training time."""
     parameters: int | None = None
@@ -54,111 +36,145 @@ class TableRow(Generic[S]):
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         head = {"name": self.name, "kind": self.kind, "chosen": self.chosen}
-        return {**head, **self.scores.to_dict(), "seconds": self.seconds, "parameters": self.parameters}
-
-    def costs(self) -> list[str]:
-        """Return the table cells of training time and number of parameters."""
-        seconds = "-" if self.seconds is None else f"{self.seconds:.{0 if self.seconds >= 10 else 1}f}"
-        return [seconds, "-" if self.parameters is None else short_count(self.parameters)]
-
-
-ResultRow = TableRow[Scores]
-"""A row with single-label scores."""
+        return {**head, **self.scores, "seconds": self.seconds, "parameters": self.parameters}
 
 
 def results_table(rows: Sequence[ResultRow], *, title: str = "", note: str = "chosen on validation") -> Table:
-    """Return the table of results: members first, then ensembles; the chosen row is marked.
+    """Return the text table of results: members first, then ensembles; the chosen row is marked.
 
     Args:
         rows: Rows in order; the number of samples is below the table if it is the same for all.
         title: Title, such as data and split.
         note: Meaning of the mark.
     """
-    return rows_table(rows, _HEADERS, _cells, title=title, note=note)
-
-
-def rows_table(
-    rows: Sequence[TableRow[S]], headers: Sequence[str], cells: Callable[[S], list[str]], *, title: str, note: str
-) -> Table:
-    """Return a table of results with the given columns of scores; see `results_table`.
-
-    Args:
-        rows: Rows in order.
-        headers: Headers of the scores.
-        cells: Returns the cells of these columns.
-        title: Title.
-        note: Meaning of the mark.
-    """
-    table = plain_table(title)
-    sizes = sorted({row.scores.n for row in rows})
-    table.add_column("name", overflow="fold", min_width=8)
-    for header in (*(["n"] if len(sizes) > 1 else []), *headers, "time\n/ s", "para-\nmeters"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for kind in ("member", "ensemble"):
-        for row in (row for row in rows if row.kind == kind):
-            name = Text(("* " if row.chosen else "") + printable(row.name))
-            size = [f"{row.scores.n}"] if len(sizes) > 1 else []
-            table.add_row(name, *size, *cells(row.scores), *row.costs(), style="bold" if row.chosen else "")
-        table.add_section()
+    rows = sorted(rows, key=lambda row: row.kind == "ensemble")
+    sizes = sorted({row.scores["n"] for row in rows})
+    columns = [
+        *([["n", *(f"{row.scores['n']}" for row in rows)]] if len(sizes) > 1 else []),
+        *score_columns([row.scores for row in rows], Detail.RESULTS),
+        ["time\n/ s", *(number(row.seconds, ".0f" if (row.seconds or 0) >= 10 else ".1f") for row in rows)],
+        ["para-\nmeters", *(short_count(row.parameters) for row in rows)],
+    ]
+    names = ["name", *(f"{'* ' if row.chosen else ''}{row.name}" for row in rows)]
     notes = [f"n = {sizes[0]} samples"] if len(sizes) == 1 else []
     notes += [f"* {note}"] if any(row.chosen for row in rows) else []
-    table.caption = Text(printable("; ".join(notes)))
-    return table
+    last_member = frozenset({sum(row.kind == "member" for row in rows) - 1})
+    return of_columns([names, *columns], "l", title, note="; ".join(notes), rules=last_member)
 
 
-@dataclass(frozen=True)
-class TTARow:
-    """A row of the table of test-time augmentation."""
+def page_table(rows: Sequence[ResultRow], *, title: str = "", kind: str = "kind") -> Table:
+    """Return the table of results for HTML reports; the chosen rows are highlighted.
 
-    views: str
-    """Description of the views."""
-    passes: int
-    """Forward passes per image."""
-    scores: Scores
-    chosen: bool = False
-    """Whether it was selected."""
-
-
-def tta_table(rows: Sequence[TTARow], *, title: str = "") -> Table:
-    """Return the table of test-time augmentation; `rows[0]` is plain prediction, gains are percentage points."""
-    table = plain_table(title)
-    table.add_column("views", overflow="fold", min_width=8)
-    for header in ("passes", "accuracy", "gain", "macro F1", "log loss", "ECE"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        scores, gain = row.scores, 100 * (row.scores.accuracy - rows[0].scores.accuracy)
-        cells = (f"{scores.accuracy:.4f}", f"{gain:+.2f}" if row is not rows[0] else "", f"{scores.macro_f1:.3f}")
-        more = (f"{scores.log_loss:.3f}", f"{scores.ece:.3f}")
-        name = Text(("* " if row.chosen else "") + printable(row.views))
-        table.add_row(name, f"{row.passes}", *cells, *more, style="bold" if row.chosen else "")
-    table.caption = Text(f"n = {rows[0].scores.n} samples; * selected")
-    return table
+    Args:
+        rows: Rows in order; the number of samples is in the title if it is the same for all.
+        title: Title, such as the split.
+        kind: Header of the rows' kinds.
+    """
+    sizes = {row.scores["n"] for row in rows}
+    columns = [
+        ["name", *(row.name for row in rows)],
+        [kind, *(row.kind for row in rows)],
+        *([["n", *(f"{row.scores['n']:,}" for row in rows)]] if len(sizes) > 1 else []),
+        *score_columns([row.scores for row in rows], Detail.PAGE),
+    ]
+    title += f" (n = {sizes.pop():,})" if len(sizes) == 1 else ""
+    return of_columns(columns, "ll", title, strong=frozenset(index for index, row in enumerate(rows) if row.chosen))
 
 
-def classes_table(predictions: Predictions, *, title: str = "") -> Table:
-    """Return precision, recall and F1 per class; a dash if the class has no samples."""
-    table = plain_table(title)
-    table.add_column("class", overflow="fold")
-    for header in ("n", "precision", "recall", "F1"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in per_class(predictions):
-        recall = f"{row['recall']:.3f}" if row["n"] else "-"
-        name = Text(printable(row["class"]))
-        table.add_row(name, f"{row['n']}", f"{row['precision']:.3f}", recall, f"{row['f1']:.3f}")
-    return table
+def score_columns(rows: Sequence[Mapping[str, Any]], detail: Detail) -> list[list[str]]:
+    """Return the columns of scores, header first; those of text tables have narrow headers and fewer digits."""
+    page = detail >= Detail.PAGE
+    columns = []
+    for metric in table_metrics(detail, rows):
+        values = [row.get(metric.name) for row in rows]
+        if metric.name == "top5" and all(value == 1 for value in values):
+            continue  # always 1 with up to five classes
+        spec = ".4f" if page else metric.format
+        columns.append([metric.title if page else metric.narrow, *(number(value, spec) for value in values)])
+        if any(f"{metric.name}_low" in row for row in rows):
+            intervals = (interval(row, metric.name, " to " if page else "-") for row in rows)
+            columns.append(["95 % interval" if page else "95 %\ninterval", *intervals])
+    return columns
+
+
+def tta_table(levels: Sequence[Mapping[str, Any]], chosen: str, *, title: str = "", page: bool = False) -> Table:
+    """Return the table of test-time augmentation.
+
+    Args:
+        levels: Scores with `views` and `passes` (forward passes per image). The first is plain prediction: gains over
+            it are in percentage points.
+        chosen: Views of the selected level.
+        title: Title.
+        page: Whether it is for an HTML report.
+    """
+    selected = [level["views"] == chosen for level in levels]
+    gains = (f"{100 * (level['accuracy'] - levels[0]['accuracy']):+.2f}" for level in levels[1:])
+    accuracy, *scores = score_columns(levels, Detail.PAGE if page else Detail.RESULTS)
+    columns = [
+        ["views", *("* " * mark + level["views"] for level, mark in zip(levels, selected, strict=True))],
+        ["passes", *(f"{level['passes']}" for level in levels)],
+        accuracy,
+        ["gain", "", *gains],
+        *scores,
+    ]
+    strong = frozenset(index for index, mark in enumerate(selected) if mark)
+    return of_columns(columns, "l", title, strong=strong, note=f"n = {levels[0]['n']} samples; * selected")
+
+
+def classes_table(predictions: Predictions | MultilabelPredictions, *, title: str = "") -> Table:
+    """Return precision, recall and F1 per class, and average precision per label; a dash without samples."""
+    sets = isinstance(predictions, MultilabelPredictions)
+    scores = per_label(predictions) if isinstance(predictions, MultilabelPredictions) else per_class(predictions)
+    header = ["label" if sets else "class", "images", "precision", "recall", "F1", *(["average precision"] * sets)]
+    rows = [
+        [
+            row["label" if sets else "class"],
+            f"{row['n']}",
+            number(row["precision"], ".3f"),
+            number(row["recall"] if row["n"] else None, ".3f"),
+            number(row["f1"], ".3f"),
+            *([number(row["ap"], ".3f")] if sets else []),
+        ]
+        for row in scores
+    ]
+    return Table(header, rows, "l".ljust(len(header), "r"), title)
 
 
 def pairs_table(predictions: Predictions, *, limit: int = 10, title: str = "") -> Table:
     """Return the table of the most frequent errors; see `confused_pairs`."""
-    table = plain_table(title)
-    for header in ("truth", "predicted"):
-        table.add_column(header, overflow="fold")
-    for header in ("n", "share"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in confused_pairs(predictions, limit=limit):
-        names = (Text(printable(row[side])) for side in ("truth", "predicted"))
-        table.add_row(*names, f"{row['n']}", f"{100 * row['share']:.1f} %")
-    return table
+    rows = [
+        (pair["truth"], pair["predicted"], f"{pair['n']}", f"{100 * pair['share']:.1f} %")
+        for pair in confused_pairs(predictions, limit=limit)
+    ]
+    return Table(("true class", "predicted class", "images", "share of class"), rows, "llrr", title)
+
+
+def mistakes_text(predictions: Predictions, *, model: str = "", limit: int = 5) -> str:
+    """Return the most frequent errors as text, or a line that there are none."""
+    of_model = f" of {printable(model)}" if model else ""
+    if not confused_pairs(predictions, limit=1):
+        return f"no mistakes{of_model}\n"
+    return pairs_table(predictions, limit=limit, title=f"most frequent mistakes{of_model}").to_text()
+
+
+def spread_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Table:
+    """Return the table of mean ± standard deviation over folds.
+
+    Args:
+        rows: `name`, `folds`, and `mean` and `sd` by metric, as in `metrics.json`.
+        title: Title.
+    """
+    metrics = table_metrics(Detail.MAIN, [row["mean"] for row in rows])
+    cells = [
+        (
+            row["name"],
+            f"{len(row['folds'])}",
+            *(mean_sd({part: row[part][metric.name] for part in ("mean", "sd")}) for metric in metrics),
+        )
+        for row in rows
+    ]
+    header = ("name", "folds", *(metric.title for metric in metrics))
+    return Table(header, cells, "l".ljust(len(header), "r"), title)
 
 
 def comparison_text(comparison: Comparison, a: str, b: str) -> str:
@@ -172,88 +188,7 @@ def comparison_text(comparison: Comparison, a: str, b: str) -> str:
     )
 
 
-def as_text(table: Table, *, width: int = 80) -> str:
-    """Return a table as plain text without colours, for files and logs."""
-    stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-
-def plain_table(title: str) -> Table:
-    """Return an empty table in the common style."""
-    heading = Text(printable(title), style="bold") if title else None
-    return Table(title=heading, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
-
-
-def _cells(scores: Scores) -> list[str]:
-    return [
-        f"{scores.accuracy:.4f}",
-        f"{scores.accuracy_low:.3f}-{scores.accuracy_high:.3f}",
-        f"{scores.macro_f1:.3f}",
-        f"{scores.kappa:.3f}",
-        f"{scores.log_loss:.3f}",
-        f"{scores.ece:.3f}",
-    ]
-
-
-def short_count(count: int) -> str:
-    """Return a count in at most five characters, such as 216k or 51.3M."""
-    for unit, size in (("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):
-        # 999,950 would be 1000.0k: the next unit starts a little earlier
-        if count >= 0.9995 * size:
-            value = count / size
-            return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.1f}{unit}"
-    return str(count)
-
-
-AGGREGATED = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "kappa",
-    "top5",
-    "log_loss",
-    "brier",
-    "ece",
-)
-"""Metrics that are reported as mean ± standard deviation."""
-_COLUMNS = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
-
-
-def spread_of(values: Sequence[float]) -> dict[str, Any] | None:
-    """Return `mean`, sample standard deviation `sd` (None for one value) and number `n`; None without values."""
-    if not values:
-        return None
-    return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "n": len(values)}
-
-
-def spread(scores: Sequence[Scores]) -> dict[str, Any]:
-    """Return `mean` and sample standard deviation `sd` (None for one fold) of each score over folds."""
-    spreads = {key: spread_of([float(getattr(fold, key)) for fold in scores]) or {} for key in AGGREGATED}
-    return {part: {key: values[part] for key, values in spreads.items()} for part in ("mean", "sd")}
-
-
-def spread_table(rows: Mapping[str, Sequence[Scores]], *, title: str = "", unit: str = "folds") -> Table:
-    """Return the table of mean ± standard deviation.
-
-    Args:
-        rows: Scores of each fold, by name.
-        title: Title.
-        unit: Header of the number of scores.
-    """
-    table = plain_table(title)
-    table.add_column("name", overflow="fold")
-    table.add_column(unit, justify="right", no_wrap=True)
-    for header in _COLUMNS.values():
-        table.add_column(header, justify="right", no_wrap=True)
-    for name, scores in rows.items():
-        values = spread(scores)
-        cells = (_cell(values["mean"][key], values["sd"][key]) for key in _COLUMNS)
-        table.add_row(Text(printable(name)), f"{len(scores)}", *cells)
-    return table
-
-
-def _cell(mean: float, sd: float | None) -> str:
-    return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
+def of_columns(columns: Sequence[Sequence[str]], left: str, caption: str, **options: Any) -> Table:
+    """Return a table from columns that begin with their header; those after the `left` ones are numbers."""
+    header, *rows = zip(*columns, strict=True)
+    return Table(header, rows, left.ljust(len(header), "r"), caption, **options)

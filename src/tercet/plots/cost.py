@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 from matplotlib.transforms import Bbox
 
 from tercet.core.errors import DataError
-from tercet.metrics.tables import short_count
+from tercet.metrics.table import short_count
 from tercet.plots.style import GREY, PALETTE, despine, drawing, label
 
 _MAX_AREA = 700.0

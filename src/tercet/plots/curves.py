@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -12,10 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from tercet.core.errors import DataError
 from tercet.core.history import History
+from tercet.metrics.metric import describe_metric
 from tercet.plots.style import GREY, PALE, colour, despine, label, legend
 
-Quantity = Literal["loss", "accuracy", "macro_f1", "kappa", "rate"]
-_NAMES = {"loss": "loss", "accuracy": "accuracy", "macro_f1": "macro F1", "kappa": "kappa", "rate": "learning rate"}
+RATE = "rate"
+"""The learning rate, as a quantity to draw."""
 _TRAIN_COLUMNS = {"loss": "train_loss", "accuracy": "train_accuracy"}
 _MAX_NAMED = 12
 """Number of runs up to which each has its own colour and name."""
@@ -23,7 +23,7 @@ _MAX_WITH_TRAINING = 4
 """Number of runs up to which training curves are drawn too."""
 
 
-def training_curves(axes: Axes, histories: Mapping[str, History], quantity: Quantity) -> Axes:
+def training_curves(axes: Axes, histories: Mapping[str, History], quantity: str) -> Axes:
     """Draw a quantity of one or several training runs per epoch.
 
     Solid lines are validation values; with few runs, dotted lines are training values. The start of a stage is a
@@ -33,14 +33,14 @@ def training_curves(axes: Axes, histories: Mapping[str, History], quantity: Quan
     Args:
         axes: Axes to draw on.
         histories: Histories by run name; those without the quantity are skipped.
-        quantity: Quantity to draw.
+        quantity: Name of a validation score, or `RATE`.
 
     Raises:
         DataError: No run recorded the quantity.
     """
     drawn = {name: history for name, history in histories.items() if _values(history, quantity)}
     if not drawn:
-        raise DataError(f"no run recorded its {_NAMES[quantity]}")
+        raise DataError(f"no run recorded its {_title(quantity)}")
     named = _select_names(drawn, quantity)
     shared_starts = _shared_starts({tuple(_stage_starts(history)) for history in drawn.values()})
     for name, history in drawn.items():
@@ -70,7 +70,7 @@ def training_curves(axes: Axes, histories: Mapping[str, History], quantity: Quan
     if len(drawn) <= _MAX_WITH_TRAINING and quantity in _TRAIN_COLUMNS:
         handles += [Line2D([], [], color=GREY), Line2D([], [], color=GREY, linestyle=":")]
         labels += ["validation", "training"]
-    if quantity != "rate" and any(row.best for name in named for row in drawn[name]):
+    if quantity != RATE and any(row.best for name in named for row in drawn[name]):
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="", markeredgecolor="white"))
         labels.append("saved weights")
     if handles:
@@ -84,7 +84,7 @@ def _draw_curve(
     epochs, values = _epochs(history), _values(history, quantity)
     run_colour = colour(index)
     style = ("-", "--", "-.")[index // 8 % 3]
-    step = {"drawstyle": "steps-mid"} if quantity == "rate" else {}
+    step = {"drawstyle": "steps-mid"} if quantity == RATE else {}
     marker = "_" if len(epochs) == 1 else ""  # a line needs two epochs
     (line,) = axes.plot(
         epochs,
@@ -100,7 +100,7 @@ def _draw_curve(
         train_values = history.column(_TRAIN_COLUMNS[quantity])
         axes.plot(epochs, train_values, color=run_colour, linestyle=":", marker=marker, linewidth=1.2, zorder=2)
     best = max((index for index, row in enumerate(history) if row.best), default=None)
-    if best is not None and quantity != "rate":
+    if best is not None and quantity != RATE:
         axes.plot(epochs[best], values[best], "o", color=run_colour, markeredgecolor="white", markersize=6, zorder=4)
     if stage_ticks:
         starts = [start for start in _stage_starts(history) if start > 1]
@@ -110,13 +110,13 @@ def _draw_curve(
 
 def _set_axes(axes: Axes, drawn: Mapping[str, History], quantity: str) -> None:
     rates = [value for history in drawn.values() for value in _values(history, quantity) if value > 0]
-    if quantity == "rate" and rates and max(rates) > 10 * min(rates):
+    if quantity == RATE and rates and max(rates) > 10 * min(rates):
         axes.set_yscale("log")
-    elif quantity == "rate":
+    elif quantity == RATE:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, max(map(len, drawn.values())) + 0.5)
-    axes.set_ylabel(_NAMES[quantity])
+    axes.set_ylabel(_title(quantity))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     despine(axes, grid="y")
 
@@ -142,7 +142,7 @@ def _epochs(history: History) -> list[int]:
 
 def _values(history: History, quantity: str) -> list[float]:
     """Return one value per epoch, NaN where it was not measured; an empty list if it was never measured."""
-    if quantity == "rate":
+    if quantity == RATE:
         return history.column("rate")
     values = [row.validation.get(quantity, math.nan) for row in history]
     return values if any(math.isfinite(value) for value in values) else []
@@ -160,6 +160,10 @@ def _shared_starts(starts: set[tuple[int, ...]]) -> tuple[int, ...] | None:
     return longest if all(longest[: len(values)] == values for values in starts) else None
 
 
+def _title(quantity: str) -> str:
+    return "learning rate" if quantity == RATE else describe_metric(quantity).title
+
+
 def _select_names(drawn: Mapping[str, History], quantity: str) -> Sequence[str]:
     names = list(drawn)
     if len(names) <= _MAX_NAMED:
@@ -167,7 +171,7 @@ def _select_names(drawn: Mapping[str, History], quantity: str) -> Sequence[str]:
 
     def best_value(name: str) -> float:
         values = [value for value in _values(drawn[name], quantity) if math.isfinite(value)]
-        return min(values) if quantity in ("loss", "rate") else -max(values)
+        return -max(values) if quantity != RATE and describe_metric(quantity).higher_is_better else min(values)
 
     order = sorted(names, key=best_value)
     return [*order[:4], order[-1]]

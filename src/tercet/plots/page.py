@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tercet.core.files import write_text
 from tercet.core.output import printable
+from tercet.metrics.table import Table as Table
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"<svg", "svg+xml"), (b"<?xml", "svg+xml"))
@@ -32,28 +33,6 @@ class Paragraph:
     text: str
     quiet: bool = False
     """Whether it is a remark, such as the reason for missing content."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first cell of a row is its heading."""
-
-    header: Sequence[str]
-    """Column names; empty for a table of names and values."""
-    rows: Sequence[Sequence[str]]
-    align: str = ""
-    """One letter per column: l left (default), r right (numbers)."""
-    caption: str = ""
-    strong: frozenset[int] = frozenset()
-    """Indices of highlighted rows."""
-
-    def __post_init__(self) -> None:
-        if self.header and any(len(row) > len(self.header) for row in self.rows):
-            raise ValueError(f"a row of the table '{self.caption}' is longer than its {len(self.header)} columns")
-
-    def is_number(self, column: int) -> bool:
-        """Return whether a column is right-aligned."""
-        return self.align[column : column + 1] == "r"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from scipy.stats import binomtest
 
 from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
-from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.data.decode import Pixels
 from tercet.data.run_reader import RunReader
 from tercet.metrics.classification import confused_pairs, confusion, per_class
-from tercet.metrics.seed_comparison import agreement_matrix
+from tercet.metrics.significance import agreement_matrix
+from tercet.metrics.table import count, number
+from tercet.metrics.tables import classes_table, pairs_table
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.grids import thumbnail
@@ -23,10 +24,10 @@ from tercet.plots.matrices import agreement, reliability
 from tercet.plots.matrices import confused_pairs as draw_pairs
 from tercet.plots.matrices import confusion as draw_confusion
 from tercet.plots.page import Block, Details, Images, Paragraph, Section, Table
-from tercet.report.summary import number
 
 _MAX_MATRIX = 20  # classes up to which the numbers of a confusion matrix are legible
 _NUM_HARDEST = 24
+_MAX_PAIRS = 20
 _THUMBNAIL = 192  # pixels
 _SCORES = ("ece", "log_loss", "brier")
 _HEADER = ("images", "n", "ECE", "calibrated", "log loss", "calibrated", "Brier", "calibrated")
@@ -53,7 +54,7 @@ def errors_section(record: RunReader, writer: FigureWriter) -> list[Section]:
 
 def _confusions(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
     num_classes = len(predictions.classes)
-    pairs = confused_pairs(predictions, limit=20)
+    pairs = confused_pairs(predictions, limit=_MAX_PAIRS)
     if num_classes <= _MAX_MATRIX:
         matrix, side = confusion(predictions), min(9.0, 3.2 + 0.3 * num_classes)
         for rates, content in ((False, "number of images"), (True, "fraction of the true class")):
@@ -74,19 +75,15 @@ def _confusions(predictions: Predictions, writer: FigureWriter) -> Iterator[Bloc
             height=1.0 + 0.24 * len(pairs),
         )
     if pairs:
-        rows = [(pair["truth"], pair["predicted"], f"{pair['n']}", f"{100 * pair['share']:.1f} %") for pair in pairs]
-        header = ("true class", "predicted class", "images", "fraction of the true class")
-        yield Details(
-            "Table of the most frequent confusions", [Table(header, rows, "llrr", "Most frequent confusions")]
-        )
+        table = pairs_table(predictions, limit=_MAX_PAIRS, title="Most frequent confusions")
+        yield Details("Table of the most frequent confusions", [table])
     else:
         yield Paragraph("All images are classified correctly.")
 
 
 def _classes(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
-    rows = per_class(predictions)
     drawn = []
-    for row in rows:
+    for row in per_class(predictions):
         if row["n"]:
             low, high = binomtest(round(row["recall"] * row["n"]), row["n"]).proportion_ci(0.95, method="wilson")
             drawn.append(Bar(row["class"], row["recall"], float(low), float(high)))
@@ -97,18 +94,7 @@ def _classes(predictions: Predictions, writer: FigureWriter) -> Iterator[Block]:
         lambda axes: bars(axes, drawn, xlabel="recall", baseline=accuracy),
         height=bars_height(drawn),
     )
-    cells = [
-        (
-            row["class"],
-            f"{row['n']}",
-            number(row["precision"], 3),
-            number(row["recall"] if row["n"] else None, 3),
-            number(row["f1"], 3),
-        )
-        for row in rows
-    ]
-    table = Table(("class", "images", "precision", "recall", "F1"), cells, "lrrrr", "Scores per class")
-    yield Details("Table of all classes", [table])
+    yield Details("Table of all classes", [classes_table(predictions, title="Scores per class")])
 
 
 def _reliability(predictions: Predictions, writer: FigureWriter) -> Block:
@@ -192,7 +178,7 @@ def _guarantees(calibration: Calibration, test: Mapping[str, Any]) -> Iterator[s
         )
         if test.get("set_coverage") is not None:
             text += f". On the test images they contain it for {_percent(test['set_coverage'])}"
-            text += f", with {number(test.get('set_size'), 2)} classes per set on average"
+            text += f", with {number(test.get('set_size'), '.2f')} classes per set on average"
         yield f"{text}."
 
 

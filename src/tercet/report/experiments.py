@@ -6,16 +6,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tercet.core.output import count
 from tercet.data.run_reader import RunReader
-from tercet.metrics.tables import short_count
+from tercet.metrics.metric import Detail, describe_metric, find_metric, metric_names
+from tercet.metrics.run_tables import published_table, rank_trials, trials_table
+from tercet.metrics.table import count, number, p_value_text, points, sentence_case
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table
-from tercet.report.summary import MISSING, duration, number, p_value_text, points
 
-_HEADER = ("result", "metric", "published", "measured", "sd or interval", "n", "images", "difference")
-_FRACTIONS = frozenset({"accuracy", "macro_f1", "kappa"})
 _MAX_BARS = 40
 _MAX_TRIALS = 20
 _STATES = {"complete": "completed", "pruned": "pruned", "failed": "failed"}
@@ -33,31 +31,18 @@ def reproduction(record: RunReader, writer: FigureWriter) -> list[Section]:
 
 def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     rows = record.metrics["table"]
-    cells = [
-        (
-            row["what"],
-            row["metric"].replace("_", " "),
-            _value(row["published"], row),
-            _value(row["measured"], row),
-            _spread(row),
-            MISSING if row["n"] is None else f"{row['n']}",
-            MISSING if row["images"] is None else f"{row['images']:,}",
-            MISSING if row["difference"] is None else _value(row["difference"], row, signed=True),
-        )
-        for row in rows
-    ]
     caption = "± is the standard deviation over n trainings; for a single training, the 95 % interval is given"
-    yield Table(_HEADER, cells, "llrrrrrr", caption)
-    for metric in _FRACTIONS & {row["metric"] for row in rows}:
-        measured = [row for row in rows if row["metric"] == metric and row["measured"] is not None]
+    yield published_table(rows, title=caption, page=True)
+    for name in metric_names("single", Detail.COMPARISON):
+        metric = find_metric(name)
+        measured = [row for row in rows if row["metric"] == name and row["measured"] is not None]
         drawn = [bar for row in measured[:_MAX_BARS] for bar in _bars(row)]
-        if drawn:
+        if drawn and metric.higher_is_better:
             part = f" (the first {_MAX_BARS} of {len(measured)})" if len(measured) > _MAX_BARS else ""
-            name = metric.replace("_", " ")
             yield writer.draw(
-                f"published-and-measured-{metric}",
-                f"{name.capitalize()}, published and measured{part}.",
-                lambda axes, drawn=drawn, name=name: bars(axes, drawn, xlabel=name),  # type: ignore[misc]
+                f"published-and-measured-{name}",
+                f"{sentence_case(metric.title)}, published and measured{part}.",
+                lambda axes, drawn=drawn, title=metric.title: bars(axes, drawn, xlabel=title),  # type: ignore[misc]
                 height=bars_height(drawn),
                 wide=len(drawn) > 20,
             )
@@ -91,30 +76,13 @@ def _bars(row: Mapping[str, Any]) -> Iterator[Bar]:
     yield Bar(row["what"], row["measured"], low, high, "measured")
 
 
-def _spread(row: Mapping[str, Any]) -> str:
-    if row["low"] is not None:
-        return f"{row['low']:.3f} to {row['high']:.3f}"
-    return MISSING if row["sd"] is None else f"± {_value(row['sd'], row)}"
-
-
-def _value(value: Any, row: Mapping[str, Any], *, signed: bool = False) -> str:
-    """Format a value of the row's metric; values that are text are returned as they are."""
-    if value is None or isinstance(value, str):
-        return value or MISSING
-    if row["metric"] in ("parameters", "flops"):
-        return f"{value:+,.0f}" if signed else short_count(int(value)) if value >= 1e6 else f"{value:,.0f}"
-    sizes = [abs(row[key]) for key in ("measured", "published") if isinstance(row[key], (int, float))]
-    digits = 4 if max(sizes, default=0) < 1.5 and "seconds" not in row["metric"] else 2
-    return f"{value:{'+' if signed else ''}.{digits}f}"
-
-
 def trials_section(record: RunReader, writer: FigureWriter) -> Section:
     """Return the trials, best first, and the importance of the options."""
     return Section("Trials", list(_trials(record, writer)))
 
 
 def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
-    document, monitor = record.metrics, record.metrics["monitor"]
+    document, monitor = record.metrics, describe_metric(record.metrics["monitor"]).title
     rows, first = document["trials"], document["trials"][0]
     best = document["best"]
     if first["score"] is not None:
@@ -124,14 +92,13 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             f"{best['number']} is the best of {len(rows)}: {number(best['score'])} ({gain:+.4f}) on validation images. "
             "As it was selected there, this score is slightly optimistic. Test images were not used."
         )
-    scored = [row for row in rows if row["score"] is not None]
-    drawn = [
-        Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in _ranked(scored, monitor)
-    ]
+    ranked = rank_trials(rows, best)
+    scored = [row for row in ranked if row["score"] is not None]
+    drawn = [Bar(f"trial {row['number']}", row["score"], group=_STATES[row["state"]]) for row in scored]
     if drawn:
         yield writer.draw(
             "trials",
-            f"{monitor.capitalize()} on validation images. The line is trial 0, the unchanged options.",
+            f"{sentence_case(monitor)} on validation images. The line is trial 0, the unchanged options.",
             lambda axes: bars(axes, drawn, xlabel=monitor, baseline=first["score"]),
             height=bars_height(drawn),
         )
@@ -143,41 +110,12 @@ def _trials(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             lambda axes: bars(axes, importance, xlabel="importance"),
             height=bars_height(importance),
         )
-    ranked = _ranked(rows, monitor)
     many = len(ranked) > _MAX_TRIALS
-    yield _trials_table(ranked[:_MAX_TRIALS], monitor, f"The best {_MAX_TRIALS} trials" if many else "All trials")
+    title = f"The best {_MAX_TRIALS} trials" if many else "All trials"
+    yield trials_table(ranked[:_MAX_TRIALS], document["monitor"], best["number"], title=title)
     if many:
-        table = _trials_table(ranked[_MAX_TRIALS:], monitor, "Other trials")
+        table = trials_table(ranked[_MAX_TRIALS:], document["monitor"], best["number"], title="Other trials")
         yield Details(f"Table of the other {count(len(ranked) - _MAX_TRIALS, 'trial')}", [table])
     if "train_command" in document:
         yield Paragraph("Train with the best options, to get a bundle and test scores:")
         yield Code(document["train_command"], "command")
-
-
-def _trials_table(rows: list[Mapping[str, Any]], monitor: str, caption: str) -> Table:
-    keys = list(rows[0]["options"])
-    cells = [
-        (
-            f"{row['number']}",
-            _STATES[row["state"]],
-            number(row["score"]),
-            f"{row['epochs']}",
-            duration(row["seconds"]),
-            *(_option_text(row["options"].get(key)) for key in keys),
-            row["reason"],
-        )
-        for row in rows
-    ]
-    header = ("trial", "state", monitor, "epochs", "time", *keys, "note")
-    return Table(header, cells, "llrrr" + "r" * len(keys), caption)
-
-
-def _ranked(rows: list[Mapping[str, Any]], monitor: str) -> list[Mapping[str, Any]]:
-    sign = 1 if monitor == "loss" else -1
-    return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0), row["number"]))
-
-
-def _option_text(value: Any) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

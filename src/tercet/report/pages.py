@@ -13,6 +13,7 @@ from typing import Any
 from tercet.core.errors import DataError
 from tercet.core.untrusted_files import decode_text
 from tercet.data.run_reader import RunReader
+from tercet.metrics.table import MISSING, interval, number
 from tercet.plots.bars import Bar, bars, bars_height, leaderboard, leaderboard_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Page, Paragraph, Section, Table
@@ -21,7 +22,7 @@ from tercet.report.errors import errors_section
 from tercet.report.experiments import reproduction, trials_section
 from tercet.report.multilabel import multilabel_section
 from tercet.report.scores import results_section
-from tercet.report.summary import MISSING, headline, how_to_repeat, interval, number, protocol, summary, warnings_of
+from tercet.report.summary import headline, how_to_repeat, protocol, summary, warnings_of
 from tercet.report.training import cost_section, curves_section
 
 Board = Sequence[tuple[str, float]]

@@ -8,12 +8,13 @@ from typing import Any
 
 from tercet.core.errors import DataError
 from tercet.data.run_reader import CHOSEN, RunReader
+from tercet.metrics.metric import Detail, describe_metric, table_metrics
 from tercet.metrics.significance import Comparison, compare, holm
-from tercet.metrics.tables import comparison_text
+from tercet.metrics.table import MISSING, mean_sd, p_value_text, points, sentence_case
+from tercet.metrics.tables import ResultRow, comparison_text, page_table, spread_table
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Paragraph, Section, Table
-from tercet.report.summary import MISSING, interval, mean_sd, number, p_value_text, points
 
 _TITLES = {
     ("validation", "test"): "Test images, used once, after selection",
@@ -21,9 +22,9 @@ _TITLES = {
     ("test", "test"): "Test images, used for model selection: OPTIMISTIC",
     ("test", "validation"): "Validation images",
 }
-_SCORES = ("accuracy", "95 % interval", "macro F1", "kappa", "top 5", "log loss", "ECE")
-_FOLD_METRICS = ("accuracy", "macro_f1", "log_loss")
-_SEEDS = ("network", "seeds", "test accuracy", "validation accuracy", "training accuracy", "macro F1", "log loss")
+_SEEDS = ("network", "seeds", "test accuracy", "validation accuracy", "training accuracy")
+ModelRow = tuple[Mapping[str, Any], str]
+"""A row of `metrics.json`, and whether it is a member or an ensemble."""
 
 
 def results_section(record: RunReader, writer: FigureWriter) -> Section:
@@ -34,48 +35,73 @@ def results_section(record: RunReader, writer: FigureWriter) -> Section:
 
 def _run_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     document = record.metrics
-    rows, kinds = _models(document)
-    if not any(row.get("test") for row in rows):
+    rows = model_rows(document)
+    if not any(row.get("test") for row, _ in rows):
         yield Paragraph("No test image has a label, so the scores are those on validation images.", quiet=True)
-    if not any(row.get(record.evaluation_split) for row in rows):
+    if not any(row.get(record.evaluation_split) for row, _ in rows):
         yield Paragraph("No image has a label, so there are no scores.", quiet=True)
         return
-    for split in ("test", "validation"):
-        scored = [(row["name"], kind, row[split]) for row, kind in zip(rows, kinds, strict=True) if row.get(split)]
-        if scored:
-            chosen = {index for index, (name, *_) in enumerate(scored) if name == document["chosen"]}
-            yield _scores_table(scored, _TITLES[record.monitor_split, split], chosen)
-    yield from _accuracy_bars(rows, kinds, record.evaluation_split, document["best_member"], writer)
+    yield from split_tables(record, rows)
+    yield from score_bars(record, rows, record.evaluation_split, writer, best=document["best_member"])
     if comparison := document.get("comparison"):
         yield Paragraph(_sentence(comparison))
     yield from _paired_tests(record, document["chosen"])
 
 
-def _models(document: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Return the rows of members and ensembles, and the kind of each."""
-    members, ensembles = document["members"], document["ensembles"]
-    return [*members, *ensembles], ["member"] * len(members) + ["ensemble"] * len(ensembles)
+def model_rows(document: Mapping[str, Any]) -> list[ModelRow]:
+    """Return the members and ensembles of `metrics.json` with their kinds."""
+    members = [(row, "member") for row in document["members"]]
+    return [*members, *((row, "ensemble") for row in document["ensembles"])]
+
+
+def split_tables(record: RunReader, rows: Sequence[ModelRow]) -> Iterator[Table]:
+    """Yield the results on test and on validation images; the selected model is highlighted."""
+    chosen = record.metrics["chosen"]
+    for split in ("test", "validation"):
+        scored = [
+            ResultRow(row["name"], kind, row[split], chosen=row["name"] == chosen)
+            for row, kind in rows
+            if row.get(split)
+        ]
+        if scored:
+            yield page_table(scored, title=_TITLES[record.monitor_split, split])
+
+
+def score_bars(
+    record: RunReader, rows: Sequence[ModelRow], split: str, writer: FigureWriter, *, best: str | None = None
+) -> Iterator[Block]:
+    """Draw the main metric of every model with its interval, and a line at the best member."""
+    metric = describe_metric("o_f1" if record.is_multilabel else "accuracy")
+    drawn = [
+        Bar(row["name"], scores[metric.name], scores[f"{metric.name}_low"], scores[f"{metric.name}_high"], kind)
+        for row, kind in rows
+        if (scores := row.get(split))
+    ]
+    if not drawn:
+        return
+    baseline = next((bar.value for bar in drawn if bar.name == best), None)
+    images = "held-out images of all folds" if split == "pooled" else f"{split} images"
+    note = f" The line is {best}, the best single member by model selection." if baseline is not None else ""
+    yield writer.draw(
+        "ensemble-against-members",
+        f"{sentence_case(metric.title)} on {images} with 95 % intervals.{note}",
+        lambda axes: bars(axes, drawn, xlabel=metric.title, baseline=baseline),
+        height=bars_height(drawn),
+    )
 
 
 def _fold_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     document = record.metrics
-    rows, kinds = _models(document)
-    scored = [(row["name"], kind, row["pooled"]) for row, kind in zip(rows, kinds, strict=True)]
+    rows = model_rows(document)
     if document["ensembles"]:
-        rows, kinds = [*rows, {"name": CHOSEN, "pooled": document["pooled"]}], [*kinds, "selected per fold"]
-        scored.append((CHOSEN, kinds[-1], document["pooled"]))
-    yield _scores_table(scored, "Held-out images of all folds", {len(scored) - 1})
-    spread = [
-        (row["name"], *(mean_sd({"mean": row["mean"][key], "sd": row["sd"][key]}) for key in _FOLD_METRICS))
-        for row in [*document["members"], *document["ensembles"]]
-        if "mean" in row
-    ]
-    if spread:
-        header = ("name", "accuracy", "macro F1", "log loss")
-        yield Table(header, spread, "lrrr", "Mean ± standard deviation over folds")
-    folds = [(f"fold {row['name']}", row.get("chosen", ""), row) for row in document["folds"]]
-    yield _scores_table(folds, "Each fold, by its selected model", set(), kind="selected")
-    drawn = [Bar(name, row["accuracy"], row["accuracy_low"], row["accuracy_high"]) for name, _, row in folds]
+        rows.append(({"name": CHOSEN, "pooled": document["pooled"]}, "selected per fold"))
+    scored = [ResultRow(row["name"], kind, row["pooled"], chosen=row is rows[-1][0]) for row, kind in rows]
+    yield page_table(scored, title="Held-out images of all folds")
+    if spread := [row for row, _ in rows if "mean" in row]:
+        yield spread_table(spread, title="Mean ± standard deviation over folds")
+    folds = [ResultRow(f"fold {row['name']}", row.get("chosen", ""), row) for row in document["folds"]]
+    yield page_table(folds, title="Each fold, by its selected model", kind="selected")
+    drawn = [Bar(row["name"], row["accuracy"], row["accuracy_low"], row["accuracy_high"]) for row in document["folds"]]
     pooled = document["pooled"]["accuracy"]
     yield writer.draw(
         "folds",
@@ -84,10 +110,10 @@ def _fold_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
         height=bars_height(drawn),
     )
     if len(rows) > 1:
-        yield from _accuracy_bars(rows, kinds, "pooled", None, writer)
+        yield from score_bars(record, rows, "pooled", writer)
     if document.get("test"):
-        scored = [("mean of the folds", "ensemble", document["test"])]
-        yield _scores_table(scored, "Test images of the data set, used once", {0})
+        scored = [ResultRow("mean of the folds", "ensemble", document["test"], chosen=True)]
+        yield page_table(scored, title="Test images of the data set, used once")
     if comparison := document.get("comparison"):
         yield Paragraph(_sentence(comparison))
     yield from _paired_tests(record, CHOSEN)
@@ -99,23 +125,25 @@ def _network_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]
     if not trained:
         yield Paragraph("No network finished its training.", quiet=True)
         return
+    metrics = table_metrics(Detail.MAIN, [row[split] for row in trained])
+    others = [metric for metric in metrics if metric.name != "accuracy"]
     rows = [
         (
             row["name"],
             f"{len(row['seeds'])}",
             *(mean_sd(row[part]["accuracy"]) if row.get(part) else MISSING for part in ("test", "validation")),
             mean_sd(row["train_accuracy"]),
-            mean_sd(row[split]["macro_f1"]),
-            mean_sd(row[split]["log_loss"]),
+            *(mean_sd(row[split].get(metric.name)) for metric in others),
         )
         for row in trained
     ]
     best = {index for index, row in enumerate(trained) if row["name"] == document["chosen"]}
+    titles = [metric.title for metric in others]
     caption = (
-        f"Mean ± standard deviation over seeds; macro F1 and log loss on {split} images; the best network on "
+        f"Mean ± standard deviation over seeds; {' and '.join(titles)} on {split} images; the best network on "
         "validation images is highlighted"
     )
-    yield Table(_SEEDS, rows, "lrrrrrr", caption, frozenset(best))
+    yield Table((*_SEEDS, *titles), rows, "l".ljust(len(_SEEDS) + len(titles), "r"), caption, frozenset(best))
     drawn = [_network_bar(row, split) for row in trained]
     baseline = next((bar.value for bar in drawn if bar.name == document["baseline"]), None)
     whisker = "mean ± standard deviation over seeds" if len(trained[0]["seeds"]) > 1 else "95 % interval"
@@ -157,69 +185,14 @@ def _paired_tests(record: RunReader, chosen: str) -> Iterator[Block]:
         return
     adjusted = holm([result.p_value for _, result in comparisons])
     rows = [
-        (
-            name,
-            *points(result.to_dict()),
-            f"{result.only_a}",
-            f"{result.only_b}",
-            p_value_text(result.p_value),
-            p_value_text(corrected),
-        )
-        for (name, result), corrected in zip(comparisons, adjusted, strict=True)
+        (name, *points(test.to_dict()), f"{test.only_a}", f"{test.only_b}", *map(p_value_text, (test.p_value, p_holm)))
+        for (name, test), p_holm in zip(comparisons, adjusted, strict=True)
     ]
-    header = (
-        "compared with",
-        "difference (points)",
-        "95 % interval",
-        f"only {chosen} correct",
-        "only the other correct",
-        "p",
-        "p (Holm)",
-    )
+    counts = (f"only {chosen} correct", "only the other correct")
+    header = ("compared with", "difference (points)", "95 % interval", *counts, "p", "p (Holm)")
     split = "held-out" if record.evaluation_split == "pooled" else record.evaluation_split
     images = f"{comparisons[0][1].n:,} {split} images"
     yield Table(header, rows, "lrrrrrr", f"Paired tests of {chosen} on {images} (McNemar's exact test)")
-
-
-def _scores_table(
-    rows: Sequence[tuple[str, str, Mapping[str, Any]]], title: str, strong: set[int], *, kind: str = "kind"
-) -> Table:
-    sizes = {scores["n"] for *_, scores in rows}
-    caption = title + (f" (n = {sizes.pop():,})" if len(sizes) == 1 else "")
-    top5 = any(scores.get("top5", 1) < 1 for *_, scores in rows)  # always 1 with up to five classes
-    header = ["name", kind, *(["n"] if sizes else []), *(name for name in _SCORES if top5 or name != "top 5")]
-    keys = [key for key in ("macro_f1", "kappa", "top5", "log_loss", "ece") if top5 or key != "top5"]
-    cells = [
-        [
-            name,
-            model_kind,
-            *([f"{scores['n']:,}"] if sizes else []),
-            number(scores["accuracy"]),
-            interval(scores),
-            *(number(scores.get(key)) for key in keys),
-        ]
-        for name, model_kind, scores in rows
-    ]
-    return Table(header, cells, "ll" + "r" * (len(header) - 2), caption, frozenset(strong))
-
-
-def _accuracy_bars(
-    rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], split: str, best: str | None, writer: FigureWriter
-) -> Iterator[Block]:
-    drawn = [
-        Bar(row["name"], row[split]["accuracy"], row[split]["accuracy_low"], row[split]["accuracy_high"], kind)
-        for row, kind in zip(rows, kinds, strict=True)
-        if row.get(split)
-    ]
-    baseline = next((bar.value for bar in drawn if bar.name == best), None)
-    images = "held-out images of all folds" if split == "pooled" else f"{split} images"
-    note = f" The line is {best}, the best single member by model selection." if baseline is not None else ""
-    yield writer.draw(
-        "ensemble-against-members",
-        f"Accuracy on {images} with 95 % intervals.{note}",
-        lambda axes: bars(axes, drawn, xlabel="accuracy", baseline=baseline),
-        height=bars_height(drawn),
-    )
 
 
 def _network_bar(row: Mapping[str, Any], split: str) -> Bar:

@@ -1,4 +1,4 @@
-"""Summary, protocol, warnings and environment of a report, and number formats."""
+"""Summary, protocol, warnings and environment of a report."""
 
 from __future__ import annotations
 
@@ -11,49 +11,11 @@ from tercet.core.files import read_json
 from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.run_reader import RunReader
+from tercet.metrics.metric import describe_metric
+from tercet.metrics.table import MISSING, interval, number
+from tercet.metrics.tables import tta_table
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table, Warning
 from tercet.report.command import SPACE, command_of, space_of
-
-MISSING = "-"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Format a score."""
-    return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def mean_sd(value: Mapping[str, Any] | None, digits: int = 4) -> str:
-    """Format mean and, if known, standard deviation."""
-    if value is None:
-        return MISSING
-    return number(value["mean"], digits) + ("" if value["sd"] is None else f" ± {number(value['sd'], digits)}")
-
-
-def interval(scores: Mapping[str, Any], name: str = "accuracy") -> str:
-    """Format the 95 % interval of a score."""
-    low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
-    return MISSING if low is None or high is None else f"{low:.3f} to {high:.3f}"
-
-
-def points(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    """Format a difference of accuracies in percentage points, and its interval."""
-    low, high = 100 * comparison["low"], 100 * comparison["high"]
-    return f"{100 * comparison['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"
-
-
-def p_value_text(p_value: float) -> str:
-    """Format a p-value."""
-    return "< 0.0001" if p_value < 0.0001 else f"{p_value:.2g}"
-
-
-def duration(seconds: float | None) -> str:
-    """Format a time in seconds, minutes or hours."""
-    if seconds is None:
-        return MISSING
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
 
 _COMMANDS = {
     "train": "trains members and combines them",
@@ -112,7 +74,7 @@ def protocol(record: RunReader) -> Section:
     values = record.metrics.get("protocol", {})
     optimistic = " (optimistic)" if record.monitor_split == "test" else ""
     monitor = values.get("monitor") or record.metrics.get("monitor") or MISSING
-    facts = [("model selection", f"by {monitor} on {record.monitor_split} images{optimistic}")]
+    facts = [("model selection", f"by {describe_metric(monitor).title} on {record.monitor_split} images{optimistic}")]
     facts += [
         ("evaluation", f"on {_SPLITS[record.evaluation_split] if record.kind != 'tune' else 'validation images only'}")
     ]
@@ -190,14 +152,8 @@ def _tta_levels(record: RunReader) -> Iterator[Block]:
     tta = record.metrics.get("tta")
     if not tta:
         return
-    rows = [
-        (level["views"], f"{level['passes']}", number(level["accuracy"]), interval(level), number(level["log_loss"]))
-        for level in tta["levels"]
-    ]
-    chosen = {index for index, level in enumerate(tta["levels"]) if level["views"] == tta["chosen"]}
-    header = ("views", "forward passes per image", "accuracy", "95 % interval", "log loss")
-    caption = f"Test-time augmentation on {tta.get('split', 'validation')} images; the selected one is highlighted"
-    yield Table(header, rows, "lrrrr", caption, frozenset(chosen))
+    title = f"Test-time augmentation on {tta.get('split', 'validation')} images"
+    yield tta_table(tta["levels"], tta["chosen"], title=title, page=True)
 
 
 def _reproduce(record: RunReader) -> Iterator[Block]:

@@ -7,20 +7,14 @@ from typing import Any
 
 from tercet.core.history import History
 from tercet.data.run_reader import RunReader
-from tercet.metrics.tables import short_count
+from tercet.metrics.metric import describe_metric, is_built_in
+from tercet.metrics.table import MISSING, duration, mean_sd, sentence_case, short_count
 from tercet.plots.cost import Cost, accuracy_against_cost
-from tercet.plots.curves import Quantity, training_curves
+from tercet.plots.curves import RATE, training_curves
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Paragraph, Section, Table
-from tercet.report.summary import MISSING, duration, mean_sd
 
-_CURVES: tuple[tuple[Quantity, str], ...] = (
-    ("loss", "Loss"),
-    ("accuracy", "Accuracy"),
-    ("macro_f1", "Macro F1"),
-    ("kappa", "Cohen's kappa"),
-    ("rate", "Learning rate"),
-)
+_CURVES = ("loss", "accuracy", "macro_f1", "kappa")
 _COSTS = {
     "flops": "FLOPs per image",
     "milliseconds": "milliseconds per image (batched)",
@@ -37,15 +31,16 @@ def curves_section(
         text = "No training history is stored, so learning curves are not shown."
         return Section("Training", [Paragraph(text, quiet=True)])
     blocks: list[Block] = []
-    for quantity, title in _CURVES:
+    names = dict.fromkeys(name for history in available.values() for row in history for name in row.validation)
+    own = sorted(name for name in names if not is_built_in(name))
+    for quantity in (*_CURVES, *own, RATE):
+        title = sentence_case("learning rate" if quantity == RATE else describe_metric(quantity).title)
         recorded = {
-            name: history for name, history in available.items() if quantity == "rate" or _records(history, quantity)
+            name: history for name, history in available.items() if quantity == RATE or _records(history, quantity)
         }
         if recorded:
             split = (
-                ""
-                if quantity == "rate"
-                else f" on {monitor_split} images; a dot marks the epoch whose weights are used"
+                "" if quantity == RATE else f" on {monitor_split} images; a dot marks the epoch whose weights are used"
             )
             blocks.append(
                 writer.draw(
@@ -123,9 +118,9 @@ def _networks(rows: list[dict[str, Any]]) -> Table:
             short_count(row["parameters"]),
             short_count(row["flops"]) if row.get("flops") else MISSING,
             duration(row["seconds"]["mean"]),
-            mean_sd(row["seconds_per_epoch"], 1),
-            mean_sd(row["images_per_second"], 0),
-            mean_sd(row["updates"], 0),
+            mean_sd(row["seconds_per_epoch"], ".1f"),
+            mean_sd(row["images_per_second"], ".0f"),
+            mean_sd(row["updates"], ".0f"),
         )
         for row in rows
     ]

@@ -16,7 +16,7 @@ from tercet.config.training import Monitor
 from tercet.core.errors import ModelError
 from tercet.core.files import atomic_path
 from tercet.core.history import History
-from tercet.metrics.classification import is_better
+from tercet.metrics.metric import is_better
 
 
 @dataclass(frozen=True)
