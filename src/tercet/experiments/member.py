@@ -35,7 +35,7 @@ from tercet.models.summary import summarize
 from tercet.training.callbacks import Callback, EpochLog, EventStream, tensorboard
 from tercet.training.checkpoint import TrainingResult
 from tercet.training.fabric import bf16_fault, choose_precision, require_bf16
-from tercet.training.losses import CrossEntropy, Objective, balanced_class_weights
+from tercet.training.losses import Objective, SingleLabel, balanced_class_weights
 from tercet.training.trainer import Trainer
 
 SPEED_BATCH = 64
@@ -117,7 +117,9 @@ def check_bf16(plan: Plan, prepared: DataModule) -> None:
         rows = prepared.rows("train")[:2]
         batch = next(iter(prepared.loader(rows, (classifier.spec,)).epoch(0)))
         counts = prepared.table.take(rows).class_counts() if plan.multilabel else None
-        objective = CrossEntropy() if counts is None else multilabel_objective(member.model.labels, counts)
+        objective = (
+            SingleLabel(member.training.loss) if counts is None else multilabel_objective(member.model.labels, counts)
+        )
         require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
 
 
@@ -220,7 +222,7 @@ class _MemberTrainer:
         if config.class_weights != "none":
             counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
             weights = balanced_class_weights(counts.tolist())
-        return CrossEntropy(class_weights=weights, label_smoothing=config.label_smoothing)
+        return SingleLabel(config.loss, weight=weights, label_smoothing=config.label_smoothing)
 
     def save(self, classifier: Classifier) -> dict[str, Any]:
         """Save the member's predictions and bundle; return additions to its summary."""

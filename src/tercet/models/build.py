@@ -5,6 +5,8 @@ Shapes: C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
+
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +31,7 @@ from tercet.core.types import INTERPOLATIONS, InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
-from tercet.models.heads import HEADS
+from tercet.models.heads import HEADS, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import hub_file, load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
@@ -41,11 +43,6 @@ _ALWAYS_VALID = frozenset({"pretrained", "num_biases"})
 _RECURRENT = frozenset(
     {"scan", "bidirectional", "hidden_size", "num_layers", "activation", "recurrent_activation", "reset_after"}
 )
-_HEAD = {
-    "paper": frozenset({"head_hidden_dim", "noise"}),
-    "linear": frozenset[str](),
-    "mlp": frozenset({"head_hidden_dim", "dropout"}),
-}
 
 
 def build(
@@ -158,7 +155,7 @@ def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     if entry := registered_network(network):
         return entry.options | {"labels"}
     options = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
-    options |= _HEAD[config.head]
+    options |= head_options(config.head)
     if config.recurrent == "none":
         return frozenset(options)
     options |= _RECURRENT | {"num_biases"}

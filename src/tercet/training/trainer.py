@@ -36,9 +36,9 @@ from tercet.training.checkpoint import (
     remove_unreferenced,
     save_checkpoint,
 )
-from tercet.training.fabric import autocast, channels_last, make_fabric, split, steady_batch_norm
-from tercet.training.losses import CrossEntropy, Objective, count_correct
-from tercet.training.optim import WeightAverage, learning_rate, make_optimizer, set_learning_rate, stage_steps
+from tercet.training.fabric import WeightAverage, autocast, channels_last, make_fabric, split, steady_batch_norm
+from tercet.training.losses import Objective, SingleLabel, count_correct
+from tercet.training.parts import learning_rate, make_optimizer, set_learning_rate, stage_steps
 from tercet.training.signals import StopSignal
 
 
@@ -52,7 +52,7 @@ class Trainer:
         config: Stages, optimizer, monitored metric.
         folder: Folder for checkpoints and the history.
         device: cpu, cuda, cuda:N or mps.
-        objective: The loss (default: cross-entropy).
+        objective: The loss (default: `loss` of the configuration).
         scorer: Scores logits B K against labels; its scores include the monitored metric and the loss.
         callbacks: Called after every training step and every epoch.
     """
@@ -72,7 +72,7 @@ class Trainer:
     ) -> None:
         self.train, self.validation, self.scorer = train, validation, scorer
         self.config, self.folder, self.callbacks = config, folder, callbacks
-        self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
+        self.objective = objective or SingleLabel(config.loss, label_smoothing=config.label_smoothing)
         self.stages = config.stage_list()
         self.total_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
         self.device, self.fabric = device, make_fabric(device)
