@@ -92,7 +92,7 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
     Raises:
         ConfigError: The network is unknown, or options have no effect on it.
     """
-    if registered_network(network) is None and not _is_timm(network):
+    if registered_network(network) is None and not is_timm(network):
         raise ConfigError(
             f"unknown network '{network}'{did_you_mean(network, network_names())}: 'tercet models' lists all"
         )
@@ -127,10 +127,13 @@ def check_build(network: str, config: ModelConfig) -> None:
 def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:
     """Check that one of Tercet's own networks accepts the data's images, by building it on the meta device.
 
+    Networks of the caller's need not support that device; `check_logits` runs them.
+
     Raises:
         ConfigError: The images are too small, or differ in size and `input.size` is not set.
     """
-    if registered_network(network) is not None:
+    entry = registered_network(network)
+    if entry is not None and not entry.custom:
         with torch.device("meta"):
             build(network, num_classes=2, config=config, channels=channels, image_size=image_size, load_weights=False)
 
@@ -153,7 +156,7 @@ def network_descriptions() -> dict[str, str]:
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that have an effect on a network, given the other options."""
     if entry := registered_network(network):
-        return entry.options | {"labels"}
+        return entry.options if entry.custom else entry.options | {"labels"}
     options = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
     options |= head_options(config.head)
     if config.recurrent == "none":
@@ -183,7 +186,8 @@ def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
     return f"--head {config.head}"
 
 
-def _is_timm(network: str) -> bool:
+def is_timm(network: str) -> bool:
+    """Return whether timm has a network of this name, with or without the tag of its weights."""
     architecture, tag = split_model_name_tag(network)
     if not timm.is_model(architecture):
         return False

@@ -73,6 +73,12 @@ def bf16_fault(module: nn.Module, batch: Batch, objective: Objective, *, device:
     return ""
 
 
+def check_step(module: nn.Module, batch: Batch, objective: Objective, *, device: str) -> None:
+    """Compute loss and gradients of a batch with a copy of a module, so that what the caller wrote raises early."""
+    with _training_copy(module, device) as trial:
+        _train_step(trial, batch.to(device), objective, device, "32")
+
+
 def require_bf16(module: nn.Module, batch: Batch, objective: Objective, *, device: str, name: str) -> None:
     """Raise if this machine cannot compute a step of the member `name` in bf16.
 

@@ -5,13 +5,14 @@ Shapes: B images, K classes, T labels of a sequence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tercet.core.errors import PartError, describe_result, naming_part, raise_problems
+from tercet.core.errors import DivergedError, PartError, describe_result, naming_part, raise_problems
 from tercet.core.registry import accepts
 from tercet.core.types import Batch
 from tercet.training.parts import LOSSES
@@ -122,6 +123,20 @@ def count_correct(logits: Tensor, batch: Batch) -> int:
         return 0
     correct = logits.argmax(dim=1) == labels if labels.ndim == 1 else ((logits > 0) == (labels > 0)).all(dim=1)
     return int(correct.sum())
+
+
+def require_finite(loss: float, batch: Batch, stage: int, epoch: int, step: int) -> None:
+    """Raise before the gradient of a non-finite loss reaches the weights; numbers from 0.
+
+    Raises:
+        DivergedError: The loss is not finite.
+    """
+    if not math.isfinite(loss):
+        names = ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
+        raise DivergedError(
+            f"the loss is {loss} at stage {stage + 1}, epoch {epoch + 1}, step {step + 1} (images {names}): "
+            "lower --lr, set --clip-grad-norm 1, or check these images"
+        )
 
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:
