@@ -35,6 +35,7 @@ LATE_IMPORTS += ("tercet.experiments.tensorboard",)
 LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts")  # options list their names without loading PyTorch
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+UNPICKLES = ("tercet.experiments.custom_parts",)  # only what its own parent process wrote into its standard input
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")
 LIGHT = ("core.errors", "core.registry", "core.files", "core.predictions", "config")
@@ -185,7 +186,7 @@ def test_module_names_are_specific() -> None:
 
 def test_no_unsafe_calls() -> None:
     calls = {module.name: unsafe(ast.parse(module.text)) for module in MODULES}
-    assert {name: words for name, words in calls.items() if words} == {}
+    assert {name: words for name, words in calls.items() if words} == {name: ["pickle.load"] for name in UNPICKLES}
 
 
 def test_public_names_have_docstrings() -> None:
@@ -213,6 +214,18 @@ HELP = "import runpy; sys.argv = ['tercet', '--help']; runpy.run_module('tercet'
 @pytest.mark.parametrize("statement", ["import tercet", HELP], ids=["import tercet", "python -m tercet --help"])
 def test_import_and_help_load_no_heavy_library(statement: str) -> None:
     assert loaded_after(statement, HEAVY) == []
+
+
+@pytest.mark.xfail(strict=True, reason="core.files and core.resource_limits import fcntl and resource")
+def test_python_training_prediction_and_export_need_nothing_that_only_posix_has() -> None:
+    """Their modules are imported where those of POSIX are missing, as on Windows."""
+    missing = ("fcntl", "grp", "pwd", "resource", "termios")
+    names = [name for name in sorted(NAMES) if package_of(name) not in ("serve", "cli") and "__main__" not in name]
+    script = f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n" + "".join(
+        f"import {name}\n" for name in names
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr.splitlines()[-3:]
 
 
 def test_training_loads_no_plots() -> None:

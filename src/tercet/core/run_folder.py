@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tercet.core.errors import ConfigError, DataError, StorageError
+from tercet.core.errors import ConfigError, DataError, PartError, StorageError
 from tercet.core.files import UNFINISHED_PREFIX, FileLock, new_folder, read_json, slug, write_json
 
 
@@ -124,10 +124,10 @@ class RunFolder:
 
     @contextmanager
     def delete_if_invalid(self) -> Iterator[None]:
-        """Delete the run on ConfigError or DataError, so that the corrected command can use the same folder."""
+        """Delete the run on errors of the caller's, so that the corrected command can use the same folder."""
         try:
             yield
-        except (ConfigError, DataError):
+        except (ConfigError, DataError, PartError):
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
