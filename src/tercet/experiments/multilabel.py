@@ -57,6 +57,7 @@ def _monitor(monitor: Monitor) -> Monitor:
 def _problems(member: MemberConfig) -> Iterator[str]:
     training = member.training
     single_label_options = {
+        "loss": training.loss != "cross-entropy",
         "label_smoothing": training.label_smoothing > 0,
         "class_weights": training.class_weights != "none",
     }
