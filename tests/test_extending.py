@@ -23,6 +23,7 @@ from tercet.core.errors import ConfigError, ModelError, PartError, TercetError
 from tercet.core.registry import PARTS
 from tercet.core.run_folder import RunFolder
 from tercet.core.types import InputSpec
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.plan import Plan
 from tercet.models.build import build
 from tests.test_docs import blocks
@@ -316,6 +317,15 @@ def _named(name: str) -> Any:
 
     part.__name__ = name
     return part
+
+
+def test_one_part_can_be_given_in_several_options() -> None:
+    member = {"model": Net, "loss": hinge, "stages": [{"schedule": ramp, "steps": 2}]}
+    with custom_parts({"loss": hinge, "schedule": ramp, "members": [member, Net], "lr": 0.1}) as named:
+        assert PARTS["schedule"].custom() == {"ramp": ramp}
+    stages = [{"schedule": "ramp", "steps": 2}]
+    assert named["members"] == [{"model": "Net", "loss": "hinge", "stages": stages}, {"model": "Net"}]
+    assert (named["loss"], named["schedule"], named["lr"]) == ("hinge", "ramp", 0.1)
 
 
 def test_a_schedule_must_return_a_factor(photos: Path) -> None:

@@ -73,6 +73,7 @@ class _Parts:
         self.named: dict[str, dict[str, Any]] = {}
         self.options: set[str] = set()
         """Top-level options with an object."""
+        self._count = 0
 
     def add(self, kind: str, part: Any, name: str) -> str:
         """Collect a part and return its name.
@@ -80,13 +81,14 @@ class _Parts:
         Raises:
             ConfigError: Another part has the name.
         """
+        self._count += 1
         if self.named.setdefault(kind, {}).setdefault(name, part) is not part or (kind == "network" and is_timm(name)):
             raise ConfigError(f"{kind} '{name}' is already registered: choose another name")
         return name
 
     def option(self, key: str, value: Any) -> Any:
         """Return the value of a top-level option with names instead of objects."""
-        before = sum(map(len, self.named.values()))
+        before = self._count
         if key in _NETWORKS:
             networks = value if isinstance(value, (list, tuple)) else [value]
             result: Any = [self._network(network) for network in networks] if value is not None else value
@@ -94,7 +96,7 @@ class _Parts:
             result = {name: self._values(name, choices) for name, choices in value.items()}
         else:
             result = self._values(key, value)
-        if sum(map(len, self.named.values())) > before:
+        if self._count > before:
             self.options.add(key)
             return result
         return value
