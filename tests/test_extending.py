@@ -64,7 +64,7 @@ half_error.higher_is_better = False  # type: ignore[attr-defined]
 
 
 class Recorder:
-    """Keeps what it is told, and appends it to a file that child processes share."""
+    """Appends the events of trainings to a file that child processes share."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -282,7 +282,10 @@ def test_wrong_networks_are_refused_before_any_training(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "line"),
     [
-        (lambda: Net(2, 1), "members: <lambda> is no name: give a function defined with def, or {'model': ..., 'name'"),
+        (
+            lambda: Net(2, 1),
+            "members: <lambda> is not a usable name: give a function defined with def, or",
+        ),
         ({"model": Net, "name": "small-cnn"}, "network 'small-cnn' is already registered: choose another name"),
         ({"model": Net, "name": "resnet18"}, "network 'resnet18' is already registered: choose another name"),
     ],

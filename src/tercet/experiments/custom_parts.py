@@ -36,7 +36,7 @@ OPTIONS = {
 """Options that take an object, and the kind of part that it is."""
 _NETWORKS = ("members", "backbones")
 _SENT = sorted({"network", "callback", *OPTIONS.values()} & PARTS.keys())
-_VARIABLE = "TERCET_CUSTOM_PARTS"  # tells a child process that its standard input has parts
+_VARIABLE = "TERCET_CUSTOM_PARTS"  # set for child processes whose standard input has parts
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def custom_parts(options: Mapping[str, Any], *, resume: str | Path | None = None
 
     Args:
         options: Keywords of `train`, `crossval`, `compare` or `tune`, with `modules` (networks by name) and
-            `callbacks`, which are no options of the configuration.
+            `callbacks`, which the configuration does not have.
         resume: Folder to resume; the run knows the names already, so that options with objects are only registered.
 
     Raises:
@@ -142,7 +142,7 @@ def _name_of(part: Any, option: str, instead: str) -> str:
     names = (getattr(inner, "__name__", None), getattr(inner, "name", None), type(inner).__name__)
     name = next(name for name in names if isinstance(name, str) and name)
     if not re.fullmatch(r"[\w.+-]+", name):
-        raise ConfigError(f"{option}: {name} is no name: give a function defined with def, or {instead}")
+        raise ConfigError(f"{option}: {name} is not a usable name: give a function defined with def, or {instead}")
     return name
 
 
