@@ -33,11 +33,14 @@ ENTRY_POINTS = ("tercet", "tercet.__main__")  # these may import from every laye
 LATE_IMPORTS = ("tercet", "tercet.cli.main", "tercet.cli.commands", "tercet.cli.deployment")
 LATE_IMPORTS += ("tercet.experiments.tensorboard",)
 LATE_IMPORTS += ("tercet.inference.predictor", "tercet.data.data_module")  # ONNX files are used without PyTorch
+LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts")  # options list their names without loading PyTorch
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+UNPICKLES = ("tercet.experiments.custom_parts",)  # only what its own parent process wrote into its standard input
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")
 LIGHT = ("core.errors", "core.registry", "core.files", "core.predictions", "config")
+LIGHT += ("data.augmentations", "models.heads", "training.parts")  # providers of choices
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def test_module_names_are_specific() -> None:
 
 def test_no_unsafe_calls() -> None:
     calls = {module.name: unsafe(ast.parse(module.text)) for module in MODULES}
-    assert {name: words for name, words in calls.items() if words} == {}
+    assert {name: words for name, words in calls.items() if words} == {name: ["pickle.load"] for name in UNPICKLES}
 
 
 def test_public_names_have_docstrings() -> None:
@@ -212,6 +215,18 @@ HELP = "import runpy; sys.argv = ['tercet', '--help']; runpy.run_module('tercet'
 @pytest.mark.parametrize("statement", ["import tercet", HELP], ids=["import tercet", "python -m tercet --help"])
 def test_import_and_help_load_no_heavy_library(statement: str) -> None:
     assert loaded_after(statement, HEAVY) == []
+
+
+@pytest.mark.xfail(strict=True, reason="core.files and core.resource_limits import fcntl and resource")
+def test_python_training_prediction_and_export_need_nothing_that_only_posix_has() -> None:
+    """Their modules are imported where those of POSIX are missing, as on Windows."""
+    missing = ("fcntl", "grp", "pwd", "resource", "termios")
+    names = [name for name in sorted(NAMES) if package_of(name) not in ("serve", "cli") and "__main__" not in name]
+    script = f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n" + "".join(
+        f"import {name}\n" for name in names
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr.splitlines()[-3:]
 
 
 def test_training_loads_no_plots() -> None:

@@ -17,7 +17,7 @@ from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.models.summary import summarize
-from tercet.training.optim import make_optimizer
+from tercet.training.parts import make_optimizer
 from tercet.training.trainer import Trainer
 
 LAST_STAGE = ("features.network.layer4.*: open", "backbone")

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from tercet.core.errors import ConfigError, DataError, ModelError, StorageError
+from tercet.core.errors import ConfigError, DataError, ModelError, PartError, StorageError
 from tercet.core.files import UNFINISHED_PREFIX, file_lock, new_folder, read_json, slug, write_json, write_text
 
 RECORD = "run.json"
@@ -191,10 +191,10 @@ class RunFolder:
 
     @contextmanager
     def delete_if_invalid(self) -> Iterator[None]:
-        """Delete the run on ConfigError or DataError, so that the corrected command can use the same folder."""
+        """Delete the run on errors of the caller's, so that the corrected command can use the same folder."""
         try:
             yield
-        except (ConfigError, DataError):
+        except (ConfigError, DataError, PartError):
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 

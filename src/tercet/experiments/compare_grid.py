@@ -18,7 +18,7 @@ from tercet.models.build import build, check_network, options_of
 from tercet.models.classifier import Classifier
 from tercet.models.members import member_mapping, resolve_members
 from tercet.models.summary import count_parameters, find_width_option, match_parameters, summarize
-from tercet.training.optim import stage_steps
+from tercet.training.parts import stage_steps
 
 _OPTIONS = {"recurrent": "recurrent", "bidirectional": "bidirectional", "scans": "scan", "sizes": "input"}
 """Field of `ModelConfig` set by each axis of the grid."""

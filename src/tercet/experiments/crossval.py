@@ -20,6 +20,7 @@ from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
 from tercet.data.run_reader import CHOSEN
 from tercet.experiments.crossval_results import finalize_folds
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, run_experiment
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
@@ -61,8 +62,9 @@ def crossval(
     Raises:
         TercetError: See `tercet.core.errors`; continue an interrupted cross-validation with `resume`.
     """
-    parsed = CROSSVAL.parse_object(options)
-    return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))
+    with custom_parts(options, resume=resume) as named:
+        parsed = CROSSVAL.parse_object(named)
+        return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 def run_crossval(

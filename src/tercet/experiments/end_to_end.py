@@ -29,7 +29,7 @@ from tercet.ensemble.cross_fit import cross_fit
 from tercet.experiments.plan import Plan
 from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.training.checkpoint import BestEpoch, TrainingResult
-from tercet.training.losses import CrossEntropy, Objective
+from tercet.training.losses import Objective, SingleLabel
 from tercet.training.trainer import Trainer
 
 
@@ -237,7 +237,7 @@ class EndToEndFitter:
 
 def joint_objective(fusion: FusionConfig) -> Objective:
     """Return the loss (1 - a) * CE(ensemble) + a * mean of CE(member), where a is `fusion.aux_loss_weight`."""
-    entropy, share = CrossEntropy(), fusion.aux_loss_weight
+    entropy, share = SingleLabel(), fusion.aux_loss_weight
 
     def objective(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.targets is not None

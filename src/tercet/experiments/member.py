@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,24 +14,26 @@ import torch
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import to_tercet_error
 from tercet.core.files import write_text
+from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
-from tercet.core.runtime import seed_everything
+from tercet.core.runtime import seed_everything, seeded_generators
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Member
-from tercet.experiments.plan import Plan
+from tercet.experiments.plan import Plan, custom_names
+from tercet.experiments.pool import report_to_parent
 from tercet.experiments.task import task_of
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, score
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
+from tercet.models.registry import check_logits
 from tercet.models.summary import summarize
-from tercet.training.callbacks import Callback, EpochLog, EventStream, tensorboard
+from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, tensorboard
 from tercet.training.checkpoint import TrainingResult
-from tercet.training.fabric import bf16_fault, choose_precision, require_bf16
+from tercet.training.fabric import bf16_fault, check_step, choose_precision, require_bf16
 from tercet.training.losses import Objective
 from tercet.training.trainer import Trainer
 
@@ -100,22 +101,32 @@ def train_member(
     folder.finish(summary)
 
 
-def check_bf16(plan: Plan, prepared: DataModule) -> None:
-    """Check, before any training, that this machine computes in bf16 every member that is to be trained in it.
+def check_trainings(plan: Plan, prepared: DataModule) -> None:
+    """Try a step with two images, before any training, of members with parts of the caller's or in bf16.
 
     Raises:
-        ConfigError: It cannot.
+        PartError: A part raises an exception, or returns another shape than expected.
+        ConfigError: This machine cannot compute a member in bf16.
     """
-    checked: list[tuple[str, ModelConfig]] = []
+    checked: list[tuple[str, ModelConfig, TrainingConfig]] = []
     for member in plan.members:
-        if member.training.precision != "bf16" or (member.network, member.model) in checked:
+        config, key = member.training, (member.network, member.model, member.training)
+        custom = any(custom_names([member]).values())
+        if key in checked or not (custom or config.precision == "bf16"):
             continue
-        checked.append((member.network, member.model))
-        classifier = plan.build(member, load_weights=False)
-        rows = prepared.rows("train")
-        batch = next(iter(prepared.loader(rows[:2], (classifier.spec,)).epoch(0)))
-        objective = task_of(plan).objective(member, prepared.table.take(rows))
-        require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
+        checked.append(key)
+        with seeded_generators(0):
+            classifier = plan.build(member, load_weights=False)
+            rows, specs = prepared.rows("train"), (classifier.spec,)
+            data = replace(plan.data_config, num_workers=0)
+            loader = prepared.training_loader(rows[:2], specs, training=config, data=data, seed=0)
+            batch = next(iter(loader.epoch(0)))
+            objective = task_of(plan).objective(member, prepared.table.take(rows))
+            if custom:
+                check_logits(classifier, batch.images, member=member.name)
+                check_step(classifier, batch, objective, device=plan.device)
+        if config.precision == "bf16":
+            require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
 
 
 @dataclass(frozen=True)
@@ -160,7 +171,8 @@ class _MemberTrainer:
             device=plan.device,
             objective=objective,
             scorer=scorer,
-            callbacks=[*logs, *callbacks],
+            callbacks=[*logs, *callbacks, CustomCallbacks(PARTS["callback"].custom().values())],
+            name=self.name if self.fold is None else f"{self.name}, fold {self.fold + 1}",
         )
         training.resume()
         result = training.run()
@@ -233,22 +245,6 @@ def main() -> int:
         train_member(run, arguments.name, fold=arguments.fold, callbacks=[events])
 
     return report_to_parent(work)
-
-
-def report_to_parent(work: Callable[[EventStream], None]) -> int:
-    """Run `work` with an event stream to standard output and return the exit code of this process."""
-    events = EventStream(sys.stdout)
-    try:
-        work(events)
-    except BrokenPipeError:
-        os._exit(1)  # the parent process is gone
-    except Exception as error:
-        explained = to_tercet_error(error)
-        if explained is None:
-            raise
-        events.error(str(explained), explained.exit_code)
-        return explained.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tercet.core.registry import PARTS
 from tercet.ensemble.bundle import Bundle, load_bundle
 
 
@@ -23,13 +24,16 @@ class RunResult:
     exit_code: int = 0
     """0, or the exit code of the first failed training if the command reports failures in its results."""
 
+    modules: Mapping[str, Any] = field(default_factory=PARTS["network"].custom, compare=False)
+    """Networks of the caller's that it was trained with, by name."""
+
     def bundle(self) -> Bundle:
         """Load the selected model.
 
         Raises:
             ModelError: The command writes no bundle.
         """
-        return load_bundle(self.path / "bundle")
+        return load_bundle(self.path / "bundle", modules=self.modules)
 
     def __repr__(self) -> str:
         chosen = self.metrics.get("chosen")

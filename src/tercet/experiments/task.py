@@ -35,9 +35,9 @@ from tercet.metrics.multilabel import validation_multilabel_scores
 from tercet.training.callbacks import Callback, TensorBoard
 from tercet.training.losses import (
     BinaryCrossEntropy,
-    CrossEntropy,
     LabelSequences,
     Objective,
+    SingleLabel,
     balanced_class_weights,
 )
 
@@ -97,6 +97,7 @@ def _monitor(monitor: Monitor) -> Monitor:
 def _problems(member: MemberConfig) -> Iterator[str]:
     training = member.training
     single_label_options = {
+        "loss": training.loss != "cross-entropy",
         "label_smoothing": training.label_smoothing > 0,
         "class_weights": training.class_weights != "none",
     }
@@ -178,7 +179,7 @@ def _cross_entropy(member: MemberConfig, table: SampleTable) -> Objective:
     training, weights = member.training, None
     if training.class_weights != "none":
         weights = balanced_class_weights(table.class_counts().tolist())
-    return CrossEntropy(class_weights=weights, label_smoothing=training.label_smoothing)
+    return SingleLabel(training.loss, weight=weights, label_smoothing=training.label_smoothing)
 
 
 def _names(plan: Plan, prepared: DataModule, rows: Rows) -> dict[str, Any]:

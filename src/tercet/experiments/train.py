@@ -20,9 +20,10 @@ from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
-from tercet.experiments.member import check_bf16
+from tercet.experiments.member import check_trainings
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.results import RunResult
@@ -61,8 +62,9 @@ def train(
     Raises:
         TercetError: See `tercet.core.errors`; continue an interrupted run with `resume`.
     """
-    parsed = TRAIN.parse_object(options)
-    return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
+    with custom_parts(options, resume=resume) as named:
+        parsed = TRAIN.parse_object(named)
+        return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 class PlannedExperiment(Experiment[tuple[Plan, DataModule], Result]):
@@ -182,7 +184,7 @@ def make_plan(
     )
     plan = task_of(plan).adapt(plan)
     plan.check()
-    check_bf16(plan, prepared)
+    check_trainings(plan, prepared)
     return plan
 
 
