@@ -134,8 +134,8 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         f"{path}: hidden_size: expected a whole number, got 'many'",
         "--lr: expected a number, got 'fast'",
         "--head: expected one of paper, linear, mlp, got 'papr', did you mean 'paper'?",
-        "seed must not be negative",
-        f"{path}: data.limit must be positive",
+        "seed -1 must not be negative",
+        f"{path}: data.limit 0 must be positive",
     ]
     assert fusion.startswith(f"{path}: fusion.regime joint with fusion.data validation: ")
     assert missing == "DATA is missing: folder, table, zip file, or data set name"
@@ -164,11 +164,11 @@ def test_keys_of_any_type_are_reported() -> None:
 
 def test_invalid_command_definitions_raise() -> None:
     with pytest.raises(TypeError, match="two classes define an option 'lr'"):
-        CommandOptions("bad", groups=[("", TrainingConfig), ("", StageConfig)])
+        CommandOptions(TrainingConfig, StageConfig)
 
     @dataclass(frozen=True)
     class WithoutDefault:
         name: str
 
     with pytest.raises(TypeError, match="needs a default"):
-        CommandOptions("bad", groups=[("", WithoutDefault)])
+        CommandOptions(WithoutDefault)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from tercet.config.analysis import FINDING_KINDS, FindingKind
+from tercet.config.commands import FINDING_KINDS, FindingKind
 from tercet.data.image_cache import BadImage
 
 MAX_LISTED = 1000

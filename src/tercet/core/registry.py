@@ -151,7 +151,12 @@ class Registry(Generic[Value]):
 
     def _load(self) -> None:
         while self._providers:  # emptied first: a provider may read the registry while it is imported
-            importlib.import_module(self._providers.pop())
+            importlib.import_module(self._providers.pop(0))
+
+    def names(self) -> list[str]:
+        """Return the names in the order in which the parts were registered."""
+        self._load()
+        return list(self._values)
 
     def __getitem__(self, name: str) -> Value:
         self._load()
@@ -178,6 +183,7 @@ PARTS: Mapping[str, Registry[Any]] = {
     "head": Registry("head", "tercet.models.heads"),
     "combiner": Registry("ensemble method", "tercet.ensemble.weights"),
     "dataset": Registry("data set", "tercet.data.load"),
+    "command": Registry("command", "tercet.cli.training", "tercet.cli.inference", "tercet.cli.deployment"),
 }
 """The registry of each kind of part that can be added."""
 

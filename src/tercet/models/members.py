@@ -21,7 +21,7 @@ SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
 PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 """Default members for larger images; pretrained."""
-MEMBER_OPTIONS = CommandOptions("member", groups=[("", ModelConfig), ("", TrainingConfig)])
+MEMBER_OPTIONS = CommandOptions(ModelConfig, TrainingConfig)
 """Options that can be set per member."""
 _DEFAULTS = ModelConfig()
 _SINGLE_STAGE_ONLY = "schedule and patience need a single stage: set epochs or lr, or put them into stages"

@@ -51,7 +51,7 @@ def options_given(options: CommandOptions, values: Mapping[str, Any]) -> list[st
         ConfigError: The command does not accept a key or value.
     """
     parsed = options.parse_object(values).to_dict()
-    fields = options.schema.fields
+    fields = options.fields
     defaults = options.parse_object({}).to_dict()
     return [
         _option(fields[key], value)
