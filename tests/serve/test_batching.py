@@ -270,7 +270,7 @@ def test_loopback_addresses() -> None:
     ("values", "message"),
     [
         ({"queue": 0}, "limits.queue 0 must be positive"),
-        ({"deadline": -1.0, "max_images": 0}, "limits.max_images 0 must be positive; limits.deadline -1.0 must be positive"),
+        ({"deadline": -1.0, "max_images": 0}, "max_images 0 must be positive; limits.deadline -1.0 must be positive"),
         ({"memory": 100}, "memory 100 is too small"),
         ({"queue": 8, "max_images": 9}, "limits.queue 8 must be at least limits.max_images 9"),
     ],

@@ -63,8 +63,7 @@ class VerificationConfig(Config):
     max_images: int = bounded(256, above=0)
     """Maximum number of images."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if self.data is not None and self.images:
             yield Problem("give data or images, not both", "data", "images")
 
@@ -90,8 +89,7 @@ class VerifyConfig(Config):
     bundle: str = ""
     """Bundle or run folder that the file was exported from."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if not self.bundle:
             yield Problem("bundle is missing: give the bundle or run folder that the file was exported from", "bundle")
 
@@ -109,8 +107,7 @@ class BenchmarkConfig(Config):
     batches: tuple[int, ...] = bounded((1, 8, 32), above=0)
     """Batch sizes."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if len(self.size) > 2:
             yield Problem("size takes one number, or height and width", "size")
         if not self.batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tercet
 from tercet.cli.command import command, console
@@ -41,8 +41,7 @@ class TTAOptions(Config):
     tta: str | None = None
     """Test-time augmentation: none, flip, vflip, shifts:2, crops:3@540, joined by + (default: that of the bundle)."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         return problems_of(lambda: TTAConfig.parse(self.tta or "none"), "tta")
 
 
@@ -65,8 +64,7 @@ class PredictConfig(Config):
     top_k: int = bounded(5, above=0)
     """Number of classes to show per image."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if self.submission is not None and self.csv is None:
             yield Problem("submission needs csv, the file to write", "submission", "csv")
 

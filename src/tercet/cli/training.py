@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tercet
 from tercet.cli.command import command, console
@@ -51,8 +51,7 @@ class NetworkConfig(Config):
     members: int = bounded(3, above=0)
     """e2e: number of ensemble members."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if len(self.image_size) > 2:
             yield Problem("image_size takes one number, or height and width", "image_size")
 

@@ -82,8 +82,7 @@ class AuditConfig(Config):
     device: str = "auto"
     """feature_network: auto, cpu, cuda, cuda:N or mps."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         repeated = sorted({kind for kind in self.fail_on if self.fail_on.count(kind) > 1})
         if repeated:
             yield Problem(f"fail_on lists {', '.join(repeated)} twice", "fail_on")

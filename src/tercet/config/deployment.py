@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from tercet.config.fields import Config, bounded
 from tercet.core.errors import Problem
@@ -48,8 +48,7 @@ class ServerLimits(Config):
     connections: int = bounded(20_000, above=0)
     """Maximum number of open connections; further ones get status 503."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         required = (self.max_pixels * DECODING_BYTES + self.max_upload * MEBIBYTE) // MEBIBYTE + 1
         if self.memory < required:
             text = f"is too small: one upload and one image can take {required} MiB"

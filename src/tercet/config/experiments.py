@@ -53,8 +53,7 @@ class CompareConfig(Config):
     tensorboard: bool = False
     """Write TensorBoard logs if tensorboard is installed."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         for name in ("recurrent", "bidirectional", "scans", "sizes"):
             axis: tuple[Any, ...] = getattr(self, name)
             if len(set(axis)) < len(axis):
@@ -92,8 +91,7 @@ class FoldsConfig(Config):
     calibration_fraction: float = bounded(0.0, least=0, below=1)
     """Fraction of images held out from all folds to calibrate the fold mean (0: no calibration)."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if self.folds is not None and self.leave_one_group_out:
             yield Problem("give either folds or leave_one_group_out", "folds", "leave_one_group_out")
         invalid = [text for text in self.fold_members if not all(text.rpartition("="))]

@@ -33,9 +33,9 @@ class Config:
     def __post_init__(self) -> None:
         """Raise a `ConfigError` that lists all violated bounds and rules."""
         problems = [self.problem(name, text) for name, text in _violated_bounds(self)]
-        raise_problems([*problems, *self.rules()])
+        raise_problems([*problems, *self._rules()])
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
+    def _rules(self) -> Iterable[Problem]:
         """Return the violated rules, each with the fields that it concerns."""
         return ()
 

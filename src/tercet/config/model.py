@@ -91,8 +91,7 @@ class InputConfig(Config):
     crop_pct: float | None = None
     """Fraction of the image's height and width that the center crop keeps (squash and center)."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if self.size is not None and len(self.size) not in (1, 2):
             yield Problem("input.size takes one number, or height and width", "size")
 
@@ -119,15 +118,10 @@ class LabelsConfig(Config):
     beam_size: int = bounded(2, above=0)
     """cnn-rnn: beam size of the search; 1 is greedy."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         for name in ("embedding_dim", "hidden_size", "beam_size"):
-            changed = getattr(self, name) != getattr(LabelsConfig, name)
-            yield (
-                self.decoder == "sigmoid"
-                and changed
-                and Problem(f"labels.{name} has no effect on labels.decoder sigmoid", name, "decoder")
-            )
+            if self.decoder == "sigmoid" and getattr(self, name) != getattr(LabelsConfig, name):
+                yield Problem(f"labels.{name} has no effect on labels.decoder sigmoid", name, "decoder")
 
 
 @dataclass(frozen=True)
@@ -177,8 +171,7 @@ class ModelConfig(Config):
     """Parameters of a timm network to freeze: none, backbone, all-but-last, or a list of 'PATTERN: frozen' and
     'PATTERN: open' over parameter names, of which the first match applies."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if self.recurrent == "none" and self.scan != "pooled":
             yield Problem(f"scan '{self.scan}' needs --recurrent rnn, gru or lstm", "scan", "recurrent")
         yield from problems_of(lambda: read_rules(self.freeze), "freeze")

@@ -186,8 +186,8 @@ class CommandOptions:
             arguments = {
                 name: build(inner, f"{prefix}{name}.") or inner() for name, inner in nested_classes(kind).items()
             }
-            names = [item.name for item in dataclasses.fields(kind)]
-            arguments |= {name: values[prefix + name] for name in names if prefix + name in self.fields}
+            names = {item.name for item in dataclasses.fields(kind)} - arguments.keys() - self.without.get(kind, set())
+            arguments |= {name: values[prefix + name] for name in names}
             try:
                 instances[kind] = kind(**arguments)
             except ConfigError as error:

@@ -57,8 +57,7 @@ class DataConfig(Config):
     limit: int | None = bounded(None, above=0)
     """Maximum number of training images, balanced over the classes."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         if self.val_fraction + self.test_fraction >= 1:
             text = "data.val_fraction and data.test_fraction leave nothing to train on"
             yield Problem(text, "val_fraction", "test_fraction")
@@ -117,8 +116,7 @@ class FusionConfig(Config):
     folds: int = bounded(5, least=2)
     """Folds for out-of-fold predictions and cross-fitted scores."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         reason = _INVALID_FUSION.get((self.regime, self.data))
         if reason is not None:
             yield Problem(f"fusion.regime {self.regime} with fusion.data {self.data}: {reason}", "regime", "data")
@@ -184,8 +182,7 @@ class RunConfig(Config):
     tensorboard: bool = True
     """Write TensorBoard logs if tensorboard is installed."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
+    def _rules(self) -> Iterable[Problem]:
         repeated = sorted({method for method in self.ensemble_methods if self.ensemble_methods.count(method) > 1})
         if repeated:
             yield Problem(f"ensemble_methods lists {', '.join(repeated)} twice", "ensemble_methods")

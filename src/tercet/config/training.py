@@ -35,11 +35,9 @@ class StageConfig(Config):
     max_time: float | None = None
     """Time limit of the stage in seconds."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
-        yield (self.epochs is None) == (self.steps is None) and Problem(
-            "a stage needs either epochs or steps", "epochs", "steps"
-        )
+    def _rules(self) -> Iterable[Problem]:
+        if (self.epochs is None) == (self.steps is None):
+            yield Problem("a stage needs either epochs or steps", "epochs", "steps")
 
 
 PAPER_STAGES = (StageConfig(lr=1e-4, epochs=40), StageConfig(lr=1e-5, epochs=15), StageConfig(lr=1e-6, epochs=15))
@@ -100,17 +98,11 @@ class TrainingConfig(Config):
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints within an epoch; each epoch also ends with a checkpoint."""
 
-    def rules(self) -> Iterable[Problem | Literal[False]]:
-        """Return the violated rules."""
-        single = self.epochs is not None or self.lr is not None
-        yield (
-            self.stages is not None
-            and single
-            and Problem("give either stages or epochs and lr, not both", "stages", "epochs", "lr")
-        )
-        yield self.micro_batches > self.batch_size and Problem(
-            "micro_batches must lie between 1 and batch_size", "micro_batches", "batch_size"
-        )
+    def _rules(self) -> Iterable[Problem]:
+        if self.stages is not None and (self.epochs is not None or self.lr is not None):
+            yield Problem("give either stages or epochs and lr, not both", "stages", "epochs", "lr")
+        if self.micro_batches > self.batch_size:
+            yield Problem("micro_batches must lie between 1 and batch_size", "micro_batches", "batch_size")
 
     def stage_list(self) -> tuple[StageConfig, ...]:
         """Return `stages`, or one stage of `epochs` at `lr`; the paper's stages if neither is set."""
