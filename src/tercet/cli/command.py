@@ -82,15 +82,24 @@ class Command:
         for item in inspect.signature(self.function).parameters.values():
             if item.kind is not item.KEYWORD_ONLY:
                 hint = self.hints[item.name]
-                text = next(iter(getattr(hint, "__metadata__", ())), "")
-                positionals.append(Positional(item.name, text, "tuple" in str(hint), item.default is item.empty))
+                kind, text = typing.get_args(hint)[:2] if hasattr(hint, "__metadata__") else (hint, "")
+                many = typing.get_origin(kind) is tuple
+                positionals.append(Positional(item.name, text, many, required=item.default is item.empty))
         return tuple(positionals)
 
     @cached_property
     def options(self) -> CommandOptions:
         """The options: the fields of the configuration classes, and those of every command."""
-        kinds = [hint for hint in self.hints.values() if dataclasses.is_dataclass(hint) and hint is not ParsedArguments]
-        return self.shared or CommandOptions(*typing.cast("list[type[Any]]", kinds), OutputConfig)
+        arguments = {item.name for item in self.positionals}
+        kinds = {
+            name: hint for name, hint in self.hints.items() if name not in arguments and hint is not ParsedArguments
+        }
+        raise_problems(
+            f"command '{self.name}': annotate the keyword-only parameter '{name}' with a configuration dataclass"
+            for name, hint in kinds.items()
+            if not dataclasses.is_dataclass(hint)
+        )
+        return self.shared or CommandOptions(*kinds.values(), OutputConfig)
 
     @property
     def description(self) -> str:

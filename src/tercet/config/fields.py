@@ -206,7 +206,7 @@ def list_fields(kind: type[Any], prefix: str, without: Without) -> Iterator[Fiel
     """Yield the options of a dataclass, nested dataclasses included.
 
     Raises:
-        TypeError: A field has no default.
+        ConfigError: A field has no default.
     """
     hints, nested = typing.get_type_hints(kind), nested_classes(kind)
     for item in dataclasses.fields(kind):
@@ -216,7 +216,7 @@ def list_fields(kind: type[Any], prefix: str, without: Without) -> Iterator[Fiel
         elif item.name not in without.get(kind, ()):
             default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
             if default is dataclasses.MISSING:
-                raise TypeError(f"{kind.__name__}.{item.name} needs a default to be an option")
+                raise ConfigError(f"{kind.__name__}.{item.name} needs a default to be an option")
             optional = typing.get_origin(hint) in (types.UnionType, Union)
             hint = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
             many = typing.get_origin(hint) is tuple

@@ -80,7 +80,7 @@ class CommandOptions:
         without: Per class, fields that are not options and keep their defaults.
 
     Raises:
-        TypeError: Two classes define the same option, or a field has no default.
+        ConfigError: Two classes define the same option, or a field has no default.
     """
 
     def __init__(self, *kinds: type[Any], without: Without | None = None) -> None:
@@ -89,7 +89,7 @@ class CommandOptions:
         self.fields: dict[str, Field] = {}
         for field in (field for kind in kinds for field in list_fields(kind, prefix_of(kind), self.without)):
             if field.key in self.fields:
-                raise TypeError(f"two classes define an option '{field.key}'")
+                raise ConfigError(f"two classes define an option '{field.key}'")
             self.fields[field.key] = field
         self.sections = {key.rpartition(".")[0] for key in self.fields} - {""}
         self.aliases = aliases_of(self.fields)
