@@ -476,6 +476,8 @@ def test_errors_are_one_printable_line_for_any_name(run: Run, tmp_path: Path, na
         assert code in (3, 4)
         assert len(err.splitlines()) == 1 and "\x1b" not in err
         assert name.encode("unicode_escape").decode() in err or name in err
+    code, _, err = run("train", "x", "--config", tmp_path / name)
+    assert code == 2 and len(err.splitlines()) == 1
 
 
 def test_warnings_are_one_line_on_standard_error(run: Run) -> None:

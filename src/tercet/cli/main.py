@@ -72,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = to_tercet_error(error)
         if known is None:
             kind = type(error).__name__
-            return _print_error(f"internal error: {kind}: {error} (run again with --debug and report it)", 1)
-        return _print_error(str(known), known.exit_code, multiline=isinstance(known, ConfigError))
+            text = f"internal error: {kind}: {error} (run again with --debug and report it)"
+            return _print_error(printable(text), 1)
+        problems = known.problems if isinstance(known, ConfigError) else (str(known),)
+        return _print_error("\n".join(map(printable, problems)), known.exit_code)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -131,10 +133,9 @@ def _show_warning(
     SafeStream(sys.stderr).write(f"tercet: warning: {printable(str(message))}\n")
 
 
-def _print_error(message: str, exit_code: int, *, multiline: bool = False) -> int:
-    """Print an error as one line, or one line per problem, and return the exit code."""
-    lines = message.split("\n") if multiline else [message]
-    SafeStream(sys.stderr).write("tercet: error: " + "\n".join(map(printable, lines)) + "\n")
+def _print_error(message: str, exit_code: int) -> int:
+    """Print the lines of an error, which are printable, and return the exit code."""
+    SafeStream(sys.stderr).write(f"tercet: error: {message}\n")
     return exit_code
 
 

@@ -49,7 +49,7 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
         try:
             resolved.append(resolve_member(member, model, training))
         except ConfigError as error:
-            problems.append(f"member {position + 1}: {error}")
+            problems.extend(f"member {position + 1}: {text}" for text in error.problems)
     raise_problems(problems)
     used = {name for member in resolved for name in changed_options(member.model)}
     raise_problems(
