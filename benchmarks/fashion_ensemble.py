@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tercet.config.commands import TRAIN
+from tercet.cli.command import find_command
 from tercet.core.runtime import describe_environment
 from tercet.experiments.train import run_training
 
@@ -32,7 +32,7 @@ def main() -> int:
     options = ["fashion-mnist", "--config", str(HERE / "fashion_ensemble.yaml"), "--data-dir", arguments.data_dir]
     options += ["--seed", str(arguments.seed), *(["--output", arguments.output] if arguments.output else [])]
     started = time.monotonic()
-    parsed = TRAIN.parse_args(options)
+    parsed = find_command("train").parse_args(options)
     run = run_training("fashion-mnist", parsed, resume=None, console=Console(stderr=True))
     seconds = time.monotonic() - started
     metrics = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tercet.config.experiments import CROSSVAL
+from tercet.cli.command import find_command
 from tercet.core.runtime import describe_environment
 from tercet.experiments.crossval import run_crossval
 
@@ -38,7 +38,7 @@ def main() -> int:
     folder = Path(arguments.data_dir)
     data = folder / "hand-signs" / "asl-massey-160.zip"
     weights = folder / "weights" / "mobilenetv2_035_keras_backbone.safetensors"
-    parsed = CROSSVAL.parse_args([str(data), *OPTIONS, "--weights", str(weights), *options])
+    parsed = find_command("crossval").parse_args([str(data), *OPTIONS, "--weights", str(weights), *options])
     started = time.monotonic()
     result = run_crossval(str(data), parsed, resume=None, console=Console(stderr=True))
     seconds = time.monotonic() - started

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.config.experiments import CROSSVAL
+from tercet.cli.command import find_command
 from tercet.core.runtime import describe_environment
 from tercet.experiments.crossval import run_crossval
 
@@ -61,7 +61,9 @@ def main() -> int:
     started = time.monotonic()
     for name, options in SPLITS.items():
         output = ["--output", str(Path(arguments.output) / name.replace(" ", "-"))] if arguments.output else []
-        parsed = CROSSVAL.parse_args([str(data), *OPTIONS, "--weights", str(weights), *options, *output, *extra])
+        parsed = find_command("crossval").parse_args(
+            [str(data), *OPTIONS, "--weights", str(weights), *options, *output, *extra]
+        )
         result = run_crossval(str(data), parsed, resume=None, console=Console(stderr=True))
         results_by_split[name] = {key: result.metrics[key] for key in METRICS}
         text += f"SPLIT {name.upper()}\n\n{result.report}\n\n"

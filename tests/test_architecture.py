@@ -30,7 +30,10 @@ LAYERS = (
 """Packages from the lowest layer to the highest; packages of one layer do not import each other."""
 LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}
 ENTRY_POINTS = ("tercet", "tercet.__main__")  # these may import from every layer
-LATE_IMPORTS = ("tercet", "tercet.cli.main", "tercet.cli.commands", "tercet.cli.deployment")
+LATE_IMPORTS = (
+    "tercet",
+    *(f"tercet.cli.{name}" for name in ("main", "command", "training", "inference", "deployment")),
+)
 LATE_IMPORTS += ("tercet.experiments.tensorboard",)
 LATE_IMPORTS += ("tercet.inference.predictor", "tercet.data.data_module")  # ONNX files are used without PyTorch
 LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts")  # options list their names without loading PyTorch

@@ -13,15 +13,16 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 
 import tercet
+from tercet.cli.command import Function, find_command
 from tercet.cli.main import COMMANDS, main
-from tercet.config.commands import TRAIN
 from tercet.config.training import TrainingConfig
+from tercet.core.errors import ConfigError, Problem, raise_problems
 from tercet.core.output import CommandResult
 from tercet.core.run_folder import RunFolder
 from tests.fixtures.runs import draw, draw_folder, one_core
@@ -101,11 +102,10 @@ def trained(training: TrainedRun) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_option_and_argument(run: Run, command: str) -> None:
     code, out, err = run(command, "--help")
-    options, _ = COMMANDS[command]
     assert (code, err) == (0, "")
-    for field in options.schema.fields.values():
+    for field in find_command(command).options.fields.values():
         assert re.search(rf"^  {re.escape(field.option)}\b", out, re.MULTILINE), field.option
-    for positional in options.positionals:
+    for positional in find_command(command).positionals:
         assert re.search(rf"^  {re.escape(positional.label)}\b", out, re.MULTILINE)
     assert out.startswith(f"Usage: tercet {command}")
     assert "--json" in out and "--debug" in out
@@ -114,9 +114,8 @@ def test_help_lists_every_option_and_argument(run: Run, command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_in_the_help_can_be_parsed(command: str) -> None:
-    options, _ = COMMANDS[command]
-    for example in options.examples:
-        options.parse_args(shlex.split(example))
+    for example in find_command(command).examples:
+        find_command(command).parse_args(shlex.split(example))
 
 
 def test_help_has_priority_over_errors(run: Run) -> None:
@@ -136,7 +135,7 @@ def test_the_quick_start_commands_can_be_parsed(run: Run) -> None:
     lines = re.findall(r"^  tercet (\w+) (.*?)(?:  .*)?$", run("--help")[1], re.MULTILINE)
     assert [command for command, _ in lines] == ["train", "predict", "export"]
     for command, arguments in lines:
-        COMMANDS[command][0].parse_args(shlex.split(arguments))
+        find_command(command).parse_args(shlex.split(arguments))
 
 
 def test_a_call_without_arguments_is_a_usage_error(run: Run) -> None:
@@ -168,7 +167,7 @@ def test_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (["train", "x", "--epochs", "many"], ["--epochs", "many"]),
         (["train", "x", "--config", "absent.yaml"], ["absent.yaml"]),
         (["train", "x", "--monitor-split", "tset"], ["--monitor-split", "validation"]),
-        (["ensemble"], ["RUNS|FILES"]),
+        (["ensemble"], ["INPUTS"]),
         (["evaluate", "bundle", "data", "--batch-size", "0"], ["batch_size"]),
         (["predict", "bundle", "a.png", "--top-k"], ["--top-k"]),
         (["ensemble", "a.npy", "--ensemble-methods", "averge"], ["--ensemble-methods", "average"]),
@@ -284,26 +283,24 @@ def test_tracebacks_need_debug(run: Run, tmp_path: Path) -> None:
     assert err.splitlines()[-1].startswith("tercet: error: ")
 
 
-def replace_command(monkeypatch: pytest.MonkeyPatch, execute: Callable[[object], Any]) -> None:
-    """Replace the implementation of `tercet datasets`."""
-    monkeypatch.setitem(COMMANDS, "datasets", (COMMANDS["datasets"][0], execute))  # type: ignore[arg-type]
+def run_own(run: Run, function: Function, *arguments: object) -> tuple[int, str, str]:
+    """Run a function as a command of the user's."""
+    with COMMANDS.scoped({"own": function}):
+        return run("own", *arguments)
 
 
-def test_an_internal_error_has_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(parsed: object) -> None:
+def test_an_internal_error_has_exit_code_1(run: Run) -> None:
+    def fail() -> None:
         raise KeyError("oops")
 
-    replace_command(monkeypatch, fail)
-    code, out, err = run("datasets")
+    code, out, err = run_own(run, fail)
     assert (code, out) == (1, "")
     assert "internal error" in err and "KeyError" in err and "--debug" in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_have_exit_codes_130_and_143(
-    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
-) -> None:
-    def interrupt(parsed: object) -> None:
+def test_signals_have_exit_codes_130_and_143(run: Run, number: signal.Signals, code: int) -> None:
+    def interrupt() -> None:
         try:
             os.kill(os.getpid(), number)
         except Exception as error:  # as in decoders, which treat every error as damaged data
@@ -312,13 +309,44 @@ def test_signals_have_exit_codes_130_and_143(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     try:
         handlers = [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)]
-        replace_command(monkeypatch, interrupt)
-        exit_code, out, err = run("datasets")
+        exit_code, out, err = run_own(run, interrupt)
         assert (exit_code, out) == (code, "")
         assert "stopped by" in err and "Traceback" not in err
         assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class CountConfig:
+    """Images to count."""
+
+    suffix: str = ".png"
+    """File name extension."""
+
+    def __post_init__(self) -> None:
+        raise_problems([not self.suffix.startswith(".") and Problem("suffix starts with a dot", "suffix")])
+
+
+def test_a_command_of_the_user_has_options_help_and_errors_like_the_others(run: Run, tmp_path: Path) -> None:
+    def count(folder: Annotated[str, "folder with images"], *, config: CountConfig) -> str:
+        """Count the images in a folder."""
+        return f"{len(list(Path(folder).glob('*' + config.suffix)))} images"
+
+    (tmp_path / "a.jpg").touch()
+    assert run_own(run, count, tmp_path, "--suffix", ".jpg") == (0, "1 images\n", "")
+    assert run_own(run, count, tmp_path, "--json") == (0, '"0 images"\n', "")
+    code, out, err = run_own(run, count, "--sufix", "x")
+    assert code == 2 and "did you mean '--suffix'?" in err and "FOLDER is missing: folder with images" in err
+    (tmp_path / "options.yaml").write_text("suffix: jpg\n")
+    code, out, err = run_own(run, count, tmp_path, "--config", tmp_path / "options.yaml")
+    assert (code, err) == (2, f"tercet: error: {tmp_path / 'options.yaml'}: suffix starts with a dot\n")
+    out = run_own(run, count, "--help")[1]
+    assert "Count the images in a folder." in out and "File name extension. (default: .png)" in out
+    with COMMANDS.scoped({"own": count}):
+        assert re.search(r"^Further commands:\n  own +Count the images in a folder.$", run("--help")[1], re.MULTILINE)
+    with pytest.raises(ConfigError, match="command 'train' is already registered"):
+        tercet.register("command", "train", count)
 
 
 # ------------------------------------------------------------------------------------------ results as JSON and text
@@ -448,18 +476,19 @@ def test_errors_are_one_printable_line_for_any_name(run: Run, tmp_path: Path, na
         assert code in (3, 4)
         assert len(err.splitlines()) == 1 and "\x1b" not in err
         assert name.encode("unicode_escape").decode() in err or name in err
+    code, _, err = run("train", "x", "--config", tmp_path / name)
+    assert code == 2 and len(err.splitlines()) == 1
 
 
-def test_warnings_are_one_line_on_standard_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def warn(parsed: object) -> CommandResult:
+def test_warnings_are_one_line_on_standard_error(run: Run) -> None:
+    def warn() -> CommandResult:
         warnings.warn("classes 'Cat' and 'cat\n' look alike", UserWarning, stacklevel=2)
         return CommandResult("done\n", None)
 
-    replace_command(monkeypatch, warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         before = warnings.showwarning
-        code, out, err = run("datasets")
+        code, out, err = run_own(run, warn)
         assert warnings.showwarning is before
     assert (code, out) == (0, "done\n")
     assert err == "tercet: warning: classes 'Cat' and 'cat\\n' look alike\n"
@@ -526,7 +555,7 @@ def test_a_full_disk_for_the_output_has_exit_code_5() -> None:
 
 def test_options_override_the_configuration_file_and_the_result_is_stored(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "options.yaml").write_text("epochs: 9\nlr: 1e-2\nbatch_size: 8\n")
-    parsed = TRAIN.parse_args(["x", "--config", str(tmp_path / "options.yaml"), "--epochs", "2"])
+    parsed = find_command("train").parse_args(["x", "--config", str(tmp_path / "options.yaml"), "--epochs", "2"])
     training = parsed.of(TrainingConfig)
     assert (training.epochs, training.lr, training.batch_size) == (2, 0.01, 8)
     record = RunFolder(trained).record()

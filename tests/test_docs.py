@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import tercet
+from tercet.cli.command import find_command
 from tercet.cli.main import COMMANDS
-from tercet.config.commands import TRAIN
 from tercet.config.model import ModelConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import RunConfig
@@ -128,10 +128,9 @@ def test_all_pages_are_found() -> None:
 @pytest.mark.parametrize(("where", "words"), commands(), ids=[where for where, _ in commands()])
 def test_commands_parse(where: str, words: list[str], example_files: Path) -> None:
     assert words[0] in COMMANDS, where
-    options, _ = COMMANDS[words[0]]
     if "--help" in words:
         return
-    parsed = options.parse_args(words[1:])
+    parsed = find_command(words[0]).parse_args(words[1:])
     if words[0] in ("train", "crossval"):
         require_members(parsed)
     name = parsed.positional.get("name")
@@ -146,8 +145,10 @@ def test_every_command_has_an_example() -> None:
 @cache
 def known_options() -> frozenset[str]:
     return frozenset(BARE_OPTIONS).union(
-        field.option for options, _ in COMMANDS.values() for field in options.schema.fields.values()
-    ) | {"--" + alias.replace("_", "-") for options, _ in COMMANDS.values() for alias in options.schema.aliases}
+        "--" + name.replace("_", "-")
+        for command in map(find_command, COMMANDS)
+        for name in (*command.options.fields, *command.options.aliases)
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -167,7 +168,7 @@ def test_yaml_files_are_valid(block: Block, example_files: Path) -> None:
     path = example_files / "example.yaml"
     path.write_text(block.text, "utf-8")
     if isinstance(content, list):
-        parsed = TRAIN.parse_args(["data", "--stages", str(path)])
+        parsed = find_command("train").parse_args(["data", "--stages", str(path)])
         assert len(parsed.of(TrainingConfig).stage_list()) == len(content)
     elif block.text.startswith("# space.yaml"):
         assert read_space(path, SEARCHED, base=(), fixed={}).keys == tuple(content)
@@ -175,7 +176,7 @@ def test_yaml_files_are_valid(block: Block, example_files: Path) -> None:
         (member,) = resolve_members([str(path)], ModelConfig(), TrainingConfig())
         assert member.network == content["model"]
     else:
-        parsed = TRAIN.parse_args(["data", "--config", str(path)])
+        parsed = find_command("train").parse_args(["data", "--config", str(path)])
         require_members(parsed)
         assert len(parsed.of(RunConfig).members) == len(content["members"])
 

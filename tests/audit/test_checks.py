@@ -14,7 +14,7 @@ from tercet.audit.duplicates import near_pairs
 from tercet.audit.inspect import inspect, orient
 from tercet.audit.label_issues import check_labels
 from tercet.audit.result import AuditResult
-from tercet.config.analysis import FINDING_KINDS, AuditConfig
+from tercet.config.commands import FINDING_KINDS, AuditConfig
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Predictions

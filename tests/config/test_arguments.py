@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.config.commands import PREDICT
-from tercet.config.deployment import SERVE, ServeConfig
-from tercet.config.parser import CommandOptions
+from tercet.cli.command import Command, find_command
+from tercet.cli.deployment import ServeConfig
+
+SERVE, PREDICT = find_command("serve"), find_command("predict")
 
 SERVE_ARGUMENTS = (
     ["--supervise", "false", "--limits.batch-wait", "1e-5", "--json", "--threads", "null", "model"],
@@ -22,9 +23,7 @@ SERVE_ARGUMENTS = (
         (PREDICT, ["b", "x.png", "--top-k=3", "--csv=-", "--max-seconds=1e-3"], ["b", "x.png"]),
     ],
 )
-def test_arguments_parse_to_the_same_values(
-    options: CommandOptions, arguments: list[str], positionals: list[str]
-) -> None:
+def test_arguments_parse_to_the_same_values(options: Command, arguments: list[str], positionals: list[str]) -> None:
     parsed = options.parse_args(arguments)
     again = options.parse_args([*parsed.to_arguments(), "--", *positionals])
     assert again.to_dict() == parsed.to_dict()

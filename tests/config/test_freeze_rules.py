@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tercet.cli.command import find_command
 from tercet.config.model import FREEZE_PRESETS, FreezeRule, ModelConfig, read_rules
 from tercet.config.parser import CommandOptions
 from tercet.core.errors import ConfigError
@@ -43,11 +44,12 @@ def test_invalid_rules_raise(freeze, message):
 
 
 def test_command_line_file_and_json_give_the_same_rules():
-    options = CommandOptions("any", groups=[("", ModelConfig)])
-    parsed = options.parse_args(["--freeze", "features.network.layer4.*: open, *: frozen"]).of(ModelConfig)
+    options = CommandOptions(ModelConfig)
+    command = find_command("models")
+    parsed = command.parse_args(["--freeze", "features.network.layer4.*: open, *: frozen"]).of(ModelConfig)
     listed = options.parse_object({"freeze": [{"features.network.layer4.*": "open"}, {"*": "frozen"}]}).of(ModelConfig)
     assert read_rules(parsed.freeze) == read_rules(listed.freeze) == (LAYER4, REST)
-    assert options.parse_args(["--freeze", "backbone"]).of(ModelConfig).freeze == ("backbone",)
+    assert command.parse_args(["--freeze", "backbone"]).of(ModelConfig).freeze == ("backbone",)
     for config in (parsed, listed):
         stored = json.loads(json.dumps(config.to_dict()))
         assert ModelConfig.from_dict(stored) == config

@@ -1,17 +1,19 @@
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.config.train_command import COMBINE, TRAIN, CombineConfig, train, write
+from tests.config.train_command import COMBINE, OPTIONS, TRAIN, CombineConfig, train, write
 
+from tercet.cli.command import Command, find_command
+from tercet.config.commands import OutputConfig
 from tercet.config.model import BackboneConfig, InputConfig, ModelConfig
-from tercet.config.parser import CommandOptions, Positional
 from tercet.config.run import METHODS, DataConfig, FusionConfig, RunConfig
 from tercet.config.training import PAPER_STAGES, StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError
+from tercet.core.yaml_io import dump_yaml
 
 # The command line
 
@@ -84,7 +86,7 @@ def test_values_get_the_type_of_their_field(options: str, kind: type[Any], field
 def test_positionals_are_accepted_between_options(line: str) -> None:
     parsed = COMBINE.parse_args(line.split())
     assert parsed.positional["files"] == ("a", "b")
-    assert parsed.of(CombineConfig) == CombineConfig(json=True)
+    assert parsed.of(OutputConfig).json and parsed.of(CombineConfig) == CombineConfig()
 
 
 def test_arguments_after_two_hyphens_are_positionals() -> None:
@@ -101,14 +103,10 @@ def test_arguments_after_two_hyphens_are_positionals() -> None:
     ],
 )
 def test_required_positionals_are_filled_first(arguments: list[str], expected: dict[str, Any] | None) -> None:
-    options = CommandOptions(
-        "sort",
-        positionals=[
-            Positional("first", "one"),
-            Positional("rest", "some", many=True),
-            Positional("last", "optional", required=False),
-        ],
-    )
+    def sort(first: str, rest: Annotated[tuple[str, ...], "some"], last: str | None = None) -> None:
+        """Sort."""
+
+    options = Command("sort", sort)
     if expected is None:
         with pytest.raises(ConfigError, match="REST is missing: some"):
             options.parse_args(arguments)
@@ -117,7 +115,7 @@ def test_required_positionals_are_filled_first(arguments: list[str], expected: d
 
 
 def test_optional_positionals_can_be_omitted() -> None:
-    options = CommandOptions("models", positionals=[Positional("name", "a network", required=False)])
+    options = find_command("models")
     assert options.parse_args([]).positional == {"name": None}
     assert options.parse_args(["resnet18"]).positional == {"name": "resnet18"}
 
@@ -142,14 +140,14 @@ def test_null_unsets_an_option_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mapping", [{"data": {"limit": 3}}, {"data.limit": 3}, {"data": {"limit": 3}, "fusion": {}}])
 def test_mappings_can_be_nested_or_dotted(mapping: dict[str, Any]) -> None:
-    parsed = TRAIN.parse_object(mapping)
+    parsed = OPTIONS.parse_object(mapping)
     assert parsed.of(DataConfig).limit == 3
     assert parsed.given == {"data.limit"}
 
 
 def test_python_values_of_the_right_type_are_accepted() -> None:
     stage = StageConfig(lr=0.1, steps=3)
-    parsed = TRAIN.parse_object(
+    parsed = OPTIONS.parse_object(
         {
             "input": {"size": [96, 96], "mean": 0.5},
             "precision": 32,
@@ -167,7 +165,7 @@ def test_python_values_of_the_right_type_are_accepted() -> None:
 
 def test_base_instances_replace_the_defaults() -> None:
     base = (TrainingConfig(lr=0.1, batch_size=8), ModelConfig(input=InputConfig(size=(28,)), noise=0.0))
-    parsed = TRAIN.parse_object({"batch_size": 4, "input": {"channels": 1}}, base=base)
+    parsed = OPTIONS.parse_object({"batch_size": 4, "input": {"channels": 1}}, base=base)
     assert parsed.of(TrainingConfig) == TrainingConfig(lr=0.1, batch_size=4)
     assert parsed.of(ModelConfig) == ModelConfig(input=InputConfig(size=(28,), channels=1), noise=0.0)
     assert parsed.given == {"batch_size", "input.channels"}
@@ -201,11 +199,11 @@ def test_dicts_and_yaml_are_read_back_equal(tmp_path: Path) -> None:
     line += " --members 'a,{model: b, lr: 1e-5}' --backbone.args '{x: [1, no]}' --data.label-columns 1e3,null,true"
     parsed = train(f"{line} --output 010")
     for again in (
-        TRAIN.parse_object(parsed.to_dict()),
-        train(f"photos --config {write(tmp_path, parsed.to_yaml())}"),
+        OPTIONS.parse_object(parsed.to_dict()),
+        train(f"photos --config {write(tmp_path, dump_yaml(parsed.to_dict()))}"),
     ):
         assert again.instances == parsed.instances
-        assert again.given == set(TRAIN.schema.fields)
+        assert again.given == set(TRAIN.options.fields)
 
 
 def test_dicts_can_be_limited_to_some_classes() -> None:
@@ -213,7 +211,7 @@ def test_dicts_can_be_limited_to_some_classes() -> None:
     assert set(parsed.to_dict(DataConfig)) == {f"data.{field.name}" for field in fields(DataConfig)}
     assert parsed.to_dict(TrainingConfig)["lr"] == 1.0
     assert "input.size" in parsed.to_dict(ModelConfig) and "lr" not in parsed.to_dict(ModelConfig)
-    assert TRAIN.to_dict(DataConfig(limit=3), FusionConfig()) == parsed.to_dict(DataConfig, FusionConfig)
+    assert OPTIONS.to_dict(DataConfig(limit=3), FusionConfig()) == parsed.to_dict(DataConfig, FusionConfig)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -240,9 +238,9 @@ options = st.fixed_dictionaries(
 @given(options)
 @example({"backbone.args": {"a\x85b": "\x85", "c": "\u2028"}})
 def test_all_options_are_preserved_in_yaml(tmp_path_factory: pytest.TempPathFactory, mapping: dict[str, Any]) -> None:
-    parsed = TRAIN.parse_object(mapping)
+    parsed = OPTIONS.parse_object(mapping)
     path = tmp_path_factory.mktemp("yaml") / "run.yaml"
-    path.write_text(parsed.to_yaml(), "utf-8")
+    path.write_text(dump_yaml(parsed.to_dict()), "utf-8")
     assert TRAIN.parse_args(["photos", "--config", str(path)]).instances == parsed.instances
 
 

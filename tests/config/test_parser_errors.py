@@ -1,14 +1,16 @@
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.config.train_command import COMBINE, object_problems, problems, write
 
+from tercet.cli.command import Command
 from tercet.config.parser import CommandOptions
 from tercet.config.training import StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError
+from tercet.core.registry import PARTS
 
 
 @pytest.mark.parametrize(
@@ -134,8 +136,8 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         f"{path}: hidden_size: expected a whole number, got 'many'",
         "--lr: expected a number, got 'fast'",
         "--head: expected one of linear, mlp, paper, got 'papr', did you mean 'paper'?",
-        "seed must not be negative",
-        f"{path}: data.limit must be positive",
+        "seed -1 must not be negative",
+        f"{path}: data.limit 0 must be positive",
     ]
     assert fusion.startswith(f"{path}: fusion.regime joint with fusion.data validation: ")
     assert missing == "DATA is missing: folder, table, zip file, or data set name"
@@ -163,12 +165,36 @@ def test_keys_of_any_type_are_reported() -> None:
 
 
 def test_invalid_command_definitions_raise() -> None:
-    with pytest.raises(TypeError, match="two classes define an option 'lr'"):
-        CommandOptions("bad", groups=[("", TrainingConfig), ("", StageConfig)])
+    with pytest.raises(ConfigError, match="two classes define an option 'lr'"):
+        CommandOptions(TrainingConfig, StageConfig)
 
     @dataclass(frozen=True)
     class WithoutDefault:
         name: str
 
-    with pytest.raises(TypeError, match="needs a default"):
-        CommandOptions("bad", groups=[("", WithoutDefault)])
+    with pytest.raises(ConfigError, match="needs a default"):
+        CommandOptions(WithoutDefault)
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """A part by name."""
+
+    part: str = field(default="train", metadata={"registry": "command"})
+    """Name of a registered part."""
+
+
+def test_names_of_registered_parts_are_the_choices() -> None:
+    options = CommandOptions(PartConfig)
+    with pytest.raises(ConfigError, match=r"^part: expected one of audit, .*got 'trian', did you mean 'train'\?$"):
+        options.parse_object({"part": "trian"})
+    with PARTS["command"].scoped({"mine": print}):
+        assert options.parse_object({"part": "mine"}).of(PartConfig).part == "mine"
+
+
+def test_commands_with_other_keyword_parameters_raise() -> None:
+    def count(folder: str, *, suffix: str = ".png") -> None:
+        """Count."""
+
+    with pytest.raises(ConfigError, match=r"^command 'count': annotate the keyword-only parameter 'suffix'"):
+        Command("count", count).parse_args(["photos"])

@@ -15,7 +15,7 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.yaml_io import dump_yaml
 
-OPTIONS = CommandOptions("example", groups=[("", ModelConfig), ("", TrainingConfig), ("data", DataConfig)])
+OPTIONS = CommandOptions(ModelConfig, TrainingConfig, DataConfig)
 FIXED = {"monitor": "it compares the trials"}
 
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tercet.cli.commands import COMMANDS
-from tercet.config.deployment import BENCHMARK
-from tercet.config.experiments import COMPARE, REPRODUCE
-from tercet.config.parser import CommandOptions
+from tercet.cli.command import find_command
+from tercet.cli.main import COMMANDS
 from tercet.config.synonyms import HINTS, SYNONYMS
 from tercet.core.errors import ConfigError
-
-
-def options(command: str) -> CommandOptions:
-    return COMMANDS[command][0]
 
 
 @pytest.mark.parametrize(
@@ -28,24 +22,24 @@ def options(command: str) -> CommandOptions:
     ],
 )
 def test_synonyms_set_their_option(arguments: list[str], key: str, value: object) -> None:
-    parsed = options("train").parse_args(["photos", *arguments])
+    parsed = find_command("train").parse_args(["photos", *arguments])
     assert parsed.to_dict()[key] == value and parsed.given == {key}
 
 
 def test_a_synonym_sets_the_option_that_the_command_has() -> None:
-    assert COMPARE.parse_args(["photos", "-m", "resnet18"]).given == {"backbones"}
-    assert BENCHMARK.parse_args(["a.onnx", "-b", "1,8"]).given == {"batches"}
-    assert options("models").parse_args(["resnet18", "--imgsz", "96"]).given == {"image_size"}
+    assert find_command("compare").parse_args(["photos", "-m", "resnet18"]).given == {"backbones"}
+    assert find_command("benchmark").parse_args(["a.onnx", "-b", "1,8"]).given == {"batches"}
+    assert find_command("models").parse_args(["resnet18", "--imgsz", "96"]).given == {"image_size"}
 
 
 def test_an_option_and_its_synonym_count_as_repeated() -> None:
     with pytest.raises(ConfigError, match="lr: given twice"):
-        options("train").parse_object({"lr": 1e-3, "learning_rate": 1e-4})
+        find_command("train").options.parse_object({"lr": 1e-3, "learning_rate": 1e-4})
 
 
 def test_short_options_without_a_matching_option_raise() -> None:
     with pytest.raises(ConfigError, match=r"^-m: unknown option"):
-        options("serve").parse_args(["a.onnx", "-m", "x"])
+        find_command("serve").parse_args(["a.onnx", "-m", "x"])
 
 
 @pytest.mark.parametrize(
@@ -73,12 +67,12 @@ def test_short_options_without_a_matching_option_raise() -> None:
 )
 def test_unknown_options_suggest_the_right_option_or_none(command: str, unknown: str, suggestion: str | None) -> None:
     with pytest.raises(ConfigError) as raised:
-        options(command).parse_args(["a", "b", unknown])
+        find_command(command).parse_args(["a", "b", unknown])
     hint = "" if suggestion is None else f", did you mean{suggestion}?"
     assert str(raised.value).splitlines()[0] == f"{unknown}: unknown option{hint}"
 
 
 def test_all_synonyms_and_hints_refer_to_existing_options() -> None:
-    keys = {key for command, _ in COMMANDS.values() for key in command.schema.fields}
+    keys = {key for name in COMMANDS for key in find_command(name).options.fields}
     assert {target for targets in (*SYNONYMS.values(), *HINTS.values()) for target in targets} <= keys
-    assert "dry_run" in REPRODUCE.schema.fields
+    assert "dry_run" in find_command("reproduce").options.fields

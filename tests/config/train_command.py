@@ -3,23 +3,28 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
+from tercet.cli.command import Command
 from tercet.config.model import ModelConfig
-from tercet.config.parser import CommandOptions, ParsedArguments, Positional
+from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig, FusionConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 
-TRAIN = CommandOptions(
-    "train",
-    "Train several classifiers and ensemble them.",
-    groups=[("", RunConfig), ("data", DataConfig), ("", ModelConfig), ("", TrainingConfig), ("fusion", FusionConfig)],
-    positionals=[Positional("data", "folder, table, zip file, or data set name")],
-    config_file=True,
-)
+OPTIONS = CommandOptions(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+
+
+def train_classifiers(
+    data: Annotated[str, "folder, table, zip file, or data set name"], *, parsed: ParsedArguments
+) -> str:
+    """Train several classifiers and ensemble them."""
+    return data
+
+
+TRAIN = Command("train", train_classifiers, shared=OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,14 @@ class CombineConfig:
 
     method: Literal["average", "vote"] = "average"
     """Ensemble method."""
-    json: bool = False
-    """Print one JSON document."""
 
 
-COMBINE = CommandOptions(
-    "combine", groups=[("", CombineConfig)], positionals=[Positional("files", "prediction files", many=True)]
-)
+def combine_files(files: Annotated[tuple[str, ...], "prediction files"], *, config: CombineConfig) -> str:
+    """Combine prediction files."""
+    return ",".join(files)
+
+
+COMBINE = Command("combine", combine_files)
 
 
 def train(line: str) -> ParsedArguments:
@@ -52,7 +58,7 @@ def problems(line: str) -> list[str]:
 def object_problems(mapping: dict[Any, Any], source: str = "") -> list[str]:
     """Return the problems of a mapping."""
     with pytest.raises(ConfigError) as caught:
-        TRAIN.parse_object(mapping, source=source)
+        OPTIONS.parse_object(mapping, source=source)
     return str(caught.value).splitlines()
 
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from tercet.cli.command import find_command
 from tercet.config.experiments import COMPARE, CompareConfig
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.config.training import TrainingConfig
@@ -98,7 +99,7 @@ def test_invalid_grids_raise(grid: dict[str, Any], model: ModelConfig, message: 
         ({"seeds": 0}, "seeds 0 must be positive"),
         ({"recurrent": ("lstm", "lstm")}, "recurrent lists a value twice"),
         ({"scans": ()}, "scans is empty"),
-        ({"sizes": (0,)}, "sizes must be positive"),
+        ({"sizes": (0,)}, "sizes 0 must be positive"),
         ({"budget": "600"}, "seconds:N or flops:X"),
         ({"budget": "flops:0"}, "seconds:N or flops:X"),
         ({"tolerance": 1.0}, "tolerance"),
@@ -171,12 +172,12 @@ def test_every_network_is_trained_with_every_seed() -> None:
 
 
 def test_the_command_has_axes_instead_of_the_options_of_one_network() -> None:
-    parsed = COMPARE.parse_args(["data", "--recurrent", "none,lstm", "--hidden-size", "12"])
+    parsed = find_command("compare").parse_args(["data", "--recurrent", "none,lstm", "--hidden-size", "12"])
     assert parsed.of(CompareConfig).recurrent == ("none", "lstm")
     assert (parsed.of(ModelConfig).recurrent, parsed.of(ModelConfig).hidden_size) == ("none", 12)
     assert COMPARE.parse_object(parsed.to_dict()).to_dict() == parsed.to_dict()
-    axis = COMPARE.parse_args(["data", "--bidirectional", "false,true"])
+    axis = find_command("compare").parse_args(["data", "--bidirectional", "false,true"])
     assert axis.of(CompareConfig).bidirectional == (False, True)
     assert COMPARE.parse_object(axis.to_dict()).to_dict() == axis.to_dict()
     with pytest.raises(ConfigError, match="--scan"):
-        COMPARE.parse_args(["data", "--scan", "rows"])
+        find_command("compare").parse_args(["data", "--scan", "rows"])

@@ -13,6 +13,7 @@ import pytest
 from tests.experiments import test_interruption as stopping
 from tests.fixtures.runs import one_core
 
+from tercet.cli.command import find_command
 from tercet.cli.main import main
 from tercet.config.experiments import TUNE
 from tercet.core.errors import ConfigError, DataError, DivergedError, StorageError, TercetError
@@ -365,7 +366,7 @@ def test_options_of_a_member_mapping_can_vary(data: Path) -> None:
 def test_the_example_space_contains_the_base_options(tmp_path: Path) -> None:
     path = Path(__file__).parents[2] / "examples" / "row_lstm_space.yaml"
     lines = re.findall(r"^#   (.*?[^\\])$", path.read_text(), re.MULTILINE | re.DOTALL)
-    parsed = TUNE.parse_args(shlex.split(lines[0].replace("\\\n# ", ""))[2:])
+    parsed = find_command("tune").parse_args(shlex.split(lines[0].replace("\\\n# ", ""))[2:])
     search = SearchStudy.make("fashion-mnist", parsed, path, trials=24, pruner="median")
     search.check(sample_points(search.space, 20))
     assert set(search.start_point()) == set(search.space.keys)  # otherwise the sampler could not use trial 0

@@ -22,6 +22,7 @@ from PIL import Image
 from tests.fixtures.browser import HOSTILE
 from tests.fixtures.report_runs import train_options, write_run
 
+from tercet.cli.command import find_command
 from tercet.cli.main import main
 from tercet.config.commands import TRAIN
 from tercet.core.errors import ConfigError, DataError, ModelError, StorageError
@@ -326,7 +327,7 @@ def test_the_command_of_a_run_gives_the_same_options(tmp_path: Path, options: di
     command = command_of(RunReader.open(run))
     assert command is not None
     arguments = shlex.split(command.replace("\\\n", " "))
-    parsed = TRAIN.parse_args(arguments[2:])
+    parsed = find_command("train").parse_args(arguments[2:])
     assert (arguments[:2], parsed.positional["data"]) == (["tercet", "train"], "my photos/")
     assert parsed.to_dict() == TRAIN.parse_object(train_options(("first", "second"), options)).to_dict()
 

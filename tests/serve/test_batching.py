@@ -269,10 +269,10 @@ def test_loopback_addresses() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"queue": 0}, "queue 0 must be positive"),
-        ({"deadline": -1.0, "max_images": 0}, "max_images 0 must be positive; deadline -1.0 must be positive"),
+        ({"queue": 0}, "limits.queue 0 must be positive"),
+        ({"deadline": -1.0, "max_images": 0}, "max_images 0 must be positive; limits.deadline -1.0 must be positive"),
         ({"memory": 100}, "memory 100 is too small"),
-        ({"queue": 8, "max_images": 9}, "queue 8 must be at least max_images 9"),
+        ({"queue": 8, "max_images": 9}, "limits.queue 8 must be at least limits.max_images 9"),
     ],
 )
 def test_invalid_limits_are_rejected(values: dict[str, Any], message: str) -> None:

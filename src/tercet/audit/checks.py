@@ -17,7 +17,7 @@ from tercet.audit.duplicates import exact_groups, near_pairs, similar_pairs
 from tercet.audit.inspect import ORIENTATIONS, Inspection
 from tercet.audit.pairs import PairList, PairSearch
 from tercet.audit.result import AuditResult, Duplicate, LabelCheck, Leak, Method
-from tercet.config.analysis import AuditConfig
+from tercet.config.commands import AuditConfig
 from tercet.config.run import DataConfig
 from tercet.data.data_module import preview_splits, read_problems
 from tercet.data.splits import initial_splits

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from tercet.config.analysis import FINDING_KINDS, FindingKind
+from tercet.config.commands import FINDING_KINDS, FindingKind
 from tercet.core import output
 from tercet.data.image_cache import BadImage
 

@@ -17,7 +17,7 @@ from tercet.audit.embedding import build_embedder, check_embedder, embed_images
 from tercet.audit.inspect import Inspection, inspect, require_imagehash
 from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
-from tercet.config.analysis import AUDIT, FINDING_KINDS, AuditConfig
+from tercet.config.commands import AUDIT, FINDING_KINDS, AuditConfig
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, StorageError

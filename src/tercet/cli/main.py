@@ -15,13 +15,14 @@ from types import FrameType
 from typing import TextIO
 
 from tercet import __version__
-from tercet.cli.commands import COMMAND_GROUPS, COMMANDS
+from tercet.cli.command import find_command
 from tercet.config.commands import OutputConfig
-from tercet.config.fields import quote_value
 from tercet.core.errors import ConfigError, to_tercet_error
 from tercet.core.output import SafeStream, printable, write
-from tercet.core.registry import did_you_mean
+from tercet.core.registry import PARTS
 
+COMMANDS = PARTS["command"]
+_GROUPS = ("Training and inference", "Experiments", "Analysis", "Deployment", "Models and data")
 _QUICK_START = """\
   tercet train photos/                      one sub-folder per class
   tercet predict runs/photos-1 cat.jpg
@@ -32,9 +33,11 @@ _QUICK_START = """\
 def usage() -> str:
     """Return the text of `tercet --help`."""
     width = max(map(len, COMMANDS))
-    lines: list[str] = []
-    for group, names in COMMAND_GROUPS.items():
-        lines += ["", f"{group}:", *(f"  {name:<{width}}  {COMMANDS[name][0].summary()}" for name in names)]
+    groups: dict[str, list[str]] = {title: [] for title in _GROUPS}
+    for name in COMMANDS.names():
+        command = find_command(name)
+        groups.setdefault(command.group, []).append(f"  {name:<{width}}  {command.summary()}")
+    lines = [line for title, entries in groups.items() for line in ("", f"{title}:", *entries)]
     return (
         "Usage: tercet COMMAND [arguments] [options]\n\n"
         "Train, evaluate and deploy ensembles of image classifiers.\n\n"
@@ -69,29 +72,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = to_tercet_error(error)
         if known is None:
             kind = type(error).__name__
-            return _print_error(f"internal error: {kind}: {error} (run again with --debug and report it)", 1)
-        return _print_error(str(known), known.exit_code, multiline=isinstance(known, ConfigError))
+            text = f"internal error: {kind}: {error} (run again with --debug and report it)"
+            return _print_error(printable(text), 1)
+        problems = known.problems if isinstance(known, ConfigError) else (str(known),)
+        return _print_error("\n".join(map(printable, problems)), known.exit_code)
 
 
 def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         write(sys.stdout if arguments else sys.stderr, usage())
         return 0 if arguments else 2
-    command = arguments[0]
-    if command in ("--version", "-V", "version"):
+    if arguments[0] in ("--version", "-V", "version"):
         write(sys.stdout, f"tercet {__version__}\n")
         return 0
-    if command not in COMMANDS:
-        raise ConfigError(
-            f"unknown command {quote_value(command)}{did_you_mean(command, COMMANDS)} (commands: {', '.join(COMMANDS)})"
-        )
-    options, execute = COMMANDS[command]
-    try:
-        parsed = options.parse_args(arguments[1:])
-    except SystemExit:  # --help, already printed
-        write(sys.stdout, "")
+    command, rest = find_command(arguments[0]), arguments[1:]
+    if {"-h", "--help"} & set(rest[: rest.index("--")] if "--" in rest else rest):
+        from tercet.cli.help import format_help  # it imports the parser of docstrings
+
+        write(sys.stdout, format_help(command))
         return 0
-    result = execute(parsed)
+    parsed = command.parse_args(rest)
+    result = command.execute(parsed)
     if result.silent:
         return result.exit_code
     as_json = parsed.of(OutputConfig).json
@@ -132,10 +133,9 @@ def _show_warning(
     SafeStream(sys.stderr).write(f"tercet: warning: {printable(str(message))}\n")
 
 
-def _print_error(message: str, exit_code: int, *, multiline: bool = False) -> int:
-    """Print an error as one line, or one line per problem, and return the exit code."""
-    lines = message.split("\n") if multiline else [message]
-    SafeStream(sys.stderr).write("tercet: error: " + "\n".join(map(printable, lines)) + "\n")
+def _print_error(message: str, exit_code: int) -> int:
+    """Print the lines of an error, which are printable, and return the exit code."""
+    SafeStream(sys.stderr).write(f"tercet: error: {message}\n")
     return exit_code
 
 

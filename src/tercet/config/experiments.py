@@ -1,23 +1,25 @@
-"""Options of `crossval`, `compare`, `tune`, `reproduce` and `runs`."""
+"""Options of `crossval`, `compare`, `tune` and `reproduce`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tercet.config.commands import ALIASES, TRAINING_DATA, TRAINING_GROUPS, OutputConfig, ResumeConfig
+from tercet.config.commands import TRAINING, OutputConfig, ResumeConfig
+from tercet.config.fields import Config, bounded
 from tercet.config.model import ModelConfig
-from tercet.config.parser import CommandOptions, Positional
+from tercet.config.parser import CommandOptions
 from tercet.config.run import CalibrationConfig, DataConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.errors import raise_problems
+from tercet.core.errors import Problem
 
 _BUDGET = re.compile(r"(seconds|flops):(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Config):
     """Grid of networks, budget and output."""
 
     backbones: tuple[Any, ...] = ()
@@ -28,11 +30,11 @@ class CompareConfig:
     """Recurrent modules in one direction (false), in both (true), or each (false,true)."""
     scans: tuple[Literal["pooled", "rows", "columns", "cells", "snake"], ...] = ("pooled",)
     """Input sequences of the recurrent modules."""
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = bounded((), above=0)
     """Input sizes in pixels, square (default: --input.size, else that of each network)."""
-    seeds: int = 3
+    seeds: int = bounded(3, above=0)
     """Number of seeds; every network is trained once per seed."""
-    seed: int = 0
+    seed: int = bounded(0, least=0)
     """First seed."""
     baseline: str | None = None
     """Network that the others are tested against (default: the first one)."""
@@ -40,34 +42,26 @@ class CompareConfig:
     """Training budget per network, seconds:N or flops:X, instead of an equal number of optimizer steps."""
     match_parameters: bool = False
     """Widen or narrow every network (--hidden-size, else --head-hidden-dim) to match the baseline's parameter count."""
-    tolerance: float = 0.05
+    tolerance: float = bounded(0.05, above=0, below=1)
     """match_parameters: maximum relative deviation."""
     output: str | None = None
     """Output folder (default: runs/DATA-compare-N)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    threads: int | None = None
+    threads: int | None = bounded(None, above=0)
     """Threads per process (default: cores divided by the number of parallel trainings)."""
     tensorboard: bool = False
     """Write TensorBoard logs if tensorboard is installed."""
 
-    def __post_init__(self) -> None:
-        axes = ("recurrent", "bidirectional", "scans", "sizes")
-        grid: dict[str, tuple[Any, ...]] = {name: getattr(self, name) for name in axes}
-        raise_problems(
-            [
-                *(len(set(axis)) < len(axis) and f"{name} lists a value twice" for name, axis in grid.items()),
-                *(name != "sizes" and not axis and f"{name} is empty" for name, axis in grid.items()),
-                any(size < 1 for size in self.sizes) and "sizes must be positive",
-                self.seeds < 1 and f"seeds {self.seeds} must be positive",
-                self.seed < 0 and "seed must not be negative",
-                self.budget is not None
-                and (not _BUDGET.fullmatch(self.budget) or not self.budget_limit()[1])
-                and f"budget '{self.budget}' must be seconds:N or flops:X, such as seconds:600 or flops:1e15",
-                not 0 < self.tolerance < 1 and f"tolerance {self.tolerance} must lie in (0, 1)",
-                self.threads is not None and self.threads < 1 and "threads must be positive",
-            ]
-        )
+    def _rules(self) -> Iterable[Problem]:
+        for name in ("recurrent", "bidirectional", "scans", "sizes"):
+            axis: tuple[Any, ...] = getattr(self, name)
+            if len(set(axis)) < len(axis):
+                yield Problem(f"{name} lists a value twice", name)
+            if not axis and name != "sizes":
+                yield Problem(f"{name} is empty", name)
+        if self.budget is not None and not self.budget_limit()[1]:
+            yield self.problem("budget", "must be seconds:N or flops:X, such as seconds:600 or flops:1e15")
 
     def budget_limit(self) -> tuple[str, float]:
         """Return the kind of the budget (`updates`, `seconds` or `flops`) and its amount (0 for `updates`)."""
@@ -85,52 +79,36 @@ SORTS: tuple[Sort, ...] = get_args(Sort)
 
 
 @dataclass(frozen=True)
-class FoldsConfig:
+class FoldsConfig(Config):
     """Folds, and the members trained in each."""
 
-    folds: int | None = None
+    folds: int | None = bounded(None, least=2)
     """Number of folds, stratified and grouped (default: the table's fold column if present, else 5)."""
     leave_one_group_out: bool = False
     """One fold per group; groups are defined by data.group_column or data.group_from."""
     fold_members: tuple[str, ...] = ()
     """Train a member in some folds only, such as xception=3+4+5."""
-    calibration_fraction: float = 0.0
+    calibration_fraction: float = bounded(0.0, least=0, below=1)
     """Fraction of images held out from all folds to calibrate the fold mean (0: no calibration)."""
 
-    def __post_init__(self) -> None:
+    def _rules(self) -> Iterable[Problem]:
+        if self.folds is not None and self.leave_one_group_out:
+            yield Problem("give either folds or leave_one_group_out", "folds", "leave_one_group_out")
         invalid = [text for text in self.fold_members if not all(text.rpartition("="))]
-        raise_problems(
-            [
-                self.folds is not None and self.folds < 2 and f"folds {self.folds} must be at least 2",
-                self.folds is not None and self.leave_one_group_out and "give either folds or leave_one_group_out",
-                not 0 <= self.calibration_fraction < 1
-                and f"calibration_fraction {self.calibration_fraction} must lie in [0, 1)",
-                bool(invalid) and f"fold_members '{', '.join(invalid)}' must have the form MEMBER=FOLD+FOLD",
-            ]
-        )
+        if invalid:
+            yield Problem(f"fold_members '{', '.join(invalid)}' must have the form MEMBER=FOLD+FOLD", "fold_members")
 
 
 @dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Config):
     """Search space, number of trials and pruning."""
 
     space: str | None = None
     """YAML file with the search space: per option, a list of choices or a range {low, high, step, log}."""
-    trials: int = 20
+    trials: int = bounded(20, least=2)
     """Total number of trials; the first one uses the given options. With --resume, the new total."""
     pruner: Literal["median", "hyperband", "none"] = "median"
     """Early stopping of bad trials: below the median of the same epoch, Hyperband, or none."""
-
-    def __post_init__(self) -> None:
-        raise_problems([self.trials < 2 and "trials must be at least 2: the first one uses the given options"])
-
-
-@dataclass(frozen=True)
-class RunsConfig:
-    """Order of the table."""
-
-    sort: Sort = "date"
-    """Column to sort by: scores and dates in descending order, others ascending."""
 
 
 @dataclass(frozen=True)
@@ -155,72 +133,15 @@ class ReproduceConfig:
     """Threads per process, for all parts."""
 
 
-CROSSVAL = CommandOptions(
-    "crossval",
-    "Train and evaluate once per fold. Each fold is a run of `train`; the output also contains the pooled predictions "
-    "of all held-out images, and one bundle that averages the fold models. Without --data.test-fraction there is no "
-    "test split besides the folds.",
-    groups=[("", FoldsConfig), *TRAINING_GROUPS[:-1], ("calibration", CalibrationConfig), TRAINING_GROUPS[-1]],
-    positionals=[TRAINING_DATA],
-    config_file=True,
-    aliases=ALIASES,
-    examples=[
-        "photos/ --folds 5 --members resnet18 --epochs 10 --lr 1e-4",
-        "signs.csv --leave-one-group-out --data.group-column subject",
-    ],
-)
+CROSSVAL = CommandOptions(FoldsConfig, *TRAINING, CalibrationConfig, OutputConfig)
 COMPARE = CommandOptions(
-    "compare",
-    "Train a grid of networks with several seeds, and compare them. All use the same data, splits and number of "
-    "optimizer steps. Reports scores, significance, cost, and errors per image.",
-    groups=[
-        ("", CompareConfig),
-        ("", ResumeConfig),
-        ("data", DataConfig),
-        ("", ModelConfig),
-        ("", TrainingConfig),
-        ("", OutputConfig),
-    ],
-    positionals=[TRAINING_DATA],
-    config_file=True,
-    aliases=ALIASES,
-    examples=["photos/ --backbones resnet18 --recurrent none,lstm --scans rows"],
-    without={ModelConfig: frozenset({"recurrent", "bidirectional", "scan"})},
+    CompareConfig,
+    ResumeConfig,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    OutputConfig,
+    without={ModelConfig: frozenset({"recurrent", "bidirectional", "scan"})},  # axes of the grid
 )
-TUNE = CommandOptions(
-    "tune",
-    "Tune the hyperparameters of one network. Trials are sampled from a search space and scored on validation. Writes "
-    "a table of all trials and the best configuration, FOLDER/best.yaml, for train --config.",
-    groups=[("", TuneConfig), *TRAINING_GROUPS],
-    positionals=[TRAINING_DATA],
-    config_file=True,
-    aliases=ALIASES,
-    examples=[
-        "photos/ --space space.yaml --members row-lstm --trials 30",
-        "--resume runs/photos-tune-1 --trials 60",
-    ],
-)
-RUNS = CommandOptions(
-    "runs",
-    "List the runs in a folder with their scores.",
-    groups=[("", RunsConfig), ("", OutputConfig)],
-    positionals=[Positional("folder", "folder to search (default: runs)", required=False)],
-    examples=["runs --sort test"],
-)
-REPRODUCE = CommandOptions(
-    "reproduce",
-    "Reproduce a published experiment from a recipe. Reports published and measured numbers side by side; without a "
-    "name, lists the recipes. The output folder contains ordinary runs; --resume runs the missing parts.",
-    groups=[("", ReproduceConfig), ("", ResumeConfig), ("data", DataConfig), ("", OutputConfig)],
-    positionals=[
-        Positional("recipe", "recipe name or YAML file", required=False),
-        Positional("data", "replacement images: folder, table, zip, or data set name", required=False),
-    ],
-    aliases=ALIASES,
-    examples=[
-        "rows-vs-cnn --data-dir ~/data",
-        "leaves photos/ --replace mobilenetv2_100=resnet18",
-        "fingerspelling --data-dir ~/data --scale paper",
-        "--resume runs/fingerspelling-1",
-    ],
-)
+TUNE = CommandOptions(TuneConfig, *TRAINING, OutputConfig)
+REPRODUCE = CommandOptions(ReproduceConfig, ResumeConfig, DataConfig, OutputConfig)

@@ -1,21 +1,82 @@
-"""Fields of configuration dataclasses, and the errors found in their values."""
+"""Options as fields of configuration dataclasses, and the conversion of given values to their types."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import math
+import os
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, ClassVar, Literal, TypeVar, Union
 
-import docstring_parser
-
-from tercet.core.errors import ConfigError
-from tercet.core.registry import PARTS
+from tercet.core.errors import ConfigError, Problem, raise_problems
+from tercet.core.registry import PARTS, did_you_mean
+from tercet.core.yaml_io import parse_yaml
 
 COMMAND_LINE = "--"
+Without = Mapping[type, frozenset[str]]
+"""Per class, names of fields that are not options and keep their defaults."""
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}
+
+Value = TypeVar("Value")
+
+
+class Config:
+    """Base of the configuration dataclasses: checks the bounds of the fields and the rules between them."""
+
+    section: ClassVar[str] = ""
+    """First part of the dotted keys of its fields."""
+
+    def __post_init__(self) -> None:
+        """Raise a `ConfigError` that lists all violated bounds and rules."""
+        problems = [self.problem(name, text) for name, text in _violated_bounds(self)]
+        raise_problems([*problems, *self._rules()])
+
+    def _rules(self) -> Iterable[Problem]:
+        """Return the violated rules, each with the fields that it concerns."""
+        return ()
+
+    def problem(self, name: str, requirement: str) -> Problem:
+        """Return the problem that the value of a field does not meet a requirement ("must be ...")."""
+        value = getattr(self, name)
+        text = repr(value) if isinstance(value, str) else str(value).strip("(,)")
+        return Problem(f"{prefix_of(type(self))}{name} {text} {requirement}", name)
+
+
+def bounded(
+    default: Value,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> Value:
+    """Return a field of a configuration whose value, or each element of it, lies within bounds, unless it is None."""
+    low, high = least if above is None else above, most if below is None else below
+    text = f"must lie in {'[' if above is None else '('}{low}, {high}{']' if below is None else ')'}"
+    if high is None:
+        text = f"must be at least {low}" if above is None else f"must be above {low}"
+    text = {"must be above 0": "must be positive", "must be at least 0": "must not be negative"}.get(text, text)
+
+    def inside(value: float) -> bool:
+        return (low is None or (value >= low if above is None else value > low)) and (
+            high is None or (value <= high if below is None else value < high)
+        )
+
+    return field(default=default, metadata={"bounds": (inside, text)})
+
+
+def _violated_bounds(config: Any) -> Iterator[tuple[str, str]]:
+    for item in dataclasses.fields(config):
+        if "bounds" in item.metadata:
+            inside, text = item.metadata["bounds"]
+            value = getattr(config, item.name)
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(map(inside, values)):
+                yield item.name, text
 
 
 @dataclass(frozen=True)
@@ -32,7 +93,7 @@ class ConfigEntry:
     @property
     def label(self) -> str:
         """The option as the user writes it."""
-        return self.spell(self.key) if self.where == COMMAND_LINE else self.where + self.key
+        return self.spell(self.key) if self.is_text else self.where + self.key
 
     @property
     def is_text(self) -> bool:
@@ -41,45 +102,7 @@ class ConfigEntry:
 
     def spell(self, key: str) -> str:
         """Return a key in the notation of this entry: `--some-key` on the command line, else `some_key`."""
-        return "--" + key.replace("_", "-") if self.where == COMMAND_LINE else key
-
-
-class InvalidValue(Exception):
-    """All problems of one value."""
-
-    def __init__(self, *messages: str) -> None:
-        super().__init__(*messages)
-        self.messages = messages
-
-
-@dataclass
-class ErrorCollector:
-    """Collects configuration errors so that all are reported together."""
-
-    messages: list[str] = field(default_factory=list)
-    """One per problem."""
-    unreadable: set[str] = field(default_factory=set)
-    """Keys without a valid value. Rules that mention them are not reported, as they were checked with the default."""
-
-    def add(self, *messages: str, unreadable: str | None = None) -> None:
-        """Add messages, and the key that has no valid value because of them."""
-        self.messages.extend(messages)
-        if unreadable is not None:
-            self.unreadable.add(unreadable)
-
-    def raise_all(self) -> None:
-        """Raise one `ConfigError` with one line per problem, if there are any."""
-        if self.messages:
-            raise ConfigError("\n".join(dict.fromkeys(self.messages)))
-
-
-def quote_value(value: Any) -> str:
-    """Return a value for messages: in YAML notation, at most 60 characters."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}
+        return "--" + key.replace("_", "-") if self.is_text else key
 
 
 @dataclass(frozen=True)
@@ -88,18 +111,17 @@ class Field:
 
     key: str
     """Dotted, with underscores."""
-    type: Any
-    """Resolved annotation."""
-    default: Any
     owner: type
     """Configuration class that defines the field."""
+    default: Any
+    kind: Any
+    """Type of the value, or of each element of a list, without None."""
+    many: bool
+    """Whether the value is a list."""
+    optional: bool
+    """Whether null is allowed."""
     registry: str | None = None
-    """Kind of registered part (`PARTS`) whose names are the choices: the `registry` of the field's metadata."""
-
-    @property
-    def name(self) -> str:
-        """Last part of the key."""
-        return self.key.rpartition(".")[2]
+    """Kind of registered part (`PARTS`) whose names are the choices."""
 
     @property
     def option(self) -> str:
@@ -107,52 +129,57 @@ class Field:
         return "--" + self.key.replace("_", "-")
 
     @property
-    def optional(self) -> bool:
-        """Whether null is allowed."""
-        union = typing.get_origin(self.type) in (types.UnionType, Union)
-        return union and types.NoneType in typing.get_args(self.type)
-
-    @property
-    def inner(self) -> Any:
-        """The type without None."""
-        arguments = [item for item in typing.get_args(self.type) if item is not types.NoneType]
-        return arguments[0] if self.optional and len(arguments) == 1 else self.type
-
-    @property
-    def element(self) -> Any:
-        """The element type of a list; None for other types."""
-        return typing.get_args(self.inner)[0] if typing.get_origin(self.inner) is tuple else None
+    def flag(self) -> bool:
+        """Whether the option is boolean."""
+        return self.kind is bool and not self.many
 
     @property
     def choices(self) -> tuple[Any, ...]:
         """Allowed values (of each element, for a list); empty if all values of the type are allowed."""
         if self.registry is not None:
             return tuple(PARTS[self.registry])
-        kind = self.element or self.inner
-        return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-
-    @property
-    def flag(self) -> bool:
-        """Whether the option is boolean."""
-        return self.inner is bool
-
-    @property
-    def help(self) -> str:
-        """Docstring of the field."""
-        return _field_docs(self.owner).get(self.name, "")
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
     def expected(self) -> str:
         """Return the type in words."""
-        if self.element is Any:
+        if self.many and self.kind is Any:
             return "a list"
-        kind = "one of " + ", ".join(map(str, self.choices)) if self.choices else describe(self.element or self.inner)
-        return kind if self.element is None else f"a list, each {kind}"
+        kind = "one of " + ", ".join(map(str, self.choices)) if self.choices else describe(self.kind)
+        return f"a list, each {kind}" if self.many else kind
+
+    def convert(self, value: Any, *, text: bool) -> Any:
+        """Return a value, or one element of a list, converted to its type.
+
+        Raises:
+            ConfigError: The value has another type: text is not a number in a file, and True is never one.
+        """
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if text and typing.get_origin(self.kind) is dict:
+            value = parse_yaml(value, source=quote_value(value))
+        original = value
+        if text and self.kind in (int, float, bool):
+            with suppress(ConfigError):  # then the text itself is reported
+                value = parse_yaml(value)
+        converted = _convert(value, self.kind, self.choices)
+        if converted is None:
+            hint = did_you_mean(original, map(str, self.choices)) if isinstance(original, str) else ""
+            raise ConfigError(f"expected {self.expected()}, got {quote_value(original)}{hint}")
+        return converted
 
 
-@functools.cache
-def _field_docs(kind: type) -> dict[str, str]:
-    params = docstring_parser.parse_from_object(kind).params
-    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
+def _convert(value: Any, kind: Any, choices: tuple[Any, ...]) -> Any:
+    """Return a value of the type; None if it has another one. Types are compared because True == 1.0 == 1."""
+    if choices:  # the choice '32' is a number in YAML, the choice 2 is text on the command line
+        return next((item for item in choices if type(value) in (int, str) and str(item) == str(value)), None)
+    if kind is float:
+        return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+    return value if kind is Any or type(value) is (typing.get_origin(kind) or kind) else None
+
+
+def quote_value(value: Any) -> str:
+    """Return a value for messages: in YAML notation, at most 60 characters."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def describe(kind: Any) -> str:
@@ -162,25 +189,36 @@ def describe(kind: Any) -> str:
     return _NAMES.get(typing.get_origin(kind) or kind, "a value")
 
 
-def list_fields(kind: type[Any], prefix: str, sections: set[str]) -> Iterator[Field]:
+def prefix_of(kind: type) -> str:
+    """Return the prefix of the keys of a configuration class: its `section` and a dot, or nothing."""
+    section: str = getattr(kind, "section", "")
+    return section and f"{section}."
+
+
+def nested_classes(kind: type) -> dict[str, type[Any]]:
+    """Return the fields of a configuration class that are configuration classes."""
+    hints = typing.get_type_hints(kind)
+    names = [item.name for item in dataclasses.fields(kind)]
+    return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}
+
+
+def list_fields(kind: type[Any], prefix: str, without: Without) -> Iterator[Field]:
     """Yield the options of a dataclass, nested dataclasses included.
 
-    Args:
-        kind: The dataclass.
-        prefix: Prefix of the keys: empty, or a key with a dot at the end.
-        sections: The keys of nested classes are added to it, without the dot.
-
     Raises:
-        TypeError: A field has no default.
+        ConfigError: A field has no default.
     """
-    hints = typing.get_type_hints(kind)
+    hints, nested = typing.get_type_hints(kind), nested_classes(kind)
     for item in dataclasses.fields(kind):
         key, hint = prefix + item.name, hints[item.name]
-        if dataclasses.is_dataclass(hint):
-            sections.add(key)
-            yield from list_fields(typing.cast("type[Any]", hint), f"{key}.", sections)
-            continue
-        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
-        if default is dataclasses.MISSING:
-            raise TypeError(f"{kind.__name__}.{item.name} needs a default to be an option")
-        yield Field(key, hint, default, kind, item.metadata.get("registry"))
+        if item.name in nested:
+            yield from list_fields(nested[item.name], f"{key}.", without)
+        elif item.name not in without.get(kind, ()):
+            default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+            if default is dataclasses.MISSING:
+                raise ConfigError(f"{kind.__name__}.{item.name} needs a default to be an option")
+            optional = typing.get_origin(hint) in (types.UnionType, Union)
+            hint = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
+            many = typing.get_origin(hint) is tuple
+            hint = typing.get_args(hint)[0] if many else hint
+            yield Field(key, kind, default, hint, many, optional, item.metadata.get("registry"))

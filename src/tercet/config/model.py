@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from tercet.core.errors import ConfigError, raise_problems
+from tercet.config.fields import Config, bounded
+from tercet.core.errors import ConfigError, Problem, problems_of
 from tercet.core.registry import did_you_mean
 
 
@@ -72,7 +73,7 @@ def _rule(pattern: Any, state: Any) -> FreezeRule:
 
 
 @dataclass(frozen=True)
-class InputConfig:
+class InputConfig(Config):
     """Preprocessing of a network's input; unset values come from the backbone's pretrained configuration."""
 
     size: tuple[int, ...] | None = None
@@ -90,14 +91,9 @@ class InputConfig:
     crop_pct: float | None = None
     """Fraction of the image's height and width that the center crop keeps (squash and center)."""
 
-    def __post_init__(self) -> None:
-        raise_problems(
-            [
-                self.size is not None
-                and len(self.size) not in (1, 2)
-                and "input.size takes one number, or height and width"
-            ]
-        )
+    def _rules(self) -> Iterable[Problem]:
+        if self.size is not None and len(self.size) not in (1, 2):
+            yield Problem("input.size takes one number, or height and width", "size")
 
 
 @dataclass(frozen=True)
@@ -109,29 +105,27 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True)
-class LabelsConfig:
+class LabelsConfig(Config):
     """Multi-label output of a network."""
 
+    section: ClassVar[str] = "labels"
     decoder: Literal["sigmoid", "cnn-rnn"] = "sigmoid"
     """Multi-label decoder: sigmoid scores each label independently; cnn-rnn predicts labels one by one with an LSTM."""
-    embedding_dim: int = 64
+    embedding_dim: int = bounded(64, above=0)
     """cnn-rnn: dimension of the label embedding and of the joint space."""
-    hidden_size: int = 512
+    hidden_size: int = bounded(512, above=0)
     """cnn-rnn: hidden size of the LSTM."""
-    beam_size: int = 2
+    beam_size: int = bounded(2, above=0)
     """cnn-rnn: beam size of the search; 1 is greedy."""
 
-    def __post_init__(self) -> None:
-        sizes = {"embedding_dim": self.embedding_dim, "hidden_size": self.hidden_size, "beam_size": self.beam_size}
-        raise_problems(value < 1 and f"labels.{name} {value} must be positive" for name, value in sizes.items())
-        changed = [name for name, value in sizes.items() if value != getattr(LabelsConfig, name)]
-        raise_problems(
-            self.decoder == "sigmoid" and f"labels.{name} has no effect on labels.decoder sigmoid" for name in changed
-        )
+    def _rules(self) -> Iterable[Problem]:
+        for name in ("embedding_dim", "hidden_size", "beam_size"):
+            if self.decoder == "sigmoid" and getattr(self, name) != getattr(LabelsConfig, name):
+                yield Problem(f"labels.{name} has no effect on labels.decoder sigmoid", name, "decoder")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Config):
     """One network: backbone, recurrent module, head; unset values default to those of the network."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -151,9 +145,9 @@ class ModelConfig:
     order."""
     bidirectional: bool = False
     """Make the recurrent module bidirectional."""
-    hidden_size: int | None = None
+    hidden_size: int | None = bounded(None, above=0)
     """Hidden size per direction (backbones: 2048, or 1024 if bidirectional; row classifiers: 128)."""
-    num_layers: int | None = None
+    num_layers: int | None = bounded(None, above=0)
     """Number of stacked recurrent layers (backbones: 1; row classifiers: 2)."""
     activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
     """Activation of the recurrent state: tanh uses PyTorch's fast kernels, relu is the notebook's, sigmoid the paper's
@@ -167,36 +161,20 @@ class ModelConfig:
     """Bias vectors per gate: 2 (PyTorch) or 1 (Keras and the paper's parameter counts)."""
     head: str = field(default="paper", metadata={"registry": "head"})
     """Classification head: noise + dense + ReLU + linear (paper), linear, or dense + ReLU + dropout + linear (mlp)."""
-    head_hidden_dim: int | None = None
+    head_hidden_dim: int | None = bounded(None, above=0)
     """Hidden dimension of the head (paper: 1024, mlp: 512, leaf-cnn: 4096, small-cnn and row classifiers: 32)."""
-    noise: float = 0.1
+    noise: float = bounded(0.1, least=0)
     """Standard deviation of the Gaussian noise in the paper's head (training only)."""
-    dropout: float | None = None
+    dropout: float | None = bounded(None, least=0, below=1)
     """Dropout probability (mlp head: 0.3; small-cnn: 0.2; wide residual networks: 0)."""
     freeze: tuple[Any, ...] = ("none",)
     """Parameters of a timm network to freeze: none, backbone, all-but-last, or a list of 'PATTERN: frozen' and
     'PATTERN: open' over parameter names, of which the first match applies."""
 
-    def __post_init__(self) -> None:
-        sizes = {
-            "hidden_size": self.hidden_size,
-            "num_layers": self.num_layers,
-            "head_hidden_dim": self.head_hidden_dim,
-        }
-        raise_problems(
-            [
-                *(
-                    value is not None and value < 1 and f"{name} {value} must be positive"
-                    for name, value in sizes.items()
-                ),
-                self.noise < 0 and f"noise {self.noise} must not be negative",
-                self.dropout is not None and not 0 <= self.dropout < 1 and f"dropout {self.dropout} must lie in [0, 1)",
-                self.recurrent == "none"
-                and self.scan != "pooled"
-                and f"scan '{self.scan}' needs --recurrent rnn, gru or lstm",
-                _freeze_problem(self.freeze),
-            ]
-        )
+    def _rules(self) -> Iterable[Problem]:
+        if self.recurrent == "none" and self.scan != "pooled":
+            yield Problem(f"scan '{self.scan}' needs --recurrent rnn, gru or lstm", "scan", "recurrent")
+        yield from problems_of(lambda: read_rules(self.freeze), "freeze")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -211,11 +189,3 @@ class ModelConfig:
         nested: dict[str, Any] = {"backbone": BackboneConfig(**values["backbone"]), "input": InputConfig(**inputs)}
         labels = LabelsConfig(**values.get("labels", {}))  # absent in bundles from before multi-label support
         return cls(**{**values, **nested, "labels": labels, "freeze": tuple(values.get("freeze", cls.freeze))})
-
-
-def _freeze_problem(freeze: tuple[Any, ...]) -> str | None:
-    try:
-        read_rules(freeze)
-    except ConfigError as error:
-        return str(error)
-    return None

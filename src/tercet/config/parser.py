@@ -6,24 +6,34 @@ line overrides files. All problems are reported together, in one `ConfigError`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
-import re
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
-from tercet.config.fields import COMMAND_LINE, ConfigEntry, ErrorCollector, quote_value
-from tercet.config.help import Positional, format_help
-from tercet.config.schema import Schema
-from tercet.config.synonyms import SHORT
-from tercet.core.errors import ConfigError
-from tercet.core.yaml_io import dump_yaml, read_mapping
-
-__all__ = ["CommandOptions", "ParsedArguments", "Positional"]
+from tercet.config.fields import (
+    ConfigEntry,
+    Field,
+    Without,
+    describe,
+    list_fields,
+    nested_classes,
+    prefix_of,
+    quote_value,
+)
+from tercet.config.synonyms import aliases_of, suggest
+from tercet.config.training import PAPER_STAGES, StageConfig
+from tercet.core.errors import ConfigError, Problem, raise_problems
+from tercet.core.registry import did_you_mean
+from tercet.core.yaml_io import parse_yaml, read_yaml
 
 Config = TypeVar("Config")
+CONFIG = "config"
+"""Option of every command that reads a YAML file."""
+_NAMED_LISTS: dict[type, dict[str, tuple[Any, ...]]] = {StageConfig: {"paper": PAPER_STAGES}}
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,8 @@ class ParsedArguments:
     """By name: a text, a tuple of texts if several are accepted, None if omitted."""
     given: frozenset[str]
     """Dotted keys set by the file or the command line."""
-    schema: Schema
+    options: CommandOptions
     instances: Mapping[type, Any]
-    """One instance of each class."""
 
     def of(self, kind: type[Config]) -> Config:
         """Return the instance of a configuration class of the command, nested ones included."""
@@ -44,24 +53,11 @@ class ParsedArguments:
         return instance
 
     def to_dict(self, *kinds: type) -> dict[str, Any]:
-        """Return the value of every option by dotted key, for YAML and JSON; `parse_object` reads it back equal.
-
-        Args:
-            *kinds: Include these configuration classes only (default: all).
-        """
-        chosen = [kind for _, kind in self.schema.groups if not kinds or kind in kinds]
-        return _plain_values(self.schema, *(self.instances[kind] for kind in chosen))
-
-    def to_yaml(self, *kinds: type) -> str:
-        """Return `to_dict(*kinds)` as a YAML file that `--config` accepts."""
-        return dump_yaml(self.to_dict(*kinds))
+        """Return the values of these classes (default: all) by dotted key; `parse_object` reads them back equal."""
+        return self.options.to_dict(*(self.instances[kind] for kind in kinds or self.options.kinds))
 
     def to_arguments(self, *without: str) -> list[str]:
-        """Return the given options as command-line arguments that parse to the same values; no mappings among them.
-
-        Args:
-            *without: Keys to leave out.
-        """
+        """Return the given options, except some keys, as arguments that parse to the same values; no mappings."""
         values = {key: value for key, value in self.to_dict().items() if key in self.given and key not in without}
         return [
             f"--{key.replace('_', '-')}={_argument(value)}" for key, value in values.items() if value not in (None, [])
@@ -75,68 +71,28 @@ def _argument(value: Any) -> str:
 
 
 class CommandOptions:
-    """Options and positional arguments of one command.
+    """The options of configuration classes, by dotted key.
 
     Args:
-        command: Name, as in `tercet COMMAND`.
-        description: A few sentences; the first one, short, is also shown in `tercet --help`.
-        groups: Pairs of key prefix and frozen dataclass, all of whose fields have defaults; '' puts the fields at top
-            level. Nested dataclasses become groups of their own.
-        positionals: Positional arguments in order; at most one may accept several values.
-        config_file: Whether `--config FILE` reads options from a YAML file.
-        aliases: Further names of options, such as `data_dir` for `data.data_dir`.
-        without: Per class, fields that are not options of this command and keep their defaults.
-        examples: Command lines for the help, without `tercet COMMAND`.
+        *kinds: Frozen dataclasses, all of whose fields have defaults. The keys of a class start with its `section`, a
+            class variable, if it has one; nested dataclasses are sections of their own. The `registry` in the metadata
+            of a field is the kind of part (`tercet.core.registry.PARTS`) whose names are its choices.
+        without: Per class, fields that are not options and keep their defaults.
 
     Raises:
-        TypeError: Two classes define the same option, or a field has no default.
+        ConfigError: Two classes define the same option, or a field has no default.
     """
 
-    def __init__(
-        self,
-        command: str,
-        description: str = "",
-        *,
-        groups: Sequence[tuple[str, type[Any]]] = (),
-        positionals: Sequence[Positional] = (),
-        config_file: bool = False,
-        aliases: Mapping[str, str] | None = None,
-        without: Mapping[type, frozenset[str]] | None = None,
-        examples: Sequence[str] = (),
-    ) -> None:
-        self.command = command
-        self.description = description
-        self.positionals = tuple(positionals)
-        self.config_file = config_file
-        self.examples = tuple(examples)
-        self.schema = Schema(groups, aliases, without)
-
-    def summary(self) -> str:
-        """Return the first sentence of the description."""
-        return self.description.partition(". ")[0].rstrip(".") + "."
-
-    def parse_args(self, argv: Sequence[str]) -> ParsedArguments:
-        """Parse a command line; `--help` prints the help and exits with code 0.
-
-        Args:
-            argv: The arguments after the command.
-
-        Raises:
-            ConfigError: Invalid arguments, file, values or combinations; lists all problems.
-            SystemExit: `--help` was given.
-        """
-        options = argv[: argv.index("--")] if "--" in argv else argv
-        if {"-h", "--help"} & set(options):
-            print(self.format_help(), end="")
-            raise SystemExit(0)
-        scan = _Scan(self.schema, self.positionals, ("config",) if self.config_file else ())
-        scan.read(argv)
-        from_file = self._read_file(scan.config, scan.problems) if scan.config is not None else []
-        entries = [*from_file, *scan.entries]
-        instances = self.schema.resolve(entries, scan.problems)
-        positional = self._assign(scan)
-        scan.problems.raise_all()
-        return ParsedArguments(positional, frozenset(entry.key for entry in entries), self.schema, instances)
+    def __init__(self, *kinds: type[Any], without: Without | None = None) -> None:
+        self.kinds = kinds
+        self.without = without or {}
+        self.fields: dict[str, Field] = {}
+        for field in (field for kind in kinds for field in list_fields(kind, prefix_of(kind), self.without)):
+            if field.key in self.fields:
+                raise ConfigError(f"two classes define an option '{field.key}'")
+            self.fields[field.key] = field
+        self.sections = {key.rpartition(".")[0] for key in self.fields} - {""}
+        self.aliases = aliases_of(self.fields)
 
     def parse_object(
         self, mapping: Mapping[str, Any], *, source: str = "", base: Sequence[Any] = ()
@@ -151,121 +107,100 @@ class CommandOptions:
         Raises:
             ConfigError: Invalid keys, values or combinations; lists all problems.
         """
-        problems, where = ErrorCollector(), f"{source}: " if source else ""
-        entries = self.schema.flatten(mapping, where, problems)
-        instances = self.schema.resolve(entries, problems, where=where, base=base)
-        problems.raise_all()
-        return ParsedArguments({}, frozenset(entry.key for entry in entries), self.schema, instances)
+        problems: list[Problem] = []
+        where = f"{source}: " if source else ""
+        entries = self.flatten(mapping, where, problems)
+        instances = self.resolve(entries, problems, where=where, base=base)
+        raise_problems(problems, separator="\n")
+        return ParsedArguments({}, frozenset(entry.key for entry in entries), self, instances)
 
     def to_dict(self, *instances: Any) -> dict[str, Any]:
         """Return the values of configuration instances by dotted key, for YAML and JSON."""
-        return _plain_values(self.schema, *instances)
+        return {key: _plain(value) for instance in instances for key, value in self._values(instance)}
 
-    def format_help(self, *, width: int = 80) -> str:
-        """Return the text of `--help`, wrapped to `width` columns."""
-        return format_help(
-            self.command,
-            self.description,
-            self.schema,
-            self.positionals,
-            config_file=self.config_file,
-            width=width,
-            examples=self.examples,
-        )
+    def _values(self, instance: Any) -> Iterator[tuple[str, Any]]:
+        prefix = prefix_of(type(instance))
+        for field in list_fields(type(instance), prefix, self.without):
+            yield field.key, attrgetter(field.key.removeprefix(prefix))(instance)
 
-    def _read_file(self, path: str, problems: ErrorCollector) -> list[ConfigEntry]:
-        try:
-            return self.schema.flatten(read_mapping(path), f"{path}: ", problems)
-        except ConfigError as error:
-            problems.add(f"--config: {error}")
-            return []
+    def key(self, name: str) -> str:
+        """Return the key for a name as typed: hyphens become underscores, aliases are resolved."""
+        key = name.replace("-", "_")
+        return self.aliases.get(key, key)
 
-    def _assign(self, scan: _Scan) -> dict[str, Any]:
-        """Assign arguments to the positionals: first to the required ones, then to the one that accepts several."""
-        remaining = deque(scan.arguments)
-        spare = len(scan.arguments) - sum(item.required for item in self.positionals)
-        assigned: dict[str, Any] = {}
-        for item in self.positionals:
-            extra = max(0, spare) if item.many else int(spare > 0 and not item.required)
-            spare -= extra
-            values = tuple(remaining.popleft() for _ in range(min(len(remaining), extra + item.required)))
-            assigned[item.name] = values if item.many else values[0] if values else None
-            if item.required and not values and not scan.uncertain:
-                scan.problems.add(f"{item.label} is missing: {item.help}")
-        if not scan.uncertain:
-            scan.problems.add(*(f"unexpected argument {quote_value(argument)}" for argument in remaining))
-        return assigned
+    def unknown(self, entry: ConfigEntry) -> Problem:
+        """Return the problem of an unknown option, with suggestions; its field is the most likely one."""
+        if entry.key in self.sections:
+            example = next(key for key in self.fields if key.startswith(f"{entry.key}."))
+            return Problem(f"{entry.label}: is a group of options, such as {entry.spell(example)}")
+        likely = suggest(entry.key, [*self.fields, *([CONFIG] if entry.is_text else [])])
+        hint = f", did you mean {' or '.join(repr(entry.spell(key)) for key in likely)}?" if likely else ""
+        return Problem(f"{entry.label}: unknown option{hint}", *likely[:1])
 
+    def flatten(self, mapping: Mapping[Any, Any], where: str, problems: list[Problem]) -> list[ConfigEntry]:
+        """Return the entries of nested or dotted mappings; unknown and repeated keys are added to the problems."""
+        entries: dict[str, ConfigEntry] = {}
+        for key, value in self._walk(mapping, ""):
+            entry = ConfigEntry(key, value, where)
+            if key in entries:
+                problems.append(Problem(f"{entry.label}: given twice"))
+            elif key in self.fields:
+                entries[key] = entry
+            elif key not in self.sections or value is not None:  # an empty section in YAML is null
+                problems.append(self.unknown(entry))
+        return list(entries.values())
 
-@dataclass
-class _Scan:
-    """One pass over a command line: options with their texts, and the arguments between them."""
-
-    schema: Schema
-    positionals: tuple[Positional, ...]
-    extra_options: tuple[str, ...]
-    entries: list[ConfigEntry] = field(default_factory=list)
-    arguments: list[str] = field(default_factory=list)
-    config: str | None = None
-    problems: ErrorCollector = field(default_factory=ErrorCollector)
-    uncertain: bool = False
-    """Whether an argument may be the value of an unknown option; then counting positionals would mislead."""
-
-    def read(self, argv: Sequence[str]) -> None:
-        remaining = deque(argv)
-        while remaining:
-            token = remaining.popleft()
-            if token == "--":
-                self.arguments.extend(remaining)
-                return
-            if token.startswith("--"):
-                self._option(token, remaining)
-            elif self.schema.aliases.get(SHORT.get(token, "")) is not None:
-                self._option(f"--{SHORT[token]}", remaining)
-            elif re.match(r"-[^\d.]", token):
-                self.problems.add(f"{token}: unknown option (put names starting with '-' after '--')")
+    def _walk(self, mapping: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in mapping.items():
+            key = self.key(prefix + str(name))
+            if key in self.sections and isinstance(value, Mapping):
+                yield from self._walk(value, f"{key}.")
             else:
-                self.arguments.append(token)
+                yield key, value
 
-    def _option(self, token: str, remaining: deque[str]) -> None:
-        name, equals, value = token[2:].partition("=")
-        key = self.schema.key(name)
-        entry = ConfigEntry(key, value, COMMAND_LINE)
-        option = self.schema.fields.get(key)
-        if option is None and key not in self.extra_options:
-            value_follows = not equals and bool(remaining) and not remaining[0].startswith("--")
-            self._unknown(entry, remaining, value_follows=value_follows)
-            return
-        switch = option is not None and option.flag and not option.default
-        if not equals:
-            if switch and not (remaining and remaining[0].lower() in ("true", "false")):
-                value = "true"
-            elif not remaining or remaining[0].startswith("--"):
-                expected = option.expected() if option else "a YAML file"
-                self.problems.add(f"{entry.label}: expected {expected}, got nothing", unreadable=key)
-                return
-            else:
-                value = remaining.popleft()
-        if option is None:
-            self.config = value
-        else:
-            self.entries.append(ConfigEntry(key, value, COMMAND_LINE))
+    def resolve(
+        self, entries: Sequence[ConfigEntry], problems: list[Problem], *, where: str = "", base: Sequence[Any] = ()
+    ) -> dict[type, Any]:
+        """Return one instance of each class; None for a class whose rules are violated.
 
-    def _unknown(self, entry: ConfigEntry, remaining: deque[str], *, value_follows: bool) -> None:
-        """Report an unknown option; guess whether the next token is its value."""
-        positional = next((item for item in self.positionals if item.name == entry.key), None)
-        if positional is not None:
-            self.problems.add(f"{entry.label}: unknown option, {positional.label} is a positional argument")
-            return
-        self.schema.report_unknown(entry, self.problems, self.extra_options)
-        likely = self.schema.fields.get(next(iter(self.schema.suggest(entry.key, self.extra_options)), ""))
-        if value_follows and (likely is None or not likely.flag):
-            remaining.popleft()
-            self.uncertain |= likely is None
+        Args:
+            entries: Given options; all keys are known, and later entries override earlier ones.
+            problems: Invalid values and violated rules are added to it. Rules about a key that has a problem already
+                are not, as they were checked with the default.
+            where: Prefix of messages about rules that concern no given key.
+            base: Instances whose values are used instead of the defaults.
+        """
+        values = {key: copy.copy(field.default) for key, field in self.fields.items()}
+        values.update(item for instance in base for item in self._values(instance))
+        sources: dict[str, str] = {}
+        for entry in entries:
+            try:
+                values[entry.key] = _read(self.fields[entry.key], entry.value, text=entry.is_text)
+                sources[entry.key] = "" if entry.is_text else entry.where
+            except ConfigError as error:
+                problems += [Problem(f"{entry.label}: {text}", entry.key) for text in error.problems]
+        unreadable = {key for problem in problems for key in problem.fields}
+        instances: dict[type, Any] = {}
 
+        def build(kind: type[Any], prefix: str) -> Any:
+            arguments = {
+                name: build(inner, f"{prefix}{name}.") or inner() for name, inner in nested_classes(kind).items()
+            }
+            names = {item.name for item in dataclasses.fields(kind)} - arguments.keys() - self.without.get(kind, set())
+            arguments |= {name: values[prefix + name] for name in names}
+            try:
+                instances[kind] = kind(**arguments)
+            except ConfigError as error:
+                instances[kind] = None
+                for rule in error.problems:
+                    keys = [prefix + name for name in rule.fields]
+                    origin = next((sources[key] for key in keys if key in sources), where)
+                    problems.extend([] if unreadable.intersection(keys) else [Problem(origin + rule, *keys)])
+            return instances[kind]
 
-def _plain_values(schema: Schema, *instances: Any) -> dict[str, Any]:
-    return {key: _plain(value) for instance in instances for key, value in schema.values(instance).items()}
+        for kind in self.kinds:
+            build(kind, prefix_of(kind))
+        return instances
 
 
 def _plain(value: Any) -> Any:
@@ -277,3 +212,63 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _read(field: Field, value: Any, *, text: bool) -> Any:
+    """Return a value, in the notation of a file or (`text`) of the command line, converted to the type of its field."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if value is None or (text and value == "null"):
+        if field.optional:
+            return None
+        raise ConfigError(f"expected {field.expected()}, got null")
+    if dataclasses.is_dataclass(field.kind):
+        return _read_structures(value, field.kind)
+    if not field.many:
+        return field.convert(value, text=text)
+    if isinstance(value, str):
+        bracketed = value.lstrip().startswith("[")
+        if bracketed or (field.kind is Any and "{" in value):
+            value, text = parse_yaml(value if bracketed else f"[{value}]", source=quote_value(value)), False
+        else:
+            elements = [item.strip() for item in value.split(",")] if value.strip() else []
+            raise_problems(["" in elements and f"{quote_value(value)} has an empty element"])
+            value, text = elements, True
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(field.convert(item, text=text) for item in items)
+
+
+def _read_structures(value: Any, kind: Any) -> tuple[Any, ...]:
+    """Return a list of dataclasses, given as the name of a predefined list, a YAML file, inline YAML, or a list."""
+    where, predefined, name = "", _NAMED_LISTS.get(kind, {}), kind.__name__.removesuffix("Config").lower()
+    if isinstance(value, str):
+        if value in predefined:
+            return predefined[value]
+        if value.lstrip().startswith(("[", "{")):
+            value = parse_yaml(value, source=quote_value(value))
+        else:
+            try:
+                where, value = f"{value}: ", read_yaml(value)
+            except ConfigError as error:
+                raise ConfigError(f"{error}{did_you_mean(value, predefined)}") from error
+    if isinstance(value, Mapping) and set(value) == {f"{name}s"}:
+        value = value[f"{name}s"]
+    if not isinstance(value, (list, tuple)) or not value:
+        names = "".join(f"'{item}', " for item in predefined)
+        raise ConfigError(
+            f"{where}expected {names}a YAML file or a list, each {describe(kind)}, got {quote_value(value)}"
+        )
+    options, structures = CommandOptions(kind), []
+    problems: list[str] = []
+    for number, item in enumerate(value, 1):
+        source = f"{where}{name} {number}"
+        if isinstance(item, kind):
+            structures.append(item)
+        elif isinstance(item, Mapping):
+            try:
+                structures.append(options.parse_object(item, source=source).of(kind))
+            except ConfigError as error:
+                problems += error.problems
+        else:
+            problems.append(f"{source}: expected {describe(kind)}, got {quote_value(item)}")
+    raise_problems(problems)
+    return tuple(structures)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tercet.config.fields import ConfigEntry, ErrorCollector, Field, describe, quote_value
+from tercet.config.fields import ConfigEntry, Field, describe, quote_value
 from tercet.config.parser import CommandOptions
-from tercet.core.errors import ConfigError
+from tercet.core.errors import ConfigError, Problem, raise_problems
 from tercet.core.registry import did_you_mean
 from tercet.core.yaml_io import read_mapping
 
@@ -132,38 +131,28 @@ def read_space(
     """
     where = "space" if isinstance(source, Mapping) else str(source)
     mapping = source if isinstance(source, Mapping) else read_mapping(source)
-    problems = ErrorCollector()
-    entries = options.schema.flatten(mapping, f"{where}: ", problems)
+    problems: list[Problem] = []
+    entries = options.flatten(mapping, f"{where}: ", problems)
     axes: list[NumberRange | Choices] = []
     for entry in entries:
         if entry.key in fixed:
-            problems.add(f"{entry.label}: cannot vary, {fixed[entry.key]}")
+            problems.append(Problem(f"{entry.label}: cannot vary, {fixed[entry.key]}"))
             continue
         try:
-            axes.append(_read_axis(entry, options.schema.fields[entry.key]))
+            axes.append(_read_axis(entry, options.fields[entry.key]))
         except ConfigError as error:
-            problems.add(f"{entry.label}: {error}")
+            problems.append(Problem(f"{entry.label}: {error}"))
     for axis in axes:
         others = [other.key for other in axes if other is not axis]
         for value in axis.ends():
-            problems.add(*_value_problems(axis.key, value, options, base=base, where=where, others=others))
-    if not entries and not problems.messages:
-        problems.add(f"{where} is empty: give options to vary, each with {_FORMS}")
-    problems.raise_all()
+            try:
+                options.parse_object({axis.key: value}, source=where, base=base)
+            except ConfigError as error:  # rules about another varying option may hold in a trial
+                problems.extend(text for text in error.problems if not set(text.fields).intersection(others))
+    if not entries and not problems:
+        problems.append(Problem(f"{where} is empty: give options to vary, each with {_FORMS}"))
+    raise_problems(problems, separator="\n")
     return SearchSpace(tuple(axes))
-
-
-def _value_problems(
-    key: str, value: Any, options: CommandOptions, *, base: Sequence[Any], where: str, others: Sequence[str]
-) -> Iterator[str]:
-    """Yield the problems of a value; rules that mention another varying option may hold in a trial and are skipped."""
-    try:
-        options.parse_object({key: value}, source=where, base=base)
-    except ConfigError as error:
-        names = [other.rpartition(".")[2] for other in others]
-        for line in str(error).split("\n"):
-            if not any(re.search(rf"\b{name}\b", line) for name in names):
-                yield line
 
 
 def _read_axis(entry: ConfigEntry, field: Field) -> NumberRange | Choices:
@@ -196,7 +185,7 @@ def _read_choices(key: str, values: Any) -> Choices:
 
 
 def _read_range(key: str, value: Mapping[str, Any], field: Field) -> NumberRange:
-    kind = field.element or field.inner
+    kind = field.kind
     if kind not in (int, float):
         raise ConfigError(f"expected a list of choices: the option is {field.expected()}")
     missing = [name for name in ("low", "high") if name not in value]

@@ -26,6 +26,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "output_dir": ("output",),
     "out_dir": ("output",),
     "out": ("output",),
+    "data_dir": ("data.data_dir",),
+    "class": ("class_name",),
 }
 """Options with the same meaning; the first one that a command has is set."""
 

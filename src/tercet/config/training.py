@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from tercet.core.errors import raise_problems
+from tercet.config.fields import Config, bounded
+from tercet.core.errors import Problem
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(Config):
     """One training stage. It starts from the best weights so far with a new optimizer."""
 
-    lr: float = 1e-4
+    lr: float = bounded(1e-4, above=0)
     """Initial learning rate."""
-    epochs: float | None = None
+    epochs: float | None = bounded(None, above=0)
     """Number of epochs (may be fractional)."""
-    steps: int | None = None
+    steps: int | None = bounded(None, above=0)
     """Number of optimizer steps, instead of epochs."""
     schedule: str = field(default="time", metadata={"registry": "schedule"})
     """Learning rate schedule: Keras' time-based decay, constant, cosine annealing to zero, or reduce on plateau."""
     decay: float | None = None
     """Time-based decay per step: lr / (1 + decay * step) (default: lr / epochs, as in the paper)."""
-    warmup_steps: int = 0
+    warmup_steps: int = bounded(0, least=0)
     """Number of linear warm-up steps, starting at lr / (warmup_steps + 1)."""
-    factor: float = 0.5
+    factor: float = bounded(0.5, above=0, below=1)
     """Plateau: factor by which the learning rate is reduced."""
     plateau_patience: int = 5
     """Plateau: epochs without improvement of the validation loss before the learning rate is reduced."""
-    patience: int | None = None
+    patience: int | None = bounded(None, above=0)
     """Early stopping: epochs without improvement of the monitored metric before the stage ends."""
     max_time: float | None = None
     """Time limit of the stage in seconds."""
 
-    def __post_init__(self) -> None:
-        raise_problems(
-            [
-                self.lr <= 0 and f"lr {self.lr} must be positive",
-                (self.epochs is None) == (self.steps is None) and "a stage needs either epochs or steps",
-                self.epochs is not None and self.epochs <= 0 and f"epochs {self.epochs} must be positive",
-                self.steps is not None and self.steps < 1 and f"steps {self.steps} must be positive",
-                self.warmup_steps < 0 and "warmup_steps must not be negative",
-                self.patience is not None and self.patience < 1 and "patience must be positive",
-                not 0 < self.factor < 1 and f"factor {self.factor} must lie in (0, 1)",
-            ]
-        )
+    def _rules(self) -> Iterable[Problem]:
+        if (self.epochs is None) == (self.steps is None):
+            yield Problem("a stage needs either epochs or steps", "epochs", "steps")
 
 
 PAPER_STAGES = (StageConfig(lr=1e-4, epochs=40), StageConfig(lr=1e-5, epochs=15), StageConfig(lr=1e-6, epochs=15))
@@ -55,47 +48,47 @@ Monitor: TypeAlias = str
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Config):
     """Optimization, augmentation and model selection."""
 
     stages: tuple[StageConfig, ...] | None = None
     """Training stages: 'paper' (1e-4 x 40, 1e-5 x 15, 1e-6 x 15 epochs), a YAML file with a list, or that list."""
-    epochs: float | None = None
+    epochs: float | None = bounded(None, above=0)
     """Number of epochs of a single stage, instead of stages."""
-    lr: float | None = None
+    lr: float | None = bounded(None, above=0)
     """Learning rate of a single stage (default: 1e-3)."""
     schedule: str = field(default="constant", metadata={"registry": "schedule"})
     """Learning rate schedule of a single stage."""
     patience: int | None = None
     """Early stopping of a single stage: epochs without improvement of the monitored metric."""
-    max_time: float | None = None
+    max_time: float | None = bounded(None, above=0)
     """Time limit of the training in seconds (paper: 12 hours)."""
-    batch_size: int = 32
+    batch_size: int = bounded(32, above=0)
     """Images per optimizer step (batch size)."""
     optimizer: str = field(default="adam", metadata={"registry": "optimizer"})
     """Adam, AdamW, or SGD with Nesterov momentum 0.9."""
-    weight_decay: float = 0.0
+    weight_decay: float = bounded(0.0, least=0)
     """Weight decay (not applied to biases and normalization layers)."""
     loss: str = field(default="cross-entropy", metadata={"registry": "loss"})
     """Loss of single-label members; multi-label ones use that of labels.decoder."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = bounded(0.0, least=0, below=1)
     """Label smoothing: fraction of the target probability that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """Class weights in the loss: none, or inverse class frequencies (balanced)."""
     augment: str = field(default="none", metadata={"registry": "augmentation"})
     """Augmentation: horizontal flips, small shifts (light), both, the paper's with or without flips, or brightness,
     contrast, rotation and flips (leaves)."""
-    random_erasing: float = 0.0
+    random_erasing: float = bounded(0.0, least=0, most=1)
     """Random erasing: probability per image (0 is off)."""
-    mixup: float = 0.0
+    mixup: float = bounded(0.0, least=0)
     """Mixup: alpha of the Beta distribution (0 is off)."""
-    cutmix: float = 0.0
+    cutmix: float = bounded(0.0, least=0)
     """CutMix: alpha of the Beta distribution (0 is off)."""
-    micro_batches: int = 1
+    micro_batches: int = bounded(1, above=0)
     """Split each batch into this many micro-batches to save memory; the optimizer step is that of the full batch."""
-    clip_grad_norm: float | None = None
+    clip_grad_norm: float | None = bounded(None, above=0)
     """Clip the gradient to this norm."""
-    ema_decay: float | None = None
+    ema_decay: float | None = bounded(None, above=0, below=1)
     """Decay of an exponential moving average (EMA) of the weights, such as 0.999; the averaged weights are evaluated
     and saved."""
     monitor: Monitor = field(default="accuracy", metadata={"registry": "metric"})
@@ -108,24 +101,11 @@ class TrainingConfig:
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints within an epoch; each epoch also ends with a checkpoint."""
 
-    def __post_init__(self) -> None:
-        single = self.epochs is not None or self.lr is not None
-        raise_problems(
-            [
-                self.stages is not None and single and "give either stages or epochs and lr, not both",
-                self.epochs is not None and self.epochs <= 0 and f"epochs {self.epochs} must be positive",
-                self.lr is not None and self.lr <= 0 and f"lr {self.lr} must be positive",
-                self.batch_size < 1 and f"batch_size {self.batch_size} must be positive",
-                not 1 <= self.micro_batches <= self.batch_size and "micro_batches must lie between 1 and batch_size",
-                not 0 <= self.random_erasing <= 1 and f"random_erasing {self.random_erasing} must lie in [0, 1]",
-                not 0 <= self.label_smoothing < 1 and "label_smoothing must lie in [0, 1)",
-                min(self.mixup, self.cutmix, self.weight_decay) < 0
-                and "mixup, cutmix and weight_decay must not be negative",
-                self.ema_decay is not None and not 0 < self.ema_decay < 1 and "ema_decay must lie in (0, 1)",
-                self.clip_grad_norm is not None and self.clip_grad_norm <= 0 and "clip_grad_norm must be positive",
-                self.max_time is not None and self.max_time <= 0 and "max_time must be positive",
-            ]
-        )
+    def _rules(self) -> Iterable[Problem]:
+        if self.stages is not None and (self.epochs is not None or self.lr is not None):
+            yield Problem("give either stages or epochs and lr, not both", "stages", "epochs", "lr")
+        if self.micro_batches > self.batch_size:
+            yield Problem("micro_batches must lie between 1 and batch_size", "micro_batches", "batch_size")
 
     def stage_list(self) -> tuple[StageConfig, ...]:
         """Return `stages`, or one stage of `epochs` at `lr`; the paper's stages if neither is set."""

@@ -16,7 +16,7 @@ Messages are one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -26,10 +26,26 @@ class TercetError(Exception):
     exit_code = 1
 
 
+class Problem(str):
+    """The text of a problem, with the names of the configuration fields that it concerns."""
+
+    fields: tuple[str, ...]
+
+    def __new__(cls, text: str, *fields: str) -> Problem:
+        """Create a problem about the given fields."""
+        problem = super().__new__(cls, text)
+        problem.fields = fields
+        return problem
+
+
 class ConfigError(TercetError, ValueError):
     """Invalid option, key, or combination of options."""
 
     exit_code = 2
+
+    def __init__(self, message: str, problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (Problem(message),)
 
 
 class DataError(TercetError, ValueError):
@@ -87,11 +103,22 @@ class Crashed(TercetError):
         self.exit_code = 128 + signal_number
 
 
-def raise_problems(problems: Iterable[str | bool | None]) -> None:
-    """Raise one `ConfigError` that lists all problems; False, None and '' are ignored."""
-    messages = [problem for problem in problems if isinstance(problem, str) and problem]
-    if messages:
-        raise ConfigError("; ".join(messages))
+def raise_problems(problems: Iterable[str | bool | None], *, separator: str = "; ") -> None:
+    """Raise one `ConfigError` that lists all problems once; False, None and '' are ignored."""
+    texts = list(dict.fromkeys(text for text in problems if isinstance(text, str) and text))
+    if texts:
+        raise ConfigError(
+            separator.join(texts), tuple(item if isinstance(item, Problem) else Problem(item) for item in texts)
+        )
+
+
+def problems_of(check: Callable[[], object], *fields: str) -> list[Problem]:
+    """Return the problems for which a check raises `ConfigError`; they concern the given fields."""
+    try:
+        check()
+    except ConfigError as error:
+        return [Problem(text, *fields) for text in error.problems]
+    return []
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -152,7 +152,12 @@ class Registry(Generic[Value]):
 
     def _load(self) -> None:
         while self._providers:  # emptied first: a provider may read the registry while it is imported
-            importlib.import_module(self._providers.pop())
+            importlib.import_module(self._providers.pop(0))
+
+    def names(self) -> list[str]:
+        """Return the names in the order in which the parts were registered."""
+        self._load()
+        return list(self._values)
 
     def unknown(self, name: str) -> str:
         """Return the error message for a name that is not registered."""
@@ -188,6 +193,7 @@ PARTS: Mapping[str, Registry[Any]] = {
     "optimizer": Registry("optimizer", "tercet.training.parts"),
     "schedule": Registry("schedule", "tercet.training.parts"),
     "callback": Registry("callback"),
+    "command": Registry("command", "tercet.cli.training", "tercet.cli.inference", "tercet.cli.deployment"),
 }
 """The registry of each kind of part that can be added."""
 

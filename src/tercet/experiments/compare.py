@@ -106,6 +106,7 @@ def compare(
 class NetworkComparison(PlannedExperiment[ComparisonRun]):
     """Training of a grid of networks with several seeds, and their comparison."""
 
+    command = "compare"
     options = COMPARE
     suffix = "-compare"
 

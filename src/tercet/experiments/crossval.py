@@ -80,6 +80,7 @@ def run_crossval(
 class Folds(Experiment[FoldRuns, CrossValidation]):
     """Training and evaluation once per fold."""
 
+    command = "crossval"
     options = CROSSVAL
     suffix = "-folds"
 

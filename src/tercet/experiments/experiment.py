@@ -36,6 +36,8 @@ class Experiment(ABC, Generic[State, Result]):
     """The positional argument, such as the data."""
     parsed: ParsedArguments
 
+    command: ClassVar[str]
+    """Name of the command."""
     options: ClassVar[CommandOptions]
     source_name: ClassVar[str] = "data"
     missing_source: ClassVar[str] = "give a folder of images, a table, a zip file or the name of a data set"
@@ -86,7 +88,7 @@ class Experiment(ABC, Generic[State, Result]):
         self.check()
         run = RunFolder.create(self.parsed.to_dict()["output"], f"{Path(str(self.source)).stem}{self.suffix}")
         with run.lock():
-            run.begin(RunRecord(self.options.command, str(self.source), self.stored_options()))
+            run.begin(RunRecord(self.command, str(self.source), self.stored_options()))
             with run.delete_if_invalid():
                 state = self._prepare(run)
             return self._finish(run, state, console)
@@ -110,7 +112,7 @@ class Experiment(ABC, Generic[State, Result]):
         """
         run = RunFolder.open(path)
         record = run.record()
-        if record.command != cls.options.command:
+        if record.command != cls.command:
             raise StorageError(f"{path} was created by tercet {record.command}: {how_to_continue(record, path)}")
         values = parsed.to_dict()
         given = {key: values[key] for key in sorted(parsed.given - _UNSTORED)}

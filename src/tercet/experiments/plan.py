@@ -179,7 +179,7 @@ class Plan:
 
     def save(self, run: RunFolder) -> None:
         """Write the plan."""
-        options = CommandOptions("plan", groups=_GROUPS)
+        options = CommandOptions(*_KINDS)
         values = {
             "data": self.data,
             "options": options.to_dict(self.data_config, self.fusion, self.calibration, replace(self.run, members=())),
@@ -208,7 +208,7 @@ class Plan:
         """
         values = read_json(run.plan)
         require_parts(run.path, values.get("custom", {}))
-        parsed = CommandOptions("plan", groups=_GROUPS).parse_object(values["options"])
+        parsed = CommandOptions(*_KINDS).parse_object(values["options"])
         return cls(
             data=values["data"],
             data_config=parsed.of(DataConfig),
@@ -235,7 +235,7 @@ class Plan:
         return DataModule(table, open_cache(run.path / self.images), fingerprint=self.fingerprint)
 
 
-_GROUPS = [("data", DataConfig), ("fusion", FusionConfig), ("calibration", CalibrationConfig), ("", RunConfig)]
+_KINDS = (DataConfig, FusionConfig, CalibrationConfig, RunConfig)
 
 
 def member_to_dict(member: MemberConfig) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class RecipeRun(Experiment[Recipe, Reproduction]):
     data: str | None = None
     """Replacement images."""
 
+    command = "reproduce"
     options = REPRODUCE
     source_name = "recipe"
     missing_source = f"name a recipe ({', '.join(recipe_names())})"

@@ -131,7 +131,7 @@ def _runs_of(
             yield StepRun(name, step, run, seed, None)
             continue
         options = {**step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
-        accepted = _OPTIONS[step.command].schema.fields
+        accepted = _OPTIONS[step.command].fields
         options |= {key: value for key, value in shared.items() if key in accepted and value is not None}
         parsed = _OPTIONS[step.command].parse_object(options, source=f"step {name}")
         of = tuple(

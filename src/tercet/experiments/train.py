@@ -81,6 +81,7 @@ class PlannedExperiment(Experiment[tuple[Plan, DataModule], Result]):
 class Training(PlannedExperiment[Run]):
     """Training of members, and their combination."""
 
+    command = "train"
     options = TRAIN
 
     def check(self) -> None:

@@ -97,6 +97,7 @@ class Search(PlannedExperiment[Tuning]):
     space: str | Path | Mapping[str, Any] | None = None
     """The options to vary, or a file of them."""
 
+    command = "tune"
     options = TUNE
     suffix = "-tune"
     changeable = frozenset({"trials"})

@@ -19,23 +19,15 @@ from tercet.models.build import check_weights, options_of
 from tercet.models.members import resolve_member, resolve_members
 
 _KINDS = (RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
-SEARCHED = CommandOptions(
-    "search",
-    groups=[("", RunConfig), ("data", DataConfig), ("", ModelConfig), ("", TrainingConfig), ("fusion", FusionConfig)],
-    aliases={"data_dir": "data.data_dir"},
-)
+SEARCHED = CommandOptions(*_KINDS)
 """Options of a trial, the same as those of a training."""
 _NO_EFFECT = ("checkpoint_seconds", "device", "ensemble_methods", "output", "tensorboard", "threads", "tta")
 _FIXED = {
     **{key: "it does not affect the trained network" for key in _NO_EFFECT},
-    **{
-        key: "a trial has one member, nothing is combined"
-        for key in SEARCHED.schema.fields
-        if key.startswith("fusion.")
-    },
+    **{key: "a trial has one member, nothing is combined" for key in SEARCHED.fields if key.startswith("fusion.")},
     **{
         key: "all trials share one prepared data set"
-        for key in SEARCHED.schema.fields
+        for key in SEARCHED.fields
         if key.startswith("data.") and key != "data.class_balanced_sampling"
     },
     "monitor": "trials are compared by it",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tercet.config.analysis import ExplainConfig
+from tercet.config.commands import ExplainConfig
 from tercet.core.errors import ConfigError
 from tercet.core.output import CommandResult, printable
 from tercet.core.registry import did_you_mean

@@ -19,7 +19,7 @@ from tercet.data.image_cache import BadImage, CachedImages, ImageCache
 from tercet.data.load import load_table
 from tercet.data.table import UNLABELLED, SampleTable
 
-_DATA_OPTIONS = CommandOptions("data", groups=[("", DataConfig)])
+_DATA_OPTIONS = CommandOptions(DataConfig)
 SeenPolicy = Literal["refuse", "include", "ignore"]
 """Images that were used in training raise an error (refuse), are scored with a note (include), or are not detected."""
 
@@ -122,7 +122,7 @@ def _training_config(config: DataConfig, trained_on: Mapping[str, Any]) -> DataC
         ModelError: The bundle records options that this version does not have.
     """
     try:
-        return _DATA_OPTIONS.parse_object(trained_on["options"], base=[config]).of(DataConfig)
+        return _DATA_OPTIONS.parse_object({"data": trained_on["options"]}, base=[config]).of(DataConfig)
     except (ConfigError, KeyError, AttributeError) as error:
         raise ModelError(
             f"this version cannot reproduce the split of the bundle's training data ({error}): evaluate it on other "

@@ -22,7 +22,7 @@ SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
 PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 """Default members for larger images; pretrained."""
-MEMBER_OPTIONS = CommandOptions("member", groups=[("", ModelConfig), ("", TrainingConfig)])
+MEMBER_OPTIONS = CommandOptions(ModelConfig, TrainingConfig)
 """Options that can be set per member."""
 _DEFAULTS = ModelConfig()
 _SINGLE_STAGE_ONLY = "schedule and patience need a single stage: set epochs or lr, or put them into stages"
@@ -50,7 +50,7 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
         try:
             resolved.append(resolve_member(member, model, training))
         except ConfigError as error:
-            problems.append(f"member {position + 1}: {error}")
+            problems.extend(f"member {position + 1}: {text}" for text in error.problems)
     raise_problems(problems)
     used = {name for member in resolved for name in changed_options(member.model)}
     raise_problems(

@@ -21,7 +21,12 @@ SPACE = "space.yaml"
 
 
 _OPTIONS: Mapping[str, CommandOptions] = {
-    options.command: options for options in (TRAIN, CROSSVAL, COMPARE, ENSEMBLE, TUNE, REPRODUCE)
+    "train": TRAIN,
+    "crossval": CROSSVAL,
+    "compare": COMPARE,
+    "ensemble": ENSEMBLE,
+    "tune": TUNE,
+    "reproduce": REPRODUCE,
 }
 
 
@@ -60,7 +65,7 @@ def options_given(options: CommandOptions, values: Mapping[str, Any]) -> list[st
         ConfigError: The command does not accept a key or value.
     """
     parsed = options.parse_object(values).to_dict()
-    fields = options.schema.fields
+    fields = options.fields
     defaults = options.parse_object({}).to_dict()
     return [
         _option(fields[key], value)
