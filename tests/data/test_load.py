@@ -13,8 +13,9 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DatasetInfo
+from tercet.data.in_memory import table_from_arrays
 from tercet.data.inputs import table_of_files
-from tercet.data.load import DATASETS, load_table, table_from_arrays
+from tercet.data.load import DATASETS, load_table
 
 CONFIG = DataConfig()
 

@@ -15,7 +15,7 @@ class InputBatches(ImageInputs):
     """Images of any kind and size as batches of one tensor B C H W per spec, decoded on iteration.
 
     Args:
-        images: Paths, folders, uint8 arrays or PIL images; one or many.
+        images: Paths, folders, arrays or PIL images, one or many; a Dataset, DataFrame or `SampleTable`.
         specs: Inputs of the networks.
         batch_size: Images per batch.
         skip_bad: Skip unreadable images and list them in `bad`, instead of raising.
@@ -27,7 +27,7 @@ class InputBatches(ImageInputs):
 
     def __init__(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike,
         specs: Sequence[InputSpec],
         *,
         batch_size: int,

@@ -22,10 +22,13 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import read_json, write_json, write_text
 from tercet.core.predictions import Predictions
+from tercet.core.progress import as_console
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, describe_environment
 from tercet.core.yaml_io import dump_yaml, read_mapping
 from tercet.data.data_module import DataModule, prepare_data
+from tercet.data.in_memory import DataLike, data_name, resolve_data
+from tercet.data.table import SampleTable
 from tercet.experiments.compare_grid import (
     baseline_of,
     check_fairness,
@@ -67,32 +70,32 @@ def compare(source: Predictions, other: Predictions, /) -> Comparison: ...
 
 @overload
 def compare(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
+    console: Console | bool | None = None,
     **options: Any,
 ) -> ComparisonRun: ...
 
 
 def compare(
-    source: Predictions | str | Path | None = None,
+    source: DataLike = None,
     other: Predictions | None = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
+    console: Console | bool | None = None,
     **options: Any,
 ) -> Comparison | ComparisonRun:
     """Train and compare networks, or compare two existing predictions.
 
     Args:
-        source: Image folder with one sub-folder per class, table, zip, or data set name; or predictions.
+        source: Images, as for `train`; or predictions.
         other: Predictions to compare `source` with, by McNemar's exact test and the paired bootstrap interval of the
             difference in accuracy.
         resume: Folder of a comparison to continue; missing and failed trainings are run.
-        console: Where to report progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet compare`, such as `backbones=["small-cnn", "row-lstm"]`, `seeds=5`, `epochs=3`.
 
     Raises:
@@ -104,11 +107,11 @@ def compare(
             raise ConfigError("give two predictions and no options, or a data source")
         return compare_predictions(source, other)
     parsed = COMPARE.parse_object(options)
-    return run_comparison(source, parsed, resume=resume, console=console or Console(quiet=True))
+    return run_comparison(source, parsed, resume=resume, console=as_console(console))
 
 
 def run_comparison(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
+    data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
 ) -> ComparisonRun:
     """Start or resume a comparison and run it to the end."""
     if resume is not None:
@@ -123,19 +126,20 @@ def run_comparison(
             return _train_and_compare(run, plan, prepared, stored, console)
     if data is None:
         raise ConfigError("give an image folder, a table, a zip or a data set name, or --resume FOLDER")
+    data = resolve_data(data, parsed.of(DataConfig))
     cells = _checked_grid(parsed)
     for cell in cells:
         check_weights(cell.network, cell.model)
-    run = RunFolder.create(parsed.of(CompareConfig).output, f"{Path(str(data)).stem}-compare")
+    run = RunFolder.create(parsed.of(CompareConfig).output, f"{data_name(data)}-compare")
     with run.lock():
         write_text(run.config, dump_yaml({_DATA: str(data), **parsed.to_dict(*_CONFIGS)}))
         with run.delete_if_invalid():
-            plan, prepared = _prepare(run, str(data), parsed)
+            plan, prepared = _prepare(run, data, parsed)
         return _train_and_compare(run, plan, prepared, parsed, console)
 
 
 def _stored_options(
-    resume: str | Path, data: str | Path | None, parsed: ParsedArguments
+    resume: str | Path, data: DataLike, parsed: ParsedArguments
 ) -> tuple[RunFolder, str, ParsedArguments]:
     """Return run, data source and options of the comparison to resume; repeated options must be unchanged."""
     run = RunFolder.open(resume)
@@ -164,7 +168,7 @@ def _checked_grid(parsed: ParsedArguments) -> tuple[MemberConfig, ...]:
     return cells
 
 
-def _prepare(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
+def _prepare(run: RunFolder, data: str | Path | SampleTable, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
     config, data_config = parsed.of(CompareConfig), parsed.of(DataConfig)
     write_json(run.path / "environment.json", describe_environment())
     members = _checked_grid(parsed)
@@ -180,7 +184,7 @@ def _prepare(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, 
         tensorboard=config.tensorboard,
     )
     seeded = with_seeds([cell.member for cell in cells], seeds)
-    plan = replace(make_plan(data, prepared, data_config, FusionConfig(), run_config, seeded), compared=True)
+    plan = replace(make_plan(str(data), prepared, data_config, FusionConfig(), run_config, seeded), compared=True)
     networks = [{"name": cell.member.name, "network": cell.member.network, **cell.notes} for cell in cells]
     write_json(_grid_file(run), {"baseline": baseline, "seeds": list(seeds), "networks": networks})
     write_run(run, plan, prepared)

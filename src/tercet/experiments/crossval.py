@@ -18,13 +18,15 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
 from tercet.core.predictions import Predictions
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment, plan_threads
 from tercet.core.yaml_io import dump_yaml, read_mapping
 from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
+from tercet.data.in_memory import DataLike, data_name, resolve_data
 from tercet.data.run_reader import CHOSEN
+from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.experiments.crossval_results import finalize_folds
 from tercet.experiments.finalize import finalize
@@ -57,19 +59,19 @@ class CrossValidation:
 
 
 def crossval(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
+    console: Console | bool | None = None,
     **options: Any,
 ) -> CrossValidation:
     """Train and evaluate once per fold, and save the average of the folds' chosen models as a bundle.
 
     Args:
-        source: Folder with one subfolder per class, table, zip file, or name of a data set.
+        source: Images, as for `train`.
         resume: Folder of an interrupted cross-validation to continue, instead of `source` and options.
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Options of `tercet crossval`, such as `folds=5`, `leave_one_group_out=True`,
             `members=["small-cnn"]`, `data={"group_column": "subject"}`.
 
@@ -77,11 +79,11 @@ def crossval(
         TercetError: See `tercet.core.errors`; continue an interrupted cross-validation with `resume`.
     """
     parsed = CROSSVAL.parse_object(options)
-    return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))
+    return run_crossval(source, parsed, resume=resume, console=as_console(console))
 
 
 def run_crossval(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
+    data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
 ) -> CrossValidation:
     """Start or continue a cross-validation, as `crossval` does, from parsed options."""
     if resume is not None:
@@ -92,6 +94,7 @@ def run_crossval(
             return _work(FoldRuns.load(root) or _begin_again(root), console)
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip file or the name of a data set, or --resume CV")
+    data = resolve_data(data, parsed.of(DataConfig))
     check_members(parsed)
     if parsed.of(CalibrationConfig).guarantees and not parsed.of(FoldsConfig).calibration_fraction:
         raise ConfigError(
@@ -101,18 +104,18 @@ def run_crossval(
     if "data.test_fraction" not in parsed.given:  # every image is held out in a fold already
         config = replace(parsed.of(DataConfig), test_fraction=0.0)
         parsed = replace(parsed, instances={**parsed.instances, DataConfig: config})
-    root = RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-folds")
+    root = RunFolder.create(parsed.of(RunConfig).output, f"{data_name(data)}-folds")
     with root.lock():
         options = parsed.to_dict(
             FoldsConfig, RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig
         )
         write_text(root.config, dump_yaml({_DATA: str(data), **options}))
         with root.delete_if_invalid():
-            runs = _begin(root, str(data), parsed)
+            runs = _begin(root, data, parsed)
         return _work(runs, console)
 
 
-def _begin(root: RunFolder, data: str, parsed: ParsedArguments) -> FoldRuns:
+def _begin(root: RunFolder, data: str | Path | SampleTable, parsed: ParsedArguments) -> FoldRuns:
     """Read the data, make the folds, and check all of them before anything is trained."""
     config, folds = parsed.of(RunConfig), parsed.of(FoldsConfig)
     write_json(root.path / "environment.json", describe_environment())
@@ -127,7 +130,7 @@ def _begin(root: RunFolder, data: str, parsed: ParsedArguments) -> FoldRuns:
     prepared = replace(prepared, table=fold_plan.table)
     members = resolve_config(config.members or default_members(prepared.image_size), parsed)
     by_fold = members_by_fold(members, [fold.name for fold in fold_plan.folds], folds.fold_members)
-    planned = plan_folds(root, data, parsed, prepared, fold_plan, by_fold)
+    planned = plan_folds(root, str(data), parsed, prepared, fold_plan, by_fold)
     write_data(root, prepared)
     for fold, plan, divided in planned:
         write_fold(fold, plan, divided, parsed)

@@ -15,6 +15,7 @@ from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfi
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.files import write_text
 from tercet.core.predictions import Predictions
+from tercet.core.progress import as_console
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
@@ -30,13 +31,13 @@ from tercet.experiments.tta import choose_tta, is_tta_chosen
 
 
 def combine(
-    inputs: Sequence[str | Path | Predictions], *, console: Console | None = None, **options: Any
+    inputs: Sequence[str | Path | Predictions], *, console: Console | bool | None = None, **options: Any
 ) -> Run | CombinedPredictions:
     """Combine trained runs, or prediction files, into an ensemble.
 
     Args:
         inputs: Run folders with the same data and splits; or prediction files and `Predictions` of the same samples.
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Options of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
             `fusion={"regime": "frozen"}` for runs, or `labels="truth.csv"` for files.
 
@@ -51,7 +52,7 @@ def combine(
     if are_files(inputs):
         return combine_files(inputs, parsed)
     folders = [item for item in inputs if not isinstance(item, Predictions)]
-    return run_ensemble(folders, parsed, console=console or Console(quiet=True))
+    return run_ensemble(folders, parsed, console=as_console(console))
 
 
 def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console: Console) -> Run:

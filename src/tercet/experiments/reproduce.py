@@ -16,7 +16,7 @@ from tercet.config.recipe import Recipe, Scale, Setting, load_recipe, recipe_nam
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
 from tercet.core.output import CommandResult, printable
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.core.yaml_io import dump_yaml, read_mapping
@@ -58,7 +58,7 @@ def reproduce(
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
+    console: Console | bool | None = None,
     **options: Any,
 ) -> Reproduction:
     """Reproduce a published experiment and compare published with measured numbers.
@@ -67,7 +67,7 @@ def reproduce(
         recipe: Name of a recipe (as `tercet reproduce` lists them), or a YAML file.
         source: Replacement images: folder, table, zip, or data set name.
         resume: Folder of a reproduction to continue, instead of a recipe.
-        console: Where to report progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet reproduce`, such as `scale="paper"`, `replace=[{"resnet18": "resnet50"}]`,
             `data={"data_dir": "..."}`.
 
@@ -75,7 +75,7 @@ def reproduce(
         TercetError: See `tercet.core.errors`; an interrupted reproduction can be continued with `resume`.
     """
     parsed = REPRODUCE.parse_object(options)
-    return run_reproduction(recipe, source, parsed, resume=resume, console=console or Console(quiet=True))
+    return run_reproduction(recipe, source, parsed, resume=resume, console=as_console(console))
 
 
 def run_reproduction(

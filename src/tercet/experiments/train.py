@@ -16,11 +16,13 @@ from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, Fusio
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan, choose_device, describe_environment, plan_threads
 from tercet.core.yaml_io import dump_yaml, read_mapping
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
+from tercet.data.in_memory import DataLike, data_name, resolve_data
+from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.experiments.finalize import finalize
 from tercet.experiments.finalize_multilabel import finalize_multilabel
@@ -56,19 +58,20 @@ class Run:
 
 
 def train(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
+    console: Console | bool | None = None,
     **options: Any,
 ) -> Run:
     """Train members, combine them, evaluate all, and save the best model as a bundle.
 
     Args:
-        source: Folder with one subfolder per class, table, zip file, or name of a data set.
+        source: Folder with one subfolder per class, table, zip file, name of a data set; or Python objects, such as
+            `(images, labels)`, a DataFrame or a Dataset.
         resume: Folder of an interrupted run to continue, instead of `source` and options.
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Options of `tercet train`, such as `members=["small-cnn", "row-lstm"]`, `epochs=5`,
             `data={"val_fraction": 0.2}` or, equivalently, `**{"data.val_fraction": 0.2}`.
 
@@ -76,12 +79,10 @@ def train(
         TercetError: See `tercet.core.errors`; continue an interrupted run with `resume`.
     """
     parsed = TRAIN.parse_object(options)
-    return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
+    return run_training(source, parsed, resume=resume, console=as_console(console))
 
 
-def run_training(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
-) -> Run:
+def run_training(data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console) -> Run:
     """Start or continue a run, as `train` does, from parsed options."""
     if resume is not None:
         check_unchanged(data, parsed)
@@ -92,23 +93,25 @@ def run_training(
             return _work(run, plan, prepared, console)
     if data is None:
         raise ConfigError("give a folder of images, a table, a zip file or the name of a data set, or --resume RUN")
+    data = resolve_data(data, parsed.of(DataConfig))
     check_members(parsed)
-    run = RunFolder.create(parsed.of(RunConfig).output, Path(str(data)).stem)
+    run = RunFolder.create(parsed.of(RunConfig).output, data_name(data))
     with run.lock():
         options = parsed.to_dict(RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig, CalibrationConfig)
         write_text(run.config, dump_yaml({DATA_SOURCE: str(data), **options}))
         with run.delete_if_invalid():
-            plan, prepared = _begin(run, str(data), parsed)
+            plan, prepared = _begin(run, data, parsed)
         return _work(run, plan, prepared, console)
 
 
-def check_unchanged(data: str | Path | None, parsed: ParsedArguments) -> None:
+def check_unchanged(data: DataLike, parsed: ParsedArguments) -> None:
     """Check that `resume` is not combined with data or options.
 
     Raises:
         ConfigError: It is.
     """
-    ignored = sorted(parsed.given - {"resume", "json", "debug"}) + ([str(data)] if data is not None else [])
+    source = str(data) if isinstance(data, (str, Path)) else "the data"
+    ignored = sorted(parsed.given - {"resume", "json", "debug"}) + ([source] if data is not None else [])
     if ignored:
         raise ConfigError(f"--resume continues with the options of the run: remove {', '.join(ignored)}")
 
@@ -133,13 +136,13 @@ def resolve_config(members: Sequence[Any], parsed: ParsedArguments) -> tuple[Mem
     return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig))
 
 
-def _begin(run: RunFolder, data: str, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
+def _begin(run: RunFolder, data: str | Path | SampleTable, parsed: ParsedArguments) -> tuple[Plan, DataModule]:
     config = parsed.of(RunConfig)
     write_json(run.path / "environment.json", describe_environment())
     prepared = prepare_data(data, parsed.of(DataConfig), multilabel=True)
     members = resolve_config(config.members or default_members(prepared.image_size), parsed)
     plan = make_plan(
-        data,
+        str(data),
         prepared,
         parsed.of(DataConfig),
         parsed.of(FusionConfig),
@@ -268,12 +271,12 @@ def count_noun(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural}"
 
 
-def demo(*, output: str | None = None, console: Console | None = None) -> Run:
+def demo(*, output: str | None = None, console: Console | bool | None = None) -> Run:
     """Train and combine the members of the demo on scikit-learn's digits, without download, with fixed split and seed.
 
     Args:
         output: Run folder (default: the next free one under runs/).
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
     """
     options = {"members": list(_DEMO_MEMBERS), "lr": 2e-3, "schedule": "cosine", "output": output}
-    return run_training("digits", TRAIN.parse_object(options), resume=None, console=console or Console(quiet=True))
+    return run_training("digits", TRAIN.parse_object(options), resume=None, console=as_console(console))

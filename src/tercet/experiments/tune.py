@@ -11,15 +11,17 @@ from rich.console import Console
 
 from tercet.config.experiments import TUNE, TuneConfig
 from tercet.config.parser import ParsedArguments
-from tercet.config.run import FusionConfig, RunConfig
+from tercet.config.run import DataConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.core.files import write_json, write_text
 from tercet.core.history import History
-from tercet.core.progress import ProgressDisplay, print_status
+from tercet.core.progress import ProgressDisplay, as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, describe_environment, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
+from tercet.data.in_memory import DataLike, data_name, resolve_data
+from tercet.data.table import SampleTable
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
 from tercet.experiments.train import make_plan, write_run
@@ -49,33 +51,33 @@ class Tuning:
 
 
 def tune(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     space: str | Path | Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
-    console: Console | None = None,
+    console: Console | bool | None = None,
     **options: Any,
 ) -> Tuning:
     """Tune the hyperparameters of one network; write a table of trials and the best configuration.
 
     Args:
-        source: Image folder with one sub-folder per class, table, zip, or data set name.
+        source: Images, as for `train`.
         space: Options to vary, each with a list of choices or a range `{"low": ..., "high": ...}` with `step` or `log`;
             or a YAML file of them.
         resume: Folder of a search to continue, instead of data and options; `trials` may be changed.
-        console: Where to report progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet tune`, such as `members=["row-lstm"]`, `trials=30`, `epochs=5`.
 
     Raises:
         TercetError: See `tercet.core.errors`; an interrupted search can be continued with `resume`.
     """
     parsed = TUNE.parse_object(options)
-    return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
+    return run_tuning(source, parsed, space=space, resume=resume, console=as_console(console))
 
 
 def run_tuning(
-    data: str | Path | None,
+    data: DataLike,
     parsed: ParsedArguments,
     *,
     space: str | Path | Mapping[str, Any] | None,
@@ -86,7 +88,8 @@ def run_tuning(
     require_optuna()
     config = parsed.of(TuneConfig)
     if resume is not None:
-        arguments = [str(value) for value in (data, space) if value is not None]
+        given = {"the data": data, "space": space}
+        arguments = [name for name, value in given.items() if value is not None]
         extra = sorted(parsed.given - {"resume", "trials", "json", "debug", "space"}) + arguments
         if extra:
             raise ConfigError(f"--resume continues with the original options, except --trials; remove {extra[0]}")
@@ -104,25 +107,26 @@ def run_tuning(
         raise ConfigError(
             "name the options to vary: --space SPACE.yaml, with lines such as 'hidden_size: [32, 64, 128]'"
         )
+    data = resolve_data(data, parsed.of(DataConfig))
     search = SearchStudy.make(str(data), parsed, space, trials=config.trials, pruner=config.pruner)
     choose_device(search.run.device)
     search.check(sample_points(search.space, _CHECKED_POINTS))
-    folder = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{Path(str(data)).stem}-tune").path)
+    folder = SearchFolder(RunFolder.create(parsed.of(RunConfig).output, f"{data_name(data)}-tune").path)
     with folder.run.lock():
         search.save(folder.search)
         with folder.run.delete_if_invalid():
-            tuner = _Tuner.create(folder, search, console)
+            tuner = _Tuner.create(folder, search, console, data)
         return tuner.run()
 
 
-def _prepare(folder: SearchFolder, search: SearchStudy) -> tuple[Plan, DataModule]:
+def _prepare(folder: SearchFolder, search: SearchStudy, data: str | Path | SampleTable) -> tuple[Plan, DataModule]:
     """Return the plan of the unchanged options and the data, which all trials share."""
     if folder.run.plan.is_file():
         plan = Plan.load(folder.run)
         return plan, plan.open_data(folder.run)
     member, data_config = search.configuration({})
     write_json(folder.path / "environment.json", describe_environment())
-    prepared = prepare_data(search.data, data_config)
+    prepared = prepare_data(data, data_config)
     plan = make_plan(
         search.data,
         prepared,
@@ -155,8 +159,10 @@ class _Tuner:
     """Failures that further trials would repeat."""
 
     @classmethod
-    def create(cls, folder: SearchFolder, search: SearchStudy, console: Console) -> _Tuner:
-        plan, prepared = _prepare(folder, search)
+    def create(
+        cls, folder: SearchFolder, search: SearchStudy, console: Console, data: str | Path | SampleTable | None = None
+    ) -> _Tuner:
+        plan, prepared = _prepare(folder, search, search.data if data is None else data)
         return cls(folder, search, plan, prepared, TrialLog(folder.journal, search), console)
 
     def run(self) -> Tuning:

@@ -15,6 +15,7 @@ from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import choose_device
 from tercet.data.image_cache import BadImage
+from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.input_batches import InputBatches
 from tercet.data.inputs import ImageLike
 from tercet.data.loader import ImageLoader
@@ -185,7 +186,7 @@ class Evaluation:
 
 def evaluate(
     bundle: str | Path | Bundle,
-    data: str | Path,
+    data: DataLike,
     *,
     config: DataConfig | None = None,
     tta: str | TTAConfig | None = None,
@@ -201,7 +202,7 @@ def evaluate(
 
     Args:
         bundle: Folder of a bundle or run, or a loaded bundle.
-        data: Folder, table, zip or name of a data set.
+        data: Folder, table, zip or name of a data set; or Python objects, as for `tercet.train`.
         config: How to read the data.
         tta: Test-time augmentation (default: that of the bundle); predictions without it are scored too.
         include_seen: Also score images that were used in training.
@@ -214,6 +215,7 @@ def evaluate(
         ModelError: The folder is not a bundle, or was changed.
     """
     device, config = choose_device(device), config or DataConfig()
+    data = resolve_data(data, config)
     loaded = _load(bundle, tta)
     table, images, bad, subset = rows_to_score(data, loaded.card, config, seen="include" if include_seen else "refuse")
     require_same_task(data, table, "the bundle", sets=loaded.sets is not None)
