@@ -25,13 +25,14 @@ LAYERS = (
     ("explain", "export"),
     ("report", "audit", "serve"),
     ("experiments",),
+    ("estimator",),
     ("cli",),
 )
 """Packages from the lowest layer to the highest; packages of one layer do not import each other."""
 LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}
 ENTRY_POINTS = ("tercet", "tercet.__main__")  # these may import from every layer
 LATE_IMPORTS = ("tercet", "tercet.cli.main", "tercet.cli.commands", "tercet.cli.deployment")
-LATE_IMPORTS += ("tercet.experiments.tensorboard",)
+LATE_IMPORTS += ("tercet.experiments.tensorboard", "tercet.experiments.results")
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")

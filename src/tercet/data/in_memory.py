@@ -175,8 +175,9 @@ def _check_array(images: NDArray[Any]) -> Pixels:
 
 
 def _image_at(index: int, image: Any) -> Pixels:
+    item = isinstance(image, tuple) and len(image) == 2  # of a Dataset that was sliced, as cross-validation does
     try:
-        return to_image(image)
+        return to_image(image[0] if item else image)
     except DataError as error:
         raise DataError(f"image {index}: {error}") from error
 

@@ -41,6 +41,7 @@ from tercet.experiments.compare_results import compare_networks, read_networks, 
 from tercet.experiments.jobs import raise_failures
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.results import RunResult
 from tercet.experiments.train import make_plan, train_waiting, write_run
 from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
@@ -51,8 +52,8 @@ _CONFIGS = (CompareConfig, DataConfig, ModelConfig, TrainingConfig)
 _RESUME_OPTIONS = {"resume", "json", "debug", "output"}
 
 
-@dataclass(frozen=True)
-class ComparisonRun:
+@dataclass(frozen=True, repr=False)
+class ComparisonRun(RunResult):
     """Result of `compare`."""
 
     path: Path

@@ -33,6 +33,7 @@ from tercet.experiments.finalize import finalize
 from tercet.experiments.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
 from tercet.experiments.jobs import planned_jobs, raise_failures, run_jobs
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.results import RunResult
 from tercet.experiments.train import check_members, check_unchanged, print_start, resolve_config, write_data
 from tercet.metrics.classification import score
 from tercet.models.members import default_members
@@ -40,8 +41,8 @@ from tercet.models.members import default_members
 _DATA = "crossval_source"  # key of the data source in config.yaml
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(RunResult):
     """A finished cross-validation."""
 
     path: Path

@@ -31,13 +31,14 @@ from tercet.experiments.reproduce_results import (
     wrap,
 )
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
+from tercet.experiments.results import RunResult
 from tercet.metrics.tables import as_text, plain_table
 
 _RESUMED = {"resume", "steps", "json", "debug", "device", "threads"}
 
 
-@dataclass(frozen=True)
-class Reproduction:
+@dataclass(frozen=True, repr=False)
+class Reproduction(RunResult):
     """Result of `reproduce`; steps may still be missing."""
 
     path: Path

@@ -31,6 +31,7 @@ from tercet.experiments.member import check_bf16
 from tercet.experiments.multilabel import adapt_plan
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
+from tercet.experiments.results import RunResult
 from tercet.models.build import check_build, check_images, check_weights
 from tercet.models.members import default_members, resolve_members
 
@@ -43,8 +44,8 @@ _DEMO_MEMBERS = (
 )
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(RunResult):
     """A finished run."""
 
     path: Path

@@ -24,6 +24,7 @@ from tercet.data.in_memory import DataLike, data_name, resolve_data
 from tercet.data.table import SampleTable
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
+from tercet.experiments.results import RunResult
 from tercet.experiments.train import make_plan, write_run
 from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
@@ -34,8 +35,8 @@ _MIN_GENERATIONS = 4  # concurrent trials cannot learn from each other, so at mo
 _FATAL_CODES = (DataError.exit_code, StorageError.exit_code, 130, 143)  # further trials would fail in the same way
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, repr=False)
+class Tuning(RunResult):
     """Result of `tune`."""
 
     path: Path

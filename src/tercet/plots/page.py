@@ -139,6 +139,12 @@ def render(page: Page) -> str:
     return _Renderer().page(page)
 
 
+def render_sections(sections: Sequence[Section]) -> str:
+    """Return sections as HTML without a style sheet, for a part of another page; raises as `render`."""
+    renderer = _Renderer()
+    return "\n".join(renderer.section(section, renderer.anchor(section), level=3) for section in sections)
+
+
 class _Renderer:
     """Renders blocks as HTML with unique anchors."""
 
