@@ -9,8 +9,8 @@ from typing import Any
 from tercet.core.errors import ConfigError
 
 
-def data_frame(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Return rows as a pandas DataFrame; nested mappings become dotted columns, such as `test.accuracy`.
+def data_frame(data: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Any:
+    """Return columns, or rows, as a pandas DataFrame; nested mappings of rows become columns such as `test.accuracy`.
 
     Raises:
         ConfigError: pandas is not installed.
@@ -19,4 +19,4 @@ def data_frame(rows: Iterable[Mapping[str, Any]]) -> Any:
         pandas = importlib.import_module("pandas")  # not at the top: it takes half a second
     except ModuleNotFoundError as error:
         raise ConfigError("data frames require pandas: pip install pandas") from error
-    return pandas.json_normalize(list(rows))
+    return pandas.DataFrame(data) if isinstance(data, Mapping) else pandas.json_normalize(list(data))

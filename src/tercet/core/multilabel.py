@@ -9,12 +9,14 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path
+from tercet.core.frames import data_frame
 from tercet.core.predictions import ARRAY_ERRORS, UNKNOWN, Floats, load_arrays, save_arrays
 from tercet.core.untrusted_files import escape_formula
 
@@ -24,7 +26,7 @@ SEPARATOR = " | "
 """Separator of the labels in a CSV cell."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MultilabelPredictions:
     """Label scores of N samples, the predicted label sets, and the true ones if known."""
 
@@ -89,6 +91,10 @@ class MultilabelPredictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        known = f", {self.known.sum()} with known labels" if self.known.any() else ""
+        return f"<MultilabelPredictions: {len(self)} samples, {len(self.classes)} labels{known}>"
+
     @property
     def known(self) -> LabelMatrix:
         """Whether the true labels of each sample are known (N)."""
@@ -130,6 +136,15 @@ class MultilabelPredictions:
     def with_chosen(self, chosen: ArrayLike) -> MultilabelPredictions:
         """Return the same scores with other chosen labels (N K)."""
         return replace(self, chosen=np.asarray(chosen))
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame: id, labels, predicted, and one column per label, such as `score.cat`.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        columns = {"id": self.ids, "labels": self.true_names, "predicted": self.predicted_names}
+        return data_frame(columns | {f"score.{k}": self.scores[:, i] for i, k in enumerate(self.classes)})
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file without pickled objects."""

@@ -29,7 +29,7 @@ _FOR_BOTH = {"ensemble_methods", "output", "json", "debug"}
 _SUFFIXES = (".npy", ".npz", ".csv", ".tsv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CombinedPredictions:
     """Combined prediction files and their scores."""
 
@@ -50,6 +50,9 @@ class CombinedPredictions:
     def report(self) -> str:
         """The same as `to_text`, as for runs."""
         return self.to_text()
+
+    def __repr__(self) -> str:
+        return f"<CombinedPredictions: {self.combiner.method} of {len(self.combiner.names)}, {self.predictions!r}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -14,6 +14,7 @@ from rich.text import Text
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import natural_key, read_json
+from tercet.core.frames import data_frame
 from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import command_of
@@ -59,7 +60,7 @@ class RunRow:
 _DESCENDING = ("validation", "test", "macro_f1", "kappa", "date")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunsTable:
     """The runs under a folder."""
 
@@ -71,6 +72,17 @@ class RunsTable:
     """Folders with unreadable metrics, and the reason."""
     unfinished: tuple[str, ...]
     """Runs without metrics."""
+
+    def __repr__(self) -> str:
+        return self.to_text().rstrip()
+
+    def to_frame(self) -> Any:
+        """Return one row per run as a pandas DataFrame.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return data_frame([row.to_dict() for row in self.rows])
 
     def to_text(self) -> str:
         """Return the table, followed by unreadable and unfinished runs."""

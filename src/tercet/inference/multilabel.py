@@ -20,7 +20,7 @@ from tercet.metrics.tables import RowKind, as_text
 from tercet.models.summary import count_parameters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MultilabelEvaluation:
     """Scores of a multi-label model on labelled data."""
 
@@ -38,6 +38,9 @@ class MultilabelEvaluation:
     """Description of the scored images."""
     note: str | None = None
     """Why the predictions may differ from those of the bundle."""
+
+    def __repr__(self) -> str:
+        return self.to_text().rstrip()
 
     def to_text(self) -> str:
         """Return tables for the terminal."""

@@ -121,7 +121,7 @@ def predict_files(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores of a model on labelled data."""
 
@@ -141,6 +141,9 @@ class Evaluation:
     """Description of the scored images."""
     guarantees: dict[str, float | None]
     """Measured error rate and coverage of a calibrated model, see `check_coverage`; otherwise empty."""
+
+    def __repr__(self) -> str:
+        return self.to_text().rstrip()
 
     def to_text(self) -> str:
         """Return tables for the terminal."""
