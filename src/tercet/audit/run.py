@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from tercet.audit.inspect import Inspection, inspect, require_imagehash
 from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
 from tercet.config.analysis import AUDIT, FINDING_KINDS, AuditConfig
+from tercet.config.option_types import AuditOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
@@ -118,7 +119,9 @@ def _no_finding(result: AuditResult, kind: str) -> str:
     return "none"
 
 
-def audit_data(source: DataLike, /, *, console: Console | bool | None = None, **options: Any) -> AuditReport:
+def audit_data(
+    source: DataLike, /, *, console: Console | bool | None = None, **options: Unpack[AuditOptions]
+) -> AuditReport:
     """Check a data set before training: unreadable images, duplicates, leakage between splits, classes, labels.
 
     Args:

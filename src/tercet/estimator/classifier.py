@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_random_state, column_or_1d, estimator_html_repr
 from sklearn.utils.multiclass import check_classification_targets
 
+from tercet.config.option_types import TrainOptions
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.frames import data_frame
@@ -84,7 +85,7 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         random_state: Any = None,
         output: str | Path | None = None,
         verbose: bool = True,
-        options: Mapping[str, Any] | None = None,
+        options: TrainOptions | Mapping[str, Any] | None = None,
     ) -> None:
         self.members = members
         self.epochs = epochs

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from rich.console import Console
 
 from tercet.config.experiments import COMPARE, CompareConfig
 from tercet.config.model import ModelConfig
+from tercet.config.option_types import CompareOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
@@ -76,7 +77,7 @@ def compare(
     *,
     resume: str | Path | None = None,
     console: Console | bool | None = None,
-    **options: Any,
+    **options: Unpack[CompareOptions],
 ) -> ComparisonRun: ...
 
 
@@ -87,7 +88,7 @@ def compare(
     *,
     resume: str | Path | None = None,
     console: Console | bool | None = None,
-    **options: Any,
+    **options: Unpack[CompareOptions],
 ) -> Comparison | ComparisonRun:
     """Train and compare networks, or compare two existing predictions.
 

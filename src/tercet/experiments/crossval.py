@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from tercet.config.experiments import CROSSVAL, FoldsConfig
 from tercet.config.model import ModelConfig
+from tercet.config.option_types import CrossvalOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, RunConfig
 from tercet.config.training import TrainingConfig
@@ -65,7 +66,7 @@ def crossval(
     *,
     resume: str | Path | None = None,
     console: Console | bool | None = None,
-    **options: Any,
+    **options: Unpack[CrossvalOptions],
 ) -> CrossValidation:
     """Train and evaluate once per fold, and save the average of the folds' chosen models as a bundle.
 

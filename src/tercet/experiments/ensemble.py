@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from rich.console import Console
 
 from tercet.config.commands import ENSEMBLE, EnsembleConfig
+from tercet.config.option_types import EnsembleOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
@@ -31,7 +32,10 @@ from tercet.experiments.tta import choose_tta, is_tta_chosen
 
 
 def combine(
-    inputs: Sequence[str | Path | Predictions], *, console: Console | bool | None = None, **options: Any
+    inputs: Sequence[str | Path | Predictions],
+    *,
+    console: Console | bool | None = None,
+    **options: Unpack[EnsembleOptions],
 ) -> Run | CombinedPredictions:
     """Combine trained runs, or prediction files, into an ensemble.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 from rich.text import Text
 
 from tercet.config.experiments import REPRODUCE, ReproduceConfig
+from tercet.config.option_types import ReproduceOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.recipe import Recipe, Scale, Setting, load_recipe, recipe_names, recipe_text
 from tercet.core.errors import ConfigError, StorageError
@@ -60,7 +61,7 @@ def reproduce(
     *,
     resume: str | Path | None = None,
     console: Console | bool | None = None,
-    **options: Any,
+    **options: Unpack[ReproduceOptions],
 ) -> Reproduction:
     """Reproduce a published experiment and compare published with measured numbers.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from tercet.config.commands import TRAIN
 from tercet.config.model import ModelConfig
+from tercet.config.option_types import TrainOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
@@ -64,7 +65,7 @@ def train(
     *,
     resume: str | Path | None = None,
     console: Console | bool | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Run:
     """Train members, combine them, evaluate all, and save the best model as a bundle.
 

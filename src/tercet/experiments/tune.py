@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from tercet.config.experiments import TUNE, TuneConfig
+from tercet.config.option_types import TuneOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
@@ -58,7 +59,7 @@ def tune(
     space: str | Path | Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
     console: Console | bool | None = None,
-    **options: Any,
+    **options: Unpack[TuneOptions],
 ) -> Tuning:
     """Tune the hyperparameters of one network; write a table of trials and the best configuration.
 
