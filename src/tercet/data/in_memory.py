@@ -276,7 +276,7 @@ def _table_of_dataset(dataset: Any, config: DataConfig) -> SampleTable:
         if label is None:
             raise DataError(f"item {index} of {kind} has no label: expected pairs (image, label)")
         images.append(_image_at(index, image))
-        labels.append(label.item() if hasattr(label, "item") and np.size(label) == 1 else as_sequence(label))
+        labels.append(label.item() if hasattr(label, "item") and np.ndim(label) == 0 else as_sequence(label))
         size, channels = size + images[-1][..., 0].size, max(channels, images[-1].shape[2])
         if size * channels > config.memory_budget:
             raise ConfigError(

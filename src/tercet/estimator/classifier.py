@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from tercet.config.option_types import TrainOptions
 from tercet.config.run import DataConfig
-from tercet.core.errors import ConfigError, DataError
+from tercet.core.errors import ConfigError, DataError, Interrupted
 from tercet.core.frames import data_frame
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
@@ -116,10 +118,22 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             TercetError: See `tercet.core.errors`; no run folder is left behind by invalid data or options.
         """
         data, classes = self._training_data(X, y)
-        folder = None if self.output is not None else tempfile.TemporaryDirectory(prefix="tercet-")
-        output = Path(self.output) if folder is None else Path(folder.name) / "run"  # type: ignore[arg-type]
-        run: Run = train(data, console=None if self.verbose else False, **{**self._options(), "output": output})
-        self._temporary = folder  # removes the folder of an earlier fit
+        output = Path(self.output) if self.output is not None else Path(tempfile.mkdtemp(prefix="tercet-")) / "run"
+        remove = weakref.finalize(self, shutil.rmtree, output.parent, ignore_errors=True)
+        if self.output is not None:
+            remove.detach()
+        try:
+            run: Run = train(data, console=None if self.verbose else False, **{**self._options(), "output": output})
+        except BaseException as error:
+            temporary = remove.alive
+            remove()
+            if temporary and isinstance(error, Interrupted):
+                text = "training stopped, and its temporary folder was deleted: output=FOLDER keeps it for tercet.train(resume=)"
+                raise Interrupted(text, error.exit_code - 128) from error
+            raise
+        if "_remove_run" in vars(self):
+            self._remove_run()  # the temporary folder of an earlier fit
+        self._remove_run = remove
         self.run_: Path | None = run.path
         self.metrics_, self._report = run.metrics, run.report
         self._history = history_rows(run.path)
@@ -272,9 +286,10 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        # the temporary folder belongs to this process
-        state: dict[str, Any] = super().__getstate__()
-        return {**state, "run_": None, "_temporary": None} if state.get("_temporary") is not None else state
+        state: dict[str, Any] = dict(super().__getstate__())
+        if (remove := state.pop("_remove_run", None)) is not None and remove.alive:
+            state["run_"] = None  # its temporary folder is deleted with this object
+        return state
 
     def _html_repr(self) -> str:
         text: str = estimator_html_repr(self)
