@@ -138,11 +138,7 @@ class MultilabelPredictions:
         return replace(self, chosen=np.asarray(chosen))
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame: id, labels, predicted, and one column per label, such as `score.cat`.
-
-        Raises:
-            ConfigError: pandas is not installed.
-        """
+        """Return a pandas DataFrame: id, labels, predicted, and one column per label, such as `score.cat`."""
         columns = {"id": self.ids, "labels": self.true_names, "predicted": self.predicted_names}
         return data_frame(columns | {f"score.{k}": self.scores[:, i] for i, k in enumerate(self.classes)})
 

@@ -173,11 +173,7 @@ class Predictions:
         return Predictions(other.ids, other.classes, self.probabilities[rows][:, columns], index_of[self.labels[rows]])
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame: id, label, predicted, and one column per class, such as `probability.cat`.
-
-        Raises:
-            ConfigError: pandas is not installed.
-        """
+        """Return a pandas DataFrame: id, label, predicted, and one column per class, such as `probability.cat`."""
         names = np.array([*self.classes, None], dtype=object)  # -1, unknown, is the last one
         columns = {"id": self.ids, "label": names[self.labels], "predicted": self.predicted_names}
         return data_frame(columns | {f"probability.{k}": self.probabilities[:, i] for i, k in enumerate(self.classes)})

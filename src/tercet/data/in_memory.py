@@ -17,15 +17,7 @@ from PIL import Image
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.data.decode import Pixels
-from tercet.data.inputs import (
-    as_sequence,
-    dataset_item,
-    image_column,
-    is_dataset,
-    is_frame,
-    to_bytes,
-    to_image,
-)
+from tercet.data.inputs import as_sequence, dataset_item, image_column, is_dataset, is_frame, to_bytes, to_image
 from tercet.data.load import refuse_table_options, sort_classes, table_from_rows
 from tercet.data.readers.columns import membership_of
 from tercet.data.readers.table import read_table
@@ -175,9 +167,8 @@ def _check_array(images: NDArray[Any]) -> Pixels:
 
 
 def _image_at(index: int, image: Any) -> Pixels:
-    item = isinstance(image, tuple) and len(image) == 2  # of a Dataset that was sliced, as cross-validation does
     try:
-        return to_image(image[0] if item else image)
+        return to_image(image)
     except DataError as error:
         raise DataError(f"image {index}: {error}") from error
 

@@ -105,7 +105,7 @@ def named_images(images: ImageLike) -> Iterator[tuple[str, Any]]:
             yield name, partial(images.source.pixels, location, max_pixels=_MAX_PIXELS)
         return
     if is_dataset(images):
-        yield from ((str(index), partial(dataset_image, images, index)) for index in range(len(images)))
+        yield from ((str(index), partial(dataset_item, images, index)) for index in range(len(images)))
         return
     images = as_sequence(images)
     if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
@@ -174,19 +174,16 @@ def dataset_item(dataset: Any, index: int) -> tuple[Any, Any]:
     return (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
 
 
-def dataset_image(dataset: Any, index: int) -> Any:
-    """Return the image of an item."""
-    return dataset_item(dataset, index)[0]
-
-
 def to_image(image: Any) -> NDArray[np.uint8]:
     """Return the pixels H W C of one image: a path, array, tensor, PIL image, or a function that returns one.
 
     Raises:
         DataError: It is damaged, or not an image.
     """
-    if callable(image) and not isinstance(image, np.ndarray):
+    if callable(image):
         image = image()
+    if isinstance(image, tuple) and len(image) == 2:  # an item of a Dataset
+        image = image[0]
     if isinstance(image, (str, Path)):
         return decode(Path(image), max_pixels=_MAX_PIXELS)
     if isinstance(image, Image.Image):

@@ -105,8 +105,6 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.verbose = verbose
         self.options = options
 
-    # ------------------------------------------------------------------------------------------ training
-
     def fit(self, X: DataLike, y: Any = None) -> Self:
         """Train the members and their ensemble.
 
@@ -128,11 +126,11 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             temporary = remove.alive
             remove()
             if temporary and isinstance(error, Interrupted):
-                text = "training stopped, and its temporary folder was deleted: output=FOLDER keeps it for tercet.train(resume=)"
+                text = "training stopped, and its temporary folder was deleted: to resume a run, give output=FOLDER"
                 raise Interrupted(text, error.exit_code - 128) from error
             raise
-        if "_remove_run" in vars(self):
-            self._remove_run()  # the temporary folder of an earlier fit
+        if (earlier := vars(self).get("_remove_run")) is not None:
+            earlier()
         self._remove_run = remove
         self.run_: Path | None = run.path
         self.metrics_, self._report = run.metrics, run.report
@@ -184,8 +182,6 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         options |= {f"data.{key}": value for key, value in nested.items()}
         return {**given, "seed": int(seed), **sections, **options}
 
-    # ------------------------------------------------------------------------------------------ prediction
-
     def predict(self, X: ImageLike) -> NDArray[Any]:
         """Return the most probable class of each image (N), or an indicator array (N K) for multi-label data."""
         predictions = self._predict(X)
@@ -225,8 +221,6 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             raise DataError("give the label sets as y: score(X, y)")
         predictions = self._predict(table)
         return float(accuracy_score(table.label_names(), predictions.predicted_names, sample_weight=sample_weight))
-
-    # ------------------------------------------------------------------------------------------ results
 
     @property
     def history_(self) -> Any:
@@ -270,8 +264,6 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """Write the ensemble as one verified file; see `tercet.export_model` for the options."""
         bundle = self._fitted_bundle()
         return export_model(bundle if self.run_ is None else self.run_, path, **options)
-
-    # ------------------------------------------------------------------------------------------ scikit-learn
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "bundle_")

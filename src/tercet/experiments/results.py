@@ -1,4 +1,4 @@
-"""What all finished runs offer in a notebook: a short repr, an HTML table, and data frames."""
+"""Display of finished runs in notebooks, and their results as data frames."""
 
 from __future__ import annotations
 
@@ -22,19 +22,11 @@ class RunResult:
     report: str
 
     def history(self) -> Any:
-        """Return one row per training and epoch as a DataFrame, with columns such as `validation.accuracy`.
-
-        Raises:
-            ConfigError: pandas is not installed.
-        """
+        """Return one row per training and epoch as a pandas DataFrame, with columns such as `validation.accuracy`."""
         return data_frame(history_rows(self.path))
 
     def results(self) -> Any:
-        """Return one row per member, ensemble, network or trial as a DataFrame, with columns such as `test.accuracy`.
-
-        Raises:
-            ConfigError: pandas is not installed.
-        """
+        """Return one row per member, ensemble, network or trial as a DataFrame, with columns like `test.accuracy`."""
         return data_frame(result_rows(self.metrics))
 
     def __repr__(self) -> str:

@@ -77,11 +77,7 @@ class RunsTable:
         return self.to_text().rstrip()
 
     def to_frame(self) -> Any:
-        """Return one row per run as a pandas DataFrame.
-
-        Raises:
-            ConfigError: pandas is not installed.
-        """
+        """Return one row per run as a pandas DataFrame."""
         return data_frame([row.to_dict() for row in self.rows])
 
     def to_text(self) -> str:
