@@ -25,6 +25,7 @@ LAYERS = (
     ("explain", "export"),
     ("report", "audit", "serve"),
     ("experiments",),
+    ("estimator",),
     ("cli",),
 )
 """Packages from the lowest layer to the highest; packages of one layer do not import each other."""
@@ -34,7 +35,7 @@ LATE_IMPORTS = (
     "tercet",
     *(f"tercet.cli.{name}" for name in ("main", "command", "training", "inference", "deployment")),
 )
-LATE_IMPORTS += ("tercet.experiments.tensorboard",)
+LATE_IMPORTS += ("tercet.experiments.tensorboard", "tercet.experiments.results")
 LATE_IMPORTS += ("tercet.inference.predictor", "tercet.data.data_module")  # ONNX files are used without PyTorch
 LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts")  # options list their names without loading PyTorch
 MAX_LINES = 300

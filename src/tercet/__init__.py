@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tercet.core.types import InputSpec as InputSpec
     from tercet.ensemble.bundle import Bundle as Bundle
     from tercet.ensemble.bundle import load_bundle as load_bundle
+    from tercet.estimator.classifier import TercetClassifier as TercetClassifier
     from tercet.experiments.catalog import describe_dataset as describe_dataset
     from tercet.experiments.catalog import describe_model as describe_model
     from tercet.experiments.catalog import list_datasets as list_datasets
@@ -49,6 +50,7 @@ _MODULES = {
     "MultilabelPredictions": "core.multilabel",
     "OnnxModel": "inference.onnx_model",
     "Predictions": "core.predictions",
+    "TercetClassifier": "estimator.classifier",
     "TercetError": "core.errors",
     "audit_data": "audit.run",
     "benchmark": "export.benchmark",

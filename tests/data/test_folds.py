@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.folds import NO_FOLD, FoldPlan, make_folds
-from tercet.data.load import table_from_arrays
+from tercet.data.in_memory import table_from_arrays
 from tercet.data.table import SampleTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*too small to be held out for val")

@@ -9,7 +9,8 @@ from tests.fixtures.image_trees import Tree, picture
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.image_cache import CachedImages, ImageCache, OnDemandImages, open_cache
-from tercet.data.load import load_table, table_from_arrays
+from tercet.data.in_memory import table_from_arrays
+from tercet.data.load import load_table
 
 CONFIG = DataConfig()
 SMALL = DataConfig(memory_budget=100)

@@ -176,10 +176,10 @@ def test_ids_keep_unusual_file_names(bundles: dict[str, Bundle], tmp_path: Path)
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((5, 5), dtype=np.float32), "float32"),
+        (np.full((5, 5), 0.3, dtype=np.float32), r"convert with \(image \* 255\)"),
         (np.zeros((3, 5, 6), dtype=np.uint8), r"\(3, 5, 6\)"),
         (np.zeros(5, dtype=np.uint8), r"\(5,\)"),
-        (np.zeros((2, 5, 5, 3), dtype=np.float32), "float32"),
+        (np.full((2, 5, 5, 3), 2, dtype=np.int64), "int64"),
         (np.zeros((1, 2, 5, 5, 3), dtype=np.uint8), r"\(2, 5, 5, 3\)"),
         (np.zeros((5, 0, 3), dtype=np.uint8), r"\(5, 0, 3\)"),
         ([b"bytes"], "bytes"),

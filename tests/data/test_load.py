@@ -13,8 +13,9 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo
+from tercet.data.in_memory import table_from_arrays
 from tercet.data.inputs import table_of_files
-from tercet.data.load import load_table, table_from_arrays
+from tercet.data.load import load_table
 
 CONFIG = DataConfig()
 
@@ -243,7 +244,7 @@ def test_arrays_are_not_copied() -> None:
     assert np.shares_memory(table.source.pixels("5", max_pixels=1), images)
     table = table_from_arrays(images[:3], ["b10", "", "b9"])
     assert table.classes == ("b9", "b10") and table.labels.tolist() == [1, -1, 0]
-    for bad in (images.astype(float), images[0], np.zeros((2, 4, 4, 2), dtype=np.uint8)):
+    for bad in (images.astype(int), images[0], np.zeros((2, 4, 4, 2), dtype=np.uint8)):
         with pytest.raises(DataError, match="expected uint8"):
             table_from_arrays(bad)
     with pytest.raises(DataError, match="not one of the classes"):

@@ -15,7 +15,8 @@ from tercet.core.errors import ConfigError, DataError
 from tercet.core.resize import fit_size
 from tercet.core.types import Batch, InputSpec
 from tercet.data.image_cache import CachedImages, ImageCache
-from tercet.data.load import load_table, table_from_arrays
+from tercet.data.in_memory import table_from_arrays
+from tercet.data.load import load_table
 from tercet.data.loader import ImageLoader, prepare
 
 SPEC = InputSpec((8, 8), 1)

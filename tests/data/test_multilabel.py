@@ -14,7 +14,8 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.types import InputSpec
 from tercet.data.image_cache import ImageCache
-from tercet.data.load import load_table, table_from_arrays
+from tercet.data.in_memory import table_from_arrays
+from tercet.data.load import load_table
 from tercet.data.loader import ImageLoader
 from tercet.data.readers.columns import parse_label_sets
 from tercet.data.readers.table import read_table

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
-from tercet.data.load import table_from_arrays
+from tercet.data.in_memory import table_from_arrays
 from tercet.data.splits import assign_splits, check_disjoint, stratified_folds
 from tercet.data.table import SampleTable
 

@@ -7,7 +7,8 @@ from tests.fixtures.image_trees import picture
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError, StorageError
-from tercet.data.load import load_table, table_from_arrays
+from tercet.data.in_memory import table_from_arrays
+from tercet.data.load import load_table
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable, load_samples
 

@@ -22,7 +22,7 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.types import InputSpec
 from tercet.data.data_module import prepare_data
 from tercet.data.image_cache import ImageCache
-from tercet.data.load import table_from_arrays
+from tercet.data.in_memory import table_from_arrays
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,14 @@ from tercet.audit.inspect import Inspection, inspect, require_imagehash
 from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
 from tercet.config.commands import AUDIT, FINDING_KINDS, AuditConfig
+from tercet.config.option_types import AuditOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.files import require_writable, write_json
 from tercet.core.output import printable
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
+from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.load import load_table
 from tercet.data.table import SampleTable
 from tercet.plots.page import write_page
@@ -117,24 +119,28 @@ def _no_finding(result: AuditResult, kind: str) -> str:
     return "none"
 
 
-def audit_data(source: str | Path, /, *, console: Console | None = None, **options: Any) -> AuditReport:
+def audit_data(
+    source: DataLike, /, *, console: Console | bool | None = None, **options: Unpack[AuditOptions]
+) -> AuditReport:
     """Check a data set before training: unreadable images, duplicates, leakage between splits, classes, labels.
 
     Args:
-        source: Folder of images by class, table, zip, or the name of a data set.
-        console: Where to report progress; silent by default.
+        source: Folder of images by class, table, zip, name of a data set; or Python objects, such as
+            `(images, labels)`, a DataFrame or a Dataset.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet audit`, such as `output="audit/"`, `run="runs/photos-1"`,
             `max_hash_distance=4`, `data={"group_from": "plant([0-9]+)"}`.
 
     Raises:
         TercetError: See `tercet.core.errors`.
     """
-    return run_audit(source, AUDIT.parse_object(options), console=console or Console(quiet=True))
+    return run_audit(source, AUDIT.parse_object(options), console=as_console(console))
 
 
-def run_audit(source: str | Path, parsed: ParsedArguments, *, console: Console) -> AuditReport:
+def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) -> AuditReport:
     """Audit a data set with parsed options."""
     options, config = parsed.of(AuditConfig), parsed.of(DataConfig)
+    source = resolve_data(source, config)
     folder = _output_folder(options.output, source)
     if options.feature_network:
         check_embedder(options.feature_network[0])
@@ -161,7 +167,7 @@ def run_audit(source: str | Path, parsed: ParsedArguments, *, console: Console) 
     return report
 
 
-def _output_folder(output: str | None, source: str | Path) -> Path | None:
+def _output_folder(output: str | None, source: str | Path | SampleTable) -> Path | None:
     """Check the output folder before any work.
 
     Raises:
@@ -172,7 +178,7 @@ def _output_folder(output: str | None, source: str | Path) -> Path | None:
         return None
     if audit_page is None:
         raise ConfigError("--output requires matplotlib: pip install 'tercet[audit]'")
-    folder, data = Path(output), Path(source).expanduser()
+    folder, data = Path(output), Path(str(source)).expanduser()
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"--output {output} is inside the data, where its figures would become images of a class")
     for name in (DOCUMENT, PAGE):

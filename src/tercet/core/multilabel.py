@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
 from tercet.core.files import csv_rows
+from tercet.core.frames import data_frame
 from tercet.core.predictions import ARRAY_ERRORS, UNKNOWN, Floats, load_arrays, save_arrays
 from tercet.core.untrusted_files import escape_formula
 
@@ -23,7 +25,7 @@ SEPARATOR = " | "
 """Separator of the labels in a CSV cell."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MultilabelPredictions:
     """Label scores of N samples, the predicted label sets, and the true ones if known."""
 
@@ -88,6 +90,10 @@ class MultilabelPredictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        known = f", {self.known.sum()} with known labels" if self.known.any() else ""
+        return f"<MultilabelPredictions: {len(self)} samples, {len(self.classes)} labels{known}>"
+
     @property
     def values(self) -> Floats:
         """The scores; of `Predictions` the probabilities."""
@@ -134,6 +140,11 @@ class MultilabelPredictions:
     def with_threshold(self, threshold: float) -> MultilabelPredictions:
         """Return the same scores with the labels chosen whose score exceeds the threshold."""
         return replace(self, chosen=self.scores > threshold)
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame: id, labels, predicted, and one column per label, such as `score.cat`."""
+        columns = {"id": self.ids, "labels": self.true_names, "predicted": self.predicted_names}
+        return data_frame(columns | {f"score.{k}": self.scores[:, i] for i, k in enumerate(self.classes)})
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file without pickled objects."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CommandResult:
     """Result of a command, as text and as a JSON document."""
 
@@ -19,6 +19,9 @@ class CommandResult:
     exit_code: int = 0
     silent: bool = False
     """Whether a child process has already printed the result."""
+
+    def __repr__(self) -> str:
+        return self.text.rstrip()  # the table itself, where a notebook or the interpreter displays the result
 
     @classmethod
     def from_exit_code(cls, exit_code: int) -> CommandResult:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path
+from tercet.core.frames import data_frame
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,7 +42,7 @@ def load_arrays(path: Path, *keys: str) -> tuple[Any, ...]:
         return ids, classes, *(stored[key] for key in keys)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """Probabilities of N samples over K classes, with ids and true labels."""
 
@@ -118,6 +119,12 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        known = self.known
+        accuracy = (self.predicted == self.labels)[known].mean() if known.any() else 0
+        scored = f", accuracy {accuracy:.4f} of {known.sum()} labelled" if known.any() else ""
+        return f"<Predictions: {len(self)} samples, {len(self.classes)} classes{scored}>"
+
     @property
     def predicted(self) -> Ints:
         """Most probable class index of each sample (N); the lowest index wins a tie."""
@@ -174,6 +181,12 @@ class Predictions:
         columns = np.array([column_of[name] for name in other.classes], dtype=np.int64)
         index_of = np.append(np.argsort(columns), UNKNOWN)  # old class index -> new one; -1 stays -1
         return Predictions(other.ids, other.classes, self.probabilities[rows][:, columns], index_of[self.labels[rows]])
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame: id, label, predicted, and one column per class, such as `probability.cat`."""
+        names = np.array([*self.classes, None], dtype=object)  # -1, unknown, is the last one
+        columns = {"id": self.ids, "label": names[self.labels], "predicted": self.predicted_names}
+        return data_frame(columns | {f"probability.{k}": self.probabilities[:, i] for i, k in enumerate(self.classes)})
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file without pickled objects."""

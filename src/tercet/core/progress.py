@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tercet.core.output import printable
+from tercet.core.output import SafeStream, printable
 
 
 def print_status(console: Console, line: str) -> None:
@@ -15,8 +17,16 @@ def print_status(console: Console, line: str) -> None:
     console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def as_console(console: Console | bool | None) -> Console:
+    """Return a console; None and True mean standard error or the notebook, False no output."""
+    if isinstance(console, Console):
+        return console
+    # standard error that is closed must not stop a training
+    return Console(file=SafeStream(sys.stderr), quiet=console is False)  # type: ignore[arg-type]
+
+
 class ProgressDisplay:
-    """One bar per training (terminals only), and one line per epoch."""
+    """One bar per training (terminals and notebooks only), and one line per epoch."""
 
     def __init__(self, console: Console, *, split: str = "validation") -> None:
         self.console, self.split = console, split
@@ -26,7 +36,9 @@ class ProgressDisplay:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        # Rich draws the bars of a notebook with ipywidgets, and warns without them
+        bars = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+        self.progress = Progress(*columns, console=console, transient=True, disable=not bars)
         self.tasks: dict[str, TaskID] = {}
 
     def step(self, title: str, *, step: int, total_steps: int, rate: float, loss: float) -> None:

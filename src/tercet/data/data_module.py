@@ -95,11 +95,11 @@ class DataModule:
         )
 
 
-def read_data(data: str | Path, config: DataConfig, *, multilabel: bool = False) -> DataModule:
+def read_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel: bool = False) -> DataModule:
     """Read the table and decode every image once; the splits stay as given.
 
     Args:
-        data: Folder, table, zip or name of a data set.
+        data: Folder, table, zip or name of a data set; or its samples.
         config: How to read it.
         multilabel: Whether multi-label data are accepted.
 
@@ -107,7 +107,8 @@ def read_data(data: str | Path, config: DataConfig, *, multilabel: bool = False)
         ConfigError: The data are multi-label but not accepted.
         DataError: There is nothing to read, or too many images are unreadable.
     """
-    if config.is_multilabel and not multilabel:
+    is_multilabel = data.membership is not None if isinstance(data, SampleTable) else config.is_multilabel
+    if is_multilabel and not multilabel:
         raise ConfigError("only tercet train supports label sets: give one data.label_columns and no separator")
     table = load_table(data, config)
     fingerprint = table.fingerprint()
@@ -115,11 +116,11 @@ def read_data(data: str | Path, config: DataConfig, *, multilabel: bool = False)
     return DataModule(drop_unreadable(table, bad), images, tuple(bad), fingerprint)
 
 
-def prepare_data(data: str | Path, config: DataConfig, *, multilabel: bool = False) -> DataModule:
+def prepare_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel: bool = False) -> DataModule:
     """Read the table, decode every image once, and assign the splits.
 
     Args:
-        data: Folder, table, zip or name of a data set.
+        data: Folder, table, zip or name of a data set; or its samples.
         config: How to read and split it.
         multilabel: Whether multi-label data are accepted.
 

@@ -107,7 +107,7 @@ class ImageCache(CachedImages):
         Raises:
             DataError: More than `max_bad_fraction` of the images, or all of them, are bad.
         """
-        if isinstance(table.source, ArraySource):
+        if isinstance(table.source, ArraySource) and isinstance(table.source.images, np.ndarray):
             return _from_array(table.source.images, np.array(table.locations, dtype=np.int64)), []
         good: list[int] = []
         bad: list[BadImage] = []

@@ -17,7 +17,7 @@ class InputBatches:
     """Images of any kind and size as batches of one tensor B C H W per spec, decoded on iteration.
 
     Args:
-        images: Paths, folders, uint8 arrays or PIL images; one or many.
+        images: Paths, folders, arrays or PIL images, one or many; a Dataset, DataFrame or `SampleTable`.
         specs: Inputs of the networks.
         batch_size: Images per batch.
 

@@ -1,7 +1,4 @@
-"""Create a `SampleTable` from a data set's name, a folder, a table, an archive or arrays.
-
-Shapes: N images, H x W pixels, C channels.
-"""
+"""Create a `SampleTable` from a data set's name, a folder, a table or an archive."""
 
 from __future__ import annotations
 
@@ -13,29 +10,28 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.registry import did_you_mean
 from tercet.data.datasets.info import DATASETS, DatasetInfo
+from tercet.data.in_memory import table_from_arrays
 from tercet.data.readers.columns import sort_classes
 from tercet.data.readers.folder import find_layout, wrapper_prefix
 from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
-from tercet.data.readers.table import SUFFIXES, read_table
-from tercet.data.sources import ArraySource, FolderSource, ZipSource
-from tercet.data.table import UNLABELLED, SampleTable
+from tercet.data.readers.table import SUFFIXES, read_table, refuse_table_options, table_options
+from tercet.data.sources import FolderSource, ZipSource
+from tercet.data.table import IN_MEMORY, SampleTable
 
-_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
 _PREFERRED = ("labels", "train")  # names of the table to read if an archive or a folder holds several
 
 
-def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) -> SampleTable:
+def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classes: int = 2) -> SampleTable:
     """Read a data set: a registered name, a folder, a CSV or TSV file, or a zip archive of a folder or table.
 
     Args:
-        data: Name or path. A registered name, optionally with a variant (`svhn:extra`), takes precedence over a path
-            of that name; write `./name` for the path.
+        data: Name or path; a table is checked only. A registered name, optionally with a variant (`svhn:extra`), takes
+            precedence over a path of that name; write `./name` for the path.
         config: How to read tables, and the folder of named data sets.
         min_classes: Minimum number of classes; 1 for an external test set.
 
@@ -43,10 +39,14 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
         DataError: The data do not exist or are unusable; the message states the expected form.
         ConfigError: An option does not apply to the data.
     """
-    text, path = str(data), Path(data).expanduser()
+    text = str(data)
+    if isinstance(data, SampleTable):
+        require_classes(data, text, min_classes)
+        return _with_groups_from_names(data, config.group_from)
+    path = Path(data).expanduser()
     bare = "/" not in text and "\\" not in text
     if text.partition(":")[0] in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
-        _refuse_table_options(config, text)
+        refuse_table_options(config, text)
         info = find_dataset(text)
         table = info.read(info, config)
     elif path.is_dir():
@@ -59,6 +59,8 @@ def load_table(data: str | Path, config: DataConfig, *, min_classes: int = 2) ->
         table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
     elif path.exists():
         raise DataError(f"{path} is not a folder, .csv, .tsv or .zip")
+    elif IN_MEMORY.fullmatch(text):
+        raise DataError(f"the images of {text} were not stored before the run stopped: start it again from Python")
     else:
         raise DataError(f"no data at '{data}'{did_you_mean(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
     require_classes(table, text, min_classes)
@@ -105,67 +107,8 @@ def _describe_function(name: str, function: Callable[[DataConfig], Any]) -> Data
 def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:
     """Raise a `DataError` if the table has fewer classes."""
     if table.num_classes < minimum:
-        raise DataError(f"{what} has one class ('{table.classes[0]}'): need at least 2 classes")
-
-
-def table_from_arrays(
-    images: ArrayLike,
-    labels: ArrayLike | None = None,
-    *,
-    classes: Sequence[str] | None = None,
-    ids: Sequence[str] | None = None,
-    splits: Sequence[str] | None = None,
-    groups: Sequence[str] | None = None,
-    name: str = "arrays",
-) -> SampleTable:
-    """Wrap images that are in memory, without a copy.
-
-    Args:
-        images: N H W or N H W C, uint8, C 1 or 3.
-        labels: N class indices (-1: unlabelled) or N class names (empty: unlabelled); None: all unlabelled.
-        classes: Class names in the order of the indices (default: the numbers, or the sorted names).
-        ids: N unique sample names (default: `image-00000` and so on).
-        splits: N times train, val or test.
-        groups: N group names.
-        name: Name of the data.
-
-    Raises:
-        DataError: The images have another type or shape, or the columns differ in length.
-    """
-    pixels = np.asarray(images)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
-        raise DataError(
-            f"images have shape {pixels.shape} and type {pixels.dtype}, expected uint8 N H W, N H W 1 or N H W 3"
-        )
-    if pixels.ndim == 3:
-        pixels = pixels[..., None]
-    indices, names = _class_indices(np.full(len(pixels), UNLABELLED) if labels is None else labels, classes)
-    if len(indices) != len(pixels):
-        raise DataError(f"{len(indices)} labels for {len(pixels)} images")
-    return SampleTable(
-        name=name,
-        ids=tuple(ids) if ids is not None else tuple(f"image-{row:05d}" for row in range(len(pixels))),
-        locations=tuple(str(row) for row in range(len(pixels))),
-        labels=indices,
-        classes=names,
-        source=ArraySource(pixels),
-        groups=None if groups is None else tuple(groups),
-        splits=None if splits is None else tuple(splits),
-    )
-
-
-def _class_indices(labels: ArrayLike, classes: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    values = np.asarray(labels)
-    if values.dtype.kind in "iu":
-        highest = int(values.max(initial=-1)) + 1
-        return values.astype(np.int64), tuple(classes or (str(index) for index in range(highest)))
-    texts = [str(value) for value in values]
-    names = tuple(classes) if classes is not None else sort_classes(texts)
-    index_of = {name: index for index, name in enumerate(names)}
-    unknown = sorted(set(texts) - set(names) - {""})
-    if unknown:
-        raise DataError(f"label '{unknown[0]}' is not one of the classes {', '.join(names)}")
-    return np.array([index_of.get(text, UNLABELLED) for text in texts], dtype=np.int64), names
+        classes = f"one class ('{table.classes[0]}')" if table.classes else "no labels"
+        raise DataError(f"{what} has {classes}: need at least 2 classes")
 
 
 def _from_tree(
@@ -182,10 +125,10 @@ def _from_tree(
     few_folders = len(class_folders) < 2
     # tables beside the class folders, or in the only folder
     tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few_folders]
-    if tables and (_table_options(config) or few_folders):
+    if tables and (table_options(config) or few_folders):
         chosen = _choose_table(tables, what)
         return read_table(chosen, source, config, name=name, what=f"{what}:{chosen}")
-    _refuse_table_options(config, what)
+    refuse_table_options(config, what)
     layout = find_layout(listing, what=what, tables=tables)
     classes = sort_classes(layout.class_names)
     notes = list(summarise_skipped(layout.skipped))
@@ -215,15 +158,6 @@ def _choose_table(tables: Sequence[str], what: str) -> str:
             f"{what} holds {len(tables)} tables ({', '.join(tables[:5])}): give the path of one of them as the data"
         )
     return preferred[0]
-
-
-def _table_options(config: DataConfig) -> list[str]:
-    return [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
-
-
-def _refuse_table_options(config: DataConfig, what: str) -> None:
-    if options := _table_options(config):
-        raise ConfigError(f"data.{options[0]} applies to tables only, and {what} is not and does not hold a table")
 
 
 def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTable:

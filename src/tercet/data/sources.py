@@ -12,7 +12,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,8 +243,8 @@ class DepthSource:
 class ArraySource:
     """Images in memory; locations are indices, as text."""
 
-    images: Pixels
-    """N H W C."""
+    images: Pixels | Sequence[Pixels]
+    """N H W C, or N arrays H W C of different sizes."""
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Return one image."""

@@ -6,6 +6,7 @@ N samples, K classes.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 LEFT_OUT = ""
 """Split of rows that are not used: unlabelled, or beyond `data.limit`."""
 UNLABELLED = -1
+IN_MEMORY = re.compile(r"<.*>")
+"""Form of the name of data that were given as Python objects, in place of a path."""
 _COLUMNS = ("id", "location", "label", "split", "group", "fold", "weight", "checksum")
 
 
@@ -94,6 +97,9 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __str__(self) -> str:
+        return f"<{self.name}>"  # the name of data without a path, in messages and files; see IN_MEMORY
 
     @property
     def num_classes(self) -> int:

@@ -57,7 +57,7 @@ class _Members(nn.Module):
         return torch.cat([classifier(batch) for classifier, batch in zip(self.classifiers, inputs, strict=True)], dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A trained ensemble: members, combiner, calibration and class names."""
 
@@ -85,6 +85,10 @@ class Bundle:
             raise ModelError("multi-label bundles have no calibration")
         if self.combiner is None and self.sets is None and len(self.members) != 1:
             raise ModelError(f"{len(self.members)} members need a combiner")
+
+    def __repr__(self) -> str:
+        members = f" of {', '.join(member.name for member in self.members)}" if len(self.members) > 1 else ""
+        return f"<Bundle: {self.name}{members}; {len(self.classes)} classes>"
 
     @property
     def name(self) -> str:

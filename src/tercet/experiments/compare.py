@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from rich.console import Console
 
 from tercet.config.experiments import COMPARE, CompareConfig
 from tercet.config.model import ModelConfig
+from tercet.config.option_types import CompareOptions
 from tercet.config.run import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.predictions import Predictions
+from tercet.core.progress import as_console
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, describe_environment
 from tercet.data.data_module import DataModule, prepare_data
+from tercet.data.in_memory import DataLike
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.experiments.compare_grid import (
     baseline_of,
@@ -62,32 +65,32 @@ def compare(source: Predictions, other: Predictions, /) -> Comparison: ...
 
 @overload
 def compare(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[CompareOptions],
 ) -> ComparisonRun: ...
 
 
 def compare(
-    source: Predictions | str | Path | None = None,
+    source: DataLike = None,
     other: Predictions | None = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[CompareOptions],
 ) -> Comparison | ComparisonRun:
     """Train and compare networks, or compare two existing predictions.
 
     Args:
-        source: Image folder with one sub-folder per class, table, zip, or data set name; or predictions.
+        source: Images, as for `train`; or predictions.
         other: Predictions to compare `source` with, by McNemar's exact test and the paired bootstrap interval of the
             difference in accuracy.
         resume: Folder of a comparison to continue; missing and failed trainings are run.
-        console: Where to report progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet compare`, such as `backbones=["small-cnn", "row-lstm"]`, `seeds=5`, `epochs=3`.
 
     Raises:
@@ -100,7 +103,7 @@ def compare(
         return compare_predictions(source, other)
     with custom_parts(options, resume=resume) as named:
         parsed = COMPARE.parse_object(named)
-        return run_comparison(source, parsed, resume=resume, console=console or Console(quiet=True))
+        return run_comparison(source, parsed, resume=resume, console=as_console(console))
 
 
 class NetworkComparison(PlannedExperiment[ComparisonRun]):

@@ -5,19 +5,21 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from rich.console import Console
 
 from tercet.config.experiments import CROSSVAL, FoldsConfig
+from tercet.config.option_types import CrossvalOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, RunConfig
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
+from tercet.data.in_memory import DataLike
 from tercet.data.run_reader import CHOSEN
 from tercet.experiments.crossval_results import finalize_folds
 from tercet.experiments.custom_parts import custom_parts
@@ -43,19 +45,19 @@ class CrossValidation(RunResult):
 
 
 def crossval(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[CrossvalOptions],
 ) -> CrossValidation:
     """Train and evaluate once per fold, and save the average of the folds' chosen models as a bundle.
 
     Args:
-        source: Folder with one subfolder per class, table, zip file, or name of a data set.
+        source: Images, as for `train`.
         resume: Folder of an interrupted cross-validation to continue, instead of `source` and options.
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Options of `tercet crossval`, such as `folds=5`, `leave_one_group_out=True`,
             `members=["small-cnn"]`, `data={"group_column": "subject"}`.
 
@@ -64,11 +66,11 @@ def crossval(
     """
     with custom_parts(options, resume=resume) as named:
         parsed = CROSSVAL.parse_object(named)
-        return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))
+        return run_crossval(source, parsed, resume=resume, console=as_console(console))
 
 
 def run_crossval(
-    data: str | Path | None, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
+    data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console
 ) -> CrossValidation:
     """Start or continue a cross-validation, as `crossval` does, from parsed options."""
     if resume is None and "data.test_fraction" not in parsed.given:  # every image is held out in a fold already

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from rich.console import Console
 
 from tercet.config.commands import ENSEMBLE, EnsembleConfig
+from tercet.config.option_types import EnsembleOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.predictions import Predictions
+from tercet.core.progress import as_console
 from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule
@@ -35,15 +37,15 @@ def combine(
     inputs: Sequence[str | Path | Predictions],
     *,
     method: str | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[EnsembleOptions],
 ) -> Run | CombinedPredictions:
     """Combine trained runs, or prediction files, into an ensemble.
 
     Args:
         inputs: Run folders with the same data and splits; or prediction files and `Predictions` of the same samples.
         method: Short for `ensemble_methods=[method]`.
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Options of `tercet ensemble`, such as `ensemble_methods=["average", "e2e"]`,
             `fusion={"regime": "frozen"}` for runs, or `labels="truth.csv"` for files.
 
@@ -55,7 +57,7 @@ def combine(
         DataError: The inputs do not contain the same samples, splits and classes.
     """
     methods = {} if method is None else {"ensemble_methods": [method]}
-    return combine_inputs(inputs, ENSEMBLE.parse_object({**options, **methods}), console=console or Console(quiet=True))
+    return combine_inputs(inputs, ENSEMBLE.parse_object({**options, **methods}), console=as_console(console))
 
 
 def combine_inputs(

@@ -30,7 +30,7 @@ _FOR_HEADS = {"seed", "device", *(f"fusion.{name}" for name in FusionConfig.__da
 _SUFFIXES = (".npy", ".npz", ".csv", ".tsv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CombinedPredictions:
     """Combined prediction files and their scores."""
 
@@ -51,6 +51,9 @@ class CombinedPredictions:
     """Paired comparison of the ensemble with the best file."""
     best: str | None = None
     """Name of the best file."""
+
+    def __repr__(self) -> str:
+        return f"<CombinedPredictions: {self.method} of {len(self.names)}, {self.predictions!r}>"
 
     @property
     def report(self) -> str:

@@ -15,10 +15,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from rich.console import Console
 
 from tercet.config.parser import CommandOptions, ParsedArguments
+from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json
 from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
 from tercet.core.runtime import describe_environment
+from tercet.data.in_memory import DataLike, data_name, resolve_data
+from tercet.data.table import SampleTable
 from tercet.experiments.results import RunResult
 
 _UNSTORED = frozenset({"resume", "json", "debug"})
@@ -32,7 +35,7 @@ Result = TypeVar("Result", bound=RunResult)
 class Experiment(ABC, Generic[State, Result]):
     """One command on one source; subclasses say what differs."""
 
-    source: str | Path
+    source: str | Path | SampleTable
     """The positional argument, such as the data."""
     parsed: ParsedArguments
 
@@ -86,7 +89,7 @@ class Experiment(ABC, Generic[State, Result]):
             TercetError: See `tercet.core.errors`; an invalid command leaves no folder.
         """
         self.check()
-        run = RunFolder.create(self.parsed.to_dict()["output"], f"{Path(str(self.source)).stem}{self.suffix}")
+        run = RunFolder.create(self.parsed.to_dict()["output"], f"{data_name(self.source)}{self.suffix}")
         with run.lock():
             run.begin(RunRecord(self.command, str(self.source), self.stored_options()))
             with run.delete_if_invalid():
@@ -95,7 +98,7 @@ class Experiment(ABC, Generic[State, Result]):
 
     @classmethod
     def resume(
-        cls, path: str | Path, source: str | Path | None, parsed: ParsedArguments, console: Console, **more: Any
+        cls, path: str | Path, source: DataLike, parsed: ParsedArguments, console: Console, **more: Any
     ) -> Result:
         """Continue in an existing folder.
 
@@ -147,7 +150,7 @@ class Experiment(ABC, Generic[State, Result]):
 
 def run_experiment(
     kind: type[Experiment[Any, Result]],
-    source: str | Path | None,
+    source: DataLike,
     parsed: ParsedArguments,
     *,
     resume: str | Path | None,
@@ -163,4 +166,6 @@ def run_experiment(
         return kind.resume(resume, source, parsed, console, **arguments)
     if source is None:
         raise ConfigError(f"{kind.missing_source}, or --resume FOLDER")
+    if not isinstance(source, (str, Path)):
+        source = resolve_data(source, parsed.of(DataConfig))
     return kind(source, parsed, **arguments).start(console)

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from tercet.config.experiments import REPRODUCE, ReproduceConfig
+from tercet.config.option_types import ReproduceOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.recipe import Recipe, Scale, load_recipe, recipe_names, recipe_text
 from tercet.core.errors import ConfigError
 from tercet.core.files import write_text
 from tercet.core.output import CommandResult, printable
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.core.yaml_io import read_mapping
@@ -46,8 +47,8 @@ def reproduce(
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[ReproduceOptions],
 ) -> Reproduction:
     """Reproduce a published experiment and compare published with measured numbers.
 
@@ -55,7 +56,7 @@ def reproduce(
         recipe: Name of a recipe (as `tercet reproduce` lists them), or a YAML file.
         source: Replacement images: folder, table, zip, or data set name.
         resume: Folder of a reproduction to continue, instead of a recipe.
-        console: Where to report progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet reproduce`, such as `scale="paper"`, `replace=[{"resnet18": "resnet50"}]`,
             `data={"data_dir": "..."}`.
 
@@ -63,7 +64,7 @@ def reproduce(
         TercetError: See `tercet.core.errors`; an interrupted reproduction can be continued with `resume`.
     """
     parsed = REPRODUCE.parse_object(options)
-    return run_reproduction(recipe, source, parsed, resume=resume, console=console or Console(quiet=True))
+    return run_reproduction(recipe, source, parsed, resume=resume, console=as_console(console))
 
 
 def run_reproduction(
@@ -124,7 +125,7 @@ class RecipeRun(Experiment[Recipe, Reproduction]):
 
     def reopen(self, run: RunFolder) -> Recipe | None:
         """Read the copy of the recipe."""
-        name = str(self.source) if self.source in recipe_names() else Path(self.source).stem
+        name = str(self.source) if self.source in recipe_names() else Path(str(self.source)).stem
         return Recipe.from_mapping(name, read_mapping(_copy(run))) if _copy(run).is_file() else None
 
     def runs(self, recipe: Recipe, folder: Path, only: tuple[str, ...] = ()) -> list[StepRun]:

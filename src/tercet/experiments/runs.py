@@ -12,6 +12,7 @@ from typing import Any
 from tercet.config.experiments import SORTS
 from tercet.core.errors import ConfigError, ModelError, StorageError
 from tercet.core.files import natural_key
+from tercet.core.frames import data_frame
 from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RECORD
@@ -58,7 +59,7 @@ class RunRow:
 _DESCENDING = ("validation", "test", "macro_f1", "kappa", "date")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunsTable:
     """The runs under a folder."""
 
@@ -70,6 +71,13 @@ class RunsTable:
     """Folders with unreadable metrics, and the reason."""
     unfinished: tuple[str, ...]
     """Runs without metrics."""
+
+    def __repr__(self) -> str:
+        return self.to_text().rstrip()
+
+    def to_frame(self) -> Any:
+        """Return one row per run as a pandas DataFrame."""
+        return data_frame([row.to_dict() for row in self.rows])
 
     def to_text(self) -> str:
         """Return the table, followed by unreadable and unfinished runs."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from tercet.config.commands import TRAIN
 from tercet.config.model import ModelConfig
+from tercet.config.option_types import TrainOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.files import write_json
 from tercet.core.output import count
-from tercet.core.progress import print_status
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
+from tercet.data.in_memory import DataLike
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
@@ -43,19 +45,20 @@ class Run(RunResult):
 
 
 def train(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     resume: str | Path | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[TrainOptions],
 ) -> Run:
     """Train members, combine them, evaluate all, and save the best model as a bundle.
 
     Args:
-        source: Folder with one subfolder per class, table, zip file, or name of a data set.
+        source: Folder with one subfolder per class, table, zip file, name of a data set; or Python objects, such as
+            `(images, labels)`, a DataFrame or a Dataset.
         resume: Folder of an interrupted run to continue, instead of `source` and options.
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Options of `tercet train`, such as `members=["small-cnn", "row-lstm"]`, `epochs=5`,
             `data={"val_fraction": 0.2}` or, equivalently, `**{"data.val_fraction": 0.2}`.
 
@@ -64,7 +67,7 @@ def train(
     """
     with custom_parts(options, resume=resume) as named:
         parsed = TRAIN.parse_object(named)
-        return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
+        return run_training(source, parsed, resume=resume, console=as_console(console))
 
 
 class PlannedExperiment(Experiment[tuple[Plan, DataModule], Result]):
@@ -237,12 +240,12 @@ def train_jobs(
     return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
 
 
-def demo(*, output: str | None = None, console: Console | None = None) -> Run:
+def demo(*, output: str | None = None, console: Console | bool | None = None) -> Run:
     """Train and combine the members of the demo on scikit-learn's digits, without download, with fixed split and seed.
 
     Args:
         output: Run folder (default: the next free one under runs/).
-        console: Console for progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
     """
     options = {"members": list(_DEMO_MEMBERS), "lr": 2e-3, "schedule": "cosine", "output": output}
-    return run_training("digits", TRAIN.parse_object(options), resume=None, console=console or Console(quiet=True))
+    return run_training("digits", TRAIN.parse_object(options), resume=None, console=as_console(console))

@@ -6,21 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from tercet.config.experiments import TUNE, TuneConfig
+from tercet.config.option_types import TuneOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import FusionConfig
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.core.files import write_text
 from tercet.core.history import History
-from tercet.core.progress import ProgressDisplay, print_status
+from tercet.core.progress import ProgressDisplay, as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
+from tercet.data.in_memory import DataLike
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
 from tercet.experiments.plan import Plan
@@ -46,22 +48,22 @@ class Tuning(RunResult):
 
 
 def tune(
-    source: str | Path | None = None,
+    source: DataLike = None,
     /,
     *,
     space: str | Path | Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
-    console: Console | None = None,
-    **options: Any,
+    console: Console | bool | None = None,
+    **options: Unpack[TuneOptions],
 ) -> Tuning:
     """Tune the hyperparameters of one network; write a table of trials and the best configuration.
 
     Args:
-        source: Image folder with one sub-folder per class, table, zip, or data set name.
+        source: Images, as for `train`.
         space: Options to vary, each with a list of choices or a range `{"low": ..., "high": ...}` with `step` or `log`;
             or a YAML file of them.
         resume: Folder of a search to continue, instead of data and options; `trials` may be changed.
-        console: Where to report progress; silent by default.
+        console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet tune`, such as `members=["row-lstm"]`, `trials=30`, `epochs=5`.
 
     Raises:
@@ -70,11 +72,11 @@ def tune(
     with custom_parts({**options, "space": space}, resume=resume) as named:
         space = named.pop("space", None)
         parsed = TUNE.parse_object(named)
-        return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
+        return run_tuning(source, parsed, space=space, resume=resume, console=as_console(console))
 
 
 def run_tuning(
-    data: str | Path | None,
+    data: DataLike,
     parsed: ParsedArguments,
     *,
     space: str | Path | Mapping[str, Any] | None,

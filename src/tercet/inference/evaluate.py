@@ -13,6 +13,7 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.data.image_cache import BadImage
+from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.inputs import LabelledImages
 from tercet.ensemble.calibrate import check_coverage
 from tercet.inference.evaluation_rows import known_rows, require_same_task, rows_to_score
@@ -55,7 +56,7 @@ _TASKS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores of a model on labelled data."""
 
@@ -77,6 +78,9 @@ class Evaluation:
     """Measured error rate and coverage of a calibrated model, see `check_coverage`; otherwise empty."""
     note: str | None = None
     """Why the predictions may differ from those of the bundle."""
+
+    def __repr__(self) -> str:
+        return self.to_text().rstrip()
 
     def to_text(self) -> str:
         """Return tables for the terminal."""
@@ -122,7 +126,7 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | Predictor,
-    data: str | Path,
+    data: DataLike,
     *,
     config: DataConfig | None = None,
     tta: str | TTAConfig | None = None,
@@ -138,7 +142,7 @@ def evaluate(
 
     Args:
         model: Folder of a bundle or run, an ONNX file, a torch program, or a loaded model.
-        data: Folder, table, zip or name of a data set.
+        data: Folder, table, zip or name of a data set; or Python objects, as for `tercet.train`.
         config: How to read the data.
         tta: Test-time augmentation (default: that of the model); predictions without it are scored too.
         include_seen: Also score images that were used in training.
@@ -152,7 +156,7 @@ def evaluate(
         ModelError: The path is not a bundle or exported file, or was changed.
     """
     predictor, config = open_predictor(model, tta=tta), config or DataConfig()
-    device = predictor.resolve_device(device)
+    device, data = predictor.resolve_device(device), resolve_data(data, config)
     table, images, bad, subset = rows_to_score(
         data, predictor.card, config, seen="include" if include_seen else "refuse"
     )

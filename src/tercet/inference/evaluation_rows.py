@@ -25,7 +25,7 @@ SeenPolicy = Literal["refuse", "include", "ignore"]
 
 
 def rows_to_score(
-    data: str | Path, card: Mapping[str, Any], config: DataConfig, *, seen: SeenPolicy = "refuse"
+    data: str | Path | SampleTable, card: Mapping[str, Any], config: DataConfig, *, seen: SeenPolicy = "refuse"
 ) -> tuple[SampleTable, CachedImages, list[BadImage], str]:
     """Return the table, its decoded images, the unreadable images, and a description of the images to score.
 
@@ -71,7 +71,7 @@ def rows_to_score(
 
 
 def _decoded(
-    table: SampleTable, data: str | Path, config: DataConfig, subset: str, overlap: str, seen: SeenPolicy
+    table: SampleTable, data: str | Path | SampleTable, config: DataConfig, subset: str, overlap: str, seen: SeenPolicy
 ) -> tuple[SampleTable, CachedImages, list[BadImage], str]:
     if overlap and seen == "refuse":
         raise DataError(f"{overlap}: evaluate it on other images, or give --include-seen to score all of {data}")
@@ -79,7 +79,7 @@ def _decoded(
     return drop_unreadable(table, bad), images, bad, f"{subset}; {overlap}" if overlap else subset
 
 
-def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path) -> str:
+def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path | SampleTable) -> str:
     """Describe the overlap of the labelled images with the training and validation images; empty if there is none.
 
     Images are compared by their bytes. Bundles of version 0.1.0 record only the path of their data.
@@ -87,7 +87,7 @@ def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: s
     rows = np.flatnonzero(table.labels != UNLABELLED)
     if "seen" not in trained_on:
         source = trained_on.get("source")
-        same = source is not None and (str(source) == str(data) or Path(source).resolve() == Path(data).resolve())
+        same = source is not None and (str(source) == str(data) or Path(source).resolve() == Path(str(data)).resolve())
         return f"{data} has changed since the bundle was trained on it" if same else ""
     try:
         digests = unpack_digests(trained_on["seen"])
@@ -97,7 +97,7 @@ def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: s
     return f"{count} of {len(rows)} images of {data} were used in training" if count else ""
 
 
-def require_same_task(data: str | Path, table: SampleTable, model: str, *, multilabel: bool) -> None:
+def require_same_task(data: str | Path | SampleTable, table: SampleTable, model: str, *, multilabel: bool) -> None:
     """Raise a DataError if only one of data and model is multi-label.
 
     Args:

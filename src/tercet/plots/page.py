@@ -126,6 +126,12 @@ def render(page: Page) -> str:
     return _TEMPLATE.render(page=page, anchor=_Anchors(), style=style, policy=_POLICY, generator=_GENERATOR)
 
 
+def render_sections(sections: Sequence[Section]) -> str:
+    """Return sections as HTML without a style sheet, for a part of another page; raises as `render`."""
+    module = _TEMPLATE.make_module({"anchor": _Anchors()})
+    return "\n".join(str(module.section(section, 3)) for section in sections)  # type: ignore[attr-defined]
+
+
 class _Anchors:
     """Gives each section a unique fragment for links."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -16,7 +17,7 @@ from tercet.data.run_reader import RunReader
 from tercet.metrics.table import MISSING, interval, number
 from tercet.plots.bars import Bar, bars, bars_height, leaderboard, leaderboard_height
 from tercet.plots.figure_writer import FigureWriter
-from tercet.plots.page import Block, Page, Paragraph, Section, Table
+from tercet.plots.page import Block, Page, Paragraph, Section, Table, render_sections
 from tercet.report.data import data_section
 from tercet.report.errors import errors_section
 from tercet.report.experiments import reproduction, trials_section
@@ -91,21 +92,32 @@ def scores_of(records: Sequence[RunReader]) -> dict[str, float]:
 def _sections(record: RunReader, writer: FigureWriter) -> list[Section]:
     first, last = [summary(record)], how_to_repeat(record)
     if record.kind == "reproduce":
-        return [*first, *reproduction(record, writer), *last]
-    first += [protocol(record), data_section(record, writer)]
-    training = curves_section(record.histories, writer, monitor_split=record.monitor_split)
+        return [*first, *_results(record, writer), *last]
+    sections = [*first, protocol(record), data_section(record, writer), *_results(record, writer)]
+    sections.append(curves_section(record.histories, writer, monitor_split=record.monitor_split))
+    if record.kind != "tune":
+        sections += [] if record.is_multilabel else errors_section(record, writer)
+        sections.append(cost_section(record, writer))
+    return [*sections, *last]
+
+
+def _results(record: RunReader, writer: FigureWriter) -> Sequence[Section]:
+    if record.kind == "reproduce":
+        return reproduction(record, writer)
     if record.kind == "tune":
-        return [*first, trials_section(record, writer), training, *last]
-    if record.is_multilabel:
-        return [*first, *multilabel_section(record, writer), training, cost_section(record, writer), *last]
-    return [
-        *first,
-        results_section(record, writer),
-        training,
-        *errors_section(record, writer),
-        cost_section(record, writer),
-        *last,
-    ]
+        return [trials_section(record, writer)]
+    return multilabel_section(record, writer) if record.is_multilabel else [results_section(record, writer)]
+
+
+def notebook_html(folder: str | Path) -> str:
+    """Return the results of a run, with figures, as HTML for a notebook.
+
+    Raises:
+        StorageError: The folder is not a finished run.
+        ModelError: The metrics of the run are invalid.
+    """
+    with tempfile.TemporaryDirectory() as figures:
+        return render_sections(_results(RunReader.open(folder), FigureWriter(Path(figures))))
 
 
 def _comparison(records: Sequence[RunReader], names: Sequence[str], writer: FigureWriter) -> list[Block]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tercet.config.run import DataConfig
-from tercet.core.errors import DataError
+from tercet.core.errors import ConfigError, DataError
 from tercet.core.output import join_few
 from tercet.core.untrusted_files import Record, parse_table
 from tercet.data.readers.columns import (
@@ -216,3 +216,17 @@ def _number(value: str, column: str, kind: type[int] | type[float]) -> float:
         name = "integer" if kind is int else "number"
         raise DataError(f"{column} '{value}' is not a non-negative {name}")
     return number
+
+
+_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
+
+
+def table_options(config: DataConfig) -> list[str]:
+    """Return the options that are set and apply to tables only."""
+    return [option for option in _TABLE_OPTIONS if getattr(config, option) is not None]
+
+
+def refuse_table_options(config: DataConfig, what: str) -> None:
+    """Raise a `ConfigError` if an option is set that applies to tables only."""
+    if options := table_options(config):
+        raise ConfigError(f"data.{options[0]} applies to tables only, and {what} is not and does not hold a table")
