@@ -221,18 +221,6 @@ def test_import_and_help_load_no_heavy_library(statement: str) -> None:
     assert loaded_after(statement, HEAVY) == []
 
 
-@pytest.mark.xfail(strict=True, reason="core.files and core.resource_limits import fcntl and resource")
-def test_python_training_prediction_and_export_need_nothing_that_only_posix_has() -> None:
-    """Their modules are imported where those of POSIX are missing, as on Windows."""
-    missing = ("fcntl", "grp", "pwd", "resource", "termios")
-    names = [name for name in sorted(NAMES) if package_of(name) not in ("serve", "cli") and "__main__" not in name]
-    script = f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n" + "".join(
-        f"import {name}\n" for name in names
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr.splitlines()[-3:]
-
-
 def test_training_loads_no_plots() -> None:
     """Matplotlib itself may be loaded: torchmetrics, which Fabric imports, does so where it is installed."""
     statement = "import tercet.experiments.train, tercet.inference.predict"

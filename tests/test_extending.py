@@ -4,6 +4,7 @@ The programs of docs/extending.md run first; the other tests are grouped by part
 """
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_one_member_uses_every_part_and_its_files_hold_names_only(photos: Path) 
     assert [line.split()[1] for line in lines] == ["begin", "epoch", "epoch", "end"]
     (member,) = _plan(run.path, Net=Net).members
     assert (member.network, member.training.augment, member.training.loss) == ("Net", "blur", "hinge")
-    assert "augment: blur" in (run.path / "config.yaml").read_text()
+    assert '"augment": "blur"' in (run.path / "run.json").read_text()
     assert all(not registry.custom() for registry in PARTS.values())
 
 
@@ -402,7 +403,8 @@ def test_unknown_names_are_one_line(photos: Path, kind: str) -> None:
 def test_plans_and_bundles_with_unknown_names_are_one_line(photos: Path) -> None:
     run = train(photos, Net, loss=hinge, epochs=1)
     (run.path / "report.txt").unlink()
-    plan = run.path / "plan.json"
-    plan.write_text(plan.read_text().replace('"custom": {', '"unused": {'))
+    for name in ("run.json", "plan.json"):
+        document = json.loads((run.path / name).read_text())
+        (run.path / name).write_text(json.dumps({**document, "custom": {}}))
     with pytest.raises(ConfigError, match="loss: expected one of cross-entropy, got 'hinge'"):
         tercet.train(resume=run.path)

@@ -12,7 +12,7 @@ import torch, sklearn.metrics  # libraries may use what they find
 from tercet.core.torchvision_ops import declare_torchvision_operators
 declare_torchvision_operators()
 import timm
-for name in ("resource", "pwd", "grp", "termios"):
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 for module, names in ((signal, ("SIGKILL", "SIGALRM", "setitimer")), (select, ("poll",)), (socket, ("MSG_DONTWAIT",)),
                       (os, ("set_blocking", "sched_getaffinity", "fork"))):

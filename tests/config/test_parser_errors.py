@@ -110,7 +110,7 @@ def test_each_problem_is_one_line(line: str, expected: str) -> None:
         ("pretrained", 1, "true or false, got 1"),
         ("pretrained", None, "true or false, got null"),
         ("precision", 16, "one of 32, bf16, auto, got 16"),
-        ("ensemble_methods", ["vote", 3], "each one of average, pruned, weighted, vote, greedy, e2e, got 3"),
+        ("ensemble_methods", ["vote", 3], "each one of average, e2e, greedy, pruned, vote, weighted, got 3"),
         ("members", None, "a list, got null"),
         ("backbone.args", "{a: 1}", "a mapping, got '{a: 1}'"),
         ("data.label_columns", [1, 2], "a list, each text, got 1"),

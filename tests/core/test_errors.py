@@ -26,6 +26,7 @@ def test_exit_codes_are_unique() -> None:
         "StorageError": 5,
         "DivergedError": 6,
         "MemoryExhausted": 7,
+        "PartError": 8,
     }
 
 

@@ -58,7 +58,7 @@ def test_a_function_may_return_a_path_or_a_table(tmp_path: Path) -> None:
     [
         (lambda config: None, "the data set 'odd' returned NoneType, expected a path, arrays"),
         (lambda config: Path("odd"), "no data at 'odd'"),
-        (lambda config: (np.zeros((2, 4, 4)), [0, 1]), "expected uint8"),
+        (lambda config: (np.full((2, 4, 4), 2.5), [0, 1]), "expected uint8"),
         (lambda config: (np.zeros((2, 4, 4), dtype=np.uint8), ["a", "a"]), "odd has one class"),
     ],
 )

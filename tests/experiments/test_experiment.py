@@ -23,6 +23,7 @@ class Killed(BaseException):
 class Copying(Experiment[str, RunResult]):
     """Copies its source into the plan, then into the report."""
 
+    command = "train"
     options = TRAIN
     changeable = frozenset({"threads"})
     killed_in: ClassVar[str] = ""

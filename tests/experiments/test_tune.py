@@ -321,7 +321,7 @@ def test_importance_of_options(data: Path, tmp_path: Path) -> None:
         ({"hidden_size": [4, 8]}, {"members": ["row-lstm", "row-gru"]}, "the options of one network, not of 2"),
         ({"hidden_size": [4, 8]}, {"monitor_split": "test"}, "remove --monitor-split"),
         ({"hidden_size": [4, 8]}, {"dropout": 0.3}, "--dropout has no effect on any member"),
-        ({"hidden_size": [4, 8]}, {"trials": 1}, "trials must be at least 2"),
+        ({"hidden_size": [4, 8]}, {"trials": 1}, "trials 1 must be at least 2"),
         ({"patience": [1, 2]}, {"epochs": None, "lr": None}, "no point of the space is a valid configuration: sched"),
         (None, {}, "--space SPACE.yaml"),
     ],

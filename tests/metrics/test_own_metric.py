@@ -84,7 +84,7 @@ def test_a_registered_metric_is_the_objective_of_a_search(shapes: Path, tmp_path
     space = {"head_hidden_dim": [4, 16]}
     options = {"members": ["small-cnn"], "monitor": "disc_cost", "trials": 2, **QUICK}
     done = tune(shapes, space=space, output=str(tmp_path / "search"), **options)
-    document = read_json(tmp_path / "search" / "trials.json")
+    document = read_json(tmp_path / "search" / "metrics.json")
     scores = [row["score"] for row in document["trials"]]
     assert document["monitor"] == "disc_cost" and document["best"]["score"] == min(scores)
     assert "disc_cost" in (tmp_path / "search" / "report.txt").read_text("utf-8") and done is not None

@@ -78,6 +78,9 @@ def _entry(head: str, text: str, width: int) -> list[str]:
     return [(first + lines[0]).rstrip(), *(" " * _COLUMN + line for line in lines[1:])]
 
 
+_LONGEST_CHOICES = 65  # characters; more are listed in the help text
+
+
 def _placeholder(item: Field) -> str:
     """Return the placeholder of an option's value: its choices, or a letter for its type."""
     if item.flag:
@@ -87,11 +90,16 @@ def _placeholder(item: Field) -> str:
     if item.many:
         element = {**_PLACEHOLDERS, bool: "true|false", str: "NAME"}.get(item.kind, "NAME")
         return f"{element},{element},..."
-    return "|".join(map(str, item.choices)) or _PLACEHOLDERS.get(item.kind, "'{NAME: VALUE, ...}'")
+    choices = "|".join(map(str, item.choices))
+    if len(choices) > _LONGEST_CHOICES:
+        return "NAME"
+    return choices or _PLACEHOLDERS.get(item.kind, "'{NAME: VALUE, ...}'")
 
 
 def _option_help(item: Field) -> str:
     notes = []
+    if not item.many and _placeholder(item) == "NAME":
+        notes.append("one of " + ", ".join(map(str, item.choices)))
     if item.many and item.choices:
         notes.append("any of " + ", ".join(map(str, item.choices)))
     if item.default is not None and item.default is not False and item.default not in ("", (), {}):

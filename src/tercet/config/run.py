@@ -15,6 +15,7 @@ from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import Problem, problems_of
+from tercet.core.registry import PARTS
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,9 @@ class RunConfig(Config):
 
     def _rules(self) -> Iterable[Problem]:
         repeated = sorted({method for method in self.ensemble_methods if self.ensemble_methods.count(method) > 1})
+        for method in self.ensemble_methods:
+            if method not in METHODS and method not in PARTS["combiner"]:  # the registry is only read for others
+                yield Problem(PARTS["combiner"].unknown(method), "ensemble_methods")
         if repeated:
             yield Problem(f"ensemble_methods lists {', '.join(repeated)} twice", "ensemble_methods")
         yield from problems_of(lambda: TTAConfig.parse(self.tta), "tta")

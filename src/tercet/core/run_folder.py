@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -47,6 +47,8 @@ class RunRecord:
     """Resolved options by dotted key."""
     version: str = field(default_factory=lambda: package_version("tercet"))
     created: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    custom: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of parts of the caller's among the options, by kind."""
 
 
 def how_to_continue(record: RunRecord, path: str | Path) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ OPTIONS = {
 }
 """Options that take an object, and the kind of part that it is."""
 _NETWORKS = ("members", "backbones")
-_SENT = sorted({"network", "callback", *OPTIONS.values()} & PARTS.keys())
+_SENT = [kind for kind in PARTS if kind in {"network", "callback", *OPTIONS.values()}]
 _VARIABLE = "TERCET_CUSTOM_PARTS"  # set for child processes whose standard input has parts
 
 
@@ -195,3 +195,39 @@ def receive_parts() -> None:
     for kind, named in parts.items():
         for name, part in named.items():
             PARTS[kind].add_custom(name, part)
+
+
+def used_parts(options: Any) -> dict[str, list[str]]:
+    """Return the names of the caller's parts that occur in options, by kind."""
+    names = set(_texts(options))
+    used = {kind: sorted(names & PARTS[kind].custom().keys()) for kind in _SENT}
+    return {kind: parts for kind, parts in used.items() if parts}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.values() for text in _texts(item))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for item in value for text in _texts(item))
+
+
+def require_parts(folder: Path, custom: Mapping[str, Sequence[str]]) -> None:
+    """Check that parts of the caller's are registered.
+
+    Raises:
+        ConfigError: Lists those that are missing, and how to give them.
+    """
+    missing = [(kind, name) for kind, names in custom.items() for name in names if name not in PARTS[kind]]
+    if missing:
+        listed = ", ".join(f"{kind} '{name}'" for kind, name in missing)
+        option = {kind: option for option, kind in OPTIONS.items()}
+        keywords = [
+            f'modules={{"{name}": factory}}' if kind == "network" else f"{option[kind]}={name}"
+            for kind, name in missing
+        ]
+        raise ConfigError(
+            f"{folder} uses parts of yours ({listed}): resume it in Python with them, as in "
+            f"tercet.train(resume='{folder}', {', '.join(keywords)})"
+        )

@@ -22,6 +22,7 @@ from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
 from tercet.core.runtime import describe_environment
 from tercet.data.in_memory import DataLike, data_name, resolve_data
 from tercet.data.table import SampleTable
+from tercet.experiments.custom_parts import require_parts, used_parts
 from tercet.experiments.results import RunResult
 
 _UNSTORED = frozenset({"resume", "json", "debug"})
@@ -91,7 +92,8 @@ class Experiment(ABC, Generic[State, Result]):
         self.check()
         run = RunFolder.create(self.parsed.to_dict()["output"], f"{data_name(self.source)}{self.suffix}")
         with run.lock():
-            run.begin(RunRecord(self.command, str(self.source), self.stored_options()))
+            options = self.stored_options()
+            run.begin(RunRecord(self.command, str(self.source), options, custom=used_parts(options)))
             with run.delete_if_invalid():
                 state = self._prepare(run)
             return self._finish(run, state, console)
@@ -117,6 +119,7 @@ class Experiment(ABC, Generic[State, Result]):
         record = run.record()
         if record.command != cls.command:
             raise StorageError(f"{path} was created by tercet {record.command}: {how_to_continue(record, path)}")
+        require_parts(run.path, record.custom)
         values = parsed.to_dict()
         given = {key: values[key] for key in sorted(parsed.given - _UNSTORED)}
         given |= {key: value for key, value in more.items() if value is not None}

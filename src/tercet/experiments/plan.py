@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.combine import ensemble_method, is_fitted
-from tercet.experiments.custom_parts import OPTIONS
+from tercet.experiments.custom_parts import require_parts
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
@@ -270,23 +270,3 @@ def custom_names(members: Sequence[MemberConfig]) -> dict[str, list[str]]:
             used.setdefault(kind, set()).update(names)
     custom = {kind: sorted(names & PARTS[kind].custom().keys()) for kind, names in used.items() if kind in PARTS}
     return {kind: names for kind, names in custom.items() if names}
-
-
-def require_parts(folder: Path, custom: Mapping[str, Sequence[str]]) -> None:
-    """Check that parts of the caller's are registered.
-
-    Raises:
-        ConfigError: Lists those that are missing, and how to give them.
-    """
-    missing = [(kind, name) for kind, names in custom.items() for name in names if name not in PARTS[kind]]
-    if missing:
-        listed = ", ".join(f"{kind} '{name}'" for kind, name in missing)
-        option = {kind: option for option, kind in OPTIONS.items()}
-        keywords = [
-            f'modules={{"{name}": factory}}' if kind == "network" else f"{option[kind]}={name}"
-            for kind, name in missing
-        ]
-        raise ConfigError(
-            f"{folder} uses parts of yours ({listed}): resume it in Python with them, as in "
-            f"tercet.train(resume='{folder}', {', '.join(keywords)})"
-        )

@@ -122,8 +122,9 @@ def _training_config(config: DataConfig, trained_on: Mapping[str, Any]) -> DataC
         ModelError: The bundle records options that this version does not have.
     """
     try:
-        return _DATA_OPTIONS.parse_object({"data": trained_on["options"]}, base=[config]).of(DataConfig)
-    except (ConfigError, KeyError, AttributeError) as error:
+        options = dict(trained_on["options"])
+        return _DATA_OPTIONS.parse_object({"data": options}, base=[config]).of(DataConfig)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"this version cannot reproduce the split of the bundle's training data ({error}): evaluate it on other "
             "images, or with the version of tercet that wrote it"

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages without scripts and requests, from the template `page.html`.
+"""Self-contained HTML pages without scripts and requests, from the templates `page.html` and `blocks.html`.
 
 All text is escaped, including unprintable characters. Images are `data:` URLs, also SVG files: as such they cannot
 execute scripts, and their ids cannot collide.
@@ -128,7 +128,7 @@ def render(page: Page) -> str:
 
 def render_sections(sections: Sequence[Section]) -> str:
     """Return sections as HTML without a style sheet, for a part of another page; raises as `render`."""
-    module = _TEMPLATE.make_module({"anchor": _Anchors()})
+    module = _ENVIRONMENT.get_template("blocks.html").make_module({"anchor": _Anchors()})
     return "\n".join(str(module.section(section, 3)) for section in sections)  # type: ignore[attr-defined]
 
 
