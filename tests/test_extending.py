@@ -31,7 +31,6 @@ from tests.test_docs import blocks
 
 PAGE = [block for block in blocks("python") if block.page.name == "extending.md"]
 FAST: dict[str, Any] = {"epochs": 2, "lr": 1e-2, "batch_size": 8, "ensemble_methods": ["average"], "tensorboard": False}
-needs_metrics = pytest.mark.skipif("metric" not in PARTS, reason="metrics are not registered parts")
 
 
 class Net(nn.Module):
@@ -114,11 +113,11 @@ def error_of(photos: Path, *members: Any, **options: Any) -> str:
 
 @pytest.mark.parametrize("block", PAGE, ids=[f"line {block.line}" for block in PAGE])
 def test_programs_of_the_page_run(block: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "monitor=" in block.text and "metric" not in PARTS:
-        pytest.skip("metrics are not registered parts")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(PARTS["head"], "_values", dict(PARTS["head"]._values))
-    monkeypatch.setattr(PARTS["head"], "_custom", set())
+    for registry in PARTS.values():  # what a program registers is gone after it
+        list(registry)  # loads the built-in parts
+        monkeypatch.setattr(registry, "_values", dict(registry._values))
+        monkeypatch.setattr(registry, "_custom", set(registry._custom))
     assert len(block.text.splitlines()) <= 20
     exec(compile(block.text, str(block), "exec"), {"__name__": "program"})
 
@@ -128,7 +127,7 @@ def test_programs_of_the_page_run(block: Any, tmp_path: Path, monkeypatch: pytes
 
 def everything(folder: Path) -> dict[str, Any]:
     parts = {"augment": blur, "loss": hinge, "schedule": ramp, "optimizer": torch.optim.RMSprop}
-    parts |= {"monitor": half_error} if "metric" in PARTS else {}
+    parts["monitor"] = half_error
     return {**parts, "callbacks": [Recorder(folder / "events.txt")]}
 
 
@@ -145,7 +144,7 @@ def test_one_member_uses_every_part_and_its_files_hold_names_only(photos: Path) 
 def _plan(path: Path, **networks: Any) -> Plan:
     kinds = {"network": networks, "augmentation": {"blur": blur}, "loss": {"hinge": hinge}, "schedule": {"ramp": ramp}}
     kinds |= {"optimizer": {"RMSprop": torch.optim.RMSprop}}
-    kinds |= {"metric": {"half_error": half_error}} if "metric" in PARTS else {}
+    kinds["metric"] = {"half_error": half_error}
     for kind, parts in kinds.items():
         for name, part in parts.items():
             PARTS[kind].add_custom(name, part)
@@ -383,7 +382,6 @@ def test_a_resume_needs_the_same_parts(photos: Path) -> None:
     assert (ours / "1-Net.safetensors").read_bytes() == (theirs / "1-Net.safetensors").read_bytes()
 
 
-@needs_metrics
 def test_a_metric_selects_epochs_and_its_mistakes_are_named(photos: Path) -> None:
     def undefined(predictions: tercet.Predictions) -> float:
         return float("nan")
