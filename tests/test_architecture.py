@@ -37,7 +37,7 @@ LATE_IMPORTS = (
 )
 LATE_IMPORTS += ("tercet.experiments.tensorboard", "tercet.experiments.results")
 LATE_IMPORTS += ("tercet.inference.predictor", "tercet.data.data_module")  # ONNX files are used without PyTorch
-LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts")  # options list their names without loading PyTorch
+LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts", "tercet.ensemble.methods")  # listed by --help, quickly
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNPICKLES = ("tercet.experiments.custom_parts",)  # only what its own parent process wrote into its standard input
@@ -213,10 +213,17 @@ def test_low_layers_load_no_heavy_library() -> None:
     assert loaded_after("import " + ", ".join(light), HEAVY) == []
 
 
-HELP = "import runpy; sys.argv = ['tercet', '--help']; runpy.run_module('tercet', run_name='__main__', alter_sys=True)"
+HELP = (
+    "import runpy; sys.argv = ['tercet', {}'--help']; runpy.run_module('tercet', run_name='__main__', alter_sys=True)"
+)
+STATEMENTS = {
+    "import tercet": "import tercet",
+    "tercet --help": HELP.format(""),
+    "train --help": HELP.format("'train', "),
+}
 
 
-@pytest.mark.parametrize("statement", ["import tercet", HELP], ids=["import tercet", "python -m tercet --help"])
+@pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
 def test_import_and_help_load_no_heavy_library(statement: str) -> None:
     assert loaded_after(statement, HEAVY) == []
 

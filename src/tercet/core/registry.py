@@ -185,7 +185,7 @@ class Registry(Generic[Value]):
 PARTS: Mapping[str, Registry[Any]] = {
     "network": Registry("network", "tercet.models.build"),
     "head": Registry("head", "tercet.models.heads"),
-    "combiner": Registry("ensemble method", "tercet.ensemble.weights"),
+    "combiner": Registry("ensemble method", "tercet.ensemble.methods"),
     "dataset": Registry("data set", "tercet.data.datasets"),
     "metric": Registry("metric", "tercet.metrics.metric"),
     "augmentation": Registry("augmentation", "tercet.data.augmentations"),

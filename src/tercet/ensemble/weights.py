@@ -14,9 +14,7 @@ from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Floats, Ints, Predictions
 from tercet.ensemble.combine import (
-    ENSEMBLE_METHODS,
     Combiner,
-    EnsembleMethod,
     ensemble_method,
     normalize_weights,
     stack_members,
@@ -125,18 +123,3 @@ def _labelled_rows(members: Sequence[Predictions]) -> tuple[Floats, Ints]:
     if not first.known.any():
         raise DataError("fitting weights needs labels, and no sample has one: give labels, or use average")
     return stack[first.known], first.labels[first.known]
-
-
-def _fit_weighted(members: Sequence[Predictions], monitor: Monitor) -> Floats:
-    return fit_weights(members)  # whatever the metric, as only the log loss is convex in the weights
-
-
-for _name, _method in {
-    "average": EnsembleMethod(multilabel=True),
-    "pruned": EnsembleMethod("pruned"),
-    "vote": EnsembleMethod("vote", multilabel=True),
-    "weighted": EnsembleMethod(fit=_fit_weighted),
-    "greedy": EnsembleMethod(fit=greedy_weights),
-    "e2e": EnsembleMethod("head"),
-}.items():
-    ENSEMBLE_METHODS.register(_name)(_method)
