@@ -53,7 +53,7 @@ def table_of_files(paths: Sequence[str | Path]) -> SampleTable:
 ImageLike: TypeAlias = Any
 """A path or folder, array, tensor or PIL image; a sequence, array, Dataset or DataFrame of several; a `SampleTable`."""
 _MAX_PIXELS = 100_000_000
-_EXPECTED = "a path, a PIL image, or an array H W, H W 1 or H W 3"
+_EXPECTED = "a path, a PIL image, or an array H W, H W 1 or H W 3 (or several, N H W 1 or N H W 3)"
 
 
 class ImageInputs:
@@ -111,7 +111,7 @@ def named_images(images: ImageLike) -> Iterator[tuple[str, Any]]:
         yield from ((str(index), partial(dataset_item, images, index)) for index in range(len(images)))
         return
     images = as_sequence(images)
-    if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+    if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and _is_one_image(images)):
         images = [images]
     for index, image in enumerate(images):
         if isinstance(image, (str, Path)):
@@ -119,6 +119,11 @@ def named_images(images: ImageLike) -> Iterator[tuple[str, Any]]:
                 yield name, Path(name)
         else:
             yield str(index), image
+
+
+def _is_one_image(array: NDArray[Any]) -> bool:
+    """Return whether an array is H W or H W C, or may be meant as C H W, which is refused; N H W are grey images."""
+    return array.ndim < 3 or (array.ndim == 3 and bool({array.shape[0], array.shape[2]} & {1, 3}))
 
 
 def is_dataset(value: Any) -> bool:
