@@ -47,7 +47,7 @@ def pixel_digests(images: CachedImages, rows: Ints) -> list[bytes]:
 
 def _checksum(digests: NDArray[np.uint8], features: Features) -> str:
     """Return a checksum that shows a flipped bit."""
-    return str(zlib.crc32(features, zlib.crc32(digests)))
+    return str(zlib.crc32(features.data, zlib.crc32(digests.data)))
 
 
 @dataclass
