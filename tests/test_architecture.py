@@ -32,11 +32,13 @@ LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package i
 ENTRY_POINTS = ("tercet", "tercet.__main__")  # these may import from every layer
 LATE_IMPORTS = ("tercet", "tercet.cli.main", "tercet.cli.commands", "tercet.cli.deployment")
 LATE_IMPORTS += ("tercet.experiments.tensorboard",)
+LATE_IMPORTS += ("tercet.models.heads", "tercet.training.parts")  # options list their names without loading PyTorch
 MAX_LINES = 300
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNSAFE = ("weights_only=False", "pickle.load", "yaml.load(", "eval(", "exec(", "shell=True")
 HEAVY = ("torch", "torchvision", "lightning", "timm", "sklearn", "matplotlib")
 LIGHT = ("core.errors", "core.registry", "core.files", "core.predictions", "config")
+LIGHT += ("data.augmentations", "models.heads", "training.parts")  # providers of choices
 
 
 @dataclass(frozen=True)

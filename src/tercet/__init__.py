@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tercet.core.predictions import Predictions as Predictions
     from tercet.core.registry import register as register
     from tercet.core.submissions import write_submission as write_submission
+    from tercet.core.types import InputSpec as InputSpec
     from tercet.ensemble.bundle import Bundle as Bundle
     from tercet.ensemble.bundle import load_bundle as load_bundle
     from tercet.experiments.catalog import describe_dataset as describe_dataset
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 # name -> module below `tercet`
 _MODULES = {
     "Bundle": "ensemble.bundle",
+    "InputSpec": "core.types",
     "MultilabelPredictions": "core.multilabel",
     "OnnxModel": "inference.onnx_model",
     "Predictions": "core.predictions",

@@ -10,10 +10,9 @@ import pytest
 
 SCRIPT = """
 import os, sys, torch
-from tercet.core.torchvision_ops import declare_torchvision_operators
 
 def declared():
-    declare_torchvision_operators()
+    from tercet.core.torchvision_ops import declare_torchvision_operators  # declares them when imported
     declare_torchvision_operators()
     return [name for name in ("nms", "qnms") if hasattr(torch.ops.torchvision, name)]
 

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tercet.core.errors import ConfigError
-from tercet.data.transforms import AREA_RANGE, ASPECT_RANGE, PRESETS, Preset, augment, cutmix, erase, mixup
+from tercet.data.augmentations import PRESETS, Preset
+from tercet.data.transforms import AREA_RANGE, ASPECT_RANGE, augment, cutmix, erase, mixup
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -32,8 +32,8 @@ from tercet.experiments.train import Run, train
 from tercet.inference.predict import evaluate, predict_files
 from tercet.metrics.multilabel import score_multilabel, validation_multilabel_scores
 from tercet.models.classifier import Classifier
-from tercet.models.heads import dense_layer
 from tercet.models.label_decoder import decode_labels
+from tercet.models.layers import dense_layer
 from tercet.training.trainer import Trainer
 
 COLUMNS = {"label_columns": ["shape", "form", "framed"]}

@@ -7,7 +7,8 @@ from tercet.config.model import InputConfig, ModelConfig
 from tercet.core.errors import ConfigError
 from tercet.models.build import build
 from tercet.models.fusion_head import EndToEnd, FusionHead
-from tercet.models.heads import HEADS, GaussianNoise
+from tercet.models.heads import HEADS
+from tercet.models.layers import GaussianNoise
 from tercet.models.summary import count_parameters
 
 

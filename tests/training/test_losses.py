@@ -7,20 +7,19 @@ from torch.nn import functional
 
 from tercet.core.errors import ConfigError
 from tercet.core.types import Batch
-from tercet.training.fabric import choose_precision, require_bf16, split
-from tercet.training.losses import CrossEntropy, balanced_class_weights
-from tercet.training.optim import WeightAverage
+from tercet.training.fabric import WeightAverage, choose_precision, require_bf16, split
+from tercet.training.losses import SingleLabel, balanced_class_weights
 
 
 def test_hard_and_one_hot_labels_give_the_same_loss() -> None:
     logits, labels = torch.randn(8, 4), torch.randint(4, (8,))
-    loss = CrossEntropy(label_smoothing=0.1)
+    loss = SingleLabel(label_smoothing=0.1)
     assert loss.loss(logits, labels) == pytest.approx(float(loss.loss(logits, functional.one_hot(labels, 4).float())))
 
 
 def test_losses_of_micro_batches_add_up_with_class_weights() -> None:
     logits, labels = torch.randn(10, 3), torch.randint(3, (10,))
-    loss = CrossEntropy(class_weights=[0.2, 1.0, 3.0])
+    loss = SingleLabel(weight=[0.2, 1.0, 3.0])
     parts = sum(
         loss.loss(logits[rows], labels[rows]) * len(rows) / 10 for rows in (torch.arange(3), torch.arange(3, 10))
     )
@@ -81,14 +80,14 @@ def four_images() -> Batch:
 def test_choose_precision_keeps_weights_and_random_state(error: str) -> None:
     module, batch = FailsInBf16(error), four_images()
     before, state = module.layers[2].weight.detach().clone(), torch.get_rng_state()
-    chosen, reason = choose_precision(module, batch, CrossEntropy(), device="cpu")
+    chosen, reason = choose_precision(module, batch, SingleLabel(), device="cpu")
     assert chosen in ("32", "bf16") and "bf16" in reason
     assert torch.equal(module.layers[2].weight, before) and module.layers[2].weight.grad is None
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_without_bf16_support_auto_chooses_32_and_bf16_raises() -> None:
-    options = {"batch": four_images(), "objective": CrossEntropy(), "device": "cpu"}
+    options = {"batch": four_images(), "objective": SingleLabel(), "device": "cpu"}
     chosen, reason = choose_precision(FailsInBf16(NO_BF16_LSTM), **options)
     assert chosen == "32" and reason.endswith("primitive descriptor for the LSTM")
     with pytest.raises(ConfigError, match=r"'rows'.*bf16.*LSTM.*--precision auto"):
@@ -97,7 +96,7 @@ def test_without_bf16_support_auto_chooses_32_and_bf16_raises() -> None:
 
 
 def test_errors_that_are_not_about_bf16_are_raised() -> None:
-    options = {"batch": four_images(), "objective": CrossEntropy(), "device": "cpu"}
+    options = {"batch": four_images(), "objective": SingleLabel(), "device": "cpu"}
     for module, message in ((nn.Linear(3, 3), "shapes"), (FailsInBf16("out of memory"), "out of memory")):
         with pytest.raises(RuntimeError, match=message):
             choose_precision(module, **options)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.core.types import Batch
-from tercet.training.losses import BinaryCrossEntropy, CrossEntropy, LabelSequences, count_correct
+from tercet.training.losses import BinaryCrossEntropy, LabelSequences, SingleLabel, count_correct
 
 TARGETS = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 1]])
 
@@ -57,4 +57,4 @@ def test_correct_means_the_class_or_all_labels() -> None:
     assert count_correct(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), single_label) == 1
     assert count_correct(torch.tensor([[1.0, -1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]]), batch()) == 2
     assert count_correct(torch.zeros(2, 2), Batch(torch.zeros(2, 1), torch.full((2, 2), 0.5), ("a", "b"))) == 0
-    assert CrossEntropy()(nn.Flatten(), Batch(torch.zeros(2, 2), torch.tensor([1, 0]), ("a", "b")))[0] > 0
+    assert SingleLabel()(nn.Flatten(), Batch(torch.zeros(2, 2), torch.tensor([1, 0]), ("a", "b")))[0] > 0

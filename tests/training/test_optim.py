@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.config.training import PAPER_STAGES, StageConfig, TrainingConfig
-from tercet.training.optim import learning_rate, stage_steps
+from tercet.training.parts import learning_rate, stage_steps
 
 
 def learning_rates(stage: StageConfig, steps_per_epoch: int = 10) -> list[float]:

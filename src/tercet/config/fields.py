@@ -13,6 +13,7 @@ from typing import Any, Literal, Union
 import docstring_parser
 
 from tercet.core.errors import ConfigError
+from tercet.core.registry import PARTS
 
 COMMAND_LINE = "--"
 
@@ -92,6 +93,8 @@ class Field:
     default: Any
     owner: type
     """Configuration class that defines the field."""
+    registry: str | None = None
+    """Kind of registered part (`PARTS`) whose names are the choices: the `registry` of the field's metadata."""
 
     @property
     def name(self) -> str:
@@ -123,6 +126,8 @@ class Field:
     @property
     def choices(self) -> tuple[Any, ...]:
         """Allowed values (of each element, for a list); empty if all values of the type are allowed."""
+        if self.registry is not None:
+            return tuple(PARTS[self.registry])
         kind = self.element or self.inner
         return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
@@ -138,9 +143,10 @@ class Field:
 
     def expected(self) -> str:
         """Return the type in words."""
-        if self.element is None:
-            return describe(self.inner)
-        return "a list" if self.element is Any else f"a list, each {describe(self.element)}"
+        if self.element is Any:
+            return "a list"
+        kind = "one of " + ", ".join(map(str, self.choices)) if self.choices else describe(self.element or self.inner)
+        return kind if self.element is None else f"a list, each {kind}"
 
 
 @functools.cache
@@ -150,9 +156,7 @@ def _field_docs(kind: type) -> dict[str, str]:
 
 
 def describe(kind: Any) -> str:
-    """Return a type in words, such as 'a whole number' or 'one of none, rnn, gru, lstm'."""
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    """Return a type in words, such as 'a whole number'."""
     if dataclasses.is_dataclass(kind):
         return "a mapping of " + ", ".join(field.name for field in dataclasses.fields(kind))
     return _NAMES.get(typing.get_origin(kind) or kind, "a value")
@@ -179,4 +183,4 @@ def list_fields(kind: type[Any], prefix: str, sections: set[str]) -> Iterator[Fi
         default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
         if default is dataclasses.MISSING:
             raise TypeError(f"{kind.__name__}.{item.name} needs a default to be an option")
-        yield Field(key, hint, default, kind)
+        yield Field(key, hint, default, kind, item.metadata.get("registry"))

@@ -165,7 +165,7 @@ class ModelConfig:
     10-13)."""
     num_biases: Literal[1, 2] = 2
     """Bias vectors per gate: 2 (PyTorch) or 1 (Keras and the paper's parameter counts)."""
-    head: Literal["paper", "linear", "mlp"] = "paper"
+    head: str = field(default="paper", metadata={"registry": "head"})
     """Classification head: noise + dense + ReLU + linear (paper), linear, or dense + ReLU + dropout + linear (mlp)."""
     head_hidden_dim: int | None = None
     """Hidden dimension of the head (paper: 1024, mlp: 512, leaf-cnn: 4096, small-cnn and row classifiers: 32)."""

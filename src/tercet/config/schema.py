@@ -181,6 +181,7 @@ class Schema:
             or not finite
             or not (text or _same_type(value, parsed))
             or (kinds and type(parsed) not in kinds)
+            or (field.registry is not None and parsed not in field.choices)
         ):
             hint = (
                 did_you_mean(original, [str(choice) for choice in field.choices]) if isinstance(original, str) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tercet.core.errors import raise_problems
@@ -18,7 +18,7 @@ class StageConfig:
     """Number of epochs (may be fractional)."""
     steps: int | None = None
     """Number of optimizer steps, instead of epochs."""
-    schedule: Literal["time", "constant", "cosine", "plateau"] = "time"
+    schedule: str = field(default="time", metadata={"registry": "schedule"})
     """Learning rate schedule: Keras' time-based decay, constant, cosine annealing to zero, or reduce on plateau."""
     decay: float | None = None
     """Time-based decay per step: lr / (1 + decay * step) (default: lr / epochs, as in the paper)."""
@@ -63,7 +63,7 @@ class TrainingConfig:
     """Number of epochs of a single stage, instead of stages."""
     lr: float | None = None
     """Learning rate of a single stage (default: 1e-3)."""
-    schedule: Literal["time", "constant", "cosine", "plateau"] = "constant"
+    schedule: str = field(default="constant", metadata={"registry": "schedule"})
     """Learning rate schedule of a single stage."""
     patience: int | None = None
     """Early stopping of a single stage: epochs without improvement of the monitored metric."""
@@ -71,15 +71,17 @@ class TrainingConfig:
     """Time limit of the training in seconds (paper: 12 hours)."""
     batch_size: int = 32
     """Images per optimizer step (batch size)."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: str = field(default="adam", metadata={"registry": "optimizer"})
     """Adam, AdamW, or SGD with Nesterov momentum 0.9."""
     weight_decay: float = 0.0
     """Weight decay (not applied to biases and normalization layers)."""
+    loss: str = field(default="cross-entropy", metadata={"registry": "loss"})
+    """Loss of single-label members; multi-label ones use that of labels.decoder."""
     label_smoothing: float = 0.0
     """Label smoothing: fraction of the target probability that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """Class weights in the loss: none, or inverse class frequencies (balanced)."""
-    augment: Literal["none", "flip", "light", "light-flip", "paper", "paper-noflip", "leaves"] = "none"
+    augment: str = field(default="none", metadata={"registry": "augmentation"})
     """Augmentation: horizontal flips, small shifts (light), both, the paper's with or without flips, or brightness,
     contrast, rotation and flips (leaves)."""
     random_erasing: float = 0.0

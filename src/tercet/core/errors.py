@@ -7,6 +7,7 @@
     ├── StorageError       5   disk full, no permission, output exists (also OSError)
     ├── DivergedError      6   the loss is not finite (also ArithmeticError)
     ├── MemoryExhausted    7   out of memory (also MemoryError)
+    ├── PartError          8   a network, loss, callback, ... of the caller's raised an exception
     ├── Interrupted  130/143   Ctrl-C or SIGTERM; the state is saved
     └── Crashed    128+signal  a child process was killed by a signal: crash of native code, or out of memory
 
@@ -15,7 +16,8 @@ Messages are one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TercetError(Exception):
@@ -58,6 +60,12 @@ class MemoryExhausted(TercetError, MemoryError):
     """Out of memory."""
 
     exit_code = 7
+
+
+class PartError(TercetError):
+    """A network, loss, callback or other part of the caller's raised an exception, or returned an unusable value."""
+
+    exit_code = 8
 
 
 class Interrupted(TercetError):
@@ -108,3 +116,25 @@ def to_tercet_error(error: Exception) -> TercetError | None:
     if isinstance(error, OSError):
         return StorageError(f"{error.strerror or text}: {error.filename}" if error.filename else text)
     return None
+
+
+def describe_result(value: object) -> str:
+    """Return type and shape of what a part of the caller's returned, for messages."""
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__name__} of shape {tuple(shape)}" if shape is not None else f"{type(value).__name__}"
+
+
+@contextmanager
+def naming_part(part: str) -> Iterator[None]:
+    """Turn an exception within the block into a `PartError` that names the part, with the exception as its cause.
+
+    Args:
+        part: Kind and name, such as "loss 'focal'".
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TercetError) or is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()
+        raise PartError(f"{part} raised {type(error).__name__}{f': {reason[0]}' if reason else ''}") from error

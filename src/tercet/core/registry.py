@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -178,8 +179,21 @@ PARTS: Mapping[str, Registry[Any]] = {
     "head": Registry("head", "tercet.models.heads"),
     "combiner": Registry("ensemble method", "tercet.ensemble.weights"),
     "dataset": Registry("data set", "tercet.data.load"),
+    "augmentation": Registry("augmentation", "tercet.data.augmentations"),
+    "loss": Registry("loss", "tercet.training.parts"),
+    "optimizer": Registry("optimizer", "tercet.training.parts"),
+    "schedule": Registry("schedule", "tercet.training.parts"),
+    "callback": Registry("callback"),
 }
 """The registry of each kind of part that can be added."""
+
+
+def accepts(function: Callable[..., Any], argument: str) -> bool:
+    """Return whether a function has a parameter of this name; `**kwargs` do not count."""
+    try:
+        return argument in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
 
 
 def register(kind: str, name: str, part: Any = None, *, replace: bool = False) -> Any:

@@ -6,6 +6,8 @@ import platform
 import random
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -96,6 +98,19 @@ def restore_generators(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextmanager
+def seeded_generators(seed: int) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and torch within the block, and restore their states afterwards."""
+    states, python_state, numpy_state = generator_states(), random.getstate(), np.random.get_state()
+    seed_everything(seed)
+    try:
+        yield
+    finally:
+        restore_generators(states)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The torchvision wheel is built for CUDA. With a CPU torch its binary extension does not load, and its Python code then
 fails with "operator torchvision::nms does not exist", because it registers fake kernels for two undeclared operators.
 Declaring their schemas is enough, since classification never calls them. If the extension loads, nothing is changed.
-Packages that import timm, torchvision or lightning call this first.
+Modules that import timm, torchvision or lightning import this one first.
 """
 
 from __future__ import annotations
@@ -33,3 +33,6 @@ def declare_torchvision_operators() -> None:
     for name in ("nms", "qnms"):
         operators.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(operators)
+
+
+declare_torchvision_operators()

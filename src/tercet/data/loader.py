@@ -17,13 +17,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tercet.core.errors import ConfigError, DataError, MemoryExhausted
-from tercet.core.registry import did_you_mean
 from tercet.core.resize import CropMode, Interpolation, fit_size, to_channels
 from tercet.core.types import Batch, InputSpec
+from tercet.data.augmentations import AUGMENTATIONS
 from tercet.data.decode import Pixels
 from tercet.data.image_cache import CachedImages
 from tercet.data.table import UNLABELLED, Ints
-from tercet.data.transforms import PRESETS, augment, cutmix, erase, mixup
+from tercet.data.transforms import augment, cutmix, erase, mixup
 
 _ORDER, _AUGMENT, _MIX, _ERASE = range(4)  # purposes of the random generators
 _NATIVE_RATIO = 4  # images with at most this many times the pixels of the largest spec are augmented before the resize
@@ -126,7 +126,7 @@ class ImageLoader:
         batch_size: Images per batch.
         seed: Seed of order, augmentation and mixing.
         shuffle: Draw a new order each epoch.
-        augment: Name of an augmentation preset.
+        augment: Name of an augmentation.
         random_erasing: Probability of random erasing; 0 is off.
         mixup: Alpha of Mixup; 0 is off.
         cutmix: Alpha of CutMix; 0 is off. With both, each batch uses one of them with equal probability.
@@ -134,7 +134,7 @@ class ImageLoader:
         num_workers: Decoding processes, if images are decoded on demand.
 
     Raises:
-        ConfigError: The preset is unknown, or the channels do not fit a network.
+        ConfigError: The augmentation is unknown, or the channels do not fit a network.
         ValueError: Columns differ in length, or labels that mixing or balancing needs are missing.
     """
 
@@ -176,8 +176,7 @@ class ImageLoader:
             raise ValueError(f"{counts}: the numbers must be equal")
         if not specs or self._batch_size < 1:
             raise ValueError("a loader needs a spec and a positive batch size")
-        if self._augment not in PRESETS:
-            raise ConfigError(f"unknown augmentation '{self._augment}'{did_you_mean(self._augment, PRESETS)}")
+        _ = AUGMENTATIONS[self._augment]  # raises for unknown names
         for spec in specs:
             if images.channels != 1 and spec.channels not in (1, images.channels):
                 raise ConfigError(

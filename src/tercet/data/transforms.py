@@ -2,99 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tercet.core.errors import ConfigError
-from tercet.core.registry import did_you_mean
+from tercet.core.errors import PartError, describe_result, naming_part
+from tercet.core.registry import accepts
+from tercet.core.runtime import seeded_generators
+from tercet.data.augmentations import AUGMENTATIONS, Augmentation, Preset
 
 _NUM_DRAWS = 9  # rotation, two shifts, shear, two zooms, channel shift, two flips
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Ranges of uniform random transforms, drawn per image; a single value v stands for the range [-v, v)."""
-
-    rotation: float = 0.0
-    """Angle in degrees."""
-    shift: float = 0.0
-    """Shift as a fraction of height and of width."""
-    shear: float = 0.0
-    """Shear angle in degrees."""
-    zoom_range: tuple[float, float] = (1.0, 1.0)
-    """Factors on the coordinates, independent for height and width; above 1 the image shrinks."""
-    channel_shift: float = 0.0
-    """Value added to all channels, on the [0, 1] scale, clipped to the image's own range."""
-    horizontal_flip: bool = False
-    """Flip left to right with probability 0.5."""
-    vertical_flip: bool = False
-    """Flip top to bottom with probability 0.5."""
-    same_zoom: bool = False
-    """Use one zoom factor for height and width."""
-    contrast: float = 0.0
-    """Relative change of all values."""
-    brightness: float = 0.0
-    """Value added to all channels after the contrast change, on the [0, 1] scale, clipped to [0, 1]."""
-
-    @property
-    def is_geometric(self) -> bool:
-        """Whether the affine map is not the identity."""
-        return bool(self.rotation or self.shift or self.shear) or self.zoom_range != (1.0, 1.0)
-
-
-_LIGHT = {"rotation": 8.0, "shift": 0.08, "zoom_range": (0.92, 1.08)}
-_PAPER = {"rotation": 30.0, "shift": 0.3, "shear": 0.3, "zoom_range": (0.7, 1.3), "channel_shift": 10 / 255}
-
-PRESETS: dict[str, Preset] = {
-    "none": Preset(),
-    "flip": Preset(horizontal_flip=True),
-    "light": Preset(**_LIGHT),  # type: ignore[arg-type]
-    "light-flip": Preset(**_LIGHT, horizontal_flip=True),  # type: ignore[arg-type]
-    "paper": Preset(**_PAPER, horizontal_flip=True, vertical_flip=True),  # type: ignore[arg-type]
-    "paper-noflip": Preset(**_PAPER),  # type: ignore[arg-type]
-    "leaves": Preset(
-        rotation=45.0,
-        shift=1 / 16,
-        zoom_range=(0.9, 1.1),
-        same_zoom=True,
-        contrast=0.2,
-        brightness=0.2,
-        horizontal_flip=True,
-        vertical_flip=True,
-    ),
-}
-"""Presets by name. `paper` is the published one, whose shear of 0.3 is in degrees (almost none). `leaves` has the
-transforms of the fifth place in the leaf competition, with common ranges, since none were published."""
-
-
-def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, augmentation: str | Augmentation, generator: torch.Generator) -> Tensor:
     """Augment each image of a batch at random.
 
-    In this order: one affine map about the centre (rotation, shift, shear, zoom; bilinear, border padding), channel
-    shift, contrast and brightness, flips.
+    Ranges are applied in this order: one affine map about the centre (rotation, shift, shear, zoom; bilinear, border
+    padding), channel shift, contrast and brightness, flips.
 
     Args:
         images: B C H W in [0, 1].
-        preset: A name of `PRESETS`, or custom ranges.
-        generator: CPU generator; the draws depend only on its state and B.
+        augmentation: A registered name, ranges, or a function.
+        generator: CPU generator; the draws depend only on its state and B. A function without a parameter of this name
+            draws from the global generators, which are seeded by it for the call.
 
     Returns:
         B C H W.
 
     Raises:
-        ConfigError: The preset's name is unknown.
+        ConfigError: The name is unknown.
+        PartError: A function raises an exception, or returns another shape.
     """
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ConfigError(
-                f"unknown augmentation '{preset}'{did_you_mean(preset, PRESETS)} (known: {', '.join(PRESETS)})"
-            )
-        preset = PRESETS[preset]
-    if preset == PRESETS["none"]:
+    name = augmentation if isinstance(augmentation, str) else getattr(augmentation, "__name__", "of the caller")
+    preset = AUGMENTATIONS[augmentation] if isinstance(augmentation, str) else augmentation
+    if not isinstance(preset, Preset):
+        return _call(preset, name, images, generator)
+    if preset == Preset():
         return images
     draws = torch.rand(len(images), _NUM_DRAWS, generator=generator)  # B 9
     augmented = _affine(images, preset, draws) if preset.is_geometric else images
@@ -111,6 +57,21 @@ def augment(images: Tensor, preset: str | Preset, generator: torch.Generator) ->
             flipped = (draws[:, column] < 0.5).to(images.device).view(-1, 1, 1, 1)
             augmented = torch.where(flipped, augmented.flip(axis), augmented)
     return augmented
+
+
+def _call(function: Callable[..., Tensor], name: str, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Augment images by a function of the caller's."""
+    with naming_part(f"augmentation '{name}'"):
+        if accepts(function, "generator"):
+            augmented = function(images, generator=generator)
+        else:
+            with seeded_generators(int(torch.randint(2**62, (1,), generator=generator))):
+                augmented = function(images)
+    if not isinstance(augmented, Tensor) or augmented.shape != images.shape:
+        raise PartError(
+            f"augmentation '{name}' returned {describe_result(augmented)}, expected the images' {tuple(images.shape)}"
+        )
+    return augmented.to(images)
 
 
 def _symmetric(draws: Tensor, limit: float) -> Tensor:

@@ -11,7 +11,7 @@ Loading executes no code from these files and detects changed bytes. Shapes: B i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tercet.ensemble.member import Member as Member
 from tercet.ensemble.member import describe_member, load_member
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.models.forward import predict_logits
+from tercet.models.registry import NETWORKS, Factory, as_factory
 from tercet.models.summary import count_parameters
 from tercet.models.tta import enlarged_input_spec
 from tercet.models.weight_files import save_weights
@@ -221,11 +222,18 @@ class Bundle:
         write_manifest(folder, manifest)
 
 
-def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
+def load_bundle(
+    path: str | Path, *, device: str = "cpu", modules: Mapping[str, Factory | nn.Module] | None = None
+) -> Bundle:
     """Load a bundle, or the bundle of a run folder.
 
+    Args:
+        path: The folder.
+        device: Device of the networks.
+        modules: The caller's networks by name: factories, or modules. A bundle stores their weights, but no code.
+
     Raises:
-        ModelError: The folder is not a bundle, or was changed.
+        ModelError: The folder is not a bundle, was changed, or has a network of the caller's that is not in `modules`.
         ConfigError: The path is a torch.export program.
     """
     reject_program(path)
@@ -235,7 +243,8 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     manifest = read_manifest(folder)
     try:
         check_files(folder, manifest["files"])
-        return _rebuild(folder, manifest, device)
+        with NETWORKS.scoped({name: as_factory(network) for name, network in (modules or {}).items()}):
+            return _rebuild(folder, manifest, device)
     except KeyError as error:
         raise ModelError(f"the bundle {folder} is damaged: {error} is missing from its manifest") from error
     except (ValueError, TypeError, AttributeError, OSError) as error:  # malformed values in the manifest

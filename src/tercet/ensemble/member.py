@@ -14,6 +14,8 @@ from tercet.config.tta import NO_TTA, TTAConfig
 from tercet.core.errors import ConfigError, ModelError
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
+from tercet.models.heads import HEADS
+from tercet.models.registry import NETWORKS
 from tercet.models.tta import TTAModel
 from tercet.models.weight_files import load_weights
 
@@ -49,6 +51,7 @@ def describe_member(member: Member, file: str) -> dict[str, Any]:
         "network": classifier.network,
         "options": config.to_dict(),
         "input": classifier.spec.to_dict(),
+        **({"custom": True} if classifier.custom else {}),
         **tta,
         "weights": file,
     }
@@ -64,12 +67,20 @@ def load_member(weights: dict[str, Path], entry: dict[str, Any], num_classes: in
         device: Device of the network.
 
     Raises:
-        ModelError: The weights do not fit the network, or are not finite.
+        ModelError: The weights do not fit the network, or are not finite; or a network or head is the caller's and
+            not registered.
     """
+    name, network = entry["name"], entry["network"]
+    if entry.get("custom") and network not in NETWORKS:
+        hint = f'load_bundle(path, modules={{"{network}": factory}})'
+        raise ModelError(f"member {name} uses the network '{network}' of yours: {hint}")
     config = ModelConfig.from_dict(entry["options"])
+    if config.head not in HEADS:
+        hint = f'call tercet.register("head", "{config.head}", builder) first'
+        raise ModelError(f"member {name} uses the unknown head '{config.head}': if it is yours, {hint}")
     size, channels = tuple(entry["input"]["size"]), entry["input"]["channels"]
     classifier = build(
-        entry["network"],
+        network,
         num_classes=num_classes,
         config=config,
         channels=channels,
@@ -79,7 +90,7 @@ def load_member(weights: dict[str, Path], entry: dict[str, Any], num_classes: in
     load_finite(weights[entry["weights"]], classifier)
     values = entry.get("tta", {"views": "none", "seed": 0})
     tta = TTAConfig.parse(values["views"], seed=int(values["seed"]))
-    return Member(entry["name"], classifier.to(device), config, tta)
+    return Member(name, classifier.to(device), config, tta)
 
 
 def load_finite(path: Path, module: nn.Module) -> None:

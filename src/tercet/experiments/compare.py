@@ -35,6 +35,7 @@ from tercet.experiments.compare_grid import (
     with_seeds,
 )
 from tercet.experiments.compare_results import compare_networks, read_networks, report_text, write_tables
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.jobs import raise_failures
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
@@ -103,8 +104,9 @@ def compare(
         if not (isinstance(source, Predictions) and isinstance(other, Predictions)) or options:
             raise ConfigError("give two predictions and no options, or a data source")
         return compare_predictions(source, other)
-    parsed = COMPARE.parse_object(options)
-    return run_comparison(source, parsed, resume=resume, console=console or Console(quiet=True))
+    with custom_parts(options, resume=resume) as named:
+        parsed = COMPARE.parse_object(named)
+        return run_comparison(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 def run_comparison(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
 from tercet.core.predictions import Predictions
 from tercet.core.progress import print_status
+from tercet.core.registry import PARTS
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment, plan_threads
 from tercet.core.yaml_io import dump_yaml, read_mapping
@@ -27,6 +28,7 @@ from tercet.data.folds import make_folds
 from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.bundle import Bundle, load_bundle
 from tercet.experiments.crossval_results import finalize_folds
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
 from tercet.experiments.jobs import planned_jobs, raise_failures, run_jobs
@@ -46,10 +48,12 @@ class CrossValidation:
     metrics: Mapping[str, Any]
     """Content of `metrics.json`: scores per fold and of all held-out rows, of members and ensembles."""
     report: str
+    modules: Mapping[str, Any] = field(default_factory=PARTS["network"].custom, repr=False, compare=False)
+    """Networks of the caller's that it was trained with, by name."""
 
     def bundle(self) -> Bundle:
         """Load the average of the folds' chosen models."""
-        return load_bundle(self.path / "bundle")
+        return load_bundle(self.path / "bundle", modules=self.modules)
 
     def predictions(self, name: str = CHOSEN) -> Predictions:
         """Load the held-out predictions of all folds: of their chosen models, a member, or an ensemble method."""
@@ -76,8 +80,9 @@ def crossval(
     Raises:
         TercetError: See `tercet.core.errors`; continue an interrupted cross-validation with `resume`.
     """
-    parsed = CROSSVAL.parse_object(options)
-    return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))
+    with custom_parts(options, resume=resume) as named:
+        parsed = CROSSVAL.parse_object(named)
+        return run_crossval(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 def run_crossval(

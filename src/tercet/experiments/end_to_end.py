@@ -29,7 +29,7 @@ from tercet.ensemble.combiners import apply_head, stack_probabilities
 from tercet.ensemble.cross_fit import cross_fit
 from tercet.experiments.plan import Plan
 from tercet.models.fusion_head import EndToEnd, FusionHead
-from tercet.training.losses import CrossEntropy, Objective
+from tercet.training.losses import Objective, SingleLabel
 from tercet.training.trainer import Trainer
 
 
@@ -210,7 +210,7 @@ class EndToEndFitter:
 
 def joint_objective(aux_loss_weight: float) -> Objective:
     """Return the loss (1 - aux_loss_weight) * CE(ensemble) + aux_loss_weight * mean of CE(member)."""
-    entropy = CrossEntropy()
+    entropy = SingleLabel()
 
     def objective(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.targets is not None

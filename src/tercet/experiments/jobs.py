@@ -103,4 +103,4 @@ def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:
         lines = "; ".join(f"member {failure.job.title}: {failure.message}" for failure in failures)
         error = TercetError(f"{lines}. The other members are finished: continue with --resume {run.path}")
         error.exit_code = failures[0].exit_code
-        raise error
+        raise error from failures[0].cause

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,29 +12,32 @@ import numpy as np
 import torch
 
 from tercet.config.model import ModelConfig
+from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import to_tercet_error
 from tercet.core.files import write_text
+from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
-from tercet.core.runtime import seed_everything
+from tercet.core.runtime import seed_everything, seeded_generators
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.experiments.multilabel import multilabel_objective, save_multilabel
-from tercet.experiments.plan import Plan
+from tercet.experiments.plan import Plan, custom_names
+from tercet.experiments.pool import report_to_parent
 from tercet.experiments.tensorboard import stage_images
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, score, validation_scores
 from tercet.metrics.multilabel import validation_multilabel_scores
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
+from tercet.models.registry import check_logits
 from tercet.models.summary import summarize
-from tercet.training.callbacks import Callback, EpochLog, EventStream, tensorboard
+from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, tensorboard
 from tercet.training.checkpoint import TrainingResult
-from tercet.training.fabric import bf16_fault, choose_precision, require_bf16
-from tercet.training.losses import CrossEntropy, Objective, balanced_class_weights
+from tercet.training.fabric import bf16_fault, check_step, choose_precision, require_bf16
+from tercet.training.losses import Objective, SingleLabel, balanced_class_weights
 from tercet.training.trainer import Trainer
 
 SPEED_BATCH = 64
@@ -102,23 +104,46 @@ def train_member(
     folder.finish(summary)
 
 
-def check_bf16(plan: Plan, prepared: DataModule) -> None:
-    """Check, before any training, that this machine computes in bf16 every member that is to be trained in it.
+def member_objective(plan: Plan, member: MemberConfig, prepared: DataModule, rows: Rows) -> Objective:
+    """Return the loss of a member for its training rows.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The loss does not accept class weights or label smoothing.
     """
-    checked: list[tuple[str, ModelConfig]] = []
+    if plan.multilabel:
+        return multilabel_objective(member.model.labels, prepared.table.take(rows).class_counts())
+    config, weights = member.training, None
+    if config.class_weights != "none":
+        counts = np.bincount(prepared.table.labels[rows], minlength=len(plan.classes))
+        weights = balanced_class_weights(counts.tolist())
+    return SingleLabel(config.loss, weight=weights, label_smoothing=config.label_smoothing)
+
+
+def check_trainings(plan: Plan, prepared: DataModule) -> None:
+    """Try a step with two images, before any training, of members with parts of the caller's or in bf16.
+
+    Raises:
+        PartError: A part raises an exception, or returns another shape than expected.
+        ConfigError: This machine cannot compute a member in bf16.
+    """
+    checked: list[tuple[str, ModelConfig, TrainingConfig]] = []
     for member in plan.members:
-        if member.training.precision != "bf16" or (member.network, member.model) in checked:
+        config, key = member.training, (member.network, member.model, member.training)
+        custom = any(custom_names([member]).values())
+        if key in checked or not (custom or config.precision == "bf16"):
             continue
-        checked.append((member.network, member.model))
-        classifier = plan.build(member, load_weights=False)
-        rows = prepared.rows("train")[:2]
-        batch = next(iter(prepared.loader(rows, (classifier.spec,)).epoch(0)))
-        counts = prepared.table.take(rows).class_counts() if plan.multilabel else None
-        objective = CrossEntropy() if counts is None else multilabel_objective(member.model.labels, counts)
-        require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
+        checked.append(key)
+        with seeded_generators(0):
+            classifier = plan.build(member, load_weights=False)
+            rows, specs = prepared.rows("train")[:2], (classifier.spec,)
+            data = replace(plan.data_config, num_workers=0)
+            batch = next(iter(prepared.training_loader(rows, specs, training=config, data=data, seed=0).epoch(0)))
+            objective = member_objective(plan, member, prepared, rows)
+            if custom:
+                check_logits(classifier, batch.images, member=member.name)
+                check_step(classifier, batch, objective, device=plan.device)
+        if config.precision == "bf16":
+            require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
 
 
 @dataclass(frozen=True)
@@ -149,7 +174,7 @@ class _MemberTrainer:
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
         monitor_rows = self.prepared.rows(plan.monitor_split)
         workers = plan.data_config.num_workers
-        objective = self.objective(config, rows)
+        objective = member_objective(plan, member, self.prepared, rows)
         if config.precision != "32":
             batch = next(iter(batches.epoch(0)))
             config = replace(config, precision=self.precision(config, classifier, batch, objective))
@@ -163,7 +188,8 @@ class _MemberTrainer:
             device=plan.device,
             objective=objective,
             scorer=scorer,
-            callbacks=[*logs, *callbacks],
+            callbacks=[*logs, *callbacks, CustomCallbacks(PARTS["callback"].custom().values())],
+            name=self.name if self.fold is None else f"{self.name}, fold {self.fold + 1}",
         )
         training.resume()
         result = training.run()
@@ -211,17 +237,6 @@ class _MemberTrainer:
         )
         return scorer, [log, *callbacks]
 
-    def objective(self, config: TrainingConfig, rows: Rows) -> Objective:
-        """Return the loss for the training rows."""
-        if self.plan.multilabel:
-            counts = self.prepared.table.take(rows).class_counts()
-            return multilabel_objective(self.plan.member(self.name).model.labels, counts)
-        weights = None
-        if config.class_weights != "none":
-            counts = np.bincount(self.prepared.table.labels[rows], minlength=len(self.plan.classes))
-            weights = balanced_class_weights(counts.tolist())
-        return CrossEntropy(class_weights=weights, label_smoothing=config.label_smoothing)
-
     def save(self, classifier: Classifier) -> dict[str, Any]:
         """Save the member's predictions and bundle; return additions to its summary."""
         member = Member(
@@ -264,22 +279,6 @@ def main() -> int:
         train_member(run, arguments.name, fold=arguments.fold, callbacks=[events])
 
     return report_to_parent(work)
-
-
-def report_to_parent(work: Callable[[EventStream], None]) -> int:
-    """Run `work` with an event stream to standard output and return the exit code of this process."""
-    events = EventStream(sys.stdout)
-    try:
-        work(events)
-    except BrokenPipeError:
-        os._exit(1)  # the parent process is gone
-    except Exception as error:
-        explained = to_tercet_error(error)
-        if explained is None:
-            raise
-        events.error(str(explained), explained.exit_code)
-        return explained.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, Fusio
 from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import read_json, write_json
+from tercet.core.registry import PARTS
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.weights import is_fitted
+from tercet.experiments.custom_parts import OPTIONS
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
@@ -191,13 +194,19 @@ class Plan:
             "notes": list(self.notes),
             "compared": self.compared,
             "multilabel": self.multilabel,
+            "custom": custom_names(self.members),
         }
         write_json(run.plan, values)
 
     @classmethod
     def load(cls, run: RunFolder) -> Plan:
-        """Read the plan of a run."""
+        """Read the plan of a run.
+
+        Raises:
+            ConfigError: It has parts of the caller's that are not registered.
+        """
         values = read_json(run.plan)
+        require_parts(run.path, values.get("custom", {}))
         parsed = CommandOptions("plan", groups=_GROUPS).parse_object(values["options"])
         return cls(
             data=values["data"],
@@ -239,3 +248,44 @@ def member_from_dict(values: dict[str, Any]) -> MemberConfig:
     parsed = MEMBER_OPTIONS.parse_object(values["options"])
     model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
     return MemberConfig(values["name"], values["model"], model, training, values.get("seed"))
+
+
+def custom_names(members: Sequence[MemberConfig]) -> dict[str, list[str]]:
+    """Return the names of the caller's parts that members use, by kind."""
+    used: dict[str, set[str]] = {}
+    for member in members:
+        training = member.training
+        stages = training.stages or ()
+        names_of: dict[str, list[str]] = {
+            "network": [member.network],
+            "head": [member.model.head],
+            "augmentation": [training.augment],
+            "loss": [training.loss],
+            "optimizer": [training.optimizer],
+            "schedule": [training.schedule, *(stage.schedule for stage in stages)],
+            "metric": [training.monitor],
+        }
+        for kind, names in names_of.items():
+            used.setdefault(kind, set()).update(names)
+    custom = {kind: sorted(names & PARTS[kind].custom().keys()) for kind, names in used.items() if kind in PARTS}
+    return {kind: names for kind, names in custom.items() if names}
+
+
+def require_parts(folder: Path, custom: Mapping[str, Sequence[str]]) -> None:
+    """Check that parts of the caller's are registered.
+
+    Raises:
+        ConfigError: Lists those that are missing, and how to give them.
+    """
+    missing = [(kind, name) for kind, names in custom.items() for name in names if name not in PARTS[kind]]
+    if missing:
+        listed = ", ".join(f"{kind} '{name}'" for kind, name in missing)
+        option = {kind: option for option, kind in OPTIONS.items()}
+        keywords = [
+            f'modules={{"{name}": factory}}' if kind == "network" else f"{option[kind]}={name}"
+            for kind, name in missing
+        ]
+        raise ConfigError(
+            f"{folder} uses parts of yours ({listed}): resume it in Python with them, as in "
+            f"tercet.train(resume='{folder}', {', '.join(keywords)})"
+        )

@@ -12,21 +12,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from tercet.core.errors import Interrupted, to_tercet_error
+from tercet.core.errors import Interrupted, PartError, to_tercet_error
 from tercet.core.history import EpochRow
 from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan
 from tercet.data.data_module import DataModule
-from tercet.training.callbacks import Callback
+from tercet.experiments.custom_parts import UnsendableError, child_environment, pack_parts, receive_parts
+from tercet.training.callbacks import Callback, EventStream
 from tercet.training.callbacks import TrainingProgress as StepProgress
 from tercet.training.signals import StopSignal
 
@@ -65,6 +67,8 @@ class FailedJob:
     job: PoolTask
     message: str
     exit_code: int
+    cause: Exception | None = None
+    """The error, if the training ran in this process."""
 
 
 @dataclass
@@ -98,7 +102,10 @@ def run_all(
     """Run jobs as `run_jobs` does; the next job is drawn only when a process is free, after the previous `on_end`."""
     with display.progress:
         if threads.jobs > 1:
-            return _Pool(root, iter(jobs), threads, display).run()
+            try:
+                return _Pool(root, iter(jobs), threads, display, pack_parts()).run()
+            except UnsendableError as error:
+                print_status(display.console, f"{error}: the trainings run one after another in this process")
         failures = [_run_here(job, root, threads, prepared, display) for job in jobs]
         return [failure for failure in failures if failure is not None]
 
@@ -116,7 +123,7 @@ def _run_here(
         explained = to_tercet_error(error)
         if explained is None:
             raise
-        failure = FailedJob(job, str(explained), explained.exit_code)
+        failure = FailedJob(job, str(explained), explained.exit_code, error)
     finally:
         display.end(job.title)
     job.on_end(failure)
@@ -141,7 +148,9 @@ class _Pool:
     jobs: Iterator[PoolTask]
     threads: ThreadPlan
     display: ProgressDisplay
-    running: dict[PoolTask, subprocess.Popen[str]] = field(default_factory=dict)
+    parts: bytes | None = None
+    """Parts of the caller's for the children."""
+    running: dict[PoolTask, subprocess.Popen[bytes]] = field(default_factory=dict)
     failures: list[FailedJob] = field(default_factory=list)
     errors: dict[PoolTask, tuple[str, int]] = field(default_factory=dict)
     events: queue.Queue[tuple[PoolTask, dict[str, Any] | None]] = field(default_factory=queue.Queue)
@@ -176,20 +185,22 @@ class _Pool:
                 [sys.executable, "-m", *job.command],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **self.threads.environment()},
-                text=True,
+                stdin=subprocess.DEVNULL if self.parts is None else subprocess.PIPE,
+                env={**os.environ, **self.threads.environment(), **child_environment(self.parts)},
                 start_new_session=True,
             )
         self.running[job] = process
         threading.Thread(target=self.read_events, args=(job, process), daemon=True).start()
 
-    def read_events(self, job: PoolTask, process: subprocess.Popen[str]) -> None:
-        """Queue the events of a child; None when its output ends."""
+    def read_events(self, job: PoolTask, process: subprocess.Popen[bytes]) -> None:
+        """Send the parts of the caller's to a child, and queue its events; None when its output ends."""
         assert process.stdout is not None
+        if process.stdin is not None and self.parts is not None:
+            with suppress(BrokenPipeError), process.stdin as stream:  # a child that ended reports why
+                stream.write(self.parts)
         with process.stdout as lines:
             for line in lines:
-                if line.startswith("{"):
+                if line.startswith(b"{"):
                     self.events.put((job, json.loads(line)))
         self.events.put((job, None))
 
@@ -214,7 +225,7 @@ class _Pool:
 
     def describe_exit(self, job: PoolTask, code: int) -> tuple[str, int]:
         """Return message and exit code for a child that ended without reporting an error."""
-        if code == -signal.SIGKILL:
+        if code == -9:  # SIGKILL, which Windows lacks
             return "its process was killed, probably out of memory: use a smaller --batch-size or --threads 2", 7
         lines = job.stderr_path.read_text("utf-8", "replace").strip().splitlines()
         message = lines[-1] if lines else "no message"
@@ -227,3 +238,22 @@ class _Pool:
             print_status(self.display.console, "saving checkpoints, please wait ...")
             for process in self.running.values():
                 process.send_signal(signal.SIGTERM)
+
+
+def report_to_parent(work: Callable[[EventStream], None]) -> int:
+    """Run `work` with an event stream to standard output and return the exit code of this process."""
+    events = EventStream(sys.stdout)
+    try:
+        receive_parts()
+        work(events)
+    except BrokenPipeError:
+        os._exit(1)  # the parent process is gone
+    except Exception as error:
+        explained = to_tercet_error(error)
+        if explained is None:
+            raise
+        if isinstance(explained, PartError):
+            traceback.print_exc()  # for the author of the part, in the file of standard error
+        events.error(str(explained), explained.exit_code)
+        return explained.exit_code
+    return 0

@@ -20,7 +20,7 @@ from tercet.core.predictions import Floats, Ints
 from tercet.data.data_module import Rows
 from tercet.data.image_cache import CachedImages
 from tercet.metrics.classification import Scorer, is_better
-from tercet.training.callbacks import Callback, TensorBoard, TrainingProgress
+from tercet.training.callbacks import Callback, TensorBoard
 
 _SAMPLES = 16
 _SIDE = 96
@@ -73,9 +73,6 @@ class StageImages:
         confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
         self._latest = _Validation(labels, values.argmax(axis=1), confidence)
         return self.scorer(values, labels)
-
-    def on_train_batch_end(self, progress: TrainingProgress) -> None:
-        """Steps are not drawn."""
 
     def on_epoch_end(self, row: EpochRow) -> None:
         """Keep the stage's best validation; draw it after the last epoch of the stage."""

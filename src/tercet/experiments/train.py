@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json, write_text
 from tercet.core.progress import print_status
+from tercet.core.registry import PARTS
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan, choose_device, describe_environment, plan_threads
 from tercet.core.yaml_io import dump_yaml, read_mapping
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
 from tercet.ensemble.bundle import Bundle, load_bundle
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.finalize import finalize
 from tercet.experiments.finalize_multilabel import finalize_multilabel
 from tercet.experiments.jobs import planned_jobs, raise_failures, run_jobs
-from tercet.experiments.member import check_bf16
+from tercet.experiments.member import check_trainings
 from tercet.experiments.multilabel import adapt_plan
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
@@ -49,10 +51,12 @@ class Run:
     metrics: Mapping[str, Any]
     """Content of `metrics.json`: data, members, ensembles, the chosen model, its comparison with the best member."""
     report: str
+    modules: Mapping[str, Any] = field(default_factory=PARTS["network"].custom, repr=False, compare=False)
+    """Networks of the caller's that it was trained with, by name."""
 
     def bundle(self) -> Bundle:
         """Load the chosen model."""
-        return load_bundle(self.path / "bundle")
+        return load_bundle(self.path / "bundle", modules=self.modules)
 
 
 def train(
@@ -75,8 +79,9 @@ def train(
     Raises:
         TercetError: See `tercet.core.errors`; continue an interrupted run with `resume`.
     """
-    parsed = TRAIN.parse_object(options)
-    return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
+    with custom_parts(options, resume=resume) as named:
+        parsed = TRAIN.parse_object(named)
+        return run_training(source, parsed, resume=resume, console=console or Console(quiet=True))
 
 
 def run_training(
@@ -200,7 +205,7 @@ def make_plan(
     )
     plan = adapt_plan(plan) if plan.multilabel else plan
     plan.check()
-    check_bf16(plan, prepared)
+    check_trainings(plan, prepared)
     return plan
 
 

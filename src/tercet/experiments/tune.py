@@ -20,6 +20,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, describe_environment, plan_threads
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
+from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
 from tercet.experiments.train import make_plan, write_run
@@ -70,8 +71,10 @@ def tune(
     Raises:
         TercetError: See `tercet.core.errors`; an interrupted search can be continued with `resume`.
     """
-    parsed = TUNE.parse_object(options)
-    return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
+    with custom_parts({**options, "space": space}, resume=resume) as named:
+        space = named.pop("space", None)
+        parsed = TUNE.parse_object(named)
+        return run_tuning(source, parsed, space=space, resume=resume, console=console or Console(quiet=True))
 
 
 def run_tuning(

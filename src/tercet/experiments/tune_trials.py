@@ -24,9 +24,9 @@ from tercet.core.history import EpochRow, History
 from tercet.core.output import printable
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
-from tercet.experiments.member import report_to_parent, train_member
+from tercet.experiments.member import train_member
 from tercet.experiments.plan import Plan
-from tercet.experiments.pool import FailedJob
+from tercet.experiments.pool import FailedJob, report_to_parent
 from tercet.experiments.tune_folder import SearchFolder, TrialFolder, TrialLog, TrialOutcome
 from tercet.experiments.tune_study import SearchStudy
 from tercet.metrics.classification import is_better

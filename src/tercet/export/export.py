@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -86,6 +86,7 @@ def export_model(
     max_images: int = 256,
     config: DataConfig | None = None,
     force: bool = False,
+    modules: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Write a bundle as one file, verify it against the bundle, and write the verification beside it.
 
@@ -101,6 +102,7 @@ def export_model(
         max_images: Maximum number of images.
         config: How to read the data.
         force: Replace an existing file.
+        modules: Networks of the caller's by name; see `tercet.load_bundle`.
 
     Raises:
         ConfigError: Invalid options, or missing libraries.
@@ -115,7 +117,7 @@ def export_model(
     if isinstance(tta, str):
         TTAConfig.parse(tta)
     folder = None if isinstance(bundle, Bundle) else bundle
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, modules=modules)
     loaded = loaded if tta is None else loaded.with_tta(tta)
     samples = choose_verification_images(loaded, folder, data=data, images=images, max_images=max_images, config=config)
     version = describe_environment()["packages"]["tercet"]

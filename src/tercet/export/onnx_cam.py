@@ -22,7 +22,7 @@ from tercet.ensemble.member import Member
 from tercet.export.onnx_graph import FLOAT, Graph
 from tercet.export.torch_preprocessing import InputGeometry
 from tercet.models.backbone import Backbone
-from tercet.models.heads import GaussianNoise
+from tercet.models.layers import GaussianNoise
 
 _TRAINING_ONLY = (nn.Identity, nn.Dropout, GaussianNoise)
 _EPSILON = 1e-12

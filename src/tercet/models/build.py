@@ -5,6 +5,8 @@ Shapes: C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
+
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +31,7 @@ from tercet.core.types import INTERPOLATIONS, InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
-from tercet.models.heads import HEADS
+from tercet.models.heads import HEADS, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import hub_file, load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
@@ -41,11 +43,6 @@ _ALWAYS_VALID = frozenset({"pretrained", "num_biases"})
 _RECURRENT = frozenset(
     {"scan", "bidirectional", "hidden_size", "num_layers", "activation", "recurrent_activation", "reset_after"}
 )
-_HEAD = {
-    "paper": frozenset({"head_hidden_dim", "noise"}),
-    "linear": frozenset[str](),
-    "mlp": frozenset({"head_hidden_dim", "dropout"}),
-}
 
 
 def build(
@@ -95,7 +92,7 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
     Raises:
         ConfigError: The network is unknown, or options have no effect on it.
     """
-    if registered_network(network) is None and not _is_timm(network):
+    if registered_network(network) is None and not is_timm(network):
         raise ConfigError(
             f"unknown network '{network}'{did_you_mean(network, network_names())}: 'tercet models' lists all"
         )
@@ -130,10 +127,13 @@ def check_build(network: str, config: ModelConfig) -> None:
 def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:
     """Check that one of Tercet's own networks accepts the data's images, by building it on the meta device.
 
+    Networks of the caller's need not support that device; `check_logits` runs them.
+
     Raises:
         ConfigError: The images are too small, or differ in size and `input.size` is not set.
     """
-    if registered_network(network) is not None:
+    entry = registered_network(network)
+    if entry is not None and not entry.custom:
         with torch.device("meta"):
             build(network, num_classes=2, config=config, channels=channels, image_size=image_size, load_weights=False)
 
@@ -156,9 +156,9 @@ def network_descriptions() -> dict[str, str]:
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that have an effect on a network, given the other options."""
     if entry := registered_network(network):
-        return entry.options | {"labels"}
+        return entry.options if entry.custom else entry.options | {"labels"}
     options = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
-    options |= _HEAD[config.head]
+    options |= head_options(config.head)
     if config.recurrent == "none":
         return frozenset(options)
     options |= _RECURRENT | {"num_biases"}
@@ -186,7 +186,8 @@ def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
     return f"--head {config.head}"
 
 
-def _is_timm(network: str) -> bool:
+def is_timm(network: str) -> bool:
+    """Return whether timm has a network of this name, with or without the tag of its weights."""
     architecture, tag = split_model_name_tag(network)
     if not timm.is_model(architecture):
         return False

@@ -160,6 +160,7 @@ class Classifier(nn.Module):
         features: Backbone: maps B C H W to the input of `recurrent`.
         recurrent: Maps it to the features B F; None is the identity.
         head: Maps the features to logits B K.
+        custom: Whether the network is the caller's, which a bundle names but cannot build.
     """
 
     def __init__(
@@ -171,8 +172,10 @@ class Classifier(nn.Module):
         features: nn.Module,
         head: nn.Module,
         recurrent: nn.Module | None = None,
+        custom: bool = False,
     ) -> None:
         super().__init__()
+        self.custom = custom
         self.network, self.spec, self.num_classes = network, spec, num_classes
         self.preprocess = Preprocess(spec)
         self.features = features

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.core.errors import ConfigError
-from tercet.models.heads import dense_layer
+from tercet.models.layers import dense_layer
 
 
 class FusionHead(nn.Module):

@@ -1,6 +1,6 @@
-"""Classification heads: features B D to logits B K.
+"""Classification heads by name: features B D to logits B K.
 
-Linear layers are initialized as in Keras: Glorot-uniform weights, zero biases.
+PyTorch is imported when a head is built, because the command line lists the names without it.
 
 Shapes: B images, D features, K classes.
 """
@@ -9,52 +9,42 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from tercet.config.model import ModelConfig
 from tercet.core.registry import PARTS, Registry
 
-HeadBuilder = Callable[[int, int, ModelConfig], nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
+
+HeadBuilder = Callable[[int, int, ModelConfig], "nn.Module"]
 HEADS: Registry[HeadBuilder] = PARTS["head"]
 """Builders by name: (D, K, options) to a module."""
+OPTIONS = {
+    "paper": frozenset({"head_hidden_dim", "noise"}),
+    "linear": frozenset[str](),
+    "mlp": frozenset({"head_hidden_dim", "dropout"}),
+}
+"""Fields of `ModelConfig` that have an effect on each built-in head; on a caller's head all may have one."""
 
 
-class GaussianNoise(nn.Module):
-    """Adds zero-mean Gaussian noise in training; the identity in evaluation mode.
+def head_options(name: str) -> frozenset[str]:
+    """Return the fields of `ModelConfig` that have an effect on a head.
 
-    Args:
-        std: Standard deviation.
+    Raises:
+        ConfigError: The head is unknown.
     """
-
-    def __init__(self, std: float) -> None:
-        super().__init__()
-        self.std = std
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map any shape to itself."""
-        if not self.training or self.std == 0:
-            return features
-        return features + self.std * torch.randn_like(features)
-
-    def extra_repr(self) -> str:
-        """Return the standard deviation for `repr`."""
-        return f"std={self.std}"
-
-
-def dense_layer(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:
-    """Return a linear layer with the initial weights of Keras."""
-    layer = nn.Linear(num_inputs, num_outputs, bias=bias)
-    nn.init.xavier_uniform_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
+    _ = HEADS[name]
+    return OPTIONS.get(name, frozenset({"head_hidden_dim", "noise", "dropout"}))
 
 
 @HEADS.register("paper")
 def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
     """Gaussian noise, hidden layer (1024 units by default) with ReLU, linear: the head of the paper."""
+    from torch import nn
+
+    from tercet.models.layers import GaussianNoise, dense_layer
+
     width = config.head_hidden_dim or 1024
     layers = {
         "noise": GaussianNoise(config.noise),
@@ -68,12 +58,20 @@ def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.M
 @HEADS.register("linear")
 def linear_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
     """A single linear layer."""
+    from torch import nn
+
+    from tercet.models.layers import dense_layer
+
     return nn.Sequential(OrderedDict({"classes": dense_layer(num_features, num_classes)}))
 
 
 @HEADS.register("mlp")
 def mlp_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
     """Hidden layer (512 units by default) with ReLU, dropout (0.3 by default), linear."""
+    from torch import nn
+
+    from tercet.models.layers import dense_layer
+
     width = config.head_hidden_dim or 512
     layers = {
         "dense": dense_layer(num_features, width),

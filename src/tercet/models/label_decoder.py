@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tercet.config.model import LabelsConfig
 from tercet.models.classifier import Classifier
-from tercet.models.heads import dense_layer
+from tercet.models.layers import dense_layer
 
 TOKEN_EDGE = 1e-6
 """Distance of scores from 0 and 1, so that their logits are finite."""

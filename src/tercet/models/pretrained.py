@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
+
 import pickle
 import sys
 import threading

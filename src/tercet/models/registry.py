@@ -1,4 +1,4 @@
-"""Registry of Tercet's own networks; all other names are timm's.
+"""Registry of Tercet's own networks and the caller's; all other names are timm's.
 
 Add a network with `NETWORKS.register(name)(ModelEntry(...))` in a module that `tercet.models.build` imports, and a
 family whose names contain numbers with `FAMILIES.register(form)(NetworkFamily(...))`.
@@ -6,13 +6,21 @@ family whose names contain numbers with `FAMILIES.register(form)(NetworkFamily(.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from tercet.config.model import InputConfig, ModelConfig
-from tercet.core.errors import ConfigError
-from tercet.core.registry import PARTS, Registry
-from tercet.core.types import InputSpec
+from tercet.core.errors import ConfigError, PartError, describe_result, naming_part
+from tercet.core.registry import PARTS, Registry, accepts
+from tercet.core.runtime import seeded_generators
+from tercet.core.types import INTERPOLATIONS, InputSpec
 from tercet.models.classifier import Classifier
 
 
@@ -36,7 +44,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One of Tercet's own networks."""
+    """One of Tercet's own networks, or one of the caller's."""
 
     description: str
     """One line, for lists."""
@@ -44,6 +52,8 @@ class ModelEntry:
     """Fields of `ModelConfig` that have an effect; setting others is an error."""
     build: Callable[[BuildRequest], Classifier]
     """Builds the network."""
+    custom: bool = False
+    """Whether it is the caller's."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +68,110 @@ class NetworkFamily:
     """Returns the network of a name with the prefix; raises ConfigError for invalid numbers."""
 
 
-NETWORKS: Registry[ModelEntry] = PARTS["network"]
+Factory = Callable[..., nn.Module]
+"""Returns a module from images B C H W to logits B K, given those of the keywords `num_classes`, `channels` and
+`image_size` (height and width) that it accepts."""
+NETWORKS: Registry[ModelEntry | Factory] = PARTS["network"]
 FAMILIES: Registry[NetworkFamily] = Registry("family of networks")
 
 
+def as_factory(network: Factory | nn.Module) -> Factory:
+    """Return a factory; a module becomes one that copies it, with its weights."""
+    return partial(copy.deepcopy, network) if isinstance(network, nn.Module) else network
+
+
+def _entry(network: ModelEntry | Factory) -> ModelEntry:
+    if isinstance(network, ModelEntry):
+        return network
+    options = frozenset({"input", "freeze"})
+    return ModelEntry("network of the caller", options, partial(_build_custom, network), custom=True)
+
+
+def _build_custom(factory: Factory, request: BuildRequest) -> Classifier:
+    """Build a network of the caller's, which is all of the classifier except the preprocessing."""
+    keywords = {
+        "num_classes": request.num_classes,
+        "channels": request.config.input.channels or request.channels,
+        "image_size": pixel_size(request.config.input) or request.image_size,
+    }
+    with naming_part(f"network '{request.network}'"):
+        module = factory(**{name: value for name, value in keywords.items() if _is_passed(factory, name)})
+    if not isinstance(module, nn.Module):
+        raise PartError(f"network '{request.network}' returned {describe_result(module)}, expected an nn.Module")
+    return Classifier(
+        request.network,
+        spec=_custom_spec(module, request),
+        num_classes=request.num_classes,
+        features=module,
+        head=nn.Identity(),
+        custom=True,
+    )
+
+
+def _is_passed(factory: Factory, name: str) -> bool:
+    """Whether a factory gets a keyword; one with `**kwargs` gets `num_classes`, as those of torchvision and timm."""
+    if accepts(factory, name) or name != "num_classes":
+        return accepts(factory, name)
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _custom_spec(module: nn.Module, request: BuildRequest) -> InputSpec:
+    """Return the input of a caller's module: its `input_spec`, that of timm's `default_cfg`, or the plain one."""
+    config = request.config.input
+    if (spec := getattr(module, "input_spec", None)) is not None:
+        if not isinstance(spec, InputSpec):
+            raise PartError(f"network '{request.network}': input_spec must be a tercet.InputSpec, got {spec!r}"[:200])
+        return override(spec, config)
+    timm_config = getattr(module, "default_cfg", None) or getattr(module, "pretrained_cfg", None)
+    if not timm_config:
+        return plain_spec(request)
+    values: Mapping[str, Any] = timm_config if isinstance(timm_config, Mapping) else vars(timm_config)
+    channels, height, width = values["input_size"]
+    interpolation = values.get("interpolation") if values.get("interpolation") in INTERPOLATIONS else "bicubic"
+    return override(
+        InputSpec((height, width), channels, tuple(values["mean"]), tuple(values["std"]), str(interpolation)), config
+    )
+
+
+def check_logits(classifier: Classifier, images: Tensor | tuple[Tensor, ...], *, member: str) -> None:
+    """Check, before any training, that a network of the caller's maps images to logits.
+
+    Args:
+        classifier: The network; its parameters and the random generators are unchanged.
+        images: B C H W in [0, 1].
+        member: Name of the member for messages.
+
+    Raises:
+        PartError: The network raises an exception, or its output is not B K.
+    """
+    part = f"member {member}: network '{classifier.network}'"
+    training, expected = classifier.training, (len(images), classifier.num_classes)
+    with naming_part(part), seeded_generators(0), torch.no_grad():
+        logits = classifier.eval()(images)
+    classifier.train(training)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+        raise PartError(f"{part} returned {describe_result(logits)}, expected logits (B, K) of shape {expected}")
+
+
 def registered_network(name: str) -> ModelEntry | None:
-    """Return the entry of one of Tercet's own networks; None for other names.
+    """Return the entry of one of Tercet's own networks or the caller's; None for other names.
 
     Raises:
         ConfigError: The name has the prefix of a family, but invalid numbers.
     """
     if name in NETWORKS:
-        return NETWORKS[name]
+        return _entry(NETWORKS[name])
     family = next((FAMILIES[form] for form in FAMILIES if name.startswith(FAMILIES[form].prefix)), None)
     return None if family is None else family.member(name)
 
 
 def registered_networks() -> dict[str, ModelEntry]:
-    """Return Tercet's own networks by name, with the examples of families."""
-    networks = {name: NETWORKS[name] for name in NETWORKS}
+    """Return Tercet's own networks and the caller's by name, with the examples of families."""
+    networks = {name: _entry(NETWORKS[name]) for name in NETWORKS}
     families = [FAMILIES[form] for form in FAMILIES]
     return networks | {name: family.member(name) for family in families for name in family.examples}
 

@@ -9,6 +9,8 @@ Shapes: B images, H x W feature map, D features.
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
+
 from collections.abc import Callable
 from typing import Any
 

@@ -5,6 +5,8 @@ Shapes: B images, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
+
 from collections import OrderedDict
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
-from tercet.models.heads import dense_layer
+from tercet.models.layers import dense_layer
 from tercet.models.recurrent import Cell, RecurrentStack
 from tercet.models.registry import NETWORKS, BuildRequest, ModelEntry, plain_spec
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
-from tercet.models.heads import dense_layer
+from tercet.models.layers import dense_layer
 from tercet.models.registry import FAMILIES, BuildRequest, ModelEntry, NetworkFamily, plain_spec
 
 _STEM = 16

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from tercet.core.errors import naming_part
 from tercet.core.history import EpochRow
 
 try:
@@ -38,16 +41,47 @@ class TrainingProgress:
     """Loss of this batch."""
 
 
-class Callback(Protocol):
-    """Receives the progress of a training."""
+@dataclass(frozen=True)
+class TrainingStart:
+    """A training that begins or resumes."""
 
-    def on_train_batch_end(self, progress: TrainingProgress) -> None:
-        """Called after every optimizer step."""
-        ...
+    name: str
+    """Name of the member."""
+    module: nn.Module
+    num_stages: int
+    total_steps: int
+    """Steps of all stages together, if none ends early."""
 
-    def on_epoch_end(self, row: EpochRow) -> None:
-        """Called after every epoch, when it is validated and saved."""
-        ...
+
+EVENTS = ("on_train_begin", "on_train_batch_end", "on_epoch_end", "on_train_end")
+"""Methods of callbacks, which get a `TrainingStart`, a `TrainingProgress`, an `EpochRow` and a `TrainingResult`."""
+Callback = Any
+"""An object with any of these methods; `on_epoch_end` is called when the epoch is validated and saved."""
+
+
+def notify(callbacks: Sequence[Callback], event: str, argument: Any) -> None:
+    """Call a method of the callbacks that have it."""
+    for callback in callbacks:
+        method = getattr(callback, event, None)
+        if method is not None:
+            method(argument)
+
+
+class CustomCallbacks:
+    """Forwards events to callbacks of the caller's; an exception becomes a `PartError` that names class and method."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self.callbacks = tuple(callbacks)
+
+    def _notify(self, event: str, argument: Any) -> None:
+        for callback in self.callbacks:
+            with naming_part(f"callback {type(callback).__name__}.{event}"):
+                notify([callback], event, argument)
+
+    on_train_begin = partialmethod(_notify, "on_train_begin")
+    on_train_batch_end = partialmethod(_notify, "on_train_batch_end")
+    on_epoch_end = partialmethod(_notify, "on_epoch_end")
+    on_train_end = partialmethod(_notify, "on_train_end")
 
 
 class EpochLog:
@@ -65,9 +99,6 @@ class EpochLog:
         """Append a line that belongs to no epoch."""
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-
-    def on_train_batch_end(self, progress: TrainingProgress) -> None:
-        """Log nothing."""
 
     def on_epoch_end(self, row: EpochRow) -> None:
         """Append the epoch's line."""
@@ -118,9 +149,6 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self.writer = _tensorboard.SummaryWriter(str(folder))
-
-    def on_train_batch_end(self, progress: TrainingProgress) -> None:
-        """Write nothing."""
 
     def on_epoch_end(self, row: EpochRow) -> None:
         """Write the epoch's scores."""

@@ -58,9 +58,10 @@ class TrainingState:
     best: BestEpoch | None = None
     stage_best: BestEpoch | None = None
 
-    def count_step(self, loss: float, num_samples: int) -> None:
+    def count_step(self, loss: float, num_correct: int, num_samples: int) -> None:
         """Count an optimizer step and add its batch to the sums of the epoch."""
         self.loss_sum += loss * num_samples
+        self.num_correct += num_correct
         self.num_seen += num_samples
         self.batch, self.stage_step, self.step = self.batch + 1, self.stage_step + 1, self.step + 1
 

@@ -1,6 +1,8 @@
-"""Device and precision of a training step (Lightning Fabric), and micro-batches."""
+"""Device and precision of a training step (Lightning Fabric), micro-batches, and the average of the weights (EMA)."""
 
 from __future__ import annotations
+
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
 
 import copy
 import logging
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tercet.core.errors import ConfigError, is_out_of_memory
@@ -69,6 +71,12 @@ def bf16_fault(module: nn.Module, batch: Batch, objective: Objective, *, device:
                 raise
             return str(error).splitlines()[0].partition(". ")[0]
     return ""
+
+
+def check_step(module: nn.Module, batch: Batch, objective: Objective, *, device: str) -> None:
+    """Compute loss and gradients of a batch with a copy of a module, so that what the caller wrote raises early."""
+    with _training_copy(module, device) as trial:
+        _train_step(trial, batch.to(device), objective, device, "32")
 
 
 def require_bf16(module: nn.Module, batch: Batch, objective: Objective, *, device: str, name: str) -> None:
@@ -141,3 +149,47 @@ def steady_batch_norm(module: nn.Module, *, single: bool) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.train()
+
+
+class WeightAverage:
+    """Exponential moving average (EMA) of a module's parameters and buffers.
+
+    Args:
+        module: The module in training.
+        decay: Weight of the old average at each step; None disables averaging.
+    """
+
+    def __init__(self, module: nn.Module, decay: float | None) -> None:
+        self.module = module
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Restart from the module's current weights."""
+        if self.decay is not None:
+            self.weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the current weights; integer buffers are copied."""
+        if self.decay is None:
+            return
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - self.decay)
+            else:
+                self.weights[name].copy_(value)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the module the averaged weights within the `with` block."""
+        if self.decay is None:
+            yield
+            return
+        trained = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        self.module.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(trained)

@@ -5,38 +5,59 @@ Shapes: B images, K classes, T labels of a sequence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tercet.core.errors import DivergedError, PartError, describe_result, naming_part, raise_problems
+from tercet.core.registry import accepts
 from tercet.core.types import Batch
+from tercet.training.parts import LOSSES
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 """Maps a module and a batch to (mean loss over the batch, logits B K)."""
+_OPTIONS = {"weight": "--class-weights", "label_smoothing": "--label-smoothing"}
 
 
-class CrossEntropy:
-    """Cross-entropy with hard (B) or soft (B K) labels, averaged over the samples even with class weights.
+class SingleLabel:
+    """A loss of logits and single labels, by name.
 
     Args:
-        class_weights: One weight per class, or None.
+        name: A registered loss.
+        weight: One weight per class, or None.
         label_smoothing: Fraction of the label's weight that is spread over all classes, in [0, 1).
+
+    Raises:
+        ConfigError: The loss is unknown, or does not accept class weights or label smoothing.
     """
 
-    def __init__(self, *, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.label_smoothing = label_smoothing
+    def __init__(
+        self, name: str = "cross-entropy", *, weight: Sequence[float] | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        self.name, self.function = name, LOSSES[name]
+        options = {"weight": weight, "label_smoothing": label_smoothing or None}
+        self.options = {key: value for key, value in options.items() if value is not None}
+        raise_problems(
+            not accepts(self.function, key) and f"loss '{name}' has no parameter {key}: omit {_OPTIONS[key]}"
+            for key in self.options
+        )
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits B K."""
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-        # divided by B, not by the sum of the weights as PyTorch does: micro-batches then add up to the batch
-        summed = functional.cross_entropy(
-            logits.float(), targets, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
-        )
-        return summed / len(logits)
+        """Return the mean loss of logits B K.
+
+        Raises:
+            PartError: The function raises an exception, or returns no scalar.
+        """
+        with naming_part(f"loss '{self.name}'"):
+            loss = self.function(logits, targets, **self.options)
+        if not isinstance(loss, Tensor) or loss.shape:
+            raise PartError(
+                f"loss '{self.name}' returned {describe_result(loss)}, expected the mean over the batch, a scalar"
+            )
+        return loss
 
     def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch and the logits B K."""
@@ -102,6 +123,20 @@ def count_correct(logits: Tensor, batch: Batch) -> int:
         return 0
     correct = logits.argmax(dim=1) == labels if labels.ndim == 1 else ((logits > 0) == (labels > 0)).all(dim=1)
     return int(correct.sum())
+
+
+def require_finite(loss: float, batch: Batch, stage: int, epoch: int, step: int) -> None:
+    """Raise before the gradient of a non-finite loss reaches the weights; numbers from 0.
+
+    Raises:
+        DivergedError: The loss is not finite.
+    """
+    if not math.isfinite(loss):
+        names = ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
+        raise DivergedError(
+            f"the loss is {loss} at stage {stage + 1}, epoch {epoch + 1}, step {step + 1} (images {names}): "
+            "lower --lr, set --clip-grad-norm 1, or check these images"
+        )
 
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:

@@ -9,7 +9,6 @@ Shapes: B images, K classes.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from tercet.config.training import StageConfig, TrainingConfig
-from tercet.core.errors import DivergedError, ModelError
+from tercet.core.errors import DataError, ModelError, PartError
 from tercet.core.history import EpochRow, History
 from tercet.core.runtime import generator_states, restore_generators
 from tercet.core.types import Batch, BatchSource
 from tercet.metrics.classification import Scorer, validation_scores
 from tercet.models.weight_files import load_weights, restore_module, save_weights
-from tercet.training.callbacks import Callback, TrainingProgress
+from tercet.training.callbacks import Callback, TrainingProgress, TrainingStart, notify
 from tercet.training.checkpoint import (
     LAST,
     BestEpoch,
@@ -36,9 +35,9 @@ from tercet.training.checkpoint import (
     remove_unreferenced,
     save_checkpoint,
 )
-from tercet.training.fabric import autocast, channels_last, make_fabric, split, steady_batch_norm
-from tercet.training.losses import CrossEntropy, Objective, count_correct
-from tercet.training.optim import WeightAverage, learning_rate, make_optimizer, set_learning_rate, stage_steps
+from tercet.training.fabric import WeightAverage, autocast, channels_last, make_fabric, split, steady_batch_norm
+from tercet.training.losses import Objective, SingleLabel, count_correct, require_finite
+from tercet.training.parts import learning_rate, make_optimizer, set_learning_rate, stage_steps
 from tercet.training.signals import StopSignal
 
 
@@ -52,9 +51,10 @@ class Trainer:
         config: Stages, optimizer, monitored metric.
         folder: Folder for checkpoints and the history.
         device: cpu, cuda, cuda:N or mps.
-        objective: The loss (default: cross-entropy).
+        objective: The loss (default: `loss` of the configuration).
         scorer: Scores logits B K against labels; its scores include the monitored metric and the loss.
-        callbacks: Called after every training step and every epoch.
+        callbacks: Observe the training; see `tercet.training.callbacks`.
+        name: Name of the training for callbacks.
     """
 
     def __init__(
@@ -69,10 +69,12 @@ class Trainer:
         objective: Objective | None = None,
         scorer: Scorer = validation_scores,
         callbacks: Sequence[Callback] = (),
+        name: str = "",
     ) -> None:
+        self.name = name
         self.train, self.validation, self.scorer = train, validation, scorer
         self.config, self.folder, self.callbacks = config, folder, callbacks
-        self.objective = objective or CrossEntropy(label_smoothing=config.label_smoothing)
+        self.objective = objective or SingleLabel(config.loss, label_smoothing=config.label_smoothing)
         self.stages = config.stage_list()
         self.total_steps = sum(stage_steps(stage, len(train)) for stage in self.stages)
         self.device, self.fabric = device, make_fabric(device)
@@ -92,13 +94,21 @@ class Trainer:
             DivergedError: The loss is not finite.
             StorageError: A checkpoint could not be written.
         """
+        start = TrainingStart(self.name, self.module, len(self.stages), self.total_steps)
+        notify(self.callbacks, "on_train_begin", start)
         with self.stop_signal:
-            while self.state.stage < len(self.stages):
-                self.run_stage(self.stages[self.state.stage])
+            try:
+                while self.state.stage < len(self.stages):
+                    self.run_stage(self.stages[self.state.stage])
+            except (PartError, DataError):  # the state is that before the failed call, from which a resume continues
+                self.save()
+                raise
         best = self.state.best
         assert best is not None  # every stage has at least one epoch, and the first epoch is the best so far
         load_weights(self.folder / best.file, self.module, digest=best.digest)
-        return TrainingResult(self.history, best, self.state.seconds, self.state.step)
+        result = TrainingResult(self.history, best, self.state.seconds, self.state.step)
+        notify(self.callbacks, "on_train_end", result)
+        return result
 
     def run_stage(self, stage: StageConfig) -> None:
         """Run the epochs of a stage until `should_stop`."""
@@ -112,10 +122,13 @@ class Trainer:
         while not stop_reason:
             self.run_epoch(stage)
             stop_reason = self.on_epoch_end(stage)
-        state.stage = len(self.stages) if stop_reason == "training time limit" else state.stage + 1
-        state.begin_stage()
-        self.optimizer = None
-        self.save()
+            if stop_reason:
+                state.stage = len(self.stages) if stop_reason == "training time limit" else state.stage + 1
+                state.begin_stage()
+                self.optimizer = None
+            self.save()
+            self.history.save(self.folder / "history.jsonl")
+            notify(self.callbacks, "on_epoch_end", self.history.rows[-1])
 
     def run_epoch(self, stage: StageConfig) -> None:
         """Run the batches of an epoch; a resumed epoch starts at the first batch that is still missing."""
@@ -145,7 +158,7 @@ class Trainer:
 
         shard = batch.shard(self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
         self.optimizer.zero_grad(set_to_none=True)
-        batch_loss = 0.0
+        batch_loss, num_correct = 0.0, 0
         for micro_batch in split(shard, self.config.micro_batches):
             single = len(micro_batch) == 1
             with steady_batch_norm(self.module, single=single), autocast(self.device, self.config.precision):
@@ -153,26 +166,16 @@ class Trainer:
             loss = loss * (len(micro_batch) / len(shard))  # the gradients add up to that of the mean over the batch
             self.fabric.backward(loss)
             batch_loss += loss.item()
-            state.num_correct += count_correct(logits, micro_batch)
-        self.require_finite(batch_loss, batch)
+            num_correct += count_correct(logits, micro_batch)
+        require_finite(batch_loss, batch, state.stage, state.epoch, state.step)
         if self.config.clip_grad_norm is not None:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.clip_grad_norm)
         self.optimizer.step()
         self.ema.update()
 
-        state.count_step(batch_loss, len(shard))
+        state.count_step(batch_loss, num_correct, len(shard))
         progress = TrainingProgress(state.stage, len(self.stages), state.step, self.total_steps, lr, batch_loss)
-        for callback in self.callbacks:
-            callback.on_train_batch_end(progress)
-
-    def require_finite(self, loss: float, batch: Batch) -> None:
-        """Raise before the gradient of a non-finite loss reaches the weights."""
-        if not math.isfinite(loss):
-            state, names = self.state, ", ".join(batch.ids[:8]) + (", ..." if len(batch) > 8 else "")
-            raise DivergedError(
-                f"the loss is {loss} at stage {state.stage + 1}, epoch {state.epoch + 1}, step {state.step + 1} "
-                f"(images {names}): lower --lr, set --clip-grad-norm 1, or check these images"
-            )
+        notify(self.callbacks, "on_train_batch_end", progress)
 
     def on_epoch_end(self, stage: StageConfig) -> str:
         """Validate, update the best weights, record and save; return why the stage ends, empty if it does not."""
@@ -202,11 +205,6 @@ class Trainer:
         )
         self.history.append(row)
         state.begin_epoch()
-        if not stop_reason:  # else `run_stage` saves, at the start of the next stage
-            self.save()
-        self.history.save(self.folder / "history.jsonl")
-        for callback in self.callbacks:
-            callback.on_epoch_end(row)
         return stop_reason
 
     @torch.inference_mode()
