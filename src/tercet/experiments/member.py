@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from tercet.config.model import ModelConfig
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.files import write_text
+from tercet.core.history import EpochRow
 from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import seed_everything, seeded_generators
@@ -23,6 +25,7 @@ from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Bundle, Member
+from tercet.experiments.frozen import FrozenBackbone, fit_head, frozen_backbone
 from tercet.experiments.multilabel import multilabel_objective, save_multilabel
 from tercet.experiments.plan import Plan, custom_names
 from tercet.experiments.pool import report_to_parent
@@ -32,6 +35,7 @@ from tercet.metrics.classification import Scorer, score, validation_scores
 from tercet.metrics.multilabel import validation_multilabel_scores
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
+from tercet.models.heads import FITTED
 from tercet.models.registry import check_logits
 from tercet.models.summary import summarize
 from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, tensorboard
@@ -91,15 +95,17 @@ def train_member(
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     plan = Plan.load(run)
     trainer = _MemberTrainer(run, folder, plan, prepared or plan.open_data(run), name, fold)
-    classifier, summary = trainer.train(callbacks)
+    classifier, frozen, summary = trainer.train(callbacks)
+    if frozen is not None:
+        summary["features"] = {"computed": frozen.computed, "reused": frozen.reused}
     if fold is None:
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARY_KEYS}
         if keep:
-            summary |= trainer.save(classifier)
+            summary |= trainer.save(classifier, frozen)
         if plan.compared:
             summary |= measure_member(classifier, plan, trainer.prepared)
     else:
-        predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out())
+        predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out(), frozen)
         store_predictions(predictions, folder.predictions, folder)
     folder.finish(summary)
 
@@ -163,8 +169,12 @@ class _MemberTrainer:
             return np.array([], dtype=np.int64)
         return fold_rows(self.prepared, self.plan)[self.fold]
 
-    def train(self, callbacks: Sequence[Callback]) -> tuple[Classifier, dict[str, Any]]:
-        """Build and train the network; return it with its best weights, and a summary of the training."""
+    def train(self, callbacks: Sequence[Callback]) -> tuple[Classifier, FrozenBackbone | None, dict[str, Any]]:
+        """Build and train the network.
+
+        Returns:
+            The network with its best weights, the features if its backbone is frozen, and a summary of the training.
+        """
         plan, member = self.plan, self.plan.member(self.name)
         seed = plan.seed(self.name, self.fold)
         seed_everything(seed)
@@ -179,10 +189,23 @@ class _MemberTrainer:
             batch = next(iter(batches.epoch(0)))
             config = replace(config, precision=self.precision(config, classifier, batch, objective))
         scorer, logs = self.logging(monitor_rows, config)
+        validation = self.prepared.loader(monitor_rows, specs, num_workers=workers)
+        frozen = frozen_backbone(classifier, member, plan, self.prepared)
+        module: nn.Module = classifier
+        if frozen is not None:
+            module, validation = frozen.module, frozen.loader(validation)
+        if frozen is not None and member.model.head in FITTED:
+            _, history = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
+            for callback in logs:
+                callback.on_epoch_end(history.rows[0])
+            history.save(self.folder.path / "history.jsonl")
+            return classifier, frozen, _fit_summary(history.rows[0])
+        if frozen is not None:
+            batches = frozen.loader(batches)
         training = Trainer(
-            classifier,
+            module,
             batches,
-            self.prepared.loader(monitor_rows, specs, num_workers=workers),
+            validation,
             config=config,
             folder=self.folder.checkpoints,
             device=plan.device,
@@ -194,7 +217,7 @@ class _MemberTrainer:
         training.resume()
         result = training.run()
         result.history.save(self.folder.path / "history.jsonl")
-        return classifier, _training_summary(result, config)
+        return classifier, frozen, _training_summary(result, config)
 
     def precision(
         self, config: TrainingConfig, classifier: Classifier, batch: Batch, objective: Objective
@@ -237,7 +260,7 @@ class _MemberTrainer:
         )
         return scorer, [log, *callbacks]
 
-    def save(self, classifier: Classifier) -> dict[str, Any]:
+    def save(self, classifier: Classifier, frozen: FrozenBackbone | None) -> dict[str, Any]:
         """Save the member's predictions and bundle; return additions to its summary."""
         member = Member(
             self.name, classifier, self.plan.member(self.name).model, TTAConfig(seed=self.plan.run.views.seed)
@@ -246,11 +269,22 @@ class _MemberTrainer:
             return save_multilabel(self.run, self.plan, self.prepared, member, self.folder)
         for split in self.plan.predicted_splits():
             if len(rows := self.prepared.rows(split)):
-                predictions = predict_rows(classifier, self.plan, self.prepared, rows)
+                predictions = predict_rows(classifier, self.plan, self.prepared, rows, frozen)
                 store_predictions(predictions, self.run.predictions(self.name, split), self.folder, split)
         card = {"data": self.plan.data_card(self.prepared.table)}
         Bundle(self.plan.classes, (member,), card=card).save(self.folder.bundle)
         return {}
+
+
+def _fit_summary(row: EpochRow) -> dict[str, Any]:
+    return {
+        "seconds": row.seconds,
+        "steps": 0,
+        "epochs": 0,
+        "best": {"stage": 1, "epoch": 1, **row.validation},
+        "precision": "32",
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _training_summary(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from timm.models import (
 )
 from torch import nn
 
-from tercet.config.model import ModelConfig, read_rules
+from tercet.config.model import FREEZE_PRESETS, ModelConfig, read_rules
 from tercet.core.errors import ConfigError, ModelError, raise_problems
 from tercet.core.registry import did_you_mean
 from tercet.core.types import INTERPOLATIONS, InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
-from tercet.models.heads import HEADS, head_options
+from tercet.models.heads import FITTED, HEADS, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import hub_file, load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
@@ -81,7 +81,9 @@ def build(
         )
     if config.labels.decoder == "cnn-rnn":
         decode_labels(classifier, config.labels)
-    if "freeze" in changed_options(config):
+    if config.head in FITTED and "freeze" not in changed_options(config):
+        classifier.freeze(FREEZE_PRESETS["backbone"])
+    elif "freeze" in changed_options(config):
         classifier.freeze(read_rules(config.freeze))
     return classifier
 

@@ -1,10 +1,11 @@
-"""Features of a frozen network: the part of a classifier before its head, run as fast as this machine can.
+"""Features of frozen backbones, computed as fast as this machine can, and the part of a classifier after them.
 
 Shapes: B images, C channels, H x W pixels, F features.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 import warnings
@@ -12,7 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm)
+
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -33,21 +37,36 @@ _TIMED_IMAGES = 16
 _TIMINGS = 3
 
 
-class _Prefix(nn.Module):
-    """Backbone and recurrent module, on preprocessed images."""
+class AfterBackbone(nn.Module):
+    """The part of a classifier after its backbone: features B F to logits B K."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.features, self.recurrent = classifier.features, classifier.recurrent
+        self.recurrent, self.head = classifier.recurrent, classifier.head
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map preprocessed images to the features that the head takes."""
-        output: Tensor = self.recurrent(self.features(images))
-        return output
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features to logits."""
+        logits: Tensor = self.head(self.recurrent(features))
+        return logits
+
+
+def encoder_key(classifier: Classifier, *arguments: object) -> str:
+    """Return a SHA-256 of all that determines the features of an image: the network, its weights and its input.
+
+    Args:
+        classifier: The network.
+        *arguments: Options that change the computation but not the weights.
+    """
+    spec = sorted(classifier.spec.to_dict().items())
+    digest = hashlib.sha256(repr((classifier.network, timm.__version__, spec, arguments)).encode())
+    for name, tensor in classifier.features.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class Encoder:
-    """Maps images to the features that a classifier's head takes; parameters are read once, at the start.
+    """Maps images to the features of a classifier's backbone; its parameters are read once, at the start.
 
     On the CPU, the first batch decides between PyTorch, PyTorch with channels-last tensors, and ONNX Runtime: the
     fastest of those whose features agree within `TOLERANCE`.
@@ -62,7 +81,7 @@ class Encoder:
         self.classifier, self.device = classifier, device
         self.engine = "pytorch"
         """pytorch, channels-last or onnxruntime."""
-        self._prefix = _Prefix(classifier)
+        self._prefix = classifier.features
         self._run: Callable[[Tensor], Tensor] | None = None
         self._worth_choosing = device == "cpu" and expected >= _MIN_IMAGES
 
