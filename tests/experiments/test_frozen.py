@@ -84,6 +84,12 @@ def test_options_without_effect_on_a_fitted_head_are_rejected(
     assert not (tmp_path / "run").exists()
 
 
+def test_pixels_are_a_baseline_without_weights(shapes: Path, alone: None, tmp_path: Path) -> None:
+    result = train(shapes, members=["pixels"], output=str(tmp_path / "run"), **OPTIONS)
+    assert result.metrics["members"][0]["validation"]["accuracy"] > 0.4
+    assert result.bundle().predict(next(shapes.glob("disc/*"))).probabilities.shape == (1, 3)
+
+
 def test_folds_of_a_logistic_head(shapes: Path, alone: None, tmp_path: Path) -> None:
     result = crossval(shapes, members=[LOGISTIC], folds=3, output=str(tmp_path / "folds"), **OPTIONS)
     assert result.metrics["pooled"]

@@ -26,7 +26,7 @@ from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
 from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
 from tercet.models.forward import predict_logits
-from tercet.models.heads import FITTED
+from tercet.models.registry import has_fitted_head
 from tercet.training.linear_heads import LinearHead, fit_logistic
 
 
@@ -59,7 +59,7 @@ def frozen_backbone(
     """
     config = member.training
     random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
-    if member.model.head in FITTED:
+    if has_fitted_head(member.network, member.model):
         random = False  # fitted on the images as they are
     if plan.multilabel or classifier.custom or random or not classifier.frozen_backbone:
         return None

@@ -35,8 +35,7 @@ from tercet.metrics.classification import Scorer, score, validation_scores
 from tercet.metrics.multilabel import validation_multilabel_scores
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
-from tercet.models.heads import FITTED
-from tercet.models.registry import check_logits
+from tercet.models.registry import check_logits, has_fitted_head
 from tercet.models.summary import summarize
 from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, tensorboard
 from tercet.training.checkpoint import TrainingResult
@@ -194,7 +193,7 @@ class _MemberTrainer:
         module: nn.Module = classifier
         if frozen is not None:
             module, validation = frozen.module, frozen.loader(validation)
-        if frozen is not None and member.model.head in FITTED:
+        if frozen is not None and has_fitted_head(member.network, member.model):
             _, history = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
             for callback in logs:
                 callback.on_epoch_end(history.rows[0])

@@ -22,8 +22,8 @@ from tercet.ensemble.weights import is_fitted
 from tercet.experiments.custom_parts import OPTIONS
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
-from tercet.models.heads import FITTED
 from tercet.models.members import MEMBER_OPTIONS
+from tercet.models.registry import has_fitted_head
 
 _SPLIT_OPTIONS = (
     "image_column",
@@ -100,9 +100,9 @@ class Plan:
             ConfigError: Members differ in `monitor` or `monitor_split`; multi-label options without multi-label data;
                 a crop is too large; or no validation rows are left for calibration.
         """
-        fitted = [member.name for member in self.members if member.model.head in FITTED]
+        fitted = [member.name for member in self.members if has_fitted_head(member.network, member.model)]
         raise_problems(
-            [self.multilabel and bool(fitted) and f"head logistic of {', '.join(fitted)} needs one class per image"]
+            [self.multilabel and bool(fitted) and f"the fitted head of {', '.join(fitted)} needs one class per image"]
         )
         if not self.multilabel:
             decoders = [member.name for member in self.members if member.model.labels.decoder != "sigmoid"]

@@ -31,11 +31,18 @@ from tercet.core.types import INTERPOLATIONS, InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
-from tercet.models.heads import FITTED, HEADS, head_options
+from tercet.models.heads import HEADS, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import hub_file, load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
-from tercet.models.registry import BuildRequest, override, pixel_size, registered_network, registered_networks
+from tercet.models.registry import (
+    BuildRequest,
+    has_fitted_head,
+    override,
+    pixel_size,
+    registered_network,
+    registered_networks,
+)
 
 _DEFAULT = ModelConfig()
 _ALWAYS_VALID = frozenset({"pretrained", "num_biases"})
@@ -81,7 +88,7 @@ def build(
         )
     if config.labels.decoder == "cnn-rnn":
         decode_labels(classifier, config.labels)
-    if config.head in FITTED and "freeze" not in changed_options(config):
+    if has_fitted_head(network, config) and classifier.features.state_dict():
         classifier.freeze(FREEZE_PRESETS["backbone"])
     elif "freeze" in changed_options(config):
         classifier.freeze(read_rules(config.freeze))

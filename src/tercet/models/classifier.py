@@ -207,7 +207,7 @@ class Classifier(nn.Module):
     @property
     def frozen_backbone(self) -> bool:
         """Whether nothing of `features` is trained, so that an image always has the same features."""
-        return "features" in self._eval_modules
+        return "features" in self._eval_modules or not self.features.state_dict()
 
     def embed(self, images: Tensor) -> Tensor:
         """Map images B C H W in [0, 1] to the features B F that the head takes."""

@@ -16,7 +16,7 @@ from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import slug
 from tercet.core.yaml_io import read_mapping
 from tercet.models.build import changed_options, check_network, options_of
-from tercet.models.heads import FITTED
+from tercet.models.registry import has_fitted_head
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
@@ -95,12 +95,12 @@ def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) ->
     config = replace(config, **{field: getattr(_DEFAULTS, field) for field in ignored})
     check_network(network, config)
     training = parsed.of(TrainingConfig)
-    if config.head in FITTED:
+    if has_fitted_head(network, config):
         unused = sorted(member_options & {field.name for field in fields(TrainingConfig)} - {"class_weights"})
         raise_problems(
             [
-                bool(unused) and f"head {config.head} is fitted, not trained in epochs: remove {', '.join(unused)}",
-                "freeze" in member_options and f"head {config.head} freezes the backbone: remove freeze",
+                bool(unused) and f"the head of {name} is fitted, not trained in epochs: remove {', '.join(unused)}",
+                "freeze" in member_options and f"the head of {name} needs a frozen backbone: remove freeze",
             ]
         )
     single_stage = training.epochs is not None or training.lr is not None
