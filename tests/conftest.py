@@ -4,6 +4,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from hypothesis import settings
 from tests import leftovers
 
 torch.set_num_threads(1)
+CACHE = tempfile.TemporaryDirectory(prefix="tercet-tests-")
+os.environ["TERCET_CACHE"] = CACHE.name  # features that earlier runs have stored would hide a computation
 
 pytest_plugins = (
     "tests.fixtures.browser",

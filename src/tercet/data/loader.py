@@ -5,13 +5,14 @@ Shapes: N rows, B images per batch, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -159,6 +160,7 @@ class ImageLoader:
         self._shuffle, self._balanced = shuffle, balanced
         self._augment, self._random_erasing, self._mixup, self._cutmix = augment, random_erasing, mixup, cutmix
         self._num_workers = num_workers if images.on_demand else 0
+        self._features: NDArray[np.float32] | None = None
         self._check(images, specs)
         self._assemble = _Assembler(images, specs)
         self._branches = [list(self._assemble.specs).index(spec.geometry) for spec in specs]
@@ -229,8 +231,23 @@ class ImageLoader:
         positions = by_label[first[classes] + offsets.astype(np.int64)]
         return np.asarray(positions[torch.randperm(total, generator=generator).numpy()])
 
+    def with_features(self, features: NDArray[np.float32]) -> ImageLoader:
+        """Return a loader of the same samples in the same order, whose batches hold `features[row]` as images.
+
+        Raises:
+            ValueError: The loader changes images at random.
+        """
+        if self._augment != "none" or self._random_erasing or self._mixup or self._cutmix:
+            raise ValueError("features belong to images that are not changed at random")
+        loader = copy.copy(self)
+        loader._features = features
+        return loader
+
     def _load_images(self, batches: Sequence[Ints]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the images of each batch, before augmentation."""
+        """Yield the images of each batch, before augmentation, or their features."""
+        if self._features is not None:
+            yield from ((torch.from_numpy(self._features[self._rows[positions]]),) for positions in batches)
+            return
         if not self._num_workers or not batches:
             yield from (self._assemble(self._rows[positions]) for positions in batches)
             return

@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.files import write_text
+from tercet.core.history import EpochRow
 from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import seed_everything, seeded_generators
@@ -22,6 +24,7 @@ from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Member
+from tercet.experiments.frozen import FrozenBackbone, fit_head, frozen_backbone
 from tercet.experiments.plan import Plan, custom_names
 from tercet.experiments.pool import report_to_parent
 from tercet.experiments.task import task_of
@@ -29,9 +32,9 @@ from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, score
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
-from tercet.models.registry import check_logits
+from tercet.models.registry import check_logits, has_fitted_head
 from tercet.models.summary import summarize
-from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, tensorboard
+from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, notify, tensorboard
 from tercet.training.checkpoint import TrainingResult
 from tercet.training.fabric import bf16_fault, check_step, choose_precision, require_bf16
 from tercet.training.losses import Objective
@@ -88,15 +91,17 @@ def train_member(
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     plan = Plan.load(run)
     trainer = _MemberTrainer(run, folder, plan, prepared or plan.open_data(run), name, fold)
-    classifier, summary = trainer.train(callbacks)
+    classifier, frozen, summary = trainer.train(callbacks)
+    if frozen is not None:
+        summary["features"] = {"computed": frozen.computed, "reused": frozen.reused}
     if fold is None:
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARY_KEYS}
         if keep:
-            summary |= trainer.save(classifier)
+            summary |= trainer.save(classifier, frozen)
         if plan.compared:
             summary |= measure_member(classifier, plan, trainer.prepared)
     else:
-        predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out())
+        predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out(), frozen)
         store_predictions(predictions, folder.predictions, folder)
     folder.finish(summary)
 
@@ -146,8 +151,12 @@ class _MemberTrainer:
             return np.array([], dtype=np.int64)
         return fold_rows(self.prepared, self.plan)[self.fold]
 
-    def train(self, callbacks: Sequence[Callback]) -> tuple[Classifier, dict[str, Any]]:
-        """Build and train the network; return it with its best weights, and a summary of the training."""
+    def train(self, callbacks: Sequence[Callback]) -> tuple[Classifier, FrozenBackbone | None, dict[str, Any]]:
+        """Build and train the network.
+
+        Returns:
+            The network with its best weights, the features if its backbone is frozen, and a summary of the training.
+        """
         plan, member = self.plan, self.plan.member(self.name)
         seed = plan.seed(self.name, self.fold)
         seed_everything(seed)
@@ -162,10 +171,22 @@ class _MemberTrainer:
             batch = next(iter(batches.epoch(0)))
             config = replace(config, precision=self.precision(config, classifier, batch, objective))
         scorer, logs = self.logging(monitor_rows)
+        validation = self.prepared.loader(monitor_rows, specs, num_workers=workers)
+        frozen = frozen_backbone(classifier, member, plan, self.prepared)
+        module: nn.Module = classifier
+        if frozen is not None:
+            module, validation = frozen.module, frozen.loader(validation)
+        if frozen is not None and has_fitted_head(member.network, member.model):
+            _, history = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
+            notify([*logs, *callbacks], "on_epoch_end", history.rows[0])
+            history.save(self.folder.path / "history.jsonl")
+            return classifier, frozen, _fit_summary(history.rows[0])
+        if frozen is not None:
+            batches = frozen.loader(batches)
         training = Trainer(
-            classifier,
+            module,
             batches,
-            self.prepared.loader(monitor_rows, specs, num_workers=workers),
+            validation,
             config=config,
             folder=self.folder.checkpoints,
             device=plan.device,
@@ -177,7 +198,7 @@ class _MemberTrainer:
         training.resume()
         result = training.run()
         result.history.save(self.folder.path / "history.jsonl")
-        return classifier, _training_summary(result, config)
+        return classifier, frozen, _training_summary(result, config)
 
     def precision(
         self, config: TrainingConfig, classifier: Classifier, batch: Batch, objective: Objective
@@ -211,12 +232,23 @@ class _MemberTrainer:
         scorer, callbacks = task_of(plan).scoring(boards, plan, self.prepared, monitor_rows)
         return scorer, [log, *callbacks]
 
-    def save(self, classifier: Classifier) -> dict[str, Any]:
+    def save(self, classifier: Classifier, frozen: FrozenBackbone | None) -> dict[str, Any]:
         """Save the member's predictions and bundle; return additions to its summary."""
         member = Member(
             self.name, classifier, self.plan.member(self.name).model, TTAConfig(seed=self.plan.run.views.seed)
         )
-        return task_of(self.plan).save(self.run, self.plan, self.prepared, member, self.folder)
+        return task_of(self.plan).save(self.run, self.plan, self.prepared, member, self.folder, frozen)
+
+
+def _fit_summary(row: EpochRow) -> dict[str, Any]:
+    return {
+        "seconds": row.seconds,
+        "steps": 0,
+        "epochs": 0,
+        "best": {"stage": 1, "epoch": 1, **row.validation},
+        "precision": "32",
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _training_summary(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:

@@ -26,12 +26,14 @@ from tercet.ensemble.multilabel import (
 )
 from tercet.experiments.finalize import finalize
 from tercet.experiments.finalize_multilabel import finalize_multilabel
+from tercet.experiments.frozen import FrozenBackbone
 from tercet.experiments.plan import Plan
 from tercet.experiments.tensorboard import stage_images
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, validation_scores
 from tercet.metrics.metric import find_metric
 from tercet.metrics.multilabel import validation_multilabel_scores
+from tercet.models.registry import has_fitted_head
 from tercet.training.callbacks import Callback, TensorBoard
 from tercet.training.losses import (
     BinaryCrossEntropy,
@@ -59,8 +61,9 @@ class Task:
     """Returns the loss of a member; the table has the training samples."""
     scoring: Callable[[Sequence[TensorBoard], Plan, DataModule, Rows], Scoring]
     """Returns the scorer of the monitored rows, and the callbacks that draw."""
-    save: Callable[[RunFolder, Plan, DataModule, Member, MemberFolder], dict[str, Any]]
-    """Saves a member's predictions and bundle, and returns additions to its summary."""
+    save: Callable[[RunFolder, Plan, DataModule, Member, MemberFolder, FrozenBackbone | None], dict[str, Any]]
+    """Saves a member's predictions and bundle, and returns additions to its summary; the features of a frozen backbone
+    are used if given."""
     finalize: Callable[[RunFolder, Plan, DataModule], Results]
     """Combines the members, writes predictions and bundle, and returns metrics and report."""
 
@@ -97,6 +100,7 @@ def _monitor(monitor: Monitor) -> Monitor:
 def _problems(member: MemberConfig) -> Iterator[str]:
     training = member.training
     single_label_options = {
+        "fitted head": has_fitted_head(member.network, member.model),
         "loss": training.loss != "cross-entropy",
         "label_smoothing": training.label_smoothing > 0,
         "class_weights": training.class_weights != "none",
@@ -131,7 +135,12 @@ def multilabel_objective(config: LabelsConfig, counts: Ints) -> Objective:
 
 
 def _save_multilabel(
-    run: RunFolder, plan: Plan, prepared: DataModule, member: Member, folder: MemberFolder
+    run: RunFolder,
+    plan: Plan,
+    prepared: DataModule,
+    member: Member,
+    folder: MemberFolder,
+    frozen: FrozenBackbone | None,
 ) -> dict[str, Any]:
     """Save a member's bundle and its predictions on validation and test; return its threshold.
 
@@ -197,11 +206,16 @@ def _scoring_multilabel(boards: Sequence[TensorBoard], plan: Plan, prepared: Dat
 
 
 def _save_single(
-    run: RunFolder, plan: Plan, prepared: DataModule, member: Member, folder: MemberFolder
+    run: RunFolder,
+    plan: Plan,
+    prepared: DataModule,
+    member: Member,
+    folder: MemberFolder,
+    frozen: FrozenBackbone | None,
 ) -> dict[str, Any]:
     for split in plan.predicted_splits():
         if len(rows := prepared.rows(split)):
-            predictions = predict_rows(member.classifier, plan, prepared, rows)
+            predictions = predict_rows(member.classifier, plan, prepared, rows, frozen)
             store_predictions(predictions, run.predictions(member.name, split), folder, split)
     Bundle(plan.classes, (member,), card={"data": plan.data_card(prepared.table)}).save(folder.bundle)
     return {}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tercet.config.training import Monitor
 from tercet.config.tta import TTAConfig
 from tercet.core.files import write_bytes
@@ -21,6 +23,7 @@ from tercet.data.data_module import DataModule, Rows
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combine import average
 from tercet.ensemble.cross_fit import rank
+from tercet.experiments.frozen import FrozenBackbone
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Scores, rank_key
@@ -33,11 +36,16 @@ from tercet.models.tta import enlarged_input_spec, predict_levels
 _HELD_OUT = "held-out"
 
 
-def predict_rows(classifier: Classifier, plan: Plan, prepared: DataModule, rows: Rows) -> dict[TTAConfig, Predictions]:
+def predict_rows(
+    classifier: Classifier, plan: Plan, prepared: DataModule, rows: Rows, frozen: FrozenBackbone | None = None
+) -> dict[TTAConfig, Predictions]:
     """Return the predictions for some rows: without TTA, and at every level of the run's TTA option."""
     spec, classes, workers = classifier.spec, plan.classes, plan.data_config.num_workers
     loader = prepared.loader(rows, (spec,), num_workers=workers)
-    predictions = {TTAConfig(seed=plan.run.seed): predict(classifier, loader, classes=classes, device=plan.device)}
+    module: nn.Module = classifier
+    if frozen is not None:
+        module, loader = frozen.module, frozen.loader(loader)
+    predictions = {TTAConfig(seed=plan.run.seed): predict(module, loader, classes=classes, device=plan.device)}
     views = plan.run.views
     if not views.plain:
         loader = prepared.loader(rows, (enlarged_input_spec(spec, views),), num_workers=workers)

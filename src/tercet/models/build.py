@@ -24,7 +24,7 @@ from timm.models import (
 )
 from torch import nn
 
-from tercet.config.model import ModelConfig, read_rules
+from tercet.config.model import FREEZE_PRESETS, ModelConfig, read_rules
 from tercet.core.errors import ConfigError, ModelError, raise_problems
 from tercet.core.registry import did_you_mean
 from tercet.core.types import INTERPOLATIONS, InputSpec
@@ -35,7 +35,14 @@ from tercet.models.heads import HEADS, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import hub_file, load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
-from tercet.models.registry import BuildRequest, override, pixel_size, registered_network, registered_networks
+from tercet.models.registry import (
+    BuildRequest,
+    has_fitted_head,
+    override,
+    pixel_size,
+    registered_network,
+    registered_networks,
+)
 
 _DEFAULT = ModelConfig()
 _ALWAYS_VALID = frozenset({"pretrained", "num_biases"})
@@ -81,7 +88,9 @@ def build(
         )
     if config.labels.decoder == "cnn-rnn":
         decode_labels(classifier, config.labels)
-    if "freeze" in changed_options(config):
+    if has_fitted_head(network, config) and classifier.features.state_dict():
+        classifier.freeze(FREEZE_PRESETS["backbone"])
+    elif "freeze" in changed_options(config):
         classifier.freeze(read_rules(config.freeze))
     return classifier
 

@@ -204,6 +204,11 @@ class Classifier(nn.Module):
             self.get_submodule(name).training = False
         return self
 
+    @property
+    def frozen_backbone(self) -> bool:
+        """Whether nothing of `features` is trained, so that an image always has the same features."""
+        return "features" in self._eval_modules or not self.features.state_dict()
+
     def embed(self, images: Tensor) -> Tensor:
         """Map images B C H W in [0, 1] to the features B F that the head takes."""
         return cast("Tensor", self.recurrent(self.features(self.preprocess(images))))

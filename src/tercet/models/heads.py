@@ -23,6 +23,7 @@ HEADS: Registry[HeadBuilder] = PARTS["head"]
 OPTIONS = {
     "paper": frozenset({"head_hidden_dim", "noise"}),
     "linear": frozenset[str](),
+    "logistic": frozenset[str](),
     "mlp": frozenset({"head_hidden_dim", "dropout"}),
 }
 """Fields of `ModelConfig` that have an effect on each built-in head; on a caller's head all may have one."""
@@ -55,9 +56,14 @@ def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.M
     return nn.Sequential(OrderedDict(layers))
 
 
+FITTED = frozenset({"logistic"})
+"""Heads that are fitted on the features of a frozen backbone, by `tercet.training.linear_heads`."""
+
+
+@HEADS.register("logistic")
 @HEADS.register("linear")
 def linear_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
-    """A single linear layer."""
+    """A single linear layer; trained by gradient steps (linear), or fitted on features (logistic)."""
     from torch import nn
 
     from tercet.models.layers import dense_layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tercet.core.files import slug
 from tercet.core.registry import PARTS
 from tercet.core.yaml_io import read_mapping
 from tercet.models.build import changed_options, check_network, options_of
+from tercet.models.registry import has_fitted_head
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
@@ -95,6 +96,14 @@ def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) ->
     config = replace(config, **{field: getattr(_DEFAULTS, field) for field in ignored})
     check_network(network, config)
     training = parsed.of(TrainingConfig)
+    if has_fitted_head(network, config):
+        unused = sorted(member_options & {field.name for field in fields(TrainingConfig)} - {"class_weights"})
+        raise_problems(
+            [
+                bool(unused) and f"the head of {name} is fitted, not trained in epochs: remove {', '.join(unused)}",
+                "freeze" in member_options and f"the head of {name} needs a frozen backbone: remove freeze",
+            ]
+        )
     single_stage = training.epochs is not None or training.lr is not None
     stage_option_set = training.schedule != "constant" or training.patience is not None
     raise_problems([stage_option_set and not single_stage and _SINGLE_STAGE_ONLY])

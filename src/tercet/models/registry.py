@@ -22,6 +22,7 @@ from tercet.core.registry import PARTS, Registry, accepts
 from tercet.core.runtime import seeded_generators
 from tercet.core.types import INTERPOLATIONS, InputSpec
 from tercet.models.classifier import Classifier
+from tercet.models.heads import FITTED
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ModelEntry:
     """Builds the network."""
     custom: bool = False
     """Whether it is the caller's."""
+    fitted: bool = False
+    """Whether its head is always fitted on the features; see `has_fitted_head`."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,12 @@ def registered_network(name: str) -> ModelEntry | None:
         return _entry(NETWORKS[name])
     family = next((FAMILIES[form] for form in FAMILIES if name.startswith(FAMILIES[form].prefix)), None)
     return None if family is None else family.member(name)
+
+
+def has_fitted_head(network: str, config: ModelConfig) -> bool:
+    """Return whether the head of a network is fitted on features instead of being trained by gradient steps."""
+    entry = registered_network(network)
+    return config.head in FITTED if entry is None else entry.fitted
 
 
 def registered_networks() -> dict[str, ModelEntry]:

@@ -1,4 +1,4 @@
-"""Small networks of the published experiments: two CNNs, recurrent classifiers of pixel rows, MobileNetV1.
+"""Small networks: a linear baseline, two CNNs, recurrent classifiers of pixel rows, MobileNetV1.
 
 Shapes: B images, C channels, H x W pixels, K classes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm and lightning)
 
 from collections import OrderedDict
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
+from tercet.models.heads import HEADS
 from tercet.models.layers import dense_layer
 from tercet.models.recurrent import Cell, RecurrentStack
 from tercet.models.registry import NETWORKS, BuildRequest, ModelEntry, plain_spec
@@ -64,6 +66,25 @@ def build_small_cnn(request: BuildRequest) -> Classifier:
         num_classes=request.num_classes,
         features=nn.Sequential(OrderedDict(layers)),
         head=nn.Sequential(OrderedDict(head)),
+    )
+
+
+_PIXELS_SIDE = 32
+
+
+def build_pixels(request: BuildRequest) -> Classifier:
+    """Return a linear classifier of the pixels, reduced to 32 x 32 if the images are larger or differ in size."""
+    size, config = request.image_size, request.config
+    if config.input.size is None and (size is None or max(size) > 2 * _PIXELS_SIDE):
+        config = replace(config, input=replace(config.input, size=(_PIXELS_SIDE,)))
+    spec = plain_spec(replace(request, config=config))
+    count = spec.channels * spec.size[0] * spec.size[1]
+    return Classifier(
+        request.network,
+        spec=spec,
+        num_classes=request.num_classes,
+        features=nn.Flatten(),  # B C H W to B (C H W)
+        head=HEADS["logistic"](count, request.num_classes, config),
     )
 
 
@@ -121,6 +142,9 @@ def _output_size(size: tuple[int, int], kernel: int, stride: int) -> tuple[int, 
     return height, width
 
 
+NETWORKS.register("pixels")(
+    ModelEntry("logistic regression on the pixels, a baseline", frozenset({"input"}), build_pixels, fitted=True)
+)
 NETWORKS.register("leaf-cnn")(
     ModelEntry(
         "four convolutions, dense 4096, batch normalisation of the logits, for photos of 224 pixels",

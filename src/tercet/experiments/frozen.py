@@ -1,0 +1,150 @@
+"""Trainings whose backbone is frozen: its features are computed once and take the place of the images.
+
+Shapes: N rows of the table, F features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tercet.config.run import MemberConfig
+from tercet.config.training import TrainingConfig
+from tercet.core.history import EpochRow, History
+from tercet.core.types import BatchSource
+from tercet.data.data_module import DataModule, Rows
+from tercet.data.feature_cache import FeatureCache, Features, pixel_digests
+from tercet.data.loader import ImageLoader
+from tercet.experiments.plan import Plan
+from tercet.metrics.classification import Scorer
+from tercet.models.classifier import Classifier
+from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
+from tercet.models.forward import predict_logits
+from tercet.models.registry import has_fitted_head
+from tercet.training.linear_heads import LinearHead, fit_logistic
+
+
+@dataclass(frozen=True)
+class FrozenBackbone:
+    """A classifier with a frozen backbone, and the backbone's features of all images of a run."""
+
+    classifier: Classifier
+    """The whole network; its other parts are those of `module`."""
+    module: nn.Module
+    """Maps features to logits."""
+    features: Features
+    """N F; rows in no split are zero."""
+    computed: int
+    """Features that this training computed."""
+    reused: int
+    """Features that were stored."""
+
+    def loader(self, loader: ImageLoader) -> ImageLoader:
+        """Return a loader of the same samples whose batches hold features."""
+        return loader.with_features(self.features)
+
+
+def frozen_backbone(
+    classifier: Classifier, member: MemberConfig, plan: Plan, prepared: DataModule
+) -> FrozenBackbone | None:
+    """Return the features of a frozen backbone; None if a part of it is trained, or images change at random.
+
+    The features of networks of the caller's are not stored, since their code may change without their weights.
+    """
+    config = member.training
+    random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
+    if has_fitted_head(member.network, member.model):
+        random = False  # fitted on the images as they are
+    if plan.multilabel or classifier.custom or random or not classifier.frozen_backbone:
+        return None
+    rows = np.sort(np.concatenate([prepared.rows(split) for split in ("train", "validation", "test")]))
+    first = prepared.loader(rows[:1], (classifier.spec,))
+    with torch.inference_mode():
+        images = next(iter(first.epoch(0))).images
+        assert isinstance(images, torch.Tensor)  # one spec
+        if classifier.eval().features(classifier.preprocess(images)).ndim != 2:
+            return None  # a feature map for a scan: larger than the images
+    encoder = Encoder(classifier, device=plan.device, expected=len(rows))
+    cache = FeatureCache()
+    key = encoder_key(classifier, sorted(member.model.backbone.args.items()))
+    values = cache.features(
+        key,
+        pixel_digests(prepared.images, rows),
+        lambda positions: _encode(encoder, prepared, rows[positions], num_workers=plan.data_config.num_workers),
+    )
+    features: Features = np.zeros((len(prepared.table), values.shape[1]), dtype=np.float32)
+    features[rows] = values
+    return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused)
+
+
+def _encode(encoder: Encoder, prepared: DataModule, rows: Rows, *, num_workers: int) -> Features:
+    loader = prepared.loader(rows, (encoder.classifier.spec,), num_workers=num_workers)
+    parts: list[NDArray[np.float32]] = []
+    for batch in loader.epoch(0):
+        assert isinstance(batch.images, torch.Tensor)
+        parts.append(encoder(batch.images))
+    return np.concatenate(parts)
+
+
+def fit_head(
+    frozen: FrozenBackbone,
+    prepared: DataModule,
+    rows: Rows,
+    validation: BatchSource,
+    *,
+    config: TrainingConfig,
+    scorer: Scorer,
+    seed: int,
+) -> tuple[LinearHead, History]:
+    """Fit a logistic head on training rows and set it in the classifier.
+
+    Args:
+        frozen: The features.
+        prepared: The data.
+        rows: Training rows.
+        validation: Batches of features of the monitored rows.
+        config: Class weights.
+        scorer: Scores the monitored rows.
+        seed: Seed of the cross-validation that chooses the penalty.
+
+    Returns:
+        The head, and a history with one row.
+    """
+    start = time.monotonic()
+    table = prepared.table.take(rows)
+    groups: Sequence[str] | None = table.groups
+    head = fit_logistic(
+        frozen.features[rows],
+        table.labels,
+        frozen.classifier.num_classes,
+        groups=groups,
+        balanced=config.class_weights != "none",
+        seed=seed,
+    )
+    layer = frozen.classifier.head.get_submodule("classes")
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator]
+        layer.bias.copy_(torch.from_numpy(head.bias))  # type: ignore[operator]
+    logits = torch.from_numpy(head.logits(frozen.features[rows]))
+    labels = torch.from_numpy(table.labels)
+    monitored = predict_logits(frozen.module, validation)
+    scores = scorer(torch.from_numpy(monitored.values), torch.from_numpy(monitored.labels))
+    row = EpochRow(
+        stage=0,
+        epoch=0,
+        step=0,
+        rate=0.0,
+        train_loss=float(nn.functional.cross_entropy(logits, labels)),
+        train_accuracy=float((logits.argmax(dim=1) == labels).float().mean()),
+        validation=scores,
+        seconds=time.monotonic() - start,
+        best=True,
+        note=f"logistic regression, C {head.penalty:g}",
+    )
+    return head, History([row])
