@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tercet.experiments.reproduce import reproduce as reproduce
     from tercet.experiments.runs import runs as runs
     from tercet.experiments.train import demo as demo
+    from tercet.experiments.train import probe as probe
     from tercet.experiments.train import train as train
     from tercet.experiments.tune import tune as tune
     from tercet.explain.explain import explain_images as explain_images
@@ -68,6 +69,7 @@ _MODULES = {
     "list_models": "experiments.catalog",
     "load_bundle": "ensemble.bundle",
     "predict": "inference.predict",
+    "probe": "experiments.train",
     "register": "core.registry",
     "reproduce": "experiments.reproduce",
     "runs": "experiments.runs",

@@ -84,6 +84,23 @@ def train(data: TrainingData = None, *, parsed: ParsedArguments) -> Any:
     return _run_result(run_training(data, parsed, resume=parsed.of(ResumeConfig).resume, console=console()))
 
 
+@command("Training and inference", TRAIN)
+def probe(data: TrainingData = None, *, parsed: ParsedArguments) -> Any:
+    """Fit a linear classifier on features of a pretrained network, in about a minute.
+
+    The network is frozen, and its features are computed once and stored for all commands. Writes a run folder like
+    that of `train`. Small images, and photos without weights at hand, are classified by their pixels: a baseline.
+
+    Examples:
+        photos/
+        photos/ --members resnet18,convnext_tiny
+        photos/ --weights encoder.safetensors
+    """
+    from tercet.experiments.train import run_probe
+
+    return _run_result(run_probe(data, parsed, resume=parsed.of(ResumeConfig).resume, console=console()))
+
+
 @command("Training and inference", ENSEMBLE)
 def ensemble(inputs: Annotated[tuple[str, ...], "run folders, or prediction files"], *, parsed: ParsedArguments) -> Any:
     """Combine trained runs or prediction files into an ensemble.

@@ -10,6 +10,7 @@ from typing import Unpack
 from rich.console import Console
 
 from tercet.config.experiments import CROSSVAL, FoldsConfig
+from tercet.config.model import ModelConfig
 from tercet.config.option_types import CrossvalOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, RunConfig
@@ -107,7 +108,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
             calibration_fraction=folds.calibration_fraction,
         )
         prepared = replace(prepared, table=fold_plan.table)
-        members = resolve_config(config.members or default_members(prepared.image_size), parsed)
+        members = resolve_config(config.members or default_members(prepared.image_size, parsed.of(ModelConfig)), parsed)
         by_fold = members_by_fold(members, [fold.name for fold in fold_plan.folds], folds.fold_members)
         planned = plan_folds(run, str(self.source), parsed, prepared, fold_plan, by_fold)
         write_data(run, prepared)

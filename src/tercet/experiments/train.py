@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -70,6 +71,33 @@ def train(
         return run_training(source, parsed, resume=resume, console=as_console(console))
 
 
+def probe(
+    source: DataLike = None,
+    /,
+    *,
+    resume: str | Path | None = None,
+    console: Console | bool | None = None,
+    **options: Unpack[TrainOptions],
+) -> Run:
+    """Fit a logistic regression on the features of a pretrained network: a measured classifier within a minute.
+
+    It is `train(..., head="logistic")` with one member by default, and takes the same arguments.
+
+    Raises:
+        TercetError: See `tercet.core.errors`.
+    """
+    with custom_parts(options, resume=resume) as named:
+        return run_probe(source, TRAIN.parse_object(named), resume=resume, console=as_console(console))
+
+
+def run_probe(data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console) -> Run:
+    """Start or continue a run, as `probe` does, from parsed options."""
+    if resume is None and "head" not in parsed.given:
+        config = replace(parsed.of(ModelConfig), head="logistic")
+        parsed = replace(parsed, instances={**parsed.instances, ModelConfig: config})
+    return run_training(data, parsed, resume=resume, console=console)
+
+
 class PlannedExperiment(Experiment[tuple[Plan, DataModule], Result]):
     """An experiment whose trainings share one plan and one set of images."""
 
@@ -95,7 +123,7 @@ class Training(PlannedExperiment[Run]):
         """Read the data and plan the members."""
         parsed, config = self.parsed, self.parsed.of(RunConfig)
         prepared = prepare_data(self.source, parsed.of(DataConfig), multilabel=True)
-        members = resolve_config(config.members or default_members(prepared.image_size), parsed)
+        members = resolve_config(config.members or default_members(prepared.image_size, parsed.of(ModelConfig)), parsed)
         plan = make_plan(
             str(self.source),
             prepared,

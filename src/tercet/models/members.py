@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -12,26 +13,47 @@ from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.errors import ConfigError, ModelError, raise_problems
 from tercet.core.files import slug
 from tercet.core.registry import PARTS
 from tercet.core.yaml_io import read_mapping
-from tercet.models.build import changed_options, check_network, options_of
+from tercet.models.build import changed_options, check_network, check_weights, options_of
+from tercet.models.heads import FITTED
 from tercet.models.registry import has_fitted_head
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
 PHOTOS = ("mobilenetv2_100", "efficientnet_b0", "resnet18")
 """Default members for larger images; pretrained."""
+ENCODER = "mobilenetv2_100"
+"""Default network for a fitted head on photos."""
+SMALL_SIDE = 64
+"""Pixels; images with sides up to this are small."""
 MEMBER_OPTIONS = CommandOptions(ModelConfig, TrainingConfig)
 """Options that can be set per member."""
 _DEFAULTS = ModelConfig()
 _SINGLE_STAGE_ONLY = "schedule and patience need a single stage: set epochs or lr, or put them into stages"
 
 
-def default_members(image_size: tuple[int, int]) -> tuple[Any, ...]:
-    """Return three default members for images of this height and width."""
-    if max(image_size) > 64:
+def default_members(image_size: tuple[int, int], config: ModelConfig = _DEFAULTS) -> tuple[Any, ...]:
+    """Return default members for images of this height and width.
+
+    With a fitted head, it is one pretrained encoder; or the pixels, if the images are small or no weights are at hand.
+
+    Args:
+        image_size: Height and width.
+        config: Options of the run.
+    """
+    if config.head in FITTED:
+        if max(image_size) <= SMALL_SIDE and config.weights is None:
+            return ("pixels",)
+        try:
+            check_weights(ENCODER, config)
+        except ModelError as error:
+            warnings.warn(f"{error}; the pixels are used instead of features", stacklevel=2)
+            return ("pixels",)
+        return (ENCODER,)
+    if max(image_size) > SMALL_SIDE:
         return PHOTOS
     return tuple(
         {"model": name, "pretrained": False, "input.size": [32]} if name == "test_resnet" else name
