@@ -22,7 +22,7 @@ tercet.compare("photos", backbones="small-cnn", sizes=32, seeds=2, console=False
 tercet.TercetClassifier(["small-cnn"], options={"monitor": "macro_f1"}).fit(*pair).predict(pair[0])
 tercet.train("photos", epochs="x")  # wrong
 tercet.train("photos", epoch=3)  # wrong
-tercet.train("photos", schedule="cosin")  # wrong
+tercet.train("photos", schedule=3)  # wrong
 tercet.crossval("photos", folds=2.5)  # wrong
 tercet.tune("photos", space={"lr": [1, 2]}, trials="many")  # wrong
 tercet.compare("photos", seeds="x")  # wrong
