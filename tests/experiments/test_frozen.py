@@ -13,7 +13,7 @@ from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
 from tercet.experiments import member as member_training
 from tercet.experiments.crossval import crossval
-from tercet.experiments.train import Run, train
+from tercet.experiments.train import Run, probe, train
 
 MEMBER = {"model": "test_resnet", "pretrained": False, "input.size": 32}
 LINEAR = {**MEMBER, "name": "linear", "head": "linear", "freeze": "backbone", "epochs": 2, "lr": 1e-2}
@@ -93,3 +93,13 @@ def test_pixels_are_a_baseline_without_weights(shapes: Path, alone: None, tmp_pa
 def test_folds_of_a_logistic_head(shapes: Path, alone: None, tmp_path: Path) -> None:
     result = crossval(shapes, members=[LOGISTIC], folds=3, output=str(tmp_path / "folds"), **OPTIONS)
     assert result.metrics["pooled"]
+
+
+def test_probe_is_a_training_with_a_logistic_head(shapes: Path, alone: None, tmp_path: Path) -> None:
+    run = probe(shapes, output=str(tmp_path / "run"), **OPTIONS)
+    assert [member["name"] for member in run.metrics["members"]] == ["pixels"]
+    other = probe(shapes, members=[MEMBER], output=str(tmp_path / "other"), **OPTIONS)
+    assert RunFolder.open(other.path).member("test_resnet").summary()["steps"] == 0
+    with pytest.raises(ConfigError, match="pixels has a logistic head"):
+        probe(shapes, members=["pixels"], head="mlp", output=str(tmp_path / "third"), **OPTIONS)
+    assert not (tmp_path / "third").exists()
