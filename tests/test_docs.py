@@ -115,7 +115,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def require_members(parsed: ParsedArguments) -> None:
     """Resolve the members of a command or file; weights files need not exist."""
     model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
-    if model.weights is None:
+    if model.weights is None and parsed.of(RunConfig).members:
         resolve_members(parsed.of(RunConfig).members, model, training)
 
 

@@ -165,6 +165,7 @@ def test_several_members_use_every_part_in_child_processes(photos: Path) -> None
     assert [member.classifier.custom for member in run.bundle().members] == [False, True]
 
 
+@pytest.mark.slow
 def test_objects_of_a_script_travel_to_child_processes(photos: Path) -> None:
     """The script has no guard, and defines its network in `__main__`."""
     script = photos.parent / "script.py"
@@ -382,6 +383,7 @@ def test_a_resume_needs_the_same_parts(photos: Path) -> None:
     assert (ours / "1-Net.safetensors").read_bytes() == (theirs / "1-Net.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_metric_selects_epochs_and_its_mistakes_are_named(photos: Path) -> None:
     def undefined(predictions: tercet.Predictions) -> float:
         return float("nan")

@@ -43,6 +43,7 @@ print("imported")
     assert result.stdout == "imported\n", result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -100,6 +100,6 @@ def test_probe_is_a_training_with_a_logistic_head(shapes: Path, alone: None, tmp
     assert [member["name"] for member in run.metrics["members"]] == ["pixels"]
     other = probe(shapes, members=[MEMBER], output=str(tmp_path / "other"), **OPTIONS)
     assert RunFolder.open(other.path).member("test_resnet").summary()["steps"] == 0
-    with pytest.raises(ConfigError, match="pixels has a logistic head"):
+    with pytest.raises(ConfigError, match="--head has no effect"):
         probe(shapes, members=["pixels"], head="mlp", output=str(tmp_path / "third"), **OPTIONS)
     assert not (tmp_path / "third").exists()

@@ -67,6 +67,7 @@ def test_methods_that_return_weights_work_from_training_to_files(finished: Run, 
         assert exported.verification.passed
 
 
+@pytest.mark.slow
 def test_functions_work_where_they_are_registered(finished: Run, tmp_path: Path) -> None:
     run = fuse(finished, "geometric", tmp_path / "run")
     with pytest.raises(ModelError, match="unknown ensemble method 'geometric'"):

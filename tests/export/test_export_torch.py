@@ -158,6 +158,7 @@ print([main(command) for command in commands])
 """
 
 
+@pytest.mark.slow
 def test_only_onnx_files_need_the_onnx_libraries(finished: Run, other_images: Path, tmp_path: Path) -> None:
     (tmp_path / "commands.py").write_text(COMMANDS)
     member, image = finished.path / "members" / "wide" / "bundle", other_images / "disc" / "disc-1.png"

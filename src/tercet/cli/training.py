@@ -86,9 +86,9 @@ def train(data: TrainingData = None, *, parsed: ParsedArguments) -> Any:
 
 @command("Training and inference", TRAIN)
 def probe(data: TrainingData = None, *, parsed: ParsedArguments) -> Any:
-    """Fit a linear classifier on features of a pretrained network, in about a minute.
+    """Fit a linear classifier on features of a frozen network.
 
-    The network is frozen, and its features are computed once and stored for all commands. Writes a run folder like
+    It takes about a minute. The features are computed once and stored for all commands. Writes a run folder like
     that of `train`. Small images, and photos without weights at hand, are classified by their pixels: a baseline.
 
     Examples:

@@ -27,7 +27,7 @@ from torch import nn
 from tercet.config.model import FREEZE_PRESETS, ModelConfig, read_rules
 from tercet.core.errors import ConfigError, ModelError, raise_problems
 from tercet.core.registry import did_you_mean
-from tercet.core.types import INTERPOLATIONS, InputSpec
+from tercet.core.types import InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone
 from tercet.models.classifier import Classifier
@@ -38,6 +38,7 @@ from tercet.models.recurrent import RecurrentModule
 from tercet.models.registry import (
     BuildRequest,
     has_fitted_head,
+    native_spec,
     override,
     pixel_size,
     registered_network,
@@ -156,9 +157,10 @@ def network_descriptions() -> dict[str, str]:
     """Return one line per network, by name, in the order of `network_names`."""
     descriptions = {name: entry.description for name, entry in registered_networks().items()}
     for name in timm.list_models():
-        height, width = _pretrained_cfg(name).input_size[1:]
-        weights = "pretrained weights" if is_model_pretrained(name) else "no pretrained weights"
-        descriptions[name] = f"timm backbone, {height} x {width} pixels, {weights}"
+        size = " x ".join(map(str, _pretrained_cfg(name).input_size[1:]))
+        descriptions[name] = (
+            f"timm backbone, {size} pixels, {'no ' * (not is_model_pretrained(name))}pretrained weights"
+        )
     return descriptions
 
 
@@ -190,9 +192,7 @@ def _flag(name: str) -> str:
 def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
     if registered_network(network):
         return f"'{network}'"
-    if option in _RECURRENT:
-        return f"--recurrent {config.recurrent}"
-    return f"--head {config.head}"
+    return f"--recurrent {config.recurrent}" if option in _RECURRENT else f"--head {config.head}"
 
 
 def is_timm(network: str) -> bool:
@@ -249,7 +249,7 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
         overlay = {"file": str(file), "custom_load": pretrained_cfg.custom_load}
     network = _create_model(request, channels, overlay)
     size = get_model_input_config(network)["input_size"][1:]
-    spec = override(_native_spec(pretrained_cfg, channels, cast("tuple[int, int]", tuple(size))), config.input)
+    spec = override(native_spec(pretrained_cfg, channels, cast("tuple[int, int]", tuple(size))), config.input)
     _require_whole_patches(request.network, network, spec.size, native=tuple(pretrained_cfg.input_size[1:]))
     if tensors is not None:
         load_backbone(network, tensors, source=str(config.weights))
@@ -287,14 +287,6 @@ def _require_whole_patches(name: str, network: nn.Module, size: tuple[int, int],
             f"'{name}' has patches of {height} x {width} pixels, and {size[0]} x {size[1]} is not a multiple: "
             f"set --input.size, such as {nearest[0]},{nearest[1]}"
         )
-
-
-def _native_spec(pretrained_cfg: PretrainedCfg, channels: int, size: tuple[int, int]) -> InputSpec:
-    mean, std = tuple(pretrained_cfg.mean), tuple(pretrained_cfg.std)
-    if len(mean) != channels:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    interpolation = pretrained_cfg.interpolation if pretrained_cfg.interpolation in INTERPOLATIONS else "bicubic"
-    return InputSpec(size=size, channels=channels, mean=mean, std=std, interpolation=interpolation)
 
 
 def _require_sequence(request: BuildRequest, backbone: Backbone) -> None:

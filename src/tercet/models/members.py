@@ -76,6 +76,8 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
             problems.extend(f"member {position + 1}: {text}" for text in error.problems)
     raise_problems(problems)
     used = {name for member in resolved for name in changed_options(member.model)}
+    if model.head in FITTED and any(has_fitted_head(member.network, member.model) for member in resolved):
+        used.add("head")
     raise_problems(
         f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - used)
     )

@@ -202,6 +202,15 @@ def pixel_size(config: InputConfig) -> tuple[int, int] | None:
     return None if config.size is None else (config.size[0], config.size[-1])
 
 
+def native_spec(pretrained_cfg: Any, channels: int, size: tuple[int, int]) -> InputSpec:
+    """Return the input spec of a timm network, from its pretrained configuration."""
+    mean, std = tuple(pretrained_cfg.mean), tuple(pretrained_cfg.std)
+    if len(mean) != channels:
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    interpolation = pretrained_cfg.interpolation if pretrained_cfg.interpolation in INTERPOLATIONS else "bicubic"
+    return InputSpec(size=size, channels=channels, mean=mean, std=std, interpolation=interpolation)
+
+
 def plain_spec(request: BuildRequest) -> InputSpec:
     """Return the input spec of an untrained network: size and channels of the data, pixels in [0, 1].
 

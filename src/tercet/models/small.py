@@ -16,7 +16,6 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models.efficientnet import EfficientNet, _gen_mobilenet_v1
 from torch import Tensor, nn
 
-from tercet.config.model import ModelConfig
 from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
 from tercet.models.heads import HEADS
@@ -76,8 +75,6 @@ _PIXELS_SIDE = 32
 def build_pixels(request: BuildRequest) -> Classifier:
     """Return a linear classifier of the pixels, reduced to 32 x 32 if the images are larger or differ in size."""
     size, config = request.image_size, request.config
-    if config.head not in (ModelConfig.head, "logistic"):
-        raise ConfigError(f"pixels has a logistic head: remove head {config.head}")
     if config.input.size is None and (size is None or max(size) > 2 * _PIXELS_SIDE):
         config = replace(config, input=replace(config.input, size=(_PIXELS_SIDE,)))
     spec = plain_spec(replace(request, config=config))
@@ -146,7 +143,7 @@ def _output_size(size: tuple[int, int], kernel: int, stride: int) -> tuple[int, 
 
 
 NETWORKS.register("pixels")(
-    ModelEntry("logistic regression on the pixels, a baseline", frozenset({"input", "head"}), build_pixels, fitted=True)
+    ModelEntry("logistic regression on the pixels, a baseline", frozenset({"input"}), build_pixels, fitted=True)
 )
 NETWORKS.register("leaf-cnn")(
     ModelEntry(
