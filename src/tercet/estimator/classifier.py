@@ -116,18 +116,21 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             TercetError: See `tercet.core.errors`; no run folder is left behind by invalid data or options.
         """
         data, classes = self._training_data(X, y)
-        output = Path(self.output) if self.output is not None else Path(tempfile.mkdtemp(prefix="tercet-")) / "run"
-        remove = weakref.finalize(self, shutil.rmtree, output.parent, ignore_errors=True)
+        remove = None
         if self.output is not None:
-            remove.detach()
+            output = Path(self.output)
+        else:
+            temporary = tempfile.mkdtemp(prefix="tercet-")
+            remove = weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+            output = Path(temporary, "run")
         try:
             run: Run = train(data, console=None if self.verbose else False, **{**self._options(), "output": output})
         except BaseException as error:
-            temporary = remove.alive
-            remove()
-            if temporary and isinstance(error, Interrupted):
-                text = "training stopped, and its temporary folder was deleted: to resume a run, give output=FOLDER"
-                raise Interrupted(text, error.exit_code - 128) from error
+            if remove is not None:
+                remove()
+                if isinstance(error, Interrupted):
+                    text = "training stopped, and its temporary folder was deleted: to resume a run, give output=FOLDER"
+                    raise Interrupted(text, error.exit_code - 128) from error
             raise
         if (earlier := vars(self).get("_remove_run")) is not None:
             earlier()
