@@ -6,17 +6,15 @@ Shapes: N rows of the table, F features.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.history import EpochRow, History
+from tercet.core.history import EpochRow
 from tercet.core.types import BatchSource
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.feature_cache import FeatureCache, Features, pixel_digests
@@ -27,7 +25,7 @@ from tercet.models.classifier import Classifier
 from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
 from tercet.models.forward import predict_logits
 from tercet.models.registry import has_fitted_head
-from tercet.training.linear_heads import LinearHead, fit_logistic
+from tercet.training.linear_heads import fit_logistic
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,18 @@ class FrozenBackbone:
     reused: int
     """Features that were stored."""
 
-    def loader(self, loader: ImageLoader) -> ImageLoader:
-        """Return a loader of the same samples whose batches hold features."""
-        return loader.with_features(self.features)
+
+def without_backbone(
+    classifier: Classifier, loader: ImageLoader, frozen: FrozenBackbone | None
+) -> tuple[nn.Module, ImageLoader]:
+    """Return what maps the batches of a loader to logits, and that loader; if there are features, they are its batches.
+
+    Args:
+        classifier: The network.
+        loader: Loads images of `classifier.spec`, without random changes.
+        frozen: The features of the images.
+    """
+    return (classifier, loader) if frozen is None else (frozen.module, loader.with_features(frozen.features))
 
 
 def frozen_backbone(
@@ -73,23 +80,15 @@ def frozen_backbone(
     encoder = Encoder(classifier, device=plan.device, expected=len(rows))
     cache = FeatureCache()
     key = encoder_key(classifier, sorted(member.model.backbone.args.items()))
+    specs, workers = (classifier.spec,), plan.data_config.num_workers
     values = cache.features(
         key,
         pixel_digests(prepared.images, rows),
-        lambda positions: _encode(encoder, prepared, rows[positions], num_workers=plan.data_config.num_workers),
+        lambda positions: encoder.encode(prepared.loader(rows[positions], specs, num_workers=workers)),
     )
     features: Features = np.zeros((len(prepared.table), values.shape[1]), dtype=np.float32)
     features[rows] = values
     return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused)
-
-
-def _encode(encoder: Encoder, prepared: DataModule, rows: Rows, *, num_workers: int) -> Features:
-    loader = prepared.loader(rows, (encoder.classifier.spec,), num_workers=num_workers)
-    parts: list[NDArray[np.float32]] = []
-    for batch in loader.epoch(0):
-        assert isinstance(batch.images, torch.Tensor)
-        parts.append(encoder(batch.images))
-    return np.concatenate(parts)
 
 
 def fit_head(
@@ -101,7 +100,7 @@ def fit_head(
     config: TrainingConfig,
     scorer: Scorer,
     seed: int,
-) -> tuple[LinearHead, History]:
+) -> EpochRow:
     """Fit a logistic head on training rows and set it in the classifier.
 
     Args:
@@ -114,16 +113,15 @@ def fit_head(
         seed: Seed of the cross-validation that chooses the penalty.
 
     Returns:
-        The head, and a history with one row.
+        The only row of the training's history.
     """
     start = time.monotonic()
     table = prepared.table.take(rows)
-    groups: Sequence[str] | None = table.groups
     head = fit_logistic(
         frozen.features[rows],
         table.labels,
         frozen.classifier.num_classes,
-        groups=groups,
+        groups=table.groups,
         balanced=config.class_weights != "none",
         seed=seed,
     )
@@ -135,7 +133,7 @@ def fit_head(
     labels = torch.from_numpy(table.labels)
     monitored = predict_logits(frozen.module, validation)
     scores = scorer(torch.from_numpy(monitored.values), torch.from_numpy(monitored.labels))
-    row = EpochRow(
+    return EpochRow(
         stage=0,
         epoch=0,
         step=0,
@@ -147,4 +145,3 @@ def fit_head(
         best=True,
         note=f"logistic regression, C {head.penalty:g}",
     )
-    return head, History([row])

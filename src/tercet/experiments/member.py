@@ -16,7 +16,7 @@ from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.files import write_text
-from tercet.core.history import EpochRow
+from tercet.core.history import History
 from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import seed_everything, seeded_generators
@@ -24,8 +24,9 @@ from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Member
-from tercet.experiments.frozen import FrozenBackbone, fit_head, frozen_backbone
-from tercet.experiments.plan import Plan, custom_names
+from tercet.experiments.custom_parts import used_parts
+from tercet.experiments.frozen import FrozenBackbone, fit_head, frozen_backbone, without_backbone
+from tercet.experiments.plan import Plan, member_to_dict
 from tercet.experiments.pool import report_to_parent
 from tercet.experiments.task import task_of
 from tercet.experiments.tta import predict_rows, store_predictions
@@ -35,7 +36,6 @@ from tercet.models.forward import images_per_second, predict
 from tercet.models.registry import check_logits, has_fitted_head
 from tercet.models.summary import summarize
 from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, notify, tensorboard
-from tercet.training.checkpoint import TrainingResult
 from tercet.training.fabric import bf16_fault, check_step, choose_precision, require_bf16
 from tercet.training.losses import Objective
 from tercet.training.trainer import Trainer
@@ -45,11 +45,14 @@ SPEED_BATCH = 64
 _SUMMARY_KEYS = ("parameters", "trainable", "buffers", "flops", "input")
 
 
-def measure_member(classifier: Classifier, plan: Plan, prepared: DataModule) -> dict[str, Any]:
+def measure_member(
+    classifier: Classifier, plan: Plan, prepared: DataModule, frozen: FrozenBackbone | None
+) -> dict[str, Any]:
     """Return `train_accuracy` (best weights, no augmentation) and `images_per_second`."""
     workers, specs = plan.data_config.num_workers, (classifier.spec,)
     train_loader = prepared.loader(prepared.rows("train"), specs, num_workers=workers)
-    predictions = predict(classifier, train_loader, classes=plan.classes, device=plan.device)
+    module, train_loader = without_backbone(classifier, train_loader, frozen)
+    predictions = predict(module, train_loader, classes=plan.classes, device=plan.device)
     speed_loader = prepared.loader(prepared.rows("validation")[:SPEED_BATCH], specs)
     return {
         "train_accuracy": score(predictions).accuracy,
@@ -99,7 +102,7 @@ def train_member(
         if keep:
             summary |= trainer.save(classifier, frozen)
         if plan.compared:
-            summary |= measure_member(classifier, plan, trainer.prepared)
+            summary |= measure_member(classifier, plan, trainer.prepared, frozen)
     else:
         predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out(), frozen)
         store_predictions(predictions, folder.predictions, folder)
@@ -116,7 +119,7 @@ def check_trainings(plan: Plan, prepared: DataModule) -> None:
     checked: list[tuple[str, ModelConfig, TrainingConfig]] = []
     for member in plan.members:
         config, key = member.training, (member.network, member.model, member.training)
-        custom = any(custom_names([member]).values())
+        custom = bool(used_parts(member_to_dict(member)))
         if key in checked or not (custom or config.precision == "bf16"):
             continue
         checked.append(key)
@@ -165,43 +168,51 @@ class _MemberTrainer:
         specs, config = (classifier.spec,), member.training
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
         monitor_rows = self.prepared.rows(plan.monitor_split)
-        workers = plan.data_config.num_workers
-        objective = task_of(plan).objective(member, self.prepared.table.take(rows))
-        if config.precision != "32":
-            batch = next(iter(batches.epoch(0)))
-            config = replace(config, precision=self.precision(config, classifier, batch, objective))
-        scorer, logs = self.logging(monitor_rows)
-        validation = self.prepared.loader(monitor_rows, specs, num_workers=workers)
+        validation = self.prepared.loader(monitor_rows, specs, num_workers=plan.data_config.num_workers)
         frozen = frozen_backbone(classifier, member, plan, self.prepared)
-        module: nn.Module = classifier
-        if frozen is not None:
-            module, validation = frozen.module, frozen.loader(validation)
+        module, validation = without_backbone(classifier, validation, frozen)
+        scorer, logs = self.logging(monitor_rows)
+        observers = [*logs, *callbacks, CustomCallbacks(PARTS["callback"].custom().values())]
         if frozen is not None and has_fitted_head(member.network, member.model):
-            _, history = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
-            notify([*logs, *callbacks], "on_epoch_end", history.rows[0])
-            history.save(self.folder.path / "history.jsonl")
-            return classifier, frozen, _fit_summary(history.rows[0])
-        if frozen is not None:
-            batches = frozen.loader(batches)
-        training = Trainer(
-            module,
-            batches,
-            validation,
-            config=config,
-            folder=self.folder.checkpoints,
-            device=plan.device,
-            objective=objective,
-            scorer=scorer,
-            callbacks=[*logs, *callbacks, CustomCallbacks(PARTS["callback"].custom().values())],
-            name=self.name if self.fold is None else f"{self.name}, fold {self.fold + 1}",
-        )
-        training.resume()
-        result = training.run()
-        result.history.save(self.folder.path / "history.jsonl")
-        return classifier, frozen, _training_summary(result, config)
+            row = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
+            history, summary = History([row]), _summary(row.validation, seconds=row.seconds)
+            notify(observers, "on_epoch_end", row)
+        else:
+            module, batches = without_backbone(classifier, batches, frozen)
+            objective = task_of(plan).objective(member, self.prepared.table.take(rows))
+            if config.precision != "32":
+                batch = next(iter(batches.epoch(0)))
+                config = replace(config, precision=self.precision(config, module, batch, objective))
+            training = Trainer(
+                module,
+                batches,
+                validation,
+                config=config,
+                folder=self.folder.checkpoints,
+                device=plan.device,
+                objective=objective,
+                scorer=scorer,
+                callbacks=observers,
+                name=self.name if self.fold is None else f"{self.name}, fold {self.fold + 1}",
+            )
+            training.resume()
+            result = training.run()
+            history = result.history
+            best = result.best
+            summary = _summary(
+                best.scores,
+                best.stage,
+                best.epoch,
+                seconds=result.seconds,
+                steps=result.steps,
+                epochs=len(history),
+                precision=config.precision,
+            )
+        history.save(self.folder.path / "history.jsonl")
+        return classifier, frozen, summary
 
     def precision(
-        self, config: TrainingConfig, classifier: Classifier, batch: Batch, objective: Objective
+        self, config: TrainingConfig, module: nn.Module, batch: Batch, objective: Objective
     ) -> Literal["32", "bf16"]:
         """Return the precision to train in; for `auto`, log the choice and its reason.
 
@@ -210,15 +221,15 @@ class _MemberTrainer:
         """
         device, log = self.plan.device, EpochLog(self.folder.path / "train.log")
         if config.precision == "bf16":
-            require_bf16(classifier, batch, objective, device=device, name=self.name)
+            require_bf16(module, batch, objective, device=device, name=self.name)
             return "bf16"
         choice_file = self.folder.path / "precision.txt"
         if not choice_file.is_file():  # measured once: a resumed training must keep its precision
-            choice, reason = choose_precision(classifier, batch, objective, device=device)
+            choice, reason = choose_precision(module, batch, objective, device=device)
             log.note(f"precision {choice}: {reason}")
             write_text(choice_file, choice)
         elif choice_file.read_text("utf-8") == "bf16" and (
-            fault := bf16_fault(classifier, batch, objective, device=device)
+            fault := bf16_fault(module, batch, objective, device=device)
         ):
             log.note(f"precision 32: started in bf16 on another machine, but this one cannot compute it: {fault}")
             return "32"
@@ -240,25 +251,22 @@ class _MemberTrainer:
         return task_of(self.plan).save(self.run, self.plan, self.prepared, member, self.folder, frozen)
 
 
-def _fit_summary(row: EpochRow) -> dict[str, Any]:
+def _summary(
+    scores: dict[str, float],
+    stage: int = 0,
+    epoch: int = 0,
+    *,
+    seconds: float,
+    steps: int = 0,
+    epochs: int = 0,
+    precision: str = "32",
+) -> dict[str, Any]:
     return {
-        "seconds": row.seconds,
-        "steps": 0,
-        "epochs": 0,
-        "best": {"stage": 1, "epoch": 1, **row.validation},
-        "precision": "32",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _training_summary(result: TrainingResult, config: TrainingConfig) -> dict[str, Any]:
-    best = result.best
-    return {
-        "seconds": result.seconds,
-        "steps": result.steps,
-        "epochs": len(result.history),
-        "best": {"stage": best.stage + 1, "epoch": best.epoch + 1, **best.scores},
-        "precision": config.precision,
+        "seconds": seconds,
+        "steps": steps,
+        "epochs": epochs,
+        "best": {"stage": stage + 1, "epoch": epoch + 1, **scores},
+        "precision": precision,
         "threads": torch.get_num_threads(),
     }
 

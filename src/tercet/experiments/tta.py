@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from tercet.config.training import Monitor
 from tercet.config.tta import TTAConfig
 from tercet.core.files import write_bytes
@@ -23,7 +21,7 @@ from tercet.data.data_module import DataModule, Rows
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combine import average
 from tercet.ensemble.cross_fit import rank
-from tercet.experiments.frozen import FrozenBackbone
+from tercet.experiments.frozen import FrozenBackbone, without_backbone
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Scores, rank_key
@@ -42,9 +40,7 @@ def predict_rows(
     """Return the predictions for some rows: without TTA, and at every level of the run's TTA option."""
     spec, classes, workers = classifier.spec, plan.classes, plan.data_config.num_workers
     loader = prepared.loader(rows, (spec,), num_workers=workers)
-    module: nn.Module = classifier
-    if frozen is not None:
-        module, loader = frozen.module, frozen.loader(loader)
+    module, loader = without_backbone(classifier, loader, frozen)
     predictions = {TTAConfig(seed=plan.run.seed): predict(module, loader, classes=classes, device=plan.device)}
     views = plan.run.views
     if not views.plain:
