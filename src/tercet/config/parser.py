@@ -52,6 +52,10 @@ class ParsedArguments:
         instance: Config = self.instances[kind]
         return instance
 
+    def replace(self, config: Any) -> ParsedArguments:
+        """Return the arguments with another instance of a configuration class."""
+        return dataclasses.replace(self, instances={**self.instances, type(config): config})
+
     def to_dict(self, *kinds: type) -> dict[str, Any]:
         """Return the values of these classes (default: all) by dotted key; `parse_object` reads them back equal."""
         return self.options.to_dict(*(self.instances[kind] for kind in kinds or self.options.kinds))

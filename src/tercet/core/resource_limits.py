@@ -1,10 +1,11 @@
-"""Memory and time limits for loading untrusted files, and the number of available CPU cores."""
+"""Limits of memory, time and open files, and the number of available CPU cores."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ _ARENAS = 2  # the first one is the heap of the program
 _ARENA_BYTES = 64 * MEBIBYTE  # address space that glibc reserves per further arena
 _DEFAULT_STACK = 8 * MEBIBYTE  # if the stack size is unlimited
 _SPARE_BYTES = 64 * MEBIBYTE
+_RESERVED_DESCRIPTORS = 192  # open files that are not connections
 
 
 def limit_memory(mebibytes: int, *, threads: int) -> None:
@@ -65,6 +67,16 @@ def require_threads(count: int, what: object) -> None:
         raise MemoryExhausted(
             f"no memory for {count} thread(s) beside {what}: raise the memory limit, or use fewer --threads"
         )
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard limit; return the largest possible number of connections."""
+    if not _HAS_LIMITS:
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _RESERVED_DESCRIPTORS)
 
 
 def limit_time(seconds: float | None) -> None:

@@ -75,8 +75,7 @@ def run_crossval(
 ) -> CrossValidation:
     """Start or continue a cross-validation, as `crossval` does, from parsed options."""
     if resume is None and "data.test_fraction" not in parsed.given:  # every image is held out in a fold already
-        config = replace(parsed.of(DataConfig), test_fraction=0.0)
-        parsed = replace(parsed, instances={**parsed.instances, DataConfig: config})
+        parsed = parsed.replace(replace(parsed.of(DataConfig), test_fraction=0.0))
     return run_experiment(Folds, data, parsed, resume=resume, console=console)
 
 

@@ -35,7 +35,7 @@ OPTIONS = {
 }
 """Options that take an object, and the kind of part that it is."""
 _NETWORKS = ("members", "backbones")
-_SENT = [kind for kind in PARTS if kind in {"network", "callback", *OPTIONS.values()}]
+_SENT = ("network", "callback", *OPTIONS.values())
 _VARIABLE = "TERCET_CUSTOM_PARTS"  # set for child processes whose standard input has parts
 
 
@@ -124,7 +124,7 @@ class _Parts:
                 for stage in stages
             ]
         kind = OPTIONS.get(key)
-        if kind is None or kind not in PARTS:
+        if kind is None:
             return value
         if isinstance(value, (list, tuple)):
             return [self._values(key, item) for item in value]

@@ -26,8 +26,6 @@ from tercet.experiments.custom_parts import require_parts, used_parts
 from tercet.experiments.results import RunResult
 
 _UNSTORED = frozenset({"resume", "json", "debug"})
-
-
 State = TypeVar("State")
 Result = TypeVar("Result", bound=RunResult)
 

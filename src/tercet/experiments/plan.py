@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,12 @@ from tercet.config.run import (
 from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
-from tercet.core.registry import PARTS
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
 from tercet.data.image_cache import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.combine import ensemble_method, is_fitted
-from tercet.experiments.custom_parts import require_parts
+from tercet.experiments.custom_parts import require_parts, used_parts
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
@@ -179,11 +177,11 @@ class Plan:
 
     def save(self, run: RunFolder) -> None:
         """Write the plan."""
-        options = CommandOptions(*_KINDS)
+        options, members = CommandOptions(*_KINDS), [member_to_dict(member) for member in self.members]
         values = {
             "data": self.data,
             "options": options.to_dict(self.data_config, self.fusion, self.calibration, replace(self.run, members=())),
-            "members": [member_to_dict(member) for member in self.members],
+            "members": members,
             "device": self.device,
             "threads": self.threads,
             "channels": self.channels,
@@ -195,7 +193,7 @@ class Plan:
             "notes": list(self.notes),
             "compared": self.compared,
             "multilabel": self.multilabel,
-            "custom": custom_names(self.members),
+            "custom": used_parts(members),
         }
         write_json(run.plan, values)
 
@@ -249,24 +247,3 @@ def member_from_dict(values: dict[str, Any]) -> MemberConfig:
     parsed = MEMBER_OPTIONS.parse_object(values["options"])
     model, training = parsed.of(ModelConfig), parsed.of(TrainingConfig)
     return MemberConfig(values["name"], values["model"], model, training, values.get("seed"))
-
-
-def custom_names(members: Sequence[MemberConfig]) -> dict[str, list[str]]:
-    """Return the names of the caller's parts that members use, by kind."""
-    used: dict[str, set[str]] = {}
-    for member in members:
-        training = member.training
-        stages = training.stages or ()
-        names_of: dict[str, list[str]] = {
-            "network": [member.network],
-            "head": [member.model.head],
-            "augmentation": [training.augment],
-            "loss": [training.loss],
-            "optimizer": [training.optimizer],
-            "schedule": [training.schedule, *(stage.schedule for stage in stages)],
-            "metric": [training.monitor],
-        }
-        for kind, names in names_of.items():
-            used.setdefault(kind, set()).update(names)
-    custom = {kind: sorted(names & PARTS[kind].custom().keys()) for kind, names in used.items() if kind in PARTS}
-    return {kind: names for kind, names in custom.items() if names}

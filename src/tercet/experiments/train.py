@@ -93,8 +93,7 @@ def probe(
 def run_probe(data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console) -> Run:
     """Start or continue a run, as `probe` does, from parsed options."""
     if resume is None and "head" not in parsed.given:
-        config = replace(parsed.of(ModelConfig), head="logistic")
-        parsed = replace(parsed, instances={**parsed.instances, ModelConfig: config})
+        parsed = parsed.replace(replace(parsed.of(ModelConfig), head="logistic"))
     return run_training(data, parsed, resume=resume, console=console)
 
 

@@ -151,11 +151,6 @@ def sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def count(value: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural."""
-    return f"{value:,} {noun}{'' if value == 1 else 'es' if noun.endswith('s') else 's'}"
-
-
 def short_count(value: int | None) -> str:
     """Return a count in at most five characters, such as 216k or 51.3M."""
     if value is None:

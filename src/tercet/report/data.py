@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tercet.core.output import count
 from tercet.data.run_reader import RunReader
 from tercet.data.table import SampleTable, Split
-from tercet.metrics.table import count
 from tercet.plots.distribution import class_counts, counts_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Details, Paragraph, Section, Table

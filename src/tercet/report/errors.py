@@ -10,12 +10,13 @@ from scipy.stats import binomtest
 
 from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
+from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.data.decode import Pixels
 from tercet.data.run_reader import RunReader
 from tercet.metrics.classification import confused_pairs, confusion, per_class
 from tercet.metrics.significance import agreement_matrix
-from tercet.metrics.table import count, number
+from tercet.metrics.table import number
 from tercet.metrics.tables import classes_table, pairs_table
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter

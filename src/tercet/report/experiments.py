@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tercet.core.output import count
 from tercet.data.run_reader import RunReader
 from tercet.metrics.metric import Detail, describe_metric, find_metric, metric_names
 from tercet.metrics.run_tables import published_table, rank_trials, trials_table
-from tercet.metrics.table import count, number, p_value_text, points, sentence_case
+from tercet.metrics.table import number, p_value_text, points, sentence_case
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.page import Block, Code, Details, Paragraph, Section, Table

@@ -14,15 +14,8 @@ from contextlib import suppress
 
 from tercet.core.errors import ConfigError
 
-try:
-    import resource
-except ImportError:  # only POSIX has it
-    resource = None  # type: ignore[assignment]
-_HAS_LIMITS = bool(resource)
-
 _SO_ATTACH_FILTER = 26  # Linux; not in `socket`
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF program: return 0, which drops the packet
-_RESERVED_DESCRIPTORS = 192  # open files that are not connections
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::[0-9]{1,5})?")
 
@@ -95,16 +88,6 @@ def _drop_packets(listener: socket.socket) -> None:
         program = ctypes.create_string_buffer(_DROP_ALL)
         with suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard limit; return the largest possible number of connections."""
-    if not _HAS_LIMITS:
-        return sys.maxsize
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return sys.maxsize if hard == resource.RLIM_INFINITY else max(1, hard - _RESERVED_DESCRIPTORS)
 
 
 class AllowedHosts:

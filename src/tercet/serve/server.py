@@ -21,11 +21,11 @@ from uvicorn import Server
 
 from tercet.config.deployment import ServerLimits
 from tercet.core.process import ParentLink
-from tercet.core.resource_limits import available_cores, limit_memory, limit_time
+from tercet.core.resource_limits import available_cores, limit_memory, limit_time, raise_descriptor_limit
 from tercet.inference.exported_model import ExportedModel
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.app import make_app, route_paths
-from tercet.serve.listener import AllowedHosts, accept_waiting, bind, listen, raise_descriptor_limit, url_of
+from tercet.serve.listener import AllowedHosts, accept_waiting, bind, listen, url_of
 from tercet.serve.middleware import GuardMiddleware
 from tercet.serve.monitoring import LIBRARY_LEVELS, AccessLog, Metrics, redirect_logs
 from tercet.serve.protocol import BoundedProtocol, ServerConfig
