@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from tercet.config.fields import Config, bounded
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
+from tercet.config.presets import LadderConfig, PresetConfig
 from tercet.config.run import CalibrationConfig, DataConfig, FusionConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import Problem
@@ -112,8 +113,8 @@ class ExplainConfig:
     """auto, cpu, cuda, cuda:N or mps."""
 
 
-TRAINING = (RunConfig, ResumeConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
+TRAINING = (RunConfig, PresetConfig, ResumeConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
 """Options shared by `train`, `crossval` and `tune`."""
-TRAIN = CommandOptions(*TRAINING, CalibrationConfig, OutputConfig)
+TRAIN = CommandOptions(*TRAINING, LadderConfig, CalibrationConfig, OutputConfig)
 ENSEMBLE = CommandOptions(EnsembleConfig, FusionConfig, CalibrationConfig, OutputConfig)
 AUDIT = CommandOptions(AuditConfig, DataConfig, OutputConfig)

@@ -49,6 +49,8 @@ class RunRecord:
     created: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
     custom: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of parts of the caller's among the options, by kind."""
+    given: Sequence[str] | None = None
+    """Options that the user set; None if that is not known."""
 
 
 def how_to_continue(record: RunRecord, path: str | Path) -> str:

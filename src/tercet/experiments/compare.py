@@ -40,11 +40,11 @@ from tercet.experiments.compare_grid import (
 from tercet.experiments.compare_results import compare_networks, read_networks, report_text, write_tables
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
-from tercet.experiments.jobs import raise_failures
+from tercet.experiments.jobs import raise_failures, train_waiting
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.results import RunResult
-from tercet.experiments.train import PlannedExperiment, make_plan, train_waiting, write_run
+from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
 from tercet.models.build import check_weights

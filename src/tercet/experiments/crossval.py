@@ -10,10 +10,9 @@ from typing import Unpack
 from rich.console import Console
 
 from tercet.config.experiments import CROSSVAL, FoldsConfig
-from tercet.config.model import ModelConfig
 from tercet.config.option_types import CrossvalOptions
 from tercet.config.parser import ParsedArguments
-from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, RunConfig
+from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
 from tercet.core.progress import as_console, print_status
@@ -27,11 +26,10 @@ from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, run_experiment
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fold_runs import FoldRun, FoldRuns, members_by_fold, plan_folds, write_fold
-from tercet.experiments.jobs import planned_jobs, raise_failures
+from tercet.experiments.jobs import planned_jobs, raise_failures, train_jobs
 from tercet.experiments.results import RunResult
-from tercet.experiments.train import check_members, resolve_config, train_jobs, write_data
+from tercet.experiments.train import check_members, preset_members, write_data
 from tercet.metrics.classification import score
-from tercet.models.members import default_members
 
 
 class CrossValidation(RunResult):
@@ -97,7 +95,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
 
     def prepare(self, run: RunFolder) -> FoldRuns:
         """Read the data, make the folds, and check all of them before anything is trained."""
-        parsed, config, folds = self.parsed, self.parsed.of(RunConfig), self.parsed.of(FoldsConfig)
+        parsed, folds = self.parsed, self.parsed.of(FoldsConfig)
         prepared = read_data(self.source, parsed.of(DataConfig))
         fold_plan = make_folds(
             prepared.table,
@@ -107,7 +105,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
             calibration_fraction=folds.calibration_fraction,
         )
         prepared = replace(prepared, table=fold_plan.table)
-        members = resolve_config(config.members or default_members(prepared.image_size, parsed.of(ModelConfig)), parsed)
+        members = preset_members(parsed, prepared)
         by_fold = members_by_fold(members, [fold.name for fold in fold_plan.folds], folds.fold_members)
         planned = plan_folds(run, str(self.source), parsed, prepared, fold_plan, by_fold)
         write_data(run, prepared)

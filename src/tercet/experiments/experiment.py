@@ -54,7 +54,12 @@ class Experiment(ABC, Generic[State, Result]):
         """Return the experiment of a run folder, with changed options."""
         options = {**record.options, **changes}
         arguments = {name: options.pop(name, None) for name in cls._arguments()}
-        return cls(str(record.source), cls.options.parse_object(options, source=RECORD), **arguments)
+        parsed = cls.options.parse_object(options, source=RECORD)
+        if (
+            record.given is not None
+        ):  # all options are stored, but a preset changes only those that the user did not set
+            parsed = replace(parsed, given=frozenset(record.given))
+        return cls(str(record.source), parsed, **arguments)
 
     @classmethod
     def _arguments(cls) -> list[str]:
@@ -91,7 +96,8 @@ class Experiment(ABC, Generic[State, Result]):
         run = RunFolder.create(self.parsed.to_dict()["output"], f"{data_name(self.source)}{self.suffix}")
         with run.lock():
             options = self.stored_options()
-            run.begin(RunRecord(self.command, str(self.source), options, custom=used_parts(options)))
+            given = sorted(self.parsed.given)
+            run.begin(RunRecord(self.command, str(self.source), options, custom=used_parts(options), given=given))
             with run.delete_if_invalid():
                 state = self._prepare(run)
             return self._finish(run, state, console)

@@ -9,13 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from tercet.core.errors import TercetError
-from tercet.core.progress import ProgressDisplay
+from tercet.core.output import count
+from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import MemberFolder, RunFolder
-from tercet.core.runtime import ThreadPlan
+from tercet.core.runtime import ThreadPlan, plan_threads
 from tercet.data.data_module import DataModule
 from tercet.experiments.member import train_member
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
+from tercet.experiments.task import task_of
 from tercet.training.callbacks import Callback
 
 
@@ -91,6 +93,41 @@ def run_jobs(
     display = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split)
     threads = threads if len(jobs) > 1 else ThreadPlan(1, threads.threads)
     return run_all(jobs, root=root, threads=threads, display=display, prepared=prepared)
+
+
+def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> list[FailedJob]:
+    """Run the unfinished trainings of a run; return the ones that failed.
+
+    Raises:
+        Interrupted: A signal arrived; every training has saved a checkpoint.
+    """
+    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
+    jobs = planned_jobs(run, plan)
+    return train_jobs(jobs, plan, root=run, details=f"{counts} images", console=console, prepared=prepared)
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    plan: Plan,
+    *,
+    root: RunFolder,
+    details: str,
+    console: Console,
+    prepared: DataModule | None = None,
+) -> list[FailedJob]:
+    """Print data, skipped files and resources, and run the unfinished jobs; return the ones that failed."""
+    waiting = [job for job in jobs if not job.folder.finished()]
+    if not waiting:
+        return []
+    threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume keeps its number
+    classes = count(len(plan.classes), task_of(plan).noun)
+    print_status(console, f"{plan.data}: {classes}; {details}")
+    for note in plan.notes[:10]:
+        print_status(console, f"data: {note}")
+    if len(plan.notes) > 10:
+        print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
+    print_status(console, f"{count(len(waiting), 'training')} on {plan.device}: {threads}")
+    return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
 
 
 def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:

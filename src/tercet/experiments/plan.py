@@ -8,6 +8,7 @@ from typing import Any
 
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
+from tercet.config.presets import RungName
 from tercet.config.run import (
     UNCALIBRATED,
     CalibrationConfig,
@@ -48,6 +49,15 @@ _SPLIT_OPTIONS = (
 
 
 @dataclass(frozen=True)
+class Rung:
+    """Members that are trained together, on the ladder from cheap to expensive models."""
+
+    name: RungName
+    members: tuple[MemberConfig, ...]
+    """The members; if it is `fine-tune`, the most promising of them, the others by the next rung."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Resolved configuration of a run."""
 
@@ -57,6 +67,7 @@ class Plan:
     fusion: FusionConfig
     run: RunConfig
     members: tuple[MemberConfig, ...]
+    """Members that are trained, or in training; the waiting rungs have more."""
     device: str
     threads: int
     channels: int
@@ -75,6 +86,12 @@ class Plan:
     """Whether an image has a set of labels instead of one class."""
     calibration: CalibrationConfig = UNCALIBRATED
     """Calibration of the chosen model."""
+    rung: RungName | None = None
+    """Rung of the ladder that was started last; None if all members are trained at once."""
+    rungs: tuple[Rung, ...] = ()
+    """Rungs that wait."""
+    started: float = 0.0
+    """Time as of `time.monotonic()` at which this process started the run; it is not saved."""
 
     def member(self, name: str) -> MemberConfig:
         """Return a member by name."""
@@ -194,6 +211,8 @@ class Plan:
             "compared": self.compared,
             "multilabel": self.multilabel,
             "custom": used_parts(members),
+            "rung": self.rung,
+            "rungs": [[rung.name, [member_to_dict(member) for member in rung.members]] for rung in self.rungs],
         }
         write_json(run.plan, values)
 
@@ -225,6 +244,11 @@ class Plan:
             compared=values.get("compared", False),
             multilabel=values.get("multilabel", False),
             calibration=parsed.of(CalibrationConfig),
+            rung=values.get("rung"),
+            rungs=tuple(
+                Rung(name, tuple(member_from_dict(member) for member in members))
+                for name, members in values.get("rungs", [])
+            ),
         )
 
     def open_data(self, run: RunFolder) -> DataModule:

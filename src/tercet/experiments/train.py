@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,25 +15,26 @@ from tercet.config.commands import TRAIN
 from tercet.config.model import ModelConfig
 from tercet.config.option_types import TrainOptions
 from tercet.config.parser import ParsedArguments
+from tercet.config.presets import LadderConfig, PresetConfig
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.files import write_json
-from tercet.core.output import count
-from tercet.core.progress import as_console, print_status
+from tercet.core.progress import as_console
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
 from tercet.data.in_memory import DataLike
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, Result, run_experiment
-from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
+from tercet.experiments.jobs import raise_failures, train_waiting
+from tercet.experiments.ladder import Ladder
+from tercet.experiments.ladder_plan import climbs, first_rung, plan_rungs, with_preset_head
 from tercet.experiments.member import check_trainings
 from tercet.experiments.plan import Plan
-from tercet.experiments.pool import FailedJob
 from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
 from tercet.models.build import check_build, check_images, check_weights
-from tercet.models.members import default_members, resolve_members
+from tercet.models.members import Recipe, default_members, resolve_members
 
 _DEMO_MEMBERS = (
     {"model": "small-cnn", "epochs": 30, "augment": "light"},
@@ -92,8 +94,8 @@ def probe(
 
 def run_probe(data: DataLike, parsed: ParsedArguments, *, resume: str | Path | None, console: Console) -> Run:
     """Start or continue a run, as `probe` does, from parsed options."""
-    if resume is None and "head" not in parsed.given:
-        parsed = parsed.replace(replace(parsed.of(ModelConfig), head="logistic"))
+    if resume is None:
+        parsed = parsed.replace(PresetConfig("fast"))
     return run_training(data, parsed, resume=resume, console=console)
 
 
@@ -118,11 +120,15 @@ class Training(PlannedExperiment[Run]):
         """Check device and members."""
         check_members(self.parsed)
 
+    changeable = frozenset({"time_budget", "stop_at"})
+
     def prepare(self, run: RunFolder) -> tuple[Plan, DataModule]:
         """Read the data and plan the members."""
+        started = time.monotonic()
         parsed, config = self.parsed, self.parsed.of(RunConfig)
         prepared = prepare_data(self.source, parsed.of(DataConfig), multilabel=True)
-        members = resolve_config(config.members or default_members(prepared.image_size, parsed.of(ModelConfig)), parsed)
+        rungs = plan_rungs(parsed, prepared) if climbs(parsed) else ()
+        members = tuple(member for rung in rungs for member in rung.members) or preset_members(parsed, prepared)
         plan = make_plan(
             str(self.source),
             prepared,
@@ -132,12 +138,17 @@ class Training(PlannedExperiment[Run]):
             members,
             calibration=parsed.of(CalibrationConfig),
         )
+        if rungs:
+            plan = first_rung(replace(plan, started=started), rungs, prepared, parsed.of(LadderConfig))
         write_run(run, plan, prepared)
         return plan, prepared
 
     def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Run:
         """Train the members, and combine them."""
         plan, prepared = state
+        if plan.rung is not None:
+            config, preset = self.parsed.of(LadderConfig), self.parsed.of(PresetConfig).preset
+            return Run(run.path, *Ladder(run, plan, prepared, config, preset, console).climb())
         raise_failures(train_waiting(run, plan, prepared, console), run)
         return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
 
@@ -153,7 +164,7 @@ def check_members(parsed: ParsedArguments) -> None:
         ConfigError: Invalid device, network or option.
         ModelError: Weights cannot be loaded.
     """
-    config = parsed.of(RunConfig)
+    parsed, config = with_preset_head(parsed), parsed.of(RunConfig)
     choose_device(config.device)
     if config.members:
         for member in resolve_config(config.members, parsed):
@@ -161,9 +172,27 @@ def check_members(parsed: ParsedArguments) -> None:
             check_build(member.network, member.model)
 
 
-def resolve_config(members: Sequence[Any], parsed: ParsedArguments) -> tuple[MemberConfig, ...]:
+def preset_members(parsed: ParsedArguments, prepared: DataModule) -> tuple[MemberConfig, ...]:
+    """Return the members of a run that trains all at once: the named ones, or those of the preset.
+
+    Of the ladder, the preset good has the probe and one network.
+    """
+    parsed, config = with_preset_head(parsed), parsed.of(RunConfig)
+    if config.members or not climbs(parsed):
+        members = config.members or default_members(prepared.image_size, parsed.of(ModelConfig))
+        return resolve_config(members, parsed, prepared)
+    rungs = plan_rungs(parsed, prepared)
+    best = parsed.of(PresetConfig).preset == "best"
+    return tuple(member for rung in rungs if best or rung.name != "ensemble" for member in rung.members)
+
+
+def resolve_config(
+    members: Sequence[Any], parsed: ParsedArguments, prepared: DataModule | None = None
+) -> tuple[MemberConfig, ...]:
     """Resolve members with the run's options; see `resolve_members`."""
-    return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig))
+    multilabel = prepared is not None and prepared.table.membership is not None
+    recipe = Recipe(parsed.of(PresetConfig).preset, parsed.given, multilabel)
+    return resolve_members(members, parsed.of(ModelConfig), parsed.of(TrainingConfig), recipe)
 
 
 def make_plan(
@@ -230,41 +259,6 @@ def write_data(run: RunFolder, prepared: DataModule) -> None:
     prepared.table.save(run.samples)
     prepared.images.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
-
-
-def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> list[FailedJob]:
-    """Run the unfinished trainings of a run; return the ones that failed.
-
-    Raises:
-        Interrupted: A signal arrived; every training has saved a checkpoint.
-    """
-    counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
-    jobs = planned_jobs(run, plan)
-    return train_jobs(jobs, plan, root=run, details=f"{counts} images", console=console, prepared=prepared)
-
-
-def train_jobs(
-    jobs: Sequence[Job],
-    plan: Plan,
-    *,
-    root: RunFolder,
-    details: str,
-    console: Console,
-    prepared: DataModule | None = None,
-) -> list[FailedJob]:
-    """Print data, skipped files and resources, and run the unfinished jobs; return the ones that failed."""
-    waiting = [job for job in jobs if not job.folder.finished()]
-    if not waiting:
-        return []
-    threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume keeps its number
-    classes = count(len(plan.classes), task_of(plan).noun)
-    print_status(console, f"{plan.data}: {classes}; {details}")
-    for note in plan.notes[:10]:
-        print_status(console, f"data: {note}")
-    if len(plan.notes) > 10:
-        print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
-    print_status(console, f"{count(len(waiting), 'training')} on {plan.device}: {threads}")
-    return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
 
 
 def demo(*, output: str | None = None, console: Console | bool | None = None) -> Run:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
+from tercet.config.presets import Preset, with_recipe
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, ModelError, raise_problems
 from tercet.core.files import slug
 from tercet.core.registry import PARTS
 from tercet.core.yaml_io import read_mapping
-from tercet.models.build import changed_options, check_network, check_weights, options_of
+from tercet.models.build import changed_options, check_network, check_weights, is_timm, options_of
 from tercet.models.heads import FITTED
 from tercet.models.registry import has_fitted_head
 
@@ -61,7 +62,35 @@ def default_members(image_size: tuple[int, int], config: ModelConfig = _DEFAULTS
     )
 
 
-def resolve_members(members: Sequence[Any], model: ModelConfig, training: TrainingConfig) -> tuple[MemberConfig, ...]:
+@dataclass(frozen=True)
+class Recipe:
+    """The preset of training options of a run, whose values differ between pretrained and other networks."""
+
+    preset: Preset
+    """good and best have a recipe; with fast and paper, options that are not set have their defaults."""
+    given: frozenset[str] = frozenset()
+    """Options that the user set for the run, which the recipe keeps."""
+    multilabel: bool = False
+    """Whether an image has a set of labels."""
+
+    def apply(
+        self, network: str, config: ModelConfig, training: TrainingConfig, given: Collection[str]
+    ) -> tuple[ModelConfig, TrainingConfig]:
+        """Return the options of a network and its training, of which `given` are those of this member."""
+        if self.preset not in ("good", "best") or has_fitted_head(network, config):
+            return config, training
+        given = self.given.union(given)
+        return with_recipe(
+            config, training, pretrained=is_pretrained(network, config), given=given, multilabel=self.multilabel
+        )
+
+
+_NO_RECIPE = Recipe("paper")
+
+
+def resolve_members(
+    members: Sequence[Any], model: ModelConfig, training: TrainingConfig, recipe: Recipe = _NO_RECIPE
+) -> tuple[MemberConfig, ...]:
     """Resolve network names, YAML files and mappings; an option of the run applies to all members that have it.
 
     Raises:
@@ -71,7 +100,7 @@ def resolve_members(members: Sequence[Any], model: ModelConfig, training: Traini
     resolved: list[MemberConfig] = []
     for position, member in enumerate(members):
         try:
-            resolved.append(resolve_member(member, model, training))
+            resolved.append(resolve_member(member, model, training, recipe))
         except ConfigError as error:
             problems.extend(f"member {position + 1}: {text}" for text in error.problems)
     raise_problems(problems)
@@ -99,7 +128,14 @@ def member_mapping(member: Any) -> dict[str, Any]:
     return dict(member)
 
 
-def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) -> MemberConfig:
+def is_pretrained(network: str, model: ModelConfig) -> bool:
+    """Whether a network of timm starts from pretrained weights."""
+    return is_timm(network) and (model.pretrained or model.weights is not None)
+
+
+def resolve_member(
+    member: Any, model: ModelConfig, training: TrainingConfig, recipe: Recipe = _NO_RECIPE
+) -> MemberConfig:
     """Resolve one member; options of the run that its network does not have are ignored.
 
     Raises:
@@ -114,12 +150,11 @@ def resolve_member(member: Any, model: ModelConfig, training: TrainingConfig) ->
     if "stages" in options:
         training = replace(training, epochs=None, lr=None, schedule="constant", patience=None)
     parsed = MEMBER_OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
-    config = parsed.of(ModelConfig)
+    config, training = recipe.apply(network, parsed.of(ModelConfig), parsed.of(TrainingConfig), parsed.given)
     member_options = {key.partition(".")[0] for key in parsed.given}
     ignored = changed_options(model) - member_options - options_of(network, config)  # these apply to other members
     config = replace(config, **{field: getattr(_DEFAULTS, field) for field in ignored})
     check_network(network, config)
-    training = parsed.of(TrainingConfig)
     if has_fitted_head(network, config):
         unused = sorted(member_options & {field.name for field in fields(TrainingConfig)} - {"class_weights"})
         raise_problems(
