@@ -17,7 +17,7 @@ from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.models.summary import summarize
-from tercet.training.parts import make_optimizer
+from tercet.training.optimizer import make_optimizer
 from tercet.training.trainer import Trainer
 
 LAST_STAGE = ("features.network.layer4.*: open", "backbone")
@@ -107,7 +107,7 @@ def test_a_frozen_backbone_builds_no_graph_and_the_optimizer_has_open_parameters
     module = network("backbone").train()
     features = module.embed(torch.rand(2, 3, 32, 32))
     assert not features.requires_grad
-    groups = make_optimizer(module, TrainingConfig(), lr=1.0).param_groups
+    groups = make_optimizer(module, TrainingConfig(), StageConfig(lr=1.0, epochs=1)).param_groups
     optimized = {id(parameter) for group in groups for parameter in group["params"]}
     assert optimized == {id(parameter) for parameter in module.head.parameters()}
 
@@ -133,7 +133,7 @@ def test_bundles_and_end_to_end_ensembles_keep_the_frozen_parameters(tmp_path):
     assert [match.rule for match in loaded.freezing] == [match.rule for match in module.freezing]
     ensemble = EndToEnd([loaded], FusionHead(1, 3, width=4), train_branches=True).train()
     before = state(loaded)
-    optimizer = make_optimizer(ensemble, TrainingConfig(), lr=0.1)
+    optimizer = make_optimizer(ensemble, TrainingConfig(), StageConfig(lr=0.1, epochs=1))
     ensemble(torch.rand(4, 3, 32, 32)).square().sum().backward()
     optimizer.step()
     assert changed(before, loaded) and all(name.startswith("head.") for name in changed(before, loaded))

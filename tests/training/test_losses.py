@@ -42,15 +42,16 @@ def test_split_keeps_all_samples_in_order(size: int, num_parts: int) -> None:
     assert sum((part.ids for part in micro_batches), ()) == batch.ids
 
 
-def test_ema_is_applied_within_the_block_only() -> None:
+@pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (5, 0.4), (1000, 0.5)])
+def test_ema_warms_up_and_is_applied_within_the_block_only(step: int, decay: float) -> None:
     module = nn.Linear(2, 2)
     start = module.weight.detach().clone()
     average = WeightAverage(module, 0.5)
     with torch.no_grad():
         module.weight += 1.0
-    average.update()
+    average.update(step)
     with average.applied():
-        assert torch.allclose(module.weight, start + 0.5)
+        assert torch.allclose(module.weight, start + 1 - decay)
     assert torch.allclose(module.weight, start + 1.0)
 
 

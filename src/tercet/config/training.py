@@ -26,6 +26,10 @@ class StageConfig(Config):
     """Time-based decay per step: lr / (1 + decay * step) (default: lr / epochs, as in the paper)."""
     warmup_steps: int = bounded(0, least=0)
     """Number of linear warm-up steps, starting at lr / (warmup_steps + 1)."""
+    warmup_epochs: float = bounded(0.0, least=0)
+    """Length of the warm-up in epochs, instead of warmup_steps."""
+    head_lr: float | None = bounded(None, above=0)
+    """Initial learning rate of the layers after the backbone (default: that of lr); the schedule scales both."""
     factor: float = bounded(0.5, above=0, below=1)
     """Plateau: factor by which the learning rate is reduced."""
     plateau_patience: int = 5
@@ -38,10 +42,15 @@ class StageConfig(Config):
     def _rules(self) -> Iterable[Problem]:
         if (self.epochs is None) == (self.steps is None):
             yield Problem("a stage needs either epochs or steps", "epochs", "steps")
+        if self.warmup_steps and self.warmup_epochs:
+            yield Problem("give either warmup_steps or warmup_epochs, not both", "warmup_steps", "warmup_epochs")
 
 
 PAPER_STAGES = (StageConfig(lr=1e-4, epochs=40), StageConfig(lr=1e-5, epochs=15), StageConfig(lr=1e-6, epochs=15))
 """The paper's three stages (section 4.4)."""
+
+SINGLE_STAGE = ("head_lr", "schedule", "warmup_epochs", "patience")
+"""Options of a single stage, which stages have as fields."""
 
 Monitor: TypeAlias = str
 """Name of a registered metric."""
@@ -57,8 +66,14 @@ class TrainingConfig(Config):
     """Number of epochs of a single stage, instead of stages."""
     lr: float | None = bounded(None, above=0)
     """Learning rate of a single stage (default: 1e-3)."""
+    head_lr: float | None = bounded(None, above=0)
+    """Learning rate of the layers after the backbone in a single stage (default: that of lr)."""
+    layer_decay: float | None = bounded(None, above=0, most=1)
+    """Factor of the learning rate per layer group of a timm backbone, from the head down."""
     schedule: str = field(default="constant", metadata={"registry": "schedule"})
     """Learning rate schedule of a single stage."""
+    warmup_epochs: float = bounded(0.0, least=0)
+    """Linear warm-up of a single stage, in epochs (may be fractional)."""
     patience: int | None = None
     """Early stopping of a single stage: epochs without improvement of the monitored metric."""
     max_time: float | None = bounded(None, above=0)
@@ -66,9 +81,12 @@ class TrainingConfig(Config):
     batch_size: int = bounded(32, above=0)
     """Images per optimizer step (batch size)."""
     optimizer: str = field(default="adam", metadata={"registry": "optimizer"})
-    """Adam, AdamW, or SGD with Nesterov momentum 0.9."""
+    """Adam, AdamW, SGD with Nesterov momentum 0.9, or an optimizer of timm, such as lamb."""
     weight_decay: float = bounded(0.0, least=0)
     """Weight decay (not applied to biases and normalization layers)."""
+    head_init: Literal["random", "logistic"] = "random"
+    """Initial weights of a linear head: random, or a logistic regression on the backbone's initial features, fitted
+    before the training (LP-FT)."""
     loss: str = field(default="cross-entropy", metadata={"registry": "loss"})
     """Loss of single-label members; multi-label ones use that of labels.decoder."""
     label_smoothing: float = bounded(0.0, least=0, below=1)
@@ -89,8 +107,8 @@ class TrainingConfig(Config):
     clip_grad_norm: float | None = bounded(None, above=0)
     """Clip the gradient to this norm."""
     ema_decay: float | None = bounded(None, above=0, below=1)
-    """Decay of an exponential moving average (EMA) of the weights, such as 0.999; the averaged weights are evaluated
-    and saved."""
+    """Decay of an exponential moving average (EMA) of the weights, such as 0.999, after a warm-up; the averaged weights
+    are evaluated and saved."""
     monitor: Monitor = field(default="accuracy", metadata={"registry": "metric"})
     """Metric that selects the best epoch and ensemble; sum is accuracy + macro-F1 + kappa. Multi-label: o_f1, c_f1, map
     or loss (accuracy means o_f1, macro_f1 means c_f1). The lower loss breaks ties."""
@@ -111,5 +129,6 @@ class TrainingConfig(Config):
         """Return `stages`, or one stage of `epochs` at `lr`; the paper's stages if neither is set."""
         if self.epochs is not None or self.lr is not None:
             lr, epochs = self.lr or 1e-3, self.epochs or 10
-            return (StageConfig(lr=lr, epochs=epochs, schedule=self.schedule, patience=self.patience),)
+            single = {name: getattr(self, name) for name in SINGLE_STAGE}
+            return (StageConfig(**{"lr": lr, "epochs": epochs, **single}),)
         return self.stages or PAPER_STAGES

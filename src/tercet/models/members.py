@@ -13,7 +13,7 @@ from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
 from tercet.config.presets import Preset, with_recipe
 from tercet.config.run import MemberConfig
-from tercet.config.training import TrainingConfig
+from tercet.config.training import SINGLE_STAGE, TrainingConfig
 from tercet.core.errors import ConfigError, ModelError, raise_problems
 from tercet.core.files import slug
 from tercet.core.registry import PARTS
@@ -33,7 +33,8 @@ SMALL_SIDE = 64
 MEMBER_OPTIONS = CommandOptions(ModelConfig, TrainingConfig)
 """Options that can be set per member."""
 _DEFAULTS = ModelConfig()
-_SINGLE_STAGE_ONLY = "schedule and patience need a single stage: set epochs or lr, or put them into stages"
+_SINGLE_STAGE = {name: getattr(TrainingConfig, name) for name in SINGLE_STAGE}
+_SINGLE_STAGE_ONLY = f"{', '.join(SINGLE_STAGE)} need a single stage: set epochs or lr, or put them into stages"
 
 
 def default_members(image_size: tuple[int, int], config: ModelConfig = _DEFAULTS) -> tuple[Any, ...]:
@@ -148,7 +149,7 @@ def resolve_member(
     if {"epochs", "lr"} & options.keys():
         training = replace(training, stages=None)  # a member's own single stage replaces the run's stages
     if "stages" in options:
-        training = replace(training, epochs=None, lr=None, schedule="constant", patience=None)
+        training = replace(training, epochs=None, lr=None, **_SINGLE_STAGE)
     parsed = MEMBER_OPTIONS.parse_object(options, source=f"member {name}", base=(model, training))
     config, training = recipe.apply(network, parsed.of(ModelConfig), parsed.of(TrainingConfig), parsed.given)
     member_options = {key.partition(".")[0] for key in parsed.given}
@@ -164,7 +165,7 @@ def resolve_member(
             ]
         )
     single_stage = training.epochs is not None or training.lr is not None
-    stage_option_set = training.schedule != "constant" or training.patience is not None
+    stage_option_set = any(getattr(training, name) != default for name, default in _SINGLE_STAGE.items())
     raise_problems([stage_option_set and not single_stage and _SINGLE_STAGE_ONLY])
     return MemberConfig(name, network, config, training)
 

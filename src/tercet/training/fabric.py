@@ -167,7 +167,8 @@ class WeightAverage:
 
     Args:
         module: The module in training.
-        decay: Weight of the old average at each step; None disables averaging.
+        decay: Weight of the old average at each step, min(decay, (1 + n) / (10 + n)) after n steps, as in TensorFlow: a
+            short training would otherwise keep its initial weights. None disables averaging.
     """
 
     def __init__(self, module: nn.Module, decay: float | None) -> None:
@@ -182,13 +183,18 @@ class WeightAverage:
             self.weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the current weights; integer buffers are copied."""
+    def update(self, step: int) -> None:
+        """Move the average towards the current weights; integer buffers are copied.
+
+        Args:
+            step: Number of updates since `reset`.
+        """
         if self.decay is None:
             return
+        decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.module.state_dict().items():
             if value.is_floating_point():
-                self.weights[name].lerp_(value, 1 - self.decay)
+                self.weights[name].lerp_(value, 1 - decay)
             else:
                 self.weights[name].copy_(value)
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tercet.config.training import StageConfig, TrainingConfig
+from tercet.config.training import StageConfig
 from tercet.core.errors import PartError, naming_part
 from tercet.core.registry import PARTS, Registry
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 LOSSES: Registry[Callable[..., Tensor]] = PARTS["loss"]
 """Functions by name: from logits B K and targets to the mean loss. Targets are B class indices, or with Mixup or CutMix
@@ -40,24 +40,8 @@ def cross_entropy(
 
 ParameterGroups = list[dict[str, Any]]
 OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = PARTS["optimizer"]
-"""Functions by name: from parameter groups and the keyword `lr` to an optimizer, such as `torch.optim.RMSprop`."""
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> ParameterGroups:
-    """Return parameter groups in which matrices and kernels decay, but not biases and normalization."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not weight_decay:
-        return [{"params": trainable, "weight_decay": 0.0}]
-    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
-    vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def make_optimizer(module: nn.Module, config: TrainingConfig, *, lr: float) -> torch.optim.Optimizer:
-    """Return a new optimizer over the trainable parameters."""
-    groups = parameter_groups(module, config.weight_decay)
-    with naming_part(f"optimizer '{config.optimizer}'"):
-        return OPTIMIZERS[config.optimizer](groups, lr=lr)
+"""Functions by name: from parameter groups and the keyword `lr` to an optimizer, such as `torch.optim.RMSprop`. Other
+names are those of timm's optimizers (`tercet.training.optimizer`)."""
 
 
 @OPTIMIZERS.register("sgd")
@@ -93,12 +77,6 @@ def _supports_fused(groups: ParameterGroups) -> bool:
     return all(parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for parameter in parameters)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 _PLATEAU_THRESHOLD = 1e-4  # relative; the default of PyTorch's `ReduceLROnPlateau`
 
 
@@ -108,6 +86,10 @@ def stage_steps(stage: StageConfig, steps_per_epoch: int) -> int:
         return stage.steps
     assert stage.epochs is not None  # StageConfig checks that one of the two is given
     return max(1, round(stage.epochs * steps_per_epoch))
+
+
+def _warmup_steps(stage: StageConfig, steps_per_epoch: int) -> int:
+    return stage.warmup_steps or round(stage.warmup_epochs * steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -136,7 +118,7 @@ def learning_rate(
     Raises:
         PartError: A caller's schedule raises an exception, or returns no finite factor of at least 0.
     """
-    lr = min(1.0, (step + 1) / (stage.warmup_steps + 1)) * stage.lr
+    lr = min(1.0, (step + 1) / (_warmup_steps(stage, steps_per_epoch) + 1)) * stage.lr
     schedule = SCHEDULES[stage.schedule]
     if isinstance(schedule, Schedule):
         return schedule.rate(stage, lr, step, steps_per_epoch, validation_losses)
@@ -157,8 +139,8 @@ def _time(stage: StageConfig, lr: float, step: int, steps_per_epoch: int, losses
 
 def _cosine(stage: StageConfig, lr: float, step: int, steps_per_epoch: int, losses: Iterable[float]) -> float:
     """Loshchilov and Hutter, arXiv:1608.03983, without restarts."""
-    total = stage_steps(stage, steps_per_epoch)
-    fraction = max(0, step - stage.warmup_steps) / max(1, total - stage.warmup_steps)
+    total, warmup = stage_steps(stage, steps_per_epoch), _warmup_steps(stage, steps_per_epoch)
+    fraction = max(0, step - warmup) / max(1, total - warmup)
     return lr * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
 
 

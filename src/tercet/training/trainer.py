@@ -37,7 +37,8 @@ from tercet.training.checkpoint import (
 )
 from tercet.training.fabric import WeightAverage, autocast, channels_last, make_fabric, split, steady_batch_norm
 from tercet.training.losses import Objective, SingleLabel, count_correct, require_finite
-from tercet.training.parts import learning_rate, make_optimizer, set_learning_rate, stage_steps
+from tercet.training.optimizer import make_optimizer, set_learning_rate
+from tercet.training.parts import learning_rate, stage_steps
 from tercet.training.signals import StopSignal
 
 
@@ -117,7 +118,7 @@ class Trainer:
             if state.best is not None:
                 load_weights(self.folder / state.best.file, self.module, digest=state.best.digest)
             self.ema.reset()
-            self.optimizer = self.fabric.setup_optimizers(make_optimizer(self.model, self.config, lr=stage.lr))
+            self.optimizer = self.fabric.setup_optimizers(make_optimizer(self.module, self.config, stage))
         stop_reason = ""
         while not stop_reason:
             self.run_epoch(stage)
@@ -151,10 +152,7 @@ class Trainer:
         """Forward pass, backward pass, optimizer step: the only place where weights change."""
         assert self.optimizer is not None
         state = self.state
-        losses = (row.validation["loss"] for row in self.history if row.stage == state.stage and row.validation)
-        lr = learning_rate(stage, state.stage_step, steps_per_epoch=len(self.train), validation_losses=losses)
-        set_learning_rate(self.optimizer, lr)
-
+        set_learning_rate(self.optimizer, lr := self.learning_rate(stage, state.stage_step))
         shard = batch.shard(self.fabric.global_rank, self.fabric.world_size).to(self.fabric.device)
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss, num_correct = 0.0, 0
@@ -170,7 +168,7 @@ class Trainer:
         if self.config.clip_grad_norm is not None:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.clip_grad_norm)
         self.optimizer.step()
-        self.ema.update()
+        self.ema.update(state.stage_step)
 
         state.count_step(batch_loss, num_correct, len(shard))
         progress = TrainingProgress(state.stage, len(self.stages), state.step, self.total_steps, lr, batch_loss)
@@ -189,12 +187,11 @@ class Trainer:
             self.save_and_stop_if_signalled()  # outside `applied`: the checkpoint holds the trained weights
         state.count_seconds(time.monotonic() - started)
         stop_reason = self.should_stop(stage)
-        assert self.optimizer is not None
         row = EpochRow(
             stage=state.stage,
             epoch=state.epoch,
             step=state.step,
-            rate=self.optimizer.param_groups[0]["lr"],
+            rate=self.learning_rate(stage, state.stage_step - 1),
             train_loss=state.loss_sum / max(1, state.num_seen),
             train_accuracy=state.num_correct / max(1, state.num_seen),
             validation=scores,
@@ -205,6 +202,11 @@ class Trainer:
         self.history.append(row)
         state.begin_epoch()
         return stop_reason
+
+    def learning_rate(self, stage: StageConfig, step: int) -> float:
+        """Return the learning rate of a step of the current stage; parameter groups may have multiples of it."""
+        losses = (row.validation["loss"] for row in self.history if row.stage == self.state.stage and row.validation)
+        return learning_rate(stage, step, steps_per_epoch=len(self.train), validation_losses=losses)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -284,14 +286,14 @@ class Trainer:
         if not path.exists():
             return False
         checkpoint = load_checkpoint(path)
-        if checkpoint["plan"] != [asdict(stage) for stage in self.stages]:
+        if [StageConfig(**stage) for stage in checkpoint["plan"]] != list(self.stages):
             raise ModelError(f"{path} was written with other training stages: start a new run")
         restore_module(self.module, checkpoint["module"], source=path)
         self.state = TrainingState.from_dict(checkpoint["state"])
         self.history = History.from_list(checkpoint["history"])
         self.ema.weights = checkpoint["ema"]
         if checkpoint["optimizer"] is not None:
-            optimizer = make_optimizer(self.model, self.config, lr=self.stages[self.state.stage].lr)
+            optimizer = make_optimizer(self.module, self.config, self.stages[self.state.stage])
             optimizer.load_state_dict(checkpoint["optimizer"])
             self.optimizer = self.fabric.setup_optimizers(optimizer)
         restore_generators(checkpoint["generators"])
