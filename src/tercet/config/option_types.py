@@ -119,16 +119,12 @@ class _TrainingConfigDict(TypedDict, total=False):
     stages: Sequence[Any] | Text | None
     epochs: float | None
     lr: float | None
-    head_lr: float | None
-    layer_decay: float | None
     schedule: Part
-    warmup_epochs: float
     patience: int | None
     max_time: float | None
     batch_size: int
     optimizer: Part
     weight_decay: float
-    head_init: Literal["random", "logistic"]
     loss: Part
     label_smoothing: float
     class_weights: Literal["none", "balanced"]

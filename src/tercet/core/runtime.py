@@ -125,3 +125,14 @@ def describe_environment() -> dict[str, Any]:
         "accelerators": devices,
         "packages": {package: package_version(package) for package in packages},
     }
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Have PyTorch compute with this number of threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tercet.config.run import MemberConfig
-from tercet.core.runtime import seeded_generators
+from tercet.core.runtime import seeded_generators, torch_threads
 from tercet.data.data_module import DataModule
 from tercet.experiments.plan import Plan
 from tercet.experiments.task import task_of
@@ -71,7 +71,7 @@ class Estimator:
             rows = self.prepared.rows("train")
             config = replace(member.training, batch_size=min(_IMAGES, len(rows)), micro_batches=1)
             data = replace(plan.data_config, num_workers=0)
-            with seeded_generators(0):
+            with seeded_generators(0), torch_threads(plan.threads):
                 classifier = plan.build(member, load_weights=False)
                 specs = (classifier.spec,)
                 loader = self.prepared.training_loader(rows[:_IMAGES], specs, training=config, data=data, seed=0)

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.config.presets import RUNGS, LadderConfig, Preset
+from tercet.config.presets import RUNGS, LadderConfig
 from tercet.config.run import MemberConfig
 from tercet.core.errors import Interrupted, TercetError
 from tercet.core.files import read_json
@@ -32,6 +32,7 @@ from tercet.experiments.plan import Plan, Rung
 from tercet.experiments.task import task_of
 from tercet.metrics.significance import mcnemar
 from tercet.metrics.table import Table, duration
+from tercet.models.members import is_pretrained
 
 _LEVEL = 0.05  # of significance
 _SMALL_ERROR = 0.05
@@ -70,7 +71,7 @@ class Ladder:
         plan: Its plan.
         prepared: Its data.
         config: Time budget and last rung.
-        preset: `best` ends at the last rung only.
+        complete: Climb all rungs, even if it does not pay.
         console: For progress.
     """
 
@@ -78,7 +79,7 @@ class Ladder:
     plan: Plan
     prepared: DataModule
     config: LadderConfig
-    preset: Preset
+    complete: bool
     console: Console
     results: list[RungResult] = field(default_factory=list)
 
@@ -106,8 +107,9 @@ class Ladder:
             reason = self.start_next()
             if reason:
                 waiting = self.plan.rungs[0]
-                self.results.append(RungResult(waiting.name, [member.name for member in waiting.members], reason))
-                print_status(self.console, f"{waiting.name}: not trained, as {reason}")
+                members = [member.name for member in waiting.members]
+                self.results.append(RungResult(waiting.name, members, f"not trained: {reason}"))
+                print_status(self.console, f"{waiting.name} not trained: {reason}")
                 return self.with_rungs(metrics, report)
 
     def record(self, metrics: Mapping[str, Any], seconds: float) -> None:
@@ -117,6 +119,8 @@ class Ladder:
         chosen = next(model for model in models if model["name"] == metrics["chosen"])
         before = {name for row in self.results for name in row.members if row.rung != self.plan.rung}
         names = [member.name for member in self.plan.members if member.name not in before]
+        earlier = next((result.seconds for result in self.results if result.rung == self.plan.rung), None)
+        seconds = seconds if earlier is None else earlier  # this process has only read what another one trained
         row = RungResult(self.plan.rung, names, "finished", seconds, metrics["chosen"], dict(chosen["validation"]))
         self.results = [*(result for result in self.results if result.rung != row.rung), row]
         images = count(int(row.validation.get("n", 0)), "validation image")
@@ -128,13 +132,12 @@ class Ladder:
 
     def with_rungs(self, metrics: Mapping[str, Any], report: str) -> Results:
         """Return metrics and report with the rungs so far."""
-        rows = [
-            [row.rung, ", ".join(row.members), row.score(), duration(row.seconds), row.chosen or row.status]
-            for row in self.results
-        ]
-        header = ["rung", "members", "validation", "time", "best so far"]
-        table = Table(header, rows, "llrrl", caption="rungs, from cheap to expensive")
-        return {**metrics, "ladder": [dict(row.__dict__) for row in self.results]}, f"{report}\n{table.to_text()}"
+        finished = [row for row in self.results if row.seconds is not None]
+        cells = [[row.rung, row.score(), duration(row.seconds), str(row.chosen)] for row in finished]
+        header = ["rung", "validation", "time", "best so far"]
+        text = Table(header, cells, "lrrl", caption="from cheap to expensive models").to_text()
+        text += "".join(f"{row.rung}: {row.status}\n" for row in self.results if row.seconds is None)
+        return {**metrics, "ladder": [dict(row.__dict__) for row in self.results]}, f"{report}\n{text}"
 
     @contextmanager
     def keeping_best(self) -> Iterator[None]:
@@ -186,14 +189,15 @@ class Ladder:
             return (
                 f"--stop-at {self.config.stop_at}" if RUNGS.index(rung.name) > RUNGS.index(self.config.stop_at) else ""
             )
-        if self.preset == "best" or "accuracy" not in best:
+        if self.complete or "accuracy" not in best:
             return ""
         errors = round((1 - best["accuracy"]) * best["n"])
         if mcnemar(errors, 0) <= _LEVEL or errors > _SMALL_ERROR * best["n"]:
             return ""
+        images = count(int(best["n"]), "validation image")
         return (
-            f"{count(errors, 'error')} in {count(int(best['n']), 'validation image')} leave no room for an improvement "
-            f"that could be shown; to try: --resume {self.run.path} --stop-at {rung.name}"
+            f"{count(errors, 'error')} in {images}, so no model can be shown to be better; to train it anyway: "
+            f"tercet train --resume {self.run.path} --stop-at {rung.name}"
         )
 
     def divide(self, rung: Rung) -> tuple[Sequence[MemberConfig], Sequence[MemberConfig]]:
@@ -211,9 +215,16 @@ class Ladder:
         for rung in (current, *self.plan.rungs):
             waiting = [member for member in rung.members if not self.run.member(member.name).finished()]
             if waiting:
-                names = ", ".join(member.name for member in waiting)
                 seconds = sum(self.estimator.seconds(self.plan, member) for member in waiting)
-                print_status(self.console, f"plan: {rung.name} of {names}, about {duration(seconds)}")
+                members = ", ".join(map(_describe, waiting))
+                print_status(self.console, f"plan: {rung.name} of {members}; about {duration(seconds)}")
+
+
+def _describe(member: MemberConfig) -> str:
+    """Return the name of a member and where its weights come from."""
+    if not is_pretrained(member.network, member.model):
+        return member.name
+    return f"{member.name} (weights: {member.model.weights or 'published'})"
 
 
 def _rank(scores: Mapping[str, float] | None) -> tuple[float, float]:

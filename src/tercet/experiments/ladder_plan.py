@@ -47,9 +47,16 @@ _PROBE_OPTIONS = ("model", "pretrained", "weights", "backbone", "input")
 
 
 def climbs(parsed: ParsedArguments) -> bool:
-    """Return whether a run climbs the ladder: a preset that does, and neither stages nor a fitted head are given."""
-    preset, head = parsed.of(PresetConfig).preset, parsed.of(ModelConfig).head
-    return preset in ("good", "best") and head not in FITTED and not STAGE_OPTIONS & parsed.given
+    """Return whether a run climbs the ladder.
+
+    It does with the presets good and best, unless stages or a fitted head are given, or members are named of which none
+    can be probed.
+    """
+    preset, model, named = parsed.of(PresetConfig).preset, parsed.of(ModelConfig), parsed.of(RunConfig).members
+    if preset not in ("good", "best") or model.head in FITTED or STAGE_OPTIONS & parsed.given:
+        return False
+    training = parsed.of(TrainingConfig)
+    return not named or any(_kind(member_mapping(entry), model, training) == "pretrained" for entry in named)
 
 
 def with_preset_head(parsed: ParsedArguments) -> ParsedArguments:

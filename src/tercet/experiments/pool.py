@@ -14,18 +14,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 from tercet.core.errors import Interrupted, PartError, to_tercet_error
 from tercet.core.history import EpochRow
 from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import RunFolder
-from tercet.core.runtime import ThreadPlan
+from tercet.core.runtime import ThreadPlan, torch_threads
 from tercet.data.data_module import DataModule
 from tercet.experiments.custom_parts import UnsendableError, child_environment, pack_parts, receive_parts
 from tercet.training.callbacks import Callback, EventStream
@@ -115,7 +113,7 @@ def _run_here(
 ) -> FailedJob | None:
     failure = None
     try:
-        with _torch_threads(threads.threads):
+        with torch_threads(threads.threads):
             job.train(prepared, [_ProgressCallback(display, job)])
     except Interrupted as error:
         raise Interrupted(f"{error} {root.path}", error.exit_code - 128) from None
@@ -128,16 +126,6 @@ def _run_here(
         display.end(job.title)
     job.on_end(failure)
     return failure
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

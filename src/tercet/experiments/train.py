@@ -148,7 +148,8 @@ class Training(PlannedExperiment[Run]):
         plan, prepared = state
         if plan.rung is not None:
             config, preset = self.parsed.of(LadderConfig), self.parsed.of(PresetConfig).preset
-            return Run(run.path, *Ladder(run, plan, prepared, config, preset, console).climb())
+            complete = preset == "best" or bool(self.parsed.of(RunConfig).members)  # named ones are all trained
+            return Run(run.path, *Ladder(run, plan, prepared, config, complete, console).climb())
         raise_failures(train_waiting(run, plan, prepared, console), run)
         return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
 
