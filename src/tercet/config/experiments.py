@@ -11,6 +11,7 @@ from tercet.config.commands import TRAINING, OutputConfig, ResumeConfig
 from tercet.config.fields import Config, bounded
 from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
+from tercet.config.presets import PresetConfig
 from tercet.config.run import CalibrationConfig, DataConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import Problem
@@ -104,7 +105,8 @@ class TuneConfig(Config):
     """Search space, number of trials and pruning."""
 
     space: str | None = None
-    """YAML file with the search space: per option, a list of choices or a range {low, high, step, log}."""
+    """YAML file with the search space: per option, a list of choices or a range {low, high, step, log} (default:
+    learning rates, regularization and augmentation)."""
     trials: int = bounded(20, least=2)
     """Total number of trials; the first one uses the given options. With --resume, the new total."""
     pruner: Literal["median", "hyperband", "none"] = "median"
@@ -136,6 +138,7 @@ class ReproduceConfig:
 CROSSVAL = CommandOptions(FoldsConfig, *TRAINING, CalibrationConfig, OutputConfig)
 COMPARE = CommandOptions(
     CompareConfig,
+    PresetConfig,
     ResumeConfig,
     DataConfig,
     ModelConfig,

@@ -75,6 +75,10 @@ class _CompareConfigDict(TypedDict, total=False):
     tensorboard: bool
 
 
+class _PresetConfigDict(TypedDict, total=False):
+    preset: Literal["fast", "good", "best", "paper"]
+
+
 class _BackboneConfigDict(TypedDict, total=False):
     args: Mapping[str, Any]
 
@@ -119,12 +123,16 @@ class _TrainingConfigDict(TypedDict, total=False):
     stages: Sequence[Any] | Text | None
     epochs: float | None
     lr: float | None
+    head_lr: float | None
+    layer_decay: float | None
     schedule: Part
+    warmup_epochs: float
     patience: int | None
     max_time: float | None
     batch_size: int
     optimizer: Part
     weight_decay: float
+    head_init: Literal["random", "logistic"]
     loss: Part
     label_smoothing: float
     class_weights: Literal["none", "balanced"]
@@ -141,7 +149,7 @@ class _TrainingConfigDict(TypedDict, total=False):
     checkpoint_seconds: float
 
 
-class CompareOptions(_CompareConfigDict, _CompareModelConfigDict, _TrainingConfigDict, total=False):
+class CompareOptions(_CompareConfigDict, _PresetConfigDict, _CompareModelConfigDict, _TrainingConfigDict, total=False):
     """Options of `tercet compare`."""
 
     data: _DataConfigDict | Mapping[str, Any]
@@ -209,7 +217,9 @@ class _CalibrationConfigDict(TypedDict, total=False):
     coverage: float | None
 
 
-class CrossvalOptions(_FoldsConfigDict, _RunConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False):
+class CrossvalOptions(
+    _FoldsConfigDict, _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False
+):
     """Options of `tercet crossval`."""
 
     data: _DataConfigDict | Mapping[str, Any]
@@ -254,7 +264,14 @@ class ReproduceOptions(_ReproduceConfigDict, total=False):
     data: _DataConfigDict | Mapping[str, Any]
 
 
-class TrainOptions(_RunConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False):
+class _LadderConfigDict(TypedDict, total=False):
+    time_budget: Text | None
+    stop_at: Literal["probe", "fine-tune", "ensemble"] | None
+
+
+class TrainOptions(
+    _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, _LadderConfigDict, total=False
+):
     """Options of `tercet train`."""
 
     data: _DataConfigDict | Mapping[str, Any]
@@ -269,7 +286,9 @@ class _TuneTuneConfigDict(TypedDict, total=False):
     pruner: Literal["median", "hyperband", "none"]
 
 
-class TuneOptions(_TuneTuneConfigDict, _RunConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False):
+class TuneOptions(
+    _TuneTuneConfigDict, _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False
+):
     """Options of `tercet tune`."""
 
     data: _DataConfigDict | Mapping[str, Any]

@@ -18,6 +18,7 @@ from rich.console import Console
 from tercet.config.experiments import COMPARE, CompareConfig
 from tercet.config.model import ModelConfig
 from tercet.config.option_types import CompareOptions
+from tercet.config.presets import PresetConfig
 from tercet.config.run import DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
@@ -41,6 +42,7 @@ from tercet.experiments.compare_results import compare_networks, read_networks, 
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
 from tercet.experiments.jobs import raise_failures, train_waiting
+from tercet.experiments.ladder_plan import with_preset_head
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.results import RunResult
@@ -48,6 +50,7 @@ from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
 from tercet.models.build import check_weights
+from tercet.models.members import Recipe
 
 
 class ComparisonRun(RunResult):
@@ -120,9 +123,10 @@ class NetworkComparison(PlannedExperiment[ComparisonRun]):
 
     def grid(self) -> tuple[MemberConfig, ...]:
         """Return the networks of the grid, checked without data."""
-        config = self.parsed.of(CompareConfig)
+        parsed, config = with_preset_head(self.parsed), self.parsed.of(CompareConfig)
         choose_device(config.device)
-        cells = expand_grid(config, self.parsed.of(ModelConfig), self.parsed.of(TrainingConfig))
+        recipe = Recipe(parsed.of(PresetConfig).preset, parsed.given)
+        cells = expand_grid(config, parsed.of(ModelConfig), parsed.of(TrainingConfig), recipe)
         check_fairness(config, cells)
         return cells
 

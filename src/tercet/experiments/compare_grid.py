@@ -16,7 +16,7 @@ from tercet.core.registry import did_you_mean
 from tercet.data.data_module import DataModule
 from tercet.models.build import build, check_network, options_of
 from tercet.models.classifier import Classifier
-from tercet.models.members import member_mapping, resolve_members
+from tercet.models.members import NO_RECIPE, Recipe, member_mapping, resolve_members
 from tercet.models.summary import count_parameters, find_width_option, match_parameters, summarize
 from tercet.training.parts import stage_steps
 
@@ -25,7 +25,9 @@ _OPTIONS = {"recurrent": "recurrent", "bidirectional": "bidirectional", "scans":
 _DEFAULTS = {"recurrent": "none", "bidirectional": False, "scans": "pooled"}
 
 
-def expand_grid(config: CompareConfig, model: ModelConfig, training: TrainingConfig) -> tuple[MemberConfig, ...]:
+def expand_grid(
+    config: CompareConfig, model: ModelConfig, training: TrainingConfig, recipe: Recipe = NO_RECIPE
+) -> tuple[MemberConfig, ...]:
     """Return the distinct networks of the grid, in the order of the backbones.
 
     Axes without effect on a backbone are ignored for it (direction and scan need a recurrent module; row classifiers
@@ -56,7 +58,8 @@ def expand_grid(config: CompareConfig, model: ModelConfig, training: TrainingCon
         (axis, value) not in used and f"--{axis} {str(value).lower()} has no effect on any network"
         for axis, value in requested
     )
-    return resolve_members(cells, model, training)
+    # a budget defines the length of the trainings
+    return resolve_members(cells, model, training, recipe if config.budget is None else NO_RECIPE)
 
 
 def _effective(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,8 +130,9 @@ def _runs_of(
         if step.files:
             yield StepRun(name, step, run, seed, None)
             continue
-        options = {**step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
         accepted = _OPTIONS[step.command].fields
+        published = {"preset": "paper"} if "preset" in accepted else {}  # where a recipe leaves the stages to it
+        options = {**published, **step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
         options |= {key: value for key, value in shared.items() if key in accepted and value is not None}
         parsed = _OPTIONS[step.command].parse_object(options, source=f"step {name}")
         of = tuple(

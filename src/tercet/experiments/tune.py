@@ -13,6 +13,7 @@ from rich.console import Console
 from tercet.config.experiments import TUNE, TuneConfig
 from tercet.config.option_types import TuneOptions
 from tercet.config.parser import ParsedArguments
+from tercet.config.presets import PresetConfig
 from tercet.config.run import FusionConfig
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.core.files import write_text
@@ -25,6 +26,7 @@ from tercet.data.data_module import DataModule, prepare_data
 from tercet.data.in_memory import DataLike
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
+from tercet.experiments.ladder_plan import with_preset_head
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
 from tercet.experiments.results import RunResult
@@ -32,6 +34,7 @@ from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.experiments.tune_folder import SearchFolder, TrialLog, TrialOutcome, require_optuna, sample_points
 from tercet.experiments.tune_study import SearchStudy
 from tercet.experiments.tune_trials import TrialRow, TrialTask, as_csv, best_row, train_command, trials_report
+from tercet.models.members import Recipe
 
 _CHECKED_POINTS = 30  # points of the space checked for valid configurations before any data is read
 _MIN_GENERATIONS = 4  # concurrent trials cannot learn from each other, so at most a quarter run at the same time
@@ -61,7 +64,7 @@ def tune(
     Args:
         source: Images, as for `train`.
         space: Options to vary, each with a list of choices or a range `{"low": ..., "high": ...}` with `step` or `log`;
-            or a YAML file of them.
+            or a YAML file of them (default: learning rates, regularization and augmentation).
         resume: Folder of a search to continue, instead of data and options; `trials` may be changed.
         console: Console for progress, `False` for none (default: standard error, or the notebook).
         **options: Any option of `tercet tune`, such as `members=["row-lstm"]`, `trials=30`, `epochs=5`.
@@ -85,10 +88,6 @@ def run_tuning(
 ) -> Tuning:
     """Start or resume a search and run it to the end."""
     require_optuna()
-    if resume is None and data is not None and space is None:
-        raise ConfigError(
-            "name the options to vary: --space SPACE.yaml, with lines such as 'hidden_size: [32, 64, 128]'"
-        )
     return run_experiment(Search, data, parsed, resume=resume, console=console, space=space)
 
 
@@ -108,12 +107,15 @@ class Search(PlannedExperiment[Tuning]):
     def study(self) -> SearchStudy:
         """The search with its resolved options."""
         config = self.parsed.of(TuneConfig)
-        assert self.space is not None
-        return SearchStudy.make(str(self.source), self.parsed, self.space, trials=config.trials, pruner=config.pruner)
+        parsed = with_preset_head(self.parsed)
+        recipe = Recipe(parsed.of(PresetConfig).preset, parsed.given)
+        return SearchStudy.make(
+            str(self.source), parsed, self.space, trials=config.trials, pruner=config.pruner, recipe=recipe
+        )
 
     def stored_options(self) -> dict[str, Any]:
         """Return the resolved options, independent of the files that they came from."""
-        return self.study.to_options()
+        return {**self.study.to_options(), "preset": self.parsed.of(PresetConfig).preset}
 
     def check(self) -> None:
         """Check options, device and space."""

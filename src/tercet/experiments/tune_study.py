@@ -16,7 +16,8 @@ from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.run_folder import RECORD, RunFolder
 from tercet.models.build import check_weights, options_of
-from tercet.models.members import resolve_member, resolve_members
+from tercet.models.members import NO_RECIPE, Recipe, member_mapping, resolve_member, resolve_members
+from tercet.models.registry import has_fitted_head
 
 _KINDS = (RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
 SEARCHED = CommandOptions(*_KINDS)
@@ -53,15 +54,33 @@ class SearchStudy:
 
     @classmethod
     def make(
-        cls, data: str, parsed: ParsedArguments, space: str | Path | Mapping[str, Any], *, trials: int, pruner: str
+        cls,
+        data: str,
+        parsed: ParsedArguments,
+        space: str | Path | Mapping[str, Any] | None,
+        *,
+        trials: int,
+        pruner: str,
+        recipe: Recipe = NO_RECIPE,
     ) -> SearchStudy:
         """Create a search.
+
+        Args:
+            data: Source of the data.
+            parsed: Base options.
+            space: Options to vary, or a file of them (default: those of `default_space`).
+            trials: Total number of trials.
+            pruner: median, hyperband or none.
+            recipe: Preset for base options that are not given.
 
         Raises:
             ConfigError: Not exactly one network, or invalid options or space; all problems are listed.
         """
         base: dict[type, Any] = {kind: parsed.of(kind) for kind in _KINDS}
         run: RunConfig = base[RunConfig]
+        if space is None:
+            members = resolve_members(run.members, base[ModelConfig], base[TrainingConfig], recipe)
+            space = default_space(members[0]) if members else {}
         search_space = read_space(space, SEARCHED, base=tuple(base.values()), fixed=_FIXED)
         networks = search_space.axis("members")
         choices = networks.values if isinstance(networks, Choices) else ()
@@ -71,7 +90,11 @@ class SearchStudy:
             raise ConfigError(f"tune varies the options of one network{count}: name it, such as --members row-lstm")
         base[RunConfig] = replace(run, members=tuple(first), output=None)
         search = cls(data, search_space, trials, pruner, base)
-        members = resolve_members([*first, *choices], base[ModelConfig], base[TrainingConfig])
+        if choices:  # their trainings share the recipe of the first network
+            entry = member_mapping(first[0])
+            applied = recipe.apply(entry["model"], base[ModelConfig], base[TrainingConfig], entry.keys())
+            base[ModelConfig], base[TrainingConfig] = applied
+        members = resolve_members([*first, *choices], base[ModelConfig], base[TrainingConfig], recipe)
         raise_problems(
             [
                 any(member.training.monitor_split != "validation" for member in members)
@@ -173,8 +196,27 @@ class SearchStudy:
         record = run.record()
         options = dict(record.options)
         space, trials, pruner = (options.pop(key) for key in ("space", "trials", "pruner"))
+        options.pop("preset", None)  # its values are among the others
         parsed = SEARCHED.parse_object(options, source=RECORD)
         return cls.make(str(record.source), parsed, space, trials=trials, pruner=pruner)
+
+
+def default_space(member: MemberConfig) -> dict[str, Any]:
+    """Return the options that a search varies by default: learning rates, regularization and augmentation.
+
+    Raises:
+        ConfigError: The head is fitted, and chooses its regularization itself.
+    """
+    training = member.training
+    if has_fitted_head(member.network, member.model):
+        raise ConfigError(f"the fitted head of {member.name} has nothing to tune: use --preset good, or set --space")
+    space: dict[str, Any] = {"weight_decay": [0.0, 0.01, 0.1], "label_smoothing": [0.0, 0.1]}
+    space["augment"] = ["none", "light", "flip"]
+    rates = {"lr": training.lr, "head_lr": training.head_lr if training.stages is None else None}
+    for option, rate in rates.items():
+        if rate is not None:
+            space[option] = {"low": rate / 10, "high": rate * 10, "log": True}
+    return space
 
 
 def _member_entry(member: MemberConfig) -> Any:

@@ -86,11 +86,12 @@ class Recipe:
         )
 
 
-_NO_RECIPE = Recipe("paper")
+NO_RECIPE = Recipe("paper")
+"""Options that are not set have their defaults."""
 
 
 def resolve_members(
-    members: Sequence[Any], model: ModelConfig, training: TrainingConfig, recipe: Recipe = _NO_RECIPE
+    members: Sequence[Any], model: ModelConfig, training: TrainingConfig, recipe: Recipe = NO_RECIPE
 ) -> tuple[MemberConfig, ...]:
     """Resolve network names, YAML files and mappings; an option of the run applies to all members that have it.
 
@@ -135,7 +136,7 @@ def is_pretrained(network: str, model: ModelConfig) -> bool:
 
 
 def resolve_member(
-    member: Any, model: ModelConfig, training: TrainingConfig, recipe: Recipe = _NO_RECIPE
+    member: Any, model: ModelConfig, training: TrainingConfig, recipe: Recipe = NO_RECIPE
 ) -> MemberConfig:
     """Resolve one member; options of the run that its network does not have are ignored.
 
