@@ -183,7 +183,7 @@ def test_counts_have_singular_and_plural_nouns() -> None:
         ({"fusion": {"regime": "joint", "data": "validation"}}, "joint"),
         ({"members": ["small-cnn"], "scan": "rows"}, "recurrent"),
         ({"device": "gpu"}, "device"),
-        ({"members": ["small-cnn"], "schedule": "cosine"}, "single stage"),
+        ({"members": ["small-cnn"], "schedule": "cosine", "preset": "paper"}, "single stage"),
     ],
 )
 def test_wrong_options_are_reported_before_data_are_read(tmp_path: Path, options: dict[str, Any], message: str) -> None:

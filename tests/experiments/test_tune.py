@@ -43,6 +43,7 @@ OPTIONS: dict[str, Any] = {
     "seed": 3,
     "tensorboard": False,
 }
+UNSET = ("num_layers", "hidden_size", "head_hidden_dim", "lr", "epochs")
 TRIALS = 8
 ARGUMENTS = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items() if name != "members"]
 ARGUMENTS += ["--members", "row-lstm", "--trials", str(TRIALS)]
@@ -322,8 +323,13 @@ def test_importance_of_options(data: Path, tmp_path: Path) -> None:
         ({"hidden_size": [4, 8]}, {"monitor_split": "test"}, "remove --monitor-split"),
         ({"hidden_size": [4, 8]}, {"dropout": 0.3}, "--dropout has no effect on any member"),
         ({"hidden_size": [4, 8]}, {"trials": 1}, "trials 1 must be at least 2"),
-        ({"patience": [1, 2]}, {"epochs": None, "lr": None}, "no point of the space is a valid configuration: sched"),
-        (None, {}, "--space SPACE.yaml"),
+        (
+            {"patience": [1, 2]},
+            {"epochs": None, "lr": None, "preset": "paper"},
+            "need a single stage",
+        ),
+        (None, {"members": []}, "the options of one network: name it"),
+        (None, {"members": ["pixels"], "preset": "fast", **dict.fromkeys(UNSET)}, "has nothing to tune"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -335,6 +341,13 @@ def test_invalid_searches_raise_before_data_is_read(
         tune("no-such-data", space=space, **{**OPTIONS, **options})
     assert message in str(caught.value)
     assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+
+def test_a_search_without_a_space_varies_rates_and_regularization(data: Path, tmp_path: Path) -> None:
+    tuning = tune(data, trials=2, output=str(tmp_path / "study"), **{**OPTIONS, "lr": 1e-2})
+    values = tuning.metrics["trials"][1]["options"]
+    assert {"lr", "weight_decay", "label_smoothing", "augment"} == set(values)
+    assert 1e-3 <= values["lr"] <= 1e-1 and tune(resume=tuning.path).metrics == tuning.metrics
 
 
 def test_options_that_are_valid_at_some_points_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

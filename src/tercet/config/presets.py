@@ -16,8 +16,6 @@ Preset = Literal["fast", "good", "best", "paper"]
 RungName = Literal["probe", "fine-tune", "ensemble"]
 RUNGS: tuple[RungName, ...] = get_args(RungName)
 """Rungs of the ladder, from the cheapest to the most expensive."""
-STAGE_OPTIONS = frozenset({"epochs", "lr", "stages"})
-"""Options that replace the training of a preset."""
 
 FINE_TUNING: Mapping[str, Any] = {
     "epochs": 12.0,
@@ -91,6 +89,11 @@ def read_duration(text: str) -> float:
     return seconds
 
 
+def has_stages(training: TrainingConfig) -> bool:
+    """Return whether options define the stages, which replace the training of a preset."""
+    return training.epochs is not None or training.lr is not None or training.stages is not None
+
+
 def with_recipe(
     model: ModelConfig,
     training: TrainingConfig,
@@ -108,7 +111,7 @@ def with_recipe(
         given: Names of the options that the user set.
         multilabel: Whether an image has a set of labels: these have no fitted head and no label smoothing.
     """
-    if STAGE_OPTIONS.intersection(given):
+    if has_stages(training):
         return model, training
     recipe = dict(FINE_TUNING if pretrained else FROM_SCRATCH)
     if pretrained and "head" not in given:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tercet.config.model import ModelConfig
 from tercet.config.parser import ParsedArguments
-from tercet.config.presets import STAGE_OPTIONS, LadderConfig, PresetConfig, RungName
+from tercet.config.presets import LadderConfig, PresetConfig, RungName, has_stages
 from tercet.config.run import MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, ModelError
@@ -53,16 +53,16 @@ def climbs(parsed: ParsedArguments) -> bool:
     can be probed.
     """
     preset, model, named = parsed.of(PresetConfig).preset, parsed.of(ModelConfig), parsed.of(RunConfig).members
-    if preset not in ("good", "best") or model.head in FITTED or STAGE_OPTIONS & parsed.given:
-        return False
     training = parsed.of(TrainingConfig)
+    if preset not in ("good", "best") or model.head in FITTED or has_stages(training):
+        return False
     return not named or any(_kind(member_mapping(entry), model, training) == "pretrained" for entry in named)
 
 
 def with_preset_head(parsed: ParsedArguments) -> ParsedArguments:
     """Return the options with the fitted head of the preset `fast`."""
     model = parsed.of(ModelConfig)
-    if parsed.of(PresetConfig).preset != "fast" or "head" in parsed.given or STAGE_OPTIONS & parsed.given:
+    if parsed.of(PresetConfig).preset != "fast" or "head" in parsed.given or has_stages(parsed.of(TrainingConfig)):
         return parsed
     return parsed.replace(replace(model, head="logistic"))
 
@@ -116,8 +116,8 @@ def _kind(entry: Entry, model: ModelConfig, training: TrainingConfig) -> Literal
     config = parsed.of(ModelConfig)
     if has_fitted_head(network, config):
         return "fitted"
-    own_stages = STAGE_OPTIONS & parsed.given
-    return "pretrained" if is_pretrained(network, config) and config.recurrent == "none" and not own_stages else "other"
+    probed = is_pretrained(network, config) and config.recurrent == "none" and not has_stages(parsed.of(TrainingConfig))
+    return "pretrained" if probed else "other"
 
 
 def _default_entries(prepared: DataModule, model: ModelConfig) -> Sequence[Entry]:

@@ -22,6 +22,7 @@ from tercet.models.registry import has_fitted_head
 _KINDS = (RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
 SEARCHED = CommandOptions(*_KINDS)
 """Options of a trial, the same as those of a training."""
+_NO_NETWORK = "tune varies the options of one network{}: name it, such as --members row-lstm"
 _NO_EFFECT = ("checkpoint_seconds", "device", "ensemble_methods", "output", "tensorboard", "threads", "tta")
 _FIXED = {
     **{key: "it does not affect the trained network" for key in _NO_EFFECT},
@@ -79,15 +80,16 @@ class SearchStudy:
         base: dict[type, Any] = {kind: parsed.of(kind) for kind in _KINDS}
         run: RunConfig = base[RunConfig]
         if space is None:
+            raise_problems([not run.members and _NO_NETWORK.format("")])
             members = resolve_members(run.members, base[ModelConfig], base[TrainingConfig], recipe)
-            space = default_space(members[0]) if members else {}
+            space = default_space(members[0])
         search_space = read_space(space, SEARCHED, base=tuple(base.values()), fixed=_FIXED)
         networks = search_space.axis("members")
         choices = networks.values if isinstance(networks, Choices) else ()
         first = run.members or choices[:1]
         if len(first) != 1:
             count = f", not of {len(first)}" if first else ""
-            raise ConfigError(f"tune varies the options of one network{count}: name it, such as --members row-lstm")
+            raise ConfigError(_NO_NETWORK.format(count))
         base[RunConfig] = replace(run, members=tuple(first), output=None)
         search = cls(data, search_space, trials, pruner, base)
         if choices:  # their trainings share the recipe of the first network
