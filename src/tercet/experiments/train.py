@@ -26,11 +26,11 @@ from tercet.data.in_memory import DataLike
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import Job, planned_jobs, raise_failures, run_jobs
-from tercet.experiments.member import check_trainings
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob
 from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
+from tercet.experiments.training_checks import check_trainings
 from tercet.models.build import check_build, check_images, check_weights
 from tercet.models.members import default_members, resolve_members
 
