@@ -166,9 +166,10 @@ class _MemberTrainer:
                 callbacks=observers,
                 name=self.name if self.fold is None else f"{self.name}, fold {self.fold + 1}",
             )
+            counts: dict[str, int] | None = None
             if not training.resume() and config.head_init == "logistic":
                 features = None if frozen is None else frozen.features
-                initialize_head(classifier, member, plan, self.prepared, rows, features=features, seed=seed)
+                counts = initialize_head(classifier, member, plan, self.prepared, rows, features=features, seed=seed)
             result = training.run()
             history = result.history
             best = result.best
@@ -181,6 +182,7 @@ class _MemberTrainer:
                 epochs=len(history),
                 precision=config.precision,
             )
+            summary |= {} if counts is None else {"features": counts}
         history.save(self.folder.path / "history.jsonl")
         return classifier, frozen, summary
 
