@@ -1,15 +1,18 @@
 import dataclasses
 import itertools
+import json
 import typing
 from typing import Any
 
 import pytest
 
 from tercet.config import run as config
+from tercet.config.fields import ConfigEntry
 from tercet.config.model import InputConfig, ModelConfig
+from tercet.config.parser import CommandOptions
 from tercet.config.run import METHODS, DataConfig, FusionConfig, RunConfig
 from tercet.config.training import PAPER_STAGES, StageConfig, TrainingConfig
-from tercet.core.errors import ConfigError, raise_problems
+from tercet.core.errors import ConfigError, Problem, raise_problems
 from tercet.core.registry import PARTS
 
 CLASSES = [
@@ -52,6 +55,8 @@ def test_configurations_are_immutable_and_comparable(kind: type[Any]) -> None:
         (StageConfig, {"epochs": 0}, "epochs"),
         (StageConfig, {"steps": 0}, "steps"),
         (StageConfig, {"epochs": 1, "warmup_steps": -1}, "warmup_steps"),
+        (StageConfig, {"epochs": 1, "warmup_steps": 1, "warmup_epochs": 1}, "either warmup_steps or warmup_epochs"),
+        (StageConfig, {"epochs": 1, "head_lr": 0}, "head_lr"),
         (StageConfig, {"epochs": 1, "patience": 0}, "patience"),
         (StageConfig, {"epochs": 1, "factor": 1.0}, "factor"),
         (TrainingConfig, {"stages": PAPER_STAGES, "epochs": 1}, "either stages or epochs and lr"),
@@ -64,6 +69,9 @@ def test_configurations_are_immutable_and_comparable(kind: type[Any]) -> None:
         (TrainingConfig, {"ema_decay": 1.0}, "ema_decay"),
         (TrainingConfig, {"clip_grad_norm": 0}, "clip_grad_norm"),
         (TrainingConfig, {"max_time": 0}, "max_time"),
+        (TrainingConfig, {"layer_decay": 0}, "layer_decay"),
+        (TrainingConfig, {"class_weights": "equal"}, "class_weights 'equal' must be none, balanced, auto or a mapping"),
+        (TrainingConfig, {"class_weights": {"a": -1}}, "class_weights must be a positive number"),
         (FusionConfig, {"num_members": -1}, "num_members"),
         (FusionConfig, {"width": -1}, "width"),
         (FusionConfig, {"dropout": 1.0}, "dropout"),
@@ -78,6 +86,28 @@ def test_configurations_are_immutable_and_comparable(kind: type[Any]) -> None:
 def test_invalid_values_raise(kind: type[Any], values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("auto", "balanced"), ("balanced", "balanced"), ("none", "none"), ("{0: 2, b c: 1.5}", {"0": 2, "b c": 1.5})],
+)
+def test_class_weights_are_read_from_arguments_and_files(text: str, expected: Any) -> None:
+    options = CommandOptions(TrainingConfig)
+    entries = [ConfigEntry("class_weights", text, "--")]
+    problems: list[Problem] = []
+    given = options.resolve(entries, problems)[TrainingConfig]
+    assert given.class_weights == expected and not problems
+    again = options.parse_object(json.loads(json.dumps(options.to_dict(given)))).of(TrainingConfig)
+    assert again == given
+
+
+@pytest.mark.parametrize("name", ["adam", "lamb"])
+def test_optimizers_of_timm_are_options(name: str) -> None:
+    options = CommandOptions(TrainingConfig)
+    assert options.parse_object({"optimizer": name}).of(TrainingConfig).optimizer == name
+    with pytest.raises(ConfigError, match=r"adamw, sgd, or any optimizer of timm, got 'lamp', did you mean 'lamb'"):
+        options.parse_object({"optimizer": "lamp"})
 
 
 def test_several_violated_rules_make_one_error() -> None:

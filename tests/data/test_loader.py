@@ -50,6 +50,16 @@ def assert_equal(first: Batch, second: Batch) -> None:
         )
 
 
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 1.0}, {"cutmix": 1.0, "mixup": 1.0}], ids=str)
+def test_weights_follow_their_images(mixing: dict[str, float]) -> None:
+    cache, weights = array_cache(12), np.linspace(0.5, 1.5, 12, dtype=np.float32)
+    for batch in loader(cache, num_classes=12, labels=np.arange(12), shuffle=True, weights=weights, **mixing).epoch(0):
+        assert batch.weights is not None and batch.targets is not None
+        labels = batch.targets if mixing else torch.nn.functional.one_hot(batch.targets, 12).float()
+        torch.testing.assert_close(batch.weights, labels @ torch.from_numpy(weights))  # mixed as the labels
+    assert next(loader(cache).epoch(0)).weights is None
+
+
 def test_images_labels_and_ids_are_aligned() -> None:
     cache = array_cache(11)
     for batch in loader(cache, [10, 3, 4, 1, 7], shuffle=True, batch_size=2).epoch(0):

@@ -169,6 +169,7 @@ def test_a_bundle_with_a_changed_rule_is_not_loaded(run: Run, tmp_path: Path) ->
         ({"monitor": "kappa"}, "monitor kappa"),
         ({"label_smoothing": 0.1}, "label_smoothing of each"),
         ({"class_weights": "balanced"}, "class_weights of each"),
+        ({"head_init": "logistic"}, "head_init logistic of each"),
         ({"mixup": 0.2}, "mixup and cutmix of chain"),
         ({"tta": "flip"}, "tta flip"),
         ({"calibration": {"coverage": 0.9}}, "calibration.reject_risk and coverage"),

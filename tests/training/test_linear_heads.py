@@ -58,14 +58,25 @@ def test_classes_without_images_are_never_predicted() -> None:
     assert set(head.logits(features).argmax(axis=1)) == {0, 3}
 
 
-def test_balanced_weights_raise_the_probability_of_small_classes() -> None:
+def test_weights_raise_the_probability_of_small_classes() -> None:
     features, labels = clusters([60, 6], seed=1)
-    plain, balanced = (fit_logistic(features, labels, 2, balanced=value) for value in (False, True))
+    plain, weighted = (fit_logistic(features, labels, 2, weights=value) for value in (None, np.array([1, 10])[labels]))
     small = labels == 1
     assert (
-        softmax(balanced.logits(features), axis=1)[small, 1].mean()
+        softmax(weighted.logits(features), axis=1)[small, 1].mean()
         > softmax(plain.logits(features), axis=1)[small, 1].mean()
     )
+
+
+def test_a_row_of_weight_two_equals_two_rows() -> None:
+    features, labels = clusters([1, 12, 12])  # one row in a class: the penalty is the default
+    weights = np.ones(len(labels), dtype=np.float32)
+    weights[[3, 4, 20]] = 2.0
+    rows = np.repeat(np.arange(len(labels)), weights.astype(int))
+    weighted = fit_logistic(features, labels, 3, weights=weights)
+    repeated = fit_logistic(features[rows], labels[rows], 3)
+    assert weighted.penalty == repeated.penalty
+    np.testing.assert_allclose(weighted.logits(features), repeated.logits(features), atol=1e-4)
 
 
 def test_constant_features_and_one_class() -> None:

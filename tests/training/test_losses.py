@@ -1,14 +1,20 @@
 """Losses, micro-batches, EMA, and the choice of precision."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
+from tercet.core.registry import PARTS
 from tercet.core.types import Batch
+from tercet.data.in_memory import table_from_arrays
 from tercet.training.fabric import WeightAverage, choose_precision, require_bf16, split
-from tercet.training.losses import SingleLabel, balanced_class_weights
+from tercet.training.losses import SingleLabel, balanced_class_weights, class_weights, sample_weights
 
 
 def test_hard_and_one_hot_labels_give_the_same_loss() -> None:
@@ -24,6 +30,38 @@ def test_losses_of_micro_batches_add_up_with_class_weights() -> None:
         loss.loss(logits[rows], labels[rows]) * len(rows) / 10 for rows in (torch.arange(3), torch.arange(3, 10))
     )
     assert float(parts) == pytest.approx(float(loss.loss(logits, labels)), rel=1e-6)
+
+
+def test_losses_of_micro_batches_add_up_with_sample_weights() -> None:
+    weights = torch.rand(10) + 0.5
+    batch = Batch(torch.randn(10, 3), torch.randint(3, (10,)), tuple("abcdefghij"), weights=weights)
+    module, loss = nn.Flatten(), SingleLabel(weight=[0.2, 1.0, 3.0], label_smoothing=0.1, weighted=True)
+    parts = sum(loss(module, part)[0] * len(part) / 10 for part in split(batch, 3))
+    assert float(parts) == pytest.approx(float(loss(module, batch)[0]), rel=1e-6)
+    single = [loss(module, batch.rows(slice(row, row + 1)))[0] for row in range(10)]
+    assert batch.targets is not None
+    unweighted = [loss.loss(batch.images[[row]], batch.targets[[row]]) for row in range(10)]  # type: ignore[call-overload]
+    assert torch.stack(single).tolist() == pytest.approx((torch.stack(unweighted) * weights).tolist(), rel=1e-5)
+
+
+def test_a_loss_without_sample_weights_is_an_error() -> None:
+    with PARTS["loss"].scoped({"plain": lambda logits, targets: logits.mean()}):
+        SingleLabel("plain")
+        with pytest.raises(
+            ConfigError, match=r"loss 'plain' has no parameter sample_weight: omit --data\.weight-column"
+        ):
+            SingleLabel("plain", weighted=True)
+
+
+def test_weights_of_samples_are_those_of_their_class_times_their_own() -> None:
+    table = table_from_arrays(np.zeros((4, 2, 2, 1), np.uint8), ["a", "b", "b", "c"])
+    table = dataclasses.replace(table, weights=np.array([1.0, 2.0, 3.0, 2.0]))
+    assert class_weights(TrainingConfig(class_weights={"b": 10}), table) == [1.0, 10.0, 1.0]
+    weights = sample_weights(TrainingConfig(class_weights={"b": 10}), table)
+    assert weights is not None and weights.tolist() == [0.5, 10.0, 15.0, 1.0]
+    balanced = sample_weights(TrainingConfig(class_weights="balanced"), dataclasses.replace(table, weights=None))
+    assert balanced is not None and balanced.tolist() == pytest.approx([4 / 3, 2 / 3, 2 / 3, 4 / 3])
+    assert sample_weights(TrainingConfig(), dataclasses.replace(table, weights=None)) is None
 
 
 def test_balanced_class_weights_give_each_class_the_same_total() -> None:

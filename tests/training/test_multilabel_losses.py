@@ -1,5 +1,7 @@
 """Losses for multi-label images."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,14 @@ def test_losses_of_micro_batches_add_up() -> None:
         first, _ = objective(PixelLogits(), batch().rows(slice(0, 2)))
         last, _ = objective(PixelLogits(), batch().rows(slice(2, 3)))
         torch.testing.assert_close(first * 2 / 3 + last / 3, expected)
+
+
+def test_weights_multiply_the_losses_of_the_images() -> None:
+    weights = torch.tensor([0.5, 2.0, 1.0])
+    for objective in (BinaryCrossEntropy(), LabelSequences([1, 5, 9])):
+        losses = torch.stack([objective(PixelLogits(), batch().rows(slice(row, row + 1)))[0] for row in range(3)])
+        weighted, _ = objective(PixelLogits(), dataclasses.replace(batch(), weights=weights))
+        torch.testing.assert_close(weighted, (losses * weights).mean())
 
 
 def test_images_without_labels_have_the_loss_of_end_alone() -> None:

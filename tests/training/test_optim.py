@@ -1,5 +1,6 @@
 """Learning-rate schedules against the paper's runs and PyTorch's schedulers."""
 
+import dataclasses
 import math
 
 import pytest
@@ -52,6 +53,15 @@ def test_rates_are_positive_and_at_most_that_of_the_stage(schedule: str, warmup:
 def test_warm_up_rises_to_the_full_rate() -> None:
     stage = StageConfig(lr=1.0, steps=10, schedule="constant", warmup_steps=4)
     assert learning_rates(stage)[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "time"])
+def test_a_warm_up_in_epochs_equals_one_in_steps(schedule: str) -> None:
+    first = StageConfig(lr=1.0, epochs=4, schedule=schedule, warmup_epochs=1.5)
+    second = StageConfig(lr=1.0, epochs=4, schedule=schedule, warmup_steps=15)
+    assert learning_rates(first) == learning_rates(second)
+    single = TrainingConfig(lr=1.0, epochs=4, schedule=schedule, warmup_epochs=1.5, head_lr=2.0)
+    assert single.stage_list() == (dataclasses.replace(first, head_lr=2.0),)
 
 
 def test_cosine_decreases_to_almost_zero() -> None:

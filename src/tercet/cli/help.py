@@ -14,6 +14,7 @@ import docstring_parser
 
 from tercet.cli.command import Command
 from tercet.config.fields import Field, nested_classes
+from tercet.core.registry import PARTS
 
 _COLUMN = 26
 _LEGEND = (
@@ -91,7 +92,7 @@ def _placeholder(item: Field) -> str:
         element = {**_PLACEHOLDERS, bool: "true|false", str: "NAME"}.get(item.kind, "NAME")
         return f"{element},{element},..."
     choices = "|".join(map(str, item.choices))
-    if len(choices) > _LONGEST_CHOICES:
+    if len(choices) > _LONGEST_CHOICES or (item.registry and PARTS[item.registry].library):
         return "NAME"
     return choices or _PLACEHOLDERS.get(item.kind, "'{NAME: VALUE, ...}'")
 
@@ -99,9 +100,9 @@ def _placeholder(item: Field) -> str:
 def _option_help(item: Field) -> str:
     notes = []
     if not item.many and _placeholder(item) == "NAME":
-        notes.append("one of " + ", ".join(map(str, item.choices)))
+        notes.append(f"one of {item.listed_choices()}")
     if item.many and item.choices:
-        notes.append("any of " + ", ".join(map(str, item.choices)))
+        notes.append(f"any of {item.listed_choices()}")
     if item.default is not None and item.default is not False and item.default not in ("", (), {}):
         all_choices = item.many and set(item.default) == set(item.choices)
         notes.append(f"default: {'all' if all_choices else _default(item.default)}")

@@ -140,11 +140,16 @@ class Field:
             return tuple(PARTS[self.registry])
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
+    def listed_choices(self) -> str:
+        """Return the choices in words."""
+        library = PARTS[self.registry].library if self.registry else ""
+        return ", ".join(map(str, self.choices)) + (f", or any {self.registry} of {library}" if library else "")
+
     def expected(self) -> str:
         """Return the type in words."""
         if self.many and self.kind is Any:
             return "a list"
-        kind = "one of " + ", ".join(map(str, self.choices)) if self.choices else describe(self.kind)
+        kind = f"one of {self.listed_choices()}" if self.choices else describe(self.kind)
         return f"a list, each {kind}" if self.many else kind
 
     def convert(self, value: Any, *, text: bool) -> Any:
@@ -154,7 +159,8 @@ class Field:
             ConfigError: The value has another type: text is not a number in a file, and True is never one.
         """
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
-        if text and typing.get_origin(self.kind) is dict:
+        braced = self.kind is Any and str(value).lstrip().startswith("{")
+        if text and (braced or typing.get_origin(self.kind) is dict):
             value = parse_yaml(value, source=quote_value(value))
         original = value
         if text and self.kind in (int, float, bool):
@@ -162,7 +168,10 @@ class Field:
                 value = parse_yaml(value)
         converted = _convert(value, self.kind, self.choices)
         if converted is None:
-            hint = did_you_mean(original, map(str, self.choices)) if isinstance(original, str) else ""
+            others = PARTS[self.registry].names_of_library() if self.registry and isinstance(original, str) else []
+            if original in others:
+                return original
+            hint = did_you_mean(original, [*map(str, self.choices), *others]) if isinstance(original, str) else ""
             raise ConfigError(f"expected {self.expected()}, got {quote_value(original)}{hint}")
         return converted
 

@@ -37,6 +37,7 @@ class _DataConfigDict(TypedDict, total=False):
     label_separator: Text | None
     task: Literal["auto", "single", "multi"]
     group_column: Text | None
+    weight_column: Text | None
     group_from: Text | None
     image_pattern: Text | None
     val_fraction: float
@@ -135,7 +136,7 @@ class _TrainingConfigDict(TypedDict, total=False):
     head_init: Literal["random", "logistic"]
     loss: Part
     label_smoothing: float
-    class_weights: Literal["none", "balanced"]
+    class_weights: Any
     augment: Part
     random_erasing: float
     mixup: float

@@ -33,6 +33,8 @@ class DataConfig(Config):
     """single: one class per image; multi: multi-label; auto: multi if columns or separator imply it."""
     group_column: str | None = None
     """Table column with the group (patient, hand, plant); all images of a group go to the same split."""
+    weight_column: str | None = None
+    """Table column with a positive weight of each image in the training loss and in fitted heads."""
     group_from: str | None = None
     """Regular expression on the file name; its first capture group is the group of the image."""
     image_pattern: str | None = None

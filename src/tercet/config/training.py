@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tercet.config.fields import Config, bounded
 from tercet.core.errors import Problem
@@ -52,6 +53,8 @@ PAPER_STAGES = (StageConfig(lr=1e-4, epochs=40), StageConfig(lr=1e-5, epochs=15)
 SINGLE_STAGE = ("head_lr", "schedule", "warmup_epochs", "patience")
 """Options of a single stage, which stages have as fields."""
 
+CLASS_WEIGHTS = ("none", "balanced", "auto")
+
 Monitor: TypeAlias = str
 """Name of a registered metric."""
 
@@ -91,8 +94,9 @@ class TrainingConfig(Config):
     """Loss of single-label members; multi-label ones use that of labels.decoder."""
     label_smoothing: float = bounded(0.0, least=0, below=1)
     """Label smoothing: fraction of the target probability that is spread over all classes."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Class weights in the loss: none, or inverse class frequencies (balanced)."""
+    class_weights: Any = "none"
+    """Class weights in the loss and in fitted heads: none, inverse class frequencies (balanced, or auto), or a mapping
+    such as '{rare: 5}', in which other classes have 1."""
     augment: str = field(default="none", metadata={"registry": "augmentation"})
     """Augmentation: horizontal flips, small shifts (light), both, the paper's with or without flips, or brightness,
     contrast, rotation and flips (leaves)."""
@@ -119,7 +123,21 @@ class TrainingConfig(Config):
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints within an epoch; each epoch also ends with a checkpoint."""
 
+    def __post_init__(self) -> None:
+        """Check the options; class names become text, and auto class weights are the balanced ones."""
+        weights = self.class_weights
+        if isinstance(weights, Mapping):
+            weights = {str(name): weight for name, weight in weights.items()}
+        object.__setattr__(self, "class_weights", "balanced" if weights == "auto" else weights)
+        super().__post_init__()
+
     def _rules(self) -> Iterable[Problem]:
+        if isinstance(self.class_weights, Mapping):
+            weights = self.class_weights.values()
+            if not all(type(weight) in (int, float) and 0 < weight < math.inf for weight in weights):
+                yield Problem("each of class_weights must be a positive number", "class_weights")
+        elif self.class_weights not in CLASS_WEIGHTS:
+            yield self.problem("class_weights", f"must be {', '.join(CLASS_WEIGHTS)} or a mapping of class to weight")
         if self.stages is not None and (self.epochs is not None or self.lr is not None):
             yield Problem("give either stages or epochs and lr, not both", "stages", "epochs", "lr")
         if self.micro_batches > self.batch_size:

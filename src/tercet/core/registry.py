@@ -84,10 +84,13 @@ class Registry(Generic[Value]):
         kind: Kind of the parts for messages, such as "data set".
         *providers: Modules that register the built-in parts. They are imported when the registry is first read, so
             that a low layer can list names that a higher layer defines; they load no heavy library.
+        library: Library whose names are accepted, too, without being registered.
+        library_names: Module and function that returns these names, as "module:function"; may load the library.
     """
 
-    def __init__(self, kind: str, *providers: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *providers: str, library: str = "", library_names: str = "") -> None:
+        self.kind, self.library = kind, library
+        self._library_names = library_names
         self._providers = list(providers)
         self._values: dict[str, Value] = {}
         self._custom: set[str] = set()
@@ -159,6 +162,11 @@ class Registry(Generic[Value]):
         self._load()
         return list(self._values)
 
+    def names_of_library(self) -> list[str]:
+        """Return the names that are accepted without being registered."""
+        module, _, function = self._library_names.partition(":")
+        return list(getattr(importlib.import_module(module), function)()) if module else []
+
     def unknown(self, name: str) -> str:
         """Return the error message for a name that is not registered."""
         return f"unknown {self.kind} '{name}'{did_you_mean(name, self)} (known: {', '.join(self)})"
@@ -190,7 +198,12 @@ PARTS: Mapping[str, Registry[Any]] = {
     "metric": Registry("metric", "tercet.metrics.metric"),
     "augmentation": Registry("augmentation", "tercet.data.augmentations"),
     "loss": Registry("loss", "tercet.training.parts"),
-    "optimizer": Registry("optimizer", "tercet.training.parts"),
+    "optimizer": Registry(
+        "optimizer",
+        "tercet.training.parts",
+        library="timm",
+        library_names="tercet.training.optimizer:timm_optimizers",
+    ),
     "schedule": Registry("schedule", "tercet.training.parts"),
     "callback": Registry("callback"),
     "command": Registry("command", "tercet.cli.training", "tercet.cli.inference", "tercet.cli.deployment"),

@@ -86,14 +86,17 @@ class Batch:
     labels: Tensor | None = None
     """Labels for metrics: class indices (B, int64) if `targets` are mixed; for multi-label, 0 and 1 (B K, int64; -1 if
     unknown). None: `targets` are the labels."""
+    weights: Tensor | None = None
+    """Weights of the samples in the loss (B, float); None: all are 1."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def _map(self, function: Callable[[Tensor], Tensor], ids: tuple[str, ...]) -> Batch:
         images = tuple(map(function, self.images)) if isinstance(self.images, tuple) else function(self.images)
-        targets, labels = (None if value is None else function(value) for value in (self.targets, self.labels))
-        return Batch(images, targets, ids, labels)
+        columns = (self.targets, self.labels, self.weights)
+        targets, labels, weights = (None if value is None else function(value) for value in columns)
+        return Batch(images, targets, ids, labels, weights)
 
     def to(self, device: Any) -> Batch:
         """Return the batch on `device`."""

@@ -79,6 +79,7 @@ class DataModule:
             mixup=training.mixup,
             cutmix=training.cutmix,
             balanced=data.class_balanced_sampling,
+            weights=self.table.take(rows).normalized_weights(),
         )
 
     def _loader(self, rows: Rows, specs: Sequence[InputSpec], **options: object) -> ImageLoader:

@@ -126,6 +126,7 @@ class ImageLoader:
         cutmix: Alpha of CutMix; 0 is off. With both, each batch uses one of them with equal probability.
         balanced: Draw every class equally often, with replacement; N draws per epoch.
         num_workers: Decoding processes, if images are decoded on demand.
+        weights: N weights in the loss, in the order of `rows`; None if all are 1.
 
     Raises:
         ConfigError: The augmentation is unknown, or the channels do not fit a network.
@@ -150,6 +151,7 @@ class ImageLoader:
         cutmix: float = 0.0,
         balanced: bool = False,
         num_workers: int = 0,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         self._rows = np.asarray(rows, dtype=np.int64)
         self._ids = tuple(ids)
@@ -159,7 +161,7 @@ class ImageLoader:
         self._num_classes, self._batch_size, self._seed = num_classes, batch_size, seed
         self._shuffle, self._balanced = shuffle, balanced
         self._augment, self._random_erasing, self._mixup, self._cutmix = augment, random_erasing, mixup, cutmix
-        self._num_workers = num_workers if images.on_demand else 0
+        self._num_workers, self._weights = num_workers if images.on_demand else 0, weights
         self._features: NDArray[np.float32] | None = None
         self._check(images, specs)
         self._assemble = _Assembler(images, specs)
@@ -273,14 +275,17 @@ class ImageLoader:
         images = [augment(image, self._augment, self._generator(_AUGMENT, number, index)) for image in images]
         if self._random_erasing:
             images = [erase(image, self._random_erasing, self._generator(_ERASE, number, index)) for image in images]
+        weights = None if self._weights is None else torch.from_numpy(self._weights[positions])
         multilabel = labels.ndim == 2
         if not self._mixup and not self._cutmix:
             targets = labels.to(torch.float32) if multilabel else labels
             hard_labels = labels if multilabel else None
-            return Batch(self._per_branch(images), targets if self._known else None, ids, hard_labels)
+            return Batch(self._per_branch(images), targets if self._known else None, ids, hard_labels, weights)
         one_hot = (labels if multilabel else functional.one_hot(labels, self._num_classes)).to(torch.float32)
-        mixed = [self._mix(image, one_hot, self._generator(_MIX, number, index)) for image in images]
-        return Batch(self._per_branch([image for image, _ in mixed]), mixed[0][1], ids, labels)
+        columns = one_hot if weights is None else torch.cat([one_hot, weights[:, None]], dim=1)  # all are mixed alike
+        mixed = [self._mix(image, columns, self._generator(_MIX, number, index)) for image in images]
+        targets, weights = mixed[0][1][:, : one_hot.shape[1]], None if weights is None else mixed[0][1][:, -1]
+        return Batch(self._per_branch([image for image, _ in mixed]), targets, ids, labels, weights)
 
     def _mix(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if self._cutmix and (not self._mixup or bool(torch.rand(1, generator=generator) < 0.5)):

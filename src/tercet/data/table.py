@@ -141,6 +141,10 @@ class SampleTable:
         unknown = self.labels[index] == UNLABELLED
         return np.where(unknown[:, None], UNLABELLED, self.membership[index].astype(np.int64))
 
+    def normalized_weights(self) -> NDArray[np.float32] | None:
+        """Return the sample weights (N), divided by their mean; None if there are none."""
+        return None if self.weights is None else (self.weights / self.weights.mean()).astype(np.float32)
+
     def classes_in(self, rows: ArrayLike) -> set[int]:
         """Return the class indices that occur in some rows."""
         index = np.asarray(rows)
@@ -207,8 +211,17 @@ def _first_duplicate(names: Iterable[str]) -> str:
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
-def load_samples(path: Path, *, name: str, classes: Sequence[str], multilabel: bool = False) -> SampleTable:
+def load_samples(
+    path: Path, *, name: str, classes: Sequence[str], multilabel: bool = False, weighted: bool = False
+) -> SampleTable:
     """Read a table that `SampleTable.save` wrote; its source cannot read pixels, which are in the run's image cache.
+
+    Args:
+        path: The file.
+        name: Name of the data.
+        classes: The classes of the run.
+        multilabel: Whether an image has a set of labels.
+        weighted: Whether to read the weights of the samples.
 
     Raises:
         DataError: The file cannot be read, or contains unknown classes.
@@ -226,8 +239,9 @@ def load_samples(path: Path, *, name: str, classes: Sequence[str], multilabel: b
         raise DataError(f"the samples {path} contain an invalid label set: {error}") from error
     try:
         digests = {row["location"]: bytes.fromhex(row["checksum"]) for row in rows.values()}
+        weights = np.array([float(row["weight"]) for row in rows.values()]) if weighted else None
     except ValueError as error:
-        raise DataError(f"the samples {path} contain an invalid checksum: {error}") from error
+        raise DataError(f"the samples {path} contain an invalid checksum or weight: {error}") from error
     columns = {column: tuple(row[column] for row in rows.values()) for column in ("location", "split", "group")}
     return SampleTable(
         name=name,
@@ -238,6 +252,7 @@ def load_samples(path: Path, *, name: str, classes: Sequence[str], multilabel: b
         source=DigestSource(digests),
         groups=columns["group"] if any(columns["group"]) else None,
         splits=columns["split"],
+        weights=weights,
         membership=membership,
     )
 

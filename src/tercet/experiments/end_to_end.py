@@ -245,7 +245,9 @@ def joint_objective(fusion: FusionConfig) -> Objective:
         if mark is not None:  # wrapped by Fabric, which must route this method through its own forward pass
             mark("joint")
         fused, members = module.joint(batch.images)  # type: ignore[operator]  # B K, B M K
-        aux_loss = torch.stack([entropy.loss(logits, batch.targets) for logits in members.unbind(1)]).mean()
-        return (1 - share) * entropy.loss(fused, batch.targets) + share * aux_loss, fused
+        aux_loss = torch.stack(
+            [entropy.loss(logits, batch.targets, batch.weights) for logits in members.unbind(1)]
+        ).mean()
+        return (1 - share) * entropy.loss(fused, batch.targets, batch.weights) + share * aux_loss, fused
 
     return objective

@@ -26,6 +26,7 @@ from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
 from tercet.models.forward import predict_logits
 from tercet.models.registry import has_fitted_head
 from tercet.training.linear_heads import fit_logistic
+from tercet.training.losses import sample_weights
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def fit_head(
         table.labels,
         frozen.classifier.num_classes,
         groups=table.groups,
-        balanced=config.class_weights != "none",
+        weights=sample_weights(config, table),
         seed=seed,
     )
     layer = frozen.classifier.head.get_submodule("classes")

@@ -12,31 +12,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.files import write_text
 from tercet.core.history import History
 from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
-from tercet.core.runtime import seed_everything, seeded_generators
+from tercet.core.runtime import seed_everything
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Member
-from tercet.experiments.custom_parts import used_parts
 from tercet.experiments.frozen import FrozenBackbone, fit_head, frozen_backbone, without_backbone
-from tercet.experiments.plan import Plan, member_to_dict
+from tercet.experiments.head_init import initialize_head
+from tercet.experiments.plan import Plan
 from tercet.experiments.pool import report_to_parent
 from tercet.experiments.task import task_of
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, score
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
-from tercet.models.registry import check_logits, has_fitted_head
+from tercet.models.registry import has_fitted_head
 from tercet.models.summary import summarize
 from tercet.training.callbacks import Callback, CustomCallbacks, EpochLog, EventStream, notify, tensorboard
-from tercet.training.fabric import bf16_fault, check_step, choose_precision, require_bf16
+from tercet.training.fabric import bf16_fault, choose_precision, require_bf16
 from tercet.training.losses import Objective
 from tercet.training.trainer import Trainer
 
@@ -109,34 +108,6 @@ def train_member(
     folder.finish(summary)
 
 
-def check_trainings(plan: Plan, prepared: DataModule) -> None:
-    """Try a step with two images, before any training, of members with parts of the caller's or in bf16.
-
-    Raises:
-        PartError: A part raises an exception, or returns another shape than expected.
-        ConfigError: This machine cannot compute a member in bf16.
-    """
-    checked: list[tuple[str, ModelConfig, TrainingConfig]] = []
-    for member in plan.members:
-        config, key = member.training, (member.network, member.model, member.training)
-        custom = bool(used_parts(member_to_dict(member)))
-        if key in checked or not (custom or config.precision == "bf16"):
-            continue
-        checked.append(key)
-        with seeded_generators(0):
-            classifier = plan.build(member, load_weights=False)
-            rows, specs = prepared.rows("train"), (classifier.spec,)
-            data = replace(plan.data_config, num_workers=0)
-            loader = prepared.training_loader(rows[:2], specs, training=config, data=data, seed=0)
-            batch = next(iter(loader.epoch(0)))
-            objective = task_of(plan).objective(member, prepared.table.take(rows))
-            if custom:
-                check_logits(classifier, batch.images, member=member.name)
-                check_step(classifier, batch, objective, device=plan.device)
-        if config.precision == "bf16":
-            require_bf16(classifier, batch, objective, device=plan.device, name=member.name)
-
-
 @dataclass(frozen=True)
 class _MemberTrainer:
     """One training of a run and the files that it writes."""
@@ -195,7 +166,10 @@ class _MemberTrainer:
                 callbacks=observers,
                 name=self.name if self.fold is None else f"{self.name}, fold {self.fold + 1}",
             )
-            training.resume()
+            counts: dict[str, int] | None = None
+            if not training.resume() and config.head_init == "logistic":
+                features = None if frozen is None else frozen.features
+                counts = initialize_head(classifier, member, plan, self.prepared, rows, features=features, seed=seed)
             result = training.run()
             history = result.history
             best = result.best
@@ -208,6 +182,7 @@ class _MemberTrainer:
                 epochs=len(history),
                 precision=config.precision,
             )
+            summary |= {} if counts is None else {"features": counts}
         history.save(self.folder.path / "history.jsonl")
         return classifier, frozen, summary
 

@@ -253,7 +253,13 @@ class Plan:
 
     def open_data(self, run: RunFolder) -> DataModule:
         """Open the samples and decoded images of the run."""
-        table = load_samples(run.samples, name=Path(self.data).name, classes=self.classes, multilabel=self.multilabel)
+        table = load_samples(
+            run.samples,
+            name=Path(self.data).name,
+            classes=self.classes,
+            multilabel=self.multilabel,
+            weighted=self.data_config.weight_column is not None,
+        )
         return DataModule(table, open_cache(run.path / self.images), fingerprint=self.fingerprint)
 
 

@@ -12,6 +12,8 @@ from tercet.config.run import METHODS, UNCALIBRATED, MemberConfig
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.multilabel import MultilabelPredictions
+from tercet.core.output import join_few
+from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.table import Ints, SampleTable
@@ -40,7 +42,7 @@ from tercet.training.losses import (
     LabelSequences,
     Objective,
     SingleLabel,
-    balanced_class_weights,
+    class_weights,
 )
 
 Scoring = tuple[Scorer, list[Callback]]
@@ -104,6 +106,7 @@ def _problems(member: MemberConfig) -> Iterator[str]:
         "loss": training.loss != "cross-entropy",
         "label_smoothing": training.label_smoothing > 0,
         "class_weights": training.class_weights != "none",
+        "head_init logistic": training.head_init != "random",
     }
     for option, is_set in single_label_options.items():
         if is_set:
@@ -177,6 +180,7 @@ def _adapt_single(plan: Plan) -> Plan:
     needs = "needs multi-label data (several --data.label-columns, or --data.label-separator)"
     raise_problems(
         [
+            *(problem for member in plan.members for problem in _unknown_classes(member, plan.classes)),
             bool(decoders) and f"labels.decoder of {', '.join(decoders)} {needs}",
             "single" not in find_metric(plan.monitor).tasks and f"monitor {plan.monitor} {needs}",
         ]
@@ -184,11 +188,24 @@ def _adapt_single(plan: Plan) -> Plan:
     return plan
 
 
+def _unknown_classes(member: MemberConfig, classes: Sequence[str]) -> Iterator[str]:
+    weights = member.training.class_weights
+    for name in weights if isinstance(weights, Mapping) else ():
+        if name not in classes:
+            yield (
+                f"class_weights of {member.name}: unknown class '{name}'{did_you_mean(name, classes)} "
+                f"(classes: {join_few(classes)})"
+            )
+
+
 def _cross_entropy(member: MemberConfig, table: SampleTable) -> Objective:
-    training, weights = member.training, None
-    if training.class_weights != "none":
-        weights = balanced_class_weights(table.class_counts().tolist())
-    return SingleLabel(training.loss, weight=weights, label_smoothing=training.label_smoothing)
+    training = member.training
+    return SingleLabel(
+        training.loss,
+        weight=class_weights(training, table),
+        label_smoothing=training.label_smoothing,
+        weighted=table.weights is not None,
+    )
 
 
 def _names(plan: Plan, prepared: DataModule, rows: Rows) -> dict[str, Any]:

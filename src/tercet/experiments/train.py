@@ -29,10 +29,10 @@ from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import raise_failures, train_waiting
 from tercet.experiments.ladder import Ladder
 from tercet.experiments.ladder_plan import climbs, first_rung, plan_rungs, with_preset_head
-from tercet.experiments.member import check_trainings
 from tercet.experiments.plan import Plan
 from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
+from tercet.experiments.training_checks import check_trainings
 from tercet.models.build import check_build, check_images, check_weights
 from tercet.models.members import Recipe, default_members, resolve_members
 

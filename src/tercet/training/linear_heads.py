@@ -53,7 +53,7 @@ def fit_logistic(
     num_classes: int,
     *,
     groups: Sequence[str] | None = None,
-    balanced: bool = False,
+    weights: Floats | None = None,
     seed: int = 0,
 ) -> LinearHead:
     """Fit a multinomial logistic regression with an L2 penalty, whose strength is chosen by cross-validation.
@@ -65,7 +65,7 @@ def fit_logistic(
         labels: N class indices.
         num_classes: K; classes without rows get a logit that makes them impossible.
         groups: N group names.
-        balanced: Weight classes by inverse frequency.
+        weights: N weights of the rows (default: 1); a row of weight 2 equals two rows.
         seed: Seed of the folds.
 
     Raises:
@@ -73,9 +73,9 @@ def fit_logistic(
     """
     if len(np.unique(labels)) < 2:
         raise DataError("a logistic head needs images of at least two classes")
-    losses = _cross_validate(features, labels, num_classes, groups=groups, balanced=balanced, seed=seed)
+    losses = _cross_validate(features, labels, num_classes, groups=groups, weights=weights, seed=seed)
     penalty = min(losses, key=lambda value: losses[value]) if losses else DEFAULT_INVERSE_PENALTY
-    weight, bias = _fit(features, labels, num_classes, (penalty,), balanced=balanced)[0]
+    weight, bias = _fit(features, labels, num_classes, (penalty,), weights)[0]
     return LinearHead(weight, bias, penalty, losses)
 
 
@@ -85,7 +85,7 @@ def _cross_validate(
     num_classes: int,
     *,
     groups: Sequence[str] | None,
-    balanced: bool,
+    weights: Floats | None,
     seed: int,
 ) -> dict[float, float]:
     """Return the log loss of held-out rows by C; empty if the rows cannot be divided into folds."""
@@ -98,31 +98,34 @@ def _cross_validate(
     except DataError:
         return {}
     totals = dict.fromkeys(INVERSE_PENALTIES, 0.0)
+    shares = np.full(len(labels), 1 / len(labels)) if weights is None else weights / weights.sum(dtype=np.float64)
     for held_out in folds:
         kept = np.setdiff1d(np.arange(len(labels)), held_out)
         if len(np.unique(labels[kept])) < 2:
             return {}
-        fits = _fit(features[kept], labels[kept], num_classes, INVERSE_PENALTIES, balanced=balanced)
+        kept_weights = None if weights is None else weights[kept]
+        fits = _fit(features[kept], labels[kept], num_classes, INVERSE_PENALTIES, kept_weights)
         for penalty, (weight, bias) in zip(INVERSE_PENALTIES, fits, strict=True):
             logs = log_softmax((features[held_out] @ weight.T + bias).astype(np.float64), axis=1)
-            totals[penalty] -= float(logs[np.arange(len(held_out)), labels[held_out]].sum()) / len(labels)
+            totals[penalty] -= float(logs[np.arange(len(held_out)), labels[held_out]] @ shares[held_out])
     return totals
 
 
 def _fit(
-    features: Floats, labels: Ints, num_classes: int, penalties: Sequence[float], *, balanced: bool
+    features: Floats, labels: Ints, num_classes: int, penalties: Sequence[float], weights: Floats | None
 ) -> list[tuple[Floats, Floats]]:
     """Return weight K F and bias K for each C; each fit starts from the one before it."""
-    mean, std = features.mean(axis=0), features.std(axis=0)
+    mean = np.average(features, axis=0, weights=weights).astype(np.float32)
+    std = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weights))
     scale = np.where(std > _SMALLEST_STD, std, 1.0).astype(np.float32)  # a constant feature carries no information
     standardized = (features - mean) / scale
-    model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True, class_weight="balanced" if balanced else None)
+    model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     heads = []
     for penalty in penalties:
         model.set_params(C=penalty)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the weights of 300 iterations are good enough
-            model.fit(standardized, labels)
+            model.fit(standardized, labels, sample_weight=weights)
         slopes, offsets = model.coef_, model.intercept_
         if len(slopes) == 1:  # two classes: one logit, which softmax takes as a difference
             slopes, offsets = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-offsets, offsets]) / 2

@@ -6,20 +6,28 @@ Shapes: B images, K classes, T labels of a sequence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tercet.config.training import TrainingConfig
 from tercet.core.errors import DivergedError, PartError, describe_result, naming_part, raise_problems
 from tercet.core.registry import accepts
 from tercet.core.types import Batch
+from tercet.data.table import SampleTable
 from tercet.training.parts import LOSSES
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 """Maps a module and a batch to (mean loss over the batch, logits B K)."""
-_OPTIONS = {"weight": "--class-weights", "label_smoothing": "--label-smoothing"}
+_OPTIONS = {
+    "weight": "--class-weights",
+    "label_smoothing": "--label-smoothing",
+    "sample_weight": "--data.weight-column",
+}
 
 
 class SingleLabel:
@@ -29,30 +37,37 @@ class SingleLabel:
         name: A registered loss.
         weight: One weight per class, or None.
         label_smoothing: Fraction of the label's weight that is spread over all classes, in [0, 1).
+        weighted: Whether the samples have weights.
 
     Raises:
-        ConfigError: The loss is unknown, or does not accept class weights or label smoothing.
+        ConfigError: The loss is unknown, or does not accept class weights, label smoothing or sample weights.
     """
 
     def __init__(
-        self, name: str = "cross-entropy", *, weight: Sequence[float] | None = None, label_smoothing: float = 0.0
+        self,
+        name: str = "cross-entropy",
+        *,
+        weight: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        weighted: bool = False,
     ) -> None:
         self.name, self.function = name, LOSSES[name]
         options = {"weight": weight, "label_smoothing": label_smoothing or None}
         self.options = {key: value for key, value in options.items() if value is not None}
         raise_problems(
             not accepts(self.function, key) and f"loss '{name}' has no parameter {key}: omit {_OPTIONS[key]}"
-            for key in self.options
+            for key in (*self.options, *(["sample_weight"] if weighted else []))
         )
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits B K.
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mean loss of logits B K, whose samples have weights (B) or not.
 
         Raises:
             PartError: The function raises an exception, or returns no scalar.
         """
+        options = self.options if weights is None else {**self.options, "sample_weight": weights}
         with naming_part(f"loss '{self.name}'"):
-            loss = self.function(logits, targets, **self.options)
+            loss = self.function(logits, targets, **options)
         if not isinstance(loss, Tensor) or loss.shape:
             raise PartError(
                 f"loss '{self.name}' returned {describe_result(loss)}, expected the mean over the batch, a scalar"
@@ -63,7 +78,7 @@ class SingleLabel:
         """Return the loss of a batch and the logits B K."""
         assert batch.targets is not None  # training sources always carry targets
         logits = module(batch.images)
-        return self.loss(logits, batch.targets), logits
+        return self.loss(logits, batch.targets, batch.weights), logits
 
 
 class BinaryCrossEntropy:
@@ -73,7 +88,8 @@ class BinaryCrossEntropy:
         """Return the loss of a batch with targets B K, and the logits B K."""
         assert batch.targets is not None
         logits = module(batch.images)
-        summed = functional.binary_cross_entropy_with_logits(logits.float(), batch.targets, reduction="sum")
+        weights = None if batch.weights is None else batch.weights[:, None]
+        summed = functional.binary_cross_entropy_with_logits(logits.float(), batch.targets, weights, reduction="sum")
         return summed / len(logits), logits
 
 
@@ -110,7 +126,12 @@ class LabelSequences:
         ended = functional.pad(sequence, (0, 1), value=num_labels)  # B T+1
         after_end = functional.pad(sequence == num_labels, (1, 0))  # these steps are padding
         next_labels = ended.masked_fill(after_end, -100)
-        loss = functional.cross_entropy(steps.flatten(0, 1), next_labels.flatten(), ignore_index=-100, reduction="sum")
+        next_labels, flat = next_labels.flatten(), steps.flatten(0, 1)
+        if batch.weights is None:
+            loss = functional.cross_entropy(flat, next_labels, ignore_index=-100, reduction="sum")
+        else:
+            losses = functional.cross_entropy(flat, next_labels, ignore_index=-100, reduction="none")
+            loss = (losses.view(num_images, -1).sum(1) * batch.weights).sum()
         predicted = steps.argmax(dim=2).masked_fill(after_end, num_labels)
         chosen = functional.one_hot(predicted, num_labels + 1).amax(dim=1)[:, :num_labels]
         return loss / num_images, 2.0 * chosen - 1.0
@@ -137,6 +158,22 @@ def require_finite(loss: float, batch: Batch, stage: int, epoch: int, step: int)
             f"the loss is {loss} at stage {stage + 1}, epoch {epoch + 1}, step {step + 1} (images {names}): "
             "lower --lr, set --clip-grad-norm 1, or check these images"
         )
+
+
+def class_weights(config: TrainingConfig, table: SampleTable) -> list[float] | None:
+    """Return the weight of each class (K) in a training on some samples; None if all are 1."""
+    if isinstance(config.class_weights, Mapping):
+        return [float(config.class_weights.get(name, 1.0)) for name in table.classes]
+    return None if config.class_weights == "none" else balanced_class_weights(table.class_counts().tolist())
+
+
+def sample_weights(config: TrainingConfig, table: SampleTable) -> NDArray[np.float32] | None:
+    """Return the weight of each training sample (N): that of its class, times its own; None if all are 1."""
+    by_class, own = class_weights(config, table), table.normalized_weights()
+    if by_class is None:
+        return own
+    weights = np.array(by_class, dtype=np.float32)[table.labels]
+    return weights if own is None else weights * own
 
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:

@@ -20,22 +20,29 @@ if TYPE_CHECKING:
 
 LOSSES: Registry[Callable[..., Tensor]] = PARTS["loss"]
 """Functions by name: from logits B K and targets to the mean loss. Targets are B class indices, or with Mixup or CutMix
-B K soft labels; class weights and label smoothing are keywords `weight` and `label_smoothing`, if there are any."""
+B K soft labels; class weights (K), label smoothing and the weights of the samples (B) are keywords `weight`,
+`label_smoothing` and `sample_weight`, if there are any."""
 
 
 @LOSSES.register("cross-entropy")
 def cross_entropy(
-    logits: Tensor, targets: Tensor, *, weight: Sequence[float] | None = None, label_smoothing: float = 0.0
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy, averaged over the samples even with class weights: micro-batches then add up to the batch."""
+    """Cross-entropy, averaged over the samples even with weights: micro-batches then add up to the batch."""
     from torch import float32
     from torch.nn import functional
 
     weights = None if weight is None else logits.new_tensor(weight, dtype=float32)
-    summed = functional.cross_entropy(
-        logits.float(), targets, weight=weights, label_smoothing=label_smoothing, reduction="sum"
+    reduction = "sum" if sample_weight is None else "none"
+    loss = functional.cross_entropy(
+        logits.float(), targets, weight=weights, label_smoothing=label_smoothing, reduction=reduction
     )
-    return summed / len(logits)
+    return (loss if sample_weight is None else (loss * sample_weight).sum()) / len(logits)
 
 
 ParameterGroups = list[dict[str, Any]]

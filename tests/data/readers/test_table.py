@@ -64,13 +64,18 @@ def test_image_pattern_makes_file_names() -> None:
 
 
 def test_splits_folds_weights_and_groups_are_read() -> None:
-    table_rows = rows(
-        "image,label,Split,fold,weight,hand\na,x,TRAIN,0,1.5,h1\nb,y,Valid,1,2,h2\nc,y,testing,2,0,h1\n",
-        DataConfig(group_column="hand"),
-    )
+    content = "image,label,Split,fold,weight,hand\na,x,TRAIN,0,1.5,h1\nb,y,Valid,1,2,h2\nc,y,testing,2,0.5,h1\n"
+    table_rows = rows(content, DataConfig(group_column="hand", weight_column="weight"))
     assert table_rows.splits == ("train", "val", "test") and table_rows.groups == ("h1", "h2", "h1")
     assert table_rows.folds is not None and table_rows.folds.tolist() == [0, 1, 2]
-    assert table_rows.weights is not None and table_rows.weights.tolist() == [1.5, 2.0, 0.0]
+    assert table_rows.weights is not None and table_rows.weights.tolist() == [1.5, 2.0, 0.5]
+    assert rows(content).weights is None
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "0", "-1", "heavy", ""])
+def test_weights_must_be_positive(weight: str) -> None:
+    with pytest.raises(DataError, match=f"line 3: weight '{weight}' is not a positive number"):
+        rows(f"image,label,w\na,x,1\nb,x,{weight}\n", DataConfig(weight_column="w"))
 
 
 def test_duplicate_rows_are_counted_and_conflicts_are_errors() -> None:
@@ -109,7 +114,6 @@ def test_missing_images_are_counted() -> None:
         (b"image,label,label\na,x,y\n", "two columns"),
         (b"image,label\n,x\n", "line 2: no file name"),
         (b"image,label,split\na,x,training\nb,x,extra\n", "line 3: split 'extra'"),
-        (b"image,label,weight\na,x,nan\n", "line 2: weight 'nan'"),
         (b"image,label,fold\na,x,1.5\n", "line 2: fold '1.5'"),
     ],
 )

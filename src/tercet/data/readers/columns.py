@@ -83,7 +83,7 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
         group=configured("group_column", config.group_column) if config.group_column else None,
         split=positions.get("split"),
         fold=positions.get("fold"),
-        weight=positions.get("weight"),
+        weight=configured("weight_column", config.weight_column) if config.weight_column else None,
     )
 
 

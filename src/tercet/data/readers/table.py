@@ -198,27 +198,35 @@ def _split(value: str) -> str:
     return _SPLIT_VALUES[value.casefold()]
 
 
-_PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "group": str,
-    "split": _split,
-    "fold": lambda value: int(_number(value, "fold", int)),
-    "weight": lambda value: _number(value, "weight", float),
-}
-"""By optional column."""
-
-
-def _number(value: str, column: str, kind: type[int] | type[float]) -> float:
+def _fold(value: str) -> int:
     try:
-        number = float(kind(value))
+        number = int(value)
     except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        name = "integer" if kind is int else "number"
-        raise DataError(f"{column} '{value}' is not a non-negative {name}")
+        number = -1
+    if number < 0:
+        raise DataError(f"fold '{value}' is not a non-negative integer")
     return number
 
 
-_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "image_pattern")
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise DataError(f"weight '{value}' is not a positive number")
+    return weight
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "group": str,
+    "split": _split,
+    "fold": _fold,
+    "weight": _weight,
+}
+"""By optional column."""
+
+_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "weight_column", "image_pattern")
 
 
 def table_options(config: DataConfig) -> list[str]:
