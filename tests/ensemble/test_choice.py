@@ -52,7 +52,7 @@ def of_levels(choices: Sequence[Candidate], level: int) -> list[Candidate]:
 
 
 @given(candidates(), st.sampled_from(("accuracy", "loss")))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_shipped_model_is_the_simplest_that_is_not_measurably_worse(items: list[Candidate], monitor: Any) -> None:
     choice = choose_simplest(items, monitor)
     key = rank_key(monitor, choice.best.scores)
@@ -69,7 +69,7 @@ def test_the_shipped_model_is_the_simplest_that_is_not_measurably_worse(items: l
 
 
 @given(candidates(), st.sampled_from(("accuracy", "loss")), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_choice_does_not_depend_on_the_order_of_the_rows(items: list[Candidate], monitor: Any, random: Any) -> None:
     order = list(range(len(items[0].predictions)))
     random.shuffle(order)
@@ -115,7 +115,7 @@ def test_a_metric_of_the_callers_is_bootstrapped() -> None:
     with METRICS.scoped({"own": lambda rows: float((rows.predicted == rows.labels).mean())}):
         own = paired_difference(a, b, "own")
     accuracy = paired_difference(a, b, "accuracy")
-    assert own.difference == accuracy.difference
+    assert own.difference == pytest.approx(accuracy.difference)
     assert own.standard_error == pytest.approx(accuracy.standard_error, rel=0.3)
 
 
@@ -174,13 +174,20 @@ def test_a_single_requested_method_and_the_rule_best_ship_ensembles() -> None:
 
 
 def test_the_reason_names_best_and_shipped_with_difference_and_error() -> None:
-    labels = np.arange(90) % 3
-    better, simpler = model(0, 1.0, labels), model(1, 0.95, labels)
-    items = [candidate("cnn", MEMBER, simpler), candidate("weighted", complexity("weighted"), better)]
-    choice = choose_simplest(items, "loss")
-    if choice.best.name == "cnn":
-        items = [replace(items[0], complexity=3, name="weighted"), replace(items[1], complexity=0, name="cnn")]
-        choice = choose_simplest(items, "loss")
-    text = choice.to_text("validation")
-    assert choice.best.name == "weighted" and choice.shipped.name in text
-    assert f"{choice.paired.difference:.4f} lower" in text or choice.shipped is choice.best
+    labels = np.zeros(20, dtype=np.int64)
+    right = np.arange(20)[:, None]
+    correct, wrong = np.array([0.9, 0.1]), np.array([0.1, 0.9])
+    # 2 samples that only the ensemble classifies correctly, 1 that only the network does
+    network = Predictions.of(np.where(right >= 2, correct, wrong), labels=labels)
+    ensemble = Predictions.of(np.where(right < 19, correct, wrong), labels=labels)
+    items = [candidate("cnn", MEMBER, network), candidate("weighted", complexity("weighted"), ensemble)]
+    assert choose_simplest(items, "accuracy").to_text("validation") == (
+        "Shipped: cnn, the simplest model that is not measurably worse than the best. weighted is best on validation: "
+        "accuracy 0.0500 higher, standard error 0.0859.\n"
+    )
+    better = Predictions.of(np.where(right >= 0, correct, wrong), labels=labels)
+    items[1] = candidate("weighted", complexity("weighted"), better)
+    assert choose_simplest(items, "accuracy").to_text("validation") == (
+        "Shipped: weighted, the best on validation: accuracy 1.0000 (no simpler model comes within one standard "
+        "error).\n"
+    )
