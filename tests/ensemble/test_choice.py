@@ -165,7 +165,7 @@ def test_a_single_requested_method_and_the_rule_best_ship_ensembles() -> None:
     assert shipped_by("simplest", ["average", "vote"]).shipped.name == "cnn"
     requested = shipped_by("simplest", ["average"])
     assert (requested.rule, requested.best.name, requested.shipped.name) == ("requested", "cnn", "average")
-    assert "average, the only requested method. cnn is best on validation" in requested.to_text("validation")
+    assert "average, the only requested method. cnn is best on validation" in requested.to_text()
     best = shipped_by("best", ["average", "vote"])
     assert best.shipped is best.best and best.shipped.name in ("average", "vote")
     assert shipped_by("simplest", []).shipped.name == "cnn"
@@ -181,13 +181,19 @@ def test_the_reason_names_best_and_shipped_with_difference_and_error() -> None:
     network = Predictions.of(np.where(right >= 2, correct, wrong), labels=labels)
     ensemble = Predictions.of(np.where(right < 19, correct, wrong), labels=labels)
     items = [candidate("cnn", MEMBER, network), candidate("weighted", complexity("weighted"), ensemble)]
-    assert choose_simplest(items, "accuracy").to_text("validation") == (
+    assert choose_simplest(items, "accuracy").to_text() == (
         "Shipped: cnn, the simplest model that is not measurably worse than the best. weighted is best on validation: "
-        "accuracy 0.0500 higher, standard error 0.0859.\n"
+        "accuracy 0.0500 higher, standard error 0.0859."
+    )
+    sharper = Predictions.of(np.where(right >= 2, np.array([0.95, 0.05]), wrong), labels=labels)
+    items[1] = candidate("weighted", complexity("weighted"), sharper)
+    assert (
+        choose_simplest(items, "accuracy")
+        .to_text()
+        .endswith("weighted has the same accuracy 0.9000 on validation, and a lower log loss.")
     )
     better = Predictions.of(np.where(right >= 0, correct, wrong), labels=labels)
     items[1] = candidate("weighted", complexity("weighted"), better)
-    assert choose_simplest(items, "accuracy").to_text("validation") == (
-        "Shipped: weighted, the best on validation: accuracy 1.0000 (no simpler model comes within one standard "
-        "error).\n"
+    assert choose_simplest(items, "accuracy").to_text() == (
+        "Shipped: weighted, the best on validation: accuracy 1.0000 (no simpler model comes within one standard error)."
     )

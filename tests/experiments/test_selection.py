@@ -20,6 +20,7 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.selection import members_at_chance
 from tercet.experiments.train import Run
 from tercet.metrics.paired import paired_difference
+from tercet.report.run import write_report
 
 pytestmark = pytest.mark.usefixtures("alone")
 NAMES = ("small-cnn", "row-gru", "wide")
@@ -59,14 +60,12 @@ def test_a_single_member_is_shipped_where_ensembles_are_not_measurably_better(ru
     results = finished_again(run)
     assert (results.name, results.chosen, results.metrics["chosen"]) == ("wide", None, "wide")
     assert [member.name for member in load_bundle(run.bundle).members] == ["wide"]
-    assert results.metrics["choice"] | {"difference": 0, "standard_error": 0} == {
-        "best": results.metrics["choice"]["best"],
-        "shipped": "wide",
-        "difference": 0,
-        "standard_error": 0,
-        "rule": "simplest",
-    }
-    assert "Shipped: wide, " in results.report
+    choice = results.metrics["choice"]
+    assert choice.keys() == {"best", "shipped", "difference", "standard_error", "rule", "reason"}
+    assert (choice["shipped"], choice["rule"]) == ("wide", "simplest")
+    assert choice["reason"].startswith("Shipped: wide, ") and choice["reason"] in results.report
+    run.write_results(results.metrics, results.report)
+    assert choice["reason"] in write_report(run.path).path.read_text("utf-8")
     assert results.metrics["comparison"]["of"] == "wide"
     assert results.metrics["comparison"]["against"] in ("average", "weighted", "vote")
     json.dumps(results.metrics, allow_nan=False)
@@ -102,6 +101,8 @@ def test_a_member_at_chance_level_is_named_and_left_out(run: RunFolder) -> None:
     assert [row["name"] for row in results.metrics["at_chance"]] == ["row-gru"]
     assert results.metrics["at_chance"][0]["left_out"]
     assert all("row-gru" not in row["members"] for row in results.metrics["ensembles"])
+    run.write_results(results.metrics, results.report)
+    assert "row-gru is at chance level on validation" in write_report(run.path).path.read_text("utf-8")
     assert "row-gru is at chance level on validation" in results.report and "not combined" in results.report
     assert [row["name"] for row in results.metrics["members"]] == list(NAMES)  # its scores are still reported
     published = finished_again(run, "average", choose="best")

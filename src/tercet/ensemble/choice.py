@@ -55,6 +55,9 @@ class Choice:
     monitor: Monitor
     rule: Rule
 
+    split: str
+    """The monitored split."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
@@ -63,9 +66,10 @@ class Choice:
             "difference": self.paired.difference,
             "standard_error": self.paired.standard_error,
             "rule": self.rule,
+            "reason": self.to_text(),
         }
 
-    def to_text(self, split: str) -> str:
+    def to_text(self) -> str:
         """Return the sentence of the report."""
         metric, best, shipped = describe_metric(self.monitor), printable(self.best.name), printable(self.shipped.name)
         if self.best is self.shipped:
@@ -73,19 +77,22 @@ class Choice:
             requested = "the only requested method, " if self.rule == "requested" else ""
             simplest = " (no simpler model comes within one standard error)" if self.rule == "simplest" else ""
             simplest = "" if self.shipped.complexity == MEMBER else simplest
-            return f"Shipped: {shipped}, {requested}the best on {split}: {score}{simplest}.\n"
+            return f"Shipped: {shipped}, {requested}the best on {self.split}: {score}{simplest}."
         reason = "the simplest model that is not measurably worse than the best"
         reason = "the only requested method" if self.rule == "requested" else reason
+        if self.paired.difference == 0:
+            same = f"{metric.title} {format(self.best.scores[self.monitor], metric.format)}"
+            return f"Shipped: {shipped}, {reason}. {best} has the same {same} on {self.split}, and a lower log loss."
         direction = "higher" if metric.higher_is_better else "lower"
         values = (self.paired.difference, self.paired.standard_error)
         difference, error = (format(value, metric.format) for value in values)
         return (
-            f"Shipped: {shipped}, {reason}. {best} is best on {split}: {metric.title} {difference} {direction}, "
-            f"standard error {error}.\n"
+            f"Shipped: {shipped}, {reason}. {best} is best on {self.split}: {metric.title} {difference} {direction}, "
+            f"standard error {error}."
         )
 
 
-def choose_simplest(candidates: Sequence[Candidate], monitor: Monitor) -> Choice:
+def choose_simplest(candidates: Sequence[Candidate], monitor: Monitor, split: str = "validation") -> Choice:
     """Return the simplest candidate that is not measurably worse than the best.
 
     The best has the best monitored score; the lower log loss, then the simpler one decides ties. For each complexity,
@@ -99,7 +106,7 @@ def choose_simplest(candidates: Sequence[Candidate], monitor: Monitor) -> Choice
     best = ranked[0]
     for level in sorted({candidate.complexity for candidate in ranked}):
         candidate = next(candidate for candidate in ranked if candidate.complexity == level)
-        choice = _compare(best, candidate, monitor, "simplest")
+        choice = _compare(best, candidate, monitor, "simplest", split)
         if not choice.paired.is_measurable:
             return choice
     raise AssertionError("the best candidate is not worse than itself")
@@ -112,6 +119,7 @@ def choose_among(
     rule: Literal["simplest", "best"],
     *,
     requested: Sequence[str],
+    split: str = "validation",
 ) -> Choice:
     """Choose by a rule; without ensembles, the best member.
 
@@ -119,11 +127,11 @@ def choose_among(
     """
     if not ensembles or rule == "best":
         candidates = ensembles or members
-        return _compare(_ranked(candidates, monitor)[0], _ranked(candidates, monitor)[0], monitor, "best")
+        return _compare(_ranked(candidates, monitor)[0], _ranked(candidates, monitor)[0], monitor, "best", split)
     candidates = [*members, *ensembles]
     if len(requested) == 1:
-        return _compare(_ranked(candidates, monitor)[0], _ranked(ensembles, monitor)[0], monitor, "requested")
-    return choose_simplest(candidates, monitor)
+        return _compare(_ranked(candidates, monitor)[0], _ranked(ensembles, monitor)[0], monitor, "requested", split)
+    return choose_simplest(candidates, monitor, split)
 
 
 def _ranked(candidates: Sequence[Candidate], monitor: Monitor) -> list[Candidate]:
@@ -137,7 +145,7 @@ def _ranked(candidates: Sequence[Candidate], monitor: Monitor) -> list[Candidate
     return sorted(candidates, key=sort_key)
 
 
-def _compare(best: Candidate, shipped: Candidate, monitor: Monitor, rule: Rule) -> Choice:
+def _compare(best: Candidate, shipped: Candidate, monitor: Monitor, rule: Rule, split: str) -> Choice:
     same = best is shipped
     paired = PairedDifference(0.0, 0.0) if same else paired_difference(best.predictions, shipped.predictions, monitor)
-    return Choice(best, shipped, paired, monitor, rule)
+    return Choice(best, shipped, paired, monitor, rule, split)

@@ -268,7 +268,7 @@ def _report(results: RunResults) -> str:
     if results.not_chosen:
         sections.append(_ONE_GROUP.format(methods=", ".join(results.not_chosen)))
     if len(results.members) > 1:
-        sections.append(results.choice.to_text(plan.monitor_split))
+        sections.append(results.choice.to_text() + "\n")
     comparison = results.comparison()
     if comparison is not None:
         sections.append(comparison_text(comparison, results.name, _name(results.against)) + "\n")

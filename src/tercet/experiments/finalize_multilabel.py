@@ -125,7 +125,9 @@ def _choose(members: Sequence[MultilabelResult], ensembles: Sequence[MultilabelR
         ]
         for results in (members, ensembles)
     )
-    return choose_among(single, combined, plan.monitor, plan.fusion.choose, requested=plan.run.ensemble_methods)
+    return choose_among(
+        single, combined, plan.monitor, plan.fusion.choose, requested=plan.run.ensemble_methods, split=split
+    )
 
 
 def _metrics(
@@ -179,7 +181,7 @@ def _report(
             title = f"{plan.data}, {len(plan.classes)} labels: {TITLES[plan.monitor_split, split]}"
             sections.append(results_table(rows, title=title, note=f"chosen on {plan.monitor_split}").to_text())
     if len(members) > 1:
-        sections.append(choice.to_text(plan.monitor_split))
+        sections.append(choice.to_text() + "\n")
     sections.append("Multi-label scores are not calibrated.\n")
     sections += data_notes(plan)
     split = "test" if "test" in winner.scores else "validation"

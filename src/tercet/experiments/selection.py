@@ -62,7 +62,7 @@ def members_at_chance(plan: Plan, predictions: Mapping[str, Predictions]) -> Cha
 def best_member(members: Sequence[TrainedMember], plan: Plan) -> TrainedMember:
     """Return the member with the best score on the monitored split."""
     candidates = [_of_member(member, plan) for member in members]
-    name = choose_among(candidates, (), plan.monitor, "best", requested=()).shipped.name
+    name = choose_among(candidates, (), plan.monitor, "best", requested=(), split=plan.monitor_split).shipped.name
     return next(member for member in members if member.name == name)
 
 
@@ -86,7 +86,7 @@ def choose_model(
         Candidate(ensemble.method, complexity(ensemble.method), rows := ensemble.predictions[split], score(rows))
         for ensemble in considered
     ]
-    return choose_among(single, combined, plan.monitor, plan.fusion.choose, requested=methods)
+    return choose_among(single, combined, plan.monitor, plan.fusion.choose, requested=methods, split=split)
 
 
 def _of_member(member: TrainedMember, plan: Plan) -> Candidate:
