@@ -151,8 +151,8 @@ def test_given_stages_are_used_unchanged() -> None:
     assert TrainingConfig(stages=stages).stage_list() == stages
 
 
-def test_all_ensemble_methods_are_tried_by_default() -> None:
-    assert RunConfig().ensemble_methods == METHODS
+def test_all_ensemble_methods_but_e2e_are_tried_by_default() -> None:
+    assert (*RunConfig().ensemble_methods, "e2e") == METHODS
     assert set(METHODS) == set(PARTS["combiner"]) - set(PARTS["combiner"].custom())
     with pytest.raises(ConfigError, match="unknown ensemble method 'averag', did you mean 'average'"):
         RunConfig(ensemble_methods=("averag",))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.fixtures.report_runs import write_run
-from tests.fixtures.runs import one_core
+from tests.fixtures.runs import draw_folder, one_core
 
 from tercet.cli.main import main
 from tercet.config.run import CalibrationConfig
@@ -130,6 +130,23 @@ def test_a_temperature_that_does_not_help_is_in_the_report() -> None:
     assert not result.used and "T = 1" in result.to_text("average")
 
 
+@pytest.mark.parametrize("count", [2, 9, 49, 50])
+def test_a_temperature_needs_enough_rows(count: int) -> None:
+    result = fitted(overconfident(count))
+    assert (result.calibration.rows == count) == (count >= 50)
+    text = f"{count} rows: no temperature (needs 50)"
+    assert (text in result.to_text("average")) == (text in result.notes) == (count < 50)
+    if count < 50:
+        assert result.calibration == Calibration() and not result.used
+
+
+def test_few_rows_are_left_to_the_guarantees() -> None:
+    result = fitted(overconfident(99), coverage=0.9)
+    assert result.notes == ("99 rows: no temperature (needs 100)",)
+    assert result.calibration.conformal is not None and result.calibration.conformal.rows == 99
+    assert fitted(overconfident(100), coverage=0.9).calibration.rows == 50
+
+
 def test_nothing_is_fitted_without_option_rows_or_classes() -> None:
     validation = overconfident(50)
     single_class = Predictions.of(np.ones((5, 1)), labels=[0] * 5)
@@ -169,7 +186,13 @@ def test_invalid_options_are_an_error(options: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def guaranteed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return images that leave enough validation rows for a temperature and guarantees."""
+    return draw_folder(tmp_path_factory.mktemp("many") / "shapes", count=90)
+
+
+@pytest.fixture(scope="module")
+def guaranteed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run whose bundle has a rejection threshold and prediction sets."""
     members = [
         {"model": "small-cnn", "epochs": 3},
@@ -177,7 +200,7 @@ def guaranteed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     ]
     with one_core():
         return train(
-            shapes,
+            many,
             members=members,
             ensemble_methods=["average"],
             data={"val_fraction": 0.5},
@@ -206,10 +229,10 @@ def test_a_run_calibrates_its_bundle_and_not_its_members(finished: Run) -> None:
         assert load_bundle(finished.path / "members" / member["name"]).calibration is None
 
 
-def test_card_and_metrics_hold_the_scores_of_the_bundle(guaranteed: Run, shapes: Path) -> None:
+def test_card_and_metrics_hold_the_scores_of_the_bundle(guaranteed: Run, many: Path) -> None:
     document, bundle = guaranteed.metrics["calibration"], load_bundle(guaranteed.path)
     assert document["used"]
-    evaluation = evaluate(bundle, shapes)
+    evaluation = evaluate(bundle, many)
     scores = evaluation.to_dict()
     for key, value in scores["guarantees"].items():
         assert document["test"][key] == pytest.approx(value)

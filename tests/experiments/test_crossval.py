@@ -68,7 +68,7 @@ def by_person(signs: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossVal
             **QUICK,
             data={"group_column": "person", "val_fraction": 0.4},
             ensemble_methods=["average", "weighted", "e2e"],
-            fusion={"width": 8, "steps": 3, "folds": 2},
+            fusion={"width": 8, "steps": 3, "folds": 2, "choose": "best"},  # so that ensembles are shipped
             output=str(tmp_path_factory.mktemp("runs") / "cv"),
         )
 

@@ -19,6 +19,7 @@ from tercet.config.run import DataConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.multilabel import MultilabelPredictions
+from tercet.core.run_folder import RunFolder
 from tercet.core.types import InputSpec
 from tercet.data.data_module import prepare_data
 from tercet.data.image_cache import ImageCache
@@ -27,6 +28,8 @@ from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.multilabel import MultilabelRule, best_threshold
 from tercet.experiments.ensemble import combine
+from tercet.experiments.finalize_multilabel import finalize_multilabel
+from tercet.experiments.plan import Plan
 from tercet.experiments.task import multilabel_objective
 from tercet.experiments.train import Run, train
 from tercet.inference.evaluate import evaluate
@@ -72,7 +75,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with one_core():
         output = str(tmp_path_factory.mktemp("multilabel") / "run")
-        return train(images, members=MEMBERS, data=COLUMNS, output=output, **OPTIONS)
+        # so that an ensemble is shipped
+        return train(images, members=MEMBERS, data=COLUMNS, fusion={"choose": "best"}, output=output, **OPTIONS)
 
 
 def test_a_run_scores_members_and_ensembles(run: Run) -> None:
@@ -98,6 +102,23 @@ def test_a_run_scores_members_and_ensembles(run: Run) -> None:
     assert metrics["calibration"] is None and "not calibrated" in run.report
     assert "O-F1" in run.report and "cross-fitted" in run.report and "shape=stroke" in run.report
     assert max(map(len, run.report.splitlines())) <= 100
+
+
+def test_the_simplest_model_that_is_not_measurably_worse_is_shipped(run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    plan = Plan.load(folder)
+    plan = replace(plan, fusion=replace(plan.fusion, choose="simplest"))
+    metrics, report = finalize_multilabel(folder, plan)
+    rows = {row["name"]: row["validation"] for row in [*metrics["members"], *metrics["ensembles"]]}
+    choice = metrics["choice"]
+    assert (choice["shipped"], choice["rule"]) == (metrics["chosen"], "simplest")
+    assert rows[choice["best"]]["o_f1"] == max(row["o_f1"] for row in rows.values())
+    difference = rows[choice["best"]]["o_f1"] - rows[choice["shipped"]]["o_f1"]
+    assert choice["difference"] == pytest.approx(difference) and difference <= choice["standard_error"]
+    assert f"Shipped: {choice['shipped']}" in report
+    assert len(load_bundle(folder.path).members) == (1 if choice["shipped"] in ("each", "chain") else 2)
+    requested = replace(plan, run=replace(plan.run, ensemble_methods=("vote",)))
+    assert finalize_multilabel(folder, requested)[0]["chosen"] == "vote"
 
 
 def test_the_bundle_repeats_the_test_predictions_of_the_run(run: Run, images: Path) -> None:

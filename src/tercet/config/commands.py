@@ -43,7 +43,7 @@ class EnsembleConfig(Config):
     """Ensemble methods and output; `labels`, `ties` and `keep` are for prediction files, `seed` and below for runs."""
 
     ensemble_methods: tuple[str, ...] | None = field(default=None, metadata={"registry": "combiner"})
-    """Ensemble methods (default: all for runs, average for prediction files, which take one)."""
+    """Ensemble methods (default: those of tercet train for runs, average for prediction files, which take one)."""
     output: str | None = None
     """Run folder (default: runs/ensemble-N); for prediction files, a .npz or .csv file (default: none)."""
     labels: str | None = None

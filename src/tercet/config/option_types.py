@@ -202,10 +202,11 @@ class _FusionConfigDict(TypedDict, total=False):
     regime: Literal["cached", "frozen", "joint"]
     data: Literal["out-of-fold", "validation", "train"]
     num_members: int
-    width: int
+    choose: Literal["simplest", "best"]
+    width: int | None
     slope: float
     dropout: float
-    steps: int
+    steps: int | None
     lr: float
     batch_size: int
     aux_loss_weight: float

@@ -7,7 +7,7 @@ YAML files, the command line and Python keywords share the same keys: the fields
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from tercet.config.fields import Config, bounded
@@ -81,6 +81,14 @@ class DataConfig(Config):
         return self.task == "multi" or self.label_separator is not None or len(self.label_columns or ()) > 1
 
 
+MAX_WIDTH = 4096
+"""Default hidden size of the fusion head, and that of the paper; with fewer rows it is their number, as a layer of as
+many units as rows can fit any labels of them."""
+HEAD_STEPS = 300
+"""Default optimizer steps of the fusion head."""
+MIN_HEAD_ROWS = 1000
+"""Least validation rows for a fusion head by default: with fewer, the average is more accurate."""
+
 Regime = Literal["cached", "frozen", "joint"]
 FusionData = Literal["out-of-fold", "validation", "train"]
 
@@ -102,14 +110,16 @@ class FusionConfig(Config):
     """Training data of the head: out-of-fold (recommended), validation (cheap) or train (published, over-confident)."""
     num_members: int = bounded(0, least=0)
     """Number of members to combine, the best on validation (3 in Algorithm 1); 0: all."""
-    width: int = bounded(4096, least=0)
-    """Hidden size of the head; 0: the single-layer form of the paper (equation 19)."""
+    choose: Literal["simplest", "best"] = "simplest"
+    """simplest: the simplest model not worse than the best by more than a standard error; best: the best ensemble."""
+    width: int | None = bounded(None, least=0)
+    """Hidden size of the head; 0: the single-layer form of equation 19 (default: number of rows, at most 4096)."""
     slope: float = 0.2
     """Negative slope of the LeakyReLU."""
     dropout: float = bounded(0.5, least=0, below=1)
     """Dropout probability."""
-    steps: int = bounded(300, above=0)
-    """Optimizer steps."""
+    steps: int | None = bounded(None, above=0)
+    """Optimizer steps (default: 300; fewer if that takes longer than training the members)."""
     lr: float = bounded(1e-3, above=0)
     """Initial learning rate; decays to zero with a cosine schedule."""
     batch_size: int = bounded(100, above=0)
@@ -123,6 +133,17 @@ class FusionConfig(Config):
         reason = _INVALID_FUSION.get((self.regime, self.data))
         if reason is not None:
             yield Problem(f"fusion.regime {self.regime} with fusion.data {self.data}: {reason}", "regime", "data")
+
+    def sized(self, rows: int) -> FusionConfig:
+        """Return the options with the default width and steps for a head that is trained on so many rows."""
+        width = min(MAX_WIDTH, max(1, rows)) if self.width is None else self.width
+        return replace(self, width=width, steps=HEAD_STEPS if self.steps is None else self.steps)
+
+    @property
+    def configures_head(self) -> bool:
+        """Whether an option of the head differs from its default."""
+        others = {name: getattr(self, name) for name in ("num_members", "choose", "folds")}
+        return self != FusionConfig(**others)
 
 
 @dataclass(frozen=True)
@@ -143,10 +164,22 @@ class CalibrationConfig(Config):
         return self.reject_risk is not None or self.coverage is not None
 
 
+def head_rows(num_members: int, num_classes: int) -> int:
+    """Return the number of validation rows from which a fusion head is trained by default.
+
+    At least as many as the smallest head that can represent the average has parameters, which has a hidden unit for
+    each class.
+    """
+    inputs = num_members * num_classes
+    return max(MIN_HEAD_ROWS, num_classes * (inputs + 1) + num_classes * (num_classes + 1))
+
+
 UNCALIBRATED = CalibrationConfig(temperature="none")
 
 METHODS = ("average", "pruned", "weighted", "vote", "greedy", "e2e")
-"""Ensemble methods that are tried by default, in order of preference at equal scores."""
+"""The built-in ensemble methods, in order of preference at equal scores."""
+DEFAULT_METHODS = METHODS[:-1]
+"""Ensemble methods that are tried by default; e2e is added where the validation rows suffice, see `head_rows`."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +202,8 @@ class RunConfig(Config):
 
     members: tuple[Any, ...] = ()
     """Networks to train: names, YAML files, or mappings of `model` and its options (default: three suitable ones)."""
-    ensemble_methods: tuple[str, ...] = field(default=METHODS, metadata={"registry": "combiner"})
-    """Ensemble methods to try; the best on validation is selected."""
+    ensemble_methods: tuple[str, ...] = field(default=DEFAULT_METHODS, metadata={"registry": "combiner"})
+    """Ensemble methods to try; with several, also single members are candidates (see fusion.choose)."""
     tta: str = "none"
     """Test-time augmentation to try (flip, vflip, shifts:2, crops:3@540, joined by +); used if it is better."""
     output: str | None = None

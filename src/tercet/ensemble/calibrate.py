@@ -16,9 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from tercet.core.calibration import (
-    MAX_TEMPERATURE,
     MIN_PROBABILITY,
-    MIN_TEMPERATURE,
     Calibration,
     PredictionSets,
     Rejection,
@@ -30,6 +28,12 @@ from tercet.core.predictions import Floats, Ints, Predictions
 from tercet.ensemble.cross_fit import cross_fit, split_folds
 from tercet.metrics.classification import score
 
+MIN_ROWS = 50
+"""Least labelled rows for a temperature. In simulations with 3 and 10 classes and accuracies of 0.73 to 0.93,
+temperatures from 50 rows lower the mean log loss of other rows if the logits are wrong by a factor of 1.5 or more, and
+raise it by at most 0.006 if they are right. Those from 15 rows can raise it in both cases, and reach 6."""
+FIT_RANGE = (0.1, 10.0)
+"""Range of fitted temperatures; beyond it the probabilities are a single class or nearly equal."""
 CONFIDENCE = 0.95
 """Confidence level of the bound on the error rate of accepted predictions."""
 
@@ -57,9 +61,9 @@ def fit_temperature(predictions: Predictions) -> float:
         scale = math.exp(-log_temperature)  # 1 / T
         return float(np.log(np.exp(logits * scale).sum(axis=1)).mean() - true * scale)
 
-    bounds = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
+    bounds = (math.log(FIT_RANGE[0]), math.log(FIT_RANGE[1]))
     result = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return min(max(math.exp(float(result.x)), MIN_TEMPERATURE), MAX_TEMPERATURE) if result.fun < loss(0.0) else 1.0
+    return min(max(math.exp(float(result.x)), FIT_RANGE[0]), FIT_RANGE[1]) if result.fun < loss(0.0) else 1.0
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:

@@ -50,7 +50,7 @@ class TercetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         lr: Learning rate.
         batch_size: Images per optimizer step.
         augment: Augmentation.
-        ensemble_methods: Ensemble methods to try; the best on validation is selected.
+        ensemble_methods: Ensemble methods to try; the simplest model not measurably worse than the best is selected.
         tta: Test-time augmentation to try.
         val_fraction: Fraction of the images for validation, on which epochs, ensemble and calibration are chosen.
         test_fraction: Fraction of the images that is neither trained nor validated on; 0, as tests are the caller's.

@@ -18,6 +18,7 @@ from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
 from tercet.core.predictions import Ints, Predictions, concatenate
 from tercet.ensemble.calibrate import (
+    MIN_ROWS,
     calibrate_probabilities,
     check_coverage,
     conformal,
@@ -36,6 +37,7 @@ _NO_RISK = (
     "no rejection threshold: no threshold keeps the error rate at {risk:g} with {confidence:.0%} confidence (n={rows})"
 )
 _NO_COVERAGE = "no prediction sets: {rows} images are too few for a coverage of {coverage:g}"
+_FEW_ROWS = "{rows} rows: no temperature (needs {least})"
 _GROUPED = "the guarantees of threshold and sets hold for images of the validation groups, not for new groups"
 
 
@@ -133,6 +135,11 @@ def fit_calibration(
     if not requested or len(rows) < 2 or len(validation.classes) < 2:
         return None
     guaranteed = config.guarantees and not fitted_on_validation
+    notes: list[str] = []
+    least = 2 * MIN_ROWS if guaranteed else MIN_ROWS
+    if config.temperature == "auto" and len(rows) < least:
+        config = replace(config, temperature="none")
+        notes.append(_FEW_ROWS.format(rows=len(rows), least=least))
     split = guaranteed and (config.temperature == "auto" or config.reject_risk is not None)
     try:
         fit_rows, guarantee_rows = split_half(validation, seed=seed, groups=groups) if split else (rows, rows)
@@ -141,7 +148,7 @@ def fit_calibration(
     cross = {"folds": folds, "seed": seed, "groups": None if groups is None else [groups[row] for row in fit_rows]}
     other_rows = guarantee_rows if split else rows[:0]
     calibration, scored = _fit_temperature(validation, config, fit_rows, other_rows, **cross)
-    notes: list[str] = [_NO_ROWS.format(method=method)] if config.guarantees and fitted_on_validation else []
+    notes += [_NO_ROWS.format(method=method)] if config.guarantees and fitted_on_validation else []
     if guaranteed:
         guide, unseen = (
             with_temperature(validation.take(part), calibration.temperature) for part in (fit_rows, guarantee_rows)

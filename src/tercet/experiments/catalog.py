@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tercet.config.model import ModelConfig
-from tercet.config.run import FusionConfig
+from tercet.config.run import MAX_WIDTH, FusionConfig
 from tercet.core.output import CommandResult
 from tercet.data.datasets.info import DATASETS
 from tercet.data.load import find_dataset
@@ -56,7 +56,8 @@ def describe_model(
     """
     if name == FUSION_HEAD:
         options = fusion or FusionConfig()
-        head = FusionHead(num_members, num_classes, width=options.width, slope=options.slope, dropout=options.dropout)
+        width = MAX_WIDTH if options.width is None else options.width
+        head = FusionHead(num_members, num_classes, width=width, slope=options.slope, dropout=options.dropout)
         summary = {**summarize(head), "network": FUSION_HEAD}
     else:
         known = network_names()

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from tercet.config.run import FusionConfig
 from tercet.config.training import Monitor, StageConfig, TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
+from tercet.core.progress import print_status
 from tercet.core.runtime import seed_everything
 from tercet.core.types import Batch, BatchSource
 from tercet.data.data_module import DataModule, Rows
@@ -31,6 +34,9 @@ from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.training.checkpoint import BestEpoch, TrainingResult
 from tercet.training.losses import Objective, SingleLabel
 from tercet.training.trainer import Trainer
+
+MIN_SECONDS = 1e-3
+"""Least time limit of one head."""
 
 
 class ProbabilitySource:
@@ -83,6 +89,10 @@ class HeadFitter:
     seed: int = 0
     monitor: Monitor = "accuracy"
     device: str = "cpu"
+    max_seconds: float | None = None
+    """Time for all heads together; None for no limit."""
+    stopped: list[int] = field(default_factory=list, compare=False)
+    """Steps of the heads whose training the limit ended."""
 
     def fit(self, members: Sequence[Predictions], validation: Sequence[Predictions] | None = None) -> FusionHead:
         """Train a head on labelled rows; the best epoch on the validation rows counts, without them the last."""
@@ -110,17 +120,23 @@ class HeadFitter:
         """Return an untrained head."""
         seed_everything(self.seed)
         fusion = self.fusion
+        assert fusion.width is not None  # set by `FusionConfig.sized`
         return FusionHead(num_members, num_classes, width=fusion.width, slope=fusion.slope, dropout=fusion.dropout)
 
     def train(
         self, module: nn.Module, train: BatchSource, validation: BatchSource | None, objective: Objective | None = None
     ) -> None:
         """Train a head, or a graph that contains it."""
-        stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine")
+        heads = self.fusion.folds + 1 if self.fusion.data == "validation" else 1
+        max_time = None if self.max_seconds is None else max(self.max_seconds / heads, MIN_SECONDS)
+        stage = StageConfig(lr=self.fusion.lr, steps=self.fusion.steps, schedule="cosine", max_time=max_time)
         config = TrainingConfig(stages=(stage,), batch_size=self.fusion.batch_size, monitor=self.monitor)
-        FusionTrainer(
+        trainer = FusionTrainer(
             module, train, validation, config=config, folder=Path(), device=self.device, objective=objective
-        ).run()
+        )
+        result = trainer.run()
+        if self.fusion.steps is not None and result.steps < self.fusion.steps:
+            self.stopped.append(result.steps)
 
     def _source(self, members: Sequence[Predictions]) -> ProbabilitySource:
         return ProbabilitySource(members, batch_size=self.fusion.batch_size, seed=self.seed)
@@ -133,6 +149,10 @@ class EndToEndResult:
     head: FusionHead
     members: tuple[Member, ...]
     predictions: dict[str, Predictions]
+    fusion: FusionConfig
+    """Options with the width and the steps that were used."""
+    note: str = ""
+    """Whether the time limit ended a training."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +165,9 @@ class EndToEndFitter:
         members: The members, with their networks.
         predictions: Stored predictions of the members by split; `out-of-fold` if the folds were trained.
         groups: Groups of the validation rows; cross-fitting does not split them.
+        seconds: Time that training the members took. Training the heads takes no longer, unless their width and steps
+            are given.
+        console: Console for progress.
     """
 
     plan: Plan
@@ -152,11 +175,17 @@ class EndToEndFitter:
     members: tuple[Member, ...]
     predictions: dict[str, list[Predictions]]
     groups: tuple[str, ...] | None = None
+    seconds: float | None = None
+    console: Console | None = None
 
-    @property
+    @cached_property
     def heads(self) -> HeadFitter:
         """The fitter with the options of the run."""
-        return HeadFitter(self.plan.fusion, self.plan.run.seed, self.plan.monitor, self.plan.device)
+        fusion, plan = self.plan.fusion, self.plan
+        rows = len(self.prepared.rows("validation" if fusion.data == "validation" else "train"))
+        limited = fusion.width is None or fusion.steps is None
+        seconds = self.seconds if limited else None
+        return HeadFitter(fusion.sized(rows), plan.run.seed, plan.monitor, plan.device, seconds)
 
     def fit(self) -> EndToEndResult:
         """Train the head in the configured regime.
@@ -164,7 +193,13 @@ class EndToEndFitter:
         Raises:
             ConfigError: The members have no predictions for `fusion.data`.
         """
-        fusion = self.plan.fusion
+        fusion = self.heads.fusion
+        if self.console is not None:
+            count = f"{fusion.folds + 1} heads, {fusion.folds} of them" if fusion.data == "validation" else "a head"
+            purpose = " for cross-fitting" if fusion.data == "validation" else ""
+            limit = "" if self.heads.max_seconds is None else f", at most {self.heads.max_seconds:.0f} s"
+            width = f"{fusion.width} hidden units, {fusion.steps} steps"
+            print_status(self.console, f"e2e: training {count}{purpose} ({width}{limit})")
         if fusion.regime == "joint":
             return self._fit_joint()
         fit_rows = self._fit_frozen if fusion.regime == "frozen" else self._fit_cached
@@ -177,7 +212,18 @@ class EndToEndFitter:
             combined = apply_head(head, validation)
         test = self.predictions.get("test")
         tested = {"test": apply_head(head, test)} if test else {}
-        return EndToEndResult(head, self.members, {"validation": combined, **tested})
+        return self._result(head, self.members, {"validation": combined, **tested})
+
+    def _result(
+        self, head: FusionHead, members: tuple[Member, ...], predictions: dict[str, Predictions]
+    ) -> EndToEndResult:
+        stopped, fusion, note = self.heads.stopped, self.heads.fusion, ""
+        if stopped:
+            note = (
+                f"training the head stopped after {min(stopped)} of {fusion.steps} steps, as it may not take longer "
+                f"than training the members ({self.seconds or 0:.1f} s); set fusion.width and fusion.steps for no limit"
+            )
+        return EndToEndResult(head, members, predictions, fusion, note)
 
     def _fit_cached(self, rows: Rows | None) -> FusionHead:
         """Train on stored predictions: of some validation rows, or of all rows in `fusion.data`."""
@@ -215,7 +261,7 @@ class EndToEndFitter:
             for split in ("validation", "test")
             if len(rows := self.prepared.rows(split))
         }
-        return EndToEndResult(head, members, predictions)
+        return self._result(head, members, predictions)
 
     def _new_head(self) -> FusionHead:
         return self.heads.new_head(len(self.members), len(self.prepared.table.classes))

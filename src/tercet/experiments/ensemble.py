@@ -12,7 +12,7 @@ from rich.console import Console
 from tercet.config.commands import ENSEMBLE, EnsembleConfig
 from tercet.config.option_types import EnsembleOptions
 from tercet.config.parser import ParsedArguments
-from tercet.config.run import METHODS, CalibrationConfig, FusionConfig, RunConfig
+from tercet.config.run import DEFAULT_METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.predictions import Predictions
 from tercet.core.progress import as_console
@@ -71,8 +71,9 @@ def combine_inputs(
 
     def fit_head(members: Sequence[Predictions]) -> tuple[Predictions, Predictions, FusionHead]:
         labelled = [member.take(members[0].known) for member in members]
-        head = heads.fit(labelled)
-        return apply_head(head, members), heads.cross_fitted(labelled), head
+        sized = replace(heads, fusion=heads.fusion.sized(len(labelled[0])))
+        head = sized.fit(labelled)
+        return apply_head(head, members), sized.cross_fitted(labelled), head
 
     return combine_files(inputs, parsed, fit_head=fit_head)
 
@@ -90,7 +91,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     _require_same_data(folders, plans)
     if not all(task_of(plan).can_combine_runs for plan in plans):
         raise ConfigError("multi-label members can only be combined within one run: train them with one tercet train")
-    methods = METHODS if config.ensemble_methods is None else config.ensemble_methods
+    methods = DEFAULT_METHODS if config.ensemble_methods is None else config.ensemble_methods
     run_config = RunConfig(ensemble_methods=methods, seed=config.seed, device=config.device, threads=config.threads)
     plan = replace(
         plans[0],
@@ -100,10 +101,11 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
         device=device,
         members=tuple(member for plan in plans for member in plan.members),
     )
-    plan.check()
     if len(_members(folders, plans)) < 2:
         raise ConfigError("an ensemble needs at least two members: give more runs")
     prepared = plans[0].open_data(folders[0])
+    plan = plan.with_default_head(len(prepared.rows("validation")))
+    plan.check()
     for folder, source_plan in zip(folders, plans, strict=True):
         if plan.needs_folds():
             _train_folds(folder, source_plan, fusion, prepared, console)
@@ -113,7 +115,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     run = RunFolder.create(config.output, "ensemble", resumes=False)
     with run.lock():
         run.begin(RunRecord("ensemble", [str(folder.path) for folder in folders], parsed.to_dict()))
-        results = finalize(run, plan, prepared, members)
+        results = finalize(run, plan, prepared, members, console=console)
         run.write_results(results.metrics, results.report)
     return Run(run.path, results.metrics, results.report)
 

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.console import Console
+
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
-from tercet.core.run_folder import MemberFolder, RunFolder
+from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.data.data_module import DataModule
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle
-from tercet.ensemble.cross_fit import choose
+from tercet.ensemble.choice import MEMBER, Choice
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
 from tercet.experiments.fit_ensemble import (
     FittedEnsemble,
     TrainedMember,
     bundle_of,
-    choose_ensemble,
     fit_ensembles,
     groups_of,
     is_fitted_on_one_group,
@@ -27,9 +28,10 @@ from tercet.experiments.fit_ensemble import (
     select_members,
 )
 from tercet.experiments.plan import Plan
+from tercet.experiments.selection import ChanceLevel, best_member, choose_model, members_at_chance
 from tercet.experiments.tta import TTAChoice, choose_tta
 from tercet.metrics.classification import score
-from tercet.metrics.metric import Scores, is_better
+from tercet.metrics.metric import Scores
 from tercet.metrics.significance import Comparison, compare
 from tercet.metrics.tables import ResultRow, comparison_text, mistakes_text, results_table
 
@@ -60,8 +62,10 @@ class RunResults:
     """One per ensemble method; empty with a single member."""
     best: TrainedMember
     """The best single member on the monitored split."""
-    chosen: FittedEnsemble | None
-    """The best ensemble on the monitored split; None with a single member."""
+    choice: Choice
+    """The shipped model and the best one."""
+    chance: ChanceLevel
+    """Members at chance level."""
     tta: TTAChoice | None
     """None if test-time augmentation was not requested."""
     metrics: Mapping[str, Any]
@@ -73,6 +77,20 @@ class RunResults:
     """Calibration of the chosen model; all other scores are before calibration."""
 
     @property
+    def chosen(self) -> FittedEnsemble | None:
+        """The shipped ensemble; None if a single member is shipped."""
+        names = [] if self.choice.shipped.complexity == MEMBER else [self.choice.shipped.name]
+        return next((ensemble for ensemble in self.ensembles if ensemble.method in names), None)
+
+    @property
+    def against(self) -> FittedEnsemble | TrainedMember | None:
+        """The model to compare the shipped one with: the best member; if it is shipped, the best or first ensemble."""
+        if self.chosen is None:
+            named = (ensemble for ensemble in self.ensembles if ensemble.method == self.choice.best.name)
+            return next(named, self.ensembles[0] if self.ensembles else None)
+        return self.best
+
+    @property
     def winner(self) -> FittedEnsemble | TrainedMember:
         """The chosen model."""
         return self.chosen or self.best
@@ -80,39 +98,45 @@ class RunResults:
     @property
     def name(self) -> str:
         """Name of the chosen model."""
-        return self.chosen.method if self.chosen else self.best.name
+        return self.choice.shipped.name
 
     def comparison(self) -> Comparison | None:
-        """Compare the chosen ensemble with the best member, on test if it has labels."""
-        if self.chosen is None:
+        """Compare the shipped model with `against`, on test if it has labels."""
+        if self.against is None:
             return None
-        split = _scored_split(self.chosen.predictions)
-        return compare(self.chosen.predictions[split], self.best.predictions[split])
+        split = _scored_split(self.winner.predictions)
+        return compare(self.winner.predictions[split], self.against.predictions[split])
 
 
 def finalize(
-    run: RunFolder, plan: Plan, prepared: DataModule | None, members: Sequence[TrainedMember] = ()
+    run: RunFolder,
+    plan: Plan,
+    prepared: DataModule | None,
+    members: Sequence[TrainedMember] = (),
+    *,
+    console: Console | None = None,
 ) -> RunResults:
     """Combine the members of the run, or the given ones; choose, score, and write predictions and bundle."""
     tta = None if members else choose_tta(run, plan)
     trained = list(members) or read_members(
         run, [member.name for member in plan.members], ("validation", "test", "train")
     )
-    selected = select_members(trained, plan.fusion.num_members, plan.monitor)
-    ensembles = (
-        fit_ensembles(selected, plan.run.ensemble_methods, plan=plan, prepared=prepared) if len(selected) > 1 else []
-    )
+    chance = members_at_chance(plan, {member.name: member.predictions["validation"] for member in trained})
+    kept = [member for member in trained if chance.keeps(member.name)]
+    selected = select_members(kept, plan.fusion.num_members, plan.monitor)
+    methods = plan.run.ensemble_methods if len(selected) > 1 else ()
+    ensembles = fit_ensembles(selected, methods, plan=plan, prepared=prepared, console=console)
     groups = groups_of(selected[0].predictions["validation"], prepared)
     for ensemble in ensembles:
         for split, predictions in ensemble.predictions.items():
             predictions.save(run.predictions(ensemble.method, split))
-    best = choose({member.name: score(member.predictions[plan.monitor_split]) for member in selected}, plan.monitor)
     results = RunResults(
         plan,
         tuple(trained),
         tuple(ensembles),
-        next(member for member in selected if member.name == best),
-        choose_ensemble(ensembles, plan.monitor, split=plan.monitor_split, groups=groups) if ensembles else None,
+        best_member(selected, plan),
+        choose_model(selected, ensembles, plan, groups),
+        chance,
         tta,
         {},
         "",
@@ -194,6 +218,7 @@ def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
                 "name": ensemble.method,
                 "members": list(ensemble.members),
                 "fitted_on": ensemble.describe_fit(),
+                **({"note": ensemble.note} if ensemble.note else {}),
                 "seconds": ensemble.seconds,
                 "parameters": ensemble.parameters,
                 **_scores(ensemble.predictions),
@@ -202,9 +227,11 @@ def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
         ],
         "best_member": results.best.name,
         "chosen": results.name,
+        "choice": results.choice.to_dict(),
+        "at_chance": results.chance.to_list(),
         "not_chosen": list(results.not_chosen),
         "calibration": results.calibrated.to_dict() if results.calibrated else None,
-        "comparison": {"of": results.name, "against": results.best.name, **comparison.to_dict()}
+        "comparison": {"of": results.name, "against": _name(results.against), **comparison.to_dict()}
         if comparison
         else None,
         "versions": describe_environment()["packages"],
@@ -216,15 +243,18 @@ def _rows(results: RunResults, split: str) -> list[ResultRow]:
     models: list[FittedEnsemble | TrainedMember] = [*results.members, *results.ensembles]
     for model in models:
         if split in model.predictions and model.predictions[split].known.any():
-            name = model.name if isinstance(model, TrainedMember) else model.method
             kind = "member" if isinstance(model, TrainedMember) else "ensemble"
             scores = score(model.predictions[split])
-            rows.append(ResultRow(name, kind, scores, model.seconds, model.parameters, model is results.winner))
+            rows.append(ResultRow(_name(model), kind, scores, model.seconds, model.parameters, model is results.winner))
     return rows
 
 
+def _name(model: FittedEnsemble | TrainedMember | None) -> str:
+    return "" if model is None else model.name if isinstance(model, TrainedMember) else model.method
+
+
 def _report(results: RunResults) -> str:
-    plan, chosen, best = results.plan, results.chosen, results.best
+    plan = results.plan
     sections = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
     sections += [results.tta.to_text()] if results.tta else []
     for split in ("validation", "test"):
@@ -232,14 +262,16 @@ def _report(results: RunResults) -> str:
             title = f"{plan.data}: {TITLES[plan.monitor_split, split]}"
             table = results_table(rows, title=title, note=f"chosen on {plan.monitor_split}")
             sections.append(table.to_text())
+    if text := results.chance.to_text():
+        sections.append(text)
+    sections += [f"{ensemble.method}: {ensemble.note}\n" for ensemble in results.ensembles if ensemble.note]
     if results.not_chosen:
         sections.append(_ONE_GROUP.format(methods=", ".join(results.not_chosen)))
+    if len(results.members) > 1:
+        sections.append(results.choice.to_text() + "\n")
     comparison = results.comparison()
-    if chosen is not None and comparison is not None:
-        sections.append(comparison_text(comparison, chosen.method, best.name) + "\n")
-        single, combined = (score(model.predictions[plan.monitor_split]) for model in (best, chosen))
-        if is_better(plan.monitor, single, combined):
-            sections.append(better_alone(best.name, best.folder, plan))
+    if comparison is not None:
+        sections.append(comparison_text(comparison, results.name, _name(results.against)) + "\n")
     if results.calibrated is not None:
         sections.append(results.calibrated.to_text(printable(results.name)))
     sections += data_notes(plan)
@@ -247,11 +279,3 @@ def _report(results: RunResults) -> str:
     split = _scored_split(predictions)
     sections.append(mistakes_text(predictions[split], model=f"{results.name} on {split}"))
     return "\n".join(sections)
-
-
-def better_alone(member: str, folder: MemberFolder, plan: Plan) -> str:
-    """Return the note of a report for a member that scores higher than every ensemble."""
-    return (
-        f"On {plan.monitor_split}, {printable(member)} alone scores higher than every ensemble. Its bundle:\n"
-        f"{printable(str(folder.bundle))}\n"
-    )

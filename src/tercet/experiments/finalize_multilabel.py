@@ -11,15 +11,16 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
+from tercet.ensemble.choice import MEMBER, Candidate, Choice, choose_among, complexity
 from tercet.ensemble.multilabel import (
     SINGLE,
     MultilabelRule,
     cross_fitted_multilabel,
     fit_rule,
 )
-from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, better_alone, data_notes
+from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, data_notes
 from tercet.experiments.plan import Plan
-from tercet.metrics.metric import Scores, is_better
+from tercet.metrics.metric import Scores
 from tercet.metrics.multilabel import score_multilabel
 from tercet.metrics.tables import ResultRow, classes_table, results_table
 
@@ -58,9 +59,11 @@ def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str
     for ensemble in ensembles:
         for split, predictions in ensemble.predictions.items():
             predictions.save(run.predictions(ensemble.name, split))
-    best, winner = _best(members, plan), _best(ensembles or members, plan)
-    metrics = _metrics(run, plan, members, ensembles, best=best.name, chosen=winner.name)
-    report = _report(run, plan, members, ensembles, best=best, winner=winner)
+    choice = _choose(members, ensembles, plan)
+    best = _choose(members, (), plan).shipped.name
+    winner = next(result for result in (*members, *ensembles) if result.name == choice.shipped.name)
+    metrics = _metrics(run, plan, members, ensembles, best=best, choice=choice)
+    report = _report(plan, members, ensembles, choice=choice, winner=winner)
     networks = tuple(_load(run, name) for name in winner.members)
     card = {
         "data": plan.data_card(plan.open_data(run).table),
@@ -107,12 +110,24 @@ def _combine(method: str, members: Sequence[MultilabelResult], plan: Plan) -> Mu
     return MultilabelResult(method, tuple(member.name for member in members), rule, predictions, cost)
 
 
-def _best(results: Sequence[MultilabelResult], plan: Plan) -> MultilabelResult:
-    """Return the best result on the monitored split; the earlier one at equal scores and losses."""
-    best, split = results[0], plan.monitor_split
-    for result in results[1:]:
-        best = result if is_better(plan.monitor, result.scores[split], best.scores[split]) else best
-    return best
+def _choose(members: Sequence[MultilabelResult], ensembles: Sequence[MultilabelResult], plan: Plan) -> Choice:
+    """Choose among members and ensembles on the monitored split."""
+    split = plan.monitor_split
+    single, combined = (
+        [
+            Candidate(
+                result.name,
+                MEMBER if result in members else complexity(result.name),
+                result.predictions[split],
+                result.scores[split],
+            )
+            for result in results
+        ]
+        for results in (members, ensembles)
+    )
+    return choose_among(
+        single, combined, plan.monitor, plan.fusion.choose, requested=plan.run.ensemble_methods, split=split
+    )
 
 
 def _metrics(
@@ -122,7 +137,7 @@ def _metrics(
     ensembles: Sequence[MultilabelResult],
     *,
     best: str,
-    chosen: str,
+    choice: Choice,
 ) -> dict[str, Any]:
     return {
         "run": str(run.path),
@@ -132,7 +147,8 @@ def _metrics(
         "members": [member.to_dict() for member in members],
         "ensembles": [ensemble.to_dict() for ensemble in ensembles],
         "best_member": best,
-        "chosen": chosen,
+        "chosen": choice.shipped.name,
+        "choice": choice.to_dict(),
         "calibration": None,
         "comparison": None,
         "versions": describe_environment()["packages"],
@@ -140,12 +156,11 @@ def _metrics(
 
 
 def _report(
-    run: RunFolder,
     plan: Plan,
     members: Sequence[MultilabelResult],
     ensembles: Sequence[MultilabelResult],
     *,
-    best: MultilabelResult,
+    choice: Choice,
     winner: MultilabelResult,
 ) -> str:
     sections = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
@@ -165,9 +180,8 @@ def _report(
         if rows:
             title = f"{plan.data}, {len(plan.classes)} labels: {TITLES[plan.monitor_split, split]}"
             sections.append(results_table(rows, title=title, note=f"chosen on {plan.monitor_split}").to_text())
-    single, combined = (result.scores[plan.monitor_split] for result in (best, winner))
-    if winner is not best and is_better(plan.monitor, single, combined):
-        sections.append(better_alone(best.name, run.member(best.name), plan))
+    if len(members) > 1:
+        sections.append(choice.to_text() + "\n")
     sections.append("Multi-label scores are not calibrated.\n")
     sections += data_notes(plan)
     split = "test" if "test" in winner.scores else "validation"

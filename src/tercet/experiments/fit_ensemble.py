@@ -1,7 +1,7 @@
 """Fit every requested ensemble method to the members' predictions, score it, and select one.
 
 Whatever is fitted on validation rows (weights, greedy selection, fusion head) is scored there by cross-fitting; only
-these scores select. The test split is scored once, after the selection.
+these scores select, see `selection`. The test split is scored once, after the selection.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.console import Console
+
 from tercet.config.run import FusionConfig, FusionData
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError
@@ -19,12 +21,11 @@ from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.combine import Combiner, ensemble_method
-from tercet.ensemble.cross_fit import choose, cross_fitted, rank
+from tercet.ensemble.cross_fit import cross_fitted, rank
 from tercet.ensemble.weights import fit_combiner
 from tercet.experiments.end_to_end import EndToEndFitter
 from tercet.experiments.plan import Plan
 from tercet.metrics.classification import score
-from tercet.metrics.metric import Scores
 from tercet.models.fusion_head import FusionHead
 from tercet.models.summary import summarize
 
@@ -73,6 +74,8 @@ class FittedEnsemble:
     """Options of the fusion head, if there is one."""
     retrained: tuple[Member, ...] = ()
     """The members, if the method trained them further."""
+    note: str = ""
+    """How the fit differs from what was configured."""
 
     def describe_fit(self) -> str:
         """Return what was fitted on which data, for reports."""
@@ -104,7 +107,12 @@ def select_members(members: Sequence[TrainedMember], top: int, monitor: Monitor)
 
 
 def fit_ensembles(
-    members: Sequence[TrainedMember], methods: Sequence[str], *, plan: Plan, prepared: DataModule | None
+    members: Sequence[TrainedMember],
+    methods: Sequence[str],
+    *,
+    plan: Plan,
+    prepared: DataModule | None,
+    console: Console | None = None,
 ) -> list[FittedEnsemble]:
     """Fit every method to members with predictions on validation and, if there is one, on test.
 
@@ -112,7 +120,7 @@ def fit_ensembles(
         ConfigError: A head needs the images of the run, and there are none.
     """
     groups = groups_of(members[0].predictions["validation"], prepared)
-    return [_fit(members, method, plan, prepared, groups) for method in methods]
+    return [_fit(members, method, plan, prepared, groups, console) for method in methods]
 
 
 def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[str, ...] | None:
@@ -129,17 +137,21 @@ def _fit(
     plan: Plan,
     prepared: DataModule | None,
     groups: tuple[str, ...] | None,
+    console: Console | None,
 ) -> FittedEnsemble:
     started = time.monotonic()
     names = tuple(member.name for member in members)
     splits = set.intersection(*(set(member.predictions) for member in members))
     stored = {split: [member.predictions[split] for member in members] for split in splits}
     combiner: Combiner | FusionHead
-    if trains_head := ensemble_method(method).operation == "head":
+    fusion: FusionConfig | None
+    retrained: tuple[Member, ...]
+    if ensemble_method(method).operation == "head":
         if prepared is None:
             raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
-        result = EndToEndFitter(plan, prepared, tuple(member.load() for member in members), stored, groups).fit()
-        combiner, predictions = result.head, result.predictions
+        loaded, seconds = tuple(member.load() for member in members), sum(member.seconds for member in members)
+        result = EndToEndFitter(plan, prepared, loaded, stored, groups, seconds, console).fit()
+        combiner, predictions, fusion, note = result.head, result.predictions, result.fusion, result.note
         parameters = int(summarize(result.head)["parameters"])
         retrained = result.members if plan.fusion.regime == "joint" else ()
     else:
@@ -147,7 +159,7 @@ def _fit(
         combiner = fit_combiner(method, stored["validation"], names=names, monitor=plan.monitor)
         predictions = {"validation": cross_fitted(method, stored["validation"], monitor=plan.monitor, **options)}
         predictions |= {"test": combiner.apply(stored["test"])} if "test" in stored else {}
-        parameters, retrained = 0, ()
+        parameters, retrained, fusion, note = 0, (), None, ""
     return FittedEnsemble(
         method,
         names,
@@ -156,8 +168,9 @@ def _fit(
         plan.fusion_data(method),
         time.monotonic() - started + sum(member.seconds for member in members),
         parameters + sum(member.parameters for member in members),
-        plan.fusion if trains_head else None,
+        fusion,
         retrained,
+        note,
     )
 
 
@@ -167,23 +180,6 @@ def is_fitted_on_one_group(ensemble: FittedEnsemble, groups: tuple[str, ...] | N
     Its cross-fitted scores are then too optimistic for other groups.
     """
     return groups is not None and len(set(groups)) == 1 and ensemble.fitted_on == "validation"
-
-
-def choose_ensemble(
-    ensembles: Sequence[FittedEnsemble], monitor: Monitor, *, split: str, groups: tuple[str, ...] | None = None
-) -> FittedEnsemble:
-    """Return the ensemble with the best score on the monitored split; the simpler one at equal scores.
-
-    Ensembles fitted on a single group of validation rows are chosen only if there are no others.
-    """
-    candidates = [
-        ensemble for ensemble in ensembles if split != "validation" or not is_fitted_on_one_group(ensemble, groups)
-    ]
-    scores: dict[str, Scores] = {
-        ensemble.method: score(ensemble.predictions[split]) for ensemble in candidates or ensembles
-    }
-    best = choose(scores, monitor)
-    return next(ensemble for ensemble in ensembles if ensemble.method == best)
 
 
 def bundle_of(ensemble: FittedEnsemble, members: Sequence[TrainedMember]) -> Bundle:

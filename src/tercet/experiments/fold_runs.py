@@ -172,6 +172,12 @@ def plan_folds(
         )
         run = FoldRun(fold.name, fold_folder(root, number), fold_plan.unlearned(fold))
         planned.append((run, replace(plan, images=_SHARED_IMAGES), fold_data))
+    # every fold tries the same methods: e2e only if all have the rows for it
+    methods = min((fold_plan.run.ensemble_methods for _, fold_plan, _ in planned), key=len)
+    planned = [
+        (run, replace(fold_plan, run=replace(fold_plan.run, ensemble_methods=methods)), fold_data)
+        for run, fold_plan, fold_data in planned
+    ]
     replace(plan, members=tuple(member for fold_members in members.values() for member in fold_members)).check()
     return planned
 

@@ -10,6 +10,8 @@ from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
 from tercet.config.presets import RungName
 from tercet.config.run import (
+    DEFAULT_METHODS,
+    METHODS,
     UNCALIBRATED,
     CalibrationConfig,
     DataConfig,
@@ -17,6 +19,7 @@ from tercet.config.run import (
     FusionData,
     MemberConfig,
     RunConfig,
+    head_rows,
 )
 from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError
@@ -155,6 +158,18 @@ class Plan:
             image_size=self.image_size,
             load_weights=load_weights,
         )
+
+    def with_default_head(self, rows: int) -> Plan:
+        """Return the plan with e2e among the default methods, if its options are given or the rows suffice.
+
+        Args:
+            rows: Number of validation rows. With `fusion.choose best` they add nothing: methods are as published.
+        """
+        optional = self.run.ensemble_methods == DEFAULT_METHODS and len(self.members) > 1 and not self.multilabel
+        suffices = rows >= head_rows(self.fusion.num_members or len(self.members), len(self.classes))
+        if optional and (self.fusion.configures_head or (suffices and self.fusion.choose == "simplest")):
+            return replace(self, run=replace(self.run, ensemble_methods=METHODS))
+        return self
 
     def fusion_data(self, method: str) -> FusionData | None:
         """Return the split that an ensemble method is fitted on; None if it fits nothing."""

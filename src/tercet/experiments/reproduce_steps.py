@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from tercet.config.commands import ENSEMBLE, TRAIN
+from tercet.config.commands import ENSEMBLE, TRAIN, EnsembleConfig
 from tercet.config.experiments import COMPARE, CROSSVAL
 from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.recipe import RecipeStep, Setting
+from tercet.config.run import HEAD_STEPS, MAX_WIDTH, METHODS, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, raise_problems
 from tercet.core.files import read_json
 from tercet.core.prediction_files import read_predictions
@@ -37,6 +38,12 @@ _OPTIONS: Mapping[str, CommandOptions] = {
     "crossval": CROSSVAL,
     "ensemble": ENSEMBLE,
 }
+_PUBLISHED = (
+    RunConfig(ensemble_methods=METHODS),
+    EnsembleConfig(ensemble_methods=METHODS),
+    FusionConfig(choose="best", width=MAX_WIDTH, steps=HEAD_STEPS),
+)
+"""Defaults of recipes: the head of the paper, and the ensemble with the best score, as published."""
 _FILE_METHODS = ("average", "pruned", "vote")
 
 
@@ -134,7 +141,9 @@ def _runs_of(
         published = {"preset": "paper"} if "preset" in accepted else {}  # where a recipe leaves the stages to it
         options = {**published, **step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
         options |= {key: value for key, value in shared.items() if key in accepted and value is not None}
-        parsed = _OPTIONS[step.command].parse_object(options, source=f"step {name}")
+        kinds = _OPTIONS[step.command].kinds
+        published = [config for config in _PUBLISHED if type(config) in kinds]
+        parsed = _OPTIONS[step.command].parse_object(options, source=f"step {name}", base=published)
         of = tuple(
             _run_folder(folder, source, seed if seed in setting.steps[source].seeds else None) for source in step.of
         )

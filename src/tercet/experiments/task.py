@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from rich.console import Console
+
 from tercet.config.model import LabelsConfig
-from tercet.config.run import METHODS, UNCALIBRATED, MemberConfig
+from tercet.config.run import DEFAULT_METHODS, UNCALIBRATED, MemberConfig
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.multilabel import MultilabelPredictions
@@ -66,7 +68,7 @@ class Task:
     save: Callable[[RunFolder, Plan, DataModule, Member, MemberFolder, FrozenBackbone | None], dict[str, Any]]
     """Saves a member's predictions and bundle, and returns additions to its summary; the features of a frozen backbone
     are used if given."""
-    finalize: Callable[[RunFolder, Plan, DataModule], Results]
+    finalize: Callable[[RunFolder, Plan, DataModule, Console], Results]
     """Combines the members, writes predictions and bundle, and returns metrics and report."""
 
 
@@ -119,7 +121,7 @@ def _methods(methods: Sequence[str]) -> tuple[str, ...]:
     """Return the ensemble methods for multi-label data in order of preference: the requested ones, or the default."""
     known = multilabel_methods()
     other = [method for method in methods if method not in known]
-    if other and tuple(methods) != METHODS:
+    if other and tuple(methods) != DEFAULT_METHODS:
         raise ConfigError(
             f"ensemble_methods {', '.join(other)} {_SINGLE_LABEL}: multi-label members are combined by "
             f"{' or '.join(known)}"
@@ -238,8 +240,8 @@ def _save_single(
     return {}
 
 
-def _finalize_single(run: RunFolder, plan: Plan, prepared: DataModule) -> Results:
-    results = finalize(run, plan, prepared)
+def _finalize_single(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> Results:
+    results = finalize(run, plan, prepared, console=console)
     return results.metrics, results.report
 
 
@@ -259,7 +261,7 @@ _MULTI = Task(
     objective=lambda member, table: multilabel_objective(member.model.labels, table.class_counts()),
     scoring=_scoring_multilabel,
     save=_save_multilabel,
-    finalize=lambda run, plan, prepared: finalize_multilabel(run, plan),
+    finalize=lambda run, plan, prepared, console: finalize_multilabel(run, plan),
 )
 
 

@@ -151,7 +151,7 @@ class Training(PlannedExperiment[Run]):
             complete = preset == "best" or bool(self.parsed.of(RunConfig).members)  # named ones are all trained
             return Run(run.path, *Ladder(run, plan, prepared, config, complete, console).climb())
         raise_failures(train_waiting(run, plan, prepared, console), run)
-        return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
+        return Run(run.path, *task_of(plan).finalize(run, plan, prepared, console))
 
 
 run_training = partial(run_experiment, Training)
@@ -243,7 +243,7 @@ def make_plan(
         multilabel=prepared.table.membership is not None,
         calibration=calibration,
     )
-    plan = task_of(plan).adapt(plan)
+    plan = task_of(plan).adapt(plan).with_default_head(len(prepared.rows("validation")))
     plan.check()
     check_trainings(plan, prepared)
     return plan

@@ -23,6 +23,7 @@ from tercet.ensemble.combine import average
 from tercet.ensemble.cross_fit import rank
 from tercet.experiments.frozen import FrozenBackbone, without_backbone
 from tercet.experiments.plan import Plan
+from tercet.experiments.selection import members_at_chance
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Scores, rank_key
 from tercet.metrics.significance import Comparison, compare
@@ -143,12 +144,17 @@ def is_tta_chosen(run: RunFolder, plan: Plan) -> bool:
 
 
 def _measure(run: RunFolder, plan: Plan, views: TTAConfig) -> TTALevel:
-    predictions = {
-        member.name: Predictions.load(run.member(member.name).level(str(views), plan.monitor_split))
-        for member in plan.members
-    }
+    plain, predictions = (
+        {
+            member.name: Predictions.load(run.member(member.name).level(str(level), plan.monitor_split))
+            for member in plan.members
+        }
+        for level in (TTAConfig(seed=views.seed), views)
+    )
     members = {name: score(member) for name, member in predictions.items()}
-    best = rank(members, plan.monitor)[: plan.fusion.num_members or None]
+    chance = members_at_chance(plan, plain)  # at every level the same members
+    best = rank({name: row for name, row in members.items() if chance.keeps(name)}, plan.monitor)
+    best = best[: plan.fusion.num_members or None]
     ensemble = average([predictions[name] for name in predictions if name in best])
     return TTALevel(views, ensemble, score(ensemble), members)
 

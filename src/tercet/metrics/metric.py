@@ -187,17 +187,21 @@ def own_scores(task: Task, predictions: Any) -> dict[str, float]:
     Raises:
         DataError: A function raises, or does not return a finite number.
     """
-    scores = {}
-    for metric in custom_metrics(task):
-        assert metric.function is not None
-        try:
-            value = scores[metric.name] = float(metric.function(predictions))
-        except Exception as error:
-            raise DataError(f"metric '{metric.name}' failed: {type(error).__name__}: {error}") from error
-        if not math.isfinite(value):
-            count = f"{len(predictions)} images"
-            raise DataError(f"metric '{metric.name}' is {value} on {count}: it must be a finite number")
-    return scores
+    return {metric.name: own_score(metric.name, predictions) for metric in custom_metrics(task)}
+
+
+def own_score(name: str, predictions: Any) -> float:
+    """Return the value of one of the caller's own metrics; see `own_scores`."""
+    function = find_metric(name).function
+    assert function is not None
+    try:
+        value = float(function(predictions))
+    except Exception as error:
+        raise DataError(f"metric '{name}' failed: {type(error).__name__}: {error}") from error
+    if not math.isfinite(value):
+        count = f"{len(predictions)} images"
+        raise DataError(f"metric '{name}' is {value} on {count}: it must be a finite number")
+    return value
 
 
 def complete(

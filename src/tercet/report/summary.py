@@ -118,11 +118,24 @@ def _result(record: RunReader) -> Iterator[Block]:
         o_f1 = f"O-F1 {number(scores['o_f1'])} (95 % interval {interval(scores, 'o_f1')})"
         exact = f"exact match {number(scores['exact_match'])}"
         yield Paragraph(f"Selected model: {name}. {o_f1}, {exact} on {size}{split}.")
+        yield from _choice(record)
         return
     bounds = f" (95 % interval {interval(scores)})" if "accuracy_low" in scores else ""
     values = f"Accuracy {number(scores.get('accuracy'))}{bounds}, macro F1 {number(scores.get('macro_f1'))}"
     means = " (means over seeds)" if record.kind == "compare" else ""
     yield Paragraph(f"Selected model: {name}. {values}{means} on {size}{split}.")
+    yield from _choice(record)
+
+
+def _choice(record: RunReader) -> Iterator[Block]:
+    """Say why this model was selected, and which members are at chance level."""
+    choice = record.metrics.get("choice")
+    if choice is not None and len(record.metrics["members"]) > 1:
+        yield Paragraph(choice["reason"])
+    for row in record.metrics.get("at_chance", ()):
+        combined = "; it is not combined" if row["left_out"] else ""
+        values = f"accuracy {number(row['accuracy'])}, of guesses {number(row['expected'])}"
+        yield Paragraph(f"{row['name']} is at chance level on validation ({values}){combined}.")
 
 
 def _facts(record: RunReader) -> Iterator[tuple[str, str]]:
