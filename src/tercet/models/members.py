@@ -13,13 +13,14 @@ from tercet.config.model import ModelConfig
 from tercet.config.parser import CommandOptions
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.errors import ConfigError, ModelError, raise_problems
+from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import slug
 from tercet.core.registry import PARTS
 from tercet.core.yaml_io import read_mapping
-from tercet.models.build import changed_options, check_network, check_weights, options_of
+from tercet.models.build import changed_options, check_network, options_of
 from tercet.models.heads import FITTED
 from tercet.models.registry import has_fitted_head
+from tercet.models.weight_check import missing_weights
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
@@ -47,10 +48,13 @@ def default_members(image_size: tuple[int, int], config: ModelConfig = _DEFAULTS
     if config.head in FITTED:
         if max(image_size) <= SMALL_SIDE and config.weights is None:
             return ("pixels",)
-        try:
-            check_weights(ENCODER, config)
-        except ModelError as error:
-            warnings.warn(f"{error}; the pixels are used instead of features", stacklevel=2)
+        reasons = {} if config.weights else missing_weights([MemberConfig(ENCODER, ENCODER, config)])
+        if reasons:
+            warnings.warn(
+                f"no pretrained weights for '{ENCODER}': {reasons[ENCODER]}; the pixels are used instead of features: "
+                "for a better classifier, set --weights FILE",
+                stacklevel=2,
+            )
             return ("pixels",)
         return (ENCODER,)
     if max(image_size) > SMALL_SIDE:
