@@ -42,6 +42,6 @@ def test_a_network_of_the_hub(shapes: Path, tmp_path: Path, monkeypatch: pytest.
     probabilities = load_bundle(bundle).predict(images).probabilities
     file = tmp_path / "leaf.onnx"
     tercet.export_model(bundle, file)
-    model = tercet.OnnxModel(file)
+    model = tercet.OnnxModel.load(file)
     np.testing.assert_allclose(model.predict(images).probabilities, probabilities, atol=1e-4)
     assert model.metadata["members"][0]["pretrained"] == expected

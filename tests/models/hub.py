@@ -42,7 +42,7 @@ def repository_files(
     architecture: str, *, args: Mapping[str, Any] | None = None, card: str = "", **pretrained: Any
 ) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
     """Return the files of a repository as timm writes them, and the weights."""
-    network = timm.create_model(architecture, num_classes=7, **(args or {}))
+    network = timm.create_model(architecture, **{"num_classes": 7, **(args or {})})
     weights = {
         name: torch.rand_like(value) * 0.1 if value.is_floating_point() else value.clone()
         for name, value in network.state_dict().items()
@@ -50,8 +50,8 @@ def repository_files(
     described = {key: value for key, value in network.pretrained_cfg.items() if key not in ("url", "hf_hub_id")}
     config = {
         "architecture": architecture,
-        "num_classes": 7,
-        "model_args": {"num_classes": 7, **(args or {})},
+        "num_classes": network.num_classes,
+        "model_args": {"num_classes": network.num_classes, **(args or {})},
         "pretrained_cfg": {**described, "license": None, **pretrained},
     }
     files = {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors.torch.save(weights)}

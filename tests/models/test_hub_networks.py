@@ -14,7 +14,7 @@ from tercet.core.errors import ConfigError, ModelError
 from tercet.core.files import read_json
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.models.backbone import backbone_origin
-from tercet.models.build import build, check_network
+from tercet.models.build import build, check_build, check_network
 from tercet.models.encoder import encoder_key
 
 NAME = "hf-hub:acme/leaf-net"
@@ -120,6 +120,14 @@ def test_repositories_of_timm_are_those_of_its_registry(cache: Path) -> None:
         assert torch.equal(classifier.features.network.conv1[0].weight, weights["conv1.0.weight"])
 
 
+def test_weights_that_timm_publishes_in_two_formats_are_read_from_the_hub(cache: Path) -> None:
+    """timm's description names a reader for the NumPy archive at the URL; the hub has safetensors."""
+    files, weights = repository_files("vit_tiny_patch16_224", args={"num_classes": 21843})
+    add_to_cache(cache, "timm/vit_tiny_patch16_224.augreg_in21k", files)
+    network = build("vit_tiny_patch16_224.augreg_in21k", num_classes=3).features.network
+    assert torch.equal(network.cls_token, weights["cls_token"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -162,6 +170,14 @@ def test_a_repository_cannot_set_where_weights_come_from(cache: Path, tmp_path: 
     add_to_cache(cache, "acme/leaf-net", {**files, "config.json": json.dumps(config).encode()})
     network = build(NAME, num_classes=3).features.network
     assert torch.equal(network.conv1[0].weight, weights["conv1.0.weight"])
+
+
+def test_weights_that_fit_one_size_only_name_it(cache: Path) -> None:
+    files, _ = repository_files("gmlp_ti16_224")
+    add_to_cache(cache, "acme/leaf-net", files)
+    with pytest.raises(ConfigError, match=r"images of 96 x 96 pixels: set --input.size 224,224") as error:
+        check_build(NAME, ModelConfig(input=InputConfig(size=(96,))))
+    assert "\n" not in str(error.value)
 
 
 def test_files_are_downloaded_with_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

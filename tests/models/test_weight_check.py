@@ -51,6 +51,7 @@ def test_one_error_lists_all_members_and_tries_the_host_once(
     assert all("cannot be reached" in line for line in lines)
     for advice in ("weights: FILE", "small-cnn", "--pretrained false"):
         assert advice in last
+    assert error.value.problems == (first, *lines, last)  # the command line prints them as lines
     assert len(requests) == 1
 
 

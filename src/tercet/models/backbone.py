@@ -166,11 +166,23 @@ def _size_error(network: nn.Module, input_shape: tuple[int, int, int], error: Ex
     if isinstance(error, ConfigError):
         return error
     channels, height, width = input_shape
-    reason = str(error).strip().split("\n")[0][:200]
+    described: dict[str, Any] = getattr(network, "pretrained_cfg", {})
+    native = tuple(described.get("input_size", input_shape))[1:]
     return ConfigError(
-        f"{type(network).__name__} does not accept images of {height} x {width} pixels with {channels} channel(s) "
-        f"({reason}): set --input.size"
+        f"{described.get('architecture') or type(network).__name__} does not accept images of {height} x {width} "
+        f"pixels with {channels} channel(s){size_advice((height, width), native)}{first_line(error)}"
     )
+
+
+def size_advice(size: tuple[int, ...], native: tuple[int, ...]) -> str:
+    """Return what to type if a network does not accept images of a height and width: those of its weights."""
+    return f": set --input.size {native[0]},{native[1]}, the size of its weights" if size != native else ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the start of an exception's message in parentheses; empty if it has none."""
+    line = str(error).strip().split("\n")[0]
+    return f" ({line[:120]}{'...' * (len(line) > 120)})" if line else ""
 
 
 def _remove_unused(module: nn.Module, unused: set[str], *, prefix: str) -> None:

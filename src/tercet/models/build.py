@@ -109,14 +109,18 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
 
 
 def check_build(network: str, config: ModelConfig) -> None:
-    """Check options of a timm backbone that require building it; no weights are loaded.
+    """Check options of a timm backbone that require building it.
+
+    Weights are loaded if the image size is set, because those of some networks fit one size only.
 
     Raises:
-        ConfigError: The network does not accept the image size, or freezing rules do not fit its parameter names.
+        ConfigError: The network or its weights do not accept the image size, or freezing rules do not fit its parameter
+            names.
     """
     needs_build = {"backbone", "freeze", "input"} & changed_options(config)
     if needs_build and registered_network(network) is None:
-        build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=False)
+        channels, sized = config.input.channels or 3, config.input.size is not None
+        build(network, num_classes=2, config=config, channels=channels, load_weights=sized)
 
 
 def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:

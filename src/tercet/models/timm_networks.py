@@ -23,6 +23,7 @@ from torch import nn
 from tercet.config.model import ModelConfig
 from tercet.core.errors import ConfigError, ModelError
 from tercet.core.files import sha256
+from tercet.models.backbone import first_line, size_advice
 from tercet.models.hub import RemoteFile, commit_of, fetch, known_licence
 from tercet.models.pretrained import load_backbone, read_weights
 from tercet.models.registry import pixel_size
@@ -103,18 +104,22 @@ class TimmNetwork:
         except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as error:
             raise self._creation_error(config, size, error) from error
         if self.from_repository and weights is not None:
-            load_backbone(network, read_weights(weights), source=weights)
+            try:
+                load_backbone(network, read_weights(weights), source=weights)
+            except ModelError as error:
+                if size is None:
+                    raise
+                raise self._creation_error(config, size, error) from error
         return network
 
     def _creation_error(self, config: ModelConfig, size: tuple[int, int] | None, error: Exception) -> ConfigError:
-        reason = str(error).strip().split("\n")[0][:200]
         setting = f" with --backbone.args {config.backbone.args}" if config.backbone.args else ""
-        if size is None:
-            return ConfigError(f"timm cannot create '{self.name}'{setting}: {reason}")
-        height, width = self.pretrained.input_size[1:]
+        native = self.pretrained.input_size[1:]
+        if size is None or size == tuple(native) or isinstance(error, TypeError):  # an unknown argument
+            return ConfigError(f"timm cannot create '{self.name}'{setting}{first_line(error)}")
         return ConfigError(
-            f"timm cannot create '{self.name}'{setting} for images of {size[0]} x {size[1]} pixels ({reason}): "
-            f"set --input.size {height},{width}, the size of its weights"
+            f"timm cannot create '{self.name}'{setting} for images of {size[0]} x {size[1]} pixels"
+            f"{size_advice(size, tuple(native))}{first_line(error)}"
         )
 
     def check_size(self, network: nn.Module, size: tuple[int, int]) -> None:

@@ -50,22 +50,23 @@ def check_weights(members: Sequence[MemberConfig]) -> None:
     """
     reasons = missing_weights(members)
     if reasons:
-        raise ModelError(_describe(reasons, {member.name: member.network for member in members}))
+        lines = _describe(reasons, {member.name: member.network for member in members})
+        raise ModelError("\n".join(lines), tuple(lines))
     _check_shared_files(members)
 
 
-def _describe(reasons: Mapping[str, str], networks: Mapping[str, str]) -> str:
+def _describe(reasons: Mapping[str, str], networks: Mapping[str, str]) -> list[str]:
     names = [
         f"'{networks[name]}'" if networks[name] == name else f"'{printable(name)}' ({networks[name]})"
         for name in reasons
     ]
     if len(reasons) == 1:
         reason = next(iter(reasons.values()))
-        return f"no pretrained weights for {names[0]}: {reason}; set --weights FILE, {_OFFLINE}"
+        return [f"no pretrained weights for {names[0]}: {reason}; set --weights FILE, {_OFFLINE}"]
     lines = [f"  {name}: {reason}" for name, reason in zip(names, reasons.values(), strict=True)]
     mapping = f"{{model: {networks[next(iter(reasons))]}, weights: FILE}}"
     remedy = f"give each member its file (--members '{mapping}, ...'), {_OFFLINE}"
-    return "\n".join([f"no pretrained weights for {len(reasons)} members:", *lines, remedy])
+    return [f"no pretrained weights for {len(reasons)} members:", *lines, remedy]
 
 
 def _check_shared_files(members: Sequence[MemberConfig]) -> None:
