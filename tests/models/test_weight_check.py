@@ -64,7 +64,7 @@ def test_hosts_are_tried_at_the_same_time(silent: socket.socket, monkeypatch: py
     assert all("cannot be reached" in reasons[file] for file in files)
 
 
-def test_what_is_at_hand_is_not_missing(silent: socket.socket, cache: Path, tmp_path: Path) -> None:
+def test_available_weights_are_not_missing(silent: socket.socket, cache: Path, tmp_path: Path) -> None:
     files, _ = repository_files("test_resnet")
     add_to_cache(cache, "acme/net", files)
     add_to_cache(cache, "acme/unfinished", {"config.json": files["config.json"]})

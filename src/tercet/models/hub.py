@@ -53,7 +53,7 @@ class RemoteFile:
         return f"{parts.scheme}://{parts.netloc}"
 
     def cached(self) -> Path | None:
-        """Return the file in the local caches, if it is there."""
+        """Return the file in the local caches, if they have it."""
         for name in self.names if self.repository else ():
             path = huggingface_hub.try_to_load_from_cache(filename=name, **self._hub_arguments())
             if isinstance(path, str):
@@ -140,13 +140,13 @@ def fetch(files: Iterable[RemoteFile]) -> tuple[dict[RemoteFile, Path], dict[Rem
     paths = {file: path for file in files if (path := file.cached()) is not None}
     absent = [file for file in files if file not in paths]
     offline = {file for file in absent if file.repository and huggingface_hub.constants.HF_HUB_OFFLINE}
-    silent = _unreachable({file.host for file in absent if file not in offline})
+    unreachable = _unreachable({file.host for file in absent if file not in offline})
     reasons: dict[RemoteFile, str] = {}
     for file in absent:
         if file in offline:
             reasons[file] = "HF_HUB_OFFLINE is set, and not in the local cache"
-        elif file.host in silent:
-            reasons[file] = f"not in the local cache, and {file.host} cannot be reached ({silent[file.host]})"
+        elif file.host in unreachable:
+            reasons[file] = f"not in the local cache, and {file.host} cannot be reached ({unreachable[file.host]})"
         else:
             try:
                 paths[file] = file.download()

@@ -156,7 +156,7 @@ def find_network(name: str) -> TimmNetwork:
     """Return the network of a valid name; the description of a repository is downloaded if necessary.
 
     Raises:
-        ModelError: A repository's description cannot be had, or is not that of a network of timm.
+        ModelError: A repository's description is not available, or not that of a network of timm.
     """
     if (registered := _registry_name(name)) is not None:
         return TimmNetwork(name, registered, _registered(registered))

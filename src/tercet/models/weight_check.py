@@ -17,7 +17,7 @@ _OFFLINE += "--pretrained false"
 
 
 def missing_weights(members: Sequence[MemberConfig]) -> dict[str, str]:
-    """Return, by member, why initial weights are not at hand; empty if all are.
+    """Return, by member, why initial weights are not available; empty if all are.
 
     Weights that are in no local cache are downloaded. Without a network it takes at most about three seconds for all
     members together: every host is tried once, all at the same time.
