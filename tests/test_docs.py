@@ -256,7 +256,7 @@ def test_table_of_backbones_matches_timm() -> None:
     described = network_descriptions()
     for name, weights in rows:
         assert described[name].startswith("timm backbone")
-        assert described[name].endswith(", pretrained weights") == (weights == "yes"), name
+        assert (", pretrained weights" in described[name]) == (weights == "yes"), name
 
 
 def test_table_of_larger_networks_matches_the_code() -> None:

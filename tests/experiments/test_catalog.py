@@ -1,8 +1,10 @@
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.hub import COMMIT, add_to_cache, isolate, repository_files
 
 from tercet.config.model import BackboneConfig, InputConfig, ModelConfig
 from tercet.config.run import FusionConfig
@@ -10,7 +12,7 @@ from tercet.core.errors import ConfigError
 from tercet.experiments.catalog import describe_dataset, describe_model, list_datasets, list_models
 from tercet.models.build import build
 
-KEYS = {"network", "parameters", "trainable", "buffers", "flops", "input", "classes", "layers", "freezing"}
+KEYS = {"network", "parameters", "trainable", "buffers", "flops", "input", "classes", "layers", "freezing", "weights"}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,31 @@ def test_a_description_equals_the_built_network() -> None:
 def test_a_description_does_not_read_weights(tmp_path: Any) -> None:
     result = describe_model("test_resnet", config=ModelConfig(weights=str(tmp_path / "absent.safetensors")))
     assert result.document["parameters"] > 0
+
+
+def test_weights_are_described_with_licence_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = isolate(tmp_path, monkeypatch)
+    absent = describe_model("test_resnet")
+    assert absent.document["weights"] == {
+        "source": "hf-hub:timm/test_resnet.r160_in1k",
+        "revision": None,
+        "licence": "apache-2.0",
+        "sha256": None,
+        "cached": False,
+    }
+    assert "licence apache-2.0, not in the local cache\n" in absent.text
+    files, _ = repository_files("test_resnet")
+    add_to_cache(cache, "timm/test_resnet.r160_in1k", files)
+    add_to_cache(cache, "acme/net", files)
+    present, other = describe_model("test_resnet"), describe_model("hf-hub:acme/net")
+    assert present.document["weights"]["cached"] and present.document["weights"]["revision"] == COMMIT
+    assert other.document["weights"]["licence"] is None
+    assert "hf-hub:acme/net, licence unknown, in the local cache (revision 0123" in other.text
+    assert describe_model("mobilenetv1_075").document["weights"] is None
+    assert describe_model("small-cnn", image_size=(28, 28)).document["weights"] is None
+    networks = list_models("test_resnet").document
+    assert networks["test_resnet"].endswith("pretrained weights, in the local cache")
+    assert list_models("test_vit").document["test_vit"].endswith(", pretrained weights")
 
 
 def test_flops_are_proportional_to_the_number_of_pixels() -> None:

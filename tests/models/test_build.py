@@ -166,7 +166,16 @@ def test_a_network_is_rebuilt_from_its_input_spec():
             {**SCRATCH, "recurrent": "gru", "scan": "rows", "input": InputConfig(size=(16,))},
             "1 x 1.*scan 'rows'",
         ),
-        ("inception_v3", {**SCRATCH, "input": InputConfig(size=(20,))}, "does not accept images of 20 x 20"),
+        (
+            "inception_v3",
+            {**SCRATCH, "input": InputConfig(size=(20,))},
+            r"inception_v3 does not accept images of 20 x 20 .* set --input.size 299,299, the size of its weights",
+        ),
+        (
+            "nest_tiny",
+            {**SCRATCH, "input": InputConfig(size=(50,))},
+            r"images of 50 x 50 pixels: set --input.size 224,224",
+        ),
         ("deit_tiny_patch16_224", {**SCRATCH, "input": InputConfig(size=(100, 240))}, "16 x 16.*such as 96,240"),
         ("sequencer2d_s", {**SCRATCH, "input": InputConfig(size=(100,))}, "7 x 7.*such as 98,98"),
         ("coat_tiny", {**SCRATCH, "recurrent": "gru", "scan": "rows"}, "use --scan pooled"),

@@ -11,7 +11,7 @@ import torch
 
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.core.errors import ConfigError, ModelError
-from tercet.models import pretrained
+from tercet.models import hub
 from tercet.models.build import build
 from tercet.models.pretrained import load_backbone, read_weights
 
@@ -163,7 +163,7 @@ def test_an_unreachable_host_raises_before_a_download(no_caches, monkeypatch):
 
 
 def test_a_silent_host_times_out(no_caches, monkeypatch):
-    monkeypatch.setattr(pretrained, "_CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ModelError, match=r"cannot be reached.*(timed out|no response within 0.5 s)"):

@@ -20,11 +20,12 @@ from tercet.core.runtime import choose_device
 from tercet.data.decode import Pixels
 from tercet.data.loader import prepare
 from tercet.data.table import Ints, SampleTable
-from tercet.models.build import build, check_network, check_weights
+from tercet.models.build import build, check_network
 from tercet.models.classifier import Classifier
 from tercet.models.forward import evaluation_mode
 from tercet.models.members import resolve_member
 from tercet.models.registry import registered_network
+from tercet.models.weight_check import check_weights
 
 _BATCH = 8  # images; times eight orientations
 
@@ -48,7 +49,7 @@ def check_embedder(network: object) -> None:
         raise ConfigError(
             f"--feature-network {name} would compare features of random recurrent weights: omit `recurrent`"
         )
-    check_weights(name, config)
+    check_weights([member])
 
 
 def build_embedder(network: object, *, channels: int, image_size: tuple[int, int] | None) -> Classifier:

@@ -17,7 +17,7 @@ from typing import TextIO
 from tercet import __version__
 from tercet.cli.command import find_command
 from tercet.config.commands import OutputConfig
-from tercet.core.errors import ConfigError, to_tercet_error
+from tercet.core.errors import ConfigError, ModelError, to_tercet_error
 from tercet.core.output import SafeStream, printable, write
 from tercet.core.registry import PARTS
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             kind = type(error).__name__
             text = f"internal error: {kind}: {error} (run again with --debug and report it)"
             return _print_error(printable(text), 1)
-        problems = known.problems if isinstance(known, ConfigError) else (str(known),)
+        problems = known.problems if isinstance(known, ConfigError | ModelError) else (str(known),)
         return _print_error("\n".join(map(printable, problems)), known.exit_code)
 
 

@@ -11,7 +11,7 @@
     ├── Interrupted  130/143   Ctrl-C or SIGTERM; the state is saved
     └── Crashed    128+signal  a child process was killed by a signal: crash of native code, or out of memory
 
-Messages are one line: what is wrong, where, and what to do.
+Messages are one line: what is wrong, where, and what to do; errors about several members have a line for each.
 """
 
 from __future__ import annotations
@@ -55,9 +55,14 @@ class DataError(TercetError, ValueError):
 
 
 class ModelError(TercetError, ValueError):
-    """Weights, bundles or checkpoints that are corrupt, of an unknown format, or do not match the network."""
+    """Weights, bundles or checkpoints that are missing, corrupt, of an unknown format, or do not match the network."""
 
     exit_code = 4
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (message,)
+        """The lines to print; most errors have one."""
 
 
 class StorageError(TercetError, OSError):

@@ -198,7 +198,7 @@ class RunFolder:
         """Delete the run on errors of the caller's, so that the corrected command can use the same folder."""
         try:
             yield
-        except (ConfigError, DataError, PartError):
+        except (ConfigError, DataError, ModelError, PartError):
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 

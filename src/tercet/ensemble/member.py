@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tercet.config.model import InputConfig, ModelConfig
+from tercet.config.model import BackboneConfig, InputConfig, ModelConfig
 from tercet.config.tta import NO_TTA, TTAConfig
 from tercet.core.errors import ConfigError, ModelError
+from tercet.models.backbone import backbone_origin
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.heads import HEADS
@@ -45,13 +46,17 @@ def describe_member(member: Member, file: str) -> dict[str, Any]:
     """Return a member's manifest entry; `file` is the name of its weight file."""
     classifier = member.classifier
     config = replace(member.config, weights=None, pretrained=False, input=InputConfig(**classifier.spec.to_dict()))
+    network, origin = classifier.network, backbone_origin(classifier)
+    if origin is not None:  # a repository's network is built from timm's registry, with the repository's arguments
+        network, config = origin.architecture, replace(config, backbone=BackboneConfig(origin.arguments))
     tta = {} if member.views == NO_TTA else {"tta": {"views": str(member.views), "seed": member.views.seed}}
     return {
         "name": member.name,
-        "network": classifier.network,
+        "network": network,
         "options": config.to_dict(),
         "input": classifier.spec.to_dict(),
         **({"custom": True} if classifier.custom else {}),
+        **({} if origin is None else {"pretrained": origin.weights}),
         **tta,
         "weights": file,
     }
@@ -88,6 +93,8 @@ def load_member(weights: dict[str, Path], entry: dict[str, Any], num_classes: in
         load_weights=False,
     )
     load_finite(weights[entry["weights"]], classifier)
+    if (origin := backbone_origin(classifier)) is not None:
+        classifier.features.origin = replace(origin, weights=entry.get("pretrained"))  # type: ignore[assignment]
     values = entry.get("tta", {"views": "none", "seed": 0})
     tta = TTAConfig.parse(values["views"], seed=int(values["seed"]))
     return Member(name, classifier.to(device), config, tta)

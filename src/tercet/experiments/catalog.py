@@ -13,7 +13,9 @@ from tercet.data.datasets.info import DATASETS
 from tercet.data.load import find_dataset
 from tercet.models.build import build, network_descriptions, network_names
 from tercet.models.fusion_head import FusionHead
+from tercet.models.registry import registered_network
 from tercet.models.summary import summarize
+from tercet.models.timm_networks import describe_weights, find_network, weights_file
 
 FUSION_HEAD = "e2e"
 
@@ -40,7 +42,7 @@ def describe_model(
     num_members: int = 3,
     fusion: FusionConfig | None = None,
 ) -> CommandResult:
-    """Describe layers, parameters and cost of a network; a partial name lists the networks that contain it.
+    """Describe layers, cost and published weights of a network; a partial name lists the networks that contain it.
 
     Args:
         name: Network, or `e2e` for the fusion head.
@@ -72,8 +74,27 @@ def describe_model(
             image_size=image_size,
             load_weights=False,
         )
-        summary = summarize(network)
+        summary = {**summarize(network), "weights": _weights(name)}
     return CommandResult(_text(summary), summary)
+
+
+def _weights(name: str) -> dict[str, Any] | None:
+    """Return `source`, `revision`, `licence`, `sha256` and `cached` of published weights; None if there are none."""
+    file = None if registered_network(name) is not None else weights_file(name)
+    if file is None:
+        return None
+    path = file.cached()
+    return {**describe_weights(find_network(name), path), "cached": path is not None}
+
+
+def _weights_text(weights: dict[str, Any] | None) -> str:
+    if weights is None:
+        return "none published"
+    state = "in the local cache" if weights["cached"] else "not in the local cache"
+    details = [f"revision {weights['revision']}"] if weights["revision"] else []
+    details += [f"SHA-256 {weights['sha256']}"] if weights["sha256"] else []
+    note = f" ({', '.join(details)})" if details else ""
+    return f"{weights['source']}, licence {weights['licence'] or 'unknown'}, {state}{note}"
 
 
 def _text(summary: dict[str, Any]) -> str:
@@ -93,6 +114,7 @@ def _text(summary: dict[str, Any]) -> str:
         f"  buffers     {summary['buffers']:,} (running statistics)",
         f"  operations  {summary['flops'] / 1e6:,.1f} MFLOP per image (a multiply-add is two)",
         f"  input       {input_text}",
+        *([f"  weights     {_weights_text(summary['weights'])}"] if "weights" in summary else []),
         "  layers",
     ]
     width = max(len(layer["name"]) for layer in summary["layers"])

@@ -49,8 +49,8 @@ from tercet.experiments.results import RunResult
 from tercet.experiments.train import PlannedExperiment, make_plan, write_run
 from tercet.metrics.significance import Comparison
 from tercet.metrics.significance import compare as compare_predictions
-from tercet.models.build import check_weights
 from tercet.models.members import Recipe
+from tercet.models.weight_check import check_weights
 
 
 class ComparisonRun(RunResult):
@@ -118,8 +118,7 @@ class NetworkComparison(PlannedExperiment[ComparisonRun]):
 
     def check(self) -> None:
         """Check the grid and the weights of its networks."""
-        for cell in self.grid():
-            check_weights(cell.network, cell.model)
+        check_weights(self.grid())
 
     def grid(self) -> tuple[MemberConfig, ...]:
         """Return the networks of the grid, checked without data."""

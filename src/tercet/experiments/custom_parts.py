@@ -20,8 +20,8 @@ import cloudpickle
 
 from tercet.core.errors import ConfigError, TercetError
 from tercet.core.registry import PARTS
-from tercet.models.build import is_timm
 from tercet.models.registry import as_factory
+from tercet.models.timm_networks import is_timm
 from tercet.training.callbacks import EVENTS
 
 OPTIONS = {

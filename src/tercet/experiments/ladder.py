@@ -98,7 +98,7 @@ class Ladder:
             began = time.monotonic()
             with self.keeping_best():
                 raise_failures(train_waiting(self.run, self.plan, self.prepared, self.console), self.run)
-                metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared)
+                metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
             self.record(metrics, time.monotonic() - began)
             results = self.with_rungs(metrics, report)
             self.run.write_results(*results)

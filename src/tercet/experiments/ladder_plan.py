@@ -14,13 +14,12 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.presets import LadderConfig, PresetConfig, RungName, has_stages
 from tercet.config.run import MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
-from tercet.core.errors import ConfigError, ModelError
+from tercet.core.errors import ConfigError
 from tercet.core.runtime import plan_threads
 from tercet.data.data_module import DataModule
 from tercet.experiments.estimate import PLANNED, Estimator, members_within
 from tercet.experiments.plan import Plan, Rung
 from tercet.metrics.table import duration
-from tercet.models.build import check_weights
 from tercet.models.heads import FITTED
 from tercet.models.members import (
     MEMBER_OPTIONS,
@@ -33,6 +32,7 @@ from tercet.models.members import (
     resolve_members,
 )
 from tercet.models.registry import has_fitted_head
+from tercet.models.weight_check import missing_weights
 
 Entry = Mapping[str, Any]
 """A member as a mapping of `model` and its options."""
@@ -128,17 +128,15 @@ def _default_entries(prepared: DataModule, model: ModelConfig) -> Sequence[Entry
         ]
     if model.weights is not None:
         return [{"model": PHOTOS[0]}]  # a file has the weights of one network
-    entries: list[Entry] = []
-    reasons = []
-    for network in PHOTOS:
-        try:
-            check_weights(network, model)
-            entries.append({"model": network})
-        except ModelError as error:
-            reasons.append(str(error))
-    if not entries:
-        warnings.warn(f"{reasons[0]}; small networks are trained from scratch instead", stacklevel=2)
-    return entries or [*SMALL_NETWORKS]
+    reasons = missing_weights([MemberConfig(network, network, model) for network in PHOTOS])
+    if len(reasons) == len(PHOTOS):
+        warnings.warn(
+            f"no pretrained weights: {reasons[PHOTOS[0]]}; small networks are trained from scratch instead: for a better "
+            f"model, set --weights FILE with the weights of {PHOTOS[0]}, or of another network with --members",
+            stacklevel=2,
+        )
+        return SMALL_NETWORKS
+    return [{"model": network} for network in PHOTOS if network not in reasons]
 
 
 def _probe(entry: Entry) -> dict[str, Any]:

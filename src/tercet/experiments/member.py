@@ -30,6 +30,7 @@ from tercet.experiments.pool import report_to_parent
 from tercet.experiments.task import task_of
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, score
+from tercet.models.backbone import backbone_origin
 from tercet.models.classifier import Classifier
 from tercet.models.forward import images_per_second, predict
 from tercet.models.registry import has_fitted_head
@@ -94,6 +95,8 @@ def train_member(
     plan = Plan.load(run)
     trainer = _MemberTrainer(run, folder, plan, prepared or plan.open_data(run), name, fold)
     classifier, frozen, summary = trainer.train(callbacks)
+    if (origin := backbone_origin(classifier)) is not None:
+        summary["pretrained"] = origin.weights
     if frozen is not None:
         summary["features"] = {"computed": frozen.computed, "reused": frozen.reused}
     if fold is None:

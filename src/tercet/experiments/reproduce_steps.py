@@ -16,6 +16,7 @@ from rich.console import Console
 from tercet.config.commands import ENSEMBLE, TRAIN, EnsembleConfig
 from tercet.config.experiments import COMPARE, CROSSVAL
 from tercet.config.parser import CommandOptions, ParsedArguments
+from tercet.config.presets import PresetConfig
 from tercet.config.recipe import RecipeStep, Setting
 from tercet.config.run import HEAD_STEPS, MAX_WIDTH, METHODS, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, raise_problems
@@ -39,11 +40,12 @@ _OPTIONS: Mapping[str, CommandOptions] = {
     "ensemble": ENSEMBLE,
 }
 _PUBLISHED = (
+    PresetConfig("paper"),
     RunConfig(ensemble_methods=METHODS),
     EnsembleConfig(ensemble_methods=METHODS),
     FusionConfig(choose="best", width=MAX_WIDTH, steps=HEAD_STEPS),
 )
-"""Defaults of recipes: the head of the paper, and the ensemble with the best score, as published."""
+"""Defaults of recipes: the stages and the head of the paper, and the ensemble with the best score, as published."""
 _FILE_METHODS = ("average", "pruned", "vote")
 
 
@@ -138,8 +140,7 @@ def _runs_of(
             yield StepRun(name, step, run, seed, None)
             continue
         accepted = _OPTIONS[step.command].fields
-        published = {"preset": "paper"} if "preset" in accepted else {}  # where a recipe leaves the stages to it
-        options = {**published, **step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
+        options = {**step.options, "output": str(run.path)} | ({} if seed is None else {"seed": seed})
         options |= {key: value for key, value in shared.items() if key in accepted and value is not None}
         kinds = _OPTIONS[step.command].kinds
         published = [config for config in _PUBLISHED if type(config) in kinds]

@@ -33,8 +33,9 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
 from tercet.experiments.training_checks import check_trainings
-from tercet.models.build import check_build, check_images, check_weights
+from tercet.models.build import check_build, check_images
 from tercet.models.members import Recipe, default_members, resolve_members
+from tercet.models.weight_check import check_weights
 
 _DEMO_MEMBERS = (
     {"model": "small-cnn", "epochs": 30, "augment": "light"},
@@ -168,8 +169,9 @@ def check_members(parsed: ParsedArguments) -> None:
     parsed, config = with_preset_head(parsed), parsed.of(RunConfig)
     choose_device(config.device)
     if config.members:
-        for member in resolve_config(config.members, parsed):
-            check_weights(member.network, member.model)
+        members = resolve_config(config.members, parsed)
+        check_weights(members)
+        for member in members:
             check_build(member.network, member.model)
 
 
@@ -224,6 +226,7 @@ def make_plan(
             images, or the options contradict each other (see `Plan.check`).
     """
     device = choose_device(config.device)
+    check_weights(members)  # those of default members are known only now
     for member in members:
         check_images(member.network, member.model, channels=prepared.channels, image_size=prepared.image_size)
     plan = Plan(

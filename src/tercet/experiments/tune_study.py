@@ -15,9 +15,10 @@ from tercet.config.search_space import Choices, SearchSpace, read_space
 from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.run_folder import RECORD, RunFolder
-from tercet.models.build import check_weights, options_of
+from tercet.models.build import options_of
 from tercet.models.members import NO_RECIPE, Recipe, member_mapping, resolve_member, resolve_members
 from tercet.models.registry import has_fitted_head
+from tercet.models.weight_check import check_weights
 
 _KINDS = (RunConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
 SEARCHED = CommandOptions(*_KINDS)
@@ -123,9 +124,13 @@ class SearchStudy:
         effective: set[str] = set()
         reason, valid = "", 0
         networks = self.space.axis("members")
-        for network in [*self.run.members, *(networks.values if isinstance(networks, Choices) else ())]:
-            member = resolve_member(network, self.base[ModelConfig], self.base[TrainingConfig])
-            check_weights(member.network, member.model)
+        check_weights(
+            resolve_members(
+                [*self.run.members, *(networks.values if isinstance(networks, Choices) else ())],
+                self.base[ModelConfig],
+                self.base[TrainingConfig],
+            )
+        )
         for point in points:
             try:
                 member, _ = self.configuration(point)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combiners import combiner_name, fusion_heads
+from tercet.models.backbone import backbone_origin
 from tercet.models.label_decoder import LabelDecoder
 from tercet.models.summary import count_parameters
 
@@ -29,6 +30,7 @@ def describe_bundle(bundle: Bundle, *, version: str, quantized: Sequence[str] = 
             "views": str(member.views),
             "seed": member.views.seed,
             "precision": "int8" if member.name in quantized else "fp32",
+            **({"pretrained": origin.weights} if (origin := backbone_origin(member.classifier)) else {}),
         }
         for member in bundle.members
     ]

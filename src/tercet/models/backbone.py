@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -59,6 +60,18 @@ def _shape_only_forward(kernel: nn.RNNBase, products: list[int]) -> Callable[...
     return forward
 
 
+@dataclass(frozen=True)
+class BackboneOrigin:
+    """How a backbone can be built again without its repository, and where its initial weights are from."""
+
+    architecture: str
+    """Name in timm's registry."""
+    arguments: dict[str, Any]
+    """Arguments of timm's constructor."""
+    weights: dict[str, Any] | None = None
+    """`source`, `revision`, `licence` and `sha256` of the initial weights; None if they were random."""
+
+
 class Backbone(nn.Module):
     """A timm network without its classifier, with known output shapes.
 
@@ -77,6 +90,8 @@ class Backbone(nn.Module):
     """(h, w) of the feature map; (1, 1) for the pooled vector."""
     num_prefix_tokens: int
     """Number of tokens before those of the grid, such as the class token; 0 for a convolutional network."""
+    origin: BackboneOrigin | None = None
+    """Set by `tercet.models.build.build`."""
 
     def __init__(
         self, network: nn.Module, input_shape: tuple[int, int, int], *, read: Literal["pooled", "map"] = "pooled"
@@ -141,15 +156,33 @@ class Backbone(nn.Module):
         return (rows, count // rows)
 
 
+def backbone_origin(classifier: nn.Module) -> BackboneOrigin | None:
+    """Return the origin of a classifier's backbone; None for networks that are not timm's."""
+    features = getattr(classifier, "features", None)
+    return features.origin if isinstance(features, Backbone) else None
+
+
 def _size_error(network: nn.Module, input_shape: tuple[int, int, int], error: Exception) -> ConfigError:
     if isinstance(error, ConfigError):
         return error
     channels, height, width = input_shape
-    reason = str(error).strip().split("\n")[0][:200]
+    described: dict[str, Any] = getattr(network, "pretrained_cfg", {})
+    native = tuple(described.get("input_size", input_shape))[1:]
     return ConfigError(
-        f"{type(network).__name__} does not accept images of {height} x {width} pixels with {channels} channel(s) "
-        f"({reason}): set --input.size"
+        f"{described.get('architecture') or type(network).__name__} does not accept images of {height} x {width} "
+        f"pixels with {channels} channel(s){size_advice((height, width), native)}{first_line(error)}"
     )
+
+
+def size_advice(size: tuple[int, ...], native: tuple[int, ...]) -> str:
+    """Return what to type if a network does not accept images of a height and width: those of its weights."""
+    return f": set --input.size {native[0]},{native[1]}, the size of its weights" if size != native else ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the start of an exception's message in parentheses; empty if it has none."""
+    line = str(error).strip().split("\n")[0]
+    return f" ({line[:120]}{'...' * (len(line) > 120)})" if line else ""
 
 
 def _remove_unused(module: nn.Module, unused: set[str], *, prefix: str) -> None:

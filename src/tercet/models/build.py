@@ -9,40 +9,39 @@ import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm an
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import timm
 import torch
-from timm.layers import PatchEmbed
-from timm.models import (
-    PretrainedCfg,
-    get_model_input_config,
-    get_pretrained_cfg,
-    is_model_pretrained,
-    resolve_model_input_args,
-    split_model_name_tag,
-)
-from torch import nn
+from timm.models import get_model_input_config
 
 from tercet.config.model import FREEZE_PRESETS, ModelConfig, read_rules
-from tercet.core.errors import ConfigError, ModelError, raise_problems
+from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.registry import did_you_mean
 from tercet.core.types import InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
-from tercet.models.backbone import Backbone
+from tercet.models.backbone import Backbone, BackboneOrigin
 from tercet.models.classifier import Classifier
 from tercet.models.heads import HEADS, head_options
 from tercet.models.label_decoder import decode_labels
-from tercet.models.pretrained import hub_file, load_backbone, read_weights
+from tercet.models.pretrained import load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
 from tercet.models.registry import (
     BuildRequest,
     has_fitted_head,
     native_spec,
     override,
-    pixel_size,
     registered_network,
     registered_networks,
+)
+from tercet.models.timm_networks import (
+    describe_file,
+    describe_weights,
+    find_network,
+    is_timm,
+    naming_hint,
+    published_weights,
+    weights_file,
 )
 
 _DEFAULT = ModelConfig()
@@ -103,35 +102,25 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
         ConfigError: The network is unknown, or options have no effect on it.
     """
     if registered_network(network) is None and not is_timm(network):
-        raise ConfigError(
-            f"unknown network '{network}'{did_you_mean(network, network_names())}: 'tercet models' lists all"
-        )
+        hint = naming_hint(network) or did_you_mean(network, network_names())
+        raise ConfigError(f"unknown network '{network}'{hint}: 'tercet models' lists all")
     ignored = sorted(changed_options(config) - options_of(network, config) - _ALWAYS_VALID)
     raise_problems(f"{_flag(name)} has no effect on {_describe_choice(network, config, name)}" for name in ignored)
 
 
-def check_weights(network: str, config: ModelConfig) -> None:
-    """Find the initial weights of a network, downloading pretrained ones, before any other work starts.
-
-    Raises:
-        ModelError: The file is missing, the download fails, or no weights are published.
-    """
-    if config.weights is not None:
-        if not Path(config.weights).expanduser().is_file():
-            raise ModelError(f"weights file {config.weights} does not exist")
-    elif registered_network(network) is None and config.pretrained:
-        hub_file(network, _pretrained_cfg(network))
-
-
 def check_build(network: str, config: ModelConfig) -> None:
-    """Check options of a timm backbone that require building it; no weights are loaded.
+    """Check options of a timm backbone that require building it.
+
+    Weights are loaded if the image size is set, because those of some networks fit one size only.
 
     Raises:
-        ConfigError: The network does not accept the image size, or freezing rules do not fit its parameter names.
+        ConfigError: The network or its weights do not accept the image size, or freezing rules do not fit its parameter
+            names.
     """
     needs_build = {"backbone", "freeze", "input"} & changed_options(config)
     if needs_build and registered_network(network) is None:
-        build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=False)
+        channels, sized = config.input.channels or 3, config.input.size is not None
+        build(network, num_classes=2, config=config, channels=channels, load_weights=sized)
 
 
 def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:
@@ -157,10 +146,11 @@ def network_descriptions() -> dict[str, str]:
     """Return one line per network, by name, in the order of `network_names`."""
     descriptions = {name: entry.description for name, entry in registered_networks().items()}
     for name in timm.list_models():
-        size = " x ".join(map(str, _pretrained_cfg(name).input_size[1:]))
-        descriptions[name] = (
-            f"timm backbone, {size} pixels, {'no ' * (not is_model_pretrained(name))}pretrained weights"
-        )
+        size = " x ".join(map(str, find_network(name).pretrained.input_size[1:]))
+        file = weights_file(name)
+        state = "no pretrained weights" if file is None else "pretrained weights"
+        cached = ", in the local cache" if file is not None and file.cached() is not None else ""
+        descriptions[name] = f"timm backbone, {size} pixels, {state}{cached}"
     return descriptions
 
 
@@ -195,18 +185,6 @@ def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
     return f"--recurrent {config.recurrent}" if option in _RECURRENT else f"--head {config.head}"
 
 
-def is_timm(network: str) -> bool:
-    """Return whether timm has a network of this name, with or without the tag of its weights."""
-    architecture, tag = split_model_name_tag(network)
-    if not timm.is_model(architecture):
-        return False
-    return not tag or network in timm.list_models(f"{architecture}.*", pretrained=False, include_tags=True)
-
-
-def _pretrained_cfg(network: str) -> PretrainedCfg:
-    return get_pretrained_cfg(network) or PretrainedCfg()
-
-
 def _timm_classifier(request: BuildRequest) -> Classifier:
     config = request.config
     backbone, spec = _timm_backbone(request)
@@ -238,55 +216,23 @@ def _timm_classifier(request: BuildRequest) -> Classifier:
 
 def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     """Return the backbone with its weights, and its input spec with the user's changes."""
-    config, pretrained_cfg = request.config, _pretrained_cfg(request.network)
+    config, published = request.config, find_network(request.network)
+    native, file = published.pretrained, None
     has_weights = config.pretrained or config.weights is not None
-    channels = config.input.channels or (pretrained_cfg.input_size[0] if has_weights else request.channels)
-    tensors, overlay = None, None
-    if request.load_weights and config.weights is not None:
-        tensors = read_weights(Path(config.weights).expanduser())
-    elif request.load_weights and config.pretrained:
-        file = hub_file(request.network, pretrained_cfg)
-        overlay = {"file": str(file), "custom_load": pretrained_cfg.custom_load}
-    network = _create_model(request, channels, overlay)
+    channels = config.input.channels or (native.input_size[0] if has_weights else request.channels)
+    if request.load_weights and has_weights:
+        file = Path(config.weights).expanduser() if config.weights else published_weights(request.network)
+    network = published.create(config, channels, weights=None if config.weights else file)
     size = get_model_input_config(network)["input_size"][1:]
-    spec = override(native_spec(pretrained_cfg, channels, cast("tuple[int, int]", tuple(size))), config.input)
-    _require_whole_patches(request.network, network, spec.size, native=tuple(pretrained_cfg.input_size[1:]))
-    if tensors is not None:
-        load_backbone(network, tensors, source=str(config.weights))
+    spec = override(native_spec(native, channels, cast("tuple[int, int]", tuple(size))), config.input)
+    published.check_size(network, spec.size)
+    if file is not None and config.weights:
+        load_backbone(network, read_weights(file), source=config.weights)
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
-    return Backbone(network, (spec.channels, *spec.size), read=read), spec
-
-
-def _create_model(request: BuildRequest, channels: int, overlay: dict[str, Any] | None) -> nn.Module:
-    """Return timm's network without classifier; errors of its constructor become a ConfigError."""
-    arguments = {"num_classes": 0, **request.config.backbone.args}
-    size = pixel_size(request.config.input)
-    try:
-        resolved = resolve_model_input_args(
-            request.network, {"img_size": size} if size else None, **{"in_chans": channels, **arguments}
-        )
-        network: nn.Module = timm.create_model(
-            pretrained=overlay is not None, pretrained_cfg_overlay=overlay, **resolved
-        )
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        setting = f" with --backbone.args {request.config.backbone.args}" if request.config.backbone.args else ""
-        raise ConfigError(f"timm cannot create '{request.network}'{setting}: {reason}") from error
-    return network
-
-
-def _require_whole_patches(name: str, network: nn.Module, size: tuple[int, int], *, native: tuple[int, ...]) -> None:
-    """Raise for a size that is not a multiple of the patch size: timm would ignore the last rows and columns."""
-    patches = getattr(network, "patch_embed", getattr(network, "stem", None))  # Sequencers have patches in the stem
-    if size == native or not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
-        return
-    height, width = patches.patch_size
-    if size[0] % height or size[1] % width:
-        nearest = tuple(max(1, round(pixels / side)) * side for pixels, side in zip(size, (height, width), strict=True))
-        raise ConfigError(
-            f"'{name}' has patches of {height} x {width} pixels, and {size[0]} x {size[1]} is not a multiple: "
-            f"set --input.size, such as {nearest[0]},{nearest[1]}"
-        )
+    backbone = Backbone(network, (spec.channels, *spec.size), read=read)
+    weights = None if file is None else describe_file(file) if config.weights else describe_weights(published, file)
+    backbone.origin = BackboneOrigin(published.architecture, published.arguments(config), weights)
+    return backbone, spec
 
 
 def _require_sequence(request: BuildRequest, backbone: Backbone) -> None:

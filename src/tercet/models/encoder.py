@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tercet.core.types import BatchSource
+from tercet.models.backbone import backbone_origin
 from tercet.models.classifier import Classifier
 from tercet.models.forward import evaluation_mode
 
@@ -59,7 +60,9 @@ def encoder_key(classifier: Classifier, *arguments: object) -> str:
         *arguments: Options that change the computation but not the weights.
     """
     spec = sorted(classifier.spec.to_dict().items())
-    digest = hashlib.sha256(repr((classifier.network, timm.__version__, spec, arguments)).encode())
+    origin = backbone_origin(classifier)  # its name does not depend on the repository, nor on a bundle
+    network = (origin.architecture, sorted(origin.arguments.items())) if origin else classifier.network
+    digest = hashlib.sha256(repr((network, timm.__version__, spec, arguments)).encode())
     for name, tensor in classifier.features.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -14,13 +14,15 @@ from tercet.config.parser import CommandOptions
 from tercet.config.presets import Preset, with_recipe
 from tercet.config.run import MemberConfig
 from tercet.config.training import SINGLE_STAGE, TrainingConfig
-from tercet.core.errors import ConfigError, ModelError, raise_problems
+from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.files import slug
 from tercet.core.registry import PARTS
 from tercet.core.yaml_io import read_mapping
-from tercet.models.build import changed_options, check_network, check_weights, is_timm, options_of
+from tercet.models.build import changed_options, check_network, options_of
 from tercet.models.heads import FITTED
 from tercet.models.registry import has_fitted_head
+from tercet.models.timm_networks import is_timm
+from tercet.models.weight_check import missing_weights
 
 SMALL_IMAGES = ("small-cnn", "row-lstm", "test_resnet")
 """Default members for images of at most 64 x 64 pixels; trained from scratch."""
@@ -49,10 +51,13 @@ def default_members(image_size: tuple[int, int], config: ModelConfig = _DEFAULTS
     if config.head in FITTED:
         if max(image_size) <= SMALL_SIDE and config.weights is None:
             return ("pixels",)
-        try:
-            check_weights(ENCODER, config)
-        except ModelError as error:
-            warnings.warn(f"{error}; the pixels are used instead of features", stacklevel=2)
+        reasons = {} if config.weights else missing_weights([MemberConfig(ENCODER, ENCODER, config)])
+        if reasons:
+            warnings.warn(
+                f"no pretrained weights for '{ENCODER}': {reasons[ENCODER]}; the pixels are used instead of features: "
+                "for a better classifier, set --weights FILE",
+                stacklevel=2,
+            )
             return ("pixels",)
         return (ENCODER,)
     if max(image_size) > SMALL_SIDE:

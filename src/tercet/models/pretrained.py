@@ -1,4 +1,4 @@
-"""Pretrained weights from files and from the Hugging Face hub."""
+"""Pretrained weights of timm networks from files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm an
 
 import pickle
 import sys
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import huggingface_hub
 import safetensors.torch
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from timm.models import PretrainedCfg, adapt_input_conv, clean_state_dict, get_model_input_config
+from timm.models import adapt_input_conv, clean_state_dict, get_model_input_config
 from torch import Tensor, nn
 
 from tercet.core.errors import ModelError
@@ -146,112 +140,3 @@ def _differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
 
 def _join(names: list[str]) -> str:
     return ", ".join(names[:_NUM_EXAMPLES]) + (", ..." if len(names) > _NUM_EXAMPLES else "")
-
-
-_CONNECT_TIMEOUT = 4.0  # seconds
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-def hub_file(network: str, config: PretrainedCfg) -> Path:
-    """Return the local file with a network's pretrained weights, downloading it if necessary.
-
-    Local caches are searched first. Before a download, the host must respond within a few seconds, because the hub's
-    client would retry for minutes on a machine without internet access.
-
-    Args:
-        network: Name of the network, for messages.
-        config: timm's description of the weights.
-
-    Raises:
-        ModelError: No weights are published, or they are neither cached nor reachable.
-    """
-    cached = _cached(config)
-    if cached is not None:
-        return cached
-    if not config.has_weights:
-        raise _unavailable(network, "none are published")
-    host = huggingface_hub.constants.ENDPOINT if config.hf_hub_id else _origin(_url(config))
-    if config.hf_hub_id and huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise _unavailable(network, "HF_HUB_OFFLINE is set and they are not in the local cache")
-    reason = _unreachable(host)
-    if reason is not None:
-        raise _unavailable(network, f"they are not in the local cache and {host} cannot be reached ({reason})")
-    try:
-        return _download(config)
-    except Exception as error:  # the client and the network may fail in any way, with the same remedy
-        raise _unavailable(network, f"the download failed ({str(error).strip().splitlines()[0][:160]})") from error
-
-
-def _unavailable(network: str, reason: str) -> ModelError:
-    return ModelError(
-        f"no pretrained weights for '{network}': {reason}; set --weights FILE, or train from scratch with "
-        "--pretrained false"
-    )
-
-
-def _url(config: PretrainedCfg) -> str:
-    return str(config.url if isinstance(config.url, str) or config.url is None else config.url[0])
-
-
-def _origin(url: str) -> str:
-    parts = urlparse(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _hub_arguments(config: PretrainedCfg) -> tuple[dict[str, Any], tuple[str, ...]]:
-    repository, _, revision = str(config.hf_hub_id).partition("@")
-    files = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
-    return {"repo_id": repository, "revision": revision or None}, files
-
-
-def _url_cache(config: PretrainedCfg) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(_url(config)).path).name
-
-
-def _cached(config: PretrainedCfg) -> Path | None:
-    if config.file:
-        return Path(config.file)
-    if config.hf_hub_id:
-        arguments, files = _hub_arguments(config)
-        for name in files:
-            path = huggingface_hub.try_to_load_from_cache(filename=name, **arguments)
-            if isinstance(path, str):
-                return Path(path)
-    if config.url and _url_cache(config).is_file():
-        return _url_cache(config)
-    return None
-
-
-def _download(config: PretrainedCfg) -> Path:
-    if not config.hf_hub_id:
-        target = _url_cache(config)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(_url(config), str(target), progress=False)
-        return target
-    arguments, files = _hub_arguments(config)
-    for name in files[:-1]:
-        try:
-            return Path(huggingface_hub.hf_hub_download(filename=name, **arguments))
-        except EntryNotFoundError:
-            continue
-    return Path(huggingface_hub.hf_hub_download(filename=files[-1], **arguments))
-
-
-def _unreachable(host: str) -> str | None:
-    """Return why `host` does not respond within a few seconds, or None if it does."""
-    results: list[str | None] = []
-
-    def connect() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=_CONNECT_TIMEOUT):
-                results.append(None)
-        except urllib.error.HTTPError as error:
-            error.close()
-            results.append(None)  # any response will do
-        except (OSError, ValueError) as error:
-            results.append(str(getattr(error, "reason", error)))
-
-    thread = threading.Thread(target=connect, daemon=True)  # a thread, because DNS lookups have no time limit
-    thread.start()
-    thread.join(_CONNECT_TIMEOUT + 1)
-    return results[0] if results else f"no response within {_CONNECT_TIMEOUT:g} s"
