@@ -90,19 +90,42 @@ def frozen_backbone(
         assert isinstance(images, torch.Tensor)  # one spec
         if classifier.eval().features(classifier.preprocess(images)).ndim != 2:
             return None  # a feature map for a scan: larger than the images
-    encoder = Encoder(classifier, device=plan.device, expected=len(rows))
+    arguments, workers = sorted(member.model.backbone.args.items()), plan.data_config.num_workers
     cache = FeatureCache()
-    key = encoder_key(classifier, sorted(member.model.backbone.args.items()))
-    specs, workers = (classifier.spec,), plan.data_config.num_workers
-    values = cache.features(
-        key,
-        pixel_digests(prepared.images, rows),
-        lambda positions: encoder.encode(prepared.loader(rows[positions], specs, num_workers=workers)),
-    )
+    values = cached_features(classifier, prepared, rows, cache, arguments, device=plan.device, num_workers=workers)
     features: Features = np.zeros((len(prepared.table), values.shape[1]), dtype=np.float32)
     features[rows] = values
     head = fitted_head(member.network, member.model) or member.model.head
     return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused, head)
+
+
+def cached_features(
+    classifier: Classifier,
+    prepared: DataModule,
+    rows: Rows,
+    cache: FeatureCache,
+    arguments: object,
+    *,
+    device: str,
+    num_workers: int = 0,
+) -> Features:
+    """Return the features of a network's backbone for some rows; those that are not stored are computed.
+
+    Args:
+        classifier: The network.
+        prepared: The data.
+        rows: N rows.
+        cache: Stores the features, and counts them.
+        arguments: Options of the backbone that change the computation but not the weights.
+        device: Where to compute.
+        num_workers: Decoding processes, if images are decoded on demand.
+    """
+    encoder = Encoder(classifier, device=device, expected=len(rows))
+    return cache.features(
+        encoder_key(classifier, arguments),
+        pixel_digests(prepared.images, rows),
+        lambda positions: encoder.encode(prepared.loader(rows[positions], (classifier.spec,), num_workers=num_workers)),
+    )
 
 
 def fit_head(
