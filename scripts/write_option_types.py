@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from tercet.config.commands import AUDIT, ENSEMBLE, TRAIN, OutputConfig, ResumeConfig
+from tercet.config.commands import AUDIT, EMBED, ENSEMBLE, TRAIN, OutputConfig, ResumeConfig
 from tercet.config.experiments import COMPARE, CROSSVAL, REPRODUCE, TUNE
 from tercet.config.fields import Field, list_fields, nested_classes, prefix_of
 from tercet.config.parser import CommandOptions
@@ -35,6 +35,7 @@ COMMANDS = {
     "AuditOptions": AUDIT,
     "CompareOptions": COMPARE,
     "CrossvalOptions": CROSSVAL,
+    "EmbedOptions": EMBED,
     "EnsembleOptions": ENSEMBLE,
     "ReproduceOptions": REPRODUCE,
     "TrainOptions": TRAIN,

@@ -66,6 +66,8 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
         ("imagehash", ["audit", data], "audit"),
         ("cleanlab", ["audit", data, "--run", run], "audit"),
         ("captum", ["explain", run, data], "explain"),
+        ("pandas", ["embed", data, f"{page}.parquet"], "parquet"),
+        ("pyarrow", ["embed", data, f"{page}.parquet"], "parquet"),
         ("matplotlib", ["explain", run, data], "explain"),
     ]
     command = [sys.executable, "-c", RUN_CASES, str(tmp_path / "stderr")]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tercet.experiments.catalog import list_models as list_models
     from tercet.experiments.compare import compare as compare
     from tercet.experiments.crossval import crossval as crossval
+    from tercet.experiments.embed import embed as embed
+    from tercet.experiments.embed import search as search
     from tercet.experiments.ensemble import combine as combine
     from tercet.experiments.reproduce import reproduce as reproduce
     from tercet.experiments.runs import runs as runs
@@ -62,6 +64,7 @@ _MODULES = {
     "demo": "experiments.train",
     "describe_dataset": "experiments.catalog",
     "describe_model": "experiments.catalog",
+    "embed": "experiments.embed",
     "evaluate": "inference.evaluate",
     "explain_images": "explain.explain",
     "export_model": "export.export",
@@ -73,6 +76,7 @@ _MODULES = {
     "register": "core.registry",
     "reproduce": "experiments.reproduce",
     "runs": "experiments.runs",
+    "search": "experiments.embed",
     "train": "experiments.train",
     "tune": "experiments.tune",
     "verify": "export.verify",

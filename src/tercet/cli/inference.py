@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tercet
 from tercet.cli.command import command, console
-from tercet.config.commands import AUDIT, ExplainConfig
+from tercet.config.commands import AUDIT, EMBED, SEARCH, ExplainConfig
 from tercet.config.fields import Config, bounded
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
@@ -154,6 +154,44 @@ def audit(data: LabelledData, *, parsed: ParsedArguments) -> Any:
     from tercet.audit.run import run_audit
 
     return run_audit(data, parsed, console=console())
+
+
+@command("Analysis", EMBED)
+def embed(
+    data: Annotated[str, "folder of images, table, zip, or data set name"],
+    file: Annotated[str, "features to write: .npz, .parquet or .csv"],
+    *,
+    parsed: ParsedArguments,
+) -> Any:
+    """Write the features of images, by a frozen network or a trained model, to a file.
+
+    The file has ids, labels, paths and features. Features are computed once, and stored for all commands.
+
+    Examples:
+        photos/ features.npz
+        photos/ features.csv --network resnet18
+        photos/ features.npz --model runs/photos-1
+    """
+    from tercet.experiments.embed import run_embed
+
+    return run_embed(data, parsed, console=console(), file=file)
+
+
+@command("Analysis", SEARCH)
+def search(
+    data: Annotated[str, "folder of images, table, zip, or data set name"], images: Images, *, parsed: ParsedArguments
+) -> Any:
+    """Find the images of a data set that are most similar to some images.
+
+    Lists path, label and cosine similarity of the features. An image of the data is not among its own results.
+
+    Examples:
+        photos/ new-photo.jpg
+        photos/ photos/cat/12.jpg --top 5 --model runs/photos-1
+    """
+    from tercet.experiments.embed import run_search
+
+    return run_search(data, images, parsed, console=console())
 
 
 @command("Analysis")

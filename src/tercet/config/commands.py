@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from tercet.config.fields import Config, bounded
-from tercet.config.model import ModelConfig
+from tercet.config.model import InputConfig, ModelConfig
 from tercet.config.parser import CommandOptions
 from tercet.config.presets import LadderConfig, PresetConfig
 from tercet.config.run import CalibrationConfig, DataConfig, FusionConfig, RunConfig
@@ -92,6 +92,36 @@ class AuditConfig(Config):
 
 
 @dataclass(frozen=True)
+class EncoderConfig(Config):
+    """Network whose features are computed."""
+
+    network: tuple[Any, ...] = ()
+    """Frozen network: name, YAML file, or mapping of `model` and its options (default: that of probe)."""
+    weights: str | None = None
+    """Load the network's weights from this file (safetensors, or a PyTorch checkpoint of tensors only)."""
+    input: InputConfig = field(default_factory=InputConfig)
+    """Input size and preprocessing."""
+    model: str | None = None
+    """Run or bundle whose members' features are computed instead, side by side."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def _rules(self) -> Iterable[Problem]:
+        if len(self.network) > 1:
+            yield Problem("network takes one network", "network")
+        if self.model is not None and (self.network or self.weights or self.input != InputConfig()):
+            yield Problem("model has its own networks: omit network, weights and input", "model", "network")
+
+
+@dataclass(frozen=True)
+class SearchConfig(Config):
+    """Results of a search."""
+
+    top: int = bounded(10, above=0)
+    """Number of images to list per searched image."""
+
+
+@dataclass(frozen=True)
 class ExplainConfig:
     """Explanations to compute, and their output folder."""
 
@@ -117,4 +147,6 @@ TRAINING = (RunConfig, PresetConfig, ResumeConfig, DataConfig, ModelConfig, Trai
 """Options shared by `train`, `crossval` and `tune`."""
 TRAIN = CommandOptions(*TRAINING, LadderConfig, CalibrationConfig, OutputConfig)
 ENSEMBLE = CommandOptions(EnsembleConfig, FusionConfig, CalibrationConfig, OutputConfig)
+EMBED = CommandOptions(EncoderConfig, DataConfig, OutputConfig)
+SEARCH = CommandOptions(SearchConfig, EncoderConfig, DataConfig, OutputConfig)
 AUDIT = CommandOptions(AuditConfig, DataConfig, OutputConfig)

@@ -160,8 +160,9 @@ class ModelConfig(Config):
     num_biases: Literal[1, 2] = 2
     """Bias vectors per gate: 2 (PyTorch) or 1 (Keras and the paper's parameter counts)."""
     head: str = field(default="paper", metadata={"registry": "head"})
-    """Classification head: noise + dense + ReLU + linear (paper), linear, dense + ReLU + dropout + linear (mlp), or a
-    logistic regression fitted on the features of the frozen backbone (logistic)."""
+    """Classification head: noise + dense + ReLU + linear (paper), linear, dense + ReLU + dropout + linear (mlp); or
+    fitted on features of the frozen backbone: logistic or ridge regression, nearest neighbours (knn), class means
+    (prototype)."""
     head_hidden_dim: int | None = bounded(None, above=0)
     """Hidden dimension of the head (paper: 1024, mlp: 512, leaf-cnn: 4096, small-cnn and row classifiers: 32)."""
     noise: float = bounded(0.1, least=0)

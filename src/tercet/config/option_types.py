@@ -219,6 +219,20 @@ class CrossvalOptions(_FoldsConfigDict, _RunConfigDict, _ModelConfigDict, _Train
     callbacks: Sequence[Any] | Any
 
 
+class _EncoderConfigDict(TypedDict, total=False):
+    input: _InputConfigDict | Mapping[str, Any]
+    network: Sequence[Any] | Text
+    weights: Text | None
+    model: Text | None
+    device: Text
+
+
+class EmbedOptions(_EncoderConfigDict, total=False):
+    """Options of `tercet embed`."""
+
+    data: _DataConfigDict | Mapping[str, Any]
+
+
 class _EnsembleConfigDict(TypedDict, total=False):
     ensemble_methods: Sequence[Part] | Text | None
     output: Text | None

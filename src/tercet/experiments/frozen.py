@@ -24,9 +24,20 @@ from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
 from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
 from tercet.models.forward import predict_logits
-from tercet.models.registry import has_fitted_head
-from tercet.training.linear_heads import fit_logistic
+from tercet.models.registry import fitted_head, has_fitted_head
+from tercet.training.fitted_heads import Fitter, TrainingFeatures
+from tercet.training.linear_heads import fit_logistic, fit_ridge
 from tercet.training.losses import sample_weights
+from tercet.training.similarity_heads import fit_knn, fit_prototype
+
+FITTERS: dict[str, Fitter] = {
+    "logistic": fit_logistic,
+    "ridge": fit_ridge,
+    "prototype": fit_prototype,
+    "knn": fit_knn,
+}
+"""Functions that fit a head, by its name."""
+_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,8 @@ class FrozenBackbone:
     """Features that this training computed."""
     reused: int
     """Features that were stored."""
+    head: str
+    """Name of the head."""
 
 
 def without_backbone(
@@ -78,18 +91,42 @@ def frozen_backbone(
         assert isinstance(images, torch.Tensor)  # one spec
         if classifier.eval().features(classifier.preprocess(images)).ndim != 2:
             return None  # a feature map for a scan: larger than the images
-    encoder = Encoder(classifier, device=plan.device, expected=len(rows))
+    arguments, workers = sorted(member.model.backbone.args.items()), plan.data_config.num_workers
     cache = FeatureCache()
-    key = encoder_key(classifier, sorted(member.model.backbone.args.items()))
-    specs, workers = (classifier.spec,), plan.data_config.num_workers
-    values = cache.features(
-        key,
-        pixel_digests(prepared.images, rows),
-        lambda positions: encoder.encode(prepared.loader(rows[positions], specs, num_workers=workers)),
-    )
+    values = cached_features(classifier, prepared, rows, cache, arguments, device=plan.device, num_workers=workers)
     features: Features = np.zeros((len(prepared.table), values.shape[1]), dtype=np.float32)
     features[rows] = values
-    return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused)
+    head = fitted_head(member.network, member.model) or member.model.head
+    return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused, head)
+
+
+def cached_features(
+    classifier: Classifier,
+    prepared: DataModule,
+    rows: Rows,
+    cache: FeatureCache,
+    arguments: object,
+    *,
+    device: str,
+    num_workers: int = 0,
+) -> Features:
+    """Return the features of a network's backbone for some rows; those that are not stored are computed.
+
+    Args:
+        classifier: The network.
+        prepared: The data.
+        rows: N rows.
+        cache: Stores the features, and counts them.
+        arguments: Options of the backbone that change the computation but not the weights.
+        device: Where to compute.
+        num_workers: Decoding processes, if images are decoded on demand.
+    """
+    encoder = Encoder(classifier, device=device, expected=len(rows))
+    return cache.features(
+        encoder_key(classifier, arguments),
+        pixel_digests(prepared.images, rows),
+        lambda positions: encoder.encode(prepared.loader(rows[positions], (classifier.spec,), num_workers=num_workers)),
+    )
 
 
 def fit_head(
@@ -102,7 +139,7 @@ def fit_head(
     scorer: Scorer,
     seed: int,
 ) -> EpochRow:
-    """Fit a logistic head on training rows and set it in the classifier.
+    """Fit the head on training rows and set it in the classifier.
 
     Args:
         frozen: The features.
@@ -111,27 +148,28 @@ def fit_head(
         validation: Batches of features of the monitored rows.
         config: Class weights.
         scorer: Scores the monitored rows.
-        seed: Seed of the cross-validation that chooses the penalty.
+        seed: Seed of the cross-validation that chooses settings such as the penalty.
 
     Returns:
         The only row of the training's history.
     """
     start = time.monotonic()
     table = prepared.table.take(rows)
-    head = fit_logistic(
-        frozen.features[rows],
-        table.labels,
-        frozen.classifier.num_classes,
-        groups=table.groups,
-        weights=sample_weights(config, table),
-        seed=seed,
+    fitted = FITTERS[frozen.head](
+        TrainingFeatures(
+            frozen.features[rows],
+            table.labels,
+            frozen.classifier.num_classes,
+            groups=table.groups,
+            weights=sample_weights(config, table),
+            seed=seed,
+        )
     )
-    layer = frozen.classifier.head.get_submodule("classes")
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight))  # type: ignore[operator]
-        layer.bias.copy_(torch.from_numpy(head.bias))  # type: ignore[operator]
-    logits = torch.from_numpy(head.logits(frozen.features[rows]))
-    labels = torch.from_numpy(table.labels)
+    head = frozen.classifier.head
+    head.load_state_dict({name: torch.from_numpy(value) for name, value in fitted.tensors.items()})
+    features, labels = torch.from_numpy(frozen.features[rows]), torch.from_numpy(table.labels)
+    with torch.inference_mode():
+        logits = torch.cat([head(part) for part in torch.split(features, _BATCH)])
     monitored = predict_logits(frozen.module, validation)
     scores = scorer(torch.from_numpy(monitored.values), torch.from_numpy(monitored.labels))
     return EpochRow(
@@ -144,5 +182,5 @@ def fit_head(
         validation=scores,
         seconds=time.monotonic() - start,
         best=True,
-        note=f"logistic regression, C {head.penalty:g}",
+        note=fitted.note,
     )

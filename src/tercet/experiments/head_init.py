@@ -17,6 +17,7 @@ from tercet.data.feature_cache import FeatureCache, Features, pixel_digests
 from tercet.experiments.plan import Plan
 from tercet.models.classifier import Classifier
 from tercet.models.encoder import Encoder, encoder_key
+from tercet.training.fitted_heads import TrainingFeatures
 from tercet.training.linear_heads import fit_logistic
 from tercet.training.losses import sample_weights
 
@@ -69,10 +70,11 @@ def initialize_head(
         values = _features(classifier, member, plan, prepared, rows, cache) if features is None else features[rows]
     table = prepared.table.take(rows)
     weights = sample_weights(member.training, table)
-    head = fit_logistic(values, table.labels, classifier.num_classes, groups=table.groups, weights=weights, seed=seed)
+    data = TrainingFeatures(values, table.labels, classifier.num_classes, table.groups, weights, seed)
+    fitted = fit_logistic(data)
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight))
-        layer.bias.copy_(torch.from_numpy(head.bias))
+        layer.weight.copy_(torch.from_numpy(fitted.tensors["classes.weight"]))
+        layer.bias.copy_(torch.from_numpy(fitted.tensors["classes.bias"]))
     return {"computed": cache.computed, "reused": cache.reused}
 
 

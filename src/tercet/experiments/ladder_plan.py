@@ -131,8 +131,8 @@ def _default_entries(prepared: DataModule, model: ModelConfig) -> Sequence[Entry
     reasons = missing_weights([MemberConfig(network, network, model) for network in PHOTOS])
     if len(reasons) == len(PHOTOS):
         warnings.warn(
-            f"no pretrained weights: {reasons[PHOTOS[0]]}; small networks are trained from scratch instead: for a better "
-            f"model, set --weights FILE with the weights of {PHOTOS[0]}, or of another network with --members",
+            f"no pretrained weights: {reasons[PHOTOS[0]]}; small networks are trained from scratch instead: for a "
+            f"better model, set --weights FILE with the weights of {PHOTOS[0]}, or of another network with --members",
             stacklevel=2,
         )
         return SMALL_NETWORKS

@@ -22,7 +22,7 @@ from tercet.core.types import InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone, BackboneOrigin
 from tercet.models.classifier import Classifier
-from tercet.models.heads import HEADS, head_options
+from tercet.models.heads import FITTED, HEADS, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
@@ -157,17 +157,14 @@ def network_descriptions() -> dict[str, str]:
 def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that have an effect on a network, given the other options."""
     if entry := registered_network(network):
-        return entry.options if entry.custom else entry.options | {"labels"}
-    options = {"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"}
+        options = entry.options if entry.custom else entry.options | {"labels"}
+        return options | {"head"} if entry.fitted and config.head in FITTED else options
+    options = frozenset({"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"})
     options |= head_options(config.head)
     if config.recurrent == "none":
-        return frozenset(options)
-    options |= _RECURRENT | {"num_biases"}
-    if config.recurrent != "gru":
-        options -= {"reset_after"}
-    if config.recurrent == "rnn":
-        options -= {"recurrent_activation"}
-    return frozenset(options)
+        return options
+    unused = {"rnn": {"reset_after", "recurrent_activation"}, "lstm": {"reset_after"}}
+    return (options | _RECURRENT | {"num_biases"}) - unused.get(config.recurrent, set())
 
 
 def changed_options(config: ModelConfig) -> set[str]:

@@ -24,6 +24,9 @@ OPTIONS = {
     "paper": frozenset({"head_hidden_dim", "noise"}),
     "linear": frozenset[str](),
     "logistic": frozenset[str](),
+    "ridge": frozenset[str](),
+    "prototype": frozenset[str](),
+    "knn": frozenset[str](),
     "mlp": frozenset({"head_hidden_dim", "dropout"}),
 }
 """Fields of `ModelConfig` that have an effect on each built-in head; on a caller's head all may have one."""
@@ -56,19 +59,39 @@ def paper_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.M
     return nn.Sequential(OrderedDict(layers))
 
 
-FITTED = frozenset({"logistic"})
-"""Heads that are fitted on the features of a frozen backbone, by `tercet.training.linear_heads`."""
+FITTED = frozenset({"logistic", "ridge", "knn", "prototype"})
+"""Heads that are fitted on the features of a frozen backbone, by `tercet.training.fitted_heads`."""
 
 
 @HEADS.register("logistic")
+@HEADS.register("ridge")
 @HEADS.register("linear")
 def linear_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
-    """A single linear layer; trained by gradient steps (linear), or fitted on features (logistic)."""
+    """A single linear layer; trained by gradient steps (linear), or fitted on features (logistic, ridge)."""
     from torch import nn
 
     from tercet.models.layers import dense_layer
 
     return nn.Sequential(OrderedDict({"classes": dense_layer(num_features, num_classes)}))
+
+
+@HEADS.register("prototype")
+def prototype_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
+    """The distances to the mean of each class, of features scaled to norm 1; they are linear in these features."""
+    from torch import nn
+
+    from tercet.models.layers import UnitNorm, dense_layer
+
+    layers = {"normalize": UnitNorm(num_features), "classes": dense_layer(num_features, num_classes)}
+    return nn.Sequential(OrderedDict(layers))
+
+
+@HEADS.register("knn")
+def knn_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
+    """The votes of the most similar training images."""
+    from tercet.models.nearest_neighbors import NearestNeighbors
+
+    return NearestNeighbors(num_features, num_classes)
 
 
 @HEADS.register("mlp")

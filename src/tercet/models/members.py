@@ -112,8 +112,6 @@ def resolve_members(
             problems.extend(f"member {position + 1}: {text}" for text in error.problems)
     raise_problems(problems)
     used = {name for member in resolved for name in changed_options(member.model)}
-    if model.head in FITTED and any(has_fitted_head(member.network, member.model) for member in resolved):
-        used.add("head")
     raise_problems(
         f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - used)
     )
@@ -168,6 +166,8 @@ def resolve_member(
             [
                 bool(unused) and f"the head of {name} is fitted, not trained in epochs: remove {', '.join(unused)}",
                 "freeze" in member_options and f"the head of {name} needs a frozen backbone: remove freeze",
+                config.recurrent != "none"
+                and f"the head of {name} is fitted on features of the backbone: remove recurrent, or use --head linear",
             ]
         )
     single_stage = training.epochs is not None or training.lr is not None

@@ -174,8 +174,15 @@ def registered_network(name: str) -> ModelEntry | None:
 
 def has_fitted_head(network: str, config: ModelConfig) -> bool:
     """Return whether the head of a network is fitted on features instead of being trained by gradient steps."""
+    return fitted_head(network, config) is not None
+
+
+def fitted_head(network: str, config: ModelConfig) -> str | None:
+    """Return the name of the head that is fitted on features; None if the head is trained by gradient steps."""
     entry = registered_network(network)
-    return config.head in FITTED if entry is None else entry.fitted
+    if entry is None or entry.fitted:
+        return config.head if config.head in FITTED else "logistic" if entry else None
+    return None
 
 
 def registered_networks() -> dict[str, ModelEntry]:

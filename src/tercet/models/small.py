@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
-from tercet.models.heads import HEADS
+from tercet.models.heads import FITTED, HEADS
 from tercet.models.layers import dense_layer
 from tercet.models.recurrent import Cell, RecurrentStack
 from tercet.models.registry import NETWORKS, BuildRequest, ModelEntry, plain_spec
@@ -73,7 +73,7 @@ _PIXELS_SIDE = 32
 
 
 def build_pixels(request: BuildRequest) -> Classifier:
-    """Return a linear classifier of the pixels, reduced to 32 x 32 if the images are larger or differ in size."""
+    """Return a fitted classifier of the pixels, reduced to 32 x 32 if the images are larger or differ in size."""
     size, config = request.image_size, request.config
     if config.input.size is None and (size is None or max(size) > 2 * _PIXELS_SIDE):
         config = replace(config, input=replace(config.input, size=(_PIXELS_SIDE,)))
@@ -84,7 +84,7 @@ def build_pixels(request: BuildRequest) -> Classifier:
         spec=spec,
         num_classes=request.num_classes,
         features=nn.Flatten(),  # B C H W to B (C H W)
-        head=HEADS["logistic"](count, request.num_classes, config),
+        head=HEADS[config.head if config.head in FITTED else "logistic"](count, request.num_classes, config),
     )
 
 
@@ -143,7 +143,12 @@ def _output_size(size: tuple[int, int], kernel: int, stride: int) -> tuple[int, 
 
 
 NETWORKS.register("pixels")(
-    ModelEntry("logistic regression on the pixels, a baseline", frozenset({"input"}), build_pixels, fitted=True)
+    ModelEntry(
+        "logistic regression (or another fitted head) on the pixels, a baseline",
+        frozenset({"input"}),
+        build_pixels,
+        fitted=True,
+    )
 )
 NETWORKS.register("leaf-cnn")(
     ModelEntry(
