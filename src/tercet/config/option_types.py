@@ -37,6 +37,7 @@ class _DataConfigDict(TypedDict, total=False):
     label_separator: Text | None
     task: Literal["auto", "single", "multi"]
     group_column: Text | None
+    weight_column: Text | None
     group_from: Text | None
     image_pattern: Text | None
     val_fraction: float
@@ -73,6 +74,10 @@ class _CompareConfigDict(TypedDict, total=False):
     device: Text
     threads: int | None
     tensorboard: bool
+
+
+class _PresetConfigDict(TypedDict, total=False):
+    preset: Literal["fast", "good", "best", "paper"]
 
 
 class _BackboneConfigDict(TypedDict, total=False):
@@ -119,15 +124,19 @@ class _TrainingConfigDict(TypedDict, total=False):
     stages: Sequence[Any] | Text | None
     epochs: float | None
     lr: float | None
+    head_lr: float | None
+    layer_decay: float | None
     schedule: Part
+    warmup_epochs: float
     patience: int | None
     max_time: float | None
     batch_size: int
     optimizer: Part
     weight_decay: float
+    head_init: Literal["random", "logistic"]
     loss: Part
     label_smoothing: float
-    class_weights: Literal["none", "balanced"]
+    class_weights: Any
     augment: Part
     random_erasing: float
     mixup: float
@@ -141,7 +150,7 @@ class _TrainingConfigDict(TypedDict, total=False):
     checkpoint_seconds: float
 
 
-class CompareOptions(_CompareConfigDict, _CompareModelConfigDict, _TrainingConfigDict, total=False):
+class CompareOptions(_CompareConfigDict, _PresetConfigDict, _CompareModelConfigDict, _TrainingConfigDict, total=False):
     """Options of `tercet compare`."""
 
     data: _DataConfigDict | Mapping[str, Any]
@@ -193,10 +202,11 @@ class _FusionConfigDict(TypedDict, total=False):
     regime: Literal["cached", "frozen", "joint"]
     data: Literal["out-of-fold", "validation", "train"]
     num_members: int
-    width: int
+    choose: Literal["simplest", "best"]
+    width: int | None
     slope: float
     dropout: float
-    steps: int
+    steps: int | None
     lr: float
     batch_size: int
     aux_loss_weight: float
@@ -209,7 +219,9 @@ class _CalibrationConfigDict(TypedDict, total=False):
     coverage: float | None
 
 
-class CrossvalOptions(_FoldsConfigDict, _RunConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False):
+class CrossvalOptions(
+    _FoldsConfigDict, _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False
+):
     """Options of `tercet crossval`."""
 
     data: _DataConfigDict | Mapping[str, Any]
@@ -268,7 +280,14 @@ class ReproduceOptions(_ReproduceConfigDict, total=False):
     data: _DataConfigDict | Mapping[str, Any]
 
 
-class TrainOptions(_RunConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False):
+class _LadderConfigDict(TypedDict, total=False):
+    time_budget: Text | None
+    stop_at: Literal["probe", "fine-tune", "ensemble"] | None
+
+
+class TrainOptions(
+    _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, _LadderConfigDict, total=False
+):
     """Options of `tercet train`."""
 
     data: _DataConfigDict | Mapping[str, Any]
@@ -283,7 +302,9 @@ class _TuneTuneConfigDict(TypedDict, total=False):
     pruner: Literal["median", "hyperband", "none"]
 
 
-class TuneOptions(_TuneTuneConfigDict, _RunConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False):
+class TuneOptions(
+    _TuneTuneConfigDict, _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, total=False
+):
     """Options of `tercet tune`."""
 
     data: _DataConfigDict | Mapping[str, Any]
