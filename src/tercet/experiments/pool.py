@@ -14,8 +14,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from tercet.core.progress import ProgressDisplay, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan
 from tercet.data.data_module import DataModule
+from tercet.data.image_store import shared_pixels
 from tercet.experiments.custom_parts import UnsendableError, child_environment, pack_parts, receive_parts
 from tercet.training.callbacks import Callback, EventStream
 from tercet.training.callbacks import TrainingProgress as StepProgress
@@ -103,10 +104,15 @@ def run_all(
     with display.progress:
         if threads.jobs > 1:
             try:
-                return _Pool(root, iter(jobs), threads, display, pack_parts()).run()
+                pool = _Pool(root, iter(jobs), threads, display, pack_parts())
+                with shared_pixels(root.images, prepared.images if prepared is not None else None):
+                    return pool.run()
             except UnsendableError as error:
                 print_status(display.console, f"{error}: the trainings run one after another in this process")
-        failures = [_run_here(job, root, threads, prepared, display) for job in jobs]
+        if prepared is not None:
+            prepared = replace(prepared, images=prepared.images.in_memory())
+        with nullcontext() if prepared is not None else shared_pixels(root.images):
+            failures = [_run_here(job, root, threads, prepared, display) for job in jobs]
         return [failure for failure in failures if failure is not None]
 
 
