@@ -3,6 +3,7 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["COLUMNS"] = "80"  # of tables, wherever the tests run
 
 import tempfile
 

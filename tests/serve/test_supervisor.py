@@ -125,7 +125,7 @@ def test_ctrl_c_in_a_terminal_stops_once(folder: Path) -> None:
                 os.write(leader, b"\x03")
     os.close(leader)
     assert process.wait(PATIENCE) == 0, output
-    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"0 request(s) served" in output
+    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"0 requests served" in output
     assert b"Traceback" not in output
 
 

@@ -18,7 +18,7 @@ from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, Fusio
 from tercet.config.training import TrainingConfig
 from tercet.core.files import write_json
 from tercet.core.output import count
-from tercet.core.progress import as_console, print_status
+from tercet.core.progress import as_console, phase, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
@@ -139,7 +139,8 @@ class Training(PlannedExperiment[Run]):
         """Train the members, and combine them."""
         plan, prepared = state
         raise_failures(train_waiting(run, plan, prepared, console), run)
-        return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
+        with phase(console, "combining members"):
+            return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
 
 
 run_training = partial(run_experiment, Training)
