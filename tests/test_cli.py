@@ -364,7 +364,7 @@ def test_train_as_json(training: TrainedRun) -> None:
     assert [row["name"] for row in document["ensembles"]] == ["average", "e2e"]
     assert set(document["data"]["classes"]) == CLASSES
     assert document == strict_json((training.path / "metrics.json").read_text("utf-8"))
-    assert "row-gru: epoch 1/1: train loss" in training.err  # progress is written to standard error
+    assert "row-gru: epoch 1/2: train loss" in training.err  # progress is written to standard error
     assert "shapes [red]" in training.err
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tercet.core import progress
+from tercet.core import progress, training_progress
 from tercet.core.progress import next_phase, phase
 from tercet.core.training_progress import ProgressDisplay, TrainingLength
 
@@ -152,7 +152,8 @@ def test_a_failure_is_printed_at_once_and_stays_on_the_screen() -> None:
     assert "\x1b[2J" not in text_of(display.console)
 
 
-def test_a_phase_of_a_training_is_one_line_if_it_takes_long() -> None:
+def test_a_phase_of_a_training_is_one_line_if_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_progress, "PHASE_SECONDS", 2.0)
     clock = Clock()
     display = ProgressDisplay(piped(), clock=clock)
     display.begin("probe", TrainingLength())

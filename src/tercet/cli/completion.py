@@ -44,7 +44,7 @@ autoload -U +X bashcompinit && bashcompinit
 
 @command("Shell")
 def completion(shell: Annotated[str, "bash or zsh"]) -> str:
-    """Print a script that completes commands, options and choices in the shell.
+    """Print a shell script that completes commands and options.
 
     For ~/.bashrc: eval "$(tercet completion bash)"; for ~/.zshrc: eval "$(tercet completion zsh)".
 
