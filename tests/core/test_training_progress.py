@@ -90,6 +90,9 @@ def test_a_bar_has_position_score_best_rate_and_remaining_time() -> None:
     bar = bars(display)["cnn"]
     assert bar["state"] == "epoch 2/4  accuracy 0.8000  best 0.9000  16 images/s"
     assert bar["fraction"] == pytest.approx(0.5) and bar["remaining"] == "0:00:20 left"
+    display.step("cnn", stage=0, epoch=3, step=20, total_steps=20)
+    display.step("cnn", stage=0, epoch=3, step=25, total_steps=20)
+    assert bars(display)["cnn"]["remaining"] == "saving"
 
 
 def test_a_narrow_terminal_keeps_the_position() -> None:

@@ -164,7 +164,8 @@ class ProgressDisplay:
         """Update the bar of a training."""
         training = self.trainings[title]
         training.count(stage, epoch, step, total_steps)
-        self._show(training, training.fraction, training.state(self._state_width()), training.remaining())
+        remaining = _remaining_text(training.remaining()) if training.fraction < 1.0 else "saving"
+        self._show(training, training.fraction, training.state(self._state_width()), remaining)
         self._update_overall()
 
     def epoch(self, title: str, row: Mapping[str, Any]) -> None:
@@ -191,7 +192,7 @@ class ProgressDisplay:
         started = training.phases.setdefault(name, now)
         text = f"{name}: {done:,} of {total:,} images"
         rate = done / (now - started) if done and math.isfinite(started) and now > started else None
-        self._show(training, done / max(1, total), text, (total - done) / rate if rate else None)
+        self._show(training, done / max(1, total), text, _remaining_text((total - done) / rate if rate else None))
         if self.progress.disable and now - started > PHASE_SECONDS and done < total:
             training.phases[name] = math.inf
             print_status(self.console, f"{title}: {text}")
@@ -212,7 +213,7 @@ class ProgressDisplay:
         if failure is not None:
             width = self._state_width()
             reason = printable(failure)
-            self._show(training, training.fraction, f"FAILED: {reason}"[:width], None)
+            self._show(training, training.fraction, f"FAILED: {reason}"[:width], "")
             self.progress.stop_task(training.task)
         else:
             self.finished += 1
@@ -220,8 +221,8 @@ class ProgressDisplay:
             self.progress.remove_task(training.task)
         self._update_overall()
 
-    def _show(self, training: _Training, fraction: float, state: str, remaining: float | None) -> None:
-        self.progress.update(training.task, completed=fraction, state=state, remaining=_remaining_text(remaining))
+    def _show(self, training: _Training, fraction: float, state: str, remaining: str) -> None:
+        self.progress.update(training.task, completed=fraction, state=state, remaining=remaining)
 
     def _state_width(self) -> int:
         titles = [len(task.description) for task in self.progress.tasks]
