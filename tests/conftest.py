@@ -3,6 +3,7 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["COLUMNS"] = "80"  # of tables, wherever the tests run
 
 import tempfile
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tercet.core import progress
 from tests import leftovers
 
 torch.set_num_threads(1)
+progress.PHASE_SECONDS = 600.0  # standard error does not depend on how busy the machine is
 CACHE = tempfile.TemporaryDirectory(prefix="tercet-tests-")
 os.environ["TERCET_CACHE"] = CACHE.name  # features that earlier runs have stored would hide a computation
 

@@ -213,13 +213,12 @@ def test_low_layers_load_no_heavy_library() -> None:
     assert loaded_after("import " + ", ".join(light), HEAVY) == []
 
 
-HELP = (
-    "import runpy; sys.argv = ['tercet', {}'--help']; runpy.run_module('tercet', run_name='__main__', alter_sys=True)"
-)
+COMMAND = "import runpy; sys.argv = ['tercet', {}]; runpy.run_module('tercet', run_name='__main__', alter_sys=True)"
 STATEMENTS = {
     "import tercet": "import tercet",
-    "tercet --help": HELP.format(""),
-    "train --help": HELP.format("'train', "),
+    "tercet --help": COMMAND.format("'--help'"),
+    "train --help": COMMAND.format("'train', '--help'"),
+    "completion bash": COMMAND.format("'completion', 'bash'"),
 }
 
 

@@ -138,14 +138,19 @@ def test_the_quick_start_commands_can_be_parsed(run: Run) -> None:
         find_command(command).parse_args(shlex.split(arguments))
 
 
-def test_a_call_without_arguments_is_a_usage_error(run: Run) -> None:
+def test_a_call_without_arguments_prints_the_first_commands(run: Run) -> None:
     code, out, err = run()
-    assert (code, out) == (2, "")
-    assert "train" in err
+    assert (code, err) == (0, "") and len(out.splitlines()) < 12
+    lines = re.findall(r"^  tercet (\w+) (.*?)  ", out, re.MULTILINE)
+    assert [command for command, _ in lines] == ["train", "predict", "serve"]
+    for command, arguments in lines:
+        find_command(command).parse_args(shlex.split(arguments))
+    assert set(re.findall(r"tercet ([a-z]+)", out)) - {command for command, _ in lines} == {"probe", "demo"}
+    assert "tercet --help" in out
 
 
 def test_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--version") == (0, f"tercet {tercet.__version__}\n", "")
+    assert run("-V") == run("train", "-V") == run("--version") == (0, f"tercet {tercet.__version__}\n", "")
     monkeypatch.setattr(sys, "argv", ["tercet", "--version"])  # used when main() gets no arguments
     assert main() == 0
     assert capsys.readouterr().out == f"tercet {tercet.__version__}\n"
@@ -359,7 +364,7 @@ def test_train_as_json(training: TrainedRun) -> None:
     assert [row["name"] for row in document["ensembles"]] == ["average", "e2e"]
     assert set(document["data"]["classes"]) == CLASSES
     assert document == strict_json((training.path / "metrics.json").read_text("utf-8"))
-    assert "row-gru 1.1: train" in training.err  # progress is written to standard error
+    assert "row-gru: epoch 1/2: train loss" in training.err  # progress is written to standard error
     assert "shapes [red]" in training.err
 
 

@@ -18,6 +18,8 @@ from tercet.core.errors import ConfigError
         (["-m", "resnet18,row-lstm"], "members", ["resnet18", "row-lstm"]),
         (["--imgsz", "96"], "input.size", [96]),
         (["-b", "16"], "batch_size", 16),
+        (["--num-epochs", "3"], "epochs", 3),
+        (["--val-split", "0.2"], "data.val_fraction", 0.2),
         (["--out", "runs/a"], "output", "runs/a"),
     ],
 )
@@ -49,6 +51,7 @@ def test_short_options_without_a_matching_option_raise() -> None:
         ("reproduce", "--quick", " '--dry-run'"),
         ("train", "--gpu", " '--device'"),
         ("train", "--fp16", " '--precision'"),
+        ("train", "--early-stopping", " '--patience'"),
         ("train", "--no-tensorboard", " '--tensorboard'"),
         ("train", "--val-fraction", " '--data.val-fraction'"),
         ("train", "--val-fracton", " '--data.val-fraction'"),

@@ -6,7 +6,8 @@ from rich.console import Console
 
 import tercet
 from tercet.core.output import CommandResult
-from tercet.core.progress import ProgressDisplay, as_console
+from tercet.core.progress import as_console
+from tercet.core.training_progress import ProgressDisplay
 
 
 def test_predictions_are_short_text_and_data_frames() -> None:

@@ -45,7 +45,7 @@ def test_parallel_members_take_precedence_over_threads(monkeypatch: pytest.Monke
 
 def test_a_plan_sets_the_threads_of_child_processes() -> None:
     plan = ThreadPlan(3, 2)
-    assert str(plan) == "3 parallel process(es) with 2 thread(s) each"
+    assert str(plan) == "3 parallel processes with 2 threads each"
     environment = plan.environment()
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"

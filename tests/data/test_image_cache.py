@@ -1,4 +1,5 @@
 import multiprocessing
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from tests.fixtures.image_trees import Tree, picture
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
-from tercet.data.image_cache import CachedImages, ImageCache, OnDemandImages, open_cache
+from tercet.data.image_cache import CachedImages, ImageCache, OnDemandImages
+from tercet.data.image_store import open_cache, shared_pixels
 from tercet.data.in_memory import table_from_arrays
 from tercet.data.load import load_table
 
@@ -118,20 +120,50 @@ def test_saved_cache_is_equal_in_another_process(pets: Path, tmp_path: Path, con
     child.join()
 
 
-def test_opened_cache_is_memory_mapped(pets: Path, tmp_path: Path) -> None:
-    ImageCache.decode(load_table(pets, CONFIG), CONFIG)[0].save(tmp_path / "s")
-    opened = open_cache(tmp_path / "s")
-    base = opened.read(4)
-    while base.base is not None and not isinstance(base, np.memmap):
-        base = base.base
-    assert isinstance(base, np.memmap) and not opened.read(4).flags.writeable
-    assert opened.gather(np.array([1, 2])).flags.writeable
+def test_pixels_of_files_are_on_disk_only_while_they_are_shared(pets: Path, tmp_path: Path) -> None:
+    cache, _ = ImageCache.decode(load_table(pets, CONFIG), CONFIG)
+    cache.save(tmp_path / "s")
+    for images in (cache, None):  # None: opened and decoded again, as by a resume
+        assert open_cache(tmp_path / "s").on_demand
+        with shared_pixels(tmp_path / "s", images):
+            opened = open_cache(tmp_path / "s")
+            assert_same(opened, cache)
+            base = opened.read(4)
+            while base.base is not None and not isinstance(base, np.memmap):
+                base = base.base
+            assert isinstance(base, np.memmap) and not opened.read(4).flags.writeable
+            assert opened.gather(np.array([1, 2])).flags.writeable
+            del opened, base
+        assert not (tmp_path / "s" / "pixels.npy").exists()
+    decoded = open_cache(tmp_path / "s").in_memory()
+    assert not decoded.on_demand
+    assert_same(decoded, cache)
+
+
+def test_images_that_exceed_the_memory_budget_are_never_decoded_to_disk(pets: Path, tmp_path: Path) -> None:
+    ImageCache.decode(load_table(pets, SMALL), SMALL)[0].save(tmp_path / "s")
+    with shared_pixels(tmp_path / "s"):
+        assert open_cache(tmp_path / "s").on_demand
+        assert open_cache(tmp_path / "s").in_memory().on_demand
+
+
+def saved_array(folder: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (10, 3, 4, 3), dtype=np.uint8)
+    cache, _ = ImageCache.decode(table_from_arrays(images, np.arange(10) % 2), CONFIG)
+    cache.save(folder)
+    return folder / "pixels.npy"
+
+
+def test_pixels_of_arrays_stay_on_disk(tmp_path: Path) -> None:
+    pixels = saved_array(tmp_path / "s")
+    with shared_pixels(tmp_path / "s"):
+        assert not open_cache(tmp_path / "s").on_demand
+    assert pixels.exists() and not open_cache(tmp_path / "s").on_demand
 
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "text", "other"])
-def test_damaged_cache_is_an_error(pets: Path, tmp_path: Path, damage: str) -> None:
-    ImageCache.decode(load_table(pets, CONFIG), CONFIG)[0].save(tmp_path / "s")
-    pixels = tmp_path / "s" / "pixels.npy"
+def test_damaged_cache_is_an_error(tmp_path: Path, damage: str) -> None:
+    pixels = saved_array(tmp_path / "s")
     if damage == "absent":
         pixels.unlink()
     elif damage == "other":
@@ -140,6 +172,16 @@ def test_damaged_cache_is_an_error(pets: Path, tmp_path: Path, damage: str) -> N
         pixels.write_bytes(pixels.read_bytes()[:-9] if damage == "cut" else b"text")
     with pytest.raises(DataError):
         open_cache(tmp_path / "s")
+
+
+def test_saved_images_detect_files_of_equal_size_that_changed(pets: Path, tmp_path: Path) -> None:
+    ImageCache.decode(load_table(pets, CONFIG), CONFIG)[0].save(tmp_path / "s")
+    shutil.copyfile(pets / "cat/1.png", pets / "cat/0.png")
+    opened = open_cache(tmp_path / "s")
+    with pytest.raises(DataError, match=r"cat/0.png has changed since the start of the run"):
+        opened.read(0)
+    with pytest.raises(DataError, match=r"cat/0.png has changed"), shared_pixels(tmp_path / "s"):
+        raise AssertionError("the block must not begin")
 
 
 def test_files_changed_during_a_run_are_detected(pets: Path) -> None:

@@ -185,7 +185,6 @@ def test_resume_trains_only_what_is_missing(by_person: CrossValidation, copy: Pa
     fold = RunFolder(copy / "folds" / "2")
     before = {path: path.stat().st_mtime_ns for path in (copy / "folds").rglob("member.json")}
     fold.member("gru").done.unlink()
-    shutil.rmtree(fold.member("gru").checkpoints)
     fold.report.unlink()
     shutil.rmtree(fold.bundle)
     again = crossval(resume=copy)
@@ -197,6 +196,7 @@ def test_resume_trains_only_what_is_missing(by_person: CrossValidation, copy: Pa
 def test_a_failed_fold_does_not_stop_the_others(copy: Path) -> None:
     broken = RunFolder(copy / "folds" / "2")
     broken.member("gru").done.unlink()
+    broken.member("gru").checkpoints.mkdir()
     (broken.member("gru").checkpoints / "last.ckpt").write_bytes(b"not a checkpoint")
     for run in map(RunFolder, folds_of(copy)):
         run.report.unlink()

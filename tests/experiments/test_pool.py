@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tercet.core import training_progress
 from tercet.core.errors import Interrupted
-from tercet.core.progress import ProgressDisplay
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan
+from tercet.core.training_progress import ProgressDisplay, TrainingLength
 from tercet.experiments.pool import FailedJob, run_all
 
 CHILD = """
@@ -24,6 +25,12 @@ import json, os, signal, sys, time
 kind = sys.argv[1]
 scores = {"loss": 0.5, "accuracy": 0.75}
 row = {"stage": 0, "epoch": 0, "train_loss": 0.4, "validation": scores, "seconds": 0.1, "best": True}
+if kind == "phases":
+    for done in (0, 7):
+        print(json.dumps({"event": "phase", "name": "features", "done": done, "total": 9}), flush=True)
+    print(json.dumps({"event": "unknown"}), flush=True)
+    step = {"stage": 0, "num_stages": 1, "epoch": 0, "step": 1, "total_steps": 3, "rate": 0.1, "loss": 0.5}
+    print(json.dumps({"event": "step", **step}), flush=True)
 print(json.dumps({"event": "epoch", **row}), flush=True)
 if kind == "error":
     print(json.dumps({"event": "error", "message": "bad weights", "exit_code": 4}), flush=True)
@@ -52,6 +59,10 @@ class Task:
         return self.kind
 
     @property
+    def length(self) -> TrainingLength:
+        return TrainingLength((3,), 16)
+
+    @property
     def command(self) -> list[str]:
         return ["pool_child", self.kind, str(self.folder / f"{self.kind}.started")]
 
@@ -78,16 +89,23 @@ def output(display: ProgressDisplay) -> str:
     return display.console.file.getvalue()
 
 
-def test_failures_are_collected_and_do_not_stop_other_jobs(tmp_path: Path, display: ProgressDisplay) -> None:
-    tasks = [Task(kind, tmp_path) for kind in ("error", "crash", "killed", "finished")]
+def test_failures_are_collected_and_do_not_stop_other_jobs(
+    tmp_path: Path, display: ProgressDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_progress, "PHASE_SECONDS", -1.0)
+    tasks = [Task(kind, tmp_path) for kind in ("error", "crash", "killed", "finished", "phases")]
     failures = run_all(tasks, root=RunFolder(tmp_path), threads=ThreadPlan(2, 1), display=display)
     reported = {failure.job.title: (failure.exit_code, failure.message) for failure in failures}
     assert reported["error"] == (4, "bad weights")
     assert reported["crash"][0] == 1 and "status 1: unexpected" in reported["crash"][1]
     assert reported["killed"][0] == 7 and "killed" in reported["killed"][1]
     assert {task.title: task.failures for task in tasks[:3]} == {failure.job.title: [failure] for failure in failures}
-    assert tasks[3].failures == [None]
-    assert "finished 1.1: train 0.400, validation 0.500, accuracy 0.7500" in output(display)
+    assert tasks[3].failures == tasks[4].failures == [None]
+    lines = output(display).splitlines()
+    epoch = "epoch 1/3: train loss 0.400, validation loss 0.500, accuracy 0.7500, 0.1 s (best so far)"
+    assert f"finished: {epoch}" in lines
+    assert "error: FAILED: bad weights" in lines
+    assert lines.index("phases: features: 0 of 9 images") < lines.index(f"phases: {epoch}")
 
 
 def test_a_signal_stops_the_children_and_names_the_folder_to_resume(tmp_path: Path, display: ProgressDisplay) -> None:

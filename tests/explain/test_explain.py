@@ -117,7 +117,7 @@ def test_the_exit_code_of_the_command_reports_unreadable_images(
     assert main([*command, str(tmp_path / "some"), str(images / "disc.png")]) == 3
     assert "bad.png: UNREADABLE" in capsys.readouterr().out
     assert main([*command, str(tmp_path / "none")]) == 3
-    assert "none of the 1 image(s) can be read" in capsys.readouterr().err
+    assert "none of the 1 image can be read" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

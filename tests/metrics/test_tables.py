@@ -118,6 +118,14 @@ def test_a_table_is_wider_than_asked_rather_than_without_numbers() -> None:
     assert "x" * 100 in wide.to_text(width=120) and "x" * 100 not in wide.to_text()
 
 
+def test_names_of_columns_are_divided_only_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = results_table(rows("x" * 30)).to_text()
+    assert "accu-" in narrow and "accuracy" not in narrow
+    monkeypatch.setenv("COLUMNS", "120")
+    wide = results_table(rows("x" * 30)).to_text()
+    assert "accuracy" in wide and "accu-" not in wide and max(map(len, wide.splitlines())) > 80
+
+
 def test_text_and_html_have_the_same_cells() -> None:
     table = Table(["name", "score\nof it"], [("<b>", "0.5\n±0.1"), ("a\nb", "0.7")], "lr", "Title", note="remark")
     text, page = table.to_text(), table.to_html()

@@ -63,6 +63,7 @@ def test_crashed_server_is_restarted_without_refused_connections(folder: Path) -
     assert [event["signal"] for event in running.events("died")] == ["SIGABRT", "SIGSEGV"]
     assert (running.events("died")[0]["pid"], running.events("died")[0]["pause"]) == (dead, 0.1)
     assert len(running.events("stopped")) == 1 and running.output.count(" served in ") == 1
+    assert running.output.startswith(f"open {url} in a browser") and running.output.count("in a browser") == 1
 
 
 def test_supervisor_process_is_small(server: Server) -> None:
@@ -125,7 +126,7 @@ def test_ctrl_c_in_a_terminal_stops_once(folder: Path) -> None:
                 os.write(leader, b"\x03")
     os.close(leader)
     assert process.wait(PATIENCE) == 0, output
-    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"0 request(s) served" in output
+    assert output.count(b'"stopping"') == output.count(b'"stopped"') == 1 and b"0 requests served" in output
     assert b"Traceback" not in output
 
 

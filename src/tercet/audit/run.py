@@ -23,7 +23,7 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.files import require_writable, write_json
-from tercet.core.output import printable
+from tercet.core.output import count, printable
 from tercet.core.progress import as_console, print_status
 from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.load import load_table
@@ -90,7 +90,7 @@ def _summary(result: AuditResult) -> list[str]:
     modes = [f"{mode} ({count})" for mode, count in result.modes]
     unlabelled = f" ({result.unlabelled} unlabelled)" if result.unlabelled else ""
     lines = [
-        f"{result.name}: {result.images} images{unlabelled}, {len(result.classes)} classes",
+        f"{result.name}: {count(result.images, 'image')}{unlabelled}, {count(len(result.classes), 'class')}",
         f"height x width: {_first(sizes)}; format and mode: {_first(modes)}",
     ]
     if result.split_sizes:
@@ -149,7 +149,7 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     # Unreadable images and a single class are findings here, not errors.
     table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)
     labels = _check_labels(table, options.run)
-    print_status(console, f"inspecting {len(table)} images")
+    print_status(console, f"inspecting {count(len(table), 'image')}")
     compute_hashes = options.max_hash_distance is not None
     inspection = inspect(table, max_pixels=config.max_pixels, compute_hashes=compute_hashes)
     if not len(inspection.rows):

@@ -19,6 +19,7 @@ import textwrap
 import typing
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, Any
@@ -167,6 +168,18 @@ def console() -> Any:
     from rich.console import Console
 
     return Console(file=typing.cast("IO[str]", SafeStream(sys.stderr)))
+
+
+def phase(name: str, screen: Any = None) -> AbstractContextManager[None]:
+    """Report what happens within the block, if it takes more than two seconds.
+
+    Args:
+        name: What happens.
+        screen: The console of other messages within the block (default: none are written).
+    """
+    from tercet.core.progress import phase as reported
+
+    return reported(screen or console(), name)
 
 
 class _Scan:

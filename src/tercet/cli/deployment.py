@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tercet
-from tercet.cli.command import command
+from tercet.cli.command import command, phase
 from tercet.cli.inference import TTAOptions
+from tercet.config.commands import OutputConfig
 from tercet.config.deployment import ServerLimits
 from tercet.config.fields import Config, bounded
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, Problem
 from tercet.core.model_formats import SUFFIXES, is_onnx, is_program
-from tercet.core.output import CommandResult
+from tercet.core.output import CommandResult, SafeStream, count
 from tercet.core.process import CAN_SUPERVISE, ParentLink
 from tercet.core.resource_limits import MIN_MEMORY
 
@@ -167,9 +170,12 @@ def export(
         runs/photos-1 photos.onnx --int8
         runs/photos-1 photos.pt2 --format torch
     """
-    ParentLink.from_environment()  # if `serve` exports a bundle, this process ends together with it
+    serving = ParentLink.from_environment()  # if `serve` exports a bundle, this process ends together with it
     _require_onnx_packages(f"model{SUFFIXES[config.format]}")
-    return tercet.export_model(bundle, file, **vars(config), **vars(tta), **vars(images), config=reading)
+    # beside the log of a server, which is JSON lines, only a terminal shows progress
+    silent = serving is not None and not sys.stderr.isatty()
+    with nullcontext() if silent else phase(f"exporting {bundle}"):
+        return tercet.export_model(bundle, file, **vars(config), **vars(tta), **vars(images), config=reading)
 
 
 @command("Deployment")
@@ -190,7 +196,8 @@ def verify(
         photos.onnx --bundle bundle/ --images more/
     """
     _require_onnx_packages(file)
-    result = tercet.verify(file, config.bundle, **vars(images), config=reading)
+    with phase(f"verifying {file}"):
+        result = tercet.verify(file, config.bundle, **vars(images), config=reading)
     message = "" if result.passed else "MISMATCH: the outputs of the file and the bundle differ; export it again\n"
     return CommandResult(result.to_text() + message, result.to_dict(), exit_code=0 if result.passed else 4)
 
@@ -210,7 +217,8 @@ def benchmark(
     """
     _require_onnx_packages(*filter(is_onnx, models))
     size = (config.size[0], config.size[-1]) if config.size else None
-    return tercet.benchmark(models, **{**vars(config), "size": size})
+    with phase("measuring"):
+        return tercet.benchmark(models, **{**vars(config), "size": size})
 
 
 @command("Deployment")
@@ -241,10 +249,18 @@ def serve(
             warnings.warn("this system cannot restart the server after a crash: serving from one process", stacklevel=2)
     from tercet.serve.server import serve_model
 
+    def on_listening(url: str) -> None:
+        restarted = parent is not None and parent.settings["restarts"]
+        if not restarted and not parsed.of(OutputConfig).json:
+            # no browser opens the address that stands for all addresses of the machine
+            address = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+            SafeStream(sys.stdout).write(f"open {address} in a browser; Ctrl-C stops the server\n")
+
     options = {key: value for key, value in vars(config).items() if key != "supervise"}
-    result = serve_model(model, **{**options, "load_timeout": config.load_seconds}, limits=limits, parent=parent)
+    options |= {"load_timeout": config.load_seconds, "on_listening": on_listening}
+    result = serve_model(model, **options, limits=limits, parent=parent)
     document = {"url": result.url, "requests": result.requests, "seconds": round(result.seconds, 1)}
-    return CommandResult(f"{result.requests} request(s) served in {result.seconds:.0f} s\n", document)
+    return CommandResult(f"{count(result.requests, 'request')} served in {result.seconds:.0f} s\n", document)
 
 
 def _supervise(model: str, config: ServeConfig, parsed: ParsedArguments) -> CommandResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tercet
-from tercet.cli.command import command, console
+from tercet.cli.command import command, console, phase
 from tercet.config.commands import AUDIT, EMBED, SEARCH, ExplainConfig
 from tercet.config.fields import Config, bounded
 from tercet.config.parser import ParsedArguments
@@ -137,7 +137,8 @@ def evaluate(
     Examples:
         runs/photos-1 another-test-set/
     """
-    return tercet.evaluate(bundle, data, config=reading, **vars(config), **vars(tta), **vars(device))
+    with phase(f"evaluating {bundle}"):
+        return tercet.evaluate(bundle, data, config=reading, **vars(config), **vars(tta), **vars(device))
 
 
 @command("Analysis", AUDIT)
@@ -153,7 +154,9 @@ def audit(data: LabelledData, *, parsed: ParsedArguments) -> Any:
     """
     from tercet.audit.run import run_audit
 
-    return run_audit(data, parsed, console=console())
+    screen = console()
+    with phase("checking the data", screen):
+        return run_audit(data, parsed, console=screen)
 
 
 @command("Analysis", EMBED)
@@ -205,7 +208,8 @@ def report(runs: Annotated[tuple[str, ...], "run folders"], *, config: ReportCon
         runs/photos-1 runs/photos-2 --output both.html
         runs/photos-1 --leaderboard others.csv
     """
-    return tercet.write_report(runs, **vars(config))
+    with phase("writing the report"):
+        return tercet.write_report(runs, **vars(config))
 
 
 @command("Analysis")
@@ -227,5 +231,6 @@ def explain(bundle: Annotated[str, "bundle or run folder"], images: Images = (),
         require_layers_alone(config, images)
         return list_layers(bundle, member=config.member)
     options = {key: value for key, value in vars(config).items() if key != "layers"}
-    result = tercet.explain_images(bundle, images, **options)
+    with phase("explaining the predictions"):
+        result = tercet.explain_images(bundle, images, **options)
     return CommandResult(result.to_text(), result.to_dict(), exit_code=3 if result.bad else 0)

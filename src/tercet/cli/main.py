@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -22,12 +23,24 @@ from tercet.core.output import SafeStream, printable, write
 from tercet.core.registry import PARTS
 
 COMMANDS = PARTS["command"]
-_GROUPS = ("Training and inference", "Experiments", "Analysis", "Deployment", "Models and data")
+_GROUPS = ("Training and inference", "Experiments", "Analysis", "Deployment", "Models and data", "Shell")
+_HELP_WIDTH, _MAX_HELP_WIDTH = 80, 110
 _QUICK_START = """\
   tercet train photos/                      one sub-folder per class
   tercet predict runs/photos-1 cat.jpg
   tercet export runs/photos-1 model.onnx    one file, no PyTorch needed
 """
+_WELCOME = """\
+Tercet turns a folder of images into one classifier: measured, and deployable as one file.
+
+  tercet train photos/                    train on a folder with one sub-folder per class
+  tercet predict runs/photos-1 cat.jpg    classify new images with the result
+  tercet serve runs/photos-1              try it in the browser
+
+For a first answer within a minute: tercet probe photos/. Without images at hand: tercet demo.
+All commands: tercet --help. Options of a command: tercet COMMAND --help.
+"""
+_VERSION = ("-V", "--version")
 
 
 def usage() -> str:
@@ -80,16 +93,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        write(sys.stdout if arguments else sys.stderr, usage())
-        return 0 if arguments else 2
-    if arguments[0] in ("--version", "-V", "version"):
+        write(sys.stdout, usage() if arguments else _WELCOME)
+        return 0
+    if arguments[0] in (*_VERSION, "version"):
         write(sys.stdout, f"tercet {__version__}\n")
         return 0
     command, rest = find_command(arguments[0]), arguments[1:]
-    if {"-h", "--help"} & set(rest[: rest.index("--")] if "--" in rest else rest):
+    options = set(rest[: rest.index("--")] if "--" in rest else rest)
+    if options & {"-h", "--help"}:
         from tercet.cli.help import format_help  # it imports the parser of docstrings
 
-        write(sys.stdout, format_help(command))
+        width = shutil.get_terminal_size((_HELP_WIDTH, 24)).columns
+        write(sys.stdout, format_help(command, min(max(width, _HELP_WIDTH), _MAX_HELP_WIDTH)))
+        return 0
+    if options & set(_VERSION):
+        write(sys.stdout, f"tercet {__version__}\n")
         return 0
     parsed = command.parse_args(rest)
     result = command.execute(parsed)

@@ -1,15 +1,21 @@
-"""Progress of trainings: bars on a terminal, else one line per epoch."""
+"""Messages on standard error: single lines, and phases, the parts of a command that take long."""
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
 from tercet.core.output import SafeStream, printable
+
+PHASE_SECONDS = 2.0
+"""Seconds after which a phase is reported where there is no terminal."""
 
 
 def print_status(console: Console, line: str) -> None:
@@ -25,40 +31,64 @@ def as_console(console: Console | bool | None) -> Console:
     return Console(file=SafeStream(sys.stderr), quiet=console is False)  # type: ignore[arg-type]
 
 
-class ProgressDisplay:
-    """One bar per training (terminals and notebooks only), and one line per epoch."""
+class Phase:
+    """A part of a command without progress of its own: a spinner on a terminal, else one line if it takes long.
 
-    def __init__(self, console: Console, *, split: str = "validation") -> None:
-        self.console, self.split = console, split
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-        )
-        # Rich draws the bars of a notebook with ipywidgets, and warns without them
-        bars = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
-        self.progress = Progress(*columns, console=console, transient=True, disable=not bars)
-        self.tasks: dict[str, TaskID] = {}
+    Args:
+        console: Where to report.
+        name: What is done, such as "loading images".
+    """
 
-    def step(self, title: str, *, step: int, total_steps: int, rate: float, loss: float) -> None:
-        """Update the bar of a training; the first call adds it."""
-        if title not in self.tasks:
-            self.tasks[title] = self.progress.add_task(printable(title), total=total_steps, state="")
-        self.progress.update(self.tasks[title], completed=step, state=f"rate {rate:.2g}  loss {loss:.3f}")
+    def __init__(self, console: Console, name: str) -> None:
+        self.console, self.name = console, name
+        self._spinner = Status("", console=console) if console.is_terminal and not console.quiet else None
+        self._timer: threading.Timer | None = None
 
-    def epoch(self, title: str, row: dict[str, Any]) -> None:
-        """Print loss and score of an epoch."""
-        scores = row["validation"]
-        first = next((name for name in scores if name != "loss"), "")  # accuracy, or O-F1 for multi-label data
-        result = f"{self.split} {scores['loss']:.3f}, {first} {scores[first]:.4f}, " if scores else ""
-        print_status(
-            self.console,
-            f"{title} {row['stage'] + 1}.{row['epoch'] + 1}: "
-            f"train {row['train_loss']:.3f}, {result}{row['seconds']:.1f} s{' *' if row['best'] else ''}",
-        )
+    def begin(self, name: str) -> None:
+        """Report a phase in place of the one before."""
+        self.name = name
+        if self._spinner is not None:
+            self._spinner.update(Text(f"{printable(name)} ..."))
+            self._spinner.start()
+            return
+        self._cancel()
+        self._timer = threading.Timer(PHASE_SECONDS, print_status, (self.console, f"{name} ..."))
+        self._timer.daemon = True
+        self._timer.start()
 
-    def end(self, title: str) -> None:
-        """Remove the bar of a training."""
-        if title in self.tasks:
-            self.progress.remove_task(self.tasks.pop(title))
+    def end(self) -> None:
+        """Remove the spinner; a phase that was short leaves no line."""
+        if self._spinner is not None:
+            self._spinner.stop()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+_open: ContextVar[tuple[Phase, ...]] = ContextVar("open phases", default=())  # each thread has its own
+
+
+@contextmanager
+def phase(console: Console, name: str) -> Iterator[None]:
+    """Report what happens within the block if it takes more than two seconds; nested blocks replace each other."""
+    outer = next((item for item in reversed(_open.get()) if item.console is console), None)
+    current = outer or Phase(console, name)
+    before = current.name
+    token = _open.set((*_open.get(), current))
+    current.begin(name)
+    try:
+        yield
+    finally:
+        _open.reset(token)
+        if outer is not None:
+            outer.begin(before)
+        else:
+            current.end()
+
+
+def next_phase(name: str) -> None:
+    """Rename the phase of the innermost block; without a block, do nothing."""
+    if phases := _open.get():
+        phases[-1].begin(name)

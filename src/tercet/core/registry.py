@@ -206,7 +206,9 @@ PARTS: Mapping[str, Registry[Any]] = {
     ),
     "schedule": Registry("schedule", "tercet.training.parts"),
     "callback": Registry("callback"),
-    "command": Registry("command", "tercet.cli.training", "tercet.cli.inference", "tercet.cli.deployment"),
+    "command": Registry(
+        "command", "tercet.cli.training", "tercet.cli.inference", "tercet.cli.deployment", "tercet.cli.completion"
+    ),
 }
 """The registry of each kind of part that can be added."""
 

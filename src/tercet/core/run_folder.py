@@ -3,6 +3,7 @@
 RUN/
   run.json  environment.json  samples.csv  images/         command and options, machine, and data
   members/NAME/{checkpoints/ history.jsonl train.log tensorboard/ tta/ bundle/ member.json}
+                                                           checkpoints until the training is finished
   predictions/{NAME,METHOD}-{validation,test}.npz
   metrics.json  report.txt  bundle/                         results
 """
@@ -146,7 +147,7 @@ class RunFolder:
 
     @property
     def images(self) -> Path:
-        """Cache of decoded images, shared by the members."""
+        """Files of the images: see `data.image_store`."""
         return self.path / "images"
 
     @property
@@ -251,5 +252,6 @@ class MemberFolder:
         return summary
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which marks the member as complete."""
+        """Write the summary, which marks the member as complete; then its checkpoints are not needed any more."""
         write_json(self.done, summary)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)

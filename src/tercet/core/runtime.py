@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from tercet.core.errors import ConfigError
+from tercet.core.output import count
 from tercet.core.resource_limits import available_cores
 from tercet.core.run_folder import package_version
 
@@ -27,7 +28,7 @@ class ThreadPlan:
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.jobs} parallel process(es) with {self.threads} thread(s) each"
+        return f"{count(self.jobs, 'parallel process')} with {count(self.threads, 'thread')} each"
 
     def environment(self) -> dict[str, str]:
         """Return environment variables for a child process, which must be set before it loads numerical libraries.

@@ -23,13 +23,14 @@ from tercet.core.files import atomic_path, write_text
 from tercet.core.output import join_few
 from tercet.core.resource_limits import available_cores
 from tercet.data.decode import Pixels, pillow_limits
-from tercet.data.sources import ArraySource, ImageSource, source_of
+from tercet.data.sources import ArraySource, ImageSource
 from tercet.data.table import Ints, SampleTable
 
 Value = TypeVar("Value")
 
 _CHUNK = 256  # images decoded ahead by threads
-_PIXELS, _SHAPES, _SOURCE = "pixels.npy", "shapes.npy", "source.json"
+PIXELS, SHAPES, SOURCE = "pixels.npy", "shapes.npy", "source.json"
+"""Files of saved images."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class CachedImages(ABC):
     def read(self, row: int) -> Pixels:
         """Return one image, H W C."""
 
+    def in_memory(self) -> CachedImages:
+        """Return the same images, decoded if they fit in memory."""
+        return self
+
     def gather(self, rows: Ints) -> Pixels:
         """Return some images, B H W C.
 
@@ -81,17 +86,23 @@ class CachedImages(ABC):
 
     def save(self, folder: Path) -> None:
         """Write the files that `open_cache` reads in other processes, each atomically."""
-        _save_array(folder / _SHAPES, self._shapes)
+        _save_array(folder / SHAPES, self._shapes)
 
 
 class ImageCache(CachedImages):
-    """Decoded images in memory, or in memory-mapped files."""
+    """Decoded images in memory, or in memory-mapped files.
+
+    Args:
+        pixels: All pixels, one image after the other.
+        shapes: N 3: height, width and channels of each image.
+        files: The files that the images were decoded from; None for images that exist in memory only.
+    """
 
     on_demand = False
 
-    def __init__(self, pixels: Pixels, shapes: NDArray[np.int64]) -> None:
+    def __init__(self, pixels: Pixels, shapes: NDArray[np.int64], files: OnDemandImages | None = None) -> None:
         super().__init__(shapes)
-        self._pixels = pixels
+        self._pixels, self._files = pixels, files
         self._offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))]).astype(np.int64)
         if self._offsets[-1] != pixels.size or (len(shapes) and (shapes[:, 2] != self.channels).any()):
             raise DataError(f"{pixels.size} bytes of pixels do not match {len(shapes)} shapes")
@@ -129,10 +140,13 @@ class ImageCache(CachedImages):
         require_readable(bad, len(table), config.max_bad_fraction)
         sizes = np.array(shapes, dtype=np.int64).reshape(-1, 3)
         sizes[:, 2] = channels
+        locations = tuple(table.locations[row] for row in good)
+        fits = decoded is not None
+        files = OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
         if decoded is None:
-            locations = tuple(table.locations[row] for row in good)
-            return OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels), bad
-        return ImageCache(_flatten(decoded, sizes), sizes), bad
+            return files, bad
+        is_array = isinstance(table.source, ArraySource)
+        return ImageCache(_flatten(decoded, sizes), sizes, None if is_array else files), bad
 
     def read(self, row: int) -> Pixels:
         """Return one image, H W C (a view)."""
@@ -145,21 +159,45 @@ class ImageCache(CachedImages):
         return np.asarray(self._pixels.reshape(len(self), *self.uniform_shape).take(rows, axis=0))
 
     def save(self, folder: Path) -> None:
-        """Write the buffer and the shapes as `.npy` files."""
-        _save_array(folder / _PIXELS, self._pixels)
+        """Write shapes and a description of the files; of images that exist in memory only, shapes and pixels."""
+        if self._files is not None:
+            self._files.save(folder)
+            return
+        self.save_pixels(folder)
         super().save(folder)
+
+    def save_pixels(self, folder: Path) -> None:
+        """Write the buffer as a `.npy` file."""
+        _save_array(folder / PIXELS, self._pixels)
 
 
 class OnDemandImages(CachedImages):
-    """Images that are decoded on every read, after all were checked once."""
+    """Images that are decoded on every read, after all were checked once.
+
+    Args:
+        source: Where the images are.
+        locations: Location of each image within the source.
+        shapes: N 3: height, width and channels of each image.
+        max_pixels: Largest number of pixels of an image.
+        fits_memory: Whether all decoded images fit in the memory budget.
+        digests: Digests of the stored bytes when the run began (default: those of today).
+    """
 
     on_demand = True
 
     def __init__(
-        self, source: ImageSource, locations: tuple[str, ...], shapes: NDArray[np.int64], *, max_pixels: int
+        self,
+        source: ImageSource,
+        locations: tuple[str, ...],
+        shapes: NDArray[np.int64],
+        *,
+        max_pixels: int,
+        fits_memory: bool = False,
+        digests: tuple[str, ...] = (),
     ) -> None:
         super().__init__(shapes)
         self._source, self._locations, self._max_pixels = source, locations, max_pixels
+        self._fits_memory, self._digests = fits_memory, digests
 
     def read(self, row: int) -> Pixels:
         """Return one image, H W C.
@@ -170,34 +208,37 @@ class OnDemandImages(CachedImages):
         location = self._locations[row]
         try:
             image = self._source.pixels(location, max_pixels=self._max_pixels)
+            changed = bool(self._digests) and self._source.digest(location).hex() != self._digests[row]
         except DataError as error:
             raise DataError(f"{location} can no longer be read: {error}") from error
-        if image.shape[:2] != tuple(self._shapes[row, :2]) or image.shape[2] > self.channels:
+        if changed or image.shape[:2] != tuple(self._shapes[row, :2]) or image.shape[2] > self.channels:
             raise DataError(f"{location} has changed since the start of the run: restore it or start a new run")
         return np.broadcast_to(image, tuple(self._shapes[row]))
 
+    def in_memory(self) -> CachedImages:
+        """Return the same images, decoded if they fit in memory.
+
+        Raises:
+            DataError: A file is missing or has changed.
+        """
+        if not self._fits_memory:
+            return self
+        with pillow_limits(self._max_pixels), ThreadPoolExecutor(available_cores()) as pool:
+            pixels = _flatten(list(pool.map(self.read, range(len(self)))), self._shapes)
+        return ImageCache(pixels, self._shapes, self)
+
     def save(self, folder: Path) -> None:
-        """Write the locations of the images, for other processes on this machine."""
+        """Write locations and digests of the images, for other processes on this machine."""
         super().save(folder)
-        document = {**self._source.describe(), "locations": self._locations, "max_pixels": self._max_pixels}
-        write_text(folder / _SOURCE, json.dumps(document))  # ASCII: names with undecodable bytes survive
-
-
-def open_cache(folder: Path) -> CachedImages:
-    """Open saved images; decoded pixels are memory-mapped, so that processes share them.
-
-    Raises:
-        DataError: The files are missing or damaged.
-    """
-    try:
-        shapes = np.load(folder / _SHAPES, allow_pickle=False)
-        if not (folder / _SOURCE).exists():
-            return ImageCache(np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False), shapes)
-        document = json.loads((folder / _SOURCE).read_text("ascii"))
-        locations = tuple(document.pop("locations"))
-        return OnDemandImages(source_of(document), locations, shapes, max_pixels=document["max_pixels"])
-    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
-        raise DataError(f"{folder} does not hold readable decoded images: {error}; decode them again") from error
+        digests = self._digests or [self._source.digest(location).hex() for location in self._locations]
+        document = {
+            **self._source.describe(),
+            "locations": self._locations,
+            "digests": digests,
+            "max_pixels": self._max_pixels,
+            "fits_memory": self._fits_memory,
+        }
+        write_text(folder / SOURCE, json.dumps(document))  # ASCII: names with undecodable bytes survive
 
 
 def _uniform(shapes: NDArray[np.int64]) -> tuple[int, int, int] | None:

@@ -14,7 +14,8 @@ from tercet.core.history import History
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
-from tercet.data.image_cache import CachedImages, open_cache
+from tercet.data.image_cache import CachedImages
+from tercet.data.image_store import open_cache
 from tercet.data.table import SampleTable, load_samples
 
 _REQUIRED_KEYS = {

@@ -12,7 +12,7 @@ from typing import Any
 from tercet.config.training import Monitor
 from tercet.core.files import csv_text, write_text
 from tercet.core.history import History
-from tercet.core.output import printable
+from tercet.core.output import count, printable
 from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.untrusted_files import escape_formula
@@ -210,7 +210,8 @@ def report_text(metrics: Mapping[str, Any]) -> str:
         parts.append(
             "WARNING: epochs were chosen on the test split (monitor_split: test): its scores are optimistic.\n"
         )
-    title = f"{metrics['data']['source']}: {len(networks)} network(s) x {len(metrics['protocol']['seeds'])} seed(s)"
+    seeds = count(len(metrics["protocol"]["seeds"]), "seed")
+    title = f"{metrics['data']['source']}: {count(len(networks), 'network')} x {seeds}"
     tables = network_tables(networks, baseline=baseline, title=title, split=split)
     parts.append("\n".join(table.to_text() for table in tables))
     if tested:
@@ -219,10 +220,11 @@ def report_text(metrics: Mapping[str, Any]) -> str:
     parts.append(_COST_NOTE.format(device=metrics["protocol"]["device"]))
     parts += _size_lines(networks)
     if metrics["easy"]:
-        count = sum(len(row["seeds"]) for row in trained)
+        trainings = sum(len(row["seeds"]) for row in trained)
         parts.append(
-            f"Of the {metrics['easy']['n']} {split} images, all {count} trainings classify {metrics['easy']['count']} "
-            f"correctly ('easy') and {metrics['hard']['count']} wrongly; images.csv lists them, the hardest first."
+            f"Of the {metrics['easy']['n']} {split} images, all {trainings} trainings classify "
+            f"{metrics['easy']['count']} correctly ('easy') and {metrics['hard']['count']} wrongly; images.csv lists "
+            "them, the hardest first."
         )
         parts += ["", f"most confused classes ({split}, mistakes per training, both directions):"]
         parts += _pair_lines(trained)

@@ -14,8 +14,9 @@ from tercet.config.option_types import CrossvalOptions
 from tercet.config.parser import ParsedArguments
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig
 from tercet.core.errors import ConfigError
+from tercet.core.output import count
 from tercet.core.predictions import Predictions
-from tercet.core.progress import as_console, print_status
+from tercet.core.progress import as_console, phase, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
@@ -129,18 +130,20 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
             for fold in state.folds:
                 if fold.unlearned:
                     print_status(console, fold.unlearned_note())
-            details = f"{len(state.folds)} folds ({state.how})"
+            details = f"{count(len(state.folds), 'fold')} ({state.how})"
             failures = train_jobs(jobs, state.plan, root=run, details=details, console=console)
             for fold in state.folds:
                 trained = all(job.folder.finished() for job in jobs if job.run == fold.run)
                 if trained and not fold.finalized():
                     _finalize_fold(fold, console)
             raise_failures(failures, run)
-        return CrossValidation(run.path, *finalize_folds(state))
+        with phase(console, "combining the folds"):
+            return CrossValidation(run.path, *finalize_folds(state))
 
 
 def _finalize_fold(fold: FoldRun, console: Console) -> None:
-    results = finalize(fold.run, fold.plan, fold.plan.open_data(fold.run), console=console)
+    with phase(console, f"combining the members of {fold.title}"):
+        results = finalize(fold.run, fold.plan, fold.plan.open_data(fold.run), console=console)
     fold.run.write_results(results.metrics, results.report)
     scores = score(results.winner.predictions["test"])
     print_status(console, f"{fold.title}: {results.name}, accuracy {scores.accuracy:.4f} on {scores.n} held-out images")

@@ -14,7 +14,7 @@ from typing import Any
 from tercet.core.files import read_json
 from tercet.core.predictions import Predictions, concatenate
 from tercet.data.data_module import DataModule
-from tercet.data.image_cache import open_cache
+from tercet.data.image_store import open_cache
 from tercet.data.run_reader import CHOSEN
 from tercet.data.table import load_samples
 from tercet.ensemble.bundle import Bundle, Member, load_bundle

@@ -15,7 +15,7 @@ from tercet.config.parser import ParsedArguments
 from tercet.config.run import DEFAULT_METHODS, CalibrationConfig, FusionConfig, RunConfig
 from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.predictions import Predictions
-from tercet.core.progress import as_console
+from tercet.core.progress import as_console, phase
 from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule
@@ -115,7 +115,8 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     run = RunFolder.create(config.output, "ensemble", resumes=False)
     with run.lock():
         run.begin(RunRecord("ensemble", [str(folder.path) for folder in folders], parsed.to_dict()))
-        results = finalize(run, plan, prepared, members, console=console)
+        with phase(console, "combining members"):
+            results = finalize(run, plan, prepared, members, console=console)
         run.write_results(results.metrics, results.report)
     return Run(run.path, results.metrics, results.report)
 

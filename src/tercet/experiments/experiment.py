@@ -18,6 +18,7 @@ from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import write_json
+from tercet.core.progress import phase
 from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
 from tercet.core.runtime import describe_environment
 from tercet.data.in_memory import DataLike, data_name, resolve_data
@@ -98,7 +99,7 @@ class Experiment(ABC, Generic[State, Result]):
             options = self.stored_options()
             given = sorted(self.parsed.given)
             run.begin(RunRecord(self.command, str(self.source), options, custom=used_parts(options), given=given))
-            with run.delete_if_invalid():
+            with run.delete_if_invalid(), phase(console, "loading images"):
                 state = self._prepare(run)
             return self._finish(run, state, console)
 
@@ -140,7 +141,8 @@ class Experiment(ABC, Generic[State, Result]):
             run.remove_unfinished()
             state = experiment.reopen(run)
             if state is None:
-                state = experiment._prepare(run)
+                with phase(console, "loading images"):
+                    state = experiment._prepare(run)
             if (options := experiment.stored_options()) != record.options:
                 run.write_record(replace(record, options=options))
             return experiment._finish(run, state, console)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
+from tercet.core.progress import next_phase
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
 from tercet.data.data_module import DataModule
@@ -146,10 +147,12 @@ def finalize(
             if plan.monitor_split == "validation" and is_fitted_on_one_group(ensemble, groups)
         ),
     )
+    next_phase("calibrating")
     results = replace(results, calibrated=_calibrate(results, prepared))
     results = replace(results, metrics=_metrics(run, results))
     results = replace(results, report=_report(results))
     table = (prepared or plan.open_data(run)).table
+    next_phase("writing the bundle")
     _bundle(results, selected, table).save(run.bundle)
     return results
 

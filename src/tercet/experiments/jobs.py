@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from tercet.config.run import MemberConfig
 from tercet.core.errors import TercetError
 from tercet.core.output import count
-from tercet.core.progress import ProgressDisplay, print_status
+from tercet.core.progress import print_status
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import ThreadPlan, plan_threads
+from tercet.core.training_progress import ProgressDisplay, TrainingLength
 from tercet.data.data_module import DataModule
 from tercet.experiments.member import train_member
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
 from tercet.experiments.task import task_of
+from tercet.models.registry import has_fitted_head
 from tercet.training.callbacks import Callback
 
 
@@ -54,12 +58,26 @@ class Job:
         member = f"{self.name} of {self.run_title}" if self.run_title else self.name
         return member if self.fold is None else f"{member}, fold {self.fold + 1}"
 
+    @property
+    def length(self) -> TrainingLength:
+        """Length of the training."""
+        return length_of(Plan.load(self.run).member(self.name))
+
     def train(self, prepared: DataModule | None, callbacks: Sequence[Callback]) -> None:
         """Train in this process."""
         train_member(self.run, self.name, fold=self.fold, callbacks=callbacks, prepared=prepared)
 
     def on_end(self, failure: FailedJob | None) -> None:
         """Nothing to do: the training has written its own files."""
+
+
+def length_of(member: MemberConfig) -> TrainingLength:
+    """Return the length of a member's training; a fitted head has no epochs."""
+    if has_fitted_head(member.network, member.model):
+        return TrainingLength()
+    stages = member.training.stage_list()
+    epochs = tuple(None if stage.epochs is None else math.ceil(stage.epochs) for stage in stages)
+    return TrainingLength(epochs, member.training.batch_size)
 
 
 def planned_jobs(run: RunFolder, plan: Plan, *, run_title: str = "") -> list[Job]:
@@ -90,7 +108,7 @@ def run_jobs(
     Raises:
         Interrupted: A signal arrived; every training has saved a checkpoint.
     """
-    display = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split)
+    display = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split, total=len(jobs))
     threads = threads if len(jobs) > 1 else ThreadPlan(1, threads.threads)
     return run_all(jobs, root=root, threads=threads, display=display, prepared=prepared)
 

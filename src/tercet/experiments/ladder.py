@@ -21,7 +21,7 @@ from tercet.config.run import MemberConfig
 from tercet.core.errors import Interrupted, TercetError
 from tercet.core.files import read_json
 from tercet.core.output import count
-from tercet.core.progress import print_status
+from tercet.core.progress import phase, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import plan_threads
 from tercet.data.data_module import DataModule
@@ -98,7 +98,8 @@ class Ladder:
             began = time.monotonic()
             with self.keeping_best():
                 raise_failures(train_waiting(self.run, self.plan, self.prepared, self.console), self.run)
-                metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
+                with phase(self.console, "combining members"):
+                    metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
             self.record(metrics, time.monotonic() - began)
             results = self.with_rungs(metrics, report)
             self.run.write_results(*results)

@@ -26,7 +26,7 @@ from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
-from tercet.data.image_cache import open_cache
+from tercet.data.image_store import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.combine import ensemble_method, is_fitted
 from tercet.experiments.custom_parts import require_parts, used_parts

@@ -14,21 +14,26 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tercet.core.errors import Interrupted, PartError, to_tercet_error
 from tercet.core.history import EpochRow
-from tercet.core.progress import ProgressDisplay, print_status
+from tercet.core.progress import print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import ThreadPlan, torch_threads
+from tercet.core.training_progress import ProgressDisplay, TrainingLength
 from tercet.data.data_module import DataModule
+from tercet.data.image_store import shared_pixels
 from tercet.experiments.custom_parts import UnsendableError, child_environment, pack_parts, receive_parts
 from tercet.training.callbacks import Callback, EventStream
 from tercet.training.callbacks import TrainingProgress as StepProgress
 from tercet.training.signals import StopSignal
+
+_STEP_KEYS = ("stage", "epoch", "step", "total_steps")
+_PHASE_KEYS = ("name", "done", "total")
 
 
 class PoolTask(Protocol):
@@ -37,6 +42,11 @@ class PoolTask(Protocol):
     @property
     def title(self) -> str:
         """Label of the progress bar."""
+        ...
+
+    @property
+    def length(self) -> TrainingLength:
+        """Length of the training."""
         ...
 
     @property
@@ -77,13 +87,10 @@ class _ProgressCallback:
     job: PoolTask
 
     def on_train_batch_end(self, progress: StepProgress) -> None:
-        self.display.step(
-            self.job.title,
-            step=progress.step,
-            total_steps=progress.total_steps,
-            rate=progress.rate,
-            loss=progress.loss,
-        )
+        self.display.step(self.job.title, **{key: getattr(progress, key) for key in _STEP_KEYS})
+
+    def on_phase(self, progress: Any) -> None:
+        self.display.phase(self.job.title, **{key: getattr(progress, key) for key in _PHASE_KEYS})
 
     def on_epoch_end(self, row: EpochRow) -> None:
         self.display.epoch(self.job.title, row.__dict__)
@@ -98,13 +105,19 @@ def run_all(
     prepared: DataModule | None = None,
 ) -> list[FailedJob]:
     """Run jobs as `run_jobs` does; the next job is drawn only when a process is free, after the previous `on_end`."""
+    display.parallel = threads.jobs
     with display.progress:
         if threads.jobs > 1:
             try:
-                return _Pool(root, iter(jobs), threads, display, pack_parts()).run()
+                pool = _Pool(root, iter(jobs), threads, display, pack_parts())
+                with shared_pixels(root.images, prepared.images if prepared is not None else None):
+                    return pool.run()
             except UnsendableError as error:
                 print_status(display.console, f"{error}: the trainings run one after another in this process")
-        failures = [_run_here(job, root, threads, prepared, display) for job in jobs]
+        if prepared is not None:
+            prepared = replace(prepared, images=prepared.images.in_memory())
+        with nullcontext() if prepared is not None else shared_pixels(root.images):
+            failures = [_run_here(job, root, threads, prepared, display) for job in jobs]
         return [failure for failure in failures if failure is not None]
 
 
@@ -112,6 +125,7 @@ def _run_here(
     job: PoolTask, root: RunFolder, threads: ThreadPlan, prepared: DataModule | None, display: ProgressDisplay
 ) -> FailedJob | None:
     failure = None
+    display.begin(job.title, job.length)
     try:
         with torch_threads(threads.threads):
             job.train(prepared, [_ProgressCallback(display, job)])
@@ -123,7 +137,7 @@ def _run_here(
             raise
         failure = FailedJob(job, str(explained), explained.exit_code, error)
     finally:
-        display.end(job.title)
+        display.end(job.title, failure.message if failure is not None else None)
     job.on_end(failure)
     return failure
 
@@ -178,6 +192,7 @@ class _Pool:
                 start_new_session=True,
             )
         self.running[job] = process
+        self.display.begin(job.title, job.length)
         threading.Thread(target=self.read_events, args=(job, process), daemon=True).start()
 
     def read_events(self, job: PoolTask, process: subprocess.Popen[bytes]) -> None:
@@ -196,18 +211,21 @@ class _Pool:
         if event is None:
             self.on_exit(job)
         elif event["event"] == "step":
-            self.display.step(job.title, **{key: event[key] for key in ("step", "total_steps", "rate", "loss")})
+            self.display.step(job.title, **{key: event[key] for key in _STEP_KEYS})
+        elif event["event"] == "phase":
+            self.display.phase(job.title, **{key: event[key] for key in _PHASE_KEYS})
         elif event["event"] == "epoch":
             self.display.epoch(job.title, event)
-        else:
+        elif event["event"] == "error":
             self.errors[job] = (event["message"], event["exit_code"])
 
     def on_exit(self, job: PoolTask) -> None:
         code = self.running.pop(job).wait()
-        self.display.end(job.title)
         if code and self.stopping:
+            self.display.end(job.title)
             return  # it saved a checkpoint, from which a resume continues
         failure = FailedJob(job, *self.errors.get(job, self.describe_exit(job, code))) if code else None
+        self.display.end(job.title, failure.message if failure is not None else None)
         self.failures += [failure] if failure is not None else []
         job.on_end(failure)
 

@@ -34,7 +34,7 @@ from tercet.experiments.reproduce_results import (
 )
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
 from tercet.experiments.results import RunResult
-from tercet.metrics.table import Table, terminal_width
+from tercet.metrics.table import Table
 
 
 class Reproduction(RunResult):
@@ -238,7 +238,7 @@ def list_recipes() -> CommandResult:
         }
         for recipe in recipes
     ]
-    return CommandResult(table.to_text(width=terminal_width()), {"recipes": document})
+    return CommandResult(table.to_text(), {"recipes": document})
 
 
 def show_recipe(name: str) -> CommandResult:

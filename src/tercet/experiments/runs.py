@@ -17,7 +17,7 @@ from tercet.core.output import printable
 from tercet.core.registry import did_you_mean
 from tercet.core.run_folder import RECORD
 from tercet.data.run_reader import RunReader
-from tercet.metrics.table import Table, number, terminal_width
+from tercet.metrics.table import Table, number
 
 _METRICS = "metrics.json"
 _SCHEMA_ERRORS = (KeyError, TypeError, AttributeError, IndexError, ValueError)
@@ -81,7 +81,7 @@ class RunsTable:
 
     def to_text(self) -> str:
         """Return the table, followed by unreadable and unfinished runs."""
-        table = self._table().to_text(width=terminal_width())
+        table = self._table().to_text()
         parts = [table] if self.rows else [f"no finished run under {printable(self.folder)}\n"]
         if any(row.monitor_split == "test" for row in self.rows):
             parts.append("! selected on the test split (monitor_split: test): test scores are optimistic\n")

@@ -19,7 +19,7 @@ from tercet.config.presets import LadderConfig, PresetConfig
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.files import write_json
-from tercet.core.progress import as_console
+from tercet.core.progress import as_console, phase
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
@@ -152,7 +152,8 @@ class Training(PlannedExperiment[Run]):
             complete = preset == "best" or bool(self.parsed.of(RunConfig).members)  # named ones are all trained
             return Run(run.path, *Ladder(run, plan, prepared, config, complete, console).climb())
         raise_failures(train_waiting(run, plan, prepared, console), run)
-        return Run(run.path, *task_of(plan).finalize(run, plan, prepared, console))
+        with phase(console, "combining members"):
+            return Run(run.path, *task_of(plan).finalize(run, plan, prepared, console))
 
 
 run_training = partial(run_experiment, Training)

@@ -18,9 +18,11 @@ from tercet.config.run import FusionConfig
 from tercet.core.errors import ConfigError, DataError, StorageError, TercetError
 from tercet.core.files import write_text
 from tercet.core.history import History
-from tercet.core.progress import ProgressDisplay, as_console, print_status
+from tercet.core.output import count
+from tercet.core.progress import as_console, print_status
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
+from tercet.core.training_progress import ProgressDisplay
 from tercet.core.yaml_io import dump_yaml
 from tercet.data.data_module import DataModule, prepare_data
 from tercet.data.in_memory import DataLike
@@ -136,9 +138,9 @@ class Search(PlannedExperiment[Tuning]):
         """Read plan and data, after a check of the number of trials."""
         journal = SearchFolder(run.path).journal
         TrialLog.repair(journal)
-        count = TrialLog(journal, self.study).count()
-        if count > self.study.trials:
-            raise ConfigError(f"{count} trials exist already: give --trials {count} or more")
+        known = TrialLog(journal, self.study).count()
+        if known > self.study.trials:
+            raise ConfigError(f"{known} trials exist already: give --trials {known} or more")
         return super().reopen(run)
 
     def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Tuning:
@@ -167,18 +169,18 @@ class _Tuner:
 
     def run(self) -> Tuning:
         """Train the missing trials, and report all."""
-        count = self.log.count()
-        missing = self.search.trials - count + len(self.log.running())
+        missing = self.search.trials - self.log.count() + len(self.log.running())
         if missing:
             threads = plan_threads(max_parallel(self.search.trials), threads=self.plan.threads, device=self.plan.device)
             counts = ", ".join(f"{len(self.prepared.rows(split))} {split}" for split in ("train", "validation"))
-            print_status(self.console, f"{self.plan.data}: {len(self.plan.classes)} classes; {counts} images")
+            classes = count(len(self.plan.classes), "class")
+            print_status(self.console, f"{self.plan.data}: {classes}; {counts} images")
             print_status(self.console, f"{missing} of {self.search.trials} trials on {self.plan.device}: {threads}")
             run_all(
                 self.tasks(),
                 root=self.folder,
                 threads=threads,
-                display=ProgressDisplay(self.console),
+                display=ProgressDisplay(self.console, total=missing),
                 prepared=self.prepared,
             )
         if self.fatal:

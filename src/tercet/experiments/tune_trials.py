@@ -19,8 +19,10 @@ from tercet.core.errors import DivergedError
 from tercet.core.files import csv_text
 from tercet.core.history import TIME_LIMIT, EpochRow, History
 from tercet.core.output import printable
+from tercet.core.training_progress import TrainingLength
 from tercet.core.untrusted_files import escape_formula
 from tercet.data.data_module import DataModule
+from tercet.experiments.jobs import length_of
 from tercet.experiments.member import train_member
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, report_to_parent
@@ -121,6 +123,11 @@ class TrialTask:
     def title(self) -> str:
         """Title of the progress bar."""
         return f"trial {self.number}"
+
+    @property
+    def length(self) -> TrainingLength:
+        """Length of the training."""
+        return length_of(Plan.load(self.folder.trial(self.number)).members[0])
 
     @property
     def command(self) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.files import new_folder, slug, write_json
 from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
+from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.core.registry import did_you_mean
 from tercet.core.resize import CropMode, visible_window
@@ -108,7 +109,7 @@ def explain_images(
         bad = () if source is None else tuple(source.bad)
         if source is not None and not explained:
             reasons = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-            raise DataError(f"none of the {len(bad)} image(s) can be read: {reasons}")
+            raise DataError(f"none of the {count(len(bad), 'image')} can be read: {reasons}")
     notes = _notes(request, no_filters=filters and not files)
     explanations = Explanations(loaded.name, tuple(explained), bad, folder, tuple(files), notes)
     write_json(folder / "explain.json", explanations.to_dict())

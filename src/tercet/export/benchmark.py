@@ -19,7 +19,7 @@ import torch
 from tercet.core.errors import raise_problems
 from tercet.core.resource_limits import available_cores
 from tercet.inference.predictor import Predictor, model_label, open_predictor
-from tercet.metrics.table import Table, terminal_width
+from tercet.metrics.table import Table
 
 BATCHES = (1, 8, 32)
 _WARM_UP, _MIN_RUNS = 2, 5
@@ -64,7 +64,7 @@ class BenchmarkResult:
             numbers = f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.images_per_second:.1f}"
             rows.append((row.runtime, row.model, f"{row.threads}", f"{row.batch}", *numbers))
         title = f"images of {self.size[0]} x {self.size[1]} pixels, from bytes to probabilities"
-        return Table(header, rows, "llrrrrr", title).to_text(width=terminal_width())
+        return Table(header, rows, "llrrrrr", title).to_text()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.multilabel import MultilabelPredictions
+from tercet.core.progress import next_phase
 from tercet.data.inputs import ImageInputs
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.combine import Combiner
@@ -119,6 +120,7 @@ def compare_outputs(
         samples: The images.
         exact: Whether the whole file computes in 32 bits.
     """
+    next_phase("comparing the file with the bundle")
     expected = _bundle_output(bundle, samples.images)
     # all images are in memory anyway
     outputs = [model.run_all(enumerate(samples.images), batch_size=size, max_bytes=math.inf)[1] for size in BATCHES]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import ConfigError, ModelError, StorageError
+from tercet.core.errors import ConfigError, DataError, ModelError, StorageError
 from tercet.core.files import require_writable, write_json
 from tercet.core.predictions import UNKNOWN, Ints
 from tercet.data.image_cache import CachedImages
@@ -144,7 +144,10 @@ def _from_run(bundle: Bundle, path: Path, max_images: int) -> VerificationImages
     # cross-validation has no validation split: use all images
     rows = np.asarray(validation if len(validation) else np.arange(len(table)), dtype=np.int64)
     source = f"validation images of {run}" if len(validation) else f"images of {run}"
-    return _from_table(bundle, table, cache, rows, source, max_images) if len(rows) else None
+    try:
+        return _from_table(bundle, table, cache, rows, source, max_images) if len(rows) else None
+    except DataError:  # the files of the run were deleted or have changed
+        return None
 
 
 def _from_table(

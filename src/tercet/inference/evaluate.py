@@ -22,7 +22,6 @@ from tercet.metrics.classification import score
 from tercet.metrics.metric import Scores
 from tercet.metrics.multilabel import score_multilabel
 from tercet.metrics.significance import compare
-from tercet.metrics.table import terminal_width
 from tercet.metrics.tables import ResultRow, classes_table, comparison_text, mistakes_text, results_table
 
 
@@ -37,7 +36,7 @@ class _Task:
 
 
 def _classes(predictions: Predictions | MultilabelPredictions, title: str) -> str:
-    return classes_table(predictions, title=title).to_text(width=terminal_width())
+    return classes_table(predictions, title=title).to_text()
 
 
 _TASKS = {
@@ -86,7 +85,7 @@ class Evaluation:
         """Return tables for the terminal."""
         task = _TASKS[type(self.predictions)]
         table = results_table([*self.rows, *self._plain_row()], title=f"scored: {self.subset}")
-        sections = [table.to_text(width=terminal_width())]
+        sections = [table.to_text()]
         if isinstance(self.plain, Predictions) and isinstance(self.predictions, Predictions):
             comparison = compare(self.predictions, self.plain)
             sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")

@@ -19,7 +19,7 @@ from tercet.core.calibration import Calibration, prediction_sets
 from tercet.core.errors import ConfigError, Crashed, DataError, MemoryExhausted, StorageError
 from tercet.core.files import require_writable
 from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
-from tercet.core.output import printable
+from tercet.core.output import count, printable
 from tercet.core.prediction_files import REJECTED, SET, write_csv
 from tercet.core.predictions import Predictions
 from tercet.core.process import ChildProcess, SignalForwarder, signal_name, tercet_command
@@ -183,7 +183,7 @@ def predict_files(
         if len(source.bad) < len(source.items):
             raise
         images = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
-        raise DataError(f"none of the {len(source.bad)} image(s) can be read: {images}") from error
+        raise DataError(f"none of the {count(len(source.bad), 'image')} can be read: {images}") from error
     result = PredictionResult(predictions, tuple(source.bad), top_k, predictor.calibration)
     if csv is None:
         return result

@@ -6,7 +6,7 @@ import html
 import io
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import table as rich_table
@@ -20,7 +20,7 @@ from tercet.core.output import printable
 MISSING = "-"
 _COUNTS = ("parameters", "flops")
 WIDTH = 80
-"""Columns of tables in files."""
+"""Columns of tables where there is no terminal."""
 _MIN_WIDTH = 8
 """Columns that a name keeps in a table that is too wide."""
 _ALIGNED = {"l": "", "r": ' class="number"'}
@@ -47,15 +47,31 @@ class Table:
     rules: frozenset[int] = frozenset()
     """Text: indices of rows that are followed by a line."""
 
-    def to_text(self, *, width: int = WIDTH) -> str:
-        """Return plain text without colours; it is wider than `width` only if the numbers do not fit."""
+    def to_text(self, *, width: int | None = None) -> str:
+        """Return plain text without colours; it is wider than `width` only if the numbers do not fit.
+
+        Args:
+            width: Columns (default: those of the terminal). Names of columns are divided only where they do not fit.
+        """
+        width = terminal_width() if width is None else width
+        undivided = replace(self, header=[_undivided(name) for name in self.header])
+        return undivided._to_text(width) if _total(undivided._widths()) <= width else self._to_text(width)
+
+    def _widths(self) -> list[int]:
+        """Return the width of each column without folded text."""
+        align = self.align.ljust(len(self.header), "l")
+        columns = [[name, *(row[index] for row in self.rows)] for index, name in enumerate(self.header)]
+        return [
+            max(cell_len(line) for cell in column for line in _lines(cell, letter).split("\n"))
+            for column, letter in zip(columns, align, strict=True)
+        ]
+
+    def _to_text(self, width: int) -> str:
         title = Text(printable(self.caption)) if self.caption else None
         table = rich_table.Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
         align = self.align.ljust(len(self.header), "l")
         widths = []
-        for index, (name, letter) in enumerate(zip(self.header, align, strict=True)):
-            cells = [name, *(row[index] for row in self.rows)]
-            longest = max(cell_len(line) for cell in cells for line in _lines(cell, letter).split("\n"))
+        for name, letter, longest in zip(self.header, align, self._widths(), strict=True):
             widths.append(longest if letter == "r" else min(_MIN_WIDTH, longest))
             options: dict[str, Any] = {"justify": "right", "no_wrap": True} if letter == "r" else {"overflow": "fold"}
             table.add_column(Text(_lines(name, "r")), min_width=widths[-1], **options)
@@ -64,8 +80,7 @@ class Table:
             table.add_row(*texts, end_section=number in self.rules)
         table.caption = Text(printable(self.note)) if self.note else None
         stream = io.StringIO()
-        required = sum(widths) + len(widths) + 1  # with a space between the columns and at both ends
-        Console(file=stream, width=max(width, required), color_system=None, highlight=False).print(table)
+        Console(file=stream, width=max(width, _total(widths)), color_system=None, highlight=False).print(table)
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
     def to_html(self) -> str:
@@ -78,7 +93,7 @@ class Table:
         if any(len(row) > width for row in self.rows):
             raise ValueError(f"a row of the table '{self.caption}' is longer than its {width} columns")
         kinds = [_ALIGNED[letter] for letter in self.align.ljust(width, "l")]
-        names = zip((name.replace("-\n", "").replace("\n", " ") for name in self.header), kinds, strict=False)
+        names = zip(map(_undivided, self.header), kinds, strict=False)
         head = "".join(f'<th scope="col"{kind}>{_escaped(name)}</th>' for name, kind in names)
         lines = []
         for number, row in enumerate(self.rows):
@@ -98,6 +113,15 @@ class Table:
 def terminal_width() -> int:
     """Return the columns of the terminal; `WIDTH` if the output is not one."""
     return shutil.get_terminal_size((WIDTH, 24)).columns
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(widths) + 1  # with a space between the columns and at both ends
+
+
+def _undivided(name: str) -> str:
+    """Return the name of a column without line breaks."""
+    return name.replace("-\n", "").replace("\n", " ")
 
 
 def _lines(text: str, align: str) -> str:

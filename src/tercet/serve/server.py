@@ -74,6 +74,7 @@ def serve(
     limits: ServerLimits | None = None,
     parent: ParentLink | None = None,
     on_loaded: Callable[[], object] = lambda: None,
+    on_listening: Callable[[str], object] = lambda url: None,
 ) -> ServeResult:
     """Serve a model until SIGTERM or SIGINT; requests in progress are completed.
 
@@ -86,6 +87,7 @@ def serve(
         limits: Limits of the server.
         parent: Link to the supervisor, which holds the socket (`host` and `port` are unused then).
         on_loaded: Called after the first run of the model.
+        on_listening: Called with the URL when the server listens.
 
     Raises:
         ConfigError: The address is invalid or in use.
@@ -107,7 +109,7 @@ def serve(
     config = _uvicorn_config(guard, limits)
     config.on_rejected, config.stopping = guard.record_rejected, lambda: service.stopping
     fields = {"url": url, "model": name, "classes": len(model.classes), "members": len(model.member_names)}
-    server = _Server(config, service, guard, log, {**fields, "pid": os.getpid()}, parent)
+    server = _Server(config, service, guard, log, {**fields, "pid": os.getpid()}, parent, on_listening)
     start = time.monotonic()
     service.start()
     try:
@@ -136,6 +138,7 @@ def serve_model(
     max_memory: int | None = None,
     load_timeout: float | None = None,
     parent: ParentLink | None = None,
+    on_listening: Callable[[str], object] = lambda url: None,
 ) -> ServeResult:
     """Serve a model in this process until SIGTERM or Ctrl-C.
 
@@ -150,6 +153,7 @@ def serve_model(
         max_memory: Permanent address-space limit of this process, in MiB.
         load_timeout: Seconds for loading the model; then SIGALRM ends this process.
         parent: Link to the supervisor.
+        on_listening: Called with the URL when the server listens.
 
     Raises:
         ModelError: The file is missing, damaged or not a model.
@@ -174,6 +178,7 @@ def serve_model(
             limits=limits,
             parent=parent,
             on_loaded=lambda: limit_time(None),
+            on_listening=on_listening,
         )
 
 
@@ -210,8 +215,10 @@ class _Server(Server):
         log: AccessLog,
         start_fields: dict[str, Any],
         parent: ParentLink | None,
+        on_listening: Callable[[str], object],
     ) -> None:
         super().__init__(config)
+        self._on_listening = on_listening
         self._service, self._guard, self._log, self._start_fields = service, guard, log, start_fields
         self._parent, self._forwarded_signals = parent, 0
         self._stop_time, self._stop_logged = float("inf"), False
@@ -224,6 +231,7 @@ class _Server(Server):
         if self._parent is not None:
             self._parent.ready(self._on_forwarded_signal, self._on_orphaned)
         self._log.write("listening", **self._start_fields)
+        self._on_listening(self._start_fields["url"])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Reject new requests; a second signal exits at once. The exit code is 0 in both cases.

@@ -39,6 +39,8 @@ class TrainingProgress:
     """Learning rate of this step."""
     loss: float
     """Loss of this batch."""
+    epoch: int = 0
+    """Epoch within the stage, from 0."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,8 @@ class Trainer:
         self.ema.update(state.stage_step)
 
         state.count_step(batch_loss, num_correct, len(shard))
-        progress = TrainingProgress(state.stage, len(self.stages), state.step, self.total_steps, lr, batch_loss)
+        stages, steps = len(self.stages), self.total_steps
+        progress = TrainingProgress(state.stage, stages, state.step, steps, lr, batch_loss, state.epoch)
         notify(self.callbacks, "on_train_batch_end", progress)
 
     def on_epoch_end(self, stage: StageConfig) -> str:
