@@ -182,6 +182,7 @@ def test_imports_are_at_the_top() -> None:
 
 def test_files_are_short() -> None:
     lengths = {module.name: len(module.text.splitlines()) for module in MODULES}
+    del lengths["tercet.config.option_types"]  # written by a script
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 

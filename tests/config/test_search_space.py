@@ -88,7 +88,10 @@ def test_all_notations_are_read(tmp_path: Path) -> None:
         ({"hidden_size": {"low": 1.5, "high": 4}}, "space: hidden_size: low: expected a whole number, got 1.5"),
         ({"hidden_size": {"low": 8, "high": 20, "step": 8}}, "must be a multiple of step 8"),
         ({"optimizer": {"low": 1, "high": 2}}, "optimizer: expected a list of choices: the option is one of adam"),
-        ({"optimizer": ["adam", "adma"]}, "space: optimizer: expected one of adam, adamw, sgd, got 'adma', did you"),
+        (
+            {"optimizer": ["adam", "adma"]},
+            "space: optimizer: expected one of adam, adamw, sgd, or any optimizer of timm, got 'adma', did you",
+        ),
         ({"optimizer": ["adam", "adam"]}, "space: optimizer: adam is given twice"),
         ({"hidden_size": {"low": 0, "high": 4}}, "space: hidden_size 0 must be positive"),
         ({}, "space is empty"),

@@ -58,7 +58,6 @@ def test_short_options_without_a_matching_option_raise() -> None:
         ("train", "--shedule", " '--schedule'"),
         ("predict", "--top", " '--top-k'"),
         ("ensemble", "--method", None),
-        ("train", "--preset", None),
         ("train", "--scale", None),
         ("train", "--gamma", None),
         ("train", "--verbose", None),

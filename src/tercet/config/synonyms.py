@@ -42,8 +42,8 @@ SHORT: Mapping[str, str] = {"-m": "model", "-b": "bs", "-o": "out"}
 """Short options, as keys of `SYNONYMS`."""
 
 HINTS: Mapping[str, tuple[str, ...]] = {
-    "quick": ("dry_run", "epochs", "data.limit"),
-    "fast": ("dry_run", "epochs", "data.limit"),
+    "quick": ("dry_run", "preset", "data.limit"),
+    "fast": ("dry_run", "preset", "data.limit"),
     "early_stopping": ("patience",),
     "gpu": ("device",),
     "gpus": ("device",),

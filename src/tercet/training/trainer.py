@@ -95,8 +95,9 @@ class Trainer:
             DivergedError: The loss is not finite.
             StorageError: A checkpoint could not be written.
         """
-        start = TrainingStart(self.name, self.module, len(self.stages), self.total_steps)
-        notify(self.callbacks, "on_train_begin", start)
+        notify(
+            self.callbacks, "on_train_begin", TrainingStart(self.name, self.module, len(self.stages), self.total_steps)
+        )
         with self.stop_signal:
             try:
                 while self.state.stage < len(self.stages):
