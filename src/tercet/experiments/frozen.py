@@ -1,31 +1,41 @@
 """Trainings whose backbone is frozen: its features are computed once and take the place of the images.
 
-Shapes: N rows of the table, F features.
+Shapes: N rows of the table, V views, F features.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from tercet.config.model import ModelConfig
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
+from tercet.config.tta import TTAConfig
 from tercet.core.history import EpochRow
+from tercet.core.run_folder import RunFolder
 from tercet.core.types import BatchSource
 from tercet.data.data_module import DataModule, Rows
-from tercet.data.feature_cache import FeatureCache, Features, pixel_digests
+from tercet.data.feature_cache import Features
 from tercet.data.loader import ImageLoader
 from tercet.experiments.plan import Plan
+from tercet.inference.features import ImageFeatures, has_stored_features
 from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
-from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
+from tercet.models.encoder import AfterBackbone
 from tercet.models.forward import predict_logits
 from tercet.models.registry import has_fitted_head
+from tercet.models.tta import View, views_of
+from tercet.training.callbacks import Callback, PhaseProgress, notify
 from tercet.training.linear_heads import fit_logistic
+from tercet.training.signals import StopSignal
+
+INTERRUPTED = "the features that were computed are stored; continue with --resume"
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,71 @@ class FrozenBackbone:
 
     classifier: Classifier
     """The whole network; its other parts are those of `module`."""
+    config: ModelConfig
+    """Options of the network."""
     module: nn.Module
     """Maps features to logits."""
     features: Features
     """N F; rows in no split are zero."""
-    computed: int
-    """Features that this training computed."""
-    reused: int
-    """Features that were stored."""
+    reader: RunFeatures
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of features that this training computed, and of those that were stored."""
+        return self.reader.images.counts
+
+    def of_views(self, rows: Rows, views: TTAConfig) -> Features:
+        """Return the features of all views of some rows (N V F); other rows are zero."""
+        return self.reader.compute(self.classifier, self.config, rows, views_of(views, self.classifier.spec))
+
+
+@dataclass(frozen=True)
+class RunFeatures:
+    """The features of the images of a run by any network, with progress and an early stop.
+
+    Args:
+        images: The images.
+        num_rows: N, number of rows of the table.
+        observers: Their `on_phase` gets a `PhaseProgress` after each batch.
+    """
+
+    images: ImageFeatures
+    num_rows: int
+    observers: Sequence[Callback] = ()
+
+    @classmethod
+    def of(
+        cls, plan: Plan, prepared: DataModule, run: RunFolder | None = None, observers: Sequence[Callback] = ()
+    ) -> RunFeatures:
+        """Return the features of the images of a run; its folder keeps the digests of the images."""
+        folder = None if run is None else run.path / plan.images
+        workers = plan.data_config.num_workers
+        return cls(ImageFeatures(prepared.images, plan.device, workers, folder), len(prepared.table), observers)
+
+    def compute(
+        self, classifier: Classifier, config: ModelConfig, rows: Rows, views: Sequence[View] | None = None
+    ) -> Features:
+        """Return the features of the backbone with its current weights (N V F); other rows are zero.
+
+        Args:
+            classifier: The network, whose backbone is pooled (see `is_pooled`).
+            config: Its options.
+            rows: Rows of the table.
+            views: V views (default: the whole image).
+
+        Raises:
+            Interrupted: A signal arrived; what was computed is stored.
+        """
+        with StopSignal() as stop:
+
+            def on_batch(done: int, total: int) -> None:
+                notify(self.observers, "on_phase", PhaseProgress("features", done, total))
+                stop.raise_if_requested(INTERRUPTED)
+
+            values = replace(self.images, on_batch=on_batch).compute(classifier, config, rows, views)
+        features: Features = np.zeros((self.num_rows, *values.shape[1:]), dtype=np.float32)
+        features[rows] = values
+        return features
 
 
 def without_backbone(
@@ -58,37 +125,36 @@ def without_backbone(
 
 
 def frozen_backbone(
-    classifier: Classifier, member: MemberConfig, plan: Plan, prepared: DataModule
+    classifier: Classifier,
+    member: MemberConfig,
+    plan: Plan,
+    prepared: DataModule,
+    run: RunFolder | None = None,
+    observers: Sequence[Callback] = (),
 ) -> FrozenBackbone | None:
     """Return the features of a frozen backbone; None if a part of it is trained, or images change at random.
 
-    The features of networks of the caller's are not stored, since their code may change without their weights.
+    Args:
+        classifier: The network.
+        member: Its configuration.
+        plan: The plan of the run.
+        prepared: The data.
+        run: The run, whose folder keeps the digests of the images.
+        observers: Callbacks, which get the progress.
+
+    Raises:
+        Interrupted: A signal arrived; what was computed is stored.
     """
     config = member.training
     random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
     if has_fitted_head(member.network, member.model):
         random = False  # fitted on the images as they are
-    if plan.multilabel or classifier.custom or random or not classifier.frozen_backbone:
+    if plan.multilabel or random or not has_stored_features(classifier):
         return None
     rows = np.sort(np.concatenate([prepared.rows(split) for split in ("train", "validation", "test")]))
-    first = prepared.loader(rows[:1], (classifier.spec,))
-    with torch.inference_mode():
-        images = next(iter(first.epoch(0))).images
-        assert isinstance(images, torch.Tensor)  # one spec
-        if classifier.eval().features(classifier.preprocess(images)).ndim != 2:
-            return None  # a feature map for a scan: larger than the images
-    encoder = Encoder(classifier, device=plan.device, expected=len(rows))
-    cache = FeatureCache()
-    key = encoder_key(classifier, sorted(member.model.backbone.args.items()))
-    specs, workers = (classifier.spec,), plan.data_config.num_workers
-    values = cache.features(
-        key,
-        pixel_digests(prepared.images, rows),
-        lambda positions: encoder.encode(prepared.loader(rows[positions], specs, num_workers=workers)),
-    )
-    features: Features = np.zeros((len(prepared.table), values.shape[1]), dtype=np.float32)
-    features[rows] = values
-    return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused)
+    reader = RunFeatures.of(plan, prepared, run, observers)
+    features = reader.compute(classifier, member.model, rows)[:, 0]
+    return FrozenBackbone(classifier, member.model, AfterBackbone(classifier), features, reader)
 
 
 def fit_head(

@@ -95,8 +95,6 @@ def train_member(
     plan = Plan.load(run)
     trainer = _MemberTrainer(run, folder, plan, prepared or plan.open_data(run), name, fold)
     classifier, frozen, summary = trainer.train(callbacks)
-    if frozen is not None:
-        summary["features"] = {"computed": frozen.computed, "reused": frozen.reused}
     if fold is None:
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARY_KEYS}
         if keep:
@@ -106,6 +104,8 @@ def train_member(
     else:
         predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out(), frozen)
         store_predictions(predictions, folder.predictions, folder)
+    if frozen is not None:
+        summary["features"] = frozen.counts
     folder.finish(summary)
 
 
@@ -169,10 +169,10 @@ class _MemberTrainer:
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
         monitor_rows = self.prepared.rows(plan.monitor_split)
         validation = self.prepared.loader(monitor_rows, specs, num_workers=plan.data_config.num_workers)
-        frozen = frozen_backbone(classifier, member, plan, self.prepared)
-        module, validation = without_backbone(classifier, validation, frozen)
         scorer, logs = self.logging(monitor_rows)
         observers = [*logs, *callbacks, CustomCallbacks(PARTS["callback"].custom().values())]
+        frozen = frozen_backbone(classifier, member, plan, self.prepared, self.run, observers)
+        module, validation = without_backbone(classifier, validation, frozen)
         if frozen is not None and has_fitted_head(member.network, member.model):
             row = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
             history, summary = History([row]), _summary(row.validation, seconds=row.seconds)

@@ -211,7 +211,7 @@ class _Pool:
             self.display.step(job.title, **{key: event[key] for key in ("step", "total_steps", "rate", "loss")})
         elif event["event"] == "epoch":
             self.display.epoch(job.title, event)
-        else:
+        elif event["event"] == "error":
             self.errors[job] = (event["message"], event["exit_code"])
 
     def on_exit(self, job: PoolTask) -> None:

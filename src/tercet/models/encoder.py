@@ -9,7 +9,7 @@ import hashlib
 import io
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tercet.core.types import BatchSource
 from tercet.models.classifier import Classifier
 from tercet.models.forward import evaluation_mode
 
@@ -86,18 +85,16 @@ class Encoder:
         self._run: Callable[[Tensor], Tensor] | None = None
         self._worth_choosing = device == "cpu" and expected >= _MIN_IMAGES
 
-    def encode(self, source: BatchSource) -> Features:
-        """Return the features N F of the images of `source.epoch(0)`, which fit the classifier's input spec."""
-        parts = []
+    def encode(self, batches: Iterable[Tensor]) -> Iterator[Features]:
+        """Yield the features B F of each batch of images B C H W in [0, 1]."""
         with evaluation_mode(self.classifier, self.device):
-            for batch in source.epoch(0):
-                assert isinstance(batch.images, Tensor)  # of one spec
+            for batch in batches:
                 with torch.inference_mode():
-                    images = self.classifier.preprocess(batch.images.to(self.device))
+                    images = self.classifier.preprocess(batch.to(self.device))
                     if self._run is None:
                         self._run = self._choose(images[:_TIMED_IMAGES]) if self._worth_choosing else self._prefix
-                    parts.append(self._run(images).flatten(1).float().cpu().numpy())
-        return np.concatenate(parts)
+                    features = self._run(images).flatten(1).float().cpu().numpy()
+                yield features
 
     def _choose(self, images: Tensor) -> Callable[[Tensor], Tensor]:
         expected = self._prefix(images)
