@@ -192,7 +192,7 @@ def test_an_interruption_ends_within_a_batch_and_stores_what_was_computed(tmp_pa
 
 
 def test_many_images_are_stored_in_chunks(tmp_path: Path) -> None:
-    digests = [bytes(1) + number.to_bytes(15, "big") for number in range(2 * CHUNK + 5)]  # all in one bucket
+    digests = [bytes(1) + number.to_bytes(31, "big") for number in range(2 * CHUNK + 5)]  # all in one bucket
     calls: list[tuple[int, int]] = []
     cache = FeatureCache(tmp_path)
     cache.features("a", ["plain"], digests, Counting(digests, batch=100), lambda *call: calls.append(call))

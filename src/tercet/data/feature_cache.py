@@ -65,6 +65,11 @@ class FeatureCache:
     """Features that were read."""
     _writable: bool = True
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of computed and reused features, for metrics."""
+        return {"computed": self.computed, "reused": self.reused}
+
     def features(
         self,
         encoder: str,

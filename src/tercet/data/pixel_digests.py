@@ -1,6 +1,6 @@
-"""Digests of decoded images, by which stored features are found.
+"""Digests of decoded images: they find stored features, and identical images.
 
-Shapes: N images.
+Shapes: N images, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -13,14 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.files import atomic_path, file_lock
+from tercet.data.decode import Pixels
 from tercet.data.image_cache import CachedImages
 from tercet.data.table import Ints
 
-DIGEST_BYTES = 16
+DIGEST_BYTES = 32
+
+
+def pixel_digest(pixels: Pixels) -> bytes:
+    """Return the SHA-256 of the shape and the pixels H W C of an image; the same for grey images stored as RGB."""
+    if pixels.shape[2] == 3 and _is_grey(pixels[:1]) and _is_grey(pixels):
+        pixels = pixels[..., :1]
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def pixel_digests(images: CachedImages, rows: Ints, *, file: Path | None = None) -> list[bytes]:
-    """Return a digest of the shape and the decoded pixels of some images.
+    """Return the digests of some images.
 
     Args:
         images: The images.
@@ -28,27 +42,20 @@ def pixel_digests(images: CachedImages, rows: Ints, *, file: Path | None = None)
         file: Where the digests of all images are stored, so that further processes do not compute them.
     """
     if file is None:
-        return [_pixel_digest(images, row) for row in rows.tolist()]
+        return [pixel_digest(images.read(row)) for row in rows.tolist()]
     with ExitStack() as stack:
-        with suppress(OSError):  # the folder is read-only: computed by each process
+        with suppress(OSError):  # a folder that is not writable: each process computes them
             stack.enter_context(file_lock(file.with_name(f".{file.name}.lock"), busy=lambda owner: None))
-        stored = _read_digests(file, len(images))
+        stored = _read(file, len(images))
         if stored is None:
-            parts = [_pixel_digest(images, row) for row in range(len(images))]
+            parts = [pixel_digest(images.read(row)) for row in range(len(images))]
             stored = np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
             with suppress(OSError), atomic_path(file) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, stored, allow_pickle=False)
     return [row.tobytes() for row in stored[rows]]
 
 
-def _pixel_digest(images: CachedImages, row: int) -> bytes:
-    pixels = images.read(row)
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()[:DIGEST_BYTES]
-
-
-def _read_digests(file: Path, count: int) -> NDArray[np.uint8] | None:
+def _read(file: Path, count: int) -> NDArray[np.uint8] | None:
     try:
         digests: NDArray[np.uint8] = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -26,6 +26,7 @@ from tercet.experiments.fit_ensemble import (
     read_members,
     select_members,
 )
+from tercet.experiments.frozen import counts_of, sum_counts
 from tercet.experiments.plan import Plan
 from tercet.experiments.tta import TTAChoice, choose_tta
 from tercet.metrics.classification import score
@@ -207,6 +208,7 @@ def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
         "comparison": {"of": results.name, "against": results.best.name, **comparison.to_dict()}
         if comparison
         else None,
+        "features": sum_counts(counts_of(member.folder for member in results.members)),
         "versions": describe_environment()["packages"],
     }
 

@@ -6,8 +6,9 @@ Shapes: N rows of the table, V views, F features.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,19 +19,21 @@ from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.history import EpochRow
-from tercet.core.run_folder import RunFolder
+from tercet.core.predictions import Predictions
+from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.types import BatchSource
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.feature_cache import Features
 from tercet.data.loader import ImageLoader
+from tercet.ensemble.member import Member, predict_together
 from tercet.experiments.plan import Plan
 from tercet.inference.features import ImageFeatures, has_stored_features
 from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
 from tercet.models.encoder import AfterBackbone
-from tercet.models.forward import predict_logits
+from tercet.models.forward import predict, predict_logits
 from tercet.models.registry import has_fitted_head
-from tercet.models.tta import View, views_of
+from tercet.models.tta import FeatureTTAModel, View, enlarged_input_spec, views_of
 from tercet.training.callbacks import Callback, PhaseProgress, notify
 from tercet.training.linear_heads import fit_logistic
 from tercet.training.signals import StopSignal
@@ -55,7 +58,7 @@ class FrozenBackbone:
     @property
     def counts(self) -> dict[str, int]:
         """Numbers of features that this training computed, and of those that were stored."""
-        return self.reader.images.counts
+        return self.reader.images.cache.counts
 
     def of_views(self, rows: Rows, views: TTAConfig) -> Features:
         """Return the features of all views of some rows (N V F); other rows are zero."""
@@ -78,10 +81,9 @@ class RunFeatures:
 
     @classmethod
     def of(
-        cls, plan: Plan, prepared: DataModule, run: RunFolder | None = None, observers: Sequence[Callback] = ()
+        cls, plan: Plan, prepared: DataModule, folder: Path | None = None, observers: Sequence[Callback] = ()
     ) -> RunFeatures:
-        """Return the features of the images of a run; its folder keeps the digests of the images."""
-        folder = None if run is None else run.path / plan.images
+        """Return the features of the images of a run; the folder of its images keeps their digests."""
         workers = plan.data_config.num_workers
         return cls(ImageFeatures(prepared.images, plan.device, workers, folder), len(prepared.table), observers)
 
@@ -152,9 +154,43 @@ def frozen_backbone(
     if plan.multilabel or random or not has_stored_features(classifier):
         return None
     rows = np.sort(np.concatenate([prepared.rows(split) for split in ("train", "validation", "test")]))
-    reader = RunFeatures.of(plan, prepared, run, observers)
+    reader = RunFeatures.of(plan, prepared, None if run is None else run.path / plan.images, observers)
     features = reader.compute(classifier, member.model, rows)[:, 0]
     return FrozenBackbone(classifier, member.model, AfterBackbone(classifier), features, reader)
+
+
+def predict_members(
+    members: Sequence[Member], plan: Plan, prepared: DataModule, rows: Rows, features: RunFeatures
+) -> list[Predictions]:
+    """Return the predictions of members for some rows, from features where the backbone is frozen."""
+    classes, device, workers = plan.classes, plan.device, plan.data_config.num_workers
+    others = [member for member in members if not has_stored_features(member.classifier)]
+    predictions: dict[str, Predictions] = {}
+    if others:
+        specs = [enlarged_input_spec(member.classifier.spec, member.views) for member in others]
+        source = prepared.loader(rows, specs, num_workers=workers)
+        results = predict_together(others, source, classes=classes, device=device)
+        predictions = dict(zip((member.name for member in others), results, strict=True))
+    for member in members:
+        if member.name not in predictions:
+            classifier = member.classifier
+            values = features.compute(classifier, member.config, rows, views_of(member.views, classifier.spec))
+            source = prepared.loader(rows, (classifier.spec,)).with_features(values)
+            model = FeatureTTAModel(AfterBackbone(classifier), member.views)
+            predictions[member.name] = predict(model, source, classes=classes, device=device)
+    return [predictions[member.name] for member in members]
+
+
+def counts_of(folders: Iterable[MemberFolder]) -> list[dict[str, int]]:
+    """Return the numbers of features of finished members and their folds."""
+    finished = (part for folder in folders for part in (folder, *folder.folds()) if part.finished())
+    return [part.summary().get("features", {}) for part in finished]
+
+
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the total numbers of computed and reused features."""
+    parts = list(counts)
+    return {key: sum(part.get(key, 0) for part in parts) for key in ("computed", "reused")}
 
 
 def fit_head(

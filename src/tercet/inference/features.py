@@ -26,6 +26,8 @@ from tercet.models.tta import View, extract, plain_view
 
 BATCH = 64
 """Images of a batch, all views together: a signal stops after a batch."""
+PLAIN = "plain"
+"""Name of the view that is the whole image."""
 DIGESTS = "digests.npy"
 """Name of the file with the digests of the images in a folder of decoded images."""
 
@@ -48,11 +50,6 @@ class ImageFeatures:
     on_batch: Callable[[int, int], None] = _ignore
     """Called with the number of finished images and their total; it may raise an exception to stop."""
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Numbers of computed and of reused features, of one image and one view each."""
-        return {"computed": self.cache.computed, "reused": self.cache.reused}
-
     def compute(
         self, classifier: Classifier, config: ModelConfig, rows: Ints, views: Sequence[View] | None = None
     ) -> Features:
@@ -74,7 +71,7 @@ class ImageFeatures:
 
         return self.cache.features(
             feature_key(classifier, config),
-            ["plain" if view == plain_view(classifier.spec) else str(view) for view in views],
+            [PLAIN if view == plain_view(classifier.spec) else str(view) for view in views],
             pixel_digests(self.images, rows, file=None if self.folder is None else self.folder / DIGESTS),
             compute,
             self.on_batch,
