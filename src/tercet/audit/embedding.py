@@ -18,7 +18,7 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.runtime import choose_device
 from tercet.data.decode import Pixels
-from tercet.data.feature_cache import FeatureCache, Features
+from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
 from tercet.data.loader import prepare
 from tercet.data.table import Ints, SampleTable
 from tercet.inference.features import PLAIN, feature_key
@@ -97,8 +97,8 @@ def embed_images(
         max_pixels: Largest number of pixels of an image.
         device: Where to compute.
     """
-    classifier, views = embedder.classifier, len(ORIENTATIONS)
-    encoder = Encoder(classifier, device=choose_device(device), expected=len(rows) * views)
+    classifier = embedder.classifier
+    encoder = Encoder(classifier, device=choose_device(device))
     parts = []
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
@@ -114,7 +114,7 @@ def embed_images(
                 )
                 for batch in np.split(chunk[positions], range(_BATCH, len(positions), _BATCH))
             )
-            for values in encoder.encode(batches):
+            for values in encoder.encode(batches, expected=BUCKETS * len(positions) * len(ways)):
                 yield values.reshape(-1, len(ways), values.shape[1])
 
         features = embedder.cache.features(

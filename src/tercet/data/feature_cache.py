@@ -37,7 +37,8 @@ MAX_BYTES = 4_000_000_000
 """Size of all stored features; beyond it, the files that were unused for longest are removed."""
 CHUNK = 512
 """Images that are stored together; an interruption stores those of the current chunk."""
-_BUCKETS = 8
+BUCKETS = 8
+"""Parts of the images of an encoder that processes compute independently, with one call each if they are few."""
 _POLL = 0.1  # seconds between two looks at the buckets of other processes
 
 
@@ -106,9 +107,9 @@ class FeatureCache:
         """Compute the missing features, or wait for the processes that compute them."""
         buckets: dict[int, list[bytes]] = {}
         for digest in missing:
-            buckets.setdefault(digest[0] % _BUCKETS, []).append(digest)
-        start = os.getpid() % _BUCKETS  # processes that start together begin with different buckets
-        waiting = sorted(buckets, key=lambda bucket: (bucket - start) % _BUCKETS)
+            buckets.setdefault(digest[0] % BUCKETS, []).append(digest)
+        start = os.getpid() % BUCKETS  # processes that start together begin with different buckets
+        waiting = sorted(buckets, key=lambda bucket: (bucket - start) % BUCKETS)
         while waiting:
             busy = []
             for bucket in waiting:

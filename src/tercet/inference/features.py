@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tercet.config.model import ModelConfig
 from tercet.core.types import InputSpec
-from tercet.data.feature_cache import FeatureCache, Features
+from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
 from tercet.data.image_cache import CachedImages
 from tercet.data.loader import ImageLoader
 from tercet.data.pixel_digests import pixel_digests
@@ -62,11 +62,12 @@ class ImageFeatures:
             views: V views, all of the same image size (default: the whole image).
         """
         views = [plain_view(classifier.spec)] if views is None else views
-        encoder = Encoder(classifier, device=self.device, expected=len(rows) * len(views))
+        encoder = Encoder(classifier, device=self.device)
 
         def compute(positions: Ints, missing: Sequence[int]) -> Iterator[Features]:
             chosen = [views[index] for index in missing]
-            for values in encoder.encode(self._batches(rows[positions], chosen, classifier)):
+            expected = BUCKETS * len(positions) * len(chosen)
+            for values in encoder.encode(self._batches(rows[positions], chosen, classifier), expected=expected):
                 yield values.reshape(-1, len(chosen), values.shape[1])
 
         return self.cache.features(
