@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tercet.data import feature_cache
 from tercet.data.feature_cache import CHUNK, FeatureCache
 from tercet.data.image_cache import ImageCache
-from tercet.data.pixel_digests import pixel_digests
+from tercet.data.pixel_digests import pixel_digest, pixel_digests
 
 VIEWS = ("plain", "flipped", "cropped")
 
@@ -121,6 +121,14 @@ def test_damaged_and_foreign_files_are_computed_again(tmp_path: Path, damage: st
     assert again.count == 1
 
 
+def test_grey_images_stored_as_colour_are_the_same() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (4, 5, 1), dtype=np.uint8)
+    colour = np.repeat(grey, 3, axis=2)
+    assert pixel_digest(grey) == pixel_digest(colour)
+    colour[3, 4, 2] ^= 1
+    assert pixel_digest(grey) != pixel_digest(colour)
+
+
 def test_pixels_and_shape_decide() -> None:
     flat = np.zeros(24, np.uint8)
     wide, high = (ImageCache(flat, np.array([shape])) for shape in ((2, 4, 3), (4, 2, 3)))
@@ -145,6 +153,15 @@ def test_digests_are_stored_for_further_processes(tmp_path: Path) -> None:
     assert pixel_digests(counted, rows, file=file) == reference and CountingReads.reads == 10
     assert pixel_digests(images(4), np.array([1]), file=file) == reference[1:]  # digests of other images do not count
     assert pixel_digests(plain, rows, file=tmp_path / "missing" / "digests.npy") == reference
+
+
+def test_digests_can_be_interrupted(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pixel_digests(images(3), np.arange(3), file=tmp_path / "digests.npy", poll=stop)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("full", [False, True])

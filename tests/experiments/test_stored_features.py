@@ -21,6 +21,7 @@ from tercet.experiments.frozen import frozen_backbone
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run, probe, train
 from tercet.experiments.tta import predict_rows
+from tercet.experiments.tune import tune
 from tercet.report.run import write_report
 from tercet.training.callbacks import PhaseProgress
 
@@ -76,6 +77,20 @@ def test_a_frozen_training_passes_every_image_once(
     member = {**network, **options, "freeze": "backbone", "epochs": 3}
     run = train(shapes, members=[member], output=str(tmp_path / "run"), **OPTIONS)
     assert run.metrics["features"] == {"computed": IMAGES, "reused": 0}
+
+
+def test_pixels_are_not_stored(shapes: Path, network: dict[str, Any], alone: None, tmp_path: Path) -> None:
+    run = probe(shapes, members=["pixels"], output=str(tmp_path / "run"), **OPTIONS)
+    assert run.metrics["features"] == {"computed": IMAGES, "reused": 0}
+    assert not list((tmp_path / "cache").rglob("*"))
+
+
+def test_trials_share_features(shapes: Path, network: dict[str, Any], alone: None, tmp_path: Path) -> None:
+    member = {**network, "freeze": "backbone", "epochs": 1}
+    output, space = str(tmp_path / "run"), {"lr": [1e-3, 1e-2]}
+    result = tune(shapes, members=[member], space=space, trials=2, output=output, **OPTIONS)
+    assert result.metrics["features"] == {"computed": IMAGES, "reused": IMAGES}
+    assert len(list(result.path.rglob("digests.npy"))) == 1
 
 
 @pytest.fixture

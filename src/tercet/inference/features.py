@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tercet.config.model import ModelConfig
 from tercet.core.types import InputSpec
-from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
+from tercet.data.feature_cache import BUCKETS, Compute, FeatureCache, Features
 from tercet.data.image_cache import CachedImages
 from tercet.data.loader import ImageLoader
 from tercet.data.pixel_digests import pixel_digests
@@ -70,13 +71,26 @@ class ImageFeatures:
             for values in encoder.encode(self._batches(rows[positions], chosen, classifier), expected=expected):
                 yield values.reshape(-1, len(chosen), values.shape[1])
 
-        return self.cache.features(
-            feature_key(classifier, config),
-            [PLAIN if view == plain_view(classifier.spec) else str(view) for view in views],
-            pixel_digests(self.images, rows, file=None if self.folder is None else self.folder / DIGESTS),
-            compute,
-            self.on_batch,
+        if not classifier.features.state_dict():  # pixels, which are as fast to compute as to read
+            return self._recompute(compute, len(rows), len(views))
+        digests = pixel_digests(
+            self.images,
+            rows,
+            file=None if self.folder is None else self.folder / DIGESTS,
+            poll=lambda: self.on_batch(0, len(rows)),
         )
+        names = [PLAIN if view == plain_view(classifier.spec) else str(view) for view in views]
+        return self.cache.features(feature_key(classifier, config), names, digests, compute, self.on_batch)
+
+    def _recompute(self, compute: Compute, num_images: int, num_views: int) -> Features:
+        """Return features N V F that are not stored."""
+        parts, done = [], 0
+        for part in compute(np.arange(num_images), range(num_views)):
+            parts.append(part)
+            done += len(part)
+            self.on_batch(done, num_images)
+        self.cache.computed += num_images * num_views
+        return np.concatenate(parts)
 
     def _batches(self, rows: Ints, views: Sequence[View], classifier: Classifier) -> Iterator[Tensor]:
         """Yield all views of some images, image by image (B V, C h w)."""
