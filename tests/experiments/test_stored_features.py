@@ -39,6 +39,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"model": "test_resnet", "weights": str(weights), "input.size": [32]}
 
 
+@pytest.mark.slow
 def test_commands_compute_each_image_and_view_once(
     shapes: Path, network: dict[str, Any], alone: None, tmp_path: Path
 ) -> None:

@@ -197,9 +197,9 @@ class FeatureCache:
             warnings.warn(f"features are not stored in {self.folder}: {error}", stacklevel=2)
         self._writable = False
 
-    def _read(self, encoder: str, view: str, wanted: Iterable[bytes], bucket: int | None = None) -> dict[bytes, Any]:
+    def _read(self, encoder: str, view: str, queries: Iterable[bytes], bucket: int | None = None) -> dict[bytes, Any]:
         """Return the stored features F of some images; other parts of the files are not read."""
-        missing = set(wanted)
+        missing = set(queries)
         stored: dict[bytes, Any] = {}
         for path in sorted((self.folder / encoder).glob(f"{view}_{'*' if bucket is None else bucket}_*.safetensors")):
             if not missing:
