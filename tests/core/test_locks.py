@@ -50,6 +50,18 @@ def test_a_held_lock_reports_its_owner(tmp_path: Path) -> None:
         pytest.fail("the lock is held")
 
 
+def test_waiting_can_be_given_up(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with (
+        file_lock(tmp_path / ".lock", busy=print),
+        pytest.raises(KeyboardInterrupt),
+        file_lock(tmp_path / ".lock", busy=lambda owner: None, waiting=stop),
+    ):
+        pytest.fail("the lock is held")
+
+
 def test_files_are_written_without_posix() -> None:
     script = "import sys; sys.modules['fcntl'] = None; import tercet.core.files, tercet.core.archives"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -88,6 +88,19 @@ def check_out_of_fold_predictions(run: RunFolder) -> None:
         assert set(predictions.ids) == expected and len(predictions) == len(expected)
 
 
+@pytest.mark.parametrize("data", ["validation", "train"])
+def test_outputs_train_the_same_head_as_images(finished: Run, data: Any) -> None:
+    run = RunFolder(finished.path)
+    plan, bundle = Plan.load(run), load_bundle(run.bundle)
+    plan = replace(plan, fusion=FusionConfig(**{**HEAD, "regime": "frozen", "data": data}))
+    fitter = EndToEndFitter(plan, plan.open_data(run), bundle.members, {})
+    rows = np.arange(5, 15) if data == "validation" else None
+    heads = [fit(rows).state_dict() for fit in (fitter._fit_frozen, fitter._fit_outputs, fitter._fit_graph)]
+    for name, value in heads[0].items():
+        assert torch.equal(value, heads[1][name])
+        torch.testing.assert_close(value, heads[2][name], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("regime", "data"), [("frozen", "out-of-fold"), ("joint", "out-of-fold"), ("joint", "validation")]
 )

@@ -53,7 +53,7 @@ def test_a_single_view_of_the_full_image_equals_prediction(text: str, seed: int)
     assert torch.equal(tta_logits(text, images, seed), network()(images))
     plain = predict(network(), Source(images, 4), classes=CLASSES)
     views = TTAConfig.parse(text, seed=seed)
-    (level,) = predict_levels(network(), Source(images, 4), views=views, spec=SPEC, classes=CLASSES).values()
+    (level,) = predict_levels(TTAModel(network(), views, SPEC), Source(images, 4), classes=CLASSES).values()
     assert np.array_equal(level.probabilities, plain.probabilities) and level.ids == plain.ids
 
 
@@ -121,10 +121,10 @@ def test_corners_are_uniform_and_depend_on_the_seed() -> None:
 def test_levels_equal_separate_predictions() -> None:
     images = make_images()
     views = TTAConfig.parse("crops:1,3,5@12+flip", seed=2)
-    together = predict_levels(network(), Source(images, 4), views=views, spec=SPEC, classes=CLASSES)
+    together = predict_levels(TTAModel(network(), views, SPEC), Source(images, 4), classes=CLASSES)
     assert list(together) == list(views.levels())
     for level, predictions in together.items():
-        (separate,) = predict_levels(network(), Source(images, 4), views=level, spec=SPEC, classes=CLASSES).values()
+        (separate,) = predict_levels(TTAModel(network(), level, SPEC), Source(images, 4), classes=CLASSES).values()
         assert np.array_equal(separate.probabilities, predictions.probabilities)
         assert np.array_equal(separate.labels, predictions.labels)
 
@@ -134,7 +134,7 @@ def test_levels_equal_separate_predictions() -> None:
 def test_predictions_do_not_depend_on_batches_and_order(order: list[int], batch_size: int) -> None:
     images, views = make_images(), TTAConfig.parse("crops:2@12+flip+shifts:1", seed=3)
     expected, batched = (
-        predict_levels(network(), source, views=views, spec=SPEC, classes=CLASSES)[views]
+        predict_levels(TTAModel(network(), views, SPEC), source, classes=CLASSES)[views]
         for source in (Source(images, 6), Source(images, batch_size, order))
     )
     assert np.abs(batched.aligned_to(expected).probabilities - expected.probabilities).max() < 1e-6

@@ -5,12 +5,12 @@ N images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from tercet.audit.inspect import ORIENTATIONS, orient
 from tercet.config.model import ModelConfig
@@ -18,16 +18,21 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.runtime import choose_device
 from tercet.data.decode import Pixels
+from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
 from tercet.data.loader import prepare
 from tercet.data.table import Ints, SampleTable
+from tercet.inference.features import PLAIN, feature_key
 from tercet.models.build import build, check_network
 from tercet.models.classifier import Classifier
-from tercet.models.forward import evaluation_mode
+from tercet.models.encoder import Encoder
 from tercet.models.members import resolve_member
 from tercet.models.registry import registered_network
 from tercet.models.weight_check import check_weights
 
 _BATCH = 8  # images; times eight orientations
+_CHUNK = 4096  # images whose features are in memory in single precision
+_VIEWS = (PLAIN, *(f"orientation{way}" for way in range(1, len(ORIENTATIONS))))
+_SMALLEST_NORM = 1e-12
 
 
 def check_embedder(network: object) -> None:
@@ -52,7 +57,17 @@ def check_embedder(network: object) -> None:
     check_weights([member])
 
 
-def build_embedder(network: object, *, channels: int, image_size: tuple[int, int] | None) -> Classifier:
+@dataclass(frozen=True)
+class Embedder:
+    """A network whose features are compared."""
+
+    classifier: Classifier
+    config: ModelConfig
+    cache: FeatureCache = field(default_factory=FeatureCache)
+    """Stored features, and the numbers of computed and reused ones."""
+
+
+def build_embedder(network: object, *, channels: int, image_size: tuple[int, int] | None) -> Embedder:
     """Build a network (a name, a YAML file, or a mapping of `model` and its options) with its weights.
 
     Raises:
@@ -60,33 +75,54 @@ def build_embedder(network: object, *, channels: int, image_size: tuple[int, int
         ModelError: The weights are not available.
     """
     member = resolve_member(network, ModelConfig(), TrainingConfig())
-    return build(member.network, num_classes=2, config=member.model, channels=channels, image_size=image_size)
+    classifier = build(member.network, num_classes=2, config=member.model, channels=channels, image_size=image_size)
+    return Embedder(classifier, member.model)
 
 
 def embed_images(
-    network: Classifier,
+    embedder: Embedder,
     table: SampleTable,
     rows: Ints,
+    digests: Sequence[bytes],
     *,
     max_pixels: int,
     device: str = "auto",
-    orientations: Sequence[int] = range(len(ORIENTATIONS)),
 ) -> NDArray[np.float16]:
-    """Return features of N rows of readable images with norm 1 (N, number of orientations, D)."""
-    target = choose_device(device)
+    """Return features of N rows of readable images with norm 1 (N, number of orientations, D).
+
+    Args:
+        embedder: The network.
+        table: The images.
+        rows: N rows of it.
+        digests: N digests of the pixels; stored features of other commands are used.
+        max_pixels: Largest number of pixels of an image.
+        device: Where to compute.
+    """
+    classifier = embedder.classifier
+    encoder = Encoder(classifier, device=choose_device(device))
     parts = []
-    with evaluation_mode(network, target):
-        for start in range(0, len(rows), _BATCH):
-            images = [_pixels(table, int(row), max_pixels) for row in rows[start : start + _BATCH]]
-            inputs = [
-                prepare(np.ascontiguousarray(orient(image, way)), network.spec)
-                for image in images
-                for way in orientations
-            ]
-            with torch.inference_mode():
-                features = network.embed(torch.stack(inputs).to(target)).float().cpu()
-            unit = functional.normalize(features, dim=1)  # avoids overflow in float16
-            parts.append(unit.reshape(len(images), len(orientations), -1).numpy().astype(np.float16))
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+
+        def compute(positions: Ints, ways: Sequence[int], chunk: Ints = chunk) -> Iterator[Features]:
+            batches = (
+                torch.stack(
+                    [
+                        prepare(np.ascontiguousarray(orient(image, way)), classifier.spec)
+                        for image in (_pixels(table, row, max_pixels) for row in batch.tolist())
+                        for way in ways
+                    ]
+                )
+                for batch in np.split(chunk[positions], range(_BATCH, len(positions), _BATCH))
+            )
+            for values in encoder.encode(batches, expected=BUCKETS * len(positions) * len(ways)):
+                yield values.reshape(-1, len(ways), values.shape[1])
+
+        features = embedder.cache.features(
+            feature_key(classifier, embedder.config), _VIEWS, digests[start : start + _CHUNK], compute
+        )
+        norms = np.linalg.norm(features, axis=2, keepdims=True)
+        parts.append((features / np.maximum(norms, _SMALLEST_NORM)).astype(np.float16))  # does not overflow in float16
     return np.concatenate(parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from PIL import Image
 from tercet.core.errors import ConfigError
 from tercet.data.decode import Pixels, decode, to_depth, to_pixels
 from tercet.data.image_cache import BadImage, read_ahead
+from tercet.data.pixel_digests import pixel_digest
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import Ints, SampleTable
 
@@ -167,11 +167,4 @@ def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> Ima
         case _:
             pixels = source.pixels(location, max_pixels=max_pixels)
     height, width = pixels.shape[:2]
-    return ImageInspection((height, width), modes[0] if modes else "in memory", _digest(pixels), downscale(pixels))
-
-
-def _digest(pixels: Pixels) -> bytes:
-    if pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all()):
-        pixels = pixels[..., :1]
-    shape = repr(pixels.shape).encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest()
+    return ImageInspection((height, width), modes[0] if modes else "in memory", pixel_digest(pixels), downscale(pixels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from tercet.audit.checks import check_table
-from tercet.audit.embedding import build_embedder, check_embedder, embed_images
+from tercet.audit.embedding import Embedder, build_embedder, check_embedder, embed_images
 from tercet.audit.inspect import Inspection, inspect, require_imagehash
 from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
@@ -53,6 +53,8 @@ class AuditReport:
     """Findings of the kinds in `fail_on`."""
     path: Path | None
     """Folder with audit.json, audit.html and figures/; None without `output`."""
+    features: Mapping[str, int] | None = None
+    """Numbers of computed and reused features, of one image and orientation each; None without `feature_network`."""
 
     @property
     def exit_code(self) -> int:
@@ -65,6 +67,7 @@ class AuditReport:
             "source": self.source,
             "failed": [finding.kind for finding in self.failed],
             **self.result.to_dict(),
+            "features": self.features,
         }
 
     def to_text(self) -> str:
@@ -154,10 +157,12 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     inspection = inspect(table, max_pixels=config.max_pixels, compute_hashes=compute_hashes)
     if not len(inspection.rows):
         raise DataError(f"{source}: none of {len(table)} images can be read, such as {inspection.bad[0]}")
-    features = _embed(table, inspection, config, options, console)
+    embedder = _build_embedder(inspection, options)
+    features = _embed(embedder, table, inspection, config, options, console)
     result = check_table(table, inspection, config, options, features=features, labels=labels)
     failed = tuple(finding for finding in result.findings if finding.kind in options.fail_on)
-    report = AuditReport(str(source), result, failed, folder)
+    counts = None if embedder is None else embedder.cache.counts
+    report = AuditReport(str(source), result, failed, folder, counts)
     if folder is not None:
         print_status(console, f"writing {folder}")
         write_json(folder / DOCUMENT, report.to_dict())
@@ -197,14 +202,25 @@ def _check_labels(table: SampleTable, run: str | None) -> LabelCheck | None:
     return check_labels(table, predictions, run=str(run), description=description)
 
 
-def _embed(
-    table: SampleTable, inspection: Inspection, config: DataConfig, options: AuditConfig, console: Console
-) -> NDArray[np.float16] | None:
+def _build_embedder(inspection: Inspection, options: AuditConfig) -> Embedder | None:
     if not options.feature_network:
         return None
     channels = 1 if all(mode.split()[-1] in ("1", "L", "I;16") for mode in inspection.modes) else 3
     sizes = {(int(height), int(width)) for height, width in inspection.sizes}
     size = sizes.pop() if len(sizes) == 1 else None
-    network = build_embedder(options.feature_network[0], channels=channels, image_size=size)
-    print_status(console, f"comparing {len(inspection.rows)} images by features of {network.network}")
-    return embed_images(network, table, inspection.rows, max_pixels=config.max_pixels, device=options.device)
+    return build_embedder(options.feature_network[0], channels=channels, image_size=size)
+
+
+def _embed(
+    embedder: Embedder | None,
+    table: SampleTable,
+    inspection: Inspection,
+    config: DataConfig,
+    options: AuditConfig,
+    console: Console,
+) -> NDArray[np.float16] | None:
+    if embedder is None:
+        return None
+    rows, digests = inspection.rows, inspection.digests
+    print_status(console, f"comparing {len(rows)} images by features of {embedder.classifier.network}")
+    return embed_images(embedder, table, rows, digests, max_pixels=config.max_pixels, device=options.device)

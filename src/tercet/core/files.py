@@ -22,6 +22,8 @@ from tercet.core.errors import ModelError, StorageError
 UNFINISHED_PREFIX = ".bundle-"
 """Name prefix of temporary folders for writing bundles; only a crash leaves one behind."""
 
+_POLL = 0.2  # seconds
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -191,7 +193,7 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 
 @contextmanager
-def file_lock(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
+def file_lock(path: Path, busy: Callable[[str], None], waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock between processes; without effect on file systems that cannot lock.
 
     The file contains the process ID of the owner, for messages only: IDs are reused and differ between machines.
@@ -200,13 +202,14 @@ def file_lock(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         path: Lock file in an existing folder; deleted on release.
         busy: Called with the process ID of the owner if another process holds the lock; raises to give up, returns to
             wait.
+        waiting: Called several times a second while it waits; raises to give up.
     """
     lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         busy(_owner(path))
-        lock.acquire()
+        _wait(lock, waiting)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems
             raise
@@ -218,6 +221,14 @@ def file_lock(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         with suppress(OSError):  # Windows deletes no open file
             path.unlink()  # while it is held; a waiting process notices that the file is gone and makes a new one
         lock.release()
+
+
+def _wait(lock: filelock.BaseFileLock, waiting: Callable[[], None]) -> None:
+    while True:
+        with suppress(filelock.Timeout):
+            lock.acquire(timeout=_POLL)
+            return
+        waiting()
 
 
 def _owner(path: Path) -> str:

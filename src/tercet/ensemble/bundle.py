@@ -5,7 +5,7 @@
       NAME.safetensors     weights, one file per member
       head.safetensors     fusion head of an e2e combiner (head-NUMBER.safetensors per fold)
 
-Loading executes no code from these files and detects changed bytes. Shapes: B images, M members, K classes.
+Loading executes no code from these files and detects changed bytes. Shapes: M members, K classes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from tercet.config.tta import TTAConfig
 from tercet.core.calibration import Calibration
@@ -34,27 +33,14 @@ from tercet.data.input_batches import InputBatches, batches_of
 from tercet.data.inputs import AnyImages, ImageInputs, LabelledImages
 from tercet.ensemble.combiners import AnyCombiner, combine, combiner_name, fusion_heads, load_combiner, save_combiner
 from tercet.ensemble.manifest import MANIFEST, check_files, is_bundle, read_manifest, write_manifest
+from tercet.ensemble.member import JointMembers, describe_member, load_member, predict_together
 from tercet.ensemble.member import Member as Member
-from tercet.ensemble.member import describe_member, load_member
 from tercet.ensemble.multilabel import MultilabelRule
 from tercet.models.forward import predict_logits
 from tercet.models.registry import NETWORKS, Factory, as_factory
 from tercet.models.summary import count_parameters
 from tercet.models.tta import enlarged_input_spec
 from tercet.models.weight_files import save_weights
-
-
-class _Members(nn.Module):
-    """All members as one module, so that every image is read once."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        super().__init__()
-        self.classifiers = nn.ModuleList(member.tta_model() for member in members)
-
-    def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Return the concatenated logits of all members (B, M K); images are one tensor, or one tensor per member."""
-        inputs = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
-        return torch.cat([classifier(batch) for classifier, batch in zip(self.classifiers, inputs, strict=True)], dim=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +134,7 @@ class Bundle:
     def predict_member_labels(self, source: BatchSource, *, device: str = "cpu") -> list[MultilabelPredictions]:
         """Return each member's predicted label sets; only for multi-label bundles."""
         assert self.sets is not None
-        return self.sets.members(predict_logits(_Members(self.members), source, device=device), self.classes)
+        return self.sets.members(predict_logits(JointMembers(self.members), source, device=device), self.classes)
 
     def predict_members(self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu") -> list[Predictions]:
         """Return each member's predictions; see `predict`."""
@@ -162,12 +148,7 @@ class Bundle:
         """
         if self.sets is not None:
             raise ModelError("this bundle is multi-label: it has no predictions of one class per image")
-        logits = predict_logits(_Members(self.members), source, device=device)
-        stack = logits.values.reshape(len(logits.ids), len(self.members), len(self.classes))
-        return [
-            Predictions.from_logits(stack[:, index], ids=logits.ids, classes=self.classes, labels=logits.labels)
-            for index in range(len(self.members))
-        ]
+        return predict_together(self.members, source, classes=self.classes, device=device)
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:

@@ -1,20 +1,27 @@
-"""Members of a bundle and their manifest entries."""
+"""Members of a bundle and their manifest entries.
+
+Shapes: B images, M members, K classes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tercet.config.model import BackboneConfig, InputConfig, ModelConfig
 from tercet.config.tta import NO_TTA, TTAConfig
 from tercet.core.errors import ConfigError, ModelError
+from tercet.core.predictions import Predictions
+from tercet.core.types import BatchSource
 from tercet.models.backbone import backbone_origin
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
+from tercet.models.forward import predict_logits
 from tercet.models.heads import HEADS
 from tercet.models.registry import NETWORKS
 from tercet.models.tta import TTAModel
@@ -40,6 +47,31 @@ class Member:
     def tta_model(self) -> TTAModel:
         """Return the network with its test-time augmentation."""
         return TTAModel(self.classifier, self.views, self.classifier.spec)
+
+
+class JointMembers(nn.Module):
+    """Several members as one module, so that every image is read once."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleList(member.tta_model() for member in members)
+
+    def forward(self, images: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Return the concatenated logits of all members (B, M K); images are one tensor, or one tensor per member."""
+        inputs = images if isinstance(images, tuple) else (images,) * len(self.classifiers)
+        return torch.cat([classifier(batch) for classifier, batch in zip(self.classifiers, inputs, strict=True)], dim=1)
+
+
+def predict_together(
+    members: Sequence[Member], source: BatchSource, *, classes: Sequence[str], device: str = "cpu"
+) -> list[Predictions]:
+    """Return each member's predictions of batches whose images are one tensor, or one tensor per member."""
+    logits = predict_logits(JointMembers(members), source, device=device)
+    stack = logits.values.reshape(len(logits.ids), len(members), len(classes))
+    return [
+        Predictions.from_logits(stack[:, index], ids=logits.ids, classes=classes, labels=logits.labels)
+        for index in range(len(members))
+    ]
 
 
 def describe_member(member: Member, file: str) -> dict[str, Any]:

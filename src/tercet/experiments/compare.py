@@ -41,6 +41,7 @@ from tercet.experiments.compare_grid import (
 from tercet.experiments.compare_results import compare_networks, read_networks, report_text, write_tables
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
+from tercet.experiments.frozen import counts_of, sum_counts
 from tercet.experiments.jobs import raise_failures, train_waiting
 from tercet.experiments.ladder_plan import with_preset_head
 from tercet.experiments.plan import Plan
@@ -171,6 +172,7 @@ class NetworkComparison(PlannedExperiment[ComparisonRun]):
             "baseline": grid["baseline"],
             **comparison,
             "failed": _failed(failures, names, grid["seeds"]),
+            "features": sum_counts(counts_of(run.member(member.name) for member in plan.members)),
             "versions": describe_environment()["packages"],
         }
         write_tables(run, metrics, networks)

@@ -20,6 +20,7 @@ from tercet.data.table import load_samples
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.combiners import FOLD_MEAN, FoldCombiner, FoldMean
 from tercet.experiments.fold_runs import FoldRun, FoldRuns
+from tercet.experiments.frozen import RunFeatures, predict_members, sum_counts
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Scores, fold_spread
 
@@ -86,8 +87,10 @@ class PooledResults:
     """Average of the folds' chosen models."""
     test: Mapping[str, Predictions]
     """Predictions of the data's test split by fold and by their average; empty without a test split."""
-    validation: Predictions | None = None
+    validation: Predictions | None
     """Predictions by their average of the images set aside for calibration; None without such images."""
+    features: Mapping[str, int]
+    """Numbers of computed and reused features."""
 
 
 def pool(runs: FoldRuns) -> PooledResults:
@@ -96,6 +99,7 @@ def pool(runs: FoldRuns) -> PooledResults:
     table = load_samples(runs.root.samples, name=Path(runs.plan.data).name, classes=runs.plan.classes)
     data = DataModule(table, open_cache(runs.root.images), fingerprint=runs.plan.fingerprint)
     bundle = fold_mean(runs)
+    features = RunFeatures.of(runs.plan, data, runs.folds[0].run)
     return PooledResults(
         runs,
         fold_metrics,
@@ -105,8 +109,9 @@ def pool(runs: FoldRuns) -> PooledResults:
         _selected(runs, fold_metrics, "best member", "best_member"),
         data,
         bundle,
-        _predict(runs, bundle, data, "test"),
-        _predict(runs, bundle, data, "validation").get(FOLD_MEAN),
+        _predict(runs, bundle, data, "test", features),
+        _predict(runs, bundle, data, "validation", features).get(FOLD_MEAN),
+        sum_counts([features.images.cache.counts, *(fold.get("features", {}) for fold in fold_metrics.values())]),
     )
 
 
@@ -121,13 +126,14 @@ def fold_mean(runs: FoldRuns) -> Bundle:
     return Bundle(runs.plan.classes, tuple(members), FoldMean(tuple(combiners)))
 
 
-def _predict(runs: FoldRuns, bundle: Bundle, data: DataModule, split: str) -> dict[str, Predictions]:
+def _predict(
+    runs: FoldRuns, bundle: Bundle, data: DataModule, split: str, features: RunFeatures
+) -> dict[str, Predictions]:
     """Return the predictions of a split by fold and by their average."""
     rows = data.rows(split)
     if not len(rows):
         return {}
-    source = data.loader(rows, bundle.specs, num_workers=runs.plan.data_config.num_workers)
-    members = bundle.predict_member_batches(source, device=runs.plan.device)
+    members = predict_members(bundle.members, runs.plan, data, rows, features)
     assert isinstance(bundle.combiner, FoldMean)
     by_fold = dict(zip((fold.title for fold in runs.folds), bundle.combiner.fold_predictions(members), strict=True))
     return {**by_fold, FOLD_MEAN: bundle.combine(members)}

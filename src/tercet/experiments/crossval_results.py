@@ -112,6 +112,7 @@ def _metrics(
         "test": test.pop(FOLD_MEAN, None),
         "test_by_fold": test,
         "calibration": calibrated.to_dict() if calibrated else None,
+        "features": pooled.features,
         "versions": describe_environment()["packages"],
     }
 

@@ -27,7 +27,6 @@ from tercet.core.progress import as_console, print_status
 from tercet.core.runtime import choose_device
 from tercet.data.data_module import DataModule, drop_unreadable
 from tercet.data.datasets.info import DATASETS
-from tercet.data.feature_cache import FeatureCache
 from tercet.data.image_cache import ImageCache
 from tercet.data.in_memory import DataLike, resolve_data, table_from_arrays
 from tercet.data.inputs import ImageLike, table_of_files
@@ -37,15 +36,15 @@ from tercet.data.sources import FolderSource
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.embeddings import Embeddings, SearchResult, SimilarImage, check_file
-from tercet.experiments.frozen import cached_features
+from tercet.inference.features import ImageFeatures
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import default_members, resolve_member
 from tercet.models.registry import registered_network
 from tercet.models.weight_check import check_weights
 
-_Networks = dict[str, tuple[Classifier, Any]]
-"""Networks by name, with options of their backbones that change the computation but not the weights."""
+_Networks = dict[str, tuple[Classifier, ModelConfig]]
+"""Networks with their options, by name."""
 
 
 def embed(data: DataLike, /, *, console: Console | bool | None = None, **options: Unpack[EmbedOptions]) -> Embeddings:
@@ -181,7 +180,7 @@ def _networks(config: EncoderConfig, prepared: DataModule) -> _Networks:
         custom = [member.name for member in members if member.classifier.custom]
         if custom:
             raise ConfigError(f"member {custom[0]} of {config.model} is a network of yours, whose features are unknown")
-        return {member.name: (_as_encoder(member.classifier), _arguments(member.config)) for member in members}
+        return {member.name: (_as_encoder(member.classifier), member.config) for member in members}
     options = ModelConfig(weights=config.weights, input=config.input)
     if config.network:
         network = config.network[0]
@@ -204,11 +203,7 @@ def _networks(config: EncoderConfig, prepared: DataModule) -> _Networks:
         channels=prepared.channels,
         image_size=None if shape is None else (shape[0], shape[1]),
     )
-    return {member.name: (classifier, _arguments(model))}
-
-
-def _arguments(config: ModelConfig) -> list[tuple[str, Any]]:
-    return sorted(config.backbone.args.items())
+    return {member.name: (classifier, model)}
 
 
 def _as_encoder(classifier: Classifier) -> Classifier:
@@ -227,12 +222,10 @@ def _as_encoder(classifier: Classifier) -> Classifier:
 
 def _embed(prepared: DataModule, networks: _Networks, parsed: ParsedArguments, console: Console) -> Embeddings:
     device, workers = choose_device(parsed.of(EncoderConfig).device), parsed.of(DataConfig).num_workers
-    table, rows, cache = prepared.table, np.arange(len(prepared.table)), FeatureCache()
+    table, rows = prepared.table, np.arange(len(prepared.table))
+    features = ImageFeatures(prepared.images, device, workers)
     print_status(console, f"features of {count(len(table), 'image')} by {', '.join(networks)}")
-    parts = [
-        cached_features(classifier, prepared, rows, cache, arguments, device=device, num_workers=workers)
-        for classifier, arguments in networks.values()
-    ]
+    parts = [features.compute(classifier, config, rows)[:, 0] for classifier, config in networks.values()]
     source, paths = table.source, table.locations
     if isinstance(source, FolderSource):
         paths = tuple(str(source.root / location) for location in table.locations)
@@ -243,6 +236,6 @@ def _embed(prepared: DataModule, networks: _Networks, parsed: ParsedArguments, c
         features=np.concatenate(parts, axis=1),
         networks={name: part.shape[1] for name, part in zip(networks, parts, strict=True)},
         bad=prepared.bad,
-        computed=cache.computed,
-        reused=cache.reused,
+        computed=features.cache.computed,
+        reused=features.cache.reused,
     )

@@ -1,8 +1,9 @@
 """End-to-end ensemble (E2E-3M): softmax outputs of the members -> dense -> LeakyReLU -> dropout -> classes.
 
-Three regimes: `cached` trains the fusion head on stored predictions from anywhere; `frozen` trains it in one graph with
-augmented images and fixed members; `joint` trains head and members. If the head is trained on validation rows, its
-validation scores are cross-fitted. Shapes: N rows, B batch size, M members, K classes.
+Three regimes: `cached` trains the fusion head on stored predictions from anywhere; `frozen` trains it on the outputs of
+fixed members, in one graph with augmented images if there is an augmentation; `joint` trains head and members. If the
+head is trained on validation rows, its validation scores are cross-fitted. Shapes: N rows, B batch size, M members,
+K classes.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from torch import Tensor, nn
 
 from tercet.config.run import FusionConfig
 from tercet.config.training import Monitor, StageConfig, TrainingConfig
+from tercet.config.tta import NO_TTA
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
 from tercet.core.progress import print_status
 from tercet.core.runtime import seed_everything
 from tercet.core.types import Batch, BatchSource
 from tercet.data.data_module import DataModule, Rows
+from tercet.data.feature_cache import Features
+from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combiners import apply_head, stack_probabilities
 from tercet.ensemble.cross_fit import cross_fit
+from tercet.experiments.frozen import RunFeatures, predict_members
 from tercet.experiments.plan import Plan
 from tercet.models.fusion_head import EndToEnd, FusionHead
 from tercet.training.checkpoint import BestEpoch, TrainingResult
@@ -235,13 +240,40 @@ class EndToEndFitter:
         return self.heads.fit(self.predictions[split], self.predictions["validation"])
 
     def _fit_frozen(self, rows: Rows | None) -> FusionHead:
+        """Train the head on the members' outputs; they are computed once, unless images change at random."""
+        first = self.plan.members[0].training
+        random = first.augment != "none" or first.random_erasing
+        return self._fit_graph(rows) if random else self._fit_outputs(rows)
+
+    def _fit_graph(self, rows: Rows | None) -> FusionHead:
         """Train the head in one graph with augmented images; the members do not change."""
         head = self._new_head()
         graph = EndToEnd([member.classifier for member in self.members], head, train_branches=False)
-        table_rows = self.prepared.rows("train" if rows is None else "validation")
-        train = self._augmented_images(table_rows if rows is None else table_rows[rows])
-        self.heads.train(graph, train, self._validation_images() if rows is None else None)
+        self.heads.train(graph, self._fit_images(rows), self._validation_images() if rows is None else None)
         return head
+
+    def _fit_outputs(self, rows: Rows | None) -> FusionHead:
+        """Train the head on the outputs of the members, in the same order as on images."""
+        head, outputs = self._new_head(), self._outputs
+        validation = self._validation_images().with_features(outputs) if rows is None else None
+        self.heads.train(head, self._fit_images(rows).with_features(outputs), validation)
+        return head
+
+    @cached_property
+    def _outputs(self) -> Features:
+        """The members' probabilities for the rows of the table that the head uses (N M K); others are zero."""
+        members = [replace(member, views=NO_TTA) for member in self.members]
+        splits = ("validation",) if self.plan.fusion.data == "validation" else ("train", "validation")
+        rows = np.concatenate([self.prepared.rows(split) for split in splits])
+        features = RunFeatures.of(self.plan, self.prepared)
+        outputs = stack_probabilities(predict_members(members, self.plan, self.prepared, rows, features)).numpy()
+        table: Features = np.zeros((len(self.prepared.table), *outputs.shape[1:]), dtype=np.float32)
+        table[rows] = outputs
+        return table
+
+    def _fit_images(self, rows: Rows | None) -> ImageLoader:
+        table_rows = self.prepared.rows("train" if rows is None else "validation")
+        return self._augmented_images(table_rows if rows is None else table_rows[rows])
 
     def _fit_joint(self) -> EndToEndResult:
         """Train head and members together on the training rows, starting from the trained members."""
@@ -266,12 +298,12 @@ class EndToEndFitter:
     def _new_head(self) -> FusionHead:
         return self.heads.new_head(len(self.members), len(self.prepared.table.classes))
 
-    def _validation_images(self) -> BatchSource:
+    def _validation_images(self) -> ImageLoader:
         specs = [member.classifier.spec for member in self.members]
         workers = self.plan.data_config.num_workers
         return self.prepared.loader(self.prepared.rows("validation"), specs, num_workers=workers)
 
-    def _augmented_images(self, rows: Rows) -> BatchSource:
+    def _augmented_images(self, rows: Rows) -> ImageLoader:
         specs = [member.classifier.spec for member in self.members]
         first = self.plan.members[0].training  # one augmentation: all branches get the same augmented image
         training = TrainingConfig(

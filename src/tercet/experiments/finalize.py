@@ -28,6 +28,7 @@ from tercet.experiments.fit_ensemble import (
     read_members,
     select_members,
 )
+from tercet.experiments.frozen import counts_of, sum_counts
 from tercet.experiments.plan import Plan
 from tercet.experiments.selection import ChanceLevel, best_member, choose_model, members_at_chance
 from tercet.experiments.tta import TTAChoice, choose_tta
@@ -237,6 +238,7 @@ def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
         "comparison": {"of": results.name, "against": _name(results.against), **comparison.to_dict()}
         if comparison
         else None,
+        "features": sum_counts(counts_of(member.folder for member in results.members)),
         "versions": describe_environment()["packages"],
     }
 

@@ -29,7 +29,8 @@ from tercet.data.splits import require_rows
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import make_plan
 
-_SHARED_IMAGES = "../../images"  # relative to the run of a fold
+SHARED_IMAGES = "../../images"
+"""Images of a folder of runs, relative to one of its runs."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def plan_folds(
             trainings=trainings,
         )
         run = FoldRun(fold.name, fold_folder(root, number), fold_plan.unlearned(fold))
-        planned.append((run, replace(plan, images=_SHARED_IMAGES), fold_data))
+        planned.append((run, replace(plan, images=SHARED_IMAGES), fold_data))
     # every fold tries the same methods: e2e only if all have the rows for it
     methods = min((fold_plan.run.ensemble_methods for _, fold_plan, _ in planned), key=len)
     planned = [

@@ -1,33 +1,43 @@
 """Trainings whose backbone is frozen: its features are computed once and take the place of the images.
 
-Shapes: N rows of the table, F features.
+Shapes: N rows of the table, V views, F features.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from tercet.config.model import ModelConfig
 from tercet.config.run import MemberConfig
 from tercet.config.training import TrainingConfig
+from tercet.config.tta import TTAConfig
 from tercet.core.history import EpochRow
+from tercet.core.predictions import Predictions
+from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.types import BatchSource
 from tercet.data.data_module import DataModule, Rows
-from tercet.data.feature_cache import FeatureCache, Features, pixel_digests
+from tercet.data.feature_cache import Features
 from tercet.data.loader import ImageLoader
+from tercet.ensemble.member import Member, predict_together
 from tercet.experiments.plan import Plan
+from tercet.inference.features import ImageFeatures, has_stored_features
 from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
-from tercet.models.encoder import AfterBackbone, Encoder, encoder_key
-from tercet.models.forward import predict_logits
+from tercet.models.encoder import AfterBackbone
+from tercet.models.forward import predict, predict_logits
 from tercet.models.registry import fitted_head, has_fitted_head
+from tercet.models.tta import FeatureTTAModel, View, enlarged_input_spec, views_of
+from tercet.training.callbacks import Callback, PhaseProgress, notify
 from tercet.training.fitted_heads import Fitter, TrainingFeatures
 from tercet.training.linear_heads import fit_logistic, fit_ridge
 from tercet.training.losses import sample_weights
+from tercet.training.signals import StopSignal
 from tercet.training.similarity_heads import fit_knn, fit_prototype
 
 FITTERS: dict[str, Fitter] = {
@@ -38,6 +48,7 @@ FITTERS: dict[str, Fitter] = {
 }
 """Functions that fit a head, by its name."""
 _BATCH = 1024
+INTERRUPTED = "the features that were computed are stored; continue with --resume"
 
 
 @dataclass(frozen=True)
@@ -46,16 +57,72 @@ class FrozenBackbone:
 
     classifier: Classifier
     """The whole network; its other parts are those of `module`."""
+    config: ModelConfig
+    """Options of the network."""
+    head: str
+    """Name of the head."""
     module: nn.Module
     """Maps features to logits."""
     features: Features
     """N F; rows in no split are zero."""
-    computed: int
-    """Features that this training computed."""
-    reused: int
-    """Features that were stored."""
-    head: str
-    """Name of the head."""
+    reader: RunFeatures
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of features that this training computed, and of those that were stored."""
+        return self.reader.images.cache.counts
+
+    def of_views(self, rows: Rows, views: TTAConfig) -> Features:
+        """Return the features of all views of some rows (N V F); other rows are zero."""
+        return self.reader.compute(self.classifier, self.config, rows, views_of(views, self.classifier.spec))
+
+
+@dataclass(frozen=True)
+class RunFeatures:
+    """The features of the images of a run by any network, with progress and an early stop.
+
+    Args:
+        images: The images.
+        num_rows: N, number of rows of the table.
+        observers: Their `on_phase` gets a `PhaseProgress` after each batch.
+    """
+
+    images: ImageFeatures
+    num_rows: int
+    observers: Sequence[Callback] = ()
+
+    @classmethod
+    def of(
+        cls, plan: Plan, prepared: DataModule, run: RunFolder | None = None, observers: Sequence[Callback] = ()
+    ) -> RunFeatures:
+        """Return the features of the images of a run, beside whose images their digests are stored."""
+        workers, folder = plan.data_config.num_workers, None if run is None else (run.path / plan.images).parent
+        return cls(ImageFeatures(prepared.images, plan.device, workers, folder), len(prepared.table), observers)
+
+    def compute(
+        self, classifier: Classifier, config: ModelConfig, rows: Rows, views: Sequence[View] | None = None
+    ) -> Features:
+        """Return the features of the backbone with its current weights (N V F); other rows are zero.
+
+        Args:
+            classifier: The network, whose backbone is pooled (see `is_pooled`).
+            config: Its options.
+            rows: Rows of the table.
+            views: V views (default: the whole image).
+
+        Raises:
+            Interrupted: A signal arrived; what was computed is stored.
+        """
+        with StopSignal() as stop:
+
+            def on_batch(done: int, total: int) -> None:
+                notify(self.observers, "on_phase", PhaseProgress("features", done, total))
+                stop.raise_if_requested(INTERRUPTED)
+
+            values = replace(self.images, on_batch=on_batch).compute(classifier, config, rows, views)
+        features: Features = np.zeros((self.num_rows, *values.shape[1:]), dtype=np.float32)
+        features[rows] = values
+        return features
 
 
 def without_backbone(
@@ -72,61 +139,71 @@ def without_backbone(
 
 
 def frozen_backbone(
-    classifier: Classifier, member: MemberConfig, plan: Plan, prepared: DataModule
+    classifier: Classifier,
+    member: MemberConfig,
+    plan: Plan,
+    prepared: DataModule,
+    run: RunFolder | None = None,
+    observers: Sequence[Callback] = (),
 ) -> FrozenBackbone | None:
     """Return the features of a frozen backbone; None if a part of it is trained, or images change at random.
 
-    The features of networks of the caller's are not stored, since their code may change without their weights.
+    Args:
+        classifier: The network.
+        member: Its configuration.
+        plan: The plan of the run.
+        prepared: The data.
+        run: The run, whose folder keeps the digests of the images.
+        observers: Callbacks, which get the progress.
+
+    Raises:
+        Interrupted: A signal arrived; what was computed is stored.
     """
     config = member.training
     random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
     if has_fitted_head(member.network, member.model):
         random = False  # fitted on the images as they are
-    if plan.multilabel or classifier.custom or random or not classifier.frozen_backbone:
+    if plan.multilabel or random or not has_stored_features(classifier):
         return None
     rows = np.sort(np.concatenate([prepared.rows(split) for split in ("train", "validation", "test")]))
-    first = prepared.loader(rows[:1], (classifier.spec,))
-    with torch.inference_mode():
-        images = next(iter(first.epoch(0))).images
-        assert isinstance(images, torch.Tensor)  # one spec
-        if classifier.eval().features(classifier.preprocess(images)).ndim != 2:
-            return None  # a feature map for a scan: larger than the images
-    arguments, workers = sorted(member.model.backbone.args.items()), plan.data_config.num_workers
-    cache = FeatureCache()
-    values = cached_features(classifier, prepared, rows, cache, arguments, device=plan.device, num_workers=workers)
-    features: Features = np.zeros((len(prepared.table), values.shape[1]), dtype=np.float32)
-    features[rows] = values
+    reader = RunFeatures.of(plan, prepared, run, observers)
+    features = reader.compute(classifier, member.model, rows)[:, 0]
     head = fitted_head(member.network, member.model) or member.model.head
-    return FrozenBackbone(classifier, AfterBackbone(classifier), features, cache.computed, cache.reused, head)
+    return FrozenBackbone(classifier, member.model, head, AfterBackbone(classifier), features, reader)
 
 
-def cached_features(
-    classifier: Classifier,
-    prepared: DataModule,
-    rows: Rows,
-    cache: FeatureCache,
-    arguments: object,
-    *,
-    device: str,
-    num_workers: int = 0,
-) -> Features:
-    """Return the features of a network's backbone for some rows; those that are not stored are computed.
+def predict_members(
+    members: Sequence[Member], plan: Plan, prepared: DataModule, rows: Rows, features: RunFeatures
+) -> list[Predictions]:
+    """Return the predictions of members for some rows, from features where the backbone is frozen."""
+    classes, device, workers = plan.classes, plan.device, plan.data_config.num_workers
+    others = [member for member in members if not has_stored_features(member.classifier)]
+    predictions: dict[str, Predictions] = {}
+    if others:
+        specs = [enlarged_input_spec(member.classifier.spec, member.views) for member in others]
+        source = prepared.loader(rows, specs, num_workers=workers)
+        results = predict_together(others, source, classes=classes, device=device)
+        predictions = dict(zip((member.name for member in others), results, strict=True))
+    for member in members:
+        if member.name not in predictions:
+            classifier = member.classifier
+            values = features.compute(classifier, member.config, rows, views_of(member.views, classifier.spec))
+            source = prepared.loader(rows, (classifier.spec,)).with_features(values)
+            model = FeatureTTAModel(AfterBackbone(classifier), member.views)
+            predictions[member.name] = predict(model, source, classes=classes, device=device)
+    return [predictions[member.name] for member in members]
 
-    Args:
-        classifier: The network.
-        prepared: The data.
-        rows: N rows.
-        cache: Stores the features, and counts them.
-        arguments: Options of the backbone that change the computation but not the weights.
-        device: Where to compute.
-        num_workers: Decoding processes, if images are decoded on demand.
-    """
-    encoder = Encoder(classifier, device=device, expected=len(rows))
-    return cache.features(
-        encoder_key(classifier, arguments),
-        pixel_digests(prepared.images, rows),
-        lambda positions: encoder.encode(prepared.loader(rows[positions], (classifier.spec,), num_workers=num_workers)),
-    )
+
+def counts_of(folders: Iterable[MemberFolder]) -> list[dict[str, int]]:
+    """Return the numbers of features of finished members and their folds."""
+    finished = (part for folder in folders for part in (folder, *folder.folds()) if part.finished())
+    return [part.summary().get("features", {}) for part in finished]
+
+
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the total numbers of computed and reused features."""
+    parts = list(counts)
+    return {key: sum(part.get(key, 0) for part in parts) for key in ("computed", "reused")}
 
 
 def fit_head(

@@ -18,13 +18,13 @@ from tercet.core.files import write_text
 from tercet.core.history import History
 from tercet.core.registry import PARTS
 from tercet.core.run_folder import MemberFolder, RunFolder
-from tercet.core.runtime import seed_everything
+from tercet.core.runtime import seed_everything, seeded_generators
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.splits import stratified_folds
 from tercet.ensemble.bundle import Member
-from tercet.experiments.frozen import FrozenBackbone, fit_head, frozen_backbone, without_backbone
-from tercet.experiments.head_init import initialize_head
+from tercet.experiments.frozen import FrozenBackbone, RunFeatures, fit_head, frozen_backbone, without_backbone
+from tercet.experiments.head_init import initialize_head, linear_layer
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import report_to_parent
 from tercet.experiments.task import task_of
@@ -97,8 +97,6 @@ def train_member(
     classifier, frozen, summary = trainer.train(callbacks)
     if (origin := backbone_origin(classifier)) is not None:
         summary["pretrained"] = origin.weights
-    if frozen is not None:
-        summary["features"] = {"computed": frozen.computed, "reused": frozen.reused}
     if fold is None:
         summary |= {key: value for key, value in summarize(classifier).items() if key in _SUMMARY_KEYS}
         if keep:
@@ -108,6 +106,8 @@ def train_member(
     else:
         predictions = predict_rows(classifier, plan, trainer.prepared, trainer.held_out(), frozen)
         store_predictions(predictions, folder.predictions, folder)
+    if frozen is not None:
+        summary["features"] = frozen.counts
     folder.finish(summary)
 
 
@@ -143,10 +143,10 @@ class _MemberTrainer:
         batches = self.prepared.training_loader(rows, specs, training=config, data=plan.data_config, seed=seed)
         monitor_rows = self.prepared.rows(plan.monitor_split)
         validation = self.prepared.loader(monitor_rows, specs, num_workers=plan.data_config.num_workers)
-        frozen = frozen_backbone(classifier, member, plan, self.prepared)
-        module, validation = without_backbone(classifier, validation, frozen)
         scorer, logs = self.logging(monitor_rows)
         observers = [*logs, *callbacks, CustomCallbacks(PARTS["callback"].custom().values())]
+        frozen = frozen_backbone(classifier, member, plan, self.prepared, self.run, observers)
+        module, validation = without_backbone(classifier, validation, frozen)
         if frozen is not None and has_fitted_head(member.network, member.model):
             row = fit_head(frozen, self.prepared, rows, validation, config=config, scorer=scorer, seed=seed)
             history, summary = History([row]), _summary(row.validation, seconds=row.seconds)
@@ -171,8 +171,7 @@ class _MemberTrainer:
             )
             counts: dict[str, int] | None = None
             if not training.resume() and config.head_init == "logistic":
-                features = None if frozen is None else frozen.features
-                counts = initialize_head(classifier, member, plan, self.prepared, rows, features=features, seed=seed)
+                counts = self.initialize_head(classifier, rows, frozen, observers, seed=seed)
             result = training.run()
             history = result.history
             best = result.best
@@ -188,6 +187,29 @@ class _MemberTrainer:
             summary |= {} if counts is None else {"features": counts}
         history.save(self.folder.path / "history.jsonl")
         return classifier, frozen, summary
+
+    def initialize_head(
+        self,
+        classifier: Classifier,
+        rows: Rows,
+        frozen: FrozenBackbone | None,
+        observers: Sequence[Callback],
+        *,
+        seed: int,
+    ) -> dict[str, int] | None:
+        """Fit the head to features of the training rows; return the numbers of features, if they are new."""
+        plan, model, counts = self.plan, self.plan.member(self.name).model, None
+        linear_layer(classifier)  # an error before the features are computed
+        if frozen is None:
+            reader = RunFeatures.of(plan, self.prepared, self.run, observers)
+            with seeded_generators(seed):  # the training is the same whether the features are stored or not
+                features = reader.compute(classifier, model, rows)[:, 0]
+            counts = reader.images.cache.counts
+        else:
+            features = frozen.features
+        training = plan.member(self.name).training
+        initialize_head(classifier, training, self.prepared.table.take(rows), features[rows], seed=seed)
+        return counts
 
     def precision(
         self, config: TrainingConfig, module: nn.Module, batch: Batch, objective: Objective

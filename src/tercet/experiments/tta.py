@@ -30,7 +30,7 @@ from tercet.metrics.significance import Comparison, compare
 from tercet.metrics.tables import comparison_text, tta_table
 from tercet.models.classifier import Classifier
 from tercet.models.forward import predict
-from tercet.models.tta import enlarged_input_spec, predict_levels
+from tercet.models.tta import FeatureTTAModel, TTAModel, enlarged_input_spec, predict_levels
 
 _HELD_OUT = "held-out"
 
@@ -45,8 +45,11 @@ def predict_rows(
     predictions = {TTAConfig(seed=plan.run.seed): predict(module, loader, classes=classes, device=plan.device)}
     views = plan.run.views
     if not views.plain:
+        model: TTAModel | FeatureTTAModel = TTAModel(classifier, views, spec)
         loader = prepared.loader(rows, (enlarged_input_spec(spec, views),), num_workers=workers)
-        predictions |= predict_levels(classifier, loader, views=views, spec=spec, classes=classes, device=plan.device)
+        if frozen is not None:
+            model, loader = FeatureTTAModel(frozen.module, views), loader.with_features(frozen.of_views(rows, views))
+        predictions |= predict_levels(model, loader, classes=classes, device=plan.device)
     return predictions
 
 

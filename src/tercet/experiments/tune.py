@@ -20,7 +20,7 @@ from tercet.core.files import write_text
 from tercet.core.history import History
 from tercet.core.output import count
 from tercet.core.progress import as_console, print_status
-from tercet.core.run_folder import RunFolder
+from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.core.training_progress import ProgressDisplay
 from tercet.core.yaml_io import dump_yaml
@@ -28,6 +28,8 @@ from tercet.data.data_module import DataModule, prepare_data
 from tercet.data.in_memory import DataLike
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
+from tercet.experiments.fold_runs import SHARED_IMAGES
+from tercet.experiments.frozen import counts_of, sum_counts
 from tercet.experiments.ladder_plan import with_preset_head
 from tercet.experiments.plan import Plan
 from tercet.experiments.pool import FailedJob, run_all
@@ -209,7 +211,7 @@ class _Tuner:
             self.finish_trial(number, None)
             return
         trial.path.mkdir(parents=True, exist_ok=True)
-        replace(self.plan, members=(member,), data_config=data_config).save(trial)
+        replace(self.plan, members=(member,), data_config=data_config, images=SHARED_IMAGES).save(trial)
         yield task
 
     def finish_trial(self, number: int, failure: FailedJob | None) -> None:
@@ -251,6 +253,7 @@ class _Tuner:
             error.exit_code = failed.exit_code or 6
             raise error
         importance = self.log.importance()
+        folders = [MemberFolder(path) for row in rows for path in self.folder.trial(row.number).path.glob("members/*")]
         metrics = {
             "study": str(folder.path),
             "best_config": str(folder.best),
@@ -260,6 +263,7 @@ class _Tuner:
             "best": best.to_dict(),
             "train_command": train_command(self.plan.data, str(folder.best)),
             "importance": importance,
+            "features": sum_counts(counts_of(folders)),
             "trials": [row.to_dict() for row in rows],
         }
         report = trials_report(rows, best, data=self.plan.data, best_file=str(folder.best), importance=importance)

@@ -9,7 +9,7 @@ import hashlib
 import io
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tercet.core.types import BatchSource
 from tercet.models.backbone import backbone_origin
 from tercet.models.classifier import Classifier
 from tercet.models.forward import evaluation_mode
@@ -34,9 +33,9 @@ except ImportError:  # an extra: without it PyTorch computes the features
 Features = NDArray[np.float32]
 TOLERANCE = 1e-4
 """Largest difference to PyTorch's features, relative to the largest feature (or 1), at which a faster way is used."""
-_MIN_IMAGES = 64  # for fewer, exporting and timing cost more than they save
-_TIMED_IMAGES = 16
-_TIMINGS = 3
+_WORTH_SECONDS = 4.0  # of PyTorch: for less, exporting and timing cost more than they save
+_TIMED_IMAGES = 4  # as fast for each image as larger batches are
+_TIMINGS = 2  # after the comparison of the features, which warms up
 
 
 class AfterBackbone(nn.Module):
@@ -78,32 +77,37 @@ class Encoder:
     Args:
         classifier: The network.
         device: Where to compute.
-        expected: Number of images that will be encoded; few are not worth a choice.
     """
 
-    def __init__(self, classifier: Classifier, *, device: str = "cpu", expected: int = 0) -> None:
+    def __init__(self, classifier: Classifier, *, device: str = "cpu") -> None:
         self.classifier, self.device = classifier, device
         self.engine = "pytorch"
         """pytorch, channels-last or onnxruntime."""
         self._prefix = classifier.features
         self._run: Callable[[Tensor], Tensor] | None = None
-        self._worth_choosing = device == "cpu" and expected >= _MIN_IMAGES
 
-    def encode(self, source: BatchSource) -> Features:
-        """Return the features N F of the images of `source.epoch(0)`, which fit the classifier's input spec."""
-        parts = []
+    def encode(self, batches: Iterable[Tensor], *, expected: int = 0) -> Iterator[Features]:
+        """Yield the features B F of each batch of images B C H W in [0, 1].
+
+        Args:
+            batches: The images.
+            expected: Their number, further calls included; the choice must save more time than it takes.
+        """
         with evaluation_mode(self.classifier, self.device):
-            for batch in source.epoch(0):
-                assert isinstance(batch.images, Tensor)  # of one spec
+            for batch in batches:
                 with torch.inference_mode():
-                    images = self.classifier.preprocess(batch.images.to(self.device))
+                    images = self.classifier.preprocess(batch.to(self.device))
                     if self._run is None:
-                        self._run = self._choose(images[:_TIMED_IMAGES]) if self._worth_choosing else self._prefix
-                    parts.append(self._run(images).flatten(1).float().cpu().numpy())
-        return np.concatenate(parts)
+                        self._run = self._choose(images[:_TIMED_IMAGES], expected)
+                    features = self._run(images).flatten(1).float().cpu().numpy()
+                yield features
 
-    def _choose(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+    def _choose(self, images: Tensor, count: int) -> Callable[[Tensor], Tensor]:
+        if self.device != "cpu" or not count:
+            return self._prefix
         expected = self._prefix(images)
+        if _fastest(self._prefix, images) * count / len(images) < _WORTH_SECONDS:
+            return self._prefix
         limit = TOLERANCE * max(1.0, float(expected.abs().max()))
         runs: dict[str, Callable[[Tensor], Tensor]] = {"pytorch": self._prefix, "channels-last": self._channels_last}
         with suppress(Exception):  # a network that cannot be exported is computed by PyTorch

@@ -1,14 +1,14 @@
 """Test-time augmentation: a module that averages the probabilities over several views of each image.
 
-Shapes: B images, C channels, H x W pixels of the image, h x w of the network's input, K classes, L levels (numbers of
-crops).
+Shapes: B images, V views, F features, C channels, H x W pixels of the image, h x w of the network's input, K classes,
+L levels (numbers of crops).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -44,42 +44,93 @@ class TTAModel(nn.Module):
     def __init__(self, module: nn.Module, views: TTAConfig, spec: InputSpec) -> None:
         super().__init__()
         self.module, self.views, self.spec = module, views, spec
-        self.picture_size = views.enlarged_size(spec.size)
-        flips = {(3,): views.flip, (2,): views.vflip, (2, 3): views.flip and views.vflip}
-        self._flips = [axes for axes, enabled in flips.items() if enabled]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map B C H W to B (L K)."""
         if self.views.plain:
             return cast("Tensor", self.module(images))
-        images = scale(images, self.picture_size, cast("Interpolation", self.spec.interpolation))
-        counts = self.views.crops or (1,)
-        levels: list[Tensor] = []
-        log_sum: Tensor | None = None
-        num_views = 0
-        for number, corner in enumerate(crop_corners(self.views, self.picture_size, self.spec.size), start=1):
-            for view in self._views(images, corner):
-                logits: Tensor = self.module(view)  # B K
-                num_views += 1
-                log_probabilities = functional.log_softmax(logits.float(), dim=1)
-                log_sum = log_probabilities if log_sum is None else torch.logaddexp(log_sum, log_probabilities)
-                mean = logits if num_views == 1 else log_sum - math.log(num_views)
-            if number in counts:
-                levels.append(mean)
-        return torch.cat(levels, dim=1)
+        return _average(map(self.module, extract(images, views_of(self.views, self.spec), self.spec)), self.views)
 
-    def _views(self, images: Tensor, corner: tuple[int, int]) -> Iterator[Tensor]:
-        """Yield the crop of B C H W at a corner with all its shifts and flips, B C h w each."""
-        shift = self.views.shift
-        if shift:
-            images = functional.pad(images, (shift, shift, shift, shift), mode="replicate")
-        shifts = [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)] if shift else [(0, 0)]
-        height, width = self.spec.size
-        for down, right in shifts:
-            top, left = corner[0] + shift + down, corner[1] + shift + right
-            view = images[..., top : top + height, left : left + width]  # B C h w
-            yield view
-            yield from (view.flip(axes) for axes in self._flips)
+
+class FeatureTTAModel(nn.Module):
+    """The part of a network after its backbone, averaged like `TTAModel`; maps features of V views B V F to B (L K).
+
+    Args:
+        module: Maps features B F to logits B K.
+        views: Crops, flips and shifts.
+    """
+
+    def __init__(self, module: nn.Module, views: TTAConfig) -> None:
+        super().__init__()
+        self.module, self.views = module, views
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map B V F to B (L K)."""
+        return _average(map(self.module, features.unbind(1)), self.views)
+
+
+def _average(view_logits: Iterable[Tensor], views: TTAConfig) -> Tensor:
+    """Return the mean of the probabilities over the first views, for each number of crops (B, L K)."""
+    counts = views.crops or (1,)
+    per_crop = views.passes // max(counts)
+    levels: list[Tensor] = []
+    log_sum: Tensor | None = None
+    for number, logits in enumerate(view_logits, start=1):
+        log_probabilities = functional.log_softmax(logits.float(), dim=1)
+        log_sum = log_probabilities if log_sum is None else torch.logaddexp(log_sum, log_probabilities)
+        if number % per_crop == 0 and number // per_crop in counts:
+            levels.append(logits if number == 1 else log_sum - math.log(number))
+    return torch.cat(levels, dim=1)
+
+
+@dataclass(frozen=True)
+class View:
+    """A crop of an image that was resized, and its flip."""
+
+    image_size: tuple[int, int]
+    """Height and width to which the image is resized."""
+    top: int
+    left: int
+    """Position of the crop; beyond the border, pixels of the border are repeated."""
+    flips: tuple[int, ...] = ()
+    """Flipped axes of B C H W."""
+
+    def __str__(self) -> str:
+        """Return a name that is part of a file name; equal views have equal names."""
+        height, width = self.image_size
+        flips = "".join("vh"[axis - 2] for axis in self.flips)
+        return f"{height}x{width}+{self.top}+{self.left}{flips and '+'}{flips}"
+
+
+def plain_view(spec: InputSpec) -> View:
+    """Return the view that is the whole image."""
+    return View(spec.size, 0, 0)
+
+
+def views_of(views: TTAConfig, spec: InputSpec) -> list[View]:
+    """Return the views of every image, crop by crop."""
+    size, shift = views.enlarged_size(spec.size), views.shift
+    shifts = [(0, 0), (-shift, 0), (shift, 0), (0, -shift), (0, shift)] if shift else [(0, 0)]
+    enabled = {(): True, (3,): views.flip, (2,): views.vflip, (2, 3): views.flip and views.vflip}
+    flips = [axes for axes, used in enabled.items() if used]
+    corners = crop_corners(views, size, spec.size)
+    return [
+        View(size, top + down, left + right, axes) for top, left in corners for down, right in shifts for axes in flips
+    ]
+
+
+def extract(images: Tensor, views: Sequence[View], spec: InputSpec) -> Iterator[Tensor]:
+    """Yield views B C h w of the size of the spec, all with the same image size, from images B C H W in [0, 1]."""
+    (image_size,) = {view.image_size for view in views}
+    images = scale(images, image_size, cast("Interpolation", spec.interpolation))
+    height, width = spec.size
+    for view in views:
+        bottom, right = view.top + height - image_size[0], view.left + width - image_size[1]
+        margins = tuple(max(0, margin) for margin in (-view.left, right, -view.top, bottom))
+        padded = functional.pad(images, margins, mode="replicate") if any(margins) else images
+        top, left = max(0, view.top), max(0, view.left)
+        crop = padded[..., top : top + height, left : left + width]
+        yield crop.flip(view.flips) if view.flips else crop
 
 
 def crop_corners(views: TTAConfig, image_size: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -105,21 +156,17 @@ def crop_corners(views: TTAConfig, image_size: tuple[int, int], size: tuple[int,
 
 
 def predict_levels(
-    module: nn.Module,
+    model: TTAModel | FeatureTTAModel,
     source: BatchSource,
     *,
-    views: TTAConfig,
-    spec: InputSpec,
     classes: Sequence[str],
     device: str = "cpu",
 ) -> dict[TTAConfig, Predictions]:
     """Return the predictions for each number of crops (`views.levels()`), from one pass over the source.
 
     Args:
-        module: Maps images B C h w to logits B K.
-        source: Batches of images with `enlarged_input_spec(spec, views)`, or at their original size.
-        views: Crops, flips and shifts.
-        spec: Input spec of the module.
+        model: A network with its views.
+        source: Batches of images with `enlarged_input_spec(spec, views)`, or at their original size; or of features.
         classes: K class names.
         device: Device for the computation.
 
@@ -127,8 +174,8 @@ def predict_levels(
         DataError: The source is empty or has a sample twice, or logits are not finite.
         ModelError: The logits are not B K.
     """
-    logits = predict_logits(TTAModel(module, views, spec), source, device=device)
-    levels = views.levels()
+    logits = predict_logits(model, source, device=device)
+    levels = model.views.levels()
     return {
         level: Predictions.from_logits(values, ids=logits.ids, classes=classes, labels=logits.labels)
         for level, values in zip(levels, np.split(logits.values, len(levels), axis=1), strict=True)

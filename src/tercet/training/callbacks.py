@@ -44,6 +44,18 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True)
+class PhaseProgress:
+    """Progress of a part of the work without steps, such as the computation of features."""
+
+    name: str
+    """Name of the phase."""
+    done: int
+    """Number of finished images."""
+    total: int
+    """Number of images."""
+
+
+@dataclass(frozen=True)
 class TrainingStart:
     """A training that begins or resumes."""
 
@@ -136,6 +148,13 @@ class EventStream:
         if now - self._last >= self.interval:
             self._last = now
             self._write({"event": "step", **progress.__dict__})
+
+    def on_phase(self, progress: PhaseProgress) -> None:
+        """Write a phase event, at most one per interval, and the last one."""
+        now = time.monotonic()
+        if now - self._last >= self.interval or progress.done == progress.total:
+            self._last = now
+            self._write({"event": "phase", **progress.__dict__})
 
     def on_epoch_end(self, row: EpochRow) -> None:
         """Write an epoch event."""
