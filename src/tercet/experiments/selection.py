@@ -74,7 +74,7 @@ def choose_model(
 ) -> Choice:
     """Choose among members and ensembles on the monitored split; see `choose_simplest`.
 
-    Ensembles fitted on a single group of validation rows are left out, unless such a method is the only one that
+    Ensembles fitted on a single group of validation rows are not considered, unless such a method is the only one that
     was requested.
     """
     split = plan.monitor_split

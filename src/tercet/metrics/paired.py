@@ -22,7 +22,7 @@ from tercet.metrics.multilabel import class_f1, overall_f1, score_multilabel
 RESAMPLES = 200
 """Resamples of the paired bootstrap, R."""
 CHANCE_ROWS = 20
-"""Labelled rows below which no model is called a guess: too few to distinguish them."""
+"""Labelled rows below which no model is called a guess: too few for a test."""
 CHANCE_LEVEL = 0.05
 """Significance level of the test against chance."""
 _EPS = np.finfo(np.float64).eps  # scikit-learn's log loss clips probabilities at this value
@@ -82,7 +82,7 @@ def _in_order(a: AnyPredictions, b: AnyPredictions) -> tuple[AnyPredictions, Any
 
 
 def _row_values(rows: AnyPredictions, monitor: str) -> Floats | None:
-    """Return the values of which a metric is the mean, N; None if it is not such a mean."""
+    """Return the values of which a metric is the mean, N; None for metrics that are not means over samples."""
     values: Any = None
     if isinstance(rows, Predictions):
         if monitor == "accuracy":
@@ -129,7 +129,7 @@ class ChanceTest:
 
     @property
     def at_chance(self) -> bool:
-        """Whether the accuracy is not significantly higher; False with few rows, which cannot show it."""
+        """Whether the accuracy is not significantly higher; False with few rows, which show nothing."""
         return self.rows >= CHANCE_ROWS and self.p_value > CHANCE_LEVEL
 
     def to_dict(self) -> dict[str, Any]:
