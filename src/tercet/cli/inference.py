@@ -166,9 +166,10 @@ def embed(
     *,
     parsed: ParsedArguments,
 ) -> Any:
-    """Write the features of images, by a frozen network or a trained model, to a file.
+    """Write the features of images to a file.
 
-    The file has ids, labels, paths and features. Features are computed once, and stored for all commands.
+    They are those of a frozen network or of a trained model. The file has ids, labels, paths and features. Features are
+    computed once, and stored for all commands.
 
     Examples:
         photos/ features.npz
@@ -184,7 +185,7 @@ def embed(
 def search(
     data: Annotated[str, "folder of images, table, zip, or data set name"], images: Images, *, parsed: ParsedArguments
 ) -> Any:
-    """Find the images of a data set that are most similar to some images.
+    """Find the images of a data set that are most similar.
 
     Lists path, label and cosine similarity of the features. An image of the data is not among its own results.
 
