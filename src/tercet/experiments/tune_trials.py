@@ -99,7 +99,7 @@ def run_trial(
     name = pruner.member.name
     try:
         pruner.report()
-        data = prepared or plan.open_data(folder)
+        data = prepared or Plan.load(folder).open_data(folder)  # the trial has no samples of its own
         train_member(trial, name, callbacks=[*callbacks, pruner], prepared=data, keep=False)
     except TrialPruned:
         trial.end(TrialOutcome.of_epochs("pruned", trial.keep_history(name), plan.monitor))
