@@ -17,11 +17,12 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.types import Batch
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combiners import apply_head
-from tercet.experiments import end_to_end
-from tercet.experiments.end_to_end import EndToEndFitter, FusionTrainer, HeadFitter, ProbabilitySource, joint_objective
+from tercet.experiments import end_to_end, fusion_training
+from tercet.experiments.end_to_end import EndToEndFitter, joint_objective
 from tercet.experiments.ensemble import combine
 from tercet.experiments.ensemble_files import CombinedPredictions
 from tercet.experiments.fit_ensemble import read_members
+from tercet.experiments.fusion_training import FusionTrainer, HeadFitter, ProbabilitySource
 from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run, train
 from tercet.models.fusion_head import EndToEnd, FusionHead
@@ -134,7 +135,8 @@ def test_cross_fitted_heads_are_trained_without_the_rows_they_predict(
         return apply_head(head, members)
 
     monkeypatch.setattr(HeadFitter, "train", spy_train)
-    monkeypatch.setattr(end_to_end, "apply_head", spy_apply)
+    for module in (end_to_end, fusion_training):
+        monkeypatch.setattr(module, "apply_head", spy_apply)
     result = fitter.fit()
     assert all(not rows & held_out for rows, held_out in zip(trained[:3], predicted[:3], strict=True))
     assert set.union(*predicted[:3]) == set(result.predictions["validation"].ids)

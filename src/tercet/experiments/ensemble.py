@@ -21,10 +21,10 @@ from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combiners import apply_head
-from tercet.experiments.end_to_end import HeadFitter
 from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, require_applicable
 from tercet.experiments.finalize import finalize
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
+from tercet.experiments.fusion_training import HeadFitter
 from tercet.experiments.jobs import Job, raise_failures, run_jobs
 from tercet.experiments.plan import Plan
 from tercet.experiments.task import task_of

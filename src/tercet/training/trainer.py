@@ -2,9 +2,7 @@
 
 The loop takes any module and any source of batches. Everything that a resume needs is in `TrainingState` and in the
 tensors that `Trainer.save` lists. The order of the batches depends on the number of the epoch alone, so that a resumed
-training ends with the same weights, bit for bit, as an uninterrupted one.
-
-Shapes: B images, K classes.
+training ends with the same weights, bit for bit, as an uninterrupted one. Shapes: B images, K classes.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ class Trainer:
         validation: Validation batches; None keeps the weights of the last epoch.
         config: Stages, optimizer, monitored metric.
         folder: Folder for checkpoints and the history.
-        device: cpu, cuda, cuda:N or mps.
+        device: As of PyTorch.
         objective: The loss (default: `loss` of the configuration).
         scorer: Scores logits B K against labels; its scores include the monitored metric and the loss.
         callbacks: Observe the training; see `tercet.training.callbacks`.
@@ -95,9 +93,8 @@ class Trainer:
             DivergedError: The loss is not finite.
             StorageError: A checkpoint could not be written.
         """
-        notify(
-            self.callbacks, "on_train_begin", TrainingStart(self.name, self.module, len(self.stages), self.total_steps)
-        )
+        start = TrainingStart(self.name, self.module, len(self.stages), self.total_steps)
+        notify(self.callbacks, "on_train_begin", start)
         with self.stop_signal:
             try:
                 while self.state.stage < len(self.stages):
