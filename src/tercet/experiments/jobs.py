@@ -156,6 +156,8 @@ def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:
     """
     if failures:
         lines = "; ".join(f"member {failure.job.title}: {failure.message}" for failure in failures)
-        error = TercetError(f"{lines}. The other members are finished: continue with --resume {run.path}")
+        finished = any(run.member(member.name).finished() for member in Plan.load(run).members)
+        rest = "The other members are finished: continue" if finished else "Nothing was trained: try again"
+        error = TercetError(f"{lines}. {rest} with --resume {run.path}")
         error.exit_code = failures[0].exit_code
         raise error from failures[0].cause
