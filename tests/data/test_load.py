@@ -157,9 +157,7 @@ def test_several_tables_are_ambiguous(tree: Tree) -> None:
 def test_data_set_names_take_precedence_over_relative_paths(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree("digits/a/1.png", "digits/b/1.png")
     monkeypatch.chdir(root)
-    with pytest.warns(
-        UserWarning, match=r"'digits' is the data set of this name; for the folder or file, write \./digits"
-    ):
+    with pytest.warns(UserWarning, match=r"'digits' is the data set of this name; .* write \./digits"):
         assert len(load_table("digits", CONFIG)) == 1797
     assert len(load_table("./digits", CONFIG)) == 2
     assert len(load_table("digits/", CONFIG)) == 2

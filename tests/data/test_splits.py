@@ -67,6 +67,13 @@ def test_small_classes_stay_in_train_with_a_warning() -> None:
     assert split_table.splits is not None and split_table.splits[-1] == "train"
 
 
+def test_seeds_of_folds_may_be_larger_than_those_of_scikit_learn() -> None:
+    labels = np.arange(20) % 2
+    for groups in (None, [f"g{row // 2}" for row in range(20)]):
+        large = stratified_folds(labels, 4, seed=2**31 * 10_000 + 7, groups=groups)
+        assert sorted(np.concatenate(large).tolist()) == list(range(20))
+
+
 def test_nothing_to_hold_out_is_an_error() -> None:
     with pytest.raises(DataError, match=r"no test split can be held out.*test_fraction to 0"):
         assign_splits(table_of([0, 1, 2]), DataConfig())

@@ -75,6 +75,22 @@ def test_options_that_the_user_sets_replace_those_of_the_preset(
     assert training.head_lr == FINE_TUNING["head_lr"]
 
 
+def test_options_of_a_training_are_for_the_networks_not_their_probes(
+    shapes: Path, encoder: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"patience": 1, "head_lr": 0.01, "schedule": "constant", "warmup_epochs": 0.5}
+    result = train(
+        shapes, members=[{**encoder, "name": "a"}], output=str(tmp_path / "run"), stop_at="probe", **options, **OPTIONS
+    )  # type: ignore[misc]
+    (waiting,) = Plan.load(RunFolder.open(result.path)).rungs
+    assert {name: getattr(waiting.members[0].training, name) for name in options} == options
+
+
+def test_options_of_a_training_have_no_effect_on_fitted_heads_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--patience has no effect on a fitted head"):
+        train("no-such-data", members=["pixels"], patience=2, preset="fast", output=str(tmp_path / "run"))
+
+
 def test_epochs_and_the_preset_paper_train_all_members_at_once(shapes: Path, tmp_path: Path) -> None:
     members = [{"model": "test_resnet", "pretrained": False, "input.size": 32}]
     single = train(shapes, members=members, epochs=1, output=str(tmp_path / "single"), **OPTIONS)

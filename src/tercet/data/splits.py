@@ -125,7 +125,7 @@ def stratified_folds(
     Raises:
         DataError: There are fewer rows or groups than folds.
     """
-    units = len(labels) if groups is None else len(set(groups))
+    units, seed = len(labels) if groups is None else len(set(groups)), seed % 2**32  # the range of scikit-learn
     if folds < 2 or units < folds:
         unit = "rows" if groups is None else "groups"
         raise DataError(f"{units} {unit} cannot be divided into {folds} folds: use 2 to {units}")
