@@ -115,6 +115,17 @@ def test_a_report_shows_all_results_and_figures(report: Report) -> None:
     assert {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")} <= names
 
 
+def test_rungs_are_listed_also_those_that_were_not_trained(run: Path) -> None:
+    scores = {"accuracy": 0.875, "accuracy_low": 0.61, "accuracy_high": 0.97}
+    first = {"rung": "probe", "members": ["first-probe"], "status": "finished", "seconds": 3.0, "chosen": "first-probe"}
+    waiting = {"rung": "fine-tune", "members": ["first"], "status": "not trained: --stop-at probe"}
+    rungs = [{**first, "validation": scores}, {**waiting, "seconds": None, "chosen": None, "validation": {}}]
+    write_json(run / "metrics.json", {**read_json(run / "metrics.json"), "ladder": rungs})
+    text = " ".join(text_of(run).split())
+    assert "probe first-probe finished 0.8750 0.610 to 0.970 3.0 s first-probe" in text
+    assert "fine-tune first not trained: --stop-at probe" in text
+
+
 def test_thumbnails_carry_no_metadata(report: Report) -> None:
     encoded = re.findall(r"data:image/jpeg;base64,([^\"]+)", report.path.read_text("utf-8"))
     assert encoded

@@ -10,7 +10,7 @@ from tercet.core.errors import DataError
 from tercet.data.run_reader import CHOSEN, RunReader
 from tercet.metrics.metric import Detail, describe_metric, table_metrics
 from tercet.metrics.significance import Comparison, compare, holm
-from tercet.metrics.table import MISSING, mean_sd, p_value_text, points, sentence_case
+from tercet.metrics.table import MISSING, duration, interval, mean_sd, number, p_value_text, points, sentence_case
 from tercet.metrics.tables import ResultRow, comparison_text, page_table, spread_table
 from tercet.plots.bars import Bar, bars, bars_height
 from tercet.plots.figure_writer import FigureWriter
@@ -46,6 +46,26 @@ def _run_results(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     if comparison := document.get("comparison"):
         yield Paragraph(_sentence(comparison))
     yield from _paired_tests(record, document["chosen"])
+    yield from _rungs(document)
+
+
+def _rungs(document: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield the rungs of a training that climbed the ladder, those that were not trained with the reason."""
+    if rungs := document.get("ladder"):
+        header = ("rung", "members", "status", "accuracy", "95 % interval", "time", "best so far")
+        rows = [
+            (
+                rung["rung"],
+                ", ".join(rung["members"]),
+                rung["status"],
+                number(rung["validation"].get("accuracy")),
+                interval(rung["validation"]),
+                duration(rung["seconds"]),
+                rung["chosen"] or MISSING,
+            )
+            for rung in rungs
+        ]
+        yield Table(header, rows, "lllrrrl", "Rungs, from cheap to expensive models, by the best one on validation")
 
 
 def model_rows(document: Mapping[str, Any]) -> list[ModelRow]:
