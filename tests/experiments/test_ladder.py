@@ -265,9 +265,13 @@ def test_a_signal_between_trainings_says_how_to_continue(
         patch.setattr(Ladder, "print_plan", interrupt)
         train(shapes, members=members, output=str(output), stop_at="probe", **OPTIONS)
     train(resume=output)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"{name}: continue.*The bundle of a-probe"):
-        patch.setattr(ladder_module, "train_waiting", interrupt)
-        train(resume=output)
+    for owner, step in ((ladder_module, "train_waiting"), (Ladder, "print_plan"), (Ladder, "start_next")):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(Interrupted, match=f"{name}: continue.*The bundle of a-probe"),
+        ):
+            patch.setattr(owner, step, interrupt)
+            train(resume=output)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5 h", 5400)])

@@ -93,13 +93,16 @@ class Ladder:
 
     def climb(self) -> Results:
         """Train one rung after the other, and return metrics and report."""
-        self.print_plan()
+        with self.keeping_best():
+            self.print_plan()
+            return self._climb()
+
+    def _climb(self) -> Results:
         while True:
             began = time.monotonic()
-            with self.keeping_best():
-                raise_failures(train_waiting(self.run, self.plan, self.prepared, self.console), self.run)
-                with phase(self.console, "combining members"):
-                    metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
+            raise_failures(train_waiting(self.run, self.plan, self.prepared, self.console), self.run)
+            with phase(self.console, "combining members"):
+                metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
             self.record(metrics, time.monotonic() - began)
             results = self.with_rungs(metrics, report)
             self.run.write_results(*results)
