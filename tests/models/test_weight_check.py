@@ -135,7 +135,7 @@ def test_one_file_is_not_that_of_two_networks(tmp_path: Path) -> None:
     "options",
     [
         {"members": ["resnet18", "mobilenetv2_100"]},
-        {"data.max_bad_fraction": 0.5},  # the default members
+        {"preset": "paper"},  # the default members
         {"head": "linear", "weights": "absent.pth"},
     ],
 )

@@ -43,6 +43,7 @@ FROM_SCRATCH: Mapping[str, Any] = {
     "patience": 12,
 }
 """Training of a network without pretrained weights."""
+_LENGTH = ("epochs", "lr")  # unset, even if they were given as null
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|)")
 
@@ -120,4 +121,6 @@ def with_recipe(
         recipe.pop("head_init", None)
     if multilabel or training.loss != TrainingConfig.loss:
         recipe.pop("label_smoothing", None)
-    return model, replace(training, **{name: value for name, value in recipe.items() if name not in given})
+    return model, replace(
+        training, **{name: value for name, value in recipe.items() if name not in given or name in _LENGTH}
+    )
