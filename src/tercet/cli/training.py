@@ -74,10 +74,14 @@ def _folder_result(run: Any) -> CommandResult:
 def train(data: TrainingData = None, *, parsed: ParsedArguments) -> Any:
     """Train networks on a folder of images and ensemble them.
 
-    Writes a run folder with all scores and, in RUN/bundle, the deployable ensemble.
+    By default from cheap to expensive: a linear classifier on features of a frozen network, a fine-tuned network, an
+    ensemble. Writes a run folder with all scores and, in RUN/bundle, the best model so far; Ctrl-C keeps it. Presets:
+    fast (the first), good (the next while it pays), best (all), paper (the published training). --epochs, --lr or
+    --stages replace the preset.
 
     Examples:
         photos/
+        photos/ --preset best --time-budget 1h
         photos/ --members resnet18,mobilenetv2_100 --epochs 10 --lr 1e-4
         --resume runs/photos-1
     """
