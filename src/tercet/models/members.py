@@ -160,7 +160,8 @@ def resolve_member(
     ignored = changed_options(model) - member_options - options_of(network, config)  # these apply to other members
     config = replace(config, **{field: getattr(_DEFAULTS, field) for field in ignored})
     check_network(network, config)
-    if has_fitted_head(network, config):
+    fitted = has_fitted_head(network, config)
+    if fitted:
         unused = sorted(member_options & {field.name for field in fields(TrainingConfig)} - {"class_weights"})
         raise_problems(
             [
@@ -172,7 +173,7 @@ def resolve_member(
         )
     single_stage = training.epochs is not None or training.lr is not None
     stage_option_set = any(getattr(training, name) != default for name, default in _SINGLE_STAGE.items())
-    raise_problems([stage_option_set and not single_stage and _SINGLE_STAGE_ONLY])
+    raise_problems([stage_option_set and not single_stage and not fitted and _SINGLE_STAGE_ONLY])
     return MemberConfig(name, network, config, training)
 
 
