@@ -18,7 +18,7 @@ folder, samples, weights = map(Path, sys.argv[1:4])
 fastai.set_seed(0)
 table = fastai.pd.read_csv(samples)
 table = table[table.split.notna()]
-fitted = table[table.split != "test"].assign(is_valid=lambda rows: rows.split == "validation")
+fitted = table[table.split != "test"].assign(is_valid=lambda rows: rows.split == "val")
 block = fastai.DataBlock(
     (fastai.ImageBlock, fastai.CategoryBlock),
     get_x=fastai.ColReader("location", pref=folder),
@@ -34,7 +34,7 @@ learner.freeze()  # as vision_learner does with pretrained weights of its own
 learner.fine_tune(int(sys.argv[4]))
 held_out = table[table.split == "test"]
 accuracies = {
-    "validation": float(learner.validate()[1]),
+    "val": float(learner.validate()[1]),
     "test": float(learner.validate(dl=data.test_dl(held_out, with_labels=True))[1]),
 }
 print(json.dumps({**accuracies, "n": len(held_out)}))

@@ -119,7 +119,8 @@ def others(bench: Bench) -> Row:
 
         def trained(number: int, source: Path = source, options: list[str] = options, folder: Path = folder) -> Row:
             run = folder / f"train-{number}"
-            took = bench.measure(tercet("train", str(source), *bench.encoder, *options, "--output", str(run)))
+            words = ["--weights", bench.weights, *bench.limited, *options]  # no --members: the default ladder
+            took = bench.measure(tercet("train", str(source), *words, "--output", str(run)))
             return {**took.seconds(), **scores(chosen_of(metrics_of(run))["test"])}
 
         def script(

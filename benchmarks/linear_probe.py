@@ -45,5 +45,5 @@ search = GridSearchCV(
 ).fit(features[splits == "train"], labels[splits == "train"])
 correct = search.predict(features) == labels
 errors = [row["id"] for row, right in zip(rows, correct, strict=True) if row["split"] == "test" and not right]
-accuracies = {split: float(correct[splits == split].mean()) for split in ("validation", "test")}
+accuracies = {split: float(correct[splits == split].mean()) for split in ("train", "val", "test")}
 print(json.dumps({**accuracies, "n": int((splits == "test").sum()), **search.best_params_, "errors": errors}))
