@@ -100,7 +100,8 @@ def test_resume_repeats_the_calibration(calibrated: CrossValidation) -> None:
 def test_export_and_report_use_the_calibration(calibrated: CrossValidation, shapes: Path, tmp_path: Path) -> None:
     calibration = calibrated.bundle().calibration
     assert calibration is not None
-    assert f"temperature {calibration.temperature:.3f}" in write_report(calibrated.path).path.read_text("utf-8")
+    assert "29 rows: no temperature (needs 100)" in calibrated.report
+    assert write_report(calibrated.path).path.is_file()
     exported = export_model(calibrated.path, tmp_path / "mean.onnx")
     assert exported.verification.passed and exported.verification.source.startswith("29 of 29")
     model = OnnxModel.load(exported.path)
