@@ -156,7 +156,8 @@ def test_the_demo_climbs_the_ladder_and_says_what_to_type_next(
 
     small = {"patience": 1, "data": {"limit": 40}, "threads": 1, "tensorboard": False}
     monkeypatch.setattr(module, "_DEMO", {**module._DEMO, **small})
-    code, out, err = run("demo", "--output", tmp_path / "the demo")
+    with one_core():
+        code, out, err = run("demo", "--output", tmp_path / "the demo")
     assert code == 0 and "10 classes; 40 train" in err
     assert re.findall(r"^([\w-]+) finished after", err, re.MULTILINE) == ["probe", "fine-tune", "ensemble"]
     last = out.splitlines()[-2:]
