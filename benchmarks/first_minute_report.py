@@ -50,7 +50,7 @@ def standard_error(row: Row) -> float:
     return math.sqrt(row["accuracy"] * (1 - row["accuracy"]) / row["n"])
 
 
-def probe(results: Row, document: Row) -> Iterator[str]:
+def probe(results: Row) -> Iterator[str]:
     """Yield the tables of the section `probe`."""
     lines, goals = [], []
     for name, values in results.items():
@@ -75,7 +75,7 @@ def probe(results: Row, document: Row) -> Iterator[str]:
     yield targets(goals)
 
 
-def folds(results: Row, document: Row) -> Iterator[str]:
+def folds(results: Row) -> Iterator[str]:
     """Yield the tables of the section `folds`."""
     lines = [
         [name, str(results[name]["n"]), accuracy(results[name]), seconds(results[name]["cpu"])]
@@ -86,7 +86,7 @@ def folds(results: Row, document: Row) -> Iterator[str]:
     yield targets([target("five folds: CPU at most 1.5 times one probe", f"{ratio:.2f}", ratio <= 1.5)])
 
 
-def ladder(results: Row, document: Row) -> Iterator[str]:
+def ladder(results: Row) -> Iterator[str]:
     """Yield the tables of the section `ladder`."""
     goals = []
     for name in ("potato leaves", "hand signs"):
@@ -129,18 +129,19 @@ def ladder(results: Row, document: Row) -> Iterator[str]:
     yield targets(goals)
 
 
-def frozen(results: Row, document: Row) -> Iterator[str]:
+def frozen(results: Row) -> Iterator[str]:
     """Yield the tables of the section `frozen`."""
     lines = []
-    for name, label in (("stored", "stored features"), ("computed", "computed, `--augment light`")):
+    for name, label in (("stored", "stored"), ("computed", "computed in every epoch, `--augment light`")):
         row = results[name]
-        lines.append([label, f"{row['first_epoch']:.2f}", f"{row['later_epochs']:.3f}", accuracy(row)])
-    yield table(["frozen backbone", "first epoch, s", "later epochs, s", "validation"], lines)
+        times = [f"{row['first_epoch']:.2f}", f"{row['later_epochs']:.3f}", seconds(row["cpu"])]
+        lines.append([label, *times, accuracy(row)])
+    yield table(["features", "first epoch, s", "later epochs, s", "whole training, CPU s", "validation"], lines)
     ratio = results["ratio"]
     yield targets([target("later epochs at least 20 times as fast", f"{ratio:.0f}", ratio >= 20)])
 
 
-def others(results: Row, document: Row) -> Iterator[str]:
+def others(results: Row) -> Iterator[str]:
     """Yield the table of the section `others`."""
     lines = [
         [name, side, str(row["n"]), accuracy(row), seconds(row["cpu"]), seconds(row["wall"])]
@@ -167,7 +168,8 @@ def render(section: str, document: Row) -> str:
     ]
     if document["limit"]:
         protocol.append(f"only {document['limit']} training images")
-    return "\n".join([f"{', '.join(protocol)}.\n".capitalize(), *TABLES[section](document["results"], document)])
+    text = ", ".join(protocol)
+    return "\n".join([f"{text[0].upper()}{text[1:]}.\n", *TABLES[section](document["results"])])
 
 
 def write_page(page: Path, results: Path, sections: Sequence[str]) -> None:
