@@ -118,7 +118,7 @@ class Ladder:
             with self.keeping_best():
                 raise_failures(train_waiting(self.run, self.plan, self.prepared, self.console), self.run)
                 with phase(self.console, "combining members"):
-                    metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
+                    metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared)
             row = self.record(metrics, time.monotonic() - began)
             line = f"{row.describe()}; bundle: {self.run.bundle}"
             results = self.with_rungs(metrics, report)

@@ -149,7 +149,7 @@ class Training(PlannedExperiment[Run]):
             return Run(run.path, *Ladder(run, plan, prepared, config, complete, console).climb())
         raise_failures(train_waiting(run, plan, prepared, console), run)
         with phase(console, "combining members"):
-            return Run(run.path, *task_of(plan).finalize(run, plan, prepared, console))
+            return Run(run.path, *task_of(plan).finalize(run, plan, prepared))
 
 
 run_training = partial(run_experiment, Training)
