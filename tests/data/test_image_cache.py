@@ -9,6 +9,7 @@ from tests.fixtures.image_trees import Tree, picture
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
+from tercet.data.data_module import read_data
 from tercet.data.image_cache import CachedImages, ImageCache, OnDemandImages
 from tercet.data.image_store import open_cache, shared_pixels
 from tercet.data.in_memory import table_from_arrays
@@ -78,6 +79,13 @@ def test_no_readable_image_is_always_an_error(pets: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(DataError, match="30 of 30"):
         ImageCache.decode(load_table(pets, CONFIG), DataConfig(max_bad_fraction=1.0))
+
+
+def test_a_class_without_any_readable_image_is_an_error(pets: Path) -> None:
+    for path in (pets / "cat").glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no image of 1 class can be read: 'cat'; replace"):
+        read_data(pets, DataConfig(max_bad_fraction=0.9))
 
 
 def test_max_pixels_limits_cached_images(pets: Path) -> None:

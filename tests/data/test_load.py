@@ -85,7 +85,7 @@ def test_skipped_files_are_noted_except_hidden_ones(tree: Tree) -> None:
     notes = "; ".join(table.notes)
     assert "1 skipped, no image extension: 'a/readme.txt'" in notes
     assert "1 skipped, not in a class folder: 'stray.png'" in notes
-    assert "1 class folders hold no images: empty" in notes
+    assert "1 class folder without images: empty" in notes
     assert "DS_Store" not in notes and "MACOSX" not in notes
 
 
@@ -157,7 +157,8 @@ def test_several_tables_are_ambiguous(tree: Tree) -> None:
 def test_data_set_names_take_precedence_over_relative_paths(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree("digits/a/1.png", "digits/b/1.png")
     monkeypatch.chdir(root)
-    assert len(load_table("digits", CONFIG)) == 1797
+    with pytest.warns(UserWarning, match=r"'digits' is the data set of this name; .* write \./digits"):
+        assert len(load_table("digits", CONFIG)) == 1797
     assert len(load_table("./digits", CONFIG)) == 2
     assert len(load_table("digits/", CONFIG)) == 2
     assert len(load_table(Path("digits"), CONFIG)) == 2

@@ -193,7 +193,7 @@ def test_multilabel_splits_are_stratified_and_keep_every_label(
 def test_rare_labels_stay_in_train_with_a_warning() -> None:
     membership = np.zeros((60, 3), dtype=bool)
     membership[:, 0], membership[::2, 1], membership[7, 2] = True, True, True
-    with pytest.warns(UserWarning, match="1 classes are too small to be held out .*label-2"):
+    with pytest.warns(UserWarning, match="1 class too small to be held out .*label-2"):
         table = assign_splits(table_of(membership), DataConfig())
     assert table.splits is not None and table.splits[7] == "train"
 

@@ -62,9 +62,16 @@ def test_unlabelled_rows_are_not_used_for_training_or_validation() -> None:
 
 
 def test_small_classes_stay_in_train_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="1 classes are too small.*2$"):
+    with pytest.warns(UserWarning, match="1 class too small.*2$"):
         split_table = assign_splits(table_of([0] * 20 + [1] * 20 + [2]), DataConfig(test_fraction=0))
     assert split_table.splits is not None and split_table.splits[-1] == "train"
+
+
+def test_seeds_of_folds_may_be_larger_than_those_of_scikit_learn() -> None:
+    labels = np.arange(20) % 2
+    for groups in (None, [f"g{row // 2}" for row in range(20)]):
+        large = stratified_folds(labels, 4, seed=2**31 * 10_000 + 7, groups=groups)
+        assert sorted(np.concatenate(large).tolist()) == list(range(20))
 
 
 def test_nothing_to_hold_out_is_an_error() -> None:
@@ -133,7 +140,7 @@ def test_image_in_two_splits_under_two_ids_is_an_error() -> None:
 
 def test_classes_without_training_images_are_an_error() -> None:
     table = table_of([0, 1, 0, 1, 2], splits=["train"] * 4 + ["test"])
-    with pytest.raises(DataError, match="1 classes are in test but not in train: 2"):
+    with pytest.raises(DataError, match="1 class in test but not in train: 2"):
         assign_splits(table, DataConfig(val_fraction=0))
     with pytest.raises(DataError, match="no labelled training images"):
         assign_splits(table_of([0, 1], splits=["val", "test"]), DataConfig())
@@ -180,7 +187,7 @@ def test_folds_keep_groups_together() -> None:
 
 
 def test_folds_warn_of_small_classes_and_raise_for_too_many_folds() -> None:
-    with pytest.warns(UserWarning, match="1 classes have fewer than 5"):
+    with pytest.warns(UserWarning, match="1 class with fewer than 5"):
         stratified_folds(np.array([0] * 10 + [1] * 2), 5, seed=0)
     with pytest.raises(DataError, match="3 rows cannot be divided into 4 folds"):
         stratified_folds(np.array([0, 1, 0]), 4, seed=0)

@@ -65,6 +65,13 @@ def test_predictions_have_the_type_of_the_labels_also_after_loading(labels: Any,
     assert loaded.run_ is None
 
 
+@pytest.mark.parametrize("seed", [None, 2**31 - 1])
+def test_without_members_a_classifier_starts_with_a_probe_of_any_seed(seed: int | None) -> None:
+    options = {"stop_at": "probe", "tensorboard": False}
+    first = TercetClassifier(random_state=seed, threads=1, verbose=False, options=options).fit(X, Y)
+    assert first.score(X, Y) > 0.8
+
+
 def test_folders_tables_paths_and_datasets_are_fitted(fitted: TercetClassifier, tmp_path: Path) -> None:
     paths = files(tmp_path / "photos")
     frame = pandas.DataFrame({"path": paths, "label": Y})

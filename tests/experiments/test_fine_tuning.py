@@ -90,7 +90,7 @@ def test_class_weights_by_name_are_in_the_plan_and_change_the_head(shapes: Path,
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"dics": 2}, "class_weights of net: unknown class 'dics', did you mean 'disc'"),
+        ({"dics": 2}, "class_weights: unknown class 'dics', did you mean 'disc'"),
         ({"disc": 0}, "each of class_weights must be a positive number"),
         ({"disc": "much"}, "each of class_weights must be a positive number"),
         ("balance", "class_weights 'balance' must be none, balanced, auto or a mapping"),

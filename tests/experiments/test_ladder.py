@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from tercet.config.presets import FINE_TUNING, LadderConfig, read_duration
-from tercet.core.errors import ConfigError, Interrupted
+from tercet.core.errors import ConfigError, Interrupted, ModelError, Terminated
 from tercet.core.files import read_json
 from tercet.core.run_folder import RunFolder
 from tercet.experiments import ladder as ladder_module
@@ -77,6 +77,22 @@ def test_options_that_the_user_sets_replace_those_of_the_preset(
     assert training.head_lr == FINE_TUNING["head_lr"]
 
 
+def test_options_of_a_training_are_for_the_networks_not_their_probes(
+    shapes: Path, encoder: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"patience": 1, "head_lr": 0.01, "schedule": "constant", "warmup_epochs": 0.5}
+    result = train(
+        shapes, members=[{**encoder, "name": "a"}], output=str(tmp_path / "run"), stop_at="probe", **options, **OPTIONS
+    )  # type: ignore[misc]
+    (waiting,) = Plan.load(RunFolder.open(result.path)).rungs
+    assert {name: getattr(waiting.members[0].training, name) for name in options} == options
+
+
+def test_options_of_a_training_have_no_effect_on_fitted_heads_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--patience has no effect on a fitted head"):
+        train("no-such-data", members=["pixels"], patience=2, preset="fast", output=str(tmp_path / "run"))
+
+
 def test_epochs_and_the_preset_paper_train_all_members_at_once(shapes: Path, tmp_path: Path) -> None:
     members = [{"model": "test_resnet", "pretrained": False, "input.size": 32}]
     single = train(shapes, members=members, epochs=1, output=str(tmp_path / "single"), **OPTIONS)
@@ -85,6 +101,7 @@ def test_epochs_and_the_preset_paper_train_all_members_at_once(shapes: Path, tmp
     assert (training.optimizer, training.head_lr) == ("adam", None)
 
 
+<<<<<<< HEAD
 def test_the_lines_of_a_run_say_data_then_plan_then_a_line_per_rung(
     shapes: Path, encoder: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -136,6 +153,57 @@ def test_the_last_line_says_why_the_ladder_ends(shapes: Path, tmp_path: Path) ->
     train(shapes, output=str(tmp_path / "run"), stop_at="probe", console=Console(file=stream), **OPTIONS)
     (line,) = [line for line in stream.getvalue().splitlines() if " finished after " in line]
     assert line.endswith("bundle; fine-tune not trained: --stop-at probe")
+=======
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"preset": "fast"}, "the preset is fast"),
+        ({"preset": "paper"}, "the preset is paper"),
+        ({"epochs": 1}, "--epochs, --lr or --stages define the training"),
+        ({"head": "ridge"}, "--head ridge is fitted without a training"),
+        ({"members": ["small-cnn"]}, "none of the members has a pretrained network"),
+    ],
+)
+@pytest.mark.parametrize("limit", [{"time_budget": "1m"}, {"stop_at": "probe"}])
+def test_limits_of_the_ladder_without_effect_are_errors(
+    options: dict[str, Any], reason: str, limit: dict[str, str], tmp_path: Path
+) -> None:
+    (name,) = limit
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} limit.*{reason}.*--max-time"):
+        train("no-such-data", output=str(tmp_path / "run"), **options, **limit)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_sets_no_limit_without_effect(shapes: Path, tmp_path: Path) -> None:
+    result = train(shapes, members=["small-cnn"], epochs=1, output=str(tmp_path / "run"), **OPTIONS)
+    with pytest.raises(ConfigError, match="--stop-at limit"):
+        train(resume=result.path, stop_at="probe")
+    assert train(resume=result.path).metrics["chosen"] == "small-cnn"  # the option was not stored
+
+
+def test_a_probe_has_the_class_weights_of_its_member(shapes: Path, encoder: dict[str, Any], tmp_path: Path) -> None:
+    member = {**encoder, "name": "a", "class_weights": "balanced"}
+    result = train(shapes, members=[member], output=str(tmp_path / "run"), stop_at="probe", **OPTIONS)
+    training = Plan.load(RunFolder.open(result.path)).member("a-probe").training
+    assert training.class_weights == "balanced"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_of_another_network_are_an_error_before_data_are_read(
+    encoder: dict[str, Any], tmp_path: Path, named: bool
+) -> None:
+    options: dict[str, Any] = {"members": ["test_vit"]} if named else {}
+    network = "test_vit" if named else "mobilenetv2_100"
+    with pytest.raises(ModelError, match=f"encoder.safetensors are not those of '{network}'") as error:
+        train("no-such-data", weights=encoder["weights"], output=str(tmp_path / "run"), **options)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_missing_weights_file_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"for 'mobilenetv2_100': weights file no-such\.pt does not exist") as error:
+        train("no-such-data", weights="no-such.pt", output=str(tmp_path / "run"))
+    assert len(error.value.problems) == 1
+>>>>>>> hostile
 
 
 def test_small_images_start_with_their_pixels(shapes: Path, tmp_path: Path) -> None:
@@ -233,6 +301,29 @@ def test_an_interruption_keeps_the_bundle_of_the_last_rung(
     monkeypatch.setattr(ladder_module, "train_waiting", trained)
     rungs = train(resume=output).metrics["ladder"]
     assert [row["rung"] for row in rungs] == ["probe", "fine-tune"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Terminated])
+def test_a_signal_between_trainings_says_how_to_continue(
+    shapes: Path,
+    encoder: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: type[KeyboardInterrupt],
+) -> None:
+    output, name = tmp_path / "run", "SIGTERM" if stop is Terminated else "Ctrl-C"
+
+    def interrupt(*arguments: Any) -> Any:
+        raise stop
+
+    members = [{**encoder, "name": "a"}]
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=rf"{name}: continue with --resume \S+run$"):
+        patch.setattr(Ladder, "print_plan", interrupt)
+        train(shapes, members=members, output=str(output), stop_at="probe", **OPTIONS)
+    train(resume=output)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"{name}: continue.*The bundle of a-probe"):
+        patch.setattr(ladder_module, "train_waiting", interrupt)
+        train(resume=output)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5 h", 5400)])

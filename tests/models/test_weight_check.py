@@ -55,6 +55,14 @@ def test_one_error_lists_all_members_and_tries_the_host_once(
     assert len(requests) == 1
 
 
+def test_a_network_and_its_probe_are_one_problem(tmp_path: Path) -> None:
+    config = ModelConfig(weights=str(tmp_path / "absent.pt"))
+    members = [MemberConfig(name, "resnet18", config) for name in ("a-probe", "a")]
+    with pytest.raises(ModelError, match=r"no pretrained weights for 'a' \(resnet18\): weights file") as error:
+        check_weights(members)
+    assert len(error.value.problems) == 1
+
+
 def test_hosts_are_tried_at_the_same_time(silent: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         url = f"http://127.0.0.1:{other.getsockname()[1]}/weights.pth"

@@ -18,7 +18,7 @@ from typing import TextIO
 from tercet import __version__
 from tercet.cli.command import find_command
 from tercet.config.commands import OutputConfig
-from tercet.core.errors import ConfigError, ModelError, to_tercet_error
+from tercet.core.errors import ConfigError, ModelError, Terminated, to_tercet_error
 from tercet.core.output import SafeStream, printable, write
 from tercet.core.registry import PARTS
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         return 0
     except KeyboardInterrupt as stop:
-        sigterm = isinstance(stop, _Terminated)
+        sigterm = isinstance(stop, Terminated)
         return _print_error(f"stopped by {'SIGTERM' if sigterm else 'Ctrl-C'}", 143 if sigterm else 130)
     except Exception as error:
         if "--debug" in arguments:
@@ -118,16 +118,12 @@ def _run(arguments: Sequence[str]) -> int:
     return result.exit_code
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM. Derives from KeyboardInterrupt so that `except Exception` does not catch it."""
-
-
 @contextmanager
 def _signals_and_warnings() -> Iterator[None]:
-    """Within the block SIGTERM raises `_Terminated`, and each warning is printed as one line."""
+    """Within the block SIGTERM raises `Terminated`, and each warning is printed as one line."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise Terminated
 
     main_thread = threading.current_thread() is threading.main_thread()  # only it may set handlers
     handler = signal.signal(signal.SIGTERM, terminate) if main_thread else None

@@ -52,7 +52,7 @@ class EnsembleConfig(Config):
     """vote: break ties by the lowest class index or the highest mean probability."""
     keep: int = bounded(1, above=0)
     """pruned: number of classes kept per file and row."""
-    seed: int = 0
+    seed: int = bounded(0, least=0)
     """Seed of the fusion head and of the cross-fitting folds."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""

@@ -43,7 +43,7 @@ class DataConfig(Config):
     """Fraction of training images for validation, if the data has no validation split."""
     test_fraction: float = bounded(0.15, least=0, below=1)
     """Fraction of all images for the final test, if the data has no test split."""
-    split_seed: int = 0
+    split_seed: int = bounded(0, least=0)
     """Random seed of the splits."""
     max_bad_fraction: float = 0.01
     """Maximum fraction of unreadable images; beyond it the run stops."""

@@ -16,6 +16,7 @@ Messages are one line: what is wrong, where, and what to do; errors about severa
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -106,6 +107,22 @@ class Crashed(TercetError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. Derives from KeyboardInterrupt so that `except Exception` does not catch it."""
+
+
+def to_interrupted(stop: KeyboardInterrupt, saved: str) -> Interrupted:
+    """Return the error for a signal that arrived outside a training."""
+    number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+    return stopped_by(number, saved)
+
+
+def stopped_by(number: int, saved: str) -> Interrupted:
+    """Return the error for a signal; `saved` is what the message says of the saved state."""
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    return Interrupted(f"stopped by {name}: {saved}", number)
 
 
 def raise_problems(problems: Iterable[str | bool | None], *, separator: str = "; ") -> None:

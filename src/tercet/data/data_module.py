@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tercet.config.run import DataConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, DataError
+from tercet.core.output import count, join_few
 from tercet.core.types import InputSpec
 from tercet.data.image_cache import BadImage, CachedImages, ImageCache, require_readable
 from tercet.data.load import load_table, require_classes
@@ -114,7 +115,20 @@ def read_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel:
     table = load_table(data, config)
     fingerprint = table.fingerprint()
     images, bad = ImageCache.decode(table, config)
-    return DataModule(drop_unreadable(table, bad), images, tuple(bad), fingerprint)
+    readable = drop_unreadable(table, bad)
+    _require_readable_classes(table, readable)
+    return DataModule(readable, images, tuple(bad), fingerprint)
+
+
+def _require_readable_classes(table: SampleTable, readable: SampleTable) -> None:
+    """Raise a `DataError` if none of the images of a class can be decoded."""
+    lost = table.classes_in(np.arange(len(table))) - readable.classes_in(np.arange(len(readable)))
+    if lost:
+        names = join_few([f"'{table.classes[label]}'" for label in sorted(lost)])
+        raise DataError(
+            f"{table.name}: no image of {count(len(lost), 'class')} can be read: {names}; replace them, or remove "
+            "the class from the data"
+        )
 
 
 def prepare_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel: bool = False) -> DataModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ import numpy as np
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
+from tercet.core.output import count
 from tercet.core.registry import did_you_mean
 from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.in_memory import table_from_arrays
@@ -47,6 +49,10 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
     bare = "/" not in text and "\\" not in text
     if text.partition(":")[0] in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
         refuse_table_options(config, text)
+        if path.exists():
+            warnings.warn(
+                f"'{text}' is the data set of this name; for the folder or file, write ./{text}", stacklevel=2
+            )
         info = find_dataset(text)
         table = info.read(info, config)
     elif path.is_dir():
@@ -133,7 +139,7 @@ def _from_tree(
     classes = sort_classes(layout.class_names)
     notes = list(summarise_skipped(layout.skipped))
     if layout.empty:
-        notes.append(f"{len(layout.empty)} class folders hold no images: {', '.join(layout.empty[:5])}")
+        notes.append(f"{count(len(layout.empty), 'class folder')} without images: {', '.join(layout.empty[:5])}")
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     labels = np.array([index_of[class_name] for class_name in layout.class_names], dtype=np.int64)
     return SampleTable(

@@ -21,6 +21,7 @@ from sklearn.model_selection import (
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
+from tercet.core.output import count
 from tercet.data.multilabel_splits import hold_out_rows, limit_rows
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 
@@ -78,8 +79,8 @@ def initial_splits(table: SampleTable) -> NDArray[np.str_]:
 def require_rows(table: SampleTable) -> None:
     """Raise a `DataError` if the training or the validation split is empty."""
     counts = {"train": len(table.rows_of("train")), "validation": len(table.rows_of("val"))}
-    for name, count in counts.items():
-        if not count:
+    for name, rows in counts.items():
+        if not rows:
             raise DataError(f"no images are left for {name}: give more images, or change --data.val-fraction")
 
 
@@ -104,7 +105,7 @@ def check_classes(table: SampleTable) -> None:
         unseen = table.classes_in(table.rows_of(split)) - learned
         if unseen:
             names = ", ".join(table.classes[label] for label in sorted(unseen)[:_MAX_NAMES])
-            raise DataError(f"{table.name}: {len(unseen)} classes are in {split} but not in train: {names}")
+            raise DataError(f"{table.name}: {count(len(unseen), 'class')} in {split} but not in train: {names}")
 
 
 def stratified_folds(
@@ -124,7 +125,7 @@ def stratified_folds(
     Raises:
         DataError: There are fewer rows or groups than folds.
     """
-    units = len(labels) if groups is None else len(set(groups))
+    units, seed = len(labels) if groups is None else len(set(groups)), seed % 2**32  # the range of scikit-learn
     if folds < 2 or units < folds:
         unit = "rows" if groups is None else "groups"
         raise DataError(f"{units} {unit} cannot be divided into {folds} folds: use 2 to {units}")
@@ -132,7 +133,7 @@ def stratified_folds(
     small = int(((counts > 0) & (counts < folds)).sum())
     if small:
         warnings.warn(
-            f"{small} classes have fewer than {folds} samples: some folds contain none of them",
+            f"{count(small, 'class')} with fewer than {folds} samples: some folds contain none of them",
             UserWarning,
             stacklevel=2,
         )
@@ -179,7 +180,7 @@ def _hold_out(table: SampleTable, splits: NDArray[np.str_], split: str, *, size:
     if small:
         names = ", ".join(table.classes[label] for label in small[:_MAX_NAMES])
         warnings.warn(
-            f"{len(small)} classes are too small to be held out for {split} and stay in train: {names}"
+            f"{count(len(small), 'class')} too small to be held out for {split}, kept in train: {names}"
             + (", ..." if len(small) > _MAX_NAMES else ""),
             UserWarning,
             stacklevel=3,
@@ -226,8 +227,8 @@ def _group_draws(labels: Ints, groups: Ints, fraction: float, seed: int) -> Iter
             warnings.simplefilter("ignore", UserWarning)  # the caller checks small classes
             pairs = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, labels, groups))
         yield from (held_out for _, held_out in pairs)
-    count = min(max(1, round(fraction * num_groups)), num_groups - 1)
-    splitter = GroupShuffleSplit(_GROUP_DRAWS, test_size=count, train_size=num_groups - count, random_state=seed)
+    size = min(max(1, round(fraction * num_groups)), num_groups - 1)
+    splitter = GroupShuffleSplit(_GROUP_DRAWS, test_size=size, train_size=num_groups - size, random_state=seed)
     yield from (held_out for _, held_out in splitter.split(rows, labels, groups))
 
 

@@ -68,7 +68,7 @@ def split_folds(
     truth = np.asarray(labels, dtype=np.int64)
     if len(truth) < 2 or truth.min() < 0:
         raise DataError("cross-fitting needs at least two samples, all with labels")
-    num_groups = len(set(groups or ()))
+    num_groups, seed = len(set(groups or ())), seed % 2**32  # the range of scikit-learn
     num_folds = min(folds, len(truth), num_groups if num_groups > 1 else folds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)

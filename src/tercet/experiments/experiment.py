@@ -7,7 +7,8 @@ resume sees that the preparation is complete; metrics and report come last.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from tercet.config.parser import CommandOptions, ParsedArguments
 from tercet.config.run import DataConfig
-from tercet.core.errors import ConfigError, StorageError
+from tercet.core.errors import ConfigError, StorageError, to_interrupted
 from tercet.core.files import write_json
 from tercet.core.progress import phase
 from tercet.core.run_folder import RECORD, RunFolder, RunRecord, how_to_continue
@@ -99,9 +100,10 @@ class Experiment(ABC, Generic[State, Result]):
             options = self.stored_options()
             given = sorted(self.parsed.given)
             run.begin(RunRecord(self.command, str(self.source), options, custom=used_parts(options), given=given))
-            with run.delete_if_invalid(), phase(console, "loading images"):
-                state = self._prepare(run)
-            return self._finish(run, state, console)
+            with _explain_interruption(run):
+                with run.delete_if_invalid(), phase(console, "loading images"):
+                    state = self._prepare(run)
+                return self._finish(run, state, console)
 
     @classmethod
     def resume(
@@ -137,7 +139,7 @@ class Experiment(ABC, Generic[State, Result]):
                 "the same values"
             )
         experiment = cls.restore(record, {key: given[key] for key in given if key in cls.changeable})
-        with run.lock():
+        with run.lock(), _explain_interruption(run):
             run.remove_unfinished()
             state = experiment.reopen(run)
             if state is None:
@@ -155,6 +157,15 @@ class Experiment(ABC, Generic[State, Result]):
         result = self.work(run, state, console)
         run.write_results(result.metrics, result.report)
         return result
+
+
+@contextmanager
+def _explain_interruption(run: RunFolder) -> Iterator[None]:
+    """Say how to continue after a signal that arrived outside a training."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise to_interrupted(stop, f"continue with --resume {run.path}") from None
 
 
 def run_experiment(

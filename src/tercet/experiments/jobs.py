@@ -109,8 +109,16 @@ def run_jobs(
         Interrupted: A signal arrived; every training has saved a checkpoint.
     """
     display = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split, total=len(jobs))
-    threads = threads if len(jobs) > 1 else ThreadPlan(1, threads.threads)
+    if len(jobs) == 1 or _share_features(jobs):
+        threads = ThreadPlan(1, threads.threads)
     return run_all(jobs, root=root, threads=threads, display=display, prepared=prepared)
+
+
+def _share_features(jobs: Sequence[Job]) -> bool:
+    """Whether fitted heads share networks, as in folds: fitting them takes less time than starting processes."""
+    members = [Plan.load(job.run).member(job.name) for job in jobs]
+    networks = {(member.network, repr(member.model.input), member.model.weights) for member in members}
+    return len(networks) < len(jobs) and all(has_fitted_head(member.network, member.model) for member in members)
 
 
 def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> list[FailedJob]:
@@ -167,6 +175,8 @@ def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:
     """
     if failures:
         lines = "; ".join(f"member {failure.job.title}: {failure.message}" for failure in failures)
-        error = TercetError(f"{lines}. The other members are finished: continue with --resume {run.path}")
+        finished = any(run.member(member.name).finished() for member in Plan.load(run).members)
+        rest = "The other members are finished: continue" if finished else "Nothing was trained: try again"
+        error = TercetError(f"{lines}. {rest} with --resume {run.path}")
         error.exit_code = failures[0].exit_code
         raise error from failures[0].cause

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tercet.config.presets import RUNGS, LadderConfig
 from tercet.config.run import MemberConfig
-from tercet.core.errors import Interrupted, TercetError
+from tercet.core.errors import Interrupted, TercetError, to_interrupted
 from tercet.core.files import read_json
 from tercet.core.output import count
 from tercet.core.progress import phase, print_status
@@ -163,9 +163,11 @@ class Ladder:
         """Name the bundle of the last finished rung in the message of an error."""
         try:
             yield
-        except TercetError as error:
+        except (TercetError, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt):
+                error = to_interrupted(error, f"continue with --resume {self.run.path}")
             if not self.results:
-                raise
+                raise error from None
             message = f"{error}. The bundle of {self.results[-1].chosen} is complete: {self.run.bundle}"
             if isinstance(error, Interrupted):
                 raise Interrupted(message, error.exit_code - 128) from None

@@ -43,7 +43,7 @@ SMALL_NETWORKS: tuple[Entry, ...] = (
     {"model": "test_resnet", "pretrained": False, "input.size": [64]},
 )
 """Networks for photos without any pretrained weights."""
-_PROBE_OPTIONS = ("model", "pretrained", "weights", "backbone", "input")
+_PROBE_OPTIONS = ("model", "pretrained", "weights", "backbone", "input", "class_weights")
 
 
 def climbs(parsed: ParsedArguments) -> bool:
@@ -52,11 +52,37 @@ def climbs(parsed: ParsedArguments) -> bool:
     It does with the presets good and best, unless stages or a fitted head are given, or members are named of which none
     can be probed.
     """
+    return not _reason_not_to_climb(parsed)
+
+
+def check_limits(parsed: ParsedArguments) -> None:
+    """Raise if the run is limited to a time or a rung, but does not climb the ladder.
+
+    Raises:
+        ConfigError: The limit would have no effect.
+    """
+    ladder, reason = parsed.of(LadderConfig), _reason_not_to_climb(parsed)
+    limits = {"--time-budget": ladder.time_budget, "--stop-at": ladder.stop_at}
+    if reason and (given := [name for name, value in limits.items() if value is not None]):
+        raise ConfigError(
+            f"{' and '.join(given)} limit the presets good and best, which start with a probe, but {reason}: remove "
+            "them, or limit each training with --max-time SECONDS"
+        )
+
+
+def _reason_not_to_climb(parsed: ParsedArguments) -> str:
+    """Return why a run trains all members at once; empty if it climbs the ladder."""
     preset, model, named = parsed.of(PresetConfig).preset, parsed.of(ModelConfig), parsed.of(RunConfig).members
     training = parsed.of(TrainingConfig)
-    if preset not in ("good", "best") or model.head in FITTED or has_stages(training):
-        return False
-    return not named or any(_kind(member_mapping(entry), model, training) == "pretrained" for entry in named)
+    if preset not in ("good", "best"):
+        return f"the preset is {preset}"
+    if model.head in FITTED:
+        return f"--head {model.head} is fitted without a training"
+    if has_stages(training):
+        return "--epochs, --lr or --stages define the training"
+    if named and all(_kind(member_mapping(entry), model, training) != "pretrained" for entry in named):
+        return "none of the members has a pretrained network to probe"
+    return ""
 
 
 def with_preset_head(parsed: ParsedArguments) -> ParsedArguments:
@@ -140,7 +166,7 @@ def _default_entries(prepared: DataModule, model: ModelConfig) -> Sequence[Entry
 
 
 def _probe(entry: Entry) -> dict[str, Any]:
-    """Return the probe of a network: its options of input and weights, with a fitted head."""
+    """Return the probe of a network: its options that apply to a fitted head."""
     options = {key: value for key, value in entry.items() if key.partition(".")[0] in _PROBE_OPTIONS}
     return {**options, "name": f"{entry.get('name', entry['model'])}{PROBE}", "head": "logistic"}
 

@@ -192,10 +192,7 @@ def _unknown_classes(member: MemberConfig, classes: Sequence[str]) -> Iterator[s
     weights = member.training.class_weights
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in classes:
-            yield (
-                f"class_weights of {member.name}: unknown class '{name}'{did_you_mean(name, classes)} "
-                f"(classes: {join_few(classes)})"
-            )
+            yield (f"class_weights: unknown class '{name}'{did_you_mean(name, classes)} (classes: {join_few(classes)})")
 
 
 def _cross_entropy(member: MemberConfig, table: SampleTable) -> Objective:

@@ -15,7 +15,7 @@ from tercet.config.commands import TRAIN
 from tercet.config.model import ModelConfig
 from tercet.config.option_types import TrainOptions
 from tercet.config.parser import ParsedArguments
-from tercet.config.presets import LadderConfig, PresetConfig
+from tercet.config.presets import LadderConfig, PresetConfig, has_stages
 from tercet.config.run import UNCALIBRATED, CalibrationConfig, DataConfig, FusionConfig, MemberConfig, RunConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.files import write_json
@@ -28,13 +28,13 @@ from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import raise_failures, train_waiting
 from tercet.experiments.ladder import Ladder
-from tercet.experiments.ladder_plan import climbs, first_rung, plan_rungs, with_preset_head
+from tercet.experiments.ladder_plan import check_limits, climbs, first_rung, plan_rungs, with_preset_head
 from tercet.experiments.plan import Plan
 from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
 from tercet.experiments.training_checks import check_trainings
 from tercet.models.build import check_build, check_images
-from tercet.models.members import Recipe, default_members, resolve_members
+from tercet.models.members import PHOTOS, Recipe, default_members, resolve_members
 from tercet.models.weight_check import check_weights
 
 _DEMO: dict[str, Any] = {"preset": "best", "patience": 5}  # shorter than by default: two minutes on two cores
@@ -112,12 +112,17 @@ class Training(PlannedExperiment[Run]):
 
     command = "train"
     options = TRAIN
+    changeable = frozenset({"time_budget", "stop_at"})
 
     def check(self) -> None:
         """Check device and members."""
+        check_limits(self.parsed)
         check_members(self.parsed)
 
-    changeable = frozenset({"time_budget", "stop_at"})
+    def reopen(self, run: RunFolder) -> tuple[Plan, DataModule] | None:
+        """Read plan and data."""
+        check_limits(self.parsed)  # a resume may change them
+        return super().reopen(run)
 
     def prepare(self, run: RunFolder) -> tuple[Plan, DataModule]:
         """Read the data and plan the members."""
@@ -165,8 +170,11 @@ def check_members(parsed: ParsedArguments) -> None:
     """
     parsed, config = with_preset_head(parsed), parsed.of(RunConfig)
     choose_device(config.device)
-    if config.members:
-        members = resolve_config(config.members, parsed)
+    named = config.members
+    if not named and parsed.of(ModelConfig).weights is not None and not has_stages(parsed.of(TrainingConfig)):
+        named = PHOTOS[:1]  # a file has the weights of one network
+    if named:
+        members = resolve_config(named, parsed)
         check_weights(members)
         for member in members:
             check_build(member.network, member.model)

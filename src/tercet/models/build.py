@@ -109,18 +109,19 @@ def check_network(network: str, config: ModelConfig = _DEFAULT) -> None:
 
 
 def check_build(network: str, config: ModelConfig) -> None:
-    """Check options of a timm backbone that require building it.
+    """Check options of a timm backbone that require building it, and a file with its weights.
 
-    Weights are loaded if the image size is set, because those of some networks fit one size only.
+    Published weights are loaded if the image size is set, because those of some networks fit one size only.
 
     Raises:
         ConfigError: The network or its weights do not accept the image size, or freezing rules do not fit its parameter
             names.
+        ModelError: The file is damaged, or of another network.
     """
-    needs_build = {"backbone", "freeze", "input"} & changed_options(config)
+    needs_build = {"backbone", "freeze", "input", "weights"} & changed_options(config)
     if needs_build and registered_network(network) is None:
-        channels, sized = config.input.channels or 3, config.input.size is not None
-        build(network, num_classes=2, config=config, channels=channels, load_weights=sized)
+        load_weights = config.input.size is not None or config.weights is not None
+        build(network, num_classes=2, config=config, channels=config.input.channels or 3, load_weights=load_weights)
 
 
 def check_images(network: str, config: ModelConfig, *, channels: int, image_size: tuple[int, int] | None) -> None:
@@ -224,7 +225,7 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     spec = override(native_spec(native, channels, cast("tuple[int, int]", tuple(size))), config.input)
     published.check_size(network, spec.size)
     if file is not None and config.weights:
-        load_backbone(network, read_weights(file), source=config.weights)
+        load_backbone(network, read_weights(file), source=config.weights, name=request.network)
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
     backbone = Backbone(network, (spec.channels, *spec.size), read=read)
     weights = None if file is None else describe_file(file) if config.weights else describe_weights(published, file)

@@ -115,6 +115,9 @@ def resolve_members(
     raise_problems(
         f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - used)
     )
+    if resolved and all(has_fitted_head(member.network, member.model) for member in resolved):
+        unused = [name for name, default in _SINGLE_STAGE.items() if getattr(training, name) != default]
+        raise_problems(f"--{name.replace('_', '-')} has no effect on a fitted head" for name in unused)
     return with_unique_names(resolved)
 
 

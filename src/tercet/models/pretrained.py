@@ -64,7 +64,7 @@ def _unnest(content: Any) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
+def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path, name: str) -> None:
     """Load a file's tensors into a timm network without classifier.
 
     The file's classifier is ignored. A first convolution with another number of channels is adapted as in timm (summed
@@ -74,6 +74,7 @@ def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], *, source: 
         network: The network.
         tensors: From `read_weights`.
         source: The file, for messages.
+        name: The network, for messages.
 
     Raises:
         ModelError: Names are missing or unexpected, shapes differ, or values are not finite; the network is unchanged.
@@ -85,7 +86,9 @@ def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], *, source: 
         if converted is not None and not _differences(network.state_dict(), converted):
             weights, problems = converted, []
     if problems:
-        raise ModelError(f"weights {source} do not fit {type(network).__name__}: {'; '.join(problems)}")
+        raise ModelError(
+            f"weights {source} are not those of '{name}': {'; '.join(problems)}; use another file, or name its network"
+        )
     non_finite = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if non_finite:
         raise ModelError(f"weights {source} have values that are not finite: {_join(non_finite)}; use another file")

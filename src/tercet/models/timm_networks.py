@@ -105,7 +105,7 @@ class TimmNetwork:
             raise self._creation_error(config, size, error) from error
         if self.from_repository and weights is not None:
             try:
-                load_backbone(network, read_weights(weights), source=weights)
+                load_backbone(network, read_weights(weights), source=weights, name=self.name)
             except ModelError as error:
                 if size is None:
                     raise

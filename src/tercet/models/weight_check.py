@@ -56,6 +56,8 @@ def check_weights(members: Sequence[MemberConfig]) -> None:
 
 
 def _describe(reasons: Mapping[str, str], networks: Mapping[str, str]) -> list[str]:
+    distinct = {(networks[name], reason): name for name, reason in reasons.items()}  # a probe has those of its network
+    reasons = {name: reason for (_, reason), name in distinct.items()}
     names = [
         f"'{networks[name]}'" if networks[name] == name else f"'{printable(name)}' ({networks[name]})"
         for name in reasons

@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from tercet.core.errors import Interrupted
+from tercet.core.errors import stopped_by
 
 
 class StopSignal:
@@ -41,4 +41,4 @@ class StopSignal:
     def raise_if_requested(self, saved: str) -> None:
         """Raise `Interrupted` if a signal arrived; `saved` is what the message says of the saved state."""
         if self.requested is not None:
-            raise Interrupted(f"stopped by {signal.Signals(self.requested).name}: {saved}", self.requested)
+            raise stopped_by(self.requested, saved)
