@@ -101,7 +101,6 @@ def test_epochs_and_the_preset_paper_train_all_members_at_once(shapes: Path, tmp
     assert (training.optimizer, training.head_lr) == ("adam", None)
 
 
-<<<<<<< HEAD
 def test_the_lines_of_a_run_say_data_then_plan_then_a_line_per_rung(
     shapes: Path, encoder: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -153,7 +152,8 @@ def test_the_last_line_says_why_the_ladder_ends(shapes: Path, tmp_path: Path) ->
     train(shapes, output=str(tmp_path / "run"), stop_at="probe", console=Console(file=stream), **OPTIONS)
     (line,) = [line for line in stream.getvalue().splitlines() if " finished after " in line]
     assert line.endswith("bundle; fine-tune not trained: --stop-at probe")
-=======
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -203,7 +203,6 @@ def test_a_missing_weights_file_is_one_problem(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"for 'mobilenetv2_100': weights file no-such\.pt does not exist") as error:
         train("no-such-data", weights="no-such.pt", output=str(tmp_path / "run"))
     assert len(error.value.problems) == 1
->>>>>>> hostile
 
 
 def test_small_images_start_with_their_pixels(shapes: Path, tmp_path: Path) -> None:
