@@ -149,6 +149,25 @@ def test_a_call_without_arguments_prints_the_first_commands(run: Run) -> None:
     assert "tercet --help" in out
 
 
+def test_the_demo_climbs_the_ladder_and_says_what_to_type_next(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tercet.experiments.train as module
+
+    small = {"patience": 1, "data": {"limit": 40}, "threads": 1, "tensorboard": False}
+    monkeypatch.setattr(module, "_DEMO", {**module._DEMO, **small})
+    with one_core():
+        code, out, err = run("demo", "--output", tmp_path / "the demo")
+    assert code == 0 and "10 classes; 40 train" in err
+    assert re.findall(r"^([\w-]+) finished after", err, re.MULTILINE) == ["probe", "fine-tune", "ensemble"]
+    last = out.splitlines()[-2:]
+    commands = [shlex.split(text) for text in re.findall(r"tercet ([^,(\n]+)", "\n".join(last))]
+    assert [command[0] for command in commands] == ["serve", "predict", "export", "probe", "train"]
+    assert all(str(tmp_path / "the demo") in command for command in commands[:3])
+    for command in commands:
+        find_command(command[0]).parse_args(command[1:])
+
+
 def test_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-V") == run("train", "-V") == run("--version") == (0, f"tercet {tercet.__version__}\n", "")
     monkeypatch.setattr(sys, "argv", ["tercet", "--version"])  # used when main() gets no arguments

@@ -47,7 +47,7 @@ def test_short_options_without_a_matching_option_raise() -> None:
 @pytest.mark.parametrize(
     ("command", "unknown", "suggestion"),
     [
-        ("train", "--quick", " '--epochs' or '--data.limit'"),
+        ("train", "--quick", " '--preset' or '--data.limit'"),
         ("reproduce", "--quick", " '--dry-run'"),
         ("train", "--gpu", " '--device'"),
         ("train", "--fp16", " '--precision'"),

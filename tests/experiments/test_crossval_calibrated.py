@@ -13,7 +13,6 @@ from tercet.core.calibration import Calibration
 from tercet.core.files import read_json
 from tercet.core.predictions import Predictions
 from tercet.ensemble.bundle import load_bundle
-from tercet.ensemble.calibrate import calibrate_probabilities, split_half
 from tercet.experiments.crossval import CrossValidation, crossval
 from tercet.export.export import export_model
 from tercet.inference.evaluate import evaluate
@@ -77,11 +76,8 @@ def test_the_bundle_is_calibrated_on_them(calibrated: CrossValidation, shapes: P
     bundle = calibrated.bundle()
     assert bundle.calibration == calibration
     assert calibration.conformal is not None and calibration.conformal.coverage == 0.8
-    assert calibration.rows + calibration.conformal.rows == 29  # the sets are fitted on a half of their own
-    validation = Predictions.load(calibrated.path / "predictions/fold-mean-validation.npz")
-    first, _ = split_half(validation, seed=0)
-    temperature = calibrate_probabilities(validation.take(first), seed=0).temperature
-    assert calibration.temperature == temperature != 1
+    assert (calibration.rows, calibration.temperature) == (0, 1.0)  # too few rows for a temperature, so that
+    assert calibration.conformal.rows == 29  # all of them fit the sets
     test = Predictions.load(calibrated.path / "predictions/fold-mean-test.npz")
     expected = calibration.apply(test)
     predictions = bundle.predict([shapes / name for name in test.ids])
@@ -104,7 +100,8 @@ def test_resume_repeats_the_calibration(calibrated: CrossValidation) -> None:
 def test_export_and_report_use_the_calibration(calibrated: CrossValidation, shapes: Path, tmp_path: Path) -> None:
     calibration = calibrated.bundle().calibration
     assert calibration is not None
-    assert f"temperature {calibration.temperature:.3f}" in write_report(calibrated.path).path.read_text("utf-8")
+    assert "29 rows: no temperature (needs 100)" in calibrated.report
+    assert write_report(calibrated.path).path.is_file()
     exported = export_model(calibrated.path, tmp_path / "mean.onnx")
     assert exported.verification.passed and exported.verification.source.startswith("29 of 29")
     model = OnnxModel.load(exported.path)

@@ -1,5 +1,7 @@
 """The ladder: rungs, what ends it, its time budget, and interruptions."""
 
+import io
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -67,11 +69,11 @@ def test_options_that_the_user_sets_replace_those_of_the_preset(
     shapes: Path, encoder: dict[str, Any], tmp_path: Path
 ) -> None:
     members = [{**encoder, "name": "a", "optimizer": "adam", "patience": 1}]
-    result = train(
-        shapes, members=members, output=str(tmp_path / "run"), stop_at="fine-tune", augment="none", **OPTIONS
-    )
+    options = {**OPTIONS, "augment": "none", "warmup_epochs": 0.5}  # the probe before has no epochs
+    result = train(shapes, members=members, output=str(tmp_path / "run"), stop_at="fine-tune", **options)
     training = Plan.load(RunFolder.open(result.path)).member("a").training
     assert (training.optimizer, training.patience, training.augment) == ("adam", 1, "none")
+    assert training.warmup_epochs == 0.5
     assert training.head_lr == FINE_TUNING["head_lr"]
 
 
@@ -97,6 +99,59 @@ def test_epochs_and_the_preset_paper_train_all_members_at_once(shapes: Path, tmp
     assert "ladder" not in single.metrics
     training = Plan.load(RunFolder.open(single.path)).members[0].training
     assert (training.optimizer, training.head_lr) == ("adam", None)
+
+
+def test_the_lines_of_a_run_say_data_then_plan_then_a_line_per_rung(
+    shapes: Path, encoder: dict[str, Any], tmp_path: Path
+) -> None:
+    stream = io.StringIO()
+    members = [{**encoder, "name": "a", "patience": 1}, {"model": "small-cnn", "epochs": 1}]
+    output = tmp_path / "run"
+    result = train(shapes, members=members, output=str(output), console=Console(file=stream), **OPTIONS)
+    lines = [line for line in stream.getvalue().splitlines() if ": epoch" not in line]
+    assert lines[0].startswith(f"{shapes}: 3 classes; ") and lines[1].startswith("plan, from cheap to expensive")
+    assert sum(line.startswith(f"{shapes}: ") for line in lines) == 1
+    weights = encoder["weights"]
+    assert re.fullmatch(
+        rf"  probe: a-probe \(logistic head, fitted on features of the frozen network, weights: {weights}\); about .+",
+        lines[2],
+    )
+    assert lines[3].startswith(f"  fine-tune: a (weights: {weights}); about ")
+    assert lines[4].startswith("  ensemble: small-cnn (from scratch); about ")
+    rungs = [line for line in lines if " finished after " in line]
+    for line, row in zip(rungs, result.metrics["ladder"], strict=True):
+        values = row["validation"]
+        interval = f"(95 % interval {values['accuracy_low']:.4f} to {values['accuracy_high']:.4f})"
+        images = f"{values['n']} validation images"
+        assert line.startswith(f"{row['rung']} finished after ")
+        assert (
+            f": accuracy {values['accuracy']:.4f} {interval} by {row['chosen']} on {images}; bundle: {output}" in line
+        )
+    for line, rung, row in zip(
+        rungs, ("fine-tune of a", "ensemble of small-cnn"), result.metrics["ladder"], strict=False
+    ):
+        errors = round((1 - row["validation"]["accuracy"]) * row["validation"]["n"])
+        assert re.search(rf"; next, {rung}: about .+, and can correct at most {errors} errors?$", line)
+    assert rungs[-1].endswith("bundle")
+
+
+def test_the_plan_of_several_networks_fine_tunes_one_first(run: Run) -> None:
+    ladder = _ladder(run)
+    member = ladder.plan.member("a")
+    waiting = tuple(replace(member, name=name) for name in ("b", "c"))
+    ladder.plan = replace(ladder.plan, rungs=(ladder_module.Rung("fine-tune", waiting),))
+    ladder.console = Console(file=io.StringIO(), width=500)
+    ladder.print_plan()
+    lines = ladder.console.file.getvalue().splitlines()[2:]  # type: ignore[attr-defined]
+    assert lines[0].startswith("  fine-tune: the best, by its probe, of b (weights: ")
+    assert lines[1].startswith("  ensemble: the others of these; about ") and len(lines) == 2
+
+
+def test_the_last_line_says_why_the_ladder_ends(shapes: Path, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    train(shapes, output=str(tmp_path / "run"), stop_at="probe", console=Console(file=stream), **OPTIONS)
+    (line,) = [line for line in stream.getvalue().splitlines() if " finished after " in line]
+    assert line.endswith("bundle; fine-tune not trained: --stop-at probe")
 
 
 @pytest.mark.parametrize(

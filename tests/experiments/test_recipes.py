@@ -36,7 +36,7 @@ from tercet.experiments.reproduce_results import (
     table_text,
 )
 from tercet.experiments.reproduce_steps import Overrides, StepRun, step_runs
-from tercet.models.build import check_build
+from tercet.models.build import build
 from tercet.models.members import resolve_members
 from tercet.models.registry import registered_network
 
@@ -84,7 +84,9 @@ def build_once(member: MemberConfig, built: set[str] = set()) -> None:  # noqa: 
     key = repr((member.network, model.backbone, model.freeze, model.scan))
     if key not in built:
         with torch.device("meta"):
-            check_build(member.network, model)
+            if registered_network(member.network) is None:
+                channels = model.input.channels or 3
+                build(member.network, num_classes=2, config=model, channels=channels, load_weights=False)
         built.add(key)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tercet
@@ -72,10 +74,14 @@ def _folder_result(run: Any) -> CommandResult:
 def train(data: TrainingData = None, *, parsed: ParsedArguments) -> Any:
     """Train networks on a folder of images and ensemble them.
 
-    Writes a run folder with all scores and, in RUN/bundle, the deployable ensemble.
+    By default from cheap to expensive: a linear classifier on features of a frozen network, a fine-tuned network, an
+    ensemble. Writes a run folder with all scores and, in RUN/bundle, the best model so far; Ctrl-C keeps it. Presets:
+    fast (the first), good (the next while it pays), best (all), paper (the published training). --epochs, --lr or
+    --stages replace the preset.
 
     Examples:
         photos/
+        photos/ --preset best --time-budget 1h
         photos/ --members resnet18,mobilenetv2_100 --epochs 10 --lr 1e-4
         --resume runs/photos-1
     """
@@ -249,5 +255,16 @@ def datasets(name: Annotated[str | None, "data set"] = None) -> Any:
 
 @command("Models and data")
 def demo(*, config: DemoConfig) -> Any:
-    """Train an ensemble of three networks on scikit-learn's digits. Two minutes, no download."""
-    return _run_result(tercet.demo(output=config.output, console=console()))
+    """Train from a probe to an ensemble on scikit-learn's digits. Two minutes, no download."""
+    run = tercet.demo(output=config.output, console=console())
+    result = _run_result(run)
+    return CommandResult(f"{result.text}{next_steps(run.path)}", result.document)
+
+
+def next_steps(run: Path) -> str:
+    """Return what to type after the demo, for its result and for photos."""
+    path = shlex.quote(str(run))
+    return (
+        f"\nnext, its result: tercet serve {path}, tercet predict {path} IMAGE..., tercet export {path} model.onnx\n"
+        "your own photos, one sub-folder per class: tercet probe photos/ (a minute), tercet train photos/\n"
+    )

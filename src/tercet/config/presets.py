@@ -43,6 +43,7 @@ FROM_SCRATCH: Mapping[str, Any] = {
     "patience": 12,
 }
 """Training of a network without pretrained weights."""
+_LENGTH = ("epochs", "lr")  # unset, even if they were given as null
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|)")
 
@@ -52,8 +53,9 @@ class PresetConfig(Config):
     """How much training to spend where no option says it."""
 
     preset: Preset = "good"
-    """Training where --epochs, --lr and --stages are not given: fast fits a linear head on a frozen network; good and
-    best fine-tune; paper is the published training, 70 epochs in three stages."""
+    """Training where --epochs, --lr and --stages are not given: fast fits a linear head on a frozen network; good also
+    fine-tunes, and trains an ensemble while it pays; best does so in any case; paper is the published training, 70
+    epochs in three stages."""
 
 
 @dataclass(frozen=True)
@@ -120,4 +122,6 @@ def with_recipe(
         recipe.pop("head_init", None)
     if multilabel or training.loss != TrainingConfig.loss:
         recipe.pop("label_smoothing", None)
-    return model, replace(training, **{name: value for name, value in recipe.items() if name not in given})
+    return model, replace(
+        training, **{name: value for name, value in recipe.items() if name not in given or name in _LENGTH}
+    )

@@ -201,7 +201,8 @@ class RunConfig(Config):
     """Members, ensemble methods and output."""
 
     members: tuple[Any, ...] = ()
-    """Networks to train: names, YAML files, or mappings of `model` and its options (default: three suitable ones)."""
+    """Networks to train: names, YAML files, or mappings of `model` and its options (default: those of the preset, by
+    the size of the images)."""
     ensemble_methods: tuple[str, ...] = field(default=DEFAULT_METHODS, metadata={"registry": "combiner"})
     """Ensemble methods to try; with several, also single members are candidates (see fusion.choose)."""
     tta: str = "none"

@@ -143,7 +143,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
 
 def _finalize_fold(fold: FoldRun, console: Console) -> None:
     with phase(console, f"combining the members of {fold.title}"):
-        results = finalize(fold.run, fold.plan, fold.plan.open_data(fold.run), console=console)
+        results = finalize(fold.run, fold.plan, fold.plan.open_data(fold.run))
     fold.run.write_results(results.metrics, results.report)
     scores = score(results.winner.predictions["test"])
     print_status(console, f"{fold.title}: {results.name}, accuracy {scores.accuracy:.4f} on {scores.n} held-out images")

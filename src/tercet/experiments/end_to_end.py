@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from tercet.config.run import FusionConfig
@@ -22,7 +21,7 @@ from tercet.config.training import TrainingConfig
 from tercet.config.tta import NO_TTA
 from tercet.core.errors import ConfigError
 from tercet.core.predictions import Predictions
-from tercet.core.progress import print_status
+from tercet.core.progress import next_phase
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
 from tercet.data.feature_cache import Features
@@ -61,7 +60,6 @@ class EndToEndFitter:
         groups: Groups of the validation rows; cross-fitting does not split them.
         seconds: Time that training the members took. Training the heads takes no longer, unless their width and steps
             are given.
-        console: Console for progress.
     """
 
     plan: Plan
@@ -70,7 +68,6 @@ class EndToEndFitter:
     predictions: dict[str, list[Predictions]]
     groups: tuple[str, ...] | None = None
     seconds: float | None = None
-    console: Console | None = None
 
     @cached_property
     def heads(self) -> HeadFitter:
@@ -88,12 +85,11 @@ class EndToEndFitter:
             ConfigError: The members have no predictions for `fusion.data`.
         """
         fusion = self.heads.fusion
-        if self.console is not None:
-            count = f"{fusion.folds + 1} heads, {fusion.folds} of them" if fusion.data == "validation" else "a head"
-            purpose = " for cross-fitting" if fusion.data == "validation" else ""
-            limit = "" if self.heads.max_seconds is None else f", at most {self.heads.max_seconds:.0f} s"
-            width = f"{fusion.width} hidden units, {fusion.steps} steps"
-            print_status(self.console, f"e2e: training {count}{purpose} ({width}{limit})")
+        count = f"{fusion.folds + 1} heads, {fusion.folds} of them" if fusion.data == "validation" else "a head"
+        purpose = " for cross-fitting" if fusion.data == "validation" else ""
+        limit = "" if self.heads.max_seconds is None else f", at most {self.heads.max_seconds:.0f} s"
+        width = f"{fusion.width} hidden units, {fusion.steps} steps"
+        next_phase(f"e2e: training {count}{purpose} ({width}{limit})")
         if fusion.regime == "joint":
             return self._fit_joint()
         fit_rows = self._fit_frozen if fusion.regime == "frozen" else self._fit_cached

@@ -116,7 +116,7 @@ def run_ensemble(runs: Sequence[str | Path], parsed: ParsedArguments, *, console
     with run.lock():
         run.begin(RunRecord("ensemble", [str(folder.path) for folder in folders], parsed.to_dict()))
         with phase(console, "combining members"):
-            results = finalize(run, plan, prepared, members, console=console)
+            results = finalize(run, plan, prepared, members)
         run.write_results(results.metrics, results.report)
     return Run(run.path, results.metrics, results.report)
 

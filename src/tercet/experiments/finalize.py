@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
-
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.progress import next_phase
@@ -115,8 +113,6 @@ def finalize(
     plan: Plan,
     prepared: DataModule | None,
     members: Sequence[TrainedMember] = (),
-    *,
-    console: Console | None = None,
 ) -> RunResults:
     """Combine the members of the run, or the given ones; choose, score, and write predictions and bundle."""
     tta = None if members else choose_tta(run, plan)
@@ -127,7 +123,7 @@ def finalize(
     kept = [member for member in trained if chance.keeps(member.name)]
     selected = select_members(kept, plan.fusion.num_members, plan.monitor)
     methods = plan.run.ensemble_methods if len(selected) > 1 else ()
-    ensembles = fit_ensembles(selected, methods, plan=plan, prepared=prepared, console=console)
+    ensembles = fit_ensembles(selected, methods, plan=plan, prepared=prepared)
     groups = groups_of(selected[0].predictions["validation"], prepared)
     for ensemble in ensembles:
         for split, predictions in ensemble.predictions.items():

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
-
 from tercet.config.run import FusionConfig, FusionData
 from tercet.config.training import Monitor
 from tercet.core.errors import ConfigError
@@ -112,7 +110,6 @@ def fit_ensembles(
     *,
     plan: Plan,
     prepared: DataModule | None,
-    console: Console | None = None,
 ) -> list[FittedEnsemble]:
     """Fit every method to members with predictions on validation and, if there is one, on test.
 
@@ -120,7 +117,7 @@ def fit_ensembles(
         ConfigError: A head needs the images of the run, and there are none.
     """
     groups = groups_of(members[0].predictions["validation"], prepared)
-    return [_fit(members, method, plan, prepared, groups, console) for method in methods]
+    return [_fit(members, method, plan, prepared, groups) for method in methods]
 
 
 def groups_of(predictions: Predictions, prepared: DataModule | None) -> tuple[str, ...] | None:
@@ -137,7 +134,6 @@ def _fit(
     plan: Plan,
     prepared: DataModule | None,
     groups: tuple[str, ...] | None,
-    console: Console | None,
 ) -> FittedEnsemble:
     started = time.monotonic()
     names = tuple(member.name for member in members)
@@ -150,7 +146,7 @@ def _fit(
         if prepared is None:
             raise ConfigError(f"fusion.regime {plan.fusion.regime} needs the images of the run, which are missing")
         loaded, seconds = tuple(member.load() for member in members), sum(member.seconds for member in members)
-        result = EndToEndFitter(plan, prepared, loaded, stored, groups, seconds, console).fit()
+        result = EndToEndFitter(plan, prepared, loaded, stored, groups, seconds).fit()
         combiner, predictions, fusion, note = result.head, result.predictions, result.fusion, result.note
         parameters = int(summarize(result.head)["parameters"])
         retrained = result.members if plan.fusion.regime == "joint" else ()

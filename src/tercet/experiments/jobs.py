@@ -109,8 +109,16 @@ def run_jobs(
         Interrupted: A signal arrived; every training has saved a checkpoint.
     """
     display = ProgressDisplay(console, split=Plan.load(jobs[0].run).monitor_split, total=len(jobs))
-    threads = threads if len(jobs) > 1 else ThreadPlan(1, threads.threads)
+    if len(jobs) == 1 or _share_features(jobs):
+        threads = ThreadPlan(1, threads.threads)
     return run_all(jobs, root=root, threads=threads, display=display, prepared=prepared)
+
+
+def _share_features(jobs: Sequence[Job]) -> bool:
+    """Whether fitted heads share networks, as in folds: fitting them takes less time than starting processes."""
+    members = [Plan.load(job.run).member(job.name) for job in jobs]
+    networks = {(member.network, repr(member.model.input), member.model.weights) for member in members}
+    return len(networks) < len(jobs) and all(has_fitted_head(member.network, member.model) for member in members)
 
 
 def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> list[FailedJob]:
@@ -119,9 +127,14 @@ def train_waiting(run: RunFolder, plan: Plan, prepared: DataModule, console: Con
     Raises:
         Interrupted: A signal arrived; every training has saved a checkpoint.
     """
+    details = split_sizes(prepared) if plan.rung is None else None  # the ladder prints them before its plan
+    return train_jobs(planned_jobs(run, plan), plan, root=run, details=details, console=console, prepared=prepared)
+
+
+def split_sizes(prepared: DataModule) -> str:
+    """Return the numbers of images of the splits."""
     counts = ", ".join(f"{len(prepared.rows(split))} {split}" for split in ("train", "validation", "test"))
-    jobs = planned_jobs(run, plan)
-    return train_jobs(jobs, plan, root=run, details=f"{counts} images", console=console, prepared=prepared)
+    return f"{counts} images"
 
 
 def train_jobs(
@@ -129,23 +142,29 @@ def train_jobs(
     plan: Plan,
     *,
     root: RunFolder,
-    details: str,
+    details: str | None,
     console: Console,
     prepared: DataModule | None = None,
 ) -> list[FailedJob]:
-    """Print data, skipped files and resources, and run the unfinished jobs; return the ones that failed."""
+    """Print data, unless `details` is None, and resources, and run the unfinished jobs; return the ones that failed."""
     waiting = [job for job in jobs if not job.folder.finished()]
     if not waiting:
         return []
     threads = plan_threads(len(waiting), threads=plan.threads, device=plan.device)  # a resume keeps its number
+    if details is not None:
+        print_data(plan, details, console)
+    print_status(console, f"{count(len(waiting), 'training')} on {plan.device}: {threads}")
+    return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
+
+
+def print_data(plan: Plan, details: str, console: Console) -> None:
+    """Print what the data are, and skipped files."""
     classes = count(len(plan.classes), task_of(plan).noun)
     print_status(console, f"{plan.data}: {classes}; {details}")
     for note in plan.notes[:10]:
         print_status(console, f"data: {note}")
     if len(plan.notes) > 10:
         print_status(console, f"data: ... and {len(plan.notes) - 10} more (see metrics.json)")
-    print_status(console, f"{count(len(waiting), 'training')} on {plan.device}: {threads}")
-    return run_jobs(waiting, root=root, threads=threads, console=console, prepared=prepared)
 
 
 def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:

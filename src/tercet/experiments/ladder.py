@@ -26,13 +26,16 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import plan_threads
 from tercet.data.data_module import DataModule
 from tercet.experiments.estimate import Estimator, members_within
-from tercet.experiments.jobs import raise_failures, train_waiting
+from tercet.experiments.jobs import print_data, raise_failures, split_sizes, train_waiting
 from tercet.experiments.ladder_plan import PROBE
 from tercet.experiments.plan import Plan, Rung
 from tercet.experiments.task import task_of
+from tercet.metrics.metric import describe_metric
 from tercet.metrics.significance import mcnemar
 from tercet.metrics.table import Table, duration
+from tercet.models.heads import FITTED
 from tercet.models.members import is_pretrained
+from tercet.models.registry import has_fitted_head
 
 _LEVEL = 0.05  # of significance
 _SMALL_ERROR = 0.05
@@ -55,11 +58,27 @@ class RungResult:
 
     def score(self) -> str:
         """Return the main score with its 95 % interval."""
-        name = next((name for name in ("accuracy", "o_f1") if name in self.validation), None)
+        name = self.metric()
         if name is None:
             return "-"
         low, high = (self.validation.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
         return f"{self.validation[name]:.4f} ({low:.4f} to {high:.4f})"
+
+    def metric(self) -> str | None:
+        """Return the name of the main score."""
+        return next((name for name in ("accuracy", "o_f1") if name in self.validation), None)
+
+    def errors(self) -> int | None:
+        """Return the number of misclassified validation images; None for multi-label data."""
+        return round((1 - self.validation["accuracy"]) * self.validation["n"]) if self.metric() == "accuracy" else None
+
+    def describe(self) -> str:
+        """Return the result in one line, for a reader who does not know the rungs."""
+        name, images = self.metric(), count(int(self.validation.get("n", 0)), "validation image")
+        title = describe_metric(name).title if name else "score"
+        low, high = (self.validation.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+        value = f"{self.validation[name]:.4f} (95 % interval {low:.4f} to {high:.4f})" if name else "-"
+        return f"{self.rung} finished after {duration(self.seconds)}: {title} {value} by {self.chosen} on {images}"
 
 
 @dataclass
@@ -102,22 +121,26 @@ class Ladder:
             began = time.monotonic()
             raise_failures(train_waiting(self.run, self.plan, self.prepared, self.console), self.run)
             with phase(self.console, "combining members"):
-                metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared, self.console)
-            self.record(metrics, time.monotonic() - began)
+                metrics, report = task_of(self.plan).finalize(self.run, self.plan, self.prepared)
+            row = self.record(metrics, time.monotonic() - began)
+            line = f"{row.describe()}; bundle: {self.run.bundle}"
             results = self.with_rungs(metrics, report)
             self.run.write_results(*results)
             if not self.plan.rungs:
+                print_status(self.console, line)
                 return results
+            waiting = self.plan.rungs[0]
             reason = self.start_next()
-            if reason:
-                waiting = self.plan.rungs[0]
-                members = [member.name for member in waiting.members]
-                self.results.append(RungResult(waiting.name, members, f"not trained: {reason}"))
-                print_status(self.console, f"{waiting.name} not trained: {reason}")
-                return self.with_rungs(metrics, report)
+            if not reason:
+                print_status(self.console, f"{line}; {self.describe_next(row)}")
+                continue
+            status = f"not trained: {reason}"
+            print_status(self.console, f"{line}; {waiting.name} {status}")
+            self.results.append(RungResult(waiting.name, [member.name for member in waiting.members], status))
+            return self.with_rungs(metrics, report)
 
-    def record(self, metrics: Mapping[str, Any], seconds: float) -> None:
-        """Add the result of the rung, and print it."""
+    def record(self, metrics: Mapping[str, Any], seconds: float) -> RungResult:
+        """Add the result of the rung, and return it."""
         assert self.plan.rung is not None
         models = [*metrics["members"], *metrics["ensembles"]]
         chosen = next(model for model in models if model["name"] == metrics["chosen"])
@@ -127,12 +150,7 @@ class Ladder:
         seconds = seconds if earlier is None else earlier  # this process has only read what another one trained
         row = RungResult(self.plan.rung, names, "finished", seconds, metrics["chosen"], dict(chosen["validation"]))
         self.results = [*(result for result in self.results if result.rung != row.rung), row]
-        images = count(int(row.validation.get("n", 0)), "validation image")
-        print_status(
-            self.console,
-            f"{row.rung}: {row.score()} on {images} by {row.chosen}, after {duration(seconds)}; "
-            f"bundle: {self.run.bundle}",
-        )
+        return row
 
     def with_rungs(self, metrics: Mapping[str, Any], report: str) -> Results:
         """Return metrics and report with the rungs so far."""
@@ -190,15 +208,12 @@ class Ladder:
 
     def reason_to_stop(self, rung: Rung) -> str:
         """Return why the next rung is not worth its time, empty if it is."""
-        best = self.results[-1].validation
+        best, errors = self.results[-1].validation, self.results[-1].errors()
         if self.config.stop_at is not None:
             return (
                 f"--stop-at {self.config.stop_at}" if RUNGS.index(rung.name) > RUNGS.index(self.config.stop_at) else ""
             )
-        if self.complete or "accuracy" not in best:
-            return ""
-        errors = round((1 - best["accuracy"]) * best["n"])
-        if mcnemar(errors, 0) <= _LEVEL or errors > _SMALL_ERROR * best["n"]:
+        if self.complete or errors is None or mcnemar(errors, 0) <= _LEVEL or errors > _SMALL_ERROR * best["n"]:
             return ""
         images = count(int(best["n"]), "validation image")
         return (
@@ -216,21 +231,50 @@ class Ladder:
         return [first], [member for member in rung.members if member is not first]
 
     def print_plan(self) -> None:
-        """Print the rungs with estimated times."""
-        current = Rung(self.plan.rung or "probe", self.plan.members)
-        for rung in (current, *self.plan.rungs):
+        """Print the data, and the rungs with their members and estimated times."""
+        if all(self.run.member(member.name).finished() for member in self.plan.members) and not self.plan.rungs:
+            return
+        print_data(self.plan, split_sizes(self.prepared), self.console)
+        end = "" if self.complete else "; it ends early if no further model could be shown to be better"
+        print_status(self.console, f"plan, from cheap to expensive models{end}; Ctrl-C keeps the best so far:")
+        rungs, left = [Rung(self.plan.rung or "probe", self.plan.members), *self.plan.rungs], 0.0
+        for rung in rungs:
             waiting = [member for member in rung.members if not self.run.member(member.name).finished()]
-            if waiting:
-                seconds = sum(self.estimator.seconds(self.plan, member) for member in waiting)
-                members = ", ".join(map(_describe, waiting))
-                print_status(self.console, f"plan: {rung.name} of {members}; about {duration(seconds)}")
+            with phase(self.console, "estimating the time of the trainings"):
+                seconds = [self.estimator.seconds(self.plan, member) for member in waiting]
+            members, total = [_describe(member) for member in waiting], sum(seconds)
+            if rung.name == "fine-tune" and len(waiting) > 1:  # the others are left to the next rung
+                best = "the first" if self.plan.multilabel else "the best, by its probe,"
+                members, total, left = [f"{best} of {', '.join(members)}"], max(seconds), total - max(seconds)
+            elif left:
+                members, total, left = ["the others of these", *members], total + left, 0.0
+            if members:
+                print_status(self.console, f"  {rung.name}: {', '.join(members)}; {_about(total)}")
+        if left:
+            print_status(self.console, f"  ensemble: the others of these; {_about(left)}")
+
+    def describe_next(self, row: RungResult) -> str:
+        """Return what the rung that starts costs, and what it can gain at most."""
+        members = [member for member in self.plan.members if not self.run.member(member.name).finished()]
+        seconds = sum(self.estimator.seconds(self.plan, member) for member in members)
+        errors = row.errors()
+        gain = "" if errors is None else f", and can correct at most {count(errors, 'error')}"
+        return f"next, {self.plan.rung} of {', '.join(member.name for member in members)}: {_about(seconds)}{gain}"
 
 
 def _describe(member: MemberConfig) -> str:
-    """Return the name of a member and where its weights come from."""
-    if not is_pretrained(member.network, member.model):
-        return member.name
-    return f"{member.name} (weights: {member.model.weights or 'published'})"
+    """Return the name of a member, what is trained, and where its weights come from."""
+    weights = f"weights: {member.model.weights or 'published'}"
+    pretrained = is_pretrained(member.network, member.model)
+    if has_fitted_head(member.network, member.model):
+        head = member.model.head if member.model.head in FITTED else "logistic"
+        inputs = f"features of the frozen network, {weights}" if pretrained else "the pixels"
+        return f"{member.name} ({head} head, fitted on {inputs})"
+    return f"{member.name} ({weights if pretrained else 'from scratch'})"
+
+
+def _about(seconds: float) -> str:
+    return f"about {duration(seconds)}" if seconds >= 1 else "about a second"
 
 
 def _rank(scores: Mapping[str, float] | None) -> tuple[float, float]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
 from tercet.config.model import LabelsConfig
 from tercet.config.run import DEFAULT_METHODS, UNCALIBRATED, MemberConfig
 from tercet.config.training import Monitor
@@ -68,7 +66,7 @@ class Task:
     save: Callable[[RunFolder, Plan, DataModule, Member, MemberFolder, FrozenBackbone | None], dict[str, Any]]
     """Saves a member's predictions and bundle, and returns additions to its summary; the features of a frozen backbone
     are used if given."""
-    finalize: Callable[[RunFolder, Plan, DataModule, Console], Results]
+    finalize: Callable[[RunFolder, Plan, DataModule], Results]
     """Combines the members, writes predictions and bundle, and returns metrics and report."""
 
 
@@ -237,8 +235,8 @@ def _save_single(
     return {}
 
 
-def _finalize_single(run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> Results:
-    results = finalize(run, plan, prepared, console=console)
+def _finalize_single(run: RunFolder, plan: Plan, prepared: DataModule) -> Results:
+    results = finalize(run, plan, prepared)
     return results.metrics, results.report
 
 
@@ -258,7 +256,7 @@ _MULTI = Task(
     objective=lambda member, table: multilabel_objective(member.model.labels, table.class_counts()),
     scoring=_scoring_multilabel,
     save=_save_multilabel,
-    finalize=lambda run, plan, prepared, console: finalize_multilabel(run, plan),
+    finalize=lambda run, plan, prepared: finalize_multilabel(run, plan),
 )
 
 
