@@ -116,6 +116,8 @@ def run_jobs(
 
 def _share_features(jobs: Sequence[Job]) -> bool:
     """Whether fitted heads share networks, as in folds: fitting them takes less time than starting processes."""
+    if not all(job.run.plan.is_file() for job in jobs):
+        return False  # the job raises the error
     members = [Plan.load(job.run).member(job.name) for job in jobs]
     networks = {(member.network, repr(member.model.input), member.model.weights) for member in members}
     return len(networks) < len(jobs) and all(has_fitted_head(member.network, member.model) for member in members)
@@ -175,8 +177,6 @@ def raise_failures(failures: Sequence[FailedJob], run: RunFolder) -> None:
     """
     if failures:
         lines = "; ".join(f"member {failure.job.title}: {failure.message}" for failure in failures)
-        finished = any(run.member(member.name).finished() for member in Plan.load(run).members)
-        rest = "The other members are finished: continue" if finished else "Nothing was trained: try again"
-        error = TercetError(f"{lines}. {rest} with --resume {run.path}")
+        error = TercetError(f"{lines}. What is finished is kept: continue with --resume {run.path}")
         error.exit_code = failures[0].exit_code
         raise error from failures[0].cause
