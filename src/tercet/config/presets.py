@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -75,6 +77,10 @@ class LadderConfig(Config):
     def seconds(self) -> float | None:
         """The time budget in seconds."""
         return None if self.time_budget is None else read_duration(self.time_budget)
+
+    def remaining(self, started: float) -> float:
+        """Return the seconds left for a run that started at this `time.monotonic()`; infinite without a budget."""
+        return math.inf if self.seconds is None else self.seconds - (time.monotonic() - started)
 
 
 def read_duration(text: str) -> float:

@@ -57,9 +57,7 @@ class Experiment(ABC, Generic[State, Result]):
         options = {**record.options, **changes}
         arguments = {name: options.pop(name, None) for name in cls._arguments()}
         parsed = cls.options.parse_object(options, source=RECORD)
-        if (
-            record.given is not None
-        ):  # all options are stored, but a preset changes only those that the user did not set
+        if record.given is not None:  # a preset changes only options that the user did not set
             parsed = replace(parsed, given=frozenset(record.given))
         return cls(str(record.source), parsed, **arguments)
 

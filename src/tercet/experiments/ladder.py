@@ -23,11 +23,10 @@ from tercet.core.files import read_json
 from tercet.core.output import count
 from tercet.core.progress import phase, print_status
 from tercet.core.run_folder import RunFolder
-from tercet.core.runtime import plan_threads
 from tercet.data.data_module import DataModule
 from tercet.experiments.estimate import Estimator, members_within
 from tercet.experiments.jobs import print_data, raise_failures, split_sizes, train_waiting
-from tercet.experiments.ladder_plan import PROBE
+from tercet.experiments.ladder_plan import PROBE, start_rung
 from tercet.experiments.plan import Plan, Rung
 from tercet.experiments.task import task_of
 from tercet.metrics.metric import describe_metric
@@ -178,31 +177,22 @@ class Ladder:
             complete.exit_code = error.exit_code
             raise complete from error
 
-    def remaining(self) -> float:
-        """Return the seconds that are left of the budget; infinite without one."""
-        if self.config.seconds is None:
-            return math.inf
-        return self.config.seconds - (time.monotonic() - self.started)
-
     def start_next(self) -> str:
         """Move the members of the next rung into the plan; return why not, empty if so."""
         rung, *later = self.plan.rungs
         if reason := self.reason_to_stop(rung):
             return reason
         members, left = self.divide(rung)
-        fitting = members_within(self.plan, members, self.remaining(), self.estimator)
+        fitting = members_within(self.plan, members, self.config.remaining(self.started), self.estimator)
         if not fitting:
             needed = min(self.estimator.least_seconds(self.plan, member) for member in members)
-            left_time = duration(max(0.0, self.remaining()))
+            left_time = duration(max(0.0, self.config.remaining(self.started)))
             return f"{left_time} of the time budget are left, and it takes about {duration(needed)}"
         if later:
             later[0] = replace(later[0], members=(*left, *later[0].members))
         elif left:
             later = [Rung("ensemble", tuple(left))]
-        config = self.plan.run
-        threads = plan_threads(len(fitting), threads=config.threads, device=self.plan.device).threads
-        members = (*self.plan.members, *fitting)
-        self.plan = replace(self.plan, members=members, rung=rung.name, rungs=tuple(later), threads=threads)
+        self.plan = start_rung(self.plan, rung.name, fitting, later)
         self.plan.save(self.run)
         return ""
 

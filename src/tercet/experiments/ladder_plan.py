@@ -184,17 +184,19 @@ def first_rung(plan: Plan, rungs: Sequence[Rung], prepared: DataModule, config: 
         ConfigError: The time budget is too small for the first rung.
     """
     first, *waiting = _divide({rung.name: len(rung.members) for rung in rungs}, plan.members)
-    fitting = tuple(members_within(plan, first.members, _remaining(plan, config), Estimator(prepared)))
+    estimator = Estimator(prepared)
+    fitting = members_within(plan, first.members, config.remaining(plan.started), estimator)
     if not fitting:
-        needed = min(Estimator(prepared).least_seconds(plan, member) for member in first.members)
+        needed = min(estimator.least_seconds(plan, member) for member in first.members)
         elapsed = time.monotonic() - plan.started
         raise ConfigError(
             f"time_budget {config.time_budget} is too small: reading the data took {duration(elapsed)}, and a first "
             f"model takes about {duration(needed)}: give at least {math.ceil((elapsed + needed) / PLANNED)}s"
         )
-    threads = plan_threads(len(fitting), threads=plan.run.threads, device=plan.device).threads
-    return replace(plan, members=fitting, rung=first.name, rungs=tuple(waiting), threads=threads)
+    return start_rung(replace(plan, members=()), first.name, fitting, waiting)
 
 
-def _remaining(plan: Plan, config: LadderConfig) -> float:
-    return math.inf if config.seconds is None else config.seconds - (time.monotonic() - plan.started)
+def start_rung(plan: Plan, name: RungName, members: Sequence[MemberConfig], waiting: Sequence[Rung]) -> Plan:
+    """Return a plan with the members of a rung added, between which the cores are divided, and the rungs after it."""
+    threads = plan_threads(len(members), threads=plan.run.threads, device=plan.device).threads
+    return replace(plan, members=(*plan.members, *members), rung=name, rungs=tuple(waiting), threads=threads)
