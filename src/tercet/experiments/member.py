@@ -239,7 +239,9 @@ class _MemberTrainer:
         """Return the scorer of the monitored rows and the callbacks that write the member's logs."""
         plan = self.plan
         log = EpochLog(self.folder.path / "train.log", split=plan.monitor_split)
-        boards = tensorboard(self.folder.path / "tensorboard", enabled=plan.run.tensorboard and self.fold is None)
+        member = plan.member(self.name)
+        has_curves = self.fold is None and not has_fitted_head(member.network, member.model)
+        boards = tensorboard(self.folder.path / "tensorboard", enabled=plan.run.tensorboard and has_curves)
         scorer, callbacks = task_of(plan).scoring(boards, plan, self.prepared, monitor_rows)
         return scorer, [log, *callbacks]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,19 @@ class BackboneOrigin:
     """`source`, `revision`, `licence` and `sha256` of the initial weights; None if they were random."""
 
 
+class _Shapes(NamedTuple):
+    """Measured properties of a backbone."""
+
+    num_features: int
+    grid: tuple[int, int]
+    unused: frozenset[str]
+    """Names of the parameters that the output does not depend on."""
+
+
+_SHAPES: dict[Hashable, _Shapes] = {}
+"""By the key of the backbone, class of the network, input shape and output."""
+
+
 class Backbone(nn.Module):
     """A timm network without its classifier, with known output shapes.
 
@@ -79,6 +92,8 @@ class Backbone(nn.Module):
         network: The network, created with `num_classes=0`.
         input_shape: C, H and W of the preprocessed images.
         read: Output of `forward`: the pooled vector B D, or the feature map B h w D.
+        key: Identity of the architecture. Networks with equal keys are measured once per process, which takes half a
+            second.
 
     Raises:
         ConfigError: The network does not accept images of this size, or has no feature map.
@@ -94,25 +109,42 @@ class Backbone(nn.Module):
     """Set by `tercet.models.build.build`."""
 
     def __init__(
-        self, network: nn.Module, input_shape: tuple[int, int, int], *, read: Literal["pooled", "map"] = "pooled"
+        self,
+        network: nn.Module,
+        input_shape: tuple[int, int, int],
+        *,
+        read: Literal["pooled", "map"] = "pooled",
+        key: Hashable = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.read = read
         self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-        with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # independent of the caller's mode
+        full_key = (key, type(network), input_shape, read)
+        shapes = None if key is None else _SHAPES.get(full_key)
+        if shapes is None:
+            shapes = self._measure(input_shape)
+            if key is not None:
+                _SHAPES[full_key] = shapes
+        self.num_features, self.grid = shapes.num_features, shapes.grid
+        if shapes.unused:
+            _remove_unused(self, shapes.unused, prefix="")
+
+    def _measure(self, input_shape: tuple[int, int, int]) -> _Shapes:
+        """Run forward and, for the feature map, backward on the meta device."""
+        with torch.inference_mode(False), torch.set_grad_enabled(self.read == "map"):  # independent of the caller's
             meta = to_meta(self)
             try:
                 output = meta(torch.empty(1, *input_shape, device="meta"))
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-                raise _size_error(network, input_shape, error) from error
-            if read == "map":
-                output.sum().backward()
-        self.num_features = output.shape[-1]
-        self.grid = (output.shape[1], output.shape[2]) if read == "map" else (1, 1)
-        if read == "map":  # layers after the map would stay untrained, and count as parameters
-            _remove_unused(self, {name for name, value in meta.named_parameters() if value.grad is None}, prefix="")
+                raise _size_error(self.network, input_shape, error) from error
+            if self.read == "pooled":
+                return _Shapes(output.shape[-1], (1, 1), frozenset())
+            output.sum().backward()
+        # layers after the map would stay untrained, and count as parameters
+        unused = frozenset(name for name, value in meta.named_parameters() if value.grad is None)
+        return _Shapes(output.shape[-1], (output.shape[1], output.shape[2]), unused)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map preprocessed images B C H W to the pooled vector B D or the feature map B h w D."""
@@ -185,7 +217,7 @@ def first_line(error: Exception) -> str:
     return f" ({line[:120]}{'...' * (len(line) > 120)})" if line else ""
 
 
-def _remove_unused(module: nn.Module, unused: set[str], *, prefix: str) -> None:
+def _remove_unused(module: nn.Module, unused: frozenset[str], *, prefix: str) -> None:
     """Replace modules whose parameters are all in `unused` by the identity."""
     for name, part in list(module.named_children()):
         path = f"{prefix}{name}."

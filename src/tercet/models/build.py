@@ -227,9 +227,11 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     if file is not None and config.weights:
         load_backbone(network, read_weights(file), source=config.weights, name=request.network)
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
-    backbone = Backbone(network, (spec.channels, *spec.size), read=read)
+    arguments = published.arguments(config)
+    key = (published.architecture, repr(arguments))
+    backbone = Backbone(network, (spec.channels, *spec.size), read=read, key=key)
     weights = None if file is None else describe_file(file) if config.weights else describe_weights(published, file)
-    backbone.origin = BackboneOrigin(published.architecture, published.arguments(config), weights)
+    backbone.origin = BackboneOrigin(published.architecture, arguments, weights)
     return backbone, spec
 
 
