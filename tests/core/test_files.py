@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -208,3 +209,50 @@ def test_the_natural_order_depends_only_on_the_names(names: list[str], generator
     shuffled = list(names)
     generator.shuffle(shuffled)
     assert sorted(names, key=natural_key) == sorted(shuffled, key=natural_key)
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    real, link = tmp_path / "folder" / "real", tmp_path / "link"
+    write_bytes(real, b"old")
+    link.symlink_to(real)
+    write_bytes(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "folder" / "later")
+    write_bytes(dangling, b"new")
+    assert dangling.is_symlink() and (tmp_path / "folder" / "later").read_bytes() == b"new"
+
+
+def test_a_pipe_gets_the_content_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        write_bytes(pipe, b"x" * 100_000)
+        output, _ = reader.communicate(timeout=30)
+    assert output == b"x" * 100_000
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+
+
+def test_a_device_stays(tmp_path: Path) -> None:
+    link = tmp_path / "null"
+    link.symlink_to("/dev/null")
+    write_bytes(link, b"content")
+    assert link.is_symlink() and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("kind", ["folder", "socket", "circle"])
+def test_outputs_that_cannot_be_files_are_errors_and_stay(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "x"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(target))
+    else:
+        target.symlink_to(target)
+    before = target.lstat().st_ino
+    with pytest.raises(StorageError, match=f"cannot write .*{'' if kind == 'circle' else kind}"):
+        write_bytes(target, b"content")
+    assert target.lstat().st_ino == before
+    assert list(tmp_path.iterdir()) == [target]

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,59 @@ def test_weights_that_are_not_finite_are_refused(copy: Path, file: str, value: f
     save_file(tensors, copy / file)
     forge(copy, lambda manifest: None)
     load_fails(copy, file)
+
+
+TOO_LARGE = [  # networks that would not fit into any memory, or take hours to build
+    put("members", 0, "options", "hidden_size", 2_000_000),
+    put("members", 0, "options", "num_layers", 100_000),
+    put("members", 0, "options", "head_hidden_dim", 1 << 50),
+    put("members", 2, "options", "backbone", {"args": {"block_args": [["ds_r999999_k3_s2_c64"]] * 5}}),
+    put("combiner", "options", "width", 1 << 40),
+]
+
+
+@pytest.mark.parametrize("change", TOO_LARGE)
+def test_networks_larger_than_their_weights_are_not_built(copy: Path, change: Callable[..., object]) -> None:
+    forge(copy, change)
+    load_fails(copy, "belongs to another network|cannot create|has no effect")
+
+
+def test_a_network_of_a_repository_is_not_looked_up(copy: Path) -> None:
+    forge(copy, put("members", 2, "network", "hf-hub:someone/network"))
+    load_fails(copy, "not in timm's registry")
+
+
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained_cfg", "cache_dir"])
+def test_arguments_that_open_files_are_refused(copy: Path, argument: str) -> None:
+    secret = copy.parent / "secret.safetensors"
+    shutil.copy(copy / FILES[1], secret)
+    opened: list[str] = []
+    active = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if active and event == "open":
+            opened.append(str(arguments[0]))
+
+    forge(copy, put("members", 2, "options", "backbone", {"args": {argument: str(secret)}}))
+    sys.addaudithook(hook)  # it cannot be removed
+    try:
+        load_fails(copy, argument)
+    finally:
+        active = False
+    assert str(copy / "manifest.json") in opened
+    assert str(secret) not in opened
+
+
+@pytest.mark.parametrize("header", [b"\xff" * 8, b"\0" * 7, (1 << 30).to_bytes(8, "little") + b"{}", b"[]"])
+def test_invalid_headers_of_weights_are_refused(copy: Path, header: bytes) -> None:
+    (copy / FILES[1]).write_bytes(header)
+    forge(copy, lambda manifest: None)
+    load_fails(copy, FILES[1])
+
+
+def test_a_header_with_very_many_tensors_is_refused_before_it_is_parsed(copy: Path) -> None:
+    entries = {f"t{index}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for index in range(100_000)}
+    text = json.dumps(entries).encode()
+    (copy / FILES[1]).write_bytes(len(text).to_bytes(8, "little") + text)
+    forge(copy, lambda manifest: None)
+    load_fails(copy, "a header of")

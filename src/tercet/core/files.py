@@ -9,6 +9,8 @@ import io
 import json
 import os
 import re
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,19 +31,26 @@ _POLL = 0.2  # seconds
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path next to `target`; on success it is synced to disk and renamed to `target`.
 
-    After a crash at any time, `target` is either the complete old file or the complete new one.
+    After a crash at any time, `target` is either the complete old file or the complete new one. A link stays, and its
+    target is replaced. A pipe or character device, such as /dev/stdout, is not replaced: the content is written to it.
 
     Raises:
-        StorageError: The disk is full or the folder is not writable; the old file is unchanged.
+        StorageError: The disk is full, the folder is not writable, or `target` is a folder; the old file is unchanged.
     """
     descriptor, name = -1, ""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:60]}.", suffix=".tmp", dir=target.parent)
+        path = replaceable_path(target)
+        folder = path.parent if path is not None else Path(tempfile.gettempdir())
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:60]}.", suffix=".tmp", dir=folder)
         os.close(descriptor)
         yield Path(name)
-        os.chmod(name, 0o666 & ~umask())
-        replace_file(Path(name), target)
+        if path is None:
+            with open(name, "rb") as content, open(target, "wb") as stream:
+                shutil.copyfileobj(content, stream)
+        else:
+            os.chmod(name, 0o666 & ~umask())
+            replace_file(Path(name), path)
     except StorageError:
         raise
     except OSError as error:
@@ -51,6 +60,26 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         if name and os.path.exists(name):
             os.unlink(name)
+
+
+def replaceable_path(target: Path) -> Path | None:
+    """Return the regular file that an output replaces, with links resolved; None for a pipe or a character device.
+
+    Raises:
+        StorageError: `target` is a folder, a block device, a socket, or a link in a circle.
+    """
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return Path(os.path.realpath(target))
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}; choose another file") from error
+    if stat.S_ISREG(mode):
+        return Path(os.path.realpath(target))
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return None
+    kind = "a folder" if stat.S_ISDIR(mode) else "a block device" if stat.S_ISBLK(mode) else "a socket"
+    raise StorageError(f"cannot write {target}: it is {kind}; choose another file")
 
 
 def replace_file(finished: Path, target: Path) -> None:
@@ -176,6 +205,17 @@ def require_writable(folder: Path, *, hint: str = "choose another --output") -> 
         for path in missing:
             with suppress(OSError):
                 path.rmdir()
+
+
+def require_output(target: Path, *, hint: str) -> None:
+    """Check that a file can be written; see `atomic_path`.
+
+    Raises:
+        StorageError: It is a folder, or its folder cannot be written.
+    """
+    path = replaceable_path(target)
+    if path is not None:
+        require_writable(path.parent, hint=hint)
 
 
 def slug(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tercet.core.predictions import Predictions
 from tercet.ensemble.combine import Combiner, average
 from tercet.ensemble.member import load_finite
 from tercet.models.fusion_head import FusionHead
-from tercet.models.weight_files import save_weights
+from tercet.models.weight_files import check_shapes, save_weights
 
 FOLD_MEAN = "fold-mean"
 """Name of the mean over folds in manifests and tables."""
@@ -154,6 +155,8 @@ def _load(
         if len(combiner.names) != num_members:
             raise ModelError(f"the combiner is for {len(combiner.names)} members, not {num_members}")
         return combiner
-    head = FusionHead(num_members, num_classes, **entry["options"])
-    load_finite(weights[entry["weights"]], head)
+    create, file = partial(FusionHead, num_members, num_classes, **entry["options"]), weights[entry["weights"]]
+    check_shapes(file, create)
+    head = create()
+    load_finite(file, head)
     return head

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tercet.models.forward import predict_logits
 from tercet.models.heads import HEADS
 from tercet.models.registry import NETWORKS
 from tercet.models.tta import TTAModel
-from tercet.models.weight_files import load_weights
+from tercet.models.weight_files import check_shapes, load_weights
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,22 @@ def load_member(weights: dict[str, Path], entry: dict[str, Any], num_classes: in
     if config.head not in HEADS:
         hint = f'call tercet.register("head", "{config.head}", builder) first'
         raise ModelError(f"member {name} uses the unknown head '{config.head}': if it is yours, {hint}")
-    size, channels = tuple(entry["input"]["size"]), entry["input"]["channels"]
-    classifier = build(
+    if not entry.get("custom") and ":" in network:
+        raise ModelError(f"member {name} has the network '{network}', which is not in timm's registry")
+    create = partial(
+        build,
         network,
         num_classes=num_classes,
         config=config,
-        channels=channels,
-        image_size=size,
+        channels=entry["input"]["channels"],
+        image_size=tuple(entry["input"]["size"]),
         load_weights=False,
     )
-    load_finite(weights[entry["weights"]], classifier)
+    file = weights[entry["weights"]]
+    if network not in NETWORKS.custom() and config.head not in HEADS.custom():  # those may need values of their tensors
+        check_shapes(file, create)
+    classifier = create()
+    load_finite(file, classifier)
     if (origin := backbone_origin(classifier)) is not None:
         classifier.features.origin = replace(origin, weights=entry.get("pretrained"))  # type: ignore[assignment]
     values = entry.get("tta", {"views": "none", "seed": 0})

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.core.errors import ConfigError, StorageError
-from tercet.core.files import atomic_path, csv_text, require_writable, write_text
+from tercet.core.errors import ConfigError
+from tercet.core.files import atomic_path, csv_text, require_output, write_text
 from tercet.core.frames import data_frame
 from tercet.core.output import count, printable
 from tercet.data.image_cache import BadImage
@@ -184,6 +184,4 @@ def check_file(path: Path) -> None:
     missing = [name for name in ("pandas", "pyarrow") if find_spec(name) is None] if path.suffix == ".parquet" else []
     if missing:
         raise ConfigError(f".parquet files require {' and '.join(missing)}: pip install 'tercet[parquet]', or use .npz")
-    if path.is_dir():
-        raise StorageError(f"{path} is a folder: give a file")
-    require_writable(path.parent, hint="choose another file")
+    require_output(path, hint="choose another file")

@@ -12,7 +12,7 @@ from typing import Any
 from tercet.config.run import DataConfig
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import ConfigError, ModelError, StorageError, raise_problems
-from tercet.core.files import replace_file, require_writable, write_json
+from tercet.core.files import replace_file, replaceable_path, require_output, write_json
 from tercet.core.model_formats import SUFFIXES, Format, format_of
 from tercet.core.runtime import describe_environment
 from tercet.ensemble.bundle import Bundle, load_bundle
@@ -136,7 +136,7 @@ def export_model(
             f"{LIMIT:g}; equal predictions: {result.agreement:.2%}) on {result.source}: do not use it; it is kept as "
             f"{failed} for inspection"
         )
-    replace_file(failed, target)
+    replace_file(failed, replaceable_path(target) or target)
     write_json(verification_path(target), result.to_dict())
     names = tuple(member.name for member in loaded.members)
     return ExportResult(target, result, names, fp32_reasons, with_cam if class_activation_maps else None)
@@ -172,6 +172,8 @@ def _check_target(target: Path, failed: Path, format: Format, *, force: bool) ->
     """
     if target.is_dir():
         raise StorageError(f"{target} is a folder: name a file in it, such as {target / f'model{SUFFIXES[format]}'}")
+    if replaceable_path(target) is None:
+        raise StorageError(f"{target} is a pipe or a device, and an exported file is verified after it is written")
     suffix_format = format_of(target)
     if suffix_format != format:
         other = f", or use --format {suffix_format}" if suffix_format else ""
@@ -183,4 +185,4 @@ def _check_target(target: Path, failed: Path, format: Format, *, force: bool) ->
             raise StorageError(f"the file name {target.name[:40]}... is too long: choose a shorter one")
         if path.is_dir():
             raise StorageError(f"{path} is a folder, but must be written as a file: choose another name, or remove it")
-    require_writable(target.parent, hint="choose another folder for the file")
+    require_output(target, hint="choose another folder for the file")

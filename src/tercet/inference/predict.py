@@ -17,7 +17,7 @@ import numpy as np
 from tercet.config.tta import TTAConfig
 from tercet.core.calibration import Calibration, prediction_sets
 from tercet.core.errors import ConfigError, Crashed, DataError, MemoryExhausted, StorageError
-from tercet.core.files import require_writable
+from tercet.core.files import require_output
 from tercet.core.multilabel import SEPARATOR, MultilabelPredictions
 from tercet.core.output import count, printable
 from tercet.core.prediction_files import REJECTED, SET, write_csv
@@ -198,13 +198,11 @@ def predict_files(
 
 def _check_csv(csv: Path, source: ImageInputs, submission: str | None) -> None:
     """Raise if the output path would overwrite an input or is not writable."""
-    if csv.is_dir():
-        raise StorageError(f"{csv} is a folder: give a file with --csv")
     inputs = [image for _, image in source.items if isinstance(image, (str, Path))]
     inputs += [] if submission is None else [submission]
     if csv.exists() and any(Path(path).samefile(csv) for path in inputs if Path(path).exists()):
         raise StorageError(f"{csv} is one of the input files: choose another --csv")
-    require_writable(csv.parent, hint="choose another --csv")
+    require_output(csv, hint="choose another --csv")
 
 
 _EXTRA_THREADS = 2  # of the process, in addition to those of onnxruntime

@@ -48,7 +48,7 @@ _NOT_OF_NETWORK = frozenset(
         "features_only",
     }
 )
-"""Arguments of timm.create_model that a repository must not set."""
+"""Arguments of timm.create_model that are not the network's; some of them open files."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ class TimmNetwork:
             ConfigError: timm does not accept the arguments or the image size.
             ModelError: The weights are damaged, or of another network.
         """
+        if excluded := sorted(_NOT_OF_NETWORK & config.backbone.args.keys()):
+            raise ConfigError(
+                f"backbone.args {excluded[0]} is not an argument of the network; see --weights, --pretrained"
+            )
         arguments = {"num_classes": 0, **self.arguments(config)}
         overlay: dict[str, Any] | None = None
         if self.from_repository:
