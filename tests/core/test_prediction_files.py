@@ -1,8 +1,10 @@
 """Prediction files of all formats, and prediction tables."""
 
 import csv
+import tempfile
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -268,3 +270,38 @@ def test_classes_with_the_name_of_an_extra_column_are_read(tmp_path: Path) -> No
     path.write_text("id,predicted,cat,rejected\na,cat,0.75,no\n")  # not right after `predicted`: an invalid class
     with pytest.raises(DataError, match="rejected"):
         read_predictions(path)
+
+
+def test_small_files_that_decompress_to_gigabytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with (
+        ZipFile(path, "w", ZIP_DEFLATED) as archive,
+        archive.open("probabilities.npy", "w", force_zip64=True) as stream,
+    ):
+        for _ in range(1100):
+            stream.write(bytes(1_000_000))
+    for read in (read_predictions, Predictions.load):
+        with pytest.raises(DataError, match="decompressed, more than 100 times"):
+            read(path)
+
+
+def test_votes_of_many_classes_are_read_back(tmp_path: Path) -> None:
+    votes = np.zeros((2500, 1000))
+    votes[np.arange(2500), np.arange(2500) % 1000] = 1
+    predictions = Predictions.of(votes)
+    predictions.save(tmp_path / "votes.npz")
+    assert votes.nbytes > 200 * (tmp_path / "votes.npz").stat().st_size
+    assert equal(read_predictions(tmp_path / "votes.npz"), predictions)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(st.sampled_from("{}[]()'\"<f8:,_ 019deilmnoprsuhTrueFalcx\\\n-*^"), max_size=80), st.sampled_from([1, 2, 3])
+)
+def test_any_header_of_an_array_is_an_error_or_read(text: str, version: int) -> None:
+    header = text.encode()
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "x.npy", b"\x93NUMPY" + bytes([version, 0]) + length + header)
+        with pytest.raises(DataError):
+            read_predictions(path)

@@ -70,7 +70,7 @@ def replaceable_path(target: Path) -> Path | None:
     """
     try:
         mode = os.stat(target).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Path(os.path.realpath(target))
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}; choose another file") from error

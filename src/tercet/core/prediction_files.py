@@ -5,7 +5,6 @@ The format is detected from the content, not from the name.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import DataError
 from tercet.core.files import csv_rows
 from tercet.core.label_files import Labels, attach_labels, class_indices, read_labels
-from tercet.core.predictions import ARRAY_ERRORS, TOLERANCE, UNKNOWN, Floats, Predictions
+from tercet.core.predictions import ARRAY_ERRORS, TOLERANCE, UNKNOWN, Floats, Predictions, check_unpacked_size
 from tercet.core.untrusted_files import (
     ID_COLUMNS,
     NPY_MAGIC,
@@ -33,7 +32,6 @@ __all__ = ["Labels", "attach_labels", "read_labels", "read_predictions", "write_
 REJECTED, SET = "rejected", "set"
 """Optional columns between `predicted` and the classes, written for calibrated bundles."""
 _NPZ_KEYS = {"ids", "classes", "probabilities", "labels"}
-_MAX_UNPACKED = 8_000_000_000  # bytes; protects against decompression bombs
 
 
 def read_predictions(
@@ -126,10 +124,7 @@ def _top_cells(values: Floats, names: Sequence[str], top: int) -> list[str | flo
 
 def _read_npz(source: Path, classes: Sequence[str] | None) -> Predictions:
     try:
-        with zipfile.ZipFile(source) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > _MAX_UNPACKED:
-            raise DataError(f"it has {size} bytes decompressed, more than {_MAX_UNPACKED}")
+        check_unpacked_size(source)
         with open(source, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             saved_by_tercet = set(stored.files) >= _NPZ_KEYS
             arrays = {} if saved_by_tercet else {name: stored[name] for name in stored.files}

@@ -5,12 +5,14 @@ The only place where logits become probabilities; shared by all ensembles, metri
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,8 +26,12 @@ Ints = NDArray[np.int64]
 
 UNKNOWN = -1
 TOLERANCE = 1e-3  # of row sums; float16 files stay within it
-ARRAY_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error)
-"""Errors that NumPy raises on truncated, damaged or other files."""
+ARRAY_ERRORS = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError, ArithmeticError),
+    *(AttributeError, SyntaxError, tokenize.TokenError, struct.error, BadZipFile, zlib.error),
+)
+"""Errors that NumPy raises on truncated, damaged or other files; headers of arrays are parsed as Python literals."""
+_UNCHECKED_BYTES, _MAX_RATIO = 1_000_000_000, 100  # votes of many classes are almost only zeros
 
 
 def save_arrays(path: Path, ids: Sequence[str], classes: Sequence[str], **arrays: NDArray[Any]) -> None:
@@ -35,8 +41,17 @@ def save_arrays(path: Path, ids: Sequence[str], classes: Sequence[str], **arrays
         np.savez_compressed(stream, **names, **arrays)  # type: ignore[arg-type]  # the stub allows only allow_pickle
 
 
+def check_unpacked_size(path: Path) -> None:
+    """Check that an archive of arrays decompresses to at most 1 GB, or 100 times its size; raises a ValueError."""
+    with ZipFile(path) as archive:
+        size, limit = sum(entry.file_size for entry in archive.infolist()), _MAX_RATIO * path.stat().st_size
+    if size > max(limit, _UNCHECKED_BYTES):
+        raise ValueError(f"it has {size} bytes decompressed, more than {_MAX_RATIO} times its size")
+
+
 def load_arrays(path: Path, *keys: str) -> tuple[Any, ...]:
     """Read what `save_arrays` wrote: ids, classes, and the arrays of `keys`; raises one of `ARRAY_ERRORS`."""
+    check_unpacked_size(path)
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
         ids, classes = (tuple(str(name) for name in stored[key]) for key in ("ids", "classes"))
         return ids, classes, *(stored[key] for key in keys)
