@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm)
+
 import copy
 import math
 from collections.abc import Callable
@@ -9,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
+from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import Tensor, nn
 
 from tercet.core.errors import ConfigError
 
 Module = TypeVar("Module", bound=nn.Module)
+_ATTENTION_POOLS = (AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d)
 
 
 def to_meta(module: Module, *, products: list[int] | None = None) -> Module:
@@ -79,6 +83,9 @@ class Backbone(nn.Module):
         network: The network, created with `num_classes=0`.
         input_shape: C, H and W of the preprocessed images.
         read: Output of `forward`: the pooled vector B D, or the feature map B h w D.
+        hidden_layers: Whether the pooled vector is that after the hidden layers of the network's own head, if it has
+            any (VGG, MobileNetV3). Without them it is the mean of the last feature map, of which `rows` and the other
+            scans read the cells.
 
     Raises:
         ConfigError: The network does not accept images of this size, or has no feature map.
@@ -94,29 +101,39 @@ class Backbone(nn.Module):
     """Set by `tercet.models.build.build`."""
 
     def __init__(
-        self, network: nn.Module, input_shape: tuple[int, int, int], *, read: Literal["pooled", "map"] = "pooled"
+        self,
+        network: nn.Module,
+        input_shape: tuple[int, int, int],
+        *,
+        read: Literal["pooled", "map"] = "pooled",
+        hidden_layers: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
-        self.read = read
+        self.read: Literal["pooled", "map", "mean"] = read
         self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-        with torch.inference_mode(False), torch.set_grad_enabled(read == "map"):  # independent of the caller's mode
-            meta = to_meta(self)
+        with torch.inference_mode(False), torch.enable_grad():  # independent of the caller's mode
+            meta, images = to_meta(self), torch.empty(1, *input_shape, device="meta")
             try:
-                output = meta(torch.empty(1, *input_shape, device="meta"))
+                if read == "pooled" and not hidden_layers and _has_hidden_layers(meta.network, images):
+                    self.read = meta.read = "mean"
+                output = meta(images)
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:
                 raise _size_error(network, input_shape, error) from error
-            if read == "map":
+            if self.read != "pooled":
                 output.sum().backward()
         self.num_features = output.shape[-1]
         self.grid = (output.shape[1], output.shape[2]) if read == "map" else (1, 1)
-        if read == "map":  # layers after the map would stay untrained, and count as parameters
+        if self.read != "pooled":  # layers after the map would stay untrained, and count as parameters
             _remove_unused(self, {name for name, value in meta.named_parameters() if value.grad is None}, prefix="")
 
     def forward(self, images: Tensor) -> Tensor:
         """Map preprocessed images B C H W to the pooled vector B D or the feature map B h w D."""
-        return self.pooled(images) if self.read == "pooled" else self.feature_map(images)
+        if self.read == "pooled":
+            return self.pooled(images)
+        feature_map = self.feature_map(images)
+        return feature_map.mean((1, 2)) if self.read == "mean" else feature_map
 
     def pooled(self, images: Tensor) -> Tensor:
         """Map preprocessed images B C H W to the vector B D that the network's classifier would take."""
@@ -183,6 +200,28 @@ def first_line(error: Exception) -> str:
     """Return the start of an exception's message in parentheses; empty if it has none."""
     line = str(error).strip().split("\n")[0]
     return f" ({line[:120]}{'...' * (len(line) > 120)})" if line else ""
+
+
+def _has_hidden_layers(network: nn.Module, images: Tensor) -> bool:
+    """Return whether dense layers follow the global pooling of a convolutional network.
+
+    Attention pooling has dense layers, too, but is a pooling.
+    """
+    if any(isinstance(module, _ATTENTION_POOLS) for module in network.modules()):
+        return False
+    features = network.forward_features(images)  # type: ignore[operator]
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        return False
+    layers: list[nn.Module] = []
+    hooks = [
+        module.register_forward_hook(lambda layer, *_: layers.append(layer))
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    network.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    return bool(layers)
 
 
 def _remove_unused(module: nn.Module, unused: set[str], *, prefix: str) -> None:

@@ -22,7 +22,7 @@ from tercet.core.types import InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone, BackboneOrigin
 from tercet.models.classifier import Classifier
-from tercet.models.heads import FITTED, HEADS, head_options
+from tercet.models.heads import FITTED, HEADS, WITH_HIDDEN_LAYER, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
@@ -227,7 +227,8 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     if file is not None and config.weights:
         load_backbone(network, read_weights(file), source=config.weights, name=request.network)
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
-    backbone = Backbone(network, (spec.channels, *spec.size), read=read)
+    own_layers = config.recurrent != "none" or config.head in WITH_HIDDEN_LAYER
+    backbone = Backbone(network, (spec.channels, *spec.size), read=read, hidden_layers=not own_layers)
     weights = None if file is None else describe_file(file) if config.weights else describe_weights(published, file)
     backbone.origin = BackboneOrigin(published.architecture, published.arguments(config), weights)
     return backbone, spec
