@@ -231,7 +231,7 @@ def test_every_option_of_a_network_has_an_effect():
     changes = {
         "hidden_size": 9, "num_layers": 3, "activation": "relu", "num_biases": 1, "head_hidden_dim": 9,
         "recurrent_activation": "hard_sigmoid", "reset_after": False, "dropout": 0.7, "input": InputConfig(mean=(0.5,)),
-        "labels": LabelsConfig(decoder="cnn-rnn"),
+        "labels": LabelsConfig(decoder="cnn-rnn"), "scan": "pixels", "bidirectional": True,
     }  # fmt: skip
 
     def fingerprint(name: str, **options) -> str:

@@ -20,6 +20,7 @@ from tercet.ensemble.bundle import Member
 from tercet.explain.hooks import UnsupportedExplanation
 from tercet.explain.layers import Filters, conv_filters, feature_maps, first_filters, short_name
 from tercet.explain.results import ImageExplanation, MemberExplanation
+from tercet.explain.step_attribution import BY_COLUMN, BY_ROW
 from tercet.plots import explanations as plots
 from tercet.plots.style import new_figure, save
 
@@ -125,9 +126,9 @@ def _steps(axes: Axes, member: MemberExplanation, explanation: ImageExplanation)
     assert member.steps is not None
     scan, window = member.steps, member.window
     values = scan.contributions.tolist()
-    if scan.scan in ("rows", "pixel rows"):
+    if scan.scan in BY_ROW:
         plots.steps(axes, values, along="height", place=(window.top, window.height), side=explanation.size[0])
-    elif scan.scan == "columns":
+    elif scan.scan in BY_COLUMN:
         plots.steps(axes, values, along="width", place=(window.left, window.width), side=explanation.size[1])
     else:
         plots.steps(axes, values, along="order")
