@@ -101,7 +101,9 @@ def test_measured_numbers_are_those_of_the_runs(reproduction: Reproduction) -> N
 
 
 def test_differences_are_given_on_the_images_of_the_source_only(reproduction: Reproduction, recipe: Path) -> None:
-    assert "measured on shapes" in reproduction.report and "published numbers are of other images" in reproduction.report
+    assert (
+        "measured on shapes" in reproduction.report and "published numbers are of other images" in reproduction.report
+    )
     measurements = {ResultSource("nets", "average"): [MeasuredResult({"accuracy": 0.75}, "test", Path("a.npz"))]}
     loaded = load_recipe(str(recipe))
     for replaced, data, difference in ((None, "not-there", 0.25), ("x/photos.zip", "photos.zip", None)):
