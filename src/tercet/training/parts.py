@@ -176,7 +176,7 @@ def _plateaus(losses: Iterable[float], patience: int) -> int:
 def epochs_without_improvement(scores: Sequence[Mapping[str, float]], monitor: str) -> int:
     """Return the number of epochs since the monitored metric was last better than in all earlier epochs of a stage.
 
-    The metric alone counts: a lower loss at an equal metric selects weights, but is no reason to train on. Without
+    The metric alone counts: a lower loss at an equal metric selects weights, but does not count. Without
     scores (no validation images) every epoch is an improvement, and NaN never is.
     """
     if not scores[-1]:
