@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from stored_results import run_benchmark
 from tercet.audit.duplicates import MIN_CORRELATION, near_pairs, similar_pairs
 from tercet.audit.embedding import build_embedder, embed_images
 from tercet.audit.inspect import downscale, hashes, inspect
@@ -42,6 +43,7 @@ from tercet.data.table import SampleTable
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audit_potato.json"
+PARTS = ("hash", "made", "network", "speed")
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
 COSINES = (0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9)
 SIZE = 96  # input pixels; the weights were trained at 224, which takes too long on two cores
@@ -249,7 +251,7 @@ def report(results: Mapping[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=str(HERE.parents[1] / "shared" / "data"))
-    parser.add_argument("--parts", default="hash,made,network,speed")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure; the others are taken from results/")
     arguments = parser.parse_args()
     folder, parts = Path(arguments.data_dir), arguments.parts.split(",")
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -264,14 +266,18 @@ def main() -> int:
         results["network"] = by_network(table, folder / "weights" / "mobilenetv2_100_onnxzoo_backbone.safetensors")
     if "speed" in parts:
         results["speed"] = speed(folder)
-    results["environment"] = describe_environment()
+    measured = {"machines": {**results.get("machines", {}), **dict.fromkeys(parts, describe_environment())}}
+    results = {key: value for key, value in results.items() if key != "environment"} | measured
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    stored = [name for name in PARTS if name in results and name not in parts]
     text = report(results)
+    if stored:
+        print(f"stored results of earlier runs, not measured now: {', '.join(stored)}")
     RESULTS.with_suffix(".txt").write_text(text)
     print(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

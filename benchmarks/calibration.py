@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from published_predictions import FOLDER, LABELS, MEMBERS, PREFIX
+from stored_results import run_benchmark
 from tercet.core.calibration import prediction_sets
 from tercet.core.errors import DataError
 from tercet.core.prediction_files import read_predictions
@@ -113,4 +114,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

@@ -15,6 +15,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import tercet
+from stored_results import run_benchmark
 from tercet.cli.main import main
 
 PACKAGE = Path(tercet.__file__).parent
@@ -43,7 +44,7 @@ def command(*arguments: object) -> Callable[[], Any]:
     return lambda: main([*map(str, arguments)])
 
 
-if __name__ == "__main__":
+def measure() -> None:
     files = sorted(PACKAGE.rglob("*.py"))
     print(f"{len(files)} files, {sum(len(file.read_text('utf-8').splitlines()) for file in files)} lines")
     with tempfile.TemporaryDirectory() as folder:
@@ -57,3 +58,7 @@ if __name__ == "__main__":
         results = {name: passed(action) for name, action in steps.items()}
     for name, (functions, count) in results.items():
         print(f"{name}: {functions} functions in {count} files")
+
+
+if __name__ == "__main__":
+    sys.exit(run_benchmark(measure))

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from stored_results import run_benchmark
 from tercet.core.runtime import describe_environment
 from tercet.experiments.compare import compare
 
@@ -58,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

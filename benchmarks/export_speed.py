@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from stored_results import run_benchmark
 from tercet.config.model import InputConfig, ModelConfig
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combine import Combiner
@@ -148,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark(main))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stored_results import run_benchmark
 from tercet.cli.command import find_command
 from tercet.core.runtime import describe_environment
 from tercet.experiments.train import run_training
@@ -47,4 +48,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

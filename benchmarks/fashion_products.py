@@ -5,13 +5,12 @@
 9,583 photos of 112 x 112 pixels; gender, masterCategory, subCategory, baseColour, season and usage give 96 labels, six
 per image. Both members fine-tune the same pretrained MobileNetV2 at width 0.35 with the same images and steps, and
 differ in the label decoder only. Epochs and thresholds are chosen on validation; the test split is used once. Each
-finished seed is written to benchmarks/results/fashion_products.jsonl, and is skipped when the command is repeated.
+finished seed is written to benchmarks/results/fashion_products.jsonl, and is not run again without --again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,12 +21,11 @@ from typing import Any
 import torch
 
 import tercet
-from tercet.core.errors import TercetError
+from stored_results import add_storage_options, append_row, run_benchmark, sources_line, stored_rows
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = SHARED / "fashion-products" / "fashion-products-112.zip"
 WEIGHTS = SHARED / "weights" / "mobilenetv2_035_keras_backbone.safetensors"
-RESULTS = Path(__file__).parent / "results" / "fashion_products.jsonl"
 ATTRIBUTES = ["gender", "masterCategory", "subCategory", "baseColour", "season", "usage"]
 SCORES = ("o_f1", "c_f1", "map", "exact_match", "hamming", "o_precision", "o_recall", "c_precision", "c_recall")
 
@@ -104,23 +102,24 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--limit", type=int, default=4000)
     parser.add_argument("--size", type=int, default=64)
+    add_storage_options(parser, "fashion_products.jsonl")
     arguments = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
     setting = {key: getattr(arguments, key) for key in ("size", "epochs", "limit")}
-    stored = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    results = [row for row in stored if setting.items() <= row.items()]
-    for seed in sorted(set(range(arguments.seeds)) - {row["seed"] for row in results}):
-        try:
-            results.append(run(seed, arguments))
-        except TercetError as error:
-            print(error, file=sys.stderr)
-            return error.exit_code
-        with open(RESULTS, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(results[-1]) + "\n")
+    seeds = set(range(arguments.seeds))
+
+    def keep(row: dict[str, Any]) -> bool:
+        return setting.items() <= row.items() and row["seed"] in seeds
+
+    results = stored_rows(arguments.results, again=arguments.again, keep=keep)
+    stored = len(results)
+    for seed in sorted(seeds - {row["seed"] for row in results}):
+        results.append(run(seed, arguments))
+        append_row(arguments.results, results[-1])
         print(f"seed {seed}: {results[-1]['whole_seconds']:.0f} s", flush=True)
+    print(sources_line(stored, len(results) - stored, arguments.results))
     print(summarise(sorted(results, key=lambda row: int(row["seed"]))))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

@@ -33,6 +33,7 @@ from first_minute_ladder import ladder
 from first_minute_probes import folds, frozen, others, probe
 from first_minute_report import render, write_page
 from measured_process import processor
+from stored_results import run_benchmark
 from tercet.core.runtime import describe_environment
 
 HERE = Path(__file__).parent
@@ -91,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

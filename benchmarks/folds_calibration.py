@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tercet.core.files import write_text
+from stored_results import run_benchmark, store_text
 from tercet.core.predictions import Predictions, concatenate
 from tercet.core.run_folder import RunFolder
 from tercet.data.run_reader import CHOSEN
@@ -83,7 +83,11 @@ def measure(folder: Path) -> str:
     return "".join(lines)
 
 
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise SystemExit("give the folders of finished cross-validations")
+    store_text("folds_calibration.txt", "\n".join(measure(Path(folder)) for folder in sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    text = "\n".join(measure(Path(folder)) for folder in sys.argv[1:])
-    print(text, end="")
-    write_text(Path(__file__).parent / "results" / "folds_calibration.txt", text)
+    sys.exit(run_benchmark(main))

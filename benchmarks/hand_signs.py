@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stored_results import run_benchmark
 from tercet.cli.command import find_command
 from tercet.core.runtime import describe_environment
 from tercet.experiments.crossval import run_crossval
@@ -57,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

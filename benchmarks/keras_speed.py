@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from stored_results import run_benchmark
+
 CASES = ("row-lstm tanh", "row-lstm relu", "small-cnn")
 RESULTS = Path(__file__).parent / "results" / "keras_speed.jsonl"
 
@@ -91,6 +93,19 @@ def tercet_epoch(case: str, folder: str, count: int, threads: int, precision: st
     return {"seconds": seconds, "torch": torch.__version__}
 
 
+def keras_problem(python: str) -> str:
+    """Return why an interpreter cannot train with Keras on TensorFlow; empty if it can."""
+    advice = "give the Python of an environment with `pip install tensorflow-cpu keras` as --keras-python"
+    try:
+        process = subprocess.run([python, "-c", "import tensorflow, keras"], capture_output=True, text=True)
+    except OSError as error:
+        return f"cannot run {python} ({error.strerror}): {advice}"
+    lines = process.stderr.strip().splitlines()
+    return (
+        f"{python} cannot import Keras ({lines[-1] if lines else 'no message'}): {advice}" if process.returncode else ""
+    )
+
+
 def measure(arguments: argparse.Namespace, case: str, side: str) -> dict[str, Any]:
     if side == "keras":
         folder = str(Path(arguments.data_dir) / "fashion-mnist")
@@ -120,6 +135,9 @@ def main() -> int:
         print(json.dumps(tercet_epoch(case, arguments.data_dir, arguments.images, int(threads), precision)))
         return 0
     sides = arguments.sides.split(",")
+    if "keras" in sides and (problem := keras_problem(arguments.keras_python)):
+        print(problem, file=sys.stderr)
+        return 2
     RESULTS.parent.mkdir(exist_ok=True)
     rows = []
     for number in range(arguments.rounds):
@@ -148,4 +166,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

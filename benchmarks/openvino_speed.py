@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import openvino
 from numpy.typing import NDArray
+
+try:
+    import onnxruntime
+    import openvino
+except ImportError as error:
+    raise SystemExit(f"{error.name} is not installed: pip install openvino onnxruntime") from None
 
 RESULTS = Path(__file__).parent / "results" / "openvino_speed.jsonl"
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stored_results import run_benchmark, store_text
 from tercet.core.errors import DataError
 from tercet.core.prediction_files import read_predictions
 from tercet.ensemble.combine import average, pruned, vote
@@ -29,28 +30,31 @@ PUBLISHED = {"average": 0.9592, "pruned": 0.9591, "vote": 0.9590}
 LABELS = np.repeat(np.arange(10), 1000)
 
 
-def main(folder: Path) -> int:
+def main() -> int:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     try:
         files = [folder / f"{PREFIX}{name}.npy" for name in MEMBERS]
         members = [read_predictions(file, labels=LABELS) for file in files]
     except DataError as error:
         print(f"{error}; give the folder with the files of https://github.com/leonlha/e2e-3m", file=sys.stderr)
         return error.exit_code
+    lines = []
     ensembles = {"average": average(members), "pruned": pruned(members), "vote": vote(members)}
     rows = [ResultRow(name, "member", score(member)) for name, member in zip(MEMBERS, members, strict=True)]
     rows += [ResultRow(name, "ensemble", score(predictions)) for name, predictions in ensembles.items()]
-    print(results_table(rows, title="Fashion-MNIST test, published predictions").to_text())
+    lines.append(results_table(rows, title="Fashion-MNIST test, published predictions").to_text(width=100))
     for name, expected in PUBLISHED.items():
         accuracy = score(ensembles[name]).accuracy
         verdict = "equal" if accuracy == expected else "DIFFERENT"
-        print(f"{name:8} published {expected:.4f}  measured {accuracy:.4f}  {verdict}")
-    print()
+        lines.append(f"{name:8} published {expected:.4f}  measured {accuracy:.4f}  {verdict}")
+    lines.append("")
     best = max(zip(MEMBERS, members, strict=True), key=lambda pair: score(pair[1]).accuracy)
     pairs = [("average", *best), ("average", "pruned", ensembles["pruned"]), ("average", "vote", ensembles["vote"])]
     for a, b, predictions in pairs:
-        print(comparison_text(compare(ensembles[a], predictions), a, b))
+        lines.append(comparison_text(compare(ensembles[a], predictions), a, b))
+    store_text("published_predictions.txt", "\n".join(lines) + "\n")
     return 0 if all(score(ensembles[name]).accuracy == expected for name, expected in PUBLISHED.items()) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER))
+    sys.exit(run_benchmark(main))

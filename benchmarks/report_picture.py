@@ -14,12 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+try:
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    raise SystemExit("playwright is not installed: pip install playwright, then playwright install chromium") from None
 
 import tercet
+from stored_results import run_benchmark
 from tercet.core.runtime import describe_environment
 
 HERE = Path(__file__).parent
@@ -79,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark(main))

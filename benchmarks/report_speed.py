@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from stored_results import run_benchmark
+
 HERE = Path(__file__).parent
 TRAIN = ["--members", "small-cnn,row-gru", "--epochs", "0.1", "--ensemble-methods", "average,vote"]
 
@@ -47,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

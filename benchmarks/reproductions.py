@@ -3,7 +3,8 @@
     python benchmarks/reproductions.py NAME --data-dir FOLDER [--output RUN] [--steps PART,...]
     python benchmarks/reproductions.py NAME --resume RUN [--steps PART,...]
 
-Runs `tercet reproduce` with replaced networks and images; results are written to benchmarks/results/. FOLDER contains
+Runs `tercet reproduce` with replaced networks and images; results are written to benchmarks/results/, those of some
+parts to files of their own. FOLDER contains
 mnist/, fashion-mnist/, hand-signs/asl-massey-160.zip, potato-leaves/potato-leaf-160.zip, e2e3m-predictions/, and
 weights/ with three pretrained networks: MobileNetV2, MobileNetV1 at width 0.75, and MobileNetV2 at width 0.35. NAME is
 a recipe, or a recipe on other images: e2e-3m-hand-signs, fingerspelling-hand-signs, cassava-potato, leaves-potato.
@@ -19,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from stored_results import run_benchmark
 from tercet.config.experiments import REPRODUCE
 from tercet.config.recipe import load_recipe
 from tercet.experiments.reproduce import Reproduction, run_reproduction
@@ -112,10 +114,10 @@ def main() -> int:
     else:
         options = {**more, **({"output": arguments.output} if arguments.output else {})}
         result = start(arguments.name, Path(arguments.data_dir), options, console)
-    save(arguments.name, result)
+    save("-".join([arguments.name, *more["steps"]]), result)
     print(result.report)
     return result.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

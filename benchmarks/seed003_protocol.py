@@ -3,7 +3,7 @@
     python benchmarks/seed003_protocol.py --data-dir FOLDER [--seeds 5] [--jobs 2]
 
 Published, one run each: row-LSTM macro-F1 0.8748, small CNN 0.9059. Each finished run is written to
-benchmarks/results/seed003_protocol.jsonl, and is skipped when the command is repeated.
+benchmarks/results/seed003_protocol.jsonl, and is not run again without --again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from stored_results import add_storage_options, append_row, run_benchmark, sources_line, stored_rows
+
 NETWORKS = {
     "row-lstm tanh": ("row-lstm", {"activation": "tanh"}),
     "row-lstm relu": ("row-lstm", {"activation": "relu"}),
     "small-cnn": ("small-cnn", {}),
 }
 PUBLISHED = {"row-lstm tanh": 0.8748034992470057, "row-lstm relu": 0.8748034992470057, "small-cnn": 0.9059275834044541}
-RESULTS = Path(__file__).parent / "results" / "seed003_protocol.jsonl"
 
 
 def run(name: str, seed: int, data_dir: str) -> dict[str, Any]:
@@ -106,30 +107,32 @@ def main() -> int:
     parser.add_argument("--data-dir", default=str(Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    add_storage_options(parser, "seed003_protocol.jsonl")
     parser.add_argument("--run-job", nargs=2, metavar=("NETWORK", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run_job:
         print(json.dumps(run(arguments.run_job[0], int(arguments.run_job[1]), arguments.data_dir)))
         return 0
-    RESULTS.parent.mkdir(exist_ok=True)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    seeds = range(arguments.seeds)
+    rows = stored_rows(arguments.results, again=arguments.again, keep=lambda row: row["seed"] in seeds)
+    stored = len(rows)
     finished = {(row["network"], row["seed"]) for row in rows}
-    jobs = [(name, seed) for seed in range(arguments.seeds) for name in NETWORKS if (name, seed) not in finished]
+    jobs = [(name, seed) for seed in seeds for name in NETWORKS if (name, seed) not in finished]
 
     def run_job(job: tuple[str, int]) -> None:
         command = [sys.executable, __file__, "--data-dir", arguments.data_dir, "--run-job", job[0], str(job[1])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         line = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
-        with open(RESULTS, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
         rows.append(json.loads(line))
+        append_row(arguments.results, rows[-1])
         print(f"{job[0]} seed {job[1]}: macro-F1 {rows[-1]['macro_f1']:.4f}", flush=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(run_job, jobs))
+    print(sources_line(stored, len(rows) - stored, arguments.results))
     print(summarise(sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

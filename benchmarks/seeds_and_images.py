@@ -2,6 +2,8 @@
 
     python benchmarks/seeds_and_images.py [--repeats 1000]
 
+The table is written to benchmarks/results/seeds_and_images.txt.
+
 Two equally good networks are simulated: an image is classified correctly if a logit is positive. The logit is the sum
 of an effect of the image (common to both networks), an effect of network and image, an effect of the seed, and noise.
 """
@@ -9,11 +11,14 @@ of an effect of the image (common to both networks), an effect of network and im
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from stored_results import RESULTS, run_benchmark, store_text
 from tercet.metrics.significance import crossed_mean
 
 CASES = [(500, 3, 0.0), (500, 3, 0.1), (500, 3, 0.3), (5000, 3, 0.1), (5000, 3, 0.3), (500, 5, 0.2), (200, 10, 0.2)]
@@ -42,9 +47,12 @@ def t_test(values: NDArray[np.float64]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
     generator = np.random.default_rng(0)
-    print("images  seeds  seed effect     images only  seeds only  both")
+    lines = [f"{repeats} simulated comparisons of equally good networks each, generator seed 0"]
+    lines.append("images  seeds  seed effect     images only  seeds only  both")
     for images, seeds, seed_effect in CASES:
         false_positives = np.zeros(3)
         for _ in range(repeats):
@@ -54,8 +62,9 @@ def main() -> None:
             by_image, by_seed = (t_test(differences.mean(axis=axis)) for axis in (1, 0))
             false_positives += np.array([by_image, by_seed, both]) < 0.05
         shares = "  ".join(f"{100 * share:9.1f} %" for share in false_positives / repeats)
-        print(f"{images:6}  {seeds:5}  {seed_effect:13}   {shares}")
+        lines.append(f"{images:6}  {seeds:5}  {seed_effect:13}   {shares}")
+    store_text("seeds_and_images.txt", "\n".join(lines) + "\n", arguments.results)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark(main))

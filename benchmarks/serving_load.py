@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from stored_results import run_benchmark
 from tercet.data.decode import decode
 from tercet.inference.exported_model import as_rgb
 from tercet.inference.onnx_model import OnnxModel
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark(main))

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import tercet
+from stored_results import run_benchmark
 from tercet.core.resize import fit_size
 from tercet.core.runtime import describe_environment
 from tercet.core.types import InputSpec
@@ -110,7 +111,7 @@ def main() -> int:
                 "largest_gap": verification.largest_gap,
                 "member_gap": verification.member_gap,
                 "same_answer": verification.agreement,
-                "validation": {"bundle": verification.accuracy_bundle, "file": verification.accuracy_file},
+                "validation": {"agreement": verification.agreement, "accuracy_change": verification.accuracy_change},
                 "test": test_scores(evaluate(export.path, str(leaves))),
                 "kept_in_32_bits": export.fp32_reasons,
             }
@@ -128,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

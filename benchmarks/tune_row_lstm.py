@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 import tercet
+from stored_results import run_benchmark
 from tercet.core.runtime import describe_environment
 from tercet.core.yaml_io import read_mapping
 
@@ -47,6 +48,7 @@ def main() -> int:
     data = {**DATA, "data_dir": arguments.data_dir}
     search = output / "search"
     if search.exists():
+        print(f"{output} exists: what is finished there is not run again", file=sys.stderr)
         tuning = tercet.tune(resume=search, console=console)
     else:
         tuning = tercet.tune(
@@ -92,4 +94,4 @@ def summary(members: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

@@ -29,7 +29,7 @@ def test_every_distinct_network_is_listed_once() -> None:
         "test_resnet",
         *("test_resnet+rnn", "test_resnet+rnn:rows", "test_resnet+birnn", "test_resnet+birnn:rows"),
         *("test_resnet+lstm", "test_resnet+lstm:rows", "test_resnet+bilstm", "test_resnet+bilstm:rows"),
-        "row-lstm",
+        *("row-lstm", "row-lstm+bidirectional"),
     ]
 
 
@@ -56,6 +56,7 @@ def test_options_in_a_mapping_are_not_varied(tmp_path: Path) -> None:
         "reader+bidirectional",
         "reader+bidirectional:rows",
         "wide@64",
+        "wide+bidirectional@64",
     ]
     assert {cell.model.recurrent for cell in cells[:4]} == {"gru"}
     assert {cell.model.input.size for cell in cells[:4]} == {(48,)}

@@ -112,6 +112,22 @@ def test_options_are_valid_networks_can_be_built_and_results_exist(name: str, sc
             assert name in results[source.step], str(source)
 
 
+def test_the_vgg16_of_the_leaf_report_trains_with_its_dropout() -> None:
+    runs = step_runs(Overrides().apply(load_recipe("leaves").scales["paper"]), Path("."), {})
+    (vgg,) = (member for run in runs for member in members_of(run) if member.name == "vgg")
+    with torch.device("meta"):
+        classifier = build(vgg.network, num_classes=176, config=vgg.model, load_weights=False)
+    rates: list[float] = []
+    for layer in classifier.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.register_forward_hook(lambda layer, *_: rates.append(layer.p))
+    classifier.to_empty(device="cpu")
+    assert classifier.training
+    classifier.features.network.features = torch.nn.Identity()  # the convolutions have no dropout
+    classifier.head(classifier.features(torch.rand(2, 512, 7, 7)))
+    assert [rate for rate in rates if rate] == [0.5, 0.5]
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw a data set for every recipe: grey images with class, signer, and a test split by another signer."""

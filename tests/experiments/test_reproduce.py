@@ -9,7 +9,7 @@ import pytest
 from tests.fixtures.runs import one_core
 
 from tercet.cli.main import main
-from tercet.config.recipe import Recipe
+from tercet.config.recipe import Recipe, ResultSource, load_recipe
 from tercet.core.errors import ConfigError, StorageError, TercetError
 from tercet.core.files import read_json
 from tercet.core.predictions import Predictions
@@ -17,6 +17,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.yaml_io import dump_yaml
 from tercet.experiments.plan import Plan
 from tercet.experiments.reproduce import Reproduction, reproduce
+from tercet.experiments.reproduce_results import MeasuredResult, table_rows, table_text
 from tercet.experiments.reproduce_steps import Overrides
 from tercet.metrics.classification import score
 from tercet.metrics.significance import compare_seeds
@@ -77,6 +78,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reproduction(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
+    """Reproduce on other images than those of the recipe."""
     with one_core():
         return reproduce(recipe, shapes, output=str(tmp_path_factory.mktemp("reproductions") / "s"), threads=1)
 
@@ -93,9 +95,21 @@ def test_measured_numbers_are_those_of_the_runs(reproduction: Reproduction) -> N
     average = stored(reproduction, "nets", "average")
     row = rows(reproduction)["average"]
     assert row["measured"] == score(average).accuracy
-    assert row["difference"] == pytest.approx(row["measured"] - 0.5)
+    assert (row["data"], row["difference"]) == ("shapes", None)  # published for other images
     assert (row["n"], row["sd"], row["images"], row["split"]) == (1, None, len(average), "test")
     assert row["low"] <= row["measured"] <= row["high"]
+
+
+def test_differences_are_given_on_the_images_of_the_source_only(reproduction: Reproduction, recipe: Path) -> None:
+    assert (
+        "measured on shapes" in reproduction.report and "published numbers are of other images" in reproduction.report
+    )
+    measurements = {ResultSource("nets", "average"): [MeasuredResult({"accuracy": 0.75}, "test", Path("a.npz"))]}
+    loaded = load_recipe(str(recipe))
+    for replaced, data, difference in ((None, "not-there", 0.25), ("x/photos.zip", "photos.zip", None)):
+        row = table_rows(loaded, "small", measurements, replaced=replaced)[0]
+        assert (row["data"], row["difference"]) == (data, difference)
+        assert f"measured on {data}" in table_text("", [row])
 
 
 def test_seeds_of_a_step_are_aggregated(reproduction: Reproduction) -> None:

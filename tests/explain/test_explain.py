@@ -248,6 +248,7 @@ def test_a_label_decoder_has_feature_maps_only(images: Path, tmp_path: Path) -> 
     result = explain_images(bundle, str(images / "disc.png"), output=str(tmp_path / "maps"), features=["convolution"])
     assert "nothing to draw: a CNN-RNN decodes labels" in result.to_text()
     assert "1-disc-small-cnn-convolution.png" in result.images[0].files
+    assert not any("flow" in file for file in result.images[0].files)  # without --filters
 
 
 def test_filters_are_drawn_without_images(tmp_path: Path) -> None:

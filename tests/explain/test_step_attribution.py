@@ -77,6 +77,8 @@ def test_steps_are_sums_of_cells_in_scan_order(scan: str) -> None:
         ("row-rnn", 1, {}),
         ("row-bilstm", 3, {}),
         ("row-lstm", 3, {"activation": "relu"}),
+        ("row-gru", 3, {"scan": "columns", "bidirectional": True}),
+        ("row-gru", 2, {"scan": "pixels"}),
     ],
 )
 def test_black_pixels_contribute_nothing_to_a_row_classifier(name: str, channels: int, options: dict) -> None:
@@ -84,7 +86,11 @@ def test_black_pixels_contribute_nothing_to_a_row_classifier(name: str, channels
     image = torch.zeros(1, channels, 12, 10)
     image[:, :, 4:7, 2:9] = 0.5 + 0.5 * torch.rand(channels, 3, 7)
     result = step_contributions(classifier, image, 2)
-    assert result.scan == "pixel rows" and result.directions == (2 if name == "row-bilstm" else 1)
+    scan = options.get("scan", "rows")
+    assert result.scan == (scan if scan == "pixels" else f"pixel {scan}")
+    assert result.directions == (2 if name == "row-bilstm" or options.get("bidirectional") else 1)
+    by_step = {"rows": result.cells.sum(1), "columns": result.cells.sum(0), "pixels": result.cells.flatten()}
+    torch.testing.assert_close(result.contributions, by_step[scan])
     assert tuple(result.cells.shape) == (12, 10)
     bright = torch.zeros(12, 10, dtype=torch.bool)
     bright[4:7, 2:9] = True

@@ -29,6 +29,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "row-gru, one layer": {"reset_after": True, "activation": "relu", "num_layers": 1},
     "row-rnn": {"activation": "relu", "num_layers": 1},
     "row-rnn, sigmoid": {"activation": "sigmoid"},
+    "row-rnn, columns": {"scan": "columns", "bidirectional": True},
+    "row-gru, pixels": {"scan": "pixels", "bidirectional": True, "num_layers": 1},
 }
 """Row classifiers, by network and options."""
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -34,7 +34,7 @@ from tercet.export.verification import LIMIT, Verification, compare_outputs
 from tercet.inference.onnx_model import OnnxModel
 from tercet.models.build import build
 
-FAST = ("row-bilstm", "row-gru, reset before", "row-rnn")
+FAST = ("row-bilstm", "row-gru, reset before", "row-rnn", "row-rnn, columns", "row-gru, pixels")
 
 
 def write_model(tmp_path: Path, bundle: Bundle, graphs: list[ModelProto]) -> OnnxModel:
@@ -58,7 +58,7 @@ def test_every_combiner_is_exported(
     model = write_model(tmp_path, bundle, graphs[: len(bundle.members)])
     result = check_equal(model, bundle)
     assert result.largest_gap < 1e-5 or kind == "vote"
-    assert result.accuracy_bundle == result.accuracy_file is not None
+    assert result.accuracy_change == 0
     expected = bundle.predict(list(SAMPLES.images))
     predictions = model.predict(list(SAMPLES.images), batch_size=5)
     assert (predictions.ids, predictions.classes) == (expected.ids, expected.classes)

@@ -16,8 +16,13 @@ FORMS = [
 ]  # B C H W, B H W C, B N D, layers after the pooling
 
 
-def backbone(name: str, read: str = "pooled", **options) -> Backbone:
-    return Backbone(timm.create_model(name, num_classes=0, **options), SHAPE, read=read).eval()
+WITH_HIDDEN_LAYERS = ["mobilenetv3_small_050", "convnext_large_mlp", "test_mambaout"]
+WITHOUT = ["test_resnet", "test_vit", "test_byobnet", "densenet121", "resnet50_clip"]  # the last: attention
+
+
+def backbone(name: str, read: str = "pooled", hidden_layers: bool = True, **options) -> Backbone:
+    network = timm.create_model(name, num_classes=0, **options)
+    return Backbone(network, SHAPE, read=read, hidden_layers=hidden_layers).eval()
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -65,6 +70,25 @@ def test_layers_after_the_pooling_are_removed_for_the_map_only():
     assert mapped.num_features == mapped.network.num_features == 288
     names = {name for name, _ in pooled.named_parameters()} - {name for name, _ in mapped.named_parameters()}
     assert names == {"network.conv_head.weight", "network.conv_head.bias"}
+
+
+def test_without_its_hidden_layers_a_network_returns_the_mean_of_the_map_that_scans_read():
+    torch.manual_seed(0)
+    mapped, images = backbone("mobilenetv3_small_050", "map"), torch.rand(2, *SHAPE)
+    mean = backbone("mobilenetv3_small_050", hidden_layers=False)
+    assert mean.read == "mean" and mean.grid == (1, 1)
+    mean.load_state_dict(mapped.state_dict())  # the same parameters, none beside them
+    with torch.no_grad():
+        torch.testing.assert_close(mean(images), mapped(images).mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", [*WITH_HIDDEN_LAYERS, *WITHOUT])
+def test_only_hidden_layers_after_the_global_pooling_are_removed(name):
+    with torch.device("meta"):
+        full, short = backbone(name), backbone(name, hidden_layers=False)
+    removed = {key for key, _ in full.named_parameters()} - {key for key, _ in short.named_parameters()}
+    assert bool(removed) == (name in WITH_HIDDEN_LAYERS) == (short.read == "mean")
+    assert all("head" in key for key in removed)
 
 
 def test_construction_does_not_change_the_network():

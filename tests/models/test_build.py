@@ -91,6 +91,35 @@ def test_every_parameter_of_a_scanning_classifier_gets_a_gradient():
         assert not without_gradient
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("vgg19", {}, 20_024_384 + 535_562),  # Keras' VGG19 without its top, dense 1024, 10 classes
+        ("vgg16", {}, 14_714_688 + 535_562),
+        ("vgg19", {"head": "mlp", "head_hidden_dim": 1024}, 20_024_384 + 535_562),
+        ("vgg19", {"head": "linear"}, 139_570_240 + 40_970),
+        ("vgg19", {"head": "logistic"}, 139_570_240 + 40_970),
+        ("mobilenetv3_large_100", {}, 2_971_952 + 960 * 1024 + 1024 + 10_250),
+    ],
+)
+def test_a_head_with_a_hidden_layer_replaces_those_of_the_network(name, options, expected):
+    with torch.device("meta"):
+        classifier = network(name, num_classes=10, **SCRATCH, **options)
+    assert count_parameters(classifier) == expected
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mobilenetv3_small_050", "test_resnet", "test_mambaout"])
+@pytest.mark.parametrize("head", ["paper", "linear"])
+def test_recurrent_modules_read_the_same_features_whatever_the_scan(name, head):
+    def parameters(scan: str) -> dict[str, torch.Size]:
+        with torch.device("meta"):
+            options = {"recurrent": "gru", "hidden_size": 8, "scan": scan, "head": head}
+            classifier = network(name, input=InputConfig(size=(96,)), **SCRATCH, **options)
+        return {key: value.shape for key, value in classifier.named_parameters()}
+
+    assert parameters("pooled") == parameters("rows") == parameters("columns") == parameters("cells")
+
+
 def test_a_pretrained_network_converts_grey_images_to_colour():
     classifier = build("resnet18", num_classes=2, channels=1, load_weights=False)
     assert classifier.spec.channels == 3
@@ -202,7 +231,7 @@ def test_every_option_of_a_network_has_an_effect():
     changes = {
         "hidden_size": 9, "num_layers": 3, "activation": "relu", "num_biases": 1, "head_hidden_dim": 9,
         "recurrent_activation": "hard_sigmoid", "reset_after": False, "dropout": 0.7, "input": InputConfig(mean=(0.5,)),
-        "labels": LabelsConfig(decoder="cnn-rnn"),
+        "labels": LabelsConfig(decoder="cnn-rnn"), "scan": "pixels", "bidirectional": True,
     }  # fmt: skip
 
     def fingerprint(name: str, **options) -> str:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from tercet.config.training import StageConfig, TrainingConfig
@@ -17,6 +19,7 @@ from tercet.core.history import EpochRow, History
 from tercet.core.types import Batch
 from tercet.training.callbacks import TrainingProgress
 from tercet.training.checkpoint import TrainingResult
+from tercet.training.parts import epochs_without_improvement
 from tercet.training.trainer import Trainer
 from tests.training.toy import Net, Points, StopAt, make_net, weights
 
@@ -202,6 +205,35 @@ def test_patience_ends_a_stage_with_a_note(tmp_path: Path) -> None:
     result = make_trainer(tmp_path, stages=stages).run()
     assert len(result.history) == 3
     assert result.history.rows[-1].note == "no better for 2 epochs"
+
+
+def test_patience_counts_by_the_metric_alone_while_the_lower_loss_selects_weights(tmp_path: Path) -> None:
+    accuracies = iter([0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.7])
+    losses = iter([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    stages = (StageConfig(lr=1e-2, epochs=7, patience=2),)
+    trainer = make_trainer(tmp_path, stages=stages)
+    trainer.scorer = lambda *_: {"accuracy": next(accuracies), "loss": next(losses)}
+    result = trainer.run()
+    assert [row.validation["accuracy"] for row in result.history] == [0.5, 0.6, 0.6, 0.6]
+    assert result.history.rows[-1].note == "no better for 2 epochs"
+    assert (result.best.epoch, result.best.scores["loss"]) == (3, 0.7)
+
+
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, math.nan]), min_size=1, max_size=8),
+    monitor=st.sampled_from(["accuracy", "loss"]),
+)
+def test_epochs_without_improvement_are_those_since_the_first_best_value(values: list[float], monitor: str) -> None:
+    numbers = [value for value in values if not math.isnan(value)]
+    best = (max if monitor == "accuracy" else min)(numbers, default=math.nan)
+    first = values.index(best) if numbers else 0
+    scores = [{monitor: value} for value in values]
+    assert epochs_without_improvement(scores, monitor) == len(values) - 1 - first
+
+
+def test_without_validation_images_every_epoch_is_an_improvement(tmp_path: Path) -> None:
+    stages = (StageConfig(lr=1e-2, epochs=4, patience=1),)
+    assert len(make_trainer(tmp_path, stages=stages, validation=None).run().history) == 4
 
 
 def test_patience_monitors_a_loss_to_its_minimum(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ class ExplainConfig:
     layer: str | None = None
     """Layer of the class-activation map (default: the last one with sufficient resolution)."""
     filters: bool = False
-    """Plot the filters of the first convolution and of the convolutions in --features."""
+    """Plot the filters of the first convolution and of the convolutions in --features, and the flow chart of filters
+    and feature maps through these layers."""
     features: tuple[str, ...] = ()
     """Layers whose feature maps are plotted."""
     member: str | None = None

@@ -29,7 +29,7 @@ class CompareConfig(Config):
     """Recurrent modules between backbone and head."""
     bidirectional: tuple[bool, ...] = (False,)
     """Recurrent modules in one direction (false), in both (true), or each (false,true)."""
-    scans: tuple[Literal["pooled", "rows", "columns", "cells", "snake"], ...] = ("pooled",)
+    scans: tuple[Literal["pooled", "rows", "columns", "cells", "snake", "pixels"], ...] = ("pooled",)
     """Input sequences of the recurrent modules."""
     sizes: tuple[int, ...] = bounded((), above=0)
     """Input sizes in pixels, square (default: --input.size, else that of each network)."""

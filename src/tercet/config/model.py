@@ -140,11 +140,11 @@ class ModelConfig(Config):
     """Load the backbone's weights from this file (safetensors, or a PyTorch checkpoint of tensors only)."""
     recurrent: Literal["none", "rnn", "gru", "lstm"] = "none"
     """Recurrent module between backbone and head."""
-    scan: Literal["pooled", "rows", "columns", "cells", "snake"] = "pooled"
+    scan: Literal["pooled", "rows", "columns", "cells", "snake", "pixels"] = "pooled"
     """Input sequence of the recurrent module: the pooled vector as a single step (paper), or the feature map in this
-    order."""
+    order; row classifiers: pixel rows (default), columns or single pixels of the image."""
     bidirectional: bool = False
-    """Make the recurrent module bidirectional."""
+    """Make the recurrent module, or a row classifier, bidirectional."""
     hidden_size: int | None = bounded(None, above=0)
     """Hidden size per direction (backbones: 2048, or 1024 if bidirectional; row classifiers: 128)."""
     num_layers: int | None = bounded(None, above=0)
@@ -174,8 +174,6 @@ class ModelConfig(Config):
     'PATTERN: open' over parameter names, of which the first match applies."""
 
     def _rules(self) -> Iterable[Problem]:
-        if self.recurrent == "none" and self.scan != "pooled":
-            yield Problem(f"scan '{self.scan}' needs --recurrent rnn, gru or lstm", "scan", "recurrent")
         yield from problems_of(lambda: read_rules(self.freeze), "freeze")
 
     def to_dict(self) -> dict[str, Any]:

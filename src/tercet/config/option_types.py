@@ -62,7 +62,7 @@ class _CompareConfigDict(TypedDict, total=False):
     backbones: Sequence[Any] | Text
     recurrent: Sequence[Literal["none", "rnn", "gru", "lstm"]] | Text
     bidirectional: Sequence[bool] | bool | Text
-    scans: Sequence[Literal["pooled", "rows", "columns", "cells", "snake"]] | Text
+    scans: Sequence[Literal["pooled", "rows", "columns", "cells", "snake", "pixels"]] | Text
     sizes: Sequence[int] | int | Text
     seeds: int
     seed: int
@@ -183,7 +183,7 @@ class _ModelConfigDict(TypedDict, total=False):
     pretrained: bool
     weights: Text | None
     recurrent: Literal["none", "rnn", "gru", "lstm"]
-    scan: Literal["pooled", "rows", "columns", "cells", "snake"]
+    scan: Literal["pooled", "rows", "columns", "cells", "snake", "pixels"]
     bidirectional: bool
     hidden_size: int | None
     num_layers: int | None

@@ -36,7 +36,7 @@ class StageConfig(Config):
     plateau_patience: int = 5
     """Plateau: epochs without improvement of the validation loss before the learning rate is reduced."""
     patience: int | None = bounded(None, above=0)
-    """Early stopping: epochs without improvement of the monitored metric before the stage ends."""
+    """Early stopping: epochs without a better value of the monitored metric before the stage ends."""
     max_time: float | None = None
     """Time limit of the stage in seconds."""
 
@@ -78,7 +78,7 @@ class TrainingConfig(Config):
     warmup_epochs: float = bounded(0.0, least=0)
     """Linear warm-up of a single stage, in epochs (may be fractional)."""
     patience: int | None = None
-    """Early stopping of a single stage: epochs without improvement of the monitored metric."""
+    """Early stopping of a single stage: epochs without a better value of the monitored metric."""
     max_time: float | None = bounded(None, above=0)
     """Time limit of the training in seconds (paper: 12 hours)."""
     batch_size: int = bounded(32, above=0)

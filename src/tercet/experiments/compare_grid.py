@@ -17,12 +17,15 @@ from tercet.data.data_module import DataModule
 from tercet.models.build import build, check_network, options_of
 from tercet.models.classifier import Classifier
 from tercet.models.members import NO_RECIPE, Recipe, member_mapping, resolve_members
+from tercet.models.registry import registered_network
 from tercet.models.summary import count_parameters, find_width_option, match_parameters, summarize
 from tercet.training.parts import stage_steps
 
 _OPTIONS = {"recurrent": "recurrent", "bidirectional": "bidirectional", "scans": "scan", "sizes": "input"}
 """Field of `ModelConfig` set by each axis of the grid."""
 _DEFAULTS = {"recurrent": "none", "bidirectional": False, "scans": "pooled"}
+_ROWS = "rows"
+"""The default scan of row classifiers."""
 
 
 def expand_grid(
@@ -31,7 +34,7 @@ def expand_grid(
     """Return the distinct networks of the grid, in the order of the backbones.
 
     Axes without effect on a backbone are ignored for it (direction and scan need a recurrent module; row classifiers
-    have a fixed scan), so that no network is trained twice. Options in a backbone's own mapping are not varied.
+    take the scans of pixels), so that no network is trained twice. Options in a backbone's own mapping are not varied.
 
     Raises:
         ConfigError: No backbone, an unknown one, or invalid options or options without effect.
@@ -49,8 +52,8 @@ def expand_grid(
         check_network(mapping["model"])
         points: list[dict[str, Any]] = []
         for values in product(*axes.values()):
-            point = _effective(mapping, dict(zip(axes, values, strict=True)))
-            used.update(point.items())
+            point, effective = _effective(mapping, dict(zip(axes, values, strict=True)))
+            used |= effective
             points += [] if point in points else [point]
         cells += [_cell(mapping, point) for point in points]
     requested = ((axis, value) for axis in _OPTIONS for value in getattr(config, axis) if value != _DEFAULTS.get(axis))
@@ -62,16 +65,22 @@ def expand_grid(
     return resolve_members(cells, model, training, recipe if config.budget is None else NO_RECIPE)
 
 
-def _effective(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that affect a backbone and are not set in its own mapping."""
+def _effective(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], set[tuple[str, Any]]]:
+    """Return the point of a backbone, without what its own mapping sets, and the values that have an effect on it."""
     fixed = {*mapping, *(["input.size"] if "size" in (mapping.get("input") or {}) else [])}
-    effective = options_of(mapping["model"], ModelConfig(recurrent=mapping.get("recurrent", values["recurrent"])))
+    model = ModelConfig(recurrent=mapping.get("recurrent", values["recurrent"]), scan=values["scans"])
+    options = options_of(mapping["model"], model)
     keys = {axis: "input.size" if axis == "sizes" else option for axis, option in _OPTIONS.items()}
-    return {
+    point = {
         axis: value
         for axis, value in values.items()
-        if value is not None and _OPTIONS[axis] in effective and keys[axis] not in fixed
+        if value is not None and _OPTIONS[axis] in options and keys[axis] not in fixed
     }
+    effective = set(point.items())
+    default = {_DEFAULTS["scans"], *([_ROWS] if registered_network(mapping["model"]) else [])}
+    if "scans" in point and point["scans"] in default:
+        del point["scans"]  # as for scans that a backbone does not take
+    return point, effective
 
 
 def _cell(mapping: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _networks(config: EncoderConfig, prepared: DataModule) -> _Networks:
         if custom:
             raise ConfigError(f"member {custom[0]} of {config.model} is a network of yours, whose features are unknown")
         return {member.name: (_as_encoder(member.classifier), member.config) for member in members}
-    options = ModelConfig(weights=config.weights, input=config.input)
+    options = ModelConfig(weights=config.weights, input=config.input, head="linear")
     if config.network:
         network = config.network[0]
     else:

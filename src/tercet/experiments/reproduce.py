@@ -158,7 +158,7 @@ class RecipeRun(Experiment[Recipe, Reproduction]):
             "source": recipe.source,
             "scale": self.scale,
             "differs": [*recipe.differs, *setting.differs, *self._changed()],
-            "table": table_rows(recipe, self.scale, measurements),
+            "table": table_rows(recipe, self.scale, measurements, replaced=self.overrides.data),
             "tests": pair_rows(recipe, self.scale, measurements),
             "measured": all_results(measurements),
             "steps": {
@@ -180,7 +180,7 @@ class RecipeRun(Experiment[Recipe, Reproduction]):
     def _changed(self) -> list[str]:
         """Return the user's overrides as sentences."""
         overrides = self.overrides
-        lines = [f"Images: {overrides.data}."] if overrides.data else []
+        lines = [f"Images: {overrides.data}; published numbers are of other images."] if overrides.data else []
         lines += [
             f"Option data.{key} is {value}." for key, value in overrides.data_options.items() if key != "data_dir"
         ]

@@ -160,14 +160,23 @@ def compare_pair(pair: PublishedPair, measurements: Measurements) -> SeededCompa
 
 
 _COLUMNS = (
-    "what", "metric", "published", "source", "measured", "sd", "n", "low", "high", "images", "split", "difference",
-    "result",
+    "what", "metric", "published", "source", "measured", "sd", "n", "low", "high", "images", "split", "data",
+    "difference", "result",
 )  # fmt: skip
 
 
-def table_rows(recipe: Recipe, scale: Scale, measurements: Measurements) -> list[dict[str, Any]]:
-    """Return the rows of the recipe that have a measured result at this scale, or a published number."""
-    rows = []
+def table_rows(
+    recipe: Recipe, scale: Scale, measurements: Measurements, *, replaced: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of the recipe that have a measured result at this scale, or a published number.
+
+    Args:
+        recipe: The recipe.
+        scale: The scale.
+        measurements: Results.
+        replaced: Images that replace those of the recipe; a result on them has no difference from a published number.
+    """
+    rows, setting = [], recipe.scales[scale]
     for row in recipe.rows:
         source = row.result_source(scale)
         if source is None and row.published is None:
@@ -177,6 +186,7 @@ def table_rows(recipe: Recipe, scale: Scale, measurements: Measurements) -> list
             base = find_measurement(ResultSource(source.step, row.per), measurements)
             result = _ratio(result, aggregate(base, row.metric))
         number = row.published if isinstance(row.published, int | float) else None
+        data = (replaced or setting.steps[source.step].data or setting.data) if result and source else None
         rows.append(
             {
                 "what": row.what,
@@ -185,7 +195,8 @@ def table_rows(recipe: Recipe, scale: Scale, measurements: Measurements) -> list
                 "source": row.source,
                 "measured": result and result["mean"],
                 **{key: result[key] if result else None for key in ("sd", "n", "low", "high", "images", "split")},
-                "difference": result["mean"] - number if result and number is not None else None,
+                "data": None if data is None else Path(data).name,
+                "difference": result["mean"] - number if result and number is not None and replaced is None else None,
                 "result": str(source) if source else None,
             }
         )

@@ -35,6 +35,7 @@ from tercet.models.forward import evaluation_mode
 
 try:
     from tercet.explain import figures
+    from tercet.explain.flow import draw_flow
 except ImportError:  # matplotlib is an extra, which captum brings: `pip install tercet[explain]`
     figures = None  # type: ignore[assignment]
 
@@ -58,6 +59,8 @@ class _Request:
     """Index of the class, if one was named."""
     device: str
     """Where to compute."""
+    flow: bool = False
+    """Whether to draw the flow chart of these layers."""
 
 
 def explain_images(
@@ -82,7 +85,8 @@ def explain_images(
         images: Paths, folders, uint8 arrays or PIL images; one or many. May be empty if only filters are drawn.
         output: Folder, new or empty; None: explanations, or the next free name with a number.
         layer: Layer of the class-activation map by its dotted name; None: the last one whose map is fine enough.
-        filters: Draw the filters of the first convolution, and of the convolutions in `features`.
+        filters: Draw the filters of the first convolution, and of the convolutions in `features`; for each image,
+            also the flow chart of filters and feature maps through the layers in `features`.
         features: Layers whose feature maps are drawn.
         member: Explain this member only.
         class_name: The class to explain.
@@ -98,7 +102,7 @@ def explain_images(
         raise ConfigError("tercet explain needs matplotlib, which is not installed: pip install 'tercet[explain]'")
     require_captum()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    request = _resolve(loaded, layer, features, member, class_name, choose_device(device))
+    request = replace(_resolve(loaded, layer, features, member, class_name, choose_device(device)), flow=filters)
     no_images = isinstance(images, (list, tuple)) and not images
     if no_images and not filters:
         raise DataError("there are no images to explain: name images, or use --filters or --layers")
@@ -195,6 +199,8 @@ def _explain_each(request: _Request, source: ImageInputs, folder: Path) -> Itera
             for layer in request.features.get(index, ()):
                 image = _input(request, index, pixels)
                 files += figures.draw_features(bundle.members[index], image, layer, folder, stem)
+            if request.flow and (layers := request.features.get(index)):
+                files += draw_flow(bundle.members[index], _input(request, index, pixels), layers, folder, stem)
         yield replace(explanation, files=tuple(files))
 
 

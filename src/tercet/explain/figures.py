@@ -20,14 +20,14 @@ from tercet.ensemble.bundle import Member
 from tercet.explain.hooks import UnsupportedExplanation
 from tercet.explain.layers import Filters, conv_filters, feature_maps, first_filters, short_name
 from tercet.explain.results import ImageExplanation, MemberExplanation
+from tercet.explain.step_attribution import BY_COLUMN, BY_ROW
+from tercet.explain.tiles import COLUMNS, MAX_TILES, filter_tiles, scaled
 from tercet.plots import explanations as plots
 from tercet.plots.style import new_figure, save
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 _CELL = 2.3  # inches
-_MAX_TILES, _COLUMNS = 64, 8
-_MAX_CHANNELS = 16
 
 
 def draw_explanation(
@@ -125,9 +125,9 @@ def _steps(axes: Axes, member: MemberExplanation, explanation: ImageExplanation)
     assert member.steps is not None
     scan, window = member.steps, member.window
     values = scan.contributions.tolist()
-    if scan.scan in ("rows", "pixel rows"):
+    if scan.scan in BY_ROW:
         plots.steps(axes, values, along="height", place=(window.top, window.height), side=explanation.size[0])
-    elif scan.scan == "columns":
+    elif scan.scan in BY_COLUMN:
         plots.steps(axes, values, along="width", place=(window.left, window.width), side=explanation.size[1])
     else:
         plots.steps(axes, values, along="order")
@@ -166,26 +166,17 @@ def draw_filters(member: Member, layers: Sequence[str], folder: Path) -> list[st
 
 
 def _draw_filters(member: Member, filters: Filters, folder: Path) -> list[str]:
-    weights = filters.weights.cpu().double().numpy()  # O I k k
-    count, channels = weights.shape[:2]
-    if channels in (1, 3):
-        tiles, columns = _scaled(weights[:_MAX_TILES]).transpose(0, 2, 3, 1), _COLUMNS
-        tiles = tiles if channels == 3 else tiles[..., 0]
-        note = f"{len(tiles)} of {count} filters" if count > len(tiles) else f"{count} filters"
-    else:
-        part = _scaled(weights[:_MAX_CHANNELS, :_MAX_CHANNELS])
-        tiles, columns = part.reshape(-1, *part.shape[2:]), part.shape[1]
-        note = f"{part.shape[0]} of {count} filters (rows), {columns} of {channels} channels (columns)"
+    tiles, columns, note = filter_tiles(filters.weights.cpu().double().numpy())  # O I k k
     return _draw_tiles(tiles, columns, (member.name, short_name(filters.layer)), note, folder, "filters")
 
 
 def draw_features(member: Member, image: Tensor, layer: str, folder: Path, stem: str) -> list[str]:
     """Draw a layer's feature maps for an image 1 C H W, and return the file names."""
     maps = feature_maps(member.classifier, image, layer).cpu().double().numpy()  # D h w
-    tiles = _scaled(maps[:_MAX_TILES, None])[:, 0]
+    tiles = scaled(maps[:MAX_TILES, None])[:, 0]
     count = f"{len(tiles)} of {len(maps)}" if len(maps) > len(tiles) else f"{len(maps)}"
     note = f"{count} feature maps of {maps.shape[1]} x {maps.shape[2]} cells, each scaled separately"
-    return _draw_tiles(tiles, _COLUMNS, (member.name, short_name(layer)), note, folder, stem)
+    return _draw_tiles(tiles, COLUMNS, (member.name, short_name(layer)), note, folder, stem)
 
 
 def _draw_tiles(tiles: Floats, columns: int, names: tuple[str, str], note: str, folder: Path, stem: str) -> list[str]:
@@ -194,11 +185,3 @@ def _draw_tiles(tiles: Floats, columns: int, names: tuple[str, str], note: str, 
     plots.title(axes, *names)
     plots.note(axes, note)
     return [path.name for path in save(figure, folder, "-".join([stem, *map(slug, names)]))]
-
-
-def _scaled(tiles: Floats) -> Floats:
-    """Scale each of O I k k to [0, 1] over all its channels; constant ones become grey."""
-    low = tiles.min(axis=(1, 2, 3), keepdims=True)
-    spread = tiles.max(axis=(1, 2, 3), keepdims=True) - low
-    scaled: Floats = np.where(spread > 0, (tiles - low) / np.where(spread > 0, spread, 1), 0.5)
-    return scaled

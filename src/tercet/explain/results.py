@@ -20,7 +20,7 @@ from tercet.data.image_cache import BadImage
 from tercet.explain.attention_rollout import Rollout
 from tercet.explain.grad_cam import ActivationMap
 from tercet.explain.layers import short_name
-from tercet.explain.step_attribution import StepContributions
+from tercet.explain.step_attribution import BY_COLUMN, BY_ROW, StepContributions
 
 _DIGITS = 6
 _MAX_STEPS_LISTED = 3
@@ -131,9 +131,9 @@ class MemberExplanation:
 
     def _step_position(self, scan: StepContributions, step: int, size: tuple[int, int]) -> str:
         """Return where in the image a step lies; steps themselves are numbered in the order of the scan."""
-        if scan.scan in ("rows", "pixel rows"):
+        if scan.scan in BY_ROW:
             return f"image {self._row(step, scan.cells, size)}"
-        if scan.scan == "columns":
+        if scan.scan in BY_COLUMN:
             return f"image {self._column(step, scan.cells, size)}"
         row, column = scan.cell_of(step)
         return f"image {self._row(row, scan.cells, size)}, {self._column(column, scan.cells, size)}"

@@ -20,8 +20,10 @@ from torch import Tensor
 from tercet.explain.grad_cam import require_logit
 from tercet.explain.hooks import UnsupportedExplanation, captum_attr, eval_mode
 from tercet.models.classifier import Classifier
-from tercet.models.recurrent import RecurrentModule, RecurrentStack, scan_sequence
+from tercet.models.recurrent import PixelSequence, RecurrentModule, RecurrentStack, scan_sequence
 
+BY_ROW, BY_COLUMN = ("rows", "pixel rows"), ("columns", "pixel columns")
+"""Scans whose steps are rows or columns of the image."""
 _POINTS = 16  # per interval of the integral
 _MIN_INTERVAL = 1 / 64
 _RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 0.01, 0.001
@@ -32,7 +34,7 @@ class StepContributions:
     """Contributions of a scan's steps to the logit of a class."""
 
     scan: str
-    """pixel rows, rows, columns, cells or snake."""
+    """rows, columns, cells or snake of a feature map, or pixel rows, pixel columns or pixels of the image."""
     directions: int
     """2 if the sequence is also read backwards, else 1."""
     contributions: Tensor
@@ -76,7 +78,7 @@ def step_contributions(classifier: Classifier, image: Tensor, target: int) -> St
     require_logit(classifier)
     with eval_mode(classifier):
         with torch.no_grad():
-            features: Tensor = classifier.features(classifier.preprocess(image))  # 1 h w D, or 1 H (W C)
+            features: Tensor = classifier.features(classifier.preprocess(image))  # 1 h w D, or 1 T D of pixels
 
         def logits(sequence: Tensor) -> Tensor:
             return cast("Tensor", classifier.head(classifier.recurrent(sequence)))
@@ -85,8 +87,8 @@ def step_contributions(classifier: Classifier, image: Tensor, target: int) -> St
             baseline, logit = (float(logits(values)[0, target]) for values in (torch.zeros_like(features), features))
         tolerance = max(_ABSOLUTE_TOLERANCE, _RELATIVE_TOLERANCE * abs(logit - baseline))
         attributions, points = _integrate(logits, features, target, tolerance)
-    if attributions.ndim == 3:
-        attributions = attributions.reshape(*attributions.shape[:2], -1, classifier.spec.channels)  # 1 H W C
+    if isinstance(classifier.features, PixelSequence):
+        attributions = classifier.features.to_pixels(attributions, classifier.spec.size)  # 1 H W C
     cells = attributions.sum(3)
     return StepContributions(
         scan=scan,
@@ -125,8 +127,9 @@ def _integrate(
 
 def _scan_of(classifier: Classifier) -> str:
     recurrent = classifier.recurrent
-    if isinstance(recurrent, RecurrentStack):
-        return "pixel rows"
+    if isinstance(classifier.features, PixelSequence):
+        scan = classifier.features.scan
+        return scan if scan == "pixels" else f"pixel {scan}"
     if not isinstance(recurrent, RecurrentModule):
         raise UnsupportedExplanation(
             f"'{classifier.network}' has no recurrent module that scans the image, so step contributions do not apply"
@@ -143,8 +146,8 @@ def _stack(classifier: Classifier) -> RecurrentStack:
 
 def _by_step(cells: Tensor, scan: str) -> Tensor:
     """Return the sums of 1 h w over the cells of each step, 1 T."""
-    if scan in ("rows", "pixel rows"):
+    if scan in BY_ROW:
         return cells.sum(2)
-    if scan == "columns":
+    if scan in BY_COLUMN:
         return cells.sum(1)
     return scan_sequence(cells.unsqueeze(3), "snake" if scan == "snake" else "cells")[..., 0]

@@ -78,7 +78,7 @@ def _feature_map(features: nn.Module, images: Tensor) -> Tensor:
     Raises:
         TypeError: The network has no global average pooling.
     """
-    if isinstance(features, Backbone) and features.read == "pooled":
+    if isinstance(features, Backbone) and features.read != "map":
         return cast("Tensor", features.network.forward_features(images))  # type: ignore[operator]
     if isinstance(features, nn.Sequential):
         for name, layer in features.named_children():

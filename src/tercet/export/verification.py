@@ -67,10 +67,9 @@ class Verification:
     """Fraction of images with equal predictions; close calls count as equal."""
     close_calls: int
     """Images whose prediction may change by a difference below the limit."""
-    accuracy_bundle: float | None
-    """Accuracy of the bundle (exact match for label sets); None without labels."""
-    accuracy_file: float | None
-    """Accuracy of the file."""
+    accuracy_change: float | None
+    """Accuracy of the file minus that of the bundle (exact match for label sets); None without labels. The accuracies
+    themselves are not given: epochs, ensemble and calibration may have been fitted on these images."""
     limit: float | None
     """Largest allowed gap; None for files with int8 members, which are checked by their predictions."""
     beam_differs: int | None = None
@@ -86,9 +85,7 @@ class Verification:
     @property
     def loss(self) -> float:
         """Loss of accuracy; without labels, the fraction of changed predictions."""
-        if self.accuracy_bundle is None or self.accuracy_file is None:
-            return 1 - self.agreement
-        return self.accuracy_bundle - self.accuracy_file
+        return 1 - self.agreement if self.accuracy_change is None else -self.accuracy_change
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -102,8 +99,8 @@ class Verification:
             f"largest difference of a probability: {self.largest_gap:.1e} (ensemble), {self.member_gap:.1e} (member)",
             f"equal predictions: {self.agreement:.2%}{calls}",
         ]
-        if self.accuracy_bundle is not None and self.accuracy_file is not None:
-            lines.append(f"accuracy: bundle {self.accuracy_bundle:.2%}, file {self.accuracy_file:.2%}")
+        if self.accuracy_change is not None and self.limit is None:
+            lines.append(f"change of accuracy on the labelled images: {100 * self.accuracy_change:+.2f} points")
         if self.beam_differs is not None:
             lines.append(
                 f"the file decodes labels greedily; the bundle's beam search differs on {self.beam_differs} images"
@@ -150,8 +147,7 @@ def compare_outputs(
         member_gap=member_gap,
         agreement=float((same | close).mean()),
         close_calls=int(close.sum()),
-        accuracy_bundle=correct[0] if correct else None,
-        accuracy_file=correct[1] if correct else None,
+        accuracy_change=correct[1] - correct[0] if correct else None,
         limit=LIMIT if exact else None,
         beam_differs=None if beam_labels is None else int((beam_labels != expected.chosen).any(axis=1).sum()),
     )

@@ -110,13 +110,17 @@ def published_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", page:
     }
     spread = ["sd or\ninterval", *map(_spread, rows)]
     metrics = [describe_metric(row["metric"]).title for row in rows]
+    data = list(dict.fromkeys(row["data"] for row in rows if row.get("data")))  # absent in runs of earlier versions
+    note = f"measured on {', '.join(data)}" if data else ""
     if page:
         names = ["result", *(row["what"] for row in rows)]
         columns = [names, ["metric", *metrics], published, measured, spread, *counts.values(), difference]
-        return of_columns(columns, "ll", title)
+        if len(data) > 1:
+            columns.insert(1, ["images of", *(row.get("data") or MISSING for row in rows)])
+        return of_columns(columns, "lll" if len(data) > 1 else "ll", title, note=note)
     suffixes = ["" if metric in _UNNAMED or "ratio" in metric else f" ({metric})" for metric in metrics]
     names = ["what", *(row["what"] + suffix for row, suffix in zip(rows, suffixes, strict=True))]
-    return of_columns([names, published, measured, spread, counts["n"], difference], "l", title)
+    return of_columns([names, published, measured, spread, counts["n"], difference], "l", title, note=note)
 
 
 _RESULTS = ("published", "measured", "difference")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm)
+
 import copy
 import math
 from collections.abc import Callable, Hashable
@@ -9,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
+from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import Tensor, nn
 
 from tercet.core.errors import ConfigError
 
 Module = TypeVar("Module", bound=nn.Module)
+_ATTENTION_POOLS = (AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d)
 
 
 def to_meta(module: Module, *, products: list[int] | None = None) -> Module:
@@ -75,6 +79,7 @@ class BackboneOrigin:
 class _Shapes(NamedTuple):
     """Measured properties of a backbone."""
 
+    read: Literal["pooled", "map", "mean"]
     num_features: int
     grid: tuple[int, int]
     unused: frozenset[str]
@@ -92,6 +97,9 @@ class Backbone(nn.Module):
         network: The network, created with `num_classes=0`.
         input_shape: C, H and W of the preprocessed images.
         read: Output of `forward`: the pooled vector B D, or the feature map B h w D.
+        hidden_layers: Whether the pooled vector is that after the hidden layers of the network's own head, if it has
+            any (VGG, MobileNetV3). Without them it is the mean of the last feature map, of which `rows` and the other
+            scans read the cells.
         key: Identity of the architecture. Networks with equal keys are measured once per process, which takes half a
             second.
 
@@ -115,40 +123,47 @@ class Backbone(nn.Module):
         *,
         read: Literal["pooled", "map"] = "pooled",
         key: Hashable = None,
+        hidden_layers: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
-        self.read = read
+        self.read: Literal["pooled", "map", "mean"] = read
         self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-        full_key = (key, type(network), input_shape, read)
+        full_key = (key, type(network), input_shape, read, hidden_layers)
         shapes = None if key is None else _SHAPES.get(full_key)
         if shapes is None:
-            shapes = self._measure(input_shape)
+            shapes = self._measure(input_shape, hidden_layers=hidden_layers)
             if key is not None:
                 _SHAPES[full_key] = shapes
-        self.num_features, self.grid = shapes.num_features, shapes.grid
+        self.read, self.num_features, self.grid = shapes.read, shapes.num_features, shapes.grid
         if shapes.unused:
             _remove_unused(self, shapes.unused, prefix="")
 
-    def _measure(self, input_shape: tuple[int, int, int]) -> _Shapes:
-        """Run forward and, for the feature map, backward on the meta device."""
-        with torch.inference_mode(False), torch.set_grad_enabled(self.read == "map"):  # independent of the caller's
-            meta = to_meta(self)
+    def _measure(self, input_shape: tuple[int, int, int], *, hidden_layers: bool) -> _Shapes:
+        """Run forward and backward on the meta device."""
+        with torch.inference_mode(False), torch.enable_grad():  # independent of the caller's mode
+            meta, images = to_meta(self), torch.empty(1, *input_shape, device="meta")
             try:
-                output = meta(torch.empty(1, *input_shape, device="meta"))
+                if self.read == "pooled" and not hidden_layers and _has_hidden_layers(meta.network, images):
+                    meta.read = "mean"
+                output = meta(images)
             except (RuntimeError, ValueError, AssertionError, IndexError) as error:
                 raise _size_error(self.network, input_shape, error) from error
-            if self.read == "pooled":
-                return _Shapes(output.shape[-1], (1, 1), frozenset())
+            if meta.read == "pooled":
+                return _Shapes(meta.read, output.shape[-1], (1, 1), frozenset())
             output.sum().backward()
         # layers after the map would stay untrained, and count as parameters
         unused = frozenset(name for name, value in meta.named_parameters() if value.grad is None)
-        return _Shapes(output.shape[-1], (output.shape[1], output.shape[2]), unused)
+        grid = (output.shape[1], output.shape[2]) if meta.read == "map" else (1, 1)
+        return _Shapes(meta.read, output.shape[-1], grid, unused)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map preprocessed images B C H W to the pooled vector B D or the feature map B h w D."""
-        return self.pooled(images) if self.read == "pooled" else self.feature_map(images)
+        if self.read == "pooled":
+            return self.pooled(images)
+        feature_map = self.feature_map(images)
+        return feature_map.mean((1, 2)) if self.read == "mean" else feature_map
 
     def pooled(self, images: Tensor) -> Tensor:
         """Map preprocessed images B C H W to the vector B D that the network's classifier would take."""
@@ -215,6 +230,28 @@ def first_line(error: Exception) -> str:
     """Return the start of an exception's message in parentheses; empty if it has none."""
     line = str(error).strip().split("\n")[0]
     return f" ({line[:120]}{'...' * (len(line) > 120)})" if line else ""
+
+
+def _has_hidden_layers(network: nn.Module, images: Tensor) -> bool:
+    """Return whether dense layers follow the global pooling of a convolutional network.
+
+    Attention pooling has dense layers, too, but is a pooling.
+    """
+    if any(isinstance(module, _ATTENTION_POOLS) for module in network.modules()):
+        return False
+    features = network.forward_features(images)  # type: ignore[operator]
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        return False
+    layers: list[nn.Module] = []
+    hooks = [
+        module.register_forward_hook(lambda layer, *_: layers.append(layer))
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    network.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    return bool(layers)
 
 
 def _remove_unused(module: nn.Module, unused: frozenset[str], *, prefix: str) -> None:

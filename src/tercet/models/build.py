@@ -22,7 +22,7 @@ from tercet.core.types import InputSpec
 from tercet.models import sequencer, small, wide_resnet  # noqa: F401  (importing them registers their networks)
 from tercet.models.backbone import Backbone, BackboneOrigin
 from tercet.models.classifier import Classifier
-from tercet.models.heads import FITTED, HEADS, head_options
+from tercet.models.heads import FITTED, HEADS, WITH_HIDDEN_LAYER, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import load_backbone, read_weights
 from tercet.models.recurrent import RecurrentModule
@@ -47,6 +47,8 @@ from tercet.models.timm_networks import (
 _DEFAULT = ModelConfig()
 _ALWAYS_VALID = frozenset({"pretrained", "num_biases"})
 """Options with values that hold for any network: no pretrained weights, a single bias."""
+PIXEL_SCANS = frozenset({"pooled", "rows", "columns", "pixels"})
+"""Values of `scan` for row classifiers: for the default, pooled, it is rows."""
 _RECURRENT = frozenset(
     {"scan", "bidirectional", "hidden_size", "num_layers", "activation", "recurrent_activation", "reset_after"}
 )
@@ -159,13 +161,16 @@ def options_of(network: str, config: ModelConfig = _DEFAULT) -> frozenset[str]:
     """Return the fields of `ModelConfig` that have an effect on a network, given the other options."""
     if entry := registered_network(network):
         options = entry.options if entry.custom else entry.options | {"labels"}
+        if config.scan not in PIXEL_SCANS:
+            options -= {"scan"}
         return options | {"head"} if entry.fitted and config.head in FITTED else options
     options = frozenset({"backbone", "input", "labels", "pretrained", "weights", "recurrent", "head", "freeze"})
     options |= head_options(config.head)
     if config.recurrent == "none":
         return options
-    unused = {"rnn": {"reset_after", "recurrent_activation"}, "lstm": {"reset_after"}}
-    return (options | _RECURRENT | {"num_biases"}) - unused.get(config.recurrent, set())
+    unused = {"rnn": {"reset_after", "recurrent_activation"}, "lstm": {"reset_after"}}.get(config.recurrent, set())
+    unused |= {"scan"} if config.scan == "pixels" else set()
+    return (options | _RECURRENT | {"num_biases"}) - unused
 
 
 def changed_options(config: ModelConfig) -> set[str]:
@@ -178,8 +183,13 @@ def _flag(name: str) -> str:
 
 
 def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
-    if registered_network(network):
+    entry = registered_network(network)
+    if option == "scan" and entry is not None and option in entry.options:
+        return f"'{network}' if it is {config.scan}: a row classifier takes rows, columns or pixels"
+    if entry is not None:
         return f"'{network}'"
+    if option == "scan" and config.recurrent != "none":
+        return f"'{network}' if it is {config.scan}: a backbone takes pooled, rows, columns, cells or snake"
     return f"--recurrent {config.recurrent}" if option in _RECURRENT else f"--head {config.head}"
 
 
@@ -229,7 +239,9 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
     arguments = published.arguments(config)
     key = (published.architecture, repr(arguments))
-    backbone = Backbone(network, (spec.channels, *spec.size), read=read, key=key)
+    own_layers = config.recurrent != "none" or config.head in WITH_HIDDEN_LAYER
+    shape = (spec.channels, *spec.size)
+    backbone = Backbone(network, shape, read=read, hidden_layers=not own_layers, key=key)
     weights = None if file is None else describe_file(file) if config.weights else describe_weights(published, file)
     backbone.origin = BackboneOrigin(published.architecture, arguments, weights)
     return backbone, spec

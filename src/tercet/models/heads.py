@@ -30,6 +30,8 @@ OPTIONS = {
     "mlp": frozenset({"head_hidden_dim", "dropout"}),
 }
 """Fields of `ModelConfig` that have an effect on each built-in head; on a caller's head all may have one."""
+WITH_HIDDEN_LAYER = frozenset({"paper", "mlp"})
+"""Heads with a hidden layer, which replaces the hidden layers of a network's own head, such as those of VGG."""
 
 
 def head_options(name: str) -> frozenset[str]:

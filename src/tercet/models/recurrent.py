@@ -31,6 +31,7 @@ from tercet.models.cells import (
 
 Cell = Literal["rnn", "gru", "lstm"]
 Scan = Literal["pooled", "rows", "columns", "cells", "snake"]
+PixelScan = Literal["rows", "columns", "pixels"]
 _KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -243,6 +244,39 @@ def scan_sequence(feature_map: Tensor, scan: Scan) -> Tensor:
     order = torch.arange(height * width, device=cells.device).view(height, width)
     order[1::2] = order[1::2].flip(1)
     return cells[:, order.flatten()]
+
+
+class PixelSequence(nn.Module):
+    """Turns images B C H W into sequences of pixels: rows B H (W C), columns B W (H C), or pixels B (H W) C.
+
+    Args:
+        scan: Steps of the sequence; single pixels are in raster order.
+    """
+
+    def __init__(self, scan: PixelScan = "rows") -> None:
+        super().__init__()
+        self.scan: PixelScan = scan
+
+    def num_inputs(self, channels: int, height: int, width: int) -> int:
+        """Return the number of values of a step."""
+        return {"rows": width, "columns": height, "pixels": 1}[self.scan] * channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map B C H W to B T D."""
+        if self.scan == "pixels":
+            return images.flatten(2).transpose(1, 2)  # B C (H W) to B (H W) C
+        order = (0, 2, 3, 1) if self.scan == "rows" else (0, 3, 2, 1)
+        return images.permute(order).flatten(2)  # B H W C to B H (W C), or B W H C to B W (H C)
+
+    def to_pixels(self, sequence: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map B T D back to images B H W C of H x W pixels."""
+        if self.scan == "columns":
+            return sequence.reshape(len(sequence), size[1], size[0], -1).transpose(1, 2)  # B W H C to B H W C
+        return sequence.reshape(len(sequence), *size, -1)
+
+    def extra_repr(self) -> str:
+        """Return the scan for `repr`."""
+        return f"scan={self.scan}"
 
 
 def _fix_recurrent_biases(kernel: nn.RNNBase) -> None:

@@ -10,17 +10,17 @@ import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm an
 from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from timm.models import generate_default_cfgs, register_model
 from timm.models.efficientnet import EfficientNet, _gen_mobilenet_v1
-from torch import Tensor, nn
+from torch import nn
 
 from tercet.core.errors import ConfigError
 from tercet.models.classifier import Classifier
 from tercet.models.heads import FITTED, HEADS
 from tercet.models.layers import dense_layer
-from tercet.models.recurrent import Cell, RecurrentStack
+from tercet.models.recurrent import Cell, PixelScan, PixelSequence, RecurrentStack
 from tercet.models.registry import NETWORKS, BuildRequest, ModelEntry, plain_spec
 
 _FILTERS = 32
@@ -166,29 +166,22 @@ NETWORKS.register("small-cnn")(
 )
 
 
-class RowScan(nn.Module):
-    """Turns images B C H W into sequences of pixel rows, B H (W C)."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map B C H W to B H (W C)."""
-        return images.permute(0, 2, 3, 1).flatten(2)  # B H W C to B H (W C)
-
-
 def build_rows(request: BuildRequest, *, cell: Cell, bidirectional: bool = False) -> Classifier:
     """Return the notebook's row classifier: stacked recurrent layers over the pixel rows, dense (ReLU), classes.
 
     Args:
         request: Size, channels, classes and options.
         cell: Simple RNN, GRU or LSTM.
-        bidirectional: Whether rows are scanned from bottom to top as well.
+        bidirectional: Whether the sequence is read from its end as well, whatever the options.
     """
     config, spec = request.config, plain_spec(request)
+    features = PixelSequence("rows" if config.scan == "pooled" else cast("PixelScan", config.scan))
     recurrent = RecurrentStack(
-        spec.size[1] * spec.channels,
+        features.num_inputs(spec.channels, *spec.size),
         cell=cell,
         hidden_size=config.hidden_size or 128,
         num_layers=config.num_layers or 2,
-        bidirectional=bidirectional,
+        bidirectional=bidirectional or config.bidirectional,
         activation=config.activation,
         recurrent_activation=config.recurrent_activation,
         reset_after=config.reset_after,
@@ -204,21 +197,22 @@ def build_rows(request: BuildRequest, *, cell: Cell, bidirectional: bool = False
         request.network,
         spec=spec,
         num_classes=request.num_classes,
-        features=RowScan(),
+        features=features,
         recurrent=recurrent,
         head=nn.Sequential(OrderedDict(layers)),
     )
 
 
-_OPTIONS = frozenset({"input", "hidden_size", "num_layers", "activation", "num_biases", "head_hidden_dim"})
-_ROWS = "over pixel rows from top to bottom, 2 layers of 128, dense 32"
-NETWORKS.register("row-rnn")(ModelEntry(f"simple RNN {_ROWS}", _OPTIONS, partial(build_rows, cell="rnn")))
-NETWORKS.register("row-gru")(
-    ModelEntry(f"GRU {_ROWS}", _OPTIONS | {"recurrent_activation", "reset_after"}, partial(build_rows, cell="gru"))
-)
-NETWORKS.register("row-lstm")(
-    ModelEntry(f"LSTM {_ROWS}", _OPTIONS | {"recurrent_activation"}, partial(build_rows, cell="lstm"))
-)
+_OPTIONS = frozenset({"input", "scan", "hidden_size", "num_layers", "activation", "num_biases", "head_hidden_dim"})
+_ROWS = "over pixel rows from top to bottom (or columns, or pixels), 2 layers of 128, dense 32"
+for _cell, _name, _own in (
+    ("rnn", "simple RNN", set()),
+    ("gru", "GRU", {"recurrent_activation", "reset_after"}),
+    ("lstm", "LSTM", {"recurrent_activation"}),
+):
+    NETWORKS.register(f"row-{_cell}")(
+        ModelEntry(f"{_name} {_ROWS}", _OPTIONS | {"bidirectional"} | _own, partial(build_rows, cell=_cell))
+    )
 NETWORKS.register("row-bilstm")(
     ModelEntry(
         "LSTM over pixel rows in both directions, 2 layers of 2 x 128, dense 32",

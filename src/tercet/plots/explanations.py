@@ -30,6 +30,7 @@ _MIN_ASPECT = 1 / 12
 _MIN_GREY = 90
 _MAX_LINE = 34  # characters
 _MIN_TILE = 14  # pixels
+_NARROW = 16  # columns of tiles
 _MAX_TICKS, _TICK_STEPS = 3, (1, 2, 5, 10)
 _BACKGROUND = np.array([0.84, 0.91, 0.97])
 
@@ -199,8 +200,8 @@ def empty_axes(axes: Axes, reason: str = "") -> Axes:
 
 def tiles_figure(count: int, columns: int, shape: tuple[int, ...]) -> tuple[Figure, Axes]:
     """Return a figure for `count` tiles of `shape` (height, width, ...), and its axes."""
-    rows = math.ceil(count / columns)
-    figure, (axes,) = new_figure(5.0, max(1.2, 5.0 * rows * shape[0] / (min(count, columns) * shape[1])) + 0.7)
+    rows, width = math.ceil(count / columns), 5.0 if columns <= _NARROW else 11.0
+    figure, (axes,) = new_figure(width, max(1.2, width * rows * shape[0] / (min(count, columns) * shape[1])) + 0.7)
     return figure, axes
 
 
@@ -226,6 +227,15 @@ def tiles(axes: Axes, images: Floats, *, columns: int) -> Axes:
         canvas[top : top + height, left : left + width] = image
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
+    return axes
+
+
+def arrow_from_left(axes: Axes, text: str) -> Axes:
+    """Draw an arrow from the panel at the left, with the name of the operation below it."""
+    axes.annotate(
+        "", (0.0, 0.5), (-0.16, 0.5), xycoords="axes fraction", arrowprops={"arrowstyle": "->", "color": GREY}
+    )
+    axes.text(0.5, -0.04, label(text, 24), ha="center", va="top", fontsize="x-small", transform=axes.transAxes)
     return axes
 
 

@@ -34,6 +34,7 @@ def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
     rows = record.metrics["table"]
     caption = "± is the standard deviation over n trainings; for a single training, the 95 % interval is given"
     yield published_table(rows, title=caption, page=True)
+    data = ", ".join(dict.fromkeys(row["data"] for row in rows if row.get("data")))
     for name in metric_names("single", Detail.COMPARISON):
         metric = find_metric(name)
         measured = [row for row in rows if row["metric"] == name and row["measured"] is not None]
@@ -42,7 +43,7 @@ def _published(record: RunReader, writer: FigureWriter) -> Iterator[Block]:
             part = f" (the first {_MAX_BARS} of {len(measured)})" if len(measured) > _MAX_BARS else ""
             yield writer.draw(
                 f"published-and-measured-{name}",
-                f"{sentence_case(metric.title)}, published and measured{part}.",
+                f"{sentence_case(metric.title)}, published and measured{f' on {data}' * bool(data)}{part}.",
                 lambda axes, drawn=drawn, title=metric.title: bars(axes, drawn, xlabel=title),  # type: ignore[misc]
                 height=bars_height(drawn),
                 wide=len(drawn) > 20,

@@ -6,13 +6,14 @@ PyTorch is imported when one is used, because the command line lists the names w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tercet.config.training import StageConfig
 from tercet.core.errors import PartError, naming_part
 from tercet.core.registry import PARTS, Registry
+from tercet.metrics.metric import find_metric
 
 if TYPE_CHECKING:
     import torch
@@ -170,3 +171,20 @@ def _plateaus(losses: Iterable[float], patience: int) -> int:
         elif (bad_epochs := bad_epochs + 1) > patience:
             bad_epochs, count = 0, count + 1
     return count
+
+
+def epochs_without_improvement(scores: Sequence[Mapping[str, float]], monitor: str) -> int:
+    """Return the number of epochs since the monitored metric was last better than in all earlier epochs of a stage.
+
+    The metric alone counts: a lower loss at an equal metric selects weights, but does not count. Without
+    scores (no validation images) every epoch is an improvement, and NaN never is.
+    """
+    if not scores[-1]:
+        return 0
+    best, best_epoch = math.nan, 0
+    sign = 1 if find_metric(monitor).higher_is_better else -1
+    for epoch, row in enumerate(scores):
+        value = sign * row[monitor]
+        if value > best or (math.isnan(best) and not math.isnan(value)):
+            best, best_epoch = value, epoch
+    return len(scores) - 1 - best_epoch

@@ -36,7 +36,7 @@ from tercet.training.checkpoint import (
 from tercet.training.fabric import WeightAverage, autocast, channels_last, make_fabric, split, steady_batch_norm
 from tercet.training.losses import Objective, SingleLabel, count_correct, require_finite
 from tercet.training.optimizer import make_optimizer, set_learning_rate
-from tercet.training.parts import learning_rate, stage_steps
+from tercet.training.parts import epochs_without_improvement, learning_rate, stage_steps
 from tercet.training.signals import StopSignal
 
 
@@ -185,7 +185,7 @@ class Trainer:
         if signalled:
             self.save_and_stop_if_signalled()  # outside `applied`: the checkpoint holds the trained weights
         state.count_seconds(time.monotonic() - started)
-        stop_reason = self.should_stop(stage)
+        stop_reason = self.should_stop(stage, scores)
         row = EpochRow(
             stage=state.stage,
             epoch=state.epoch,
@@ -233,14 +233,14 @@ class Trainer:
         if best:
             state.best = state.stage_best
 
-    def should_stop(self, stage: StageConfig) -> str:
-        """Return why the stage ends after this epoch, empty if it does not."""
-        best = self.state.stage_best
-        epochs_since_best = self.state.epoch - best.epoch if best else 0
+    def should_stop(self, stage: StageConfig, scores: dict[str, float]) -> str:
+        """Return why the stage ends after an epoch with these scores, empty if it does not."""
         if limit := self.time_limit(stage):
             return limit
-        if stage.patience is not None and epochs_since_best >= stage.patience:
-            return f"no better for {epochs_since_best} epochs"
+        earlier = (row.validation for row in self.history if row.stage == self.state.stage)
+        epochs = epochs_without_improvement([*earlier, scores], self.config.monitor)
+        if stage.patience is not None and epochs >= stage.patience:
+            return f"no better for {epochs} epochs"
         return "stage complete" if self.remaining_steps(stage) <= 0 else ""
 
     def remaining_steps(self, stage: StageConfig) -> int:
