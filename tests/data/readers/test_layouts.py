@@ -92,6 +92,8 @@ def test_splits_are_recognized(tree: Tree, paths: list[str], splits: dict[str, i
 REFUSED = {
     "flat splits": (["train/1.png", "test/2.png"], "may be classes or splits"),
     "flat splits beside a class": (["train/1.png", "bus/1.png", "test/1.png"], "--data.layout classes"),
+    "flat images and test": (["images/1.png", "images/2.png", "test/1.png"], "may be classes or splits"),
+    "nested images and test": (in_classes("photos") + in_classes("dev"), "--data.train photos --data.test dev"),
     "flat folder of other name": (in_classes("train") + numbered("pictures-to-do"), "--data.train train"),
     "nested augmented": (in_classes("train") + in_classes("augmented"), "--data.train train"),
     "flat preview": (in_classes("train") + numbered("preview"), "--data.train train"),

@@ -190,11 +190,12 @@ class SplitFolders:
         candidates = {  # folders with class folders, also one level deeper
             name: kind
             for name in (*self.names, *inner)
-            if (kind := split_name(name.rsplit("/", 1)[-1]).kind) in ("", *_ORDER)
+            if (kind := split_name(name.rsplit("/", 1)[-1]).kind) in ("", "images", *_ORDER)
             and (classes := self.tree.names(join(self.root, name)))
             and len(split_folders(classes)) < 2
         }
-        train = min(candidates, key=lambda name: (candidates[name] != "train", name), default=None)
+        order = ("train", "", "images", "val", "test")
+        train = min(candidates, key=lambda name: (order.index(candidates[name]), name), default=None)
         test = min(candidates.keys() - {train}, key=lambda name: (candidates[name] != "test", name), default=None)
         if train is not None:
             names = {"train": train} | ({"test": test} if test is not None else {})
@@ -223,8 +224,9 @@ class SplitFolders:
         suspicious = {name for name, meaning in names.items() if meaning.kind not in ("", "images")}
         with_images = {name for name in names if self.tree.direct[join(self.root, name)]}
         nested = {name for name in split_like if self.classes[name]}
+        kinds = {meaning.kind for meaning in names.values()}
         if (
-            (len({names[name].kind for name in suspicious}) > 1 and len(suspicious) == len(names))
+            (len(kinds) > 1 and "" not in kinds)
             or any(len(split_folders(group)) > 1 for group in _by_rest(names).values())
             or (nested and len(suspicious) > 1)
             or any(name not in with_images and len(self.classes[name]) > 1 and with_images - {name} for name in nested)
