@@ -53,6 +53,8 @@ class AuditReport:
     """Findings of the kinds in `fail_on`."""
     path: Path | None
     """Folder with audit.json, audit.html and figures/; None without `output`."""
+    layout: str = ""
+    """How the folders were read; empty for other data."""
     features: Mapping[str, int] | None = None
     """Numbers of computed and reused features, of one image and orientation each; None without `feature_network`."""
 
@@ -65,6 +67,7 @@ class AuditReport:
         """Return JSON values."""
         return {
             "source": self.source,
+            "layout": self.layout,
             "failed": [finding.kind for finding in self.failed],
             **self.result.to_dict(),
             "features": self.features,
@@ -72,7 +75,7 @@ class AuditReport:
 
     def to_text(self) -> str:
         """Return the text report."""
-        lines = [*_summary(self.result), ""]
+        lines = [*_summary(self.result), *([f"layout: {self.layout}"] if self.layout else []), ""]
         width = max(map(len, FINDING_KINDS))
         for kind in FINDING_KINDS:
             finding = self.result.finding(kind)
@@ -162,7 +165,7 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     result = check_table(table, inspection, config, options, features=features, labels=labels)
     failed = tuple(finding for finding in result.findings if finding.kind in options.fail_on)
     counts = None if embedder is None else embedder.cache.counts
-    report = AuditReport(str(source), result, failed, folder, counts)
+    report = AuditReport(str(source), result, failed, folder, table.layout, counts)
     if folder is not None:
         print_status(console, f"writing {folder}")
         write_json(folder / DOCUMENT, report.to_dict())

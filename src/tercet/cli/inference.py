@@ -20,7 +20,7 @@ from tercet.core.resource_limits import MIN_MEMORY
 
 Bundle = Annotated[str, "bundle or run folder, or an exported file"]
 Images = Annotated[tuple[str, ...], "image files or folders"]
-LabelledData = Annotated[str, "image folder with one sub-folder per class, table, zip, or data set name"]
+LabelledData = Annotated[str, "image folder with one sub-folder per class, table, archive (zip, tar), or data set name"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def audit(data: LabelledData, *, parsed: ParsedArguments) -> Any:
 
 @command("Analysis", EMBED)
 def embed(
-    data: Annotated[str, "folder of images, table, zip, or data set name"],
+    data: Annotated[str, "folder of images, table, archive, or data set name"],
     file: Annotated[str, "features to write: .npz, .parquet or .csv"],
     *,
     parsed: ParsedArguments,
@@ -183,7 +183,10 @@ def embed(
 
 @command("Analysis", SEARCH)
 def search(
-    data: Annotated[str, "folder of images, table, zip, or data set name"], images: Images, *, parsed: ParsedArguments
+    data: Annotated[str, "folder of images, table, archive, or data set name"],
+    images: Images,
+    *,
+    parsed: ParsedArguments,
 ) -> Any:
     """Find the images of a data set that are most similar.
 

@@ -20,7 +20,7 @@ from tercet.core.errors import Problem
 from tercet.core.output import CommandResult
 
 TrainingData = Annotated[
-    str | None, "image folder with one sub-folder per class, table, zip, or data set name"
+    str | None, "image folder with one sub-folder per class, table, archive (zip, tar), or data set name"
 ]  # omitted with --resume
 
 

@@ -39,6 +39,14 @@ class ResumeConfig:
 
 
 @dataclass(frozen=True)
+class TestPredictionConfig:
+    """Predictions of images without labels."""
+
+    predict_test: bool = False
+    """Predict the unlabelled test images of the data at the end, to RUN/test_predictions.csv."""
+
+
+@dataclass(frozen=True)
 class EnsembleConfig(Config):
     """Ensemble methods and output; `labels`, `ties` and `keep` are for prediction files, `seed` and below for runs."""
 
@@ -146,7 +154,7 @@ class ExplainConfig:
 
 TRAINING = (RunConfig, PresetConfig, ResumeConfig, DataConfig, ModelConfig, TrainingConfig, FusionConfig)
 """Options shared by `train`, `crossval` and `tune`."""
-TRAIN = CommandOptions(*TRAINING, LadderConfig, CalibrationConfig, OutputConfig)
+TRAIN = CommandOptions(*TRAINING, LadderConfig, CalibrationConfig, TestPredictionConfig, OutputConfig)
 ENSEMBLE = CommandOptions(EnsembleConfig, FusionConfig, CalibrationConfig, OutputConfig)
 EMBED = CommandOptions(EncoderConfig, DataConfig, OutputConfig)
 SEARCH = CommandOptions(SearchConfig, EncoderConfig, DataConfig, OutputConfig)

@@ -32,6 +32,11 @@ class _AuditConfigDict(TypedDict, total=False):
 
 
 class _DataConfigDict(TypedDict, total=False):
+    layout: Literal["auto", "classes", "splits", "table"]
+    train: Text | None
+    val: Text | None
+    test: Text | None
+    class_from: Text | None
     image_column: Text | None
     label_columns: Sequence[Text] | Text | None
     label_separator: Text | None
@@ -285,8 +290,18 @@ class _LadderConfigDict(TypedDict, total=False):
     stop_at: Literal["probe", "fine-tune", "ensemble"] | None
 
 
+class _TestPredictionConfigDict(TypedDict, total=False):
+    predict_test: bool
+
+
 class TrainOptions(
-    _RunConfigDict, _PresetConfigDict, _ModelConfigDict, _TrainingConfigDict, _LadderConfigDict, total=False
+    _RunConfigDict,
+    _PresetConfigDict,
+    _ModelConfigDict,
+    _TrainingConfigDict,
+    _LadderConfigDict,
+    _TestPredictionConfigDict,
+    total=False,
 ):
     """Options of `tercet train`."""
 

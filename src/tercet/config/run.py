@@ -23,6 +23,16 @@ class DataConfig(Config):
     """Reading and splitting of the data."""
 
     section: ClassVar[str] = "data"
+    layout: Literal["auto", "classes", "splits", "table"] = "auto"
+    """Meaning of the top folders: classes, splits, or images listed by a table; auto: recognized by their structure."""
+    train: str | None = None
+    """Folder with the training images by class, relative to the data or absolute; folders not named are left out."""
+    val: str | None = None
+    """Folder with the validation images by class, relative to the data or absolute."""
+    test: str | None = None
+    """Folder with the test images by class, relative to the data or absolute; without class folders: unlabelled."""
+    class_from: str | None = None
+    """Regular expression on the file name; its first capture group is the class of the image."""
     image_column: str | None = None
     """Table column with the image file name (default: image, file, path, filename or id)."""
     label_columns: tuple[str, ...] | None = None

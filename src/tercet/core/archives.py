@@ -28,6 +28,7 @@ from typing import IO, Any, BinaryIO, cast
 from tercet.core.errors import DataError, StorageError
 from tercet.core.files import umask
 
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBERS = 2_000_000
 MAX_TOTAL_BYTES = 1 << 42
 """Maximum decompressed size of an archive: 4 TiB."""

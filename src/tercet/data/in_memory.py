@@ -23,6 +23,7 @@ from tercet.data.readers.columns import membership_of, sort_classes
 from tercet.data.readers.table import read_table, refuse_table_options
 from tercet.data.sources import ArraySource, FolderSource, ImageSource
 from tercet.data.table import UNLABELLED, Ints, SampleTable
+from tercet.data.unpacked import data_stem
 
 DataLike: TypeAlias = Any
 """Labelled images: a folder, table, zip or data set name; `(images, labels)` with arrays N H W C, paths or PIL images;
@@ -61,7 +62,7 @@ def resolve_data(data: DataLike, config: DataConfig) -> str | Path | SampleTable
 
 def data_name(data: str | Path | SampleTable) -> str:
     """Return the name of data for their run folder."""
-    return data.name if isinstance(data, SampleTable) else Path(str(data)).stem
+    return data.name if isinstance(data, SampleTable) else data_stem(Path(str(data)))
 
 
 def describe_type(value: Any) -> str:

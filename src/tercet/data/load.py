@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tercet.config.run import DataConfig
+from tercet.core.archives import TAR_SUFFIXES
 from tercet.core.errors import ConfigError, DataError
-from tercet.core.output import count
 from tercet.core.registry import did_you_mean
 from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.in_memory import table_from_arrays
-from tercet.data.readers.columns import sort_classes
-from tercet.data.readers.folder import find_layout, wrapper_prefix
-from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
-from tercet.data.readers.table import SUFFIXES, read_table, refuse_table_options, table_options
+from tercet.data.readers.folder import refuse_folder_options
+from tercet.data.readers.name_patterns import class_hint, compile_pattern, first_groups, group_hint
+from tercet.data.readers.scan import scan_folder, scan_zip
+from tercet.data.readers.table import SUFFIXES, read_table, refuse_table_options
+from tercet.data.readers.tree import read_tree
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import IN_MEMORY, SampleTable
-
-_PREFERRED = ("labels", "train")  # names of the table to read if an archive or a folder holds several
+from tercet.data.unpacked import data_stem, unpacked
 
 
 def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classes: int = 2) -> SampleTable:
-    """Read a data set: a registered name, a folder, a CSV or TSV file, or a zip archive of a folder or table.
+    """Read a data set: a registered name, a folder, a CSV or TSV file, or an archive (zip, tar) of a folder or table.
 
     Args:
         data: Name or path; a table is checked only. A registered name, optionally with a variant (`svhn:extra`), takes
@@ -43,6 +40,7 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
     """
     text = str(data)
     if isinstance(data, SampleTable):
+        refuse_folder_options(config, text)
         require_classes(data, text, min_classes)
         return _with_groups_from_names(data, config.group_from)
     path = Path(data).expanduser()
@@ -54,22 +52,30 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
                 f"'{text}' is the data set of this name; for the folder or file, write ./{text}", stacklevel=2
             )
         info = find_dataset(text)
+        if isinstance(DATASETS[info.name], DatasetInfo):
+            refuse_folder_options(config, f"the data set {text}")
         table = info.read(info, config)
     elif path.is_dir():
-        source = FolderSource(path)
-        table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
+        table = read_tree(scan_folder(path), FolderSource(path), config, name=path.resolve().name, what=text)
     elif path.suffix.lower() in SUFFIXES and path.exists():
-        table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=str(path))
+        refuse_folder_options(config, f"the table {path}")
+        table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=text)
     elif path.suffix.lower() == ".zip" and path.exists():
         archive = ZipSource(path)
-        table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
+        table = read_tree(scan_zip(archive), archive, config, name=path.stem, what=text)
+    elif path.name.lower().endswith(TAR_SUFFIXES) and path.exists():
+        folder = unpacked(path)
+        table = read_tree(scan_folder(folder), FolderSource(folder), config, name=data_stem(path), what=text)
     elif path.exists():
-        raise DataError(f"{path} is not a folder, .csv, .tsv or .zip")
+        raise DataError(f"{path} is not a folder, .csv, .tsv, .zip, {', '.join(TAR_SUFFIXES)}")
     elif IN_MEMORY.fullmatch(text):
         raise DataError(f"the images of {text} were not stored before the run stopped: start it again from Python")
     else:
         raise DataError(f"no data at '{data}'{did_you_mean(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
     require_classes(table, text, min_classes)
+    if config.group_from is None and table.groups is None and isinstance(table.source, FolderSource | ZipSource):
+        hint = group_hint(table.locations)
+        return table.with_notes(hint) if hint else table
     return _with_groups_from_names(table, config.group_from)
 
 
@@ -114,74 +120,20 @@ def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:
     """Raise a `DataError` if the table has fewer classes."""
     if table.num_classes < minimum:
         classes = f"one class ('{table.classes[0]}')" if table.classes else "no labels"
-        raise DataError(f"{what} has {classes}: need at least 2 classes")
-
-
-def _from_tree(
-    listing: Listing, source: FolderSource | ZipSource, *, name: str, what: str, config: DataConfig
-) -> SampleTable:
-    """Read class folders; read the table instead if table options are set or there are no class folders."""
-    prefix = wrapper_prefix(listing)
-    images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
-    class_folders = {path.split("/")[0] for path in images if "/" in path}
-    tables = [
-        path for path in listing.files if path.startswith(prefix) and PurePosixPath(path).suffix.lower() in SUFFIXES
-    ]
-    level = min((path.count("/") for path in tables), default=0)
-    few_folders = len(class_folders) < 2
-    # tables beside the class folders, or in the only folder
-    tables = [path for path in tables if path.count("/") == level <= prefix.count("/") + few_folders]
-    if tables and (table_options(config) or few_folders):
-        chosen = _choose_table(tables, what)
-        return read_table(chosen, source, config, name=name, what=f"{what}:{chosen}")
-    refuse_table_options(config, what)
-    layout = find_layout(listing, what=what, tables=tables)
-    classes = sort_classes(layout.class_names)
-    notes = list(summarise_skipped(layout.skipped))
-    if layout.empty:
-        notes.append(f"{count(len(layout.empty), 'class folder')} without images: {', '.join(layout.empty[:5])}")
-    index_of = {class_name: index for index, class_name in enumerate(classes)}
-    labels = np.array([index_of[class_name] for class_name in layout.class_names], dtype=np.int64)
-    return SampleTable(
-        name,
-        layout.ids,
-        layout.locations,
-        labels,
-        classes,
-        source,
-        splits=layout.splits,
-        notes=tuple(notes),
-        empty=layout.empty,
-    )
-
-
-def _choose_table(tables: Sequence[str], what: str) -> str:
-    if len(tables) == 1:
-        return tables[0]
-    preferred = [path for stem in _PREFERRED for path in tables if PurePosixPath(path).stem.casefold() == stem]
-    if not preferred:
-        raise DataError(
-            f"{what} holds {len(tables)} tables ({', '.join(tables[:5])}): give the path of one of them as the data"
-        )
-    return preferred[0]
+        hint = class_hint(table.locations) if isinstance(table.source, FolderSource | ZipSource) else ""
+        raise DataError(f"{what} has {classes}: need at least 2 classes{hint}")
 
 
 def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTable:
     """Set groups by a regular expression on file names; a sample that does not match gets its own group."""
     if pattern is None:
         return table
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"data.group_from '{pattern}' is not a regular expression: {error}") from error
-    if not expression.groups:
-        raise ConfigError(f"data.group_from '{pattern}' has no group: put parentheses around the group's name")
+    expression = compile_pattern(pattern, "group-from")
     if table.groups is not None:
-        raise ConfigError("give either data.group_column or data.group_from, not both")
-    matches = [expression.search(PurePosixPath(location).name) for location in table.locations]
-    names = [match[1] if match else None for match in matches]
+        raise ConfigError("give either --data.group-column or --data.group-from, not both")
+    names = first_groups(expression, table.locations)
     if not any(names):
-        raise DataError(f"data.group_from '{pattern}' matches no file name, such as '{table.locations[0]}'")
+        raise DataError(f"--data.group-from '{pattern}' matches no file name, such as '{table.locations[0]}'")
     groups = tuple(name or f"={sample}" for name, sample in zip(names, table.ids, strict=True))
     unmatched = sum(not name for name in names)
     notes = [f"{unmatched} file names do not match data.group_from: each is a group of its own"] if unmatched else []

@@ -68,6 +68,10 @@ class SampleTable:
     """Files that a table lists but that do not exist, with line numbers; they have no rows."""
     empty: tuple[str, ...] = ()
     """Class folders without an image."""
+    layout: str = ""
+    """How the folders were read, in one line."""
+    unlabelled: tuple[str, ...] = ()
+    """Locations of the images of a test folder without class folders; they have no rows."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))

@@ -35,6 +35,11 @@ from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
 
 _SPLIT_OPTIONS = (
+    "layout",
+    "train",
+    "val",
+    "test",
+    "class_from",
     "image_column",
     "label_columns",
     "label_separator",

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 from rich.console import Console
 
-from tercet.config.commands import TRAIN
+from tercet.config.commands import TRAIN, TestPredictionConfig
 from tercet.config.model import ModelConfig
 from tercet.config.option_types import TrainOptions
 from tercet.config.parser import ParsedArguments
@@ -32,6 +32,7 @@ from tercet.experiments.ladder_plan import check_limits, climbs, first_rung, pla
 from tercet.experiments.plan import Plan
 from tercet.experiments.results import RunResult
 from tercet.experiments.task import task_of
+from tercet.experiments.test_predictions import predict_test, require_test_images
 from tercet.experiments.training_checks import check_trainings
 from tercet.models.build import check_build, check_images
 from tercet.models.members import PHOTOS, Recipe, default_members, resolve_members
@@ -112,7 +113,7 @@ class Training(PlannedExperiment[Run]):
 
     command = "train"
     options = TRAIN
-    changeable = frozenset({"time_budget", "stop_at"})
+    changeable = frozenset({"time_budget", "stop_at", "predict_test"})
 
     def check(self) -> None:
         """Check device and members."""
@@ -129,6 +130,8 @@ class Training(PlannedExperiment[Run]):
         started = time.monotonic()
         parsed, config = self.parsed, self.parsed.of(RunConfig)
         prepared = prepare_data(self.source, parsed.of(DataConfig), multilabel=True)
+        if parsed.of(TestPredictionConfig).predict_test:
+            require_test_images(prepared.table)
         rungs = plan_rungs(parsed, prepared) if climbs(parsed) else ()
         members = tuple(member for rung in rungs for member in rung.members) or preset_members(parsed, prepared)
         plan = make_plan(
@@ -146,8 +149,16 @@ class Training(PlannedExperiment[Run]):
         return plan, prepared
 
     def work(self, run: RunFolder, state: tuple[Plan, DataModule], console: Console) -> Run:
-        """Train the members, and combine them."""
-        plan, prepared = state
+        """Train the members, combine them, and predict the unlabelled test images if requested."""
+        result = self._train(run, *state, console)
+        if not self.parsed.of(TestPredictionConfig).predict_test:
+            return result
+        plan, _ = state
+        with phase(console, "predicting the unlabelled test images"):
+            lines = predict_test(run, result.bundle(), self.source, plan.data_config, device=plan.device)
+        return replace(result, report="\n".join([result.report, *lines]))
+
+    def _train(self, run: RunFolder, plan: Plan, prepared: DataModule, console: Console) -> Run:
         if plan.rung is not None:
             config, preset = self.parsed.of(LadderConfig), self.parsed.of(PresetConfig).preset
             complete = preset == "best" or bool(self.parsed.of(RunConfig).members)  # named ones are all trained
@@ -247,7 +258,7 @@ def make_plan(
         fingerprint=prepared.fingerprint,
         classes=prepared.table.classes,
         held_out=held_out_digest(prepared.table),
-        notes=(*prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
+        notes=(*_layout_note(prepared), *prepared.table.notes, *(f"unreadable: {image}" for image in prepared.bad)),
         multilabel=prepared.table.membership is not None,
         calibration=calibration,
     )
@@ -255,6 +266,10 @@ def make_plan(
     plan.check()
     check_trainings(plan, prepared)
     return plan
+
+
+def _layout_note(prepared: DataModule) -> tuple[str, ...]:
+    return (f"layout: {prepared.table.layout}",) if prepared.table.layout else ()
 
 
 def write_run(run: RunFolder, plan: Plan, prepared: DataModule) -> None:

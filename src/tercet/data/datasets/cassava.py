@@ -10,8 +10,8 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo, find_tree, size_mismatch_note
-from tercet.data.readers.folder import SPLIT_NAMES
 from tercet.data.readers.scan import summarise_skipped
+from tercet.data.readers.split_names import SPLIT_NAMES
 from tercet.data.table import UNLABELLED, SampleTable
 
 _CLASSES = ("cbb", "cbsd", "cgm", "cmd", "healthy")

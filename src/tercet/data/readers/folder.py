@@ -1,190 +1,223 @@
-"""Layout of class folders, with or without split folders."""
+"""Read class folders, with or without split folders, or classes from file names."""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-from tercet.core.errors import DataError
+import numpy as np
+
+from tercet.config.run import DataConfig
+from tercet.core.errors import ConfigError, DataError
 from tercet.core.files import natural_key
-from tercet.core.output import join_few
-from tercet.data.readers.scan import Listing, SkippedFile, is_image
+from tercet.core.output import count
+from tercet.data.readers.columns import sort_classes
+from tercet.data.readers.image_tree import ImageTree, join
+from tercet.data.readers.layouts import EXAMPLE, Layout, Part, SplitFolders
+from tercet.data.readers.name_patterns import class_hint, compile_pattern, first_groups
+from tercet.data.readers.named_folders import Trees, named_parts, named_splits, outside_trees, with_rest
+from tercet.data.readers.scan import Listing, SkippedFile, is_image, summarise_skipped
+from tercet.data.sources import FolderSource, ZipSource
+from tercet.data.table import SPLITS, SampleTable
 
-EXAMPLE = (
-    "expected ROOT/<class>/*.jpg or ROOT/{train,val,test}/<class>/*.jpg, such as pets/cat/1.jpg and pets/dog/1.jpg"
-)
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-"""Split by the lower-case name of a split folder."""
-_KIND_WORDS = {
-    "train": "train training trn trainval",
-    "val": "val valid validation validate dev",
-    "test": "test testing tst eval evaluation holdout heldout",
-    "more": "unlabeled unlabelled preview augmented augmentation aug extra pred prediction predictions pseudo",
-    "images": "images image imgs img photos pictures pics data files jpg jpeg png part",
-}
-"""Words in folder names that suggest a split, additional data beside splits, or a plain image folder."""
-_KIND_OF = {word: kind for kind, words in _KIND_WORDS.items() for word in words.split()}
-_DATED = re.compile(r"(19|20)\d\d([\W_].*|\d{4})?")
-_TRAINING_TABLE = re.compile(r"(?i)train(ing)?([\W_]*(set|data|labels?|images?|v?\d+))*")
+_TITLES: dict[str, str] = dict(zip(SPLITS, ("training", "validation", "test"), strict=True))
 
 
-@dataclass(frozen=True)
-class FolderLayout:
-    """Images by class and, if there are split folders, by split."""
-
-    ids: tuple[str, ...]
-    locations: tuple[str, ...]
-    class_names: tuple[str, ...]
-    """Class name of each image."""
-    splits: tuple[str, ...] | None
-    skipped: tuple[SkippedFile, ...]
-    empty: tuple[str, ...]
-    """Class folders without an image."""
+def folder_options(config: DataConfig) -> list[str]:
+    """Return the options that are set and apply to folders and archives of images only."""
+    layout = ["layout"] if config.layout in ("classes", "splits") else []
+    return layout + [name for name in (*SPLITS, "class_from") if getattr(config, name) is not None]
 
 
-def wrapper_prefix(listing: Listing) -> str:
-    """Return the prefix of folders that only wrap the data (`pets/` of `pets/cat/1.jpg`), or ''.
-
-    A wrapper is the only folder of its level, and all its images are at least two levels deeper.
-    """
-    prefix = ""
-    while True:
-        images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
-        parents = {path.split("/", 1)[0] for path in images}
-        folders = {path[len(prefix) :].split("/")[0] for path in listing.folders if path.startswith(prefix)} - {""}
-        if len(parents) != 1 or folders - parents or min(path.count("/") for path in images) < 2:
-            return prefix
-        prefix += f"{parents.pop()}/"
+def refuse_folder_options(config: DataConfig, what: str) -> None:
+    """Raise a `ConfigError` if an option is set that applies to folders of images only."""
+    if options := folder_options(config):
+        option = options[0].replace("_", "-")
+        raise ConfigError(f"--data.{option} applies to folders and archives of images, not to {what}")
 
 
-def find_layout(listing: Listing, *, what: str, tables: Sequence[str] = ()) -> FolderLayout:
-    """Find class folders, within split folders if there are any.
+def find_layout(tree: ImageTree, config: DataConfig, *, what: str) -> Layout | None:
+    """Return the layout that `data.layout` defines, or that is recognized; None if the top folders may be classes.
 
     Raises:
-        DataError: There are no images, none in a class folder, or it is unclear whether folders are classes or splits.
+        DataError: It is unclear whether folders are classes or splits.
     """
-    prefix = wrapper_prefix(listing)
-    paths = sorted(
-        (path for path in listing.files if path.startswith(prefix)), key=lambda path: (natural_key(path), path)
+    root = tree.unwrap()
+    folders = SplitFolders(tree, root, what)
+    if config.layout == "splits":
+        return folders.forced(flat=config.class_from is not None)
+    if config.layout == "classes":
+        return Layout(root, (Part(root),))
+    if config.class_from is not None:
+        return folders.find_flat() or Layout("", (Part(""),))
+    return folders.find()
+
+
+def class_layout(tree: ImageTree, *, what: str) -> Layout:
+    """Return the layout in which the top folders are classes.
+
+    Raises:
+        DataError: They are probably something else.
+    """
+    root = tree.unwrap()
+    if not tree.names(root):
+        raise DataError(
+            f"{what} has {count(len(tree.images), 'image')} but none in a class folder: {EXAMPLE}"
+            f"{class_hint(tree.images)}"
+        )
+    SplitFolders(tree, root, what).require_classes()
+    return Layout(root, (Part(root),))
+
+
+def read_folders(
+    listing: Listing,
+    tree: ImageTree,
+    layout: Layout | None,
+    source: FolderSource | ZipSource,
+    config: DataConfig,
+    *,
+    name: str,
+    what: str,
+) -> SampleTable:
+    """Read images whose class is the name of a folder, or in their file names.
+
+    Args:
+        listing: All files and folders of the data.
+        tree: Their images.
+        layout: What `find_layout` returned.
+        source: Reads the images.
+        config: Options.
+        name: Name of the data.
+        what: Path of the data, for messages.
+
+    Raises:
+        DataError: No image has a class, or it is unclear what the folders are.
+        ConfigError: An option names a folder that does not exist, or is not a regular expression.
+    """
+    trees: Trees = {"": tree}
+    if named := named_splits(config):
+        root = source.root if isinstance(source, FolderSource) else None
+        trees |= outside_trees(named, root, what=what)
+        parts = named_parts(named, trees, root, config, what=what)
+        layout = with_rest(parts, _rest_layout(tree, parts, config, what=what), tree, what=what)
+    layout = layout or class_layout(tree, what=what)
+    rows, skipped = _Rows(layout, config).read(trees)
+    if not rows.classes:
+        raise DataError(f"{what} has {count(len(tree.images), 'image')} but none in a class folder: {EXAMPLE}")
+    classes = sort_classes(rows.classes)
+    index_of = {label: index for index, label in enumerate(classes)}
+    others = [(path, "no image extension") for path in listing.files if not is_image(path)]
+    empty = _empty_folders(listing, layout, trees)
+    notes = [*summarise_skipped([*listing.skipped, *skipped, *others])]
+    if empty:
+        notes.append(f"{count(len(empty), 'class folder')} without images: {', '.join(empty[:5])}")
+    notes += rows.notes
+    return SampleTable(
+        name,
+        tuple(rows.ids),
+        tuple(rows.locations),
+        np.array([index_of[label] for label in rows.classes], dtype=np.int64),
+        classes,
+        source,
+        splits=tuple(rows.splits) if layout.has_splits else None,
+        notes=tuple(notes),
+        empty=empty,
+        layout=rows.description,
+        unlabelled=tuple(rows.unlabelled),
     )
-    skipped = [*listing.skipped, *((path, "no image extension") for path in paths if not is_image(path))]
-    images = [path for path in paths if is_image(path)]
-    if not images:
-        raise DataError(f"{what} holds no images: {EXAMPLE}")
-    split_of = _split_folders([path[len(prefix) :] for path in images], what=what)
-    if not split_of:
-        _refuse_ambiguous([path[len(prefix) :] for path in images], tables, what=what)
-    depth = 2 if split_of else 1  # folder levels above an image
-    rows = []
-    for path in images:
-        parts = path[len(prefix) :].split("/")
-        if len(parts) <= depth:
-            skipped.append((path, "not in a class folder"))
+
+
+def _rest_layout(tree: ImageTree, parts: Sequence[Part], config: DataConfig, *, what: str) -> Layout | None:
+    """Return the layout of the images outside the named parts; None if a training folder is named."""
+    if any(part.split == "train" for part in parts):
+        return None
+    prefixes = tuple(part.prefix for part in parts if not part.base)
+    rest = ImageTree([path for path in tree.images if not path.startswith(prefixes or "\0")])
+    if not rest.images:
+        return Layout("", ())
+    return find_layout(rest, config, what=what) or class_layout(rest, what=what)
+
+
+class _Rows:
+    """Collects the samples of a layout."""
+
+    def __init__(self, layout: Layout, config: DataConfig) -> None:
+        self.layout, self.config = layout, config
+        self.pattern = None if config.class_from is None else compile_pattern(config.class_from, "class-from")
+        self.ids: list[str] = []
+        self.locations: list[str] = []
+        self.classes: list[str] = []
+        self.splits: list[str] = []
+        self.unlabelled: list[str] = []
+        self.notes: list[str] = []
+        self._texts: list[str] = []
+
+    @property
+    def description(self) -> str:
+        """The layout in one line."""
+        folders = "classes in file names" if self.pattern else "class folders"
+        return "; ".join(self._texts) if self.layout.has_splits else f"{folders}: {'; '.join(self._texts)}"
+
+    def read(self, trees: Trees) -> tuple[_Rows, list[SkippedFile]]:
+        """Return the collected samples, and files without a class."""
+        skipped: list[SkippedFile] = []
+        remaining = dict.fromkeys(sorted(trees[""].images, key=lambda path: (natural_key(path), path)))
+        for part in self.layout.parts:
+            inside = remaining if not part.base else dict.fromkeys(sorted(trees[part.base].images, key=natural_key))
+            nested = [other.prefix for other in self.layout.parts if other is not part and other.base == part.base]
+            nested = [prefix for prefix in nested if prefix.startswith(part.prefix)]
+            paths = [
+                path for path in inside if path.startswith(part.prefix) and not path.startswith(tuple(nested) or "\0")
+            ]
+            for path in paths:
+                inside.pop(path)
+            skipped += self._add(part, paths)
+        left_out = tuple(f"{folder}/" for folder in self.layout.left_out)
+        for folder in self.layout.left_out:
+            number = sum(path.startswith(f"{folder}/") for path in remaining)
+            self.notes.append(f"{folder}/ is neither a split nor a class: {count(number, 'image')} left out")
+        skipped += [(path, "not in a class folder") for path in remaining if not path.startswith(left_out or "\0")]
+        return self, skipped
+
+    def _add(self, part: Part, paths: Sequence[str]) -> list[SkippedFile]:
+        """Add the images of one part, and return those without a class."""
+        if self.pattern is not None:
+            labels = first_groups(self.pattern, paths)
         else:
-            rows.append((path, parts[depth - 1], split_of.get(parts[0], "")))
-    if not rows:
-        raise DataError(f"{what} has {len(images)} images but none in a class folder: {EXAMPLE}")
-    image_folders = {path.rsplit("/", 1)[0] for path, _, _ in rows}
-    return FolderLayout(
-        ids=tuple(path[len(prefix) :] for path, _, _ in rows),
-        locations=tuple(path for path, _, _ in rows),
-        class_names=tuple(name for _, name, _ in rows),
-        splits=tuple(split for _, _, split in rows) if split_of else None,
-        skipped=tuple(skipped),
-        empty=_empty_folders(listing, prefix, depth, image_folders),
-    )
+            inner = [path[len(part.prefix) :].partition("/") for path in paths]
+            labels = [folder if slash else None for folder, slash, _ in inner]
+        labelled = part.labelled and (any(labels) or part.split != "test")
+        where = f"{join(part.base, part.folder)}/" if part.base or part.folder else "the data"
+        if not labelled:
+            self.unlabelled += [join(part.base, path) for path in paths]
+            text = f"{count(len(paths), 'image')} in {where} without class"
+            self.notes.append(f"{text}: unlabelled, predicted by tercet train --predict-test only")
+            self._texts.append(f"unlabelled = {where}")
+            return []
+        root = "" if part.base or not self.layout.root else f"{self.layout.root}/"
+        skipped = []
+        for path, label in zip(paths, labels, strict=True):
+            if not label:
+                reason = "not in a class folder" if self.pattern is None else "name does not match data.class_from"
+                skipped.append((join(part.base, path), reason))
+                continue
+            self.ids.append(join(part.base, path).removeprefix(root))
+            self.locations.append(join(part.base, path))
+            self.classes.append(label)
+            self.splits.append(part.split)
+        number = count(len(set(filter(None, labels))), "class")
+        self._texts.append(f"{_TITLES[part.split]} = {where} ({number})" if part.split else f"{number} in {where}")
+        return skipped
 
 
-def _empty_folders(listing: Listing, prefix: str, depth: int, image_folders: set[str]) -> tuple[str, ...]:
-    level = prefix.count("/") + depth - 1
-    class_folders = [path for path in listing.folders if path.startswith(prefix) and path.count("/") == level]
+def _empty_folders(listing: Listing, layout: Layout, trees: Trees) -> tuple[str, ...]:
+    """Return class folders without images."""
+    tree = trees[""]
     return tuple(
-        path for path in class_folders if not any(f"{folder}/".startswith(f"{path}/") for folder in image_folders)
+        path
+        for path in listing.folders
+        if path not in tree.below
+        and any(
+            part.labelled and not part.base and path.startswith(part.prefix) and "/" not in path[len(part.prefix) :]
+            for part in layout.parts
+        )
     )
-
-
-def _split_folders(images: Sequence[str], *, what: str) -> dict[str, str]:
-    """Return the split of each top folder, or nothing if the top folders are classes."""
-    folders = sorted({path.split("/")[0] for path in images if "/" in path})
-    nested = {path.split("/")[0] for path in images if path.count("/") >= 2}
-    split_of = {
-        folder: SPLIT_NAMES[folder.casefold()]
-        for folder in folders
-        if folder in nested and folder.casefold() in SPLIT_NAMES
-    }
-    others = [folder for folder in folders if folder not in split_of]
-    if others and len(split_of) > 1:
-        raise DataError(
-            f"{what} mixes split folders ({', '.join(split_of)}) with other folders ({', '.join(others[:5])}): "
-            f"{EXAMPLE}"
-        )
-    if others:
-        return {}
-    if len(set(split_of.values())) < len(split_of):
-        raise DataError(f"{what} has two folders for one split ({', '.join(split_of)}): keep one")
-    return split_of
-
-
-def _kinds(name: str) -> set[str]:
-    """Return the kinds that the words of a folder's name suggest: train, val, test, more, images."""
-    joined = re.sub(r"(?i)\b(hold|held)[\W_]*out", "holdout", name.replace("_", " "))
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", joined)
-    words = [word.casefold() for word in words if len(word) > 1]
-    stems = [re.sub(r"(?<=.)(set|split|data|images|imgs|folder)$", "", word) for word in words]
-    kinds = [_KIND_OF.get(word) or _KIND_OF.get(stem) for word, stem in zip(words, stems, strict=True)]
-    if set(kinds) <= {"images", None} and None in kinds:  # 'photos' is an image folder, 'holiday photos' may be a class
-        return set()
-    return {kind for kind in kinds if kind}
-
-
-def _refuse_ambiguous(images: Sequence[str], tables: Sequence[str], *, what: str) -> None:
-    """Raise if top folders, which would be read as classes, are probably something else.
-
-    Raises:
-        DataError: They look like splits, contain sub-folders of the same names, or are beside a table.
-    """
-    folders = [path.split("/")[:-1] for path in images if "/" in path]
-    kinds = {name: _kinds(name) for name in sorted({parts[0] for parts in folders})}
-    split_like = {name for name, kind in kinds.items() if kind & {"train", "val", "test"}}
-    names = join_few([*map(repr, kinds)])
-    training_tables = [path for path in tables if _TRAINING_TABLE.fullmatch(PurePosixPath(path).stem)]
-    if tables and kinds and (training_tables or all(kinds.values())):
-        table, folder = (training_tables or [*tables])[0], min(kinds, key=lambda name: "train" not in kinds[name])
-        raise DataError(
-            f"{what} holds the table {table!r} beside folders of images ({names}): give --data.image-column (and "
-            f"--data.image-pattern '{folder}/{{...}}' if its paths lack the folder) to read the table, or give one "
-            "folder as the data, or move the table elsewhere to read the folders as classes"
-        )
-    subfolders: dict[str, set[str]] = {name: set() for name in kinds}
-    for name, *rest in folders:  # dated sub-folders, such as 2024-05, are recording sessions, not classes
-        subfolders[name].update(itertools.takewhile(lambda folder: not _DATED.fullmatch(folder), rest))
-    with_images = {parts[0] for parts in folders if len(parts) == 1}
-    counts = Counter(itertools.chain(*subfolders.values()))
-    shared = {name for name, count in counts.items() if count > 1}
-    all_kinds = set().union(*kinds.values()) - {"images"}
-    nested = {name for name in split_like if subfolders[name]}
-    suspicious = {name for name, kind in kinds.items() if kind - {"images"}}
-    if (
-        (split_like and all(kind - {"images"} for kind in kinds.values()) and len(all_kinds) > 1)
-        or (nested and len(suspicious) > 1)
-        or any(name not in with_images and len(subfolders[name]) > 1 and with_images - {name} for name in nested)
-    ):
-        raise DataError(
-            f"{what}: the folders {names} may be classes or splits: rename splits to 'train', 'val' and 'test', each "
-            "with class folders, and move other folders elsewhere; or use one folder, or a table of images, as the data"
-        )
-    if (
-        any(len(inner & shared) > 1 for inner in subfolders.values())
-        or any(_kinds(name) & {"train", "val", "test"} for name in shared)
-        or any(subfolders[name] & shared for name in nested)
-    ):
-        raise DataError(
-            f"{what}: the folders {names} contain sub-folders of the same names "
-            f"({join_few([*map(repr, sorted(shared))])}): are the folders classes? rename splits to 'train', 'val' and "
-            "'test', or give one folder, or a table of images, as the data; a class folder must hold its images "
-            "without sub-folders"
-        )

@@ -23,7 +23,7 @@ from tercet.data.readers.columns import (
     placeholder_labels,
     sort_classes,
 )
-from tercet.data.readers.folder import SPLIT_NAMES
+from tercet.data.readers.split_names import SPLIT_NAMES
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import UNLABELLED, SampleTable
 
@@ -41,7 +41,13 @@ def require_files(missing: int, existing: int, what: str, notes: Sequence[str], 
 
 
 def read_table(
-    location: str, source: FolderSource | ZipSource, config: DataConfig, *, name: str, what: str
+    location: str,
+    source: FolderSource | ZipSource,
+    config: DataConfig,
+    *,
+    name: str,
+    what: str,
+    find: Callable[[str], str | None] | None = None,
 ) -> SampleTable:
     """Read a table of images, whose paths are relative to the table.
 
@@ -51,6 +57,7 @@ def read_table(
         config: Names of the columns, if they are not the usual ones.
         name: Name of the data.
         what: Name of the file, for messages.
+        find: Returns the location of a listed file (default: `source.find`).
 
     Raises:
         DataError: The file is not a table, rows contradict each other, or too many images do not exist.
@@ -71,9 +78,8 @@ def read_table(
     )
     folder = location[: len(location) - len(PurePosixPath(location).name)]
     files = [file_name(config.image_pattern, fields, header=header, image=columns.image) for _, fields in records]
-    rows, notes, missing = _collect(
-        records, ids, files, columns, label_format, what, lambda file: source.find(folder + file)
-    )
+    find = find or source.find
+    rows, notes, missing = _collect(records, ids, files, columns, label_format, what, lambda file: find(folder + file))
     require_files(len(missing), len(rows), what, notes, config)
     sets = [label_format.label_set(row.fields) for row in rows] if label_format.is_multilabel else None
     labels = [row.label for row in rows]
