@@ -148,7 +148,7 @@ def test_a_frame_is_read_as_a_table(paths: list[str], monkeypatch: pytest.Monkey
     table = table_of(frame, config)
     assert table.groups == tuple("112233") and table.splits == ("train",) * 6
     assert load_table(table, config, min_classes=2) is table
-    with pytest.raises(ConfigError, match="image_column"):
+    with pytest.raises(ConfigError, match=r"image.column"):
         resolve_data((X, NAMES), config)
 
 

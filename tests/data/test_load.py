@@ -168,7 +168,7 @@ def test_unknown_data_suggests_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'digits'"):
         load_table("digit", CONFIG)
     (tmp_path / "x.tar").write_text("x")
-    with pytest.raises(DataError, match=r"not a folder, \.csv"):
+    with pytest.raises(DataError, match=r"not a folder, \.zip"):
         load_table(tmp_path / "x.tar", CONFIG)
 
 

@@ -20,8 +20,10 @@ from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.in_memory import table_from_arrays
 from tercet.data.readers.columns import sort_classes
 from tercet.data.readers.folder import find_layout, wrapper_prefix
+from tercet.data.readers.records import LIST_SUFFIXES, TABLE_SUFFIXES
 from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
-from tercet.data.readers.table import SUFFIXES, read_table, refuse_table_options, table_options
+from tercet.data.readers.side_columns import own_group
+from tercet.data.readers.table import read_table, refuse_table_options, table_options
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import IN_MEMORY, SampleTable
 
@@ -58,13 +60,13 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
     elif path.is_dir():
         source = FolderSource(path)
         table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
-    elif path.suffix.lower() in SUFFIXES and path.exists():
+    elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
         table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=str(path))
     elif path.suffix.lower() == ".zip" and path.exists():
         archive = ZipSource(path)
         table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
     elif path.exists():
-        raise DataError(f"{path} is not a folder, .csv, .tsv or .zip")
+        raise DataError(f"{path} is not a folder, .zip, or table (.csv, .tsv, .jsonl, .txt)")
     elif IN_MEMORY.fullmatch(text):
         raise DataError(f"the images of {text} were not stored before the run stopped: start it again from Python")
     else:
@@ -114,7 +116,8 @@ def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:
     """Raise a `DataError` if the table has fewer classes."""
     if table.num_classes < minimum:
         classes = f"one class ('{table.classes[0]}')" if table.classes else "no labels"
-        raise DataError(f"{what} has {classes}: need at least 2 classes")
+        notes = "".join(f"; {note}" for note in table.notes)
+        raise DataError(f"{what} has {classes}: need at least 2 classes{notes}")
 
 
 def _from_tree(
@@ -125,7 +128,9 @@ def _from_tree(
     images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
     class_folders = {path.split("/")[0] for path in images if "/" in path}
     tables = [
-        path for path in listing.files if path.startswith(prefix) and PurePosixPath(path).suffix.lower() in SUFFIXES
+        path
+        for path in listing.files
+        if path.startswith(prefix) and PurePosixPath(path).suffix.lower() in TABLE_SUFFIXES
     ]
     level = min((path.count("/") for path in tables), default=0)
     few_folders = len(class_folders) < 2
@@ -182,7 +187,7 @@ def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTa
     names = [match[1] if match else None for match in matches]
     if not any(names):
         raise DataError(f"data.group_from '{pattern}' matches no file name, such as '{table.locations[0]}'")
-    groups = tuple(name or f"={sample}" for name, sample in zip(names, table.ids, strict=True))
+    groups = tuple(name or own_group(sample) for name, sample in zip(names, table.ids, strict=True))
     unmatched = sum(not name for name in names)
     notes = [f"{unmatched} file names do not match data.group_from: each is a group of its own"] if unmatched else []
     return replace(table, groups=groups).with_notes(*notes)
