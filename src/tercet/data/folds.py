@@ -137,8 +137,8 @@ def _given_folds(table: SampleTable, pool: Ints, count: int | None) -> list[Fold
     without = pool[row_folds < 0]
     if len(without):
         raise DataError(
-            f"{table.name}: {len(without)} of {len(pool)} images have no fold, such as '{table.ids[without[0]]}': folds "
-            "are whole numbers from 0 on; fill in the fold column, or remove it to get other folds"
+            f"{table.name}: {len(without)} of {len(pool)} images have no fold, such as '{table.ids[without[0]]}': "
+            "folds are whole numbers from 0 on; fill in the fold column, or remove it to get other folds"
         )
     numbers = sorted(set(row_folds.tolist()))
     if count is not None and count != len(numbers):
