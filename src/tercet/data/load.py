@@ -20,6 +20,9 @@ from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.in_memory import table_from_arrays
 from tercet.data.readers.columns import sort_classes
 from tercet.data.readers.folder import find_layout, wrapper_prefix
+from tercet.data.readers.metadata import read_metadata
+from tercet.data.readers.parquet import SUFFIX as PARQUET
+from tercet.data.readers.parquet import parquet_files, read_parquet
 from tercet.data.readers.records import LIST_SUFFIXES, TABLE_SUFFIXES
 from tercet.data.readers.scan import Listing, is_image, scan_folder, scan_zip, summarise_skipped
 from tercet.data.readers.side_columns import own_group
@@ -58,15 +61,20 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
         info = find_dataset(text)
         table = info.read(info, config)
     elif path.is_dir():
-        source = FolderSource(path)
-        table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
+        listing, name = scan_folder(path), path.resolve().name
+        if files := parquet_files(listing):
+            table = read_parquet(path, files, config, name=name, what=str(path))
+        else:
+            table = _from_tree(listing, FolderSource(path), name=name, what=str(path), config=config)
+    elif path.suffix.lower() == PARQUET and path.exists():
+        table = read_parquet(path.parent, [path.name], config, name=path.stem, what=str(path))
     elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
         table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=str(path))
     elif path.suffix.lower() == ".zip" and path.exists():
         archive = ZipSource(path)
         table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
     elif path.exists():
-        raise DataError(f"{path} is not a folder, .zip, or table (.csv, .tsv, .jsonl, .txt)")
+        raise DataError(f"{path} is not a folder, .zip, or table (.csv, .tsv, .jsonl, .txt, .parquet)")
     elif IN_MEMORY.fullmatch(text):
         raise DataError(f"the images of {text} were not stored before the run stopped: start it again from Python")
     else:
@@ -123,7 +131,9 @@ def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:
 def _from_tree(
     listing: Listing, source: FolderSource | ZipSource, *, name: str, what: str, config: DataConfig
 ) -> SampleTable:
-    """Read class folders; read the table instead if table options are set or there are no class folders."""
+    """Read class folders; instead read metadata files, or a table if table options are set or there are no folders."""
+    if (table := read_metadata(listing, source, config, name=name, what=what)) is not None:
+        return table
     prefix = wrapper_prefix(listing)
     images = [path[len(prefix) :] for path in listing.files if path.startswith(prefix) and is_image(path)]
     class_folders = {path.split("/")[0] for path in images if "/" in path}

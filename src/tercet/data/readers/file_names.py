@@ -6,7 +6,7 @@ import os
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -30,10 +30,11 @@ class FileFinder:
     Args:
         source: Folder or archive.
         folder: Folder of the table within the source, empty or with a trailing slash.
+        find: Returns the location of an exact path (default: `source.find`).
     """
 
-    def __init__(self, source: ListedSource, folder: str) -> None:
-        self.source, self.folder = source, folder
+    def __init__(self, source: ListedSource, folder: str, *, find: Callable[[str], str | None] | None = None) -> None:
+        self.source, self.folder, self._find = source, folder, find or source.find
         self.other_forms: dict[str, str] = {}
         """Files by listed names in another form."""
         self.without_extension: dict[str, str] = {}
@@ -46,14 +47,14 @@ class FileFinder:
         Raises:
             DataError: The path is outside the source, or several files have the name but for its form.
         """
-        location = self.source.find(self.folder + name)
+        location = self._find(self.folder + name)
         if location is not None:
             return location
         plain = name.strip().replace("\\", "/")
         if plain != name:
-            location = self.source.find(self.folder + plain)
+            location = self._find(self.folder + plain)
         path = None if location is not None else self._search(plain)
-        location = self.source.find(path) if path is not None else location
+        location = self._find(path) if path is not None else location
         if location is not None:
             has_extension = file_key(PurePosixPath(plain).name) == file_key(PurePosixPath(location).name)
             (self.other_forms if has_extension else self.without_extension)[name] = location

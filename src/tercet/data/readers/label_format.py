@@ -50,6 +50,7 @@ def read_labels(
     cells = [fields[positions[0]] for _, fields in records]
     if separator is None:
         missing.keep_signs(cells)
+        _refuse_lists(cells, header[positions[0]], name)
         labels = [missing.text(cell) for cell in cells]
         notes = missing.notes(label for label in labels if label)
         return RowLabels(tuple((label,) if label else None for label in labels), False, notes)
@@ -67,6 +68,16 @@ def _require_separator(
         raise DataError(
             f"{name}: no cell of {columns} contains the separator '{separator}': give another "
             "--data.label-separator (or add --data.task multi if every image has one label)"
+        )
+
+
+def _refuse_lists(cells: Sequence[str], column: str, name: str) -> None:
+    """Raise a `DataError` if all labels are lists, such as ["cat", "dog"], which would each be a class."""
+    labels = [cell.strip() for cell in cells if cell.strip()]
+    if labels and all(label[0] == "[" and label[-1] == "]" for label in labels):
+        raise DataError(
+            f"{name}: the cells of '{column}' are lists, such as {labels[0]}: write several labels as text with a "
+            "separator and give --data.label-separator (with it, lists of JSON lines and Parquet files are read)"
         )
 
 

@@ -5,7 +5,7 @@ Every message has line numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -39,7 +39,13 @@ def require_files(missing: int, existing: int, what: str, notes: Sequence[str], 
 
 
 def read_table(
-    location: str, source: FolderSource | ZipSource, config: DataConfig, *, name: str, what: str
+    location: str,
+    source: FolderSource | ZipSource,
+    config: DataConfig,
+    *,
+    name: str,
+    what: str,
+    find: Callable[[str], str | None] | None = None,
 ) -> SampleTable:
     """Read a table of images, whose paths are relative to the table.
 
@@ -50,6 +56,7 @@ def read_table(
         config: Names of the columns, if they are not the usual ones.
         name: Name of the data.
         what: Name of the file, for messages.
+        find: Returns the location of an exact path (default: `source.find`).
 
     Raises:
         DataError: The file is not a table, rows contradict each other, or too many images do not exist.
@@ -58,7 +65,7 @@ def read_table(
     header, records = read_records(source.content(location), name=what, separator=config.label_separator)
     folder = location[: len(location) - len(PurePosixPath(location).name)]
     lines = [(str(line), fields) for line, fields in records]
-    return table_of_records(header, lines, FileFinder(source, folder), config, name=name, what=what)
+    return table_of_records(header, lines, FileFinder(source, folder, find=find), config, name=name, what=what)
 
 
 def table_of_records(
