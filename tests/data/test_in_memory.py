@@ -181,6 +181,7 @@ LOADER: Any = torch.utils.data.DataLoader(Pairs([(X[0], 0)]))
         ((X, 1), "labels are int"),
         ((X, [1, 2, np.nan, 1, 2, 1]), "label 2 is nan"),
         ((X, ["a", "b", None, "a", "b", "a"]), "label 2 is None"),
+        ((X, np.array(["a", "b", np.nan, "a", "b", "a"])), "label 2 is nan"),
         ((X, ["a", "b", float("nan"), "a", "b", "a"]), "label 2 is nan"),
         ((X, [0.5] * 6), r"type float64, expected N class names or integers \(y.astype\(int\)\)"),
         ((X, [[0, 2]] * 6), r"N K of 0 and 1"),

@@ -81,21 +81,21 @@ def _numberings(texts: set[str], classes: Sequence[str], kinds: Iterable[Numberi
 def _other_forms(texts: Collection[str], classes: Sequence[str]) -> set[tuple[str, ...]]:
     """Return the forms of the class names that contain all texts, which differ in case and separators."""
     index_of = {text_key(name): index for index, name in enumerate(classes)}
-    shown = {index_of[key]: text for text in texts if (key := text_key(text)) in index_of}
-    if len(index_of) < len(classes) or "" in index_of or len(shown) < len(set(texts)):
+    texts_by_class = {index_of[key]: text for text in texts if (key := text_key(text)) in index_of}
+    if len(index_of) < len(classes) or "" in index_of or len(texts_by_class) < len(set(texts)):
         return set()
-    if len(shown) == len(classes):
-        return {tuple(shown[index] for index in range(len(classes)))}
+    if len(texts_by_class) == len(classes):
+        return {tuple(texts_by_class[index] for index in range(len(classes)))}
     forms: dict[int, set[tuple[str, ...]]] = {}
     for cost, convert in _CASES:
         for separator in _SEPARATORS:
             form = tuple(
                 convert(name if separator is None else re.sub(r"[\s_-]+", separator, name)) for name in classes
             )
-            if all(form[index] == text for index, text in shown.items()):
+            if all(form[index] == text for index, text in texts_by_class.items()):
                 forms.setdefault(cost + (separator is not None), set()).add(form)
     # the form with the fewest changes; without a common form, the texts themselves show that it is unclear
-    return forms[min(forms)] if forms else {tuple(classes), tuple(shown.values())}
+    return forms[min(forms)] if forms else {tuple(classes), tuple(texts_by_class.values())}
 
 
 def text_key(text: str) -> str:

@@ -192,8 +192,8 @@ def _label_values(labels: Any, count: int) -> NDArray[Any]:
         raise DataError(f"{len(values)} labels for {count} images")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    for row, value in enumerate(values if values.dtype.kind in "Of" and values.ndim == 1 else ()):
-        if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+    for row, value in enumerate(values if values.dtype.kind in "OUf" and values.ndim == 1 else ()):
+        if value is None or value == "nan" or (isinstance(value, (float, np.floating)) and np.isnan(value)):
             raise DataError(f"label {row} is {value}: remove the unlabelled images, or give '' as their label")
     if values.dtype.kind not in "iubOU" or values.ndim > 2 or (values.ndim == 2 and not np.isin(values, (0, 1)).all()):
         raise DataError(

@@ -33,7 +33,8 @@ WORDS = [
     "",
     " ",
 ]
-NAMES = ["image", "file_name", "label", "class", "split", "fold", "is_valid", "weight", "A", "B", "id", "g", ""]
+NAMES = ["image", "file_name", "label", "class", "A", "B", ""]
+SIDE_NAMES = ["split", "fold", "is_valid", "weight", "id", "g"]
 CELLS = st.one_of(st.sampled_from(WORDS), st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -54,12 +55,20 @@ OPTIONS = st.fixed_dictionaries(
 
 @st.composite
 def tables(draw: st.DrawFn) -> str:
-    header = draw(st.lists(st.one_of(st.sampled_from(NAMES), CELLS), min_size=1, max_size=6))
-    width = st.lists(CELLS, min_size=len(header), max_size=len(header))
-    delimiter = draw(st.sampled_from([",", ";", "\t"]))
-    quoted = draw(st.booleans())
-    rows = [header, *draw(st.lists(width, max_size=6))]
-    return "\n".join(delimiter.join(f'"{cell}"' if quoted else cell for cell in row) for row in rows)
+    """Return any text in the form of a table, or one with the columns image and label, or A and B."""
+    labels = draw(st.sampled_from([("label",), ("A", "B"), ("A", "B", "label")]))
+    header = ["image", *labels, *draw(st.lists(st.sampled_from(SIDE_NAMES), max_size=3, unique=True))]
+    if any_header := draw(st.integers(0, 3)) == 0:
+        header = draw(st.lists(st.one_of(st.sampled_from([*NAMES, *SIDE_NAMES]), CELLS), min_size=1, max_size=6))
+    kind = draw(
+        st.sampled_from([CELLS, st.sampled_from(["0", "1", "1.0", "", "-1"]), st.sampled_from(["x", "nan", "y"])])
+    )
+    rows = []
+    for row in range(draw(st.integers(0, 6))):
+        cells = draw(st.lists(kind, min_size=len(header), max_size=len(header)))
+        rows.append(cells if any_header else [f"{row}.png", *cells[1:]])
+    delimiter, quote = draw(st.sampled_from([",", ";", "\t"])), draw(st.sampled_from(["", '"']))
+    return "\n".join(delimiter.join(f"{quote}{cell}{quote}" for cell in row) for row in [header, *rows])
 
 
 def configured(options: dict) -> DataConfig | None:
