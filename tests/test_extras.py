@@ -53,6 +53,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
     run, file, data, page = (str(tmp_path / name) for name in ("run", "model.onnx", "images", "page"))
     (tmp_path / "run").mkdir()
     (tmp_path / "stderr").mkdir()
+    (tmp_path / "page.parquet").write_bytes(b"PAR1")
     cases = [
         ("onnx", ["export", run, file], "export"),
         ("onnxscript", ["verify", file, "--bundle", run], "export"),
@@ -68,6 +69,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
         ("captum", ["explain", run, data], "explain"),
         ("pandas", ["embed", data, f"{page}.parquet"], "parquet"),
         ("pyarrow", ["embed", data, f"{page}.parquet"], "parquet"),
+        ("pyarrow", ["audit", f"{page}.parquet"], "parquet"),
         ("matplotlib", ["explain", run, data], "explain"),
     ]
     command = [sys.executable, "-c", RUN_CASES, str(tmp_path / "stderr")]

@@ -148,7 +148,7 @@ def test_a_frame_is_read_as_a_table(paths: list[str], monkeypatch: pytest.Monkey
     table = table_of(frame, config)
     assert table.groups == tuple("112233") and table.splits == ("train",) * 6
     assert load_table(table, config, min_classes=2) is table
-    with pytest.raises(ConfigError, match="image_column"):
+    with pytest.raises(ConfigError, match=r"image.column"):
         resolve_data((X, NAMES), config)
 
 
@@ -181,6 +181,7 @@ LOADER: Any = torch.utils.data.DataLoader(Pairs([(X[0], 0)]))
         ((X, 1), "labels are int"),
         ((X, [1, 2, np.nan, 1, 2, 1]), "label 2 is nan"),
         ((X, ["a", "b", None, "a", "b", "a"]), "label 2 is None"),
+        ((X, np.array(["a", "b", np.nan, "a", "b", "a"])), "label 2 is nan"),
         ((X, ["a", "b", float("nan"), "a", "b", "a"]), "label 2 is nan"),
         ((X, [0.5] * 6), r"type float64, expected N class names or integers \(y.astype\(int\)\)"),
         ((X, [[0, 2]] * 6), r"N K of 0 and 1"),

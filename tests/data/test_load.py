@@ -154,7 +154,7 @@ def test_unknown_data_suggests_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'digits'"):
         load_table("digit", CONFIG)
     (tmp_path / "x.rar").write_text("x")
-    with pytest.raises(DataError, match=r"not a folder, \.csv"):
+    with pytest.raises(DataError, match=r"not a folder, an archive"):
         load_table(tmp_path / "x.rar", CONFIG)
 
 

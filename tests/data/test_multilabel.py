@@ -93,7 +93,6 @@ def test_label_options_must_fit_the_table(options: dict, message: str) -> None:
         {"task": "multi"},
         {"task": "multi", "label_columns": ("label",)},
         {"task": "single", "label_separator": "|"},
-        {"task": "single", "label_columns": ("a", "b")},
         {"label_separator": ""},
         {"label_separator": "|", "class_balanced_sampling": True},
     ],

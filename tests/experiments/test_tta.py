@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,26 @@ def test_a_submission_from_the_command_line(
     assert "csv" in capsys.readouterr().err
     assert cli.main([*arguments, "--tta", "crops:3@5"]) == 2
     assert "at least 20" in capsys.readouterr().err
+
+
+def test_a_submission_of_ids_for_a_folder_that_also_holds_training_images(
+    finished: Run, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of classify-leaves, whose images are in one folder, and iNaturalist, whose ids are numbers."""
+    images = [{"id": index, "file_name": f"test2019/disc-{index}.png"} for index in (5, 9)]
+    (tmp_path / "test.json").write_text(json.dumps({"images": images}))
+    sample = write_sample(tmp_path / "sample.csv", ["9", "5"], "id,predicted")
+    arguments = ["predict", str(finished.path), str(shapes), "--submission", str(sample), "--csv"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        code = cli.main([*arguments, str(tmp_path / "out.csv"), "--submission-files", str(tmp_path / "test.json")])
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    assert any("images without a row in" in text for text in [output.err, *(str(item.message) for item in caught)])
+    expected = predict(finished.path, [shapes / "disc" / f"disc-{index}.png" for index in (9, 5)]).predicted_names
+    with open(tmp_path / "out.csv", newline="") as stream:
+        assert list(csv.reader(stream)) == [["id", "predicted"], ["9", expected[0]], ["5", expected[1]]]
+    assert len(output.out.splitlines()) == 2
 
 
 def test_a_submission_row_without_image_is_an_error_before_prediction(

@@ -13,6 +13,7 @@ from PIL import Image
 from tercet.core.errors import ConfigError
 from tercet.data.decode import Pixels, decode, to_depth, to_pixels
 from tercet.data.image_cache import BadImage, read_ahead
+from tercet.data.parquet_source import ParquetSource
 from tercet.data.pixel_digests import pixel_digest
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import Ints, SampleTable
@@ -160,7 +161,7 @@ def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> Ima
     match source:
         case FolderSource():
             pixels = decode(source.root / location, max_pixels=max_pixels, convert=record_mode(to_pixels))
-        case ZipSource():
+        case ZipSource() | ParquetSource():
             pixels = decode(source.content(location), max_pixels=max_pixels, convert=record_mode(to_pixels))
         case DepthSource():
             pixels = decode(source.inner.content(location), max_pixels=max_pixels, convert=record_mode(to_depth))

@@ -17,6 +17,7 @@ from tercet.core.errors import Problem, problems_of
 from tercet.core.output import CommandResult
 from tercet.core.process import ParentLink
 from tercet.core.resource_limits import MIN_MEMORY
+from tercet.core.submission_labels import Numbering
 
 Bundle = Annotated[str, "bundle or run folder, or an exported file"]
 Images = Annotated[tuple[str, ...], "image files or folders"]
@@ -59,13 +60,22 @@ class PredictConfig(Config):
     csv: str | None = None
     """Write the classes and probabilities of all images to this CSV file."""
     submission: str | None = None
-    """Sample submission of a competition; --csv then has its columns and row order."""
+    """Sample submission of a competition; --csv then has its columns and row order, and only its images."""
+    submission_numbers: Numbering | None = None
+    """Numbers as labels of the sample count the classes from 0 or from 1, or end their names (default: as it shows)."""
+    submission_class: str | None = None
+    """Class whose probability the only column of the sample has (default: the class with the name of the column)."""
+    submission_files: str | None = None
+    """Table, or JSON file with images, with the id and the file name of each image, if ids are not file names."""
     top_k: int = bounded(5, above=0)
     """Number of classes to show per image."""
 
     def _rules(self) -> Iterable[Problem]:
         if self.submission is not None and self.csv is None:
             yield Problem("submission needs csv, the file to write", "submission", "csv")
+        for name in ("submission_numbers", "submission_class", "submission_files"):
+            if getattr(self, name) is not None and self.submission is None:
+                yield Problem(f"{name} needs submission, the sample", name, "submission")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,10 @@ class _DataConfigDict(TypedDict, total=False):
     label_columns: Sequence[Text] | Text | None
     label_separator: Text | None
     task: Literal["auto", "single", "multi"]
+    missing_labels: Sequence[Text] | Text | None
+    uncertain: Literal["negative", "positive", "ignore"] | None
     group_column: Text | None
+    split_column: Text | None
     weight_column: Text | None
     group_from: Text | None
     image_pattern: Text | None

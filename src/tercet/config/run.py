@@ -34,15 +34,21 @@ class DataConfig(Config):
     class_from: str | None = None
     """Regular expression on the file name; its first capture group is the class of the image."""
     image_column: str | None = None
-    """Table column with the image file name (default: image, file, path, filename or id)."""
+    """Table column with the image file name (default: a usual name, such as image, file_name, path or id)."""
     label_columns: tuple[str, ...] | None = None
-    """Table columns with the label (default: label, class or target); several: multi-label."""
+    """Table columns with the label (default: a usual name, such as label, class or species); several: multi-label."""
     label_separator: str | None = None
     """Separator of the labels in a cell, such as '|' or a space; implies multi-label."""
     task: Literal["auto", "single", "multi"] = "auto"
     """single: one class per image; multi: multi-label; auto: multi if columns or separator imply it."""
+    missing_labels: tuple[str, ...] | None = None
+    """Exact words in label cells that mean a missing label (default: nan, None, NULL, N/A, <NA>, ? and such)."""
+    uncertain: Literal["negative", "positive", "ignore"] | None = None
+    """Meaning of -1 in columns of 0 and 1: 0, 1, or an unlabelled image (default: refused beside 0 or blank)."""
     group_column: str | None = None
     """Table column with the group (patient, hand, plant); all images of a group go to the same split."""
+    split_column: str | None = None
+    """Table column with the split, or none (default: a usual name, such as split or is_valid, if it holds splits)."""
     weight_column: str | None = None
     """Table column with a positive weight of each image in the training loss and in fitted heads."""
     group_from: str | None = None
@@ -78,8 +84,8 @@ class DataConfig(Config):
             yield Problem("data.label_separator must not be empty", "label_separator")
         labels = ("task", "label_columns", "label_separator")
         several = self.label_separator is not None or len(self.label_columns or ()) > 1
-        if self.task == "single" and several:
-            yield Problem("data.task single needs one data.label_columns and no data.label_separator", *labels)
+        if self.task == "single" and self.label_separator is not None:
+            yield Problem("data.task single needs no data.label_separator", *labels)
         if self.task == "multi" and not several:
             yield Problem("data.task multi needs several data.label_columns, or a data.label_separator", *labels)
         if self.class_balanced_sampling and self.is_multilabel:
@@ -88,7 +94,8 @@ class DataConfig(Config):
     @property
     def is_multilabel(self) -> bool:
         """Whether tables are read as multi-label."""
-        return self.task == "multi" or self.label_separator is not None or len(self.label_columns or ()) > 1
+        several = self.label_separator is not None or len(self.label_columns or ()) > 1
+        return self.task == "multi" or (self.task == "auto" and several)
 
 
 MAX_WIDTH = 4096

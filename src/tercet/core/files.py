@@ -135,10 +135,10 @@ def csv_rows(target: Path) -> Iterator[Callable[[Iterable[Any]], Any]]:
         yield csv.writer(stream).writerow
 
 
-def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(rows: Iterable[Sequence[Any]], delimiter: str = ",") -> str:
     """Return rows as CSV text; None becomes an empty cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -14,6 +14,7 @@ from tercet.core.registry import did_you_mean
 from tercet.core.untrusted_files import (
     GZIP_MAGIC,
     ID_COLUMNS,
+    LABEL_COLUMNS,
     NPY_MAGIC,
     Record,
     decode_text,
@@ -28,8 +29,6 @@ from tercet.core.untrusted_files import (
 
 Labels = Ints | tuple[str, ...] | dict[str, str]
 """Class indices by row, class names by row, or class names by sample id."""
-
-_LABEL_COLUMNS = ("label", "class", "target")
 
 
 def read_labels(path: str | Path) -> Labels:
@@ -55,7 +54,7 @@ def read_labels(path: str | Path) -> Labels:
         return values.astype(np.int64)
     text = decode_text(source)
     header, delimiter = table_header(text)
-    id_column, label_column = table_column(header, ID_COLUMNS), table_column(header, _LABEL_COLUMNS)
+    id_column, label_column = table_column(header, ID_COLUMNS), table_column(header, LABEL_COLUMNS)
     if len(header) > 1 and id_column is not None and label_column is not None:
         rows = parse_table(text, name=source, delimiter=delimiter)[1]
         return _labels_by_id(rows, id_column, label_column, source)

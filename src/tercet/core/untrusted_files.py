@@ -17,7 +17,30 @@ from numpy.typing import NDArray
 from tercet.core.errors import DataError
 from tercet.core.predictions import ARRAY_ERRORS
 
-ID_COLUMNS = ("id", "image", "file", "path", "filename")
+IMAGE_COLUMNS = tuple(
+    [
+        "image",
+        "file",
+        "path",
+        "filename",
+        "filepath",
+        "imagepath",
+        "imgpath",
+        "imagefile",
+        "imagefilename",
+        "imagename",
+        "img",
+        "imgname",
+        "imgfile",
+        "fname",
+        "imageid",
+        "imgid",
+        "id",
+    ]
+)
+"""Usual names of the column with the image files, as `column_key`; earlier names take precedence."""
+ID_COLUMNS = ("id", *IMAGE_COLUMNS[:-1])
+LABEL_COLUMNS = ("label", "class", "target")
 NPY_MAGIC, GZIP_MAGIC = b"\x93NUMPY", b"\x1f\x8b"
 _IDX_BYTES = b"\0\0\x08"  # start of an IDX file of unsigned bytes; the number of dimensions follows
 _MAX_VALUES = 1 << 32
@@ -146,10 +169,15 @@ def parse_table(text: str, *, name: str | Path, delimiter: str | None = None) ->
     return records[0][1], records[1:]
 
 
+def column_key(name: str) -> str:
+    """Return the name of a column without case and separators: `filename` for `File Name` and `file_name`."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
 def table_column(header: Sequence[str], names: Sequence[str]) -> int | None:
-    """Return the index of a column with one of the names, ignoring case; earlier names take precedence."""
-    folded = [name.strip().casefold() for name in header]
-    return next((folded.index(name) for name in names if name in folded), None)
+    """Return the index of a column with one of the names (`column_key`); earlier names take precedence."""
+    keys = [column_key(name) for name in header]
+    return next((keys.index(name) for name in names if name in keys), None)
 
 
 def escape_formula(cell: str) -> str:

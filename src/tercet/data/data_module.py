@@ -109,10 +109,12 @@ def read_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel:
         ConfigError: The data are multi-label but not accepted.
         DataError: There is nothing to read, or too many images are unreadable.
     """
-    is_multilabel = data.membership is not None if isinstance(data, SampleTable) else config.is_multilabel
-    if is_multilabel and not multilabel:
-        raise ConfigError("only tercet train supports label sets: give one data.label_columns and no separator")
     table = load_table(data, config)
+    if table.membership is not None and not multilabel:
+        raise ConfigError(
+            "only tercet train supports label sets: give one of --data.label-columns (or one-hot columns), and no "
+            "--data.label-separator"
+        )
     fingerprint = table.fingerprint()
     images, bad = ImageCache.decode(table, config)
     readable = drop_unreadable(table, bad)

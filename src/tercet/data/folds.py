@@ -13,6 +13,7 @@ import numpy as np
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
+from tercet.data.readers.side_columns import own_group
 from tercet.data.splits import assign_splits, check_classes, stratified_folds
 from tercet.data.table import LEFT_OUT, Ints, SampleTable
 
@@ -118,8 +119,12 @@ def _group_folds(table: SampleTable, pool: Ints) -> list[Fold]:
     if table.groups is None:
         raise DataError(f"{table.name} has no groups: give --data.group-column or --data.group-from")
     groups = np.array(table.groups, dtype=np.str_)[pool]
-    if (groups == "").any():
-        raise DataError(f"{table.name}: {int((groups == '').sum())} images have no group: give every image a group")
+    without = [row for row in pool if table.groups[row] in ("", own_group(table.ids[row]))]
+    if without:
+        raise DataError(
+            f"{table.name}: {len(without)} images have no group, such as '{table.ids[without[0]]}': give every image "
+            "a group"
+        )
     names = sorted(set(groups.tolist()), key=natural_key)
     if len(names) < 2:
         raise DataError(f"{table.name}: all images belong to the group '{names[0]}': at least 2 groups are needed")
@@ -129,6 +134,12 @@ def _group_folds(table: SampleTable, pool: Ints) -> list[Fold]:
 def _given_folds(table: SampleTable, pool: Ints, count: int | None) -> list[Fold]:
     assert table.folds is not None
     row_folds = table.folds[pool]
+    without = pool[row_folds < 0]
+    if len(without):
+        raise DataError(
+            f"{table.name}: {len(without)} of {len(pool)} images have no fold, such as '{table.ids[without[0]]}': "
+            "folds are whole numbers from 0 on; fill in the fold column, or remove it to get other folds"
+        )
     numbers = sorted(set(row_folds.tolist()))
     if count is not None and count != len(numbers):
         raise DataError(

@@ -6,7 +6,7 @@ Decoded photos take up ten to thirty times the space of their files, so that onl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tercet.core.errors import DataError
 from tercet.data.image_cache import PIXELS, SHAPES, SOURCE, CachedImages, ImageCache, OnDemandImages
-from tercet.data.sources import source_of
+from tercet.data.parquet_source import ParquetSource
+from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 
 
 def open_cache(folder: Path) -> CachedImages:
@@ -68,3 +69,18 @@ def shared_pixels(folder: Path, images: CachedImages | None = None) -> Iterator[
         if (folder / SOURCE).exists():
             with suppress(PermissionError):  # Windows keeps a file that is still mapped
                 (folder / PIXELS).unlink(missing_ok=True)
+
+
+def source_of(description: Mapping[str, str]) -> ImageSource:
+    """Restore a source from its `describe()`.
+
+    Raises:
+        DataError: The kind is unknown.
+    """
+    path, kind = Path(description.get("path", "")), description.get("kind", "")
+    if kind == "parquet":
+        return ParquetSource(path, description.get("column", ""))
+    inner = {"folder": FolderSource, "zip": ZipSource}.get(kind.removeprefix("depth "))
+    if inner is None:
+        raise DataError(f"unknown image source '{kind}': expected folder, zip or parquet")
+    return DepthSource(inner(path)) if kind.startswith("depth ") else inner(path)

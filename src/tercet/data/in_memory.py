@@ -20,6 +20,7 @@ from tercet.core.errors import ConfigError, DataError
 from tercet.data.decode import Pixels
 from tercet.data.inputs import as_sequence, dataset_item, image_column, is_dataset, is_frame, to_bytes, to_image
 from tercet.data.readers.columns import membership_of, sort_classes
+from tercet.data.readers.side_columns import fill_groups
 from tercet.data.readers.table import read_table, refuse_table_options
 from tercet.data.sources import ArraySource, FolderSource, ImageSource
 from tercet.data.table import UNLABELLED, Ints, SampleTable
@@ -101,7 +102,7 @@ def table_from_arrays(
         classes: Class names; integers are then their indices (default: the sorted names, or numbers as text).
         ids: N unique sample names (default: the paths, or `image-00000` and so on).
         splits: N times train, val or test.
-        groups: N group names.
+        groups: N group names; an empty one is a group of its own.
         name: Name of the data.
 
     Raises:
@@ -120,14 +121,15 @@ def table_from_arrays(
     if len(set(names)) < len(names) and groups is None:
         groups = names  # copies of a file stay in one split
     unique = names if len(set(names)) == len(names) else [f"{name} ({row})" for row, name in enumerate(names)]
+    row_ids = tuple(unique if ids is None else ids)
     return SampleTable(
         name=name,
-        ids=tuple(unique if ids is None else ids),
+        ids=row_ids,
         locations=tuple(locations),
         labels=indices,
         classes=class_names,
         source=source,
-        groups=None if groups is None else tuple(groups),
+        groups=None if groups is None else fill_groups(groups, row_ids),
         splits=None if splits is None else tuple(splits),
         membership=membership,
     )
@@ -191,8 +193,8 @@ def _label_values(labels: Any, count: int) -> NDArray[Any]:
         raise DataError(f"{len(values)} labels for {count} images")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    for row, value in enumerate(values if values.dtype.kind in "Of" and values.ndim == 1 else ()):
-        if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+    for row, value in enumerate(values if values.dtype.kind in "OUf" and values.ndim == 1 else ()):
+        if value is None or value == "nan" or (isinstance(value, (float, np.floating)) and np.isnan(value)):
             raise DataError(f"label {row} is {value}: remove the unlabelled images, or give '' as their label")
     if values.dtype.kind not in "iubOU" or values.ndim > 2 or (values.ndim == 2 and not np.isin(values, (0, 1)).all()):
         raise DataError(

@@ -15,10 +15,11 @@ from PIL import Image
 
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
+from tercet.core.output import join_few
 from tercet.core.predictions import Ints
+from tercet.core.untrusted_files import IMAGE_COLUMNS, column_key, table_column
 from tercet.data.decode import decode, to_pixels
 from tercet.data.image_cache import BadImage, CachedImages
-from tercet.data.readers.columns import IMAGE_COLUMNS
 from tercet.data.readers.scan import is_image, scan_folder, summarise_skipped
 from tercet.data.sources import FolderSource
 from tercet.data.table import UNLABELLED, SampleTable
@@ -149,11 +150,13 @@ def image_column(frame: Any, name: str | None = None) -> str:
         DataError: There is none.
     """
     columns = [str(column) for column in frame.columns]
-    names = IMAGE_COLUMNS if name is None else (name,)
-    matches = [column for alias in names for column in columns if column.casefold() == alias.casefold()]
-    if not matches and not (name is None and len(columns) == 1):
-        raise DataError(f"the DataFrame has no column {', '.join(names)} with paths (columns: {', '.join(columns)})")
-    return (matches or columns)[0]
+    if name is not None and name in columns:
+        return name
+    position = table_column(columns, IMAGE_COLUMNS if name is None else (column_key(name),))
+    if position is None and not (name is None and len(columns) == 1):
+        names = join_few(IMAGE_COLUMNS) if name is None else name
+        raise DataError(f"the DataFrame has no column {names} with paths (columns: {', '.join(columns)})")
+    return columns[position or 0]
 
 
 def as_sequence(images: Any) -> Any:

@@ -17,8 +17,12 @@ from tercet.data.datasets.info import DATASETS, DatasetInfo
 from tercet.data.in_memory import table_from_arrays
 from tercet.data.readers.folder import refuse_folder_options
 from tercet.data.readers.name_patterns import class_hint, compile_pattern, first_groups, group_hint
+from tercet.data.readers.parquet import SUFFIX as PARQUET
+from tercet.data.readers.parquet import parquet_files, read_parquet
+from tercet.data.readers.records import LIST_SUFFIXES
 from tercet.data.readers.scan import scan_folder, scan_zip
-from tercet.data.readers.table import SUFFIXES, read_table, refuse_table_options
+from tercet.data.readers.side_columns import own_group
+from tercet.data.readers.table import read_table, refuse_table_options
 from tercet.data.readers.tree import read_tree
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import IN_MEMORY, SampleTable
@@ -56,8 +60,16 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
             refuse_folder_options(config, f"the data set {text}")
         table = info.read(info, config)
     elif path.is_dir():
-        table = read_tree(scan_folder(path), FolderSource(path), config, name=path.resolve().name, what=text)
-    elif path.suffix.lower() in SUFFIXES and path.exists():
+        listing, name = scan_folder(path), path.resolve().name
+        if files := parquet_files(listing):
+            refuse_folder_options(config, f"the Parquet files of {path}")
+            table = read_parquet(path, files, config, name=name, what=text)
+        else:
+            table = read_tree(listing, FolderSource(path), config, name=name, what=text)
+    elif path.suffix.lower() == PARQUET and path.exists():
+        refuse_folder_options(config, f"the table {path}")
+        table = read_parquet(path.parent, [path.name], config, name=path.stem, what=text)
+    elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
         refuse_folder_options(config, f"the table {path}")
         table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=text)
     elif path.suffix.lower() == ".zip" and path.exists():
@@ -67,7 +79,9 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
         folder = unpacked(path)
         table = read_tree(scan_folder(folder), FolderSource(folder), config, name=data_stem(path), what=text)
     elif path.exists():
-        raise DataError(f"{path} is not a folder, .csv, .tsv, .zip, {', '.join(TAR_SUFFIXES)}")
+        archives, tables = (".zip", *TAR_SUFFIXES), (*LIST_SUFFIXES, PARQUET)
+        kinds = f"an archive ({', '.join(archives)}), or a table ({', '.join(sorted(tables))})"
+        raise DataError(f"{path} is not a folder, {kinds}")
     elif IN_MEMORY.fullmatch(text):
         raise DataError(f"the images of {text} were not stored before the run stopped: start it again from Python")
     else:
@@ -121,7 +135,8 @@ def require_classes(table: SampleTable, what: str, minimum: int = 2) -> None:
     if table.num_classes < minimum:
         classes = f"one class ('{table.classes[0]}')" if table.classes else "no labels"
         hint = class_hint(table.locations) if isinstance(table.source, FolderSource | ZipSource) else ""
-        raise DataError(f"{what} has {classes}: need at least 2 classes{hint}")
+        notes = "".join(f"; {note}" for note in table.notes)
+        raise DataError(f"{what} has {classes}: need at least 2 classes{hint}{notes}")
 
 
 def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTable:
@@ -134,7 +149,7 @@ def _with_groups_from_names(table: SampleTable, pattern: str | None) -> SampleTa
     names = first_groups(expression, table.locations)
     if not any(names):
         raise DataError(f"--data.group-from '{pattern}' matches no file name, such as '{table.locations[0]}'")
-    groups = tuple(name or f"={sample}" for name, sample in zip(names, table.ids, strict=True))
+    groups = tuple(name or own_group(sample) for name, sample in zip(names, table.ids, strict=True))
     unmatched = sum(not name for name in names)
     notes = [f"{unmatched} file names do not match data.group_from: each is a group of its own"] if unmatched else []
     return replace(table, groups=groups).with_notes(*notes)

@@ -285,16 +285,3 @@ class DigestSource:
     def describe(self) -> dict[str, str]:
         """Raise a `DataError`."""
         raise DataError("a table read from a run has no image source")
-
-
-def source_of(description: dict[str, str]) -> ImageSource:
-    """Restore a source from its `describe()`.
-
-    Raises:
-        DataError: The kind is unknown.
-    """
-    path, kind = Path(description.get("path", "")), description.get("kind", "")
-    inner = {"folder": FolderSource, "zip": ZipSource}.get(kind.removeprefix("depth "))
-    if inner is None:
-        raise DataError(f"unknown image source '{kind}': expected folder or zip")
-    return DepthSource(inner(path)) if kind.startswith("depth ") else inner(path)

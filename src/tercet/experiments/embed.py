@@ -31,7 +31,7 @@ from tercet.data.image_cache import ImageCache
 from tercet.data.in_memory import DataLike, resolve_data, table_from_arrays
 from tercet.data.inputs import ImageLike, table_of_files
 from tercet.data.load import load_table
-from tercet.data.readers.table import SUFFIXES
+from tercet.data.readers.records import TABLE_SUFFIXES
 from tercet.data.sources import FolderSource
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import load_bundle
@@ -151,7 +151,9 @@ def _table(data: DataLike, config: DataConfig) -> SampleTable:
     source = resolve_data(data, config)
     if not isinstance(source, SampleTable) and str(source).partition(":")[0] not in DATASETS:
         folder = Path(source).expanduser()
-        if folder.is_dir() and not any(path.is_dir() or path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        if folder.is_dir() and not any(
+            path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in folder.iterdir()
+        ):
             return table_of_files([folder])
     return load_table(source, replace(config, max_bad_fraction=1.0), min_classes=0)
 

@@ -111,7 +111,7 @@ def require_same_task(data: str | Path | SampleTable, table: SampleTable, model:
     kinds = ("one class per image", "label sets")
     raise DataError(
         f"{data} has {kinds[not multilabel]}, and {model} predicts {kinds[multilabel]}: see --data.label-columns, "
-        "--data.label-separator"
+        "--data.label-separator and --data.task"
     )
 
 

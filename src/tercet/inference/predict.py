@@ -24,6 +24,7 @@ from tercet.core.prediction_files import REJECTED, SET, write_csv
 from tercet.core.predictions import Predictions
 from tercet.core.process import ChildProcess, SignalForwarder, signal_name, tercet_command
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
+from tercet.core.submission_labels import Numbering
 from tercet.core.submissions import SampleSubmission
 from tercet.data.image_cache import BadImage
 from tercet.data.inputs import AnyImages, ImageInputs
@@ -142,6 +143,9 @@ def predict_files(
     *,
     csv: str | None = None,
     submission: str | None = None,
+    submission_numbers: Numbering | None = None,
+    submission_class: str | None = None,
+    submission_files: str | None = None,
     top_k: int = 5,
     tta: str | TTAConfig | None = None,
     batch_size: int = 64,
@@ -153,7 +157,10 @@ def predict_files(
         model: Folder of a bundle or run, an ONNX file, a torch program, or a loaded model.
         paths: Image files, or folders of image files.
         csv: Path of a CSV file for all probabilities.
-        submission: Sample submission of a competition; `csv` is then written in its format.
+        submission: Sample submission of a competition; only its images are classified, and `csv` has its format.
+        submission_numbers: Meaning of numbers as labels of the sample, if it does not show it.
+        submission_class: Class whose probability the only column of the sample has.
+        submission_files: Table or JSON file with id and file name of each image.
         top_k: Classes listed per image.
         tta: Test-time augmentation (default: that of the model).
         batch_size: Images per forward pass.
@@ -174,9 +181,16 @@ def predict_files(
         _check_csv(Path(csv), source, submission)
     if submission is not None and predictor.multilabel:
         raise ConfigError("a submission has one class per image, and this model is multi-label")
-    sample = None if submission is None else SampleSubmission.read(submission, predictor.classes)
-    if sample is not None:
-        sample.match([name for name, _ in source.items])  # raises before the images are classified
+    sample = None
+    if submission is not None:
+        sample = SampleSubmission.read(
+            submission,
+            predictor.classes,
+            numbers=submission_numbers,
+            class_name=submission_class,
+            files=submission_files,
+        )
+        source.items = [source.items[row] for row in sample.match([name for name, _ in source.items])]
     try:
         predictions = predictor.predict(source, batch_size=batch_size, device=device)
     except DataError as error:

@@ -19,8 +19,8 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.inaturalist import read_annotations
 from tercet.data.datasets.info import DATASETS
+from tercet.data.image_store import source_of
 from tercet.data.load import load_table
-from tercet.data.sources import source_of
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable
 

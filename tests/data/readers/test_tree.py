@@ -36,13 +36,13 @@ def test_table_beside_image_folders_is_read(tree: Tree, folders: tuple[str, str]
         assert table.unlabelled == tuple(numbered(f"{wrapper}{folders[1]}"))
         assert table.layout == f"table {wrapper}train.csv" and table.splits is None
         notes = "; ".join(table.notes)
-        assert f"are in {wrapper}{folders[0]}/" in notes and "column 'image_id'" in notes and "--predict-test" in notes
+        assert f"are in {wrapper}{folders[0]}/" in notes and "--predict-test" in notes
 
 
 def test_table_with_files_in_several_folders_is_read(tree: Tree) -> None:
     root = tree("part_1/a0.jpg", "part_1/a1.jpg", "part_2/a2.jpg", "part_2/a3.jpg", "part_2/a9.jpg")
-    (root / "metadata.csv").write_text("lesion,image_id,dx\nL1,a0,nv\nL1,a1,mel\nL2,a2,nv\nL3,a3,mel\n")
-    table = load_table(root, DataConfig(label_columns=("dx",)))
+    (root / "metadata.csv").write_text("lesion,image_id,finding\nL1,a0,nv\nL1,a1,mel\nL2,a2,nv\nL3,a3,mel\n")
+    table = load_table(root, DataConfig(label_columns=("finding",)))
     assert table.classes == ("mel", "nv") and table.locations[3] == "part_2/a3.jpg"
     assert "1 image not in metadata.csv: left out" in table.notes
     with pytest.raises(DataError, match=r"(?s)'metadata.csv' beside folders of images .*--data.label-columns"):

@@ -10,7 +10,8 @@ import numpy as np
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.info import DATASETS, DatasetInfo, ImageTree, find_tree, size_mismatch_note
-from tercet.data.readers.table import decode_table, read_table
+from tercet.data.readers.records import decode_table
+from tercet.data.readers.table import read_table
 from tercet.data.table import UNLABELLED, SampleTable
 
 _LAYOUT = re.compile(r"^(?P<root>(?:[^/]+/)*?)train\.csv$")

@@ -1,4 +1,4 @@
-"""Columns of a table: their meaning, and the format of label cells."""
+"""Columns of a table, and its classes and label sets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.files import natural_key
+from tercet.core.output import join_few
 from tercet.core.registry import did_you_mean
+from tercet.core.untrusted_files import IMAGE_COLUMNS, LABEL_COLUMNS, column_key, table_column
+from tercet.data.readers.label_cells import indicator_value
 
-IMAGE_COLUMNS = ("image", "file", "path", "filename", "id")
-LABEL_COLUMNS = ("label", "class", "target")
+FURTHER_LABEL_COLUMNS = tuple(
+    ["labels", "category", "species", "breed", "diagnosis", "dx", "classname", "labelname", "categoryname"]
+)
+"""Usual names that are used if no column has one of `LABEL_COLUMNS`; as `column_key`."""
+SPLIT_COLUMNS = tuple(
+    ["split", "subset", "partition", "dataset", "set", "phase", "usage", "isvalid", "isval", "istest"]
+)
+NO_COLUMN = "none"
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,10 @@ class Columns:
     weight: int | None
 
 
-def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Columns:
-    """Find the columns by the configuration, else by their usual names (case-insensitive).
+def find_columns(header: Sequence[str], rows: Sequence[Sequence[str]], config: DataConfig, *, name: str) -> Columns:
+    """Find the columns by the configuration, else by their usual names, ignoring case and separators.
+
+    Without a label column, all other columns are if they are one-hot.
 
     Raises:
         DataError: There is no image or label column.
@@ -44,47 +55,68 @@ def find_columns(header: Sequence[str], config: DataConfig, *, name: str) -> Col
     duplicates = sorted({column for column in header if column and header.count(column) > 1})
     if duplicates:
         raise DataError(f"{name} has two columns named '{duplicates[0]}': rename one")
-    positions = {column.casefold(): position for position, column in enumerate(header)}
-
-    def configured(option: str, column: str) -> int:
-        if column not in header:
-            raise ConfigError(
-                f"data.{option}: {name} has no column '{column}'{did_you_mean(column, header)} "
-                f"(columns: {', '.join(header)})"
-            )
-        return header.index(column)
-
-    def usual(aliases: Sequence[str]) -> list[int]:
-        return [positions[alias] for alias in aliases if alias in positions]
-
     columns = ", ".join(header)
-    image = [configured("image_column", config.image_column)] if config.image_column else usual(IMAGE_COLUMNS)
-    if not image:
+
+    def configured(option: str, column: str | None) -> int | None:
+        if column is None or column in header:
+            return None if column is None else header.index(column)
+        key = option.replace("_", "-")
+        hint = did_you_mean(column, header)
+        raise ConfigError(f"--data.{key}: {name} has no column '{column}'{hint} (columns: {columns})")
+
+    image = configured("image_column", config.image_column)
+    image = table_column(header, IMAGE_COLUMNS) if image is None else image
+    if image is None:
         raise DataError(
-            f"{name} has no column {', '.join(IMAGE_COLUMNS)}: give the column of the file names with "
+            f"{name} has no column {join_few(IMAGE_COLUMNS)}: give the column of the file names with "
             f"--data.image-column (columns: {columns})"
         )
+    ignores_split = config.split_column == NO_COLUMN and NO_COLUMN not in header
+    split = None if ignores_split else configured("split_column", config.split_column)
+    if split is None and not ignores_split:
+        split = table_column(header, SPLIT_COLUMNS)
+    side = {
+        "id": table_column(header, ("id",)),
+        "group": configured("group_column", config.group_column),
+        "split": split,
+        "fold": table_column(header, ("fold",)),
+        "weight": configured("weight_column", config.weight_column),
+    }
     chosen = config.label_columns or ()
     if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"data.label_columns contains a column twice: {', '.join(chosen)}")
-    labels = [configured("label_columns", column) for column in chosen] or usual(LABEL_COLUMNS)
+        raise ConfigError(f"--data.label-columns contains a column twice: {', '.join(chosen)}")
+    labels = [position for column in chosen if (position := configured("label_columns", column)) is not None]
+    labels = labels or _label_columns(header, name) or _one_hot_columns(header, rows, {image, *side.values()})
     if not labels:
         raise DataError(
             f"{name} has no column {', '.join(LABEL_COLUMNS)}: give the column of the classes with "
             f"--data.label-columns (columns: {columns})"
         )
-    if len(labels) > 1 and not chosen:
-        names = ", ".join(header[position] for position in labels)
-        raise ConfigError(f"{name}: the columns {names} could all be the label: choose with --data.label-columns")
-    return Columns(
-        image=image[0],
-        labels=tuple(labels),
-        id=positions.get("id"),
-        group=configured("group_column", config.group_column) if config.group_column else None,
-        split=positions.get("split"),
-        fold=positions.get("fold"),
-        weight=configured("weight_column", config.weight_column) if config.weight_column else None,
-    )
+    side = {column: None if position in labels else position for column, position in side.items()}
+    return Columns(image, tuple(labels), **side)
+
+
+def _label_columns(header: Sequence[str], name: str) -> list[int]:
+    """Return the position of the column with a usual name of labels, if there is one."""
+    keys = [column_key(column) for column in header]
+    for names in (LABEL_COLUMNS, FURTHER_LABEL_COLUMNS):
+        positions = [position for position, key in enumerate(keys) if key in names]
+        if len(positions) > 1:
+            choices = ", ".join(header[position] for position in positions)
+            raise ConfigError(f"{name}: the columns {choices} could all be the label: choose with --data.label-columns")
+        if positions:
+            return positions
+    return []
+
+
+def _one_hot_columns(header: Sequence[str], rows: Sequence[Sequence[str]], others: set[int | None]) -> list[int]:
+    """Return all columns but `others`, if each of them has only 0 and 1, with a single 1 in every row."""
+    positions = [position for position in range(len(header)) if position not in others]
+    for fields in rows:
+        values = [indicator_value(fields[position].strip()) for position in positions]
+        if values.count(1) != 1 or values.count(0) != len(values) - 1:
+            return []
+    return positions if len(positions) > 1 else []
 
 
 def file_name(pattern: str | None, fields: Sequence[str], *, header: Sequence[str], image: int) -> str:
@@ -107,89 +139,6 @@ def file_name(pattern: str | None, fields: Sequence[str], *, header: Sequence[st
     if not count:
         raise ConfigError(f"data.image_pattern '{pattern}' contains no column: write it like '{{id}}.jpg'")
     return name
-
-
-_ABSENT, _PRESENT = frozenset({"0", "0.0", "false"}), frozenset({"1", "1.0", "true"})
-
-
-@dataclass(frozen=True)
-class LabelFormat:
-    """Columns of the labels, and the format of their cells."""
-
-    positions: tuple[int, ...]
-    """Label columns."""
-    names: tuple[str, ...] = ()
-    """Names of the label columns; empty if there is only one."""
-    indicators: frozenset[int] = frozenset()
-    """Label columns that contain only 0 and 1."""
-    separator: str | None = None
-    """Separator of several labels in a cell."""
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether a row has a label set instead of one class."""
-        return self.separator is not None or len(self.positions) > 1
-
-    def text(self, fields: Sequence[str]) -> str:
-        """Return the class or the label set of a row as text; empty if unlabelled."""
-        if not self.is_multilabel:
-            return fields[self.positions[0]].strip()
-        labels = self.label_set(fields)
-        return "" if labels is None else f"{{{', '.join(labels)}}}"
-
-    def label_set(self, fields: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the unique labels of a row in their order; None if all cells are blank."""
-        labels: dict[str, None] = {}
-        labelled = False
-        for index, position in enumerate(self.positions):
-            cell = fields[position].strip()
-            labelled |= bool(cell)
-            if position in self.indicators:
-                labels |= {self.names[index]: None} if cell.casefold() in _PRESENT else {}
-            else:
-                prefix = f"{self.names[index]}=" if self.names else ""
-                labels |= {prefix + label: None for label in self._split(cell)}
-        return tuple(labels) if labelled else None
-
-    def _split(self, cell: str) -> list[str]:
-        if self.separator is None:
-            return [cell] if cell else []
-        labels = cell.split() if self.separator.isspace() else cell.split(self.separator)
-        return [label.strip() for label in labels if label.strip()]
-
-
-def detect_label_format(
-    header: Sequence[str],
-    positions: tuple[int, ...],
-    records: Sequence[Sequence[str]],
-    *,
-    separator: str | None,
-    single_labels: bool,
-    name: str,
-) -> LabelFormat:
-    """Detect the format of the labels at some positions of the records.
-
-    Raises:
-        DataError: No cell contains the configured separator, unless `single_labels` accepts that.
-    """
-    if separator is not None and not single_labels:
-        mark = separator.strip() or " "
-        cells = [fields[position].strip() for fields in records for position in positions]
-        if any(cells) and not any(mark in cell for cell in cells):
-            columns = ", ".join(header[position] for position in positions)
-            raise DataError(
-                f"{name}: no cell of {columns} contains the separator '{separator}': give another "
-                "--data.label-separator (or add --data.task multi if every image has one label)"
-            )
-    if len(positions) == 1:
-        return LabelFormat(positions, separator=separator)
-    indicators = {position for position in positions if _is_indicator([fields[position] for fields in records])}
-    return LabelFormat(positions, tuple(header[position] for position in positions), frozenset(indicators), separator)
-
-
-def _is_indicator(cells: Sequence[str]) -> bool:
-    values = {cell.strip().casefold() for cell in cells} - {""}
-    return bool(values) and values <= _ABSENT | _PRESENT
 
 
 def sort_classes(names: Sequence[str]) -> tuple[str, ...]:

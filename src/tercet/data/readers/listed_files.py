@@ -31,14 +31,11 @@ class FilesByName:
             self._by_name[posixpath.splitext(name)[0]].append(path)
 
     def find(self, name: str) -> str | None:
-        """Return the location of a file, or None if it does not exist.
+        """Return the location of a file by its name alone, or None if there is none.
 
         Raises:
-            DataError: Several files have the name, or the path is outside the data.
+            DataError: Several files have the name.
         """
-        location = self.source.find(name)
-        if location is not None:
-            return location
         candidates = self._candidates(name)
         if len(candidates) > 1:
             raise DataError(

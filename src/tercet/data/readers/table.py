@@ -1,34 +1,32 @@
-"""Read tables of images: CSV and TSV files, also from spreadsheets; every message has line numbers."""
+"""Read tables of images: CSV and TSV files, also from spreadsheets, JSON lines and lists of paths.
+
+Every message has line numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.output import join_few
-from tercet.core.untrusted_files import Record, parse_table
 from tercet.data.readers.columns import (
-    Columns,
-    LabelFormat,
-    detect_label_format,
     file_name,
     find_columns,
     membership_of,
     placeholder_labels,
     sort_classes,
 )
-from tercet.data.readers.split_names import SPLIT_NAMES
+from tercet.data.readers.file_names import FileFinder
+from tercet.data.readers.label_format import Line, RowLabels, read_labels
+from tercet.data.readers.records import read_records
+from tercet.data.readers.side_columns import SideColumns, read_side_columns
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import UNLABELLED, SampleTable
-
-SUFFIXES = frozenset({".csv", ".tsv"})
-_SPLIT_VALUES = {**SPLIT_NAMES, "training": "train", "testing": "test"}
 
 
 def require_files(missing: int, existing: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
@@ -52,187 +50,170 @@ def read_table(
     """Read a table of images, whose paths are relative to the table.
 
     Args:
-        location: The table within the source: UTF-8, separated by comma, semicolon or tab; `.tsv` implies tabs.
+        location: The table within the source: UTF-8, separated by comma, semicolon or tab; `.tsv` implies tabs,
+            `.jsonl` JSON lines, and `.txt` a list of paths and labels.
         source: Folder or archive that also holds the images.
         config: Names of the columns, if they are not the usual ones.
         name: Name of the data.
         what: Name of the file, for messages.
-        find: Returns the location of a listed file (default: `source.find`).
+        find: Returns the location of a listed file that does not exist at its path.
 
     Raises:
         DataError: The file is not a table, rows contradict each other, or too many images do not exist.
-        ConfigError: A configured column is missing, or several columns could be the label.
+        ConfigError: A configured column is missing, several columns could be the label, or -1 has no meaning.
     """
-    header, records = decode_table(source.content(location), name=what)
-    columns = find_columns(header, config, name=what)
+    header, records = read_records(source.content(location), name=what, separator=config.label_separator)
+    folder = location[: len(location) - len(PurePosixPath(location).name)]
+    lines = [(str(line), fields) for line, fields in records]
+    return table_of_records(header, lines, FileFinder(source, folder, find=find), config, name=name, what=what)
+
+
+def table_of_records(
+    header: Sequence[str],
+    records: Sequence[Line],
+    finder: FileFinder,
+    config: DataConfig,
+    *,
+    name: str,
+    what: str,
+    notes: Sequence[str] = (),
+) -> SampleTable:
+    """Return the samples of the records of a table, whose files the finder finds.
+
+    Raises:
+        DataError: Rows contradict each other, or too many images do not exist.
+        ConfigError: A configured column is missing, several columns could be the label, or -1 has no meaning.
+    """
+    columns = find_columns(header, [fields for _, fields in records], config, name=what)
     values = [fields[columns.image] for _, fields in records]
     unique_ids = columns.id is not None and len({fields[columns.id] for _, fields in records}) == len(set(values))
     ids = [fields[columns.id] for _, fields in records] if unique_ids and columns.id is not None else values
-    label_format = detect_label_format(
-        header,
-        columns.labels,
-        [fields for _, fields in records],
-        separator=config.label_separator,
-        single_labels=config.task == "multi",
-        name=what,
-    )
-    folder = location[: len(location) - len(PurePosixPath(location).name)]
+    labels = read_labels(header, columns.labels, records, config, name=what)
     files = [file_name(config.image_pattern, fields, header=header, image=columns.image) for _, fields in records]
-    find = find or source.find
-    rows, notes, missing = _collect(records, ids, files, columns, label_format, what, lambda file: find(folder + file))
-    require_files(len(missing), len(rows), what, notes, config)
-    sets = [label_format.label_set(row.fields) for row in rows] if label_format.is_multilabel else None
-    labels = [row.label for row in rows]
-    classes = sort_classes(labels if sets is None else [label for labels in sets for label in labels or ()])
+    problems: list[str] = []
+    split_required = config.split_column is not None
+    side = read_side_columns(header, columns, records, ids, split_required=split_required, problems=problems)
+    listed = _ListedRows([line for line, _ in records], ids, files, labels, side, problems)
+    listed.collect(finder, name=what)
+    rows = listed.rows
+    all_notes = [*notes, *listed.notes(), *labels.notes, *side.notes, *finder.notes()]
+    require_files(len(listed.missing), len(rows), what, all_notes, config)
+    sets = [labels.sets[row.index] for row in rows]
+    classes = sort_classes([label for label_set in sets for label in label_set or ()])
     if not classes:
-        raise DataError(f"{what}: no row has a label{'' if sets is None else ': all label sets are empty'}")
+        detail = ": all label sets are empty" if labels.is_multilabel else ""
+        raise DataError("; ".join([f"{what}: no row has a label{detail}", *labels.notes]))
     index_of = {class_name: index for index, class_name in enumerate(classes)}
-    indices = [index_of.get(label, UNLABELLED) for label in labels] if sets is None else placeholder_labels(sets)
+    indices = [index_of[label_set[0]] if label_set else UNLABELLED for label_set in sets]
+    chosen = [row.index for row in rows]
     return SampleTable(
         name=name,
         ids=tuple(row.id for row in rows),
         locations=tuple(row.location for row in rows),
-        labels=np.array(indices, dtype=np.int64),
+        labels=np.array(placeholder_labels(sets) if labels.is_multilabel else indices, dtype=np.int64),
         classes=classes,
-        source=source,
-        groups=None if columns.group is None else tuple(row.group for row in rows),
-        splits=None if columns.split is None else tuple(row.split for row in rows),
-        folds=None if columns.fold is None else np.array([row.fold for row in rows], dtype=np.int64),
-        weights=None if columns.weight is None else np.array([row.weight for row in rows], dtype=np.float64),
-        notes=tuple(notes),
-        membership=None if sets is None else membership_of(sets, classes),
-        missing=tuple(missing),
+        source=finder.source,
+        groups=None if side.groups is None else tuple(side.groups[index] for index in chosen),
+        splits=None if side.splits is None else tuple(side.splits[index] for index in chosen),
+        folds=None if side.folds is None else np.array(side.folds, dtype=np.int64)[chosen],
+        weights=None if side.weights is None else np.array(side.weights, dtype=np.float64)[chosen],
+        notes=tuple(all_notes),
+        membership=membership_of(sets, classes) if labels.is_multilabel else None,
+        missing=tuple(listed.missing),
     )
 
 
-def decode_table(content: bytes, *, name: str) -> tuple[list[str], list[Record]]:
-    """Return a table's header and its records.
-
-    Raises:
-        DataError: The content is not a table, or has no rows.
-    """
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{name} is UTF-16: save it as UTF-8 (in spreadsheets: CSV UTF-8)")
-    if (position := content.find(b"\0")) >= 0:
-        line = content.count(b"\n", 0, position) + 1
-        raise DataError(f"{name}, line {line}: a NUL byte; the file is damaged or UTF-16: save it as UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name}, line {line}: not UTF-8: save the table as UTF-8") from error
-    delimiter = "\t" if PurePosixPath(name).suffix.lower() == ".tsv" else None
-    header, records = parse_table(text, name=name, delimiter=delimiter)
-    return [cell.strip() for cell in header], records
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class _Row:
-    """One record; columns that the table lacks have the default."""
+    """A record whose image exists."""
 
-    line: int
+    index: int
+    """Number of the record."""
     id: str
     location: str
-    fields: list[str]
-    label: str
-    group: str = ""
-    split: str = ""
-    fold: int = 0
-    weight: float = 0.0
-
-    @property
-    def values(self) -> tuple[object, ...]:
-        """The values in which two rows of one image must agree."""
-        return self.label, self.group, self.split, self.fold, self.weight
 
 
-def _collect(
-    records: Sequence[Record],
-    ids: Sequence[str],
-    files: Sequence[str],
-    columns: Columns,
-    label_format: LabelFormat,
-    name: str,
-    find: Callable[[str], str | None],
-) -> tuple[list[_Row], list[str], list[str]]:
-    """Return the rows of existing images, notes about dropped rows, and missing files; all conflicts are reported.
+class _ListedRows:
+    """The records of a table; `collect` finds the images and compares the records of one image."""
 
-    Raises:
-        DataError: Rows are invalid or contradict each other.
-    """
-    rows: dict[str, _Row] = {}  # by location
-    id_lines: dict[str, int] = {}
-    missing, duplicates, problems = [], [], []
-    optional = {column: at for column in _PARSERS if (at := getattr(columns, column)) is not None}
-    for (line, fields), sample_id, file in zip(records, ids, files, strict=True):
-        try:
+    def __init__(
+        self,
+        lines: Sequence[str],
+        ids: Sequence[str],
+        files: Sequence[str],
+        labels: RowLabels,
+        side: SideColumns,
+        problems: list[str],
+    ) -> None:
+        self.lines, self.ids, self.files, self.labels, self.side = lines, ids, files, labels, side
+        self.problems = problems
+        self.rows: list[_Row] = []
+        self.missing: list[str] = []
+        self.duplicates: list[str] = []
+
+    def collect(self, finder: FileFinder, *, name: str) -> None:
+        """Find the rows of existing images.
+
+        Raises:
+            DataError: Rows are invalid or contradict each other; all problems are listed.
+        """
+        by_location: dict[str, _Row] = {}
+        by_id: dict[str, _Row] = {}
+        for index, (line, sample_id, file) in enumerate(zip(self.lines, self.ids, self.files, strict=True)):
+            try:
+                location = finder.find(file) if file.strip() else None
+            except DataError as error:
+                self.problems.append(f"line {line}: {error}")
+                continue
+            row = _Row(index, sample_id, location or "")
             if not file.strip():
-                raise DataError("no file name")
-            location = find(file)
-            values: dict[str, Any] = {column: _PARSERS[column](fields[at].strip()) for column, at in optional.items()}
-            row = _Row(line, sample_id, location or "", fields, label_format.text(fields), **values)
-        except DataError as error:
-            problems.append(f"line {line}: {error}")
-            continue
-        if location is None:
-            missing.append(f"{file} (line {line})")
-        elif location in rows:
-            first = rows[location]
-            differing = [pair for pair in zip(first.values, row.values, strict=True) if pair[0] != pair[1]]
-            if differing:
-                both = f"both '{differing[0][0]}' and '{differing[0][1]}'"
-                problems.append(f"lines {first.line} and {line}: '{location}' is {both}")
+                self.problems.append(f"line {line}: no file name")
+            elif location is None:
+                self.missing.append(f"{file} (line {line})")
+            elif location in by_location:
+                self._compare(by_location[location], row)
+            elif sample_id in by_id:
+                both = f"lines {self.lines[by_id[sample_id].index]} and {line}"
+                self.problems.append(f"{both}: two images have the id '{sample_id}'")
             else:
-                duplicates.append(f"{location} (lines {first.line} and {line})")
-        elif sample_id in id_lines:
-            problems.append(f"lines {id_lines[sample_id]} and {line}: two images have the id '{sample_id}'")
+                by_location[location] = by_id[sample_id] = row
+        self.rows = list(by_location.values())
+        if self.problems:
+            raise DataError(f"{name}: {len(self.problems)} rows are invalid: {join_few(self.problems, '; ')}")
+
+    def _compare(self, first: _Row, second: _Row) -> None:
+        """Add the second row of an image to the duplicates, or to the problems if it has other values."""
+        lines = f"lines {self.lines[first.index]} and {self.lines[second.index]}"
+        pairs = [pair for pair in zip(self._values(first), self._values(second), strict=True) if pair[0] != pair[1]]
+        if pairs:
+            self.problems.append(f"{lines}: '{first.location}' is both '{pairs[0][0]}' and '{pairs[0][1]}'")
         else:
-            rows[location] = row
-            id_lines[sample_id] = line
-    if problems:
-        raise DataError(f"{name}: {len(problems)} rows are invalid: {join_few(problems, '; ')}")
-    unlabelled = sum(not row.label for row in rows.values())
-    notes = [f"{len(missing)} of {len(records)} listed images do not exist: {join_few(missing)}"] if missing else []
-    notes += [f"{len(duplicates)} rows are duplicates: {join_few(duplicates)}"] if duplicates else []
-    notes += [f"{unlabelled} rows have no label and are not used for training"] if unlabelled else []
-    return list(rows.values()), notes, missing
+            self.duplicates.append(f"{first.location} ({lines})")
+
+    def _values(self, row: _Row) -> tuple[object, ...]:
+        """Return the values in which two rows of one image must agree."""
+        return self.labels.text(row.index), *self.side.values(row.index)
+
+    def notes(self) -> list[str]:
+        """Return sentences about missing images, duplicates and unlabelled rows."""
+        missing, duplicates = self.missing, self.duplicates
+        unlabelled = sum(self.labels.sets[row.index] is None for row in self.rows)
+        notes = [f"{len(missing)} of {len(self.lines)} listed images do not exist: {join_few(missing)}"] * bool(missing)
+        notes += [f"{len(duplicates)} rows are duplicates: {join_few(duplicates)}"] * bool(duplicates)
+        return notes + [f"{unlabelled} rows have no label and are not used for training"] * bool(unlabelled)
 
 
-def _split(value: str) -> str:
-    if value.casefold() not in _SPLIT_VALUES:
-        raise DataError(f"split '{value}' is not one of {', '.join(sorted(_SPLIT_VALUES))}")
-    return _SPLIT_VALUES[value.casefold()]
-
-
-def _fold(value: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise DataError(f"fold '{value}' is not a non-negative integer")
-    return number
-
-
-def _weight(value: str) -> float:
-    try:
-        weight = float(value)
-    except ValueError:
-        weight = 0.0
-    if not 0 < weight < float("inf"):
-        raise DataError(f"weight '{value}' is not a positive number")
-    return weight
-
-
-_PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "group": str,
-    "split": _split,
-    "fold": _fold,
-    "weight": _weight,
-}
-"""By optional column."""
-
-_TABLE_OPTIONS = ("image_column", "label_columns", "label_separator", "group_column", "weight_column", "image_pattern")
+_TABLE_OPTIONS = (
+    "image_column",
+    "label_columns",
+    "label_separator",
+    "missing_labels",
+    "uncertain",
+    "group_column",
+    "split_column",
+    "weight_column",
+    "image_pattern",
+)
 
 
 def table_options(config: DataConfig) -> list[str]:
@@ -243,4 +224,5 @@ def table_options(config: DataConfig) -> list[str]:
 def refuse_table_options(config: DataConfig, what: str) -> None:
     """Raise a `ConfigError` if an option is set that applies to tables only."""
     if options := table_options(config):
-        raise ConfigError(f"data.{options[0]} applies to tables only, and {what} is not and does not hold a table")
+        option = options[0].replace("_", "-")
+        raise ConfigError(f"--data.{option} applies to tables only, and {what} is not and does not hold a table")

@@ -11,16 +11,18 @@ from pathlib import PurePosixPath
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.output import count, join_few
-from tercet.data.readers.columns import IMAGE_COLUMNS
+from tercet.core.untrusted_files import IMAGE_COLUMNS, column_key
 from tercet.data.readers.folder import find_layout, folder_options, read_folders
 from tercet.data.readers.image_tree import ImageTree
 from tercet.data.readers.layouts import EXAMPLE, Layout, SplitFolders
 from tercet.data.readers.listed_files import FilesByName
+from tercet.data.readers.metadata import read_metadata
 from tercet.data.readers.named_folders import named_splits
 from tercet.data.readers.own_output import without_own_output
+from tercet.data.readers.records import TABLE_SUFFIXES, decode_table
 from tercet.data.readers.scan import Listing, is_image
 from tercet.data.readers.split_names import split_name
-from tercet.data.readers.table import SUFFIXES, decode_table, read_table, refuse_table_options, table_options
+from tercet.data.readers.table import read_table, refuse_table_options, table_options
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import SampleTable
 
@@ -50,6 +52,9 @@ def read_tree(
     images = [path for path in listing.files if is_image(path)]
     if not images:
         raise DataError(f"{what} holds no images: {EXAMPLE}")
+    metadata = None if folder_options(config) else read_metadata(listing, source, config, name=name, what=what)
+    if metadata is not None:
+        return replace(metadata, notes=(*notes, *metadata.notes))
     tree = ImageTree(images, _empty_folders(listing))
     table = _Reader(listing, tree, source, config, name, what).read()
     return replace(table, notes=(*notes, *table.notes))
@@ -87,10 +92,11 @@ class _Reader:
     def _find_tables(self) -> list[str]:
         """Return the tables beside the class folders, or in the only folder."""
         prefix = f"{self.root}/" if self.root else ""
+        names = {path: PurePosixPath(path) for path in self.listing.files}
         tables = [
             path
-            for path in self.listing.files
-            if PurePosixPath(path).suffix.lower() in SUFFIXES and not SUBMISSION.fullmatch(PurePosixPath(path).stem)
+            for path, file in names.items()
+            if file.suffix.lower() in TABLE_SUFFIXES and not SUBMISSION.fullmatch(file.stem)
         ]
         inside = [path for path in tables if path.startswith(prefix)] or tables  # a table may be beside a wrapper
         level = min((path.count("/") for path in inside), default=0)
@@ -107,7 +113,7 @@ class _Reader:
                 )
             if not self.tables:
                 refuse_table_options(config, what)
-                raise DataError(f"--data.layout table: {what} holds no table ({', '.join(sorted(SUFFIXES))})")
+                raise DataError(f"--data.layout table: {what} holds no table ({', '.join(sorted(TABLE_SUFFIXES))})")
             return self._read_table(_choose_table(self.tables, what))
         if folders:
             return self._read_folders(None if named_splits(config) else find_layout(self.tree, config, what=what))
@@ -157,7 +163,7 @@ class _Reader:
         if config.image_column is None and config.image_pattern is None:
             header, records = decode_table(self.source.content(location), name=what)
             column = files.image_column(header, records, folder)
-            if column is not None and column.casefold() not in IMAGE_COLUMNS:
+            if column is not None and column_key(column) not in IMAGE_COLUMNS:
                 config = replace(config, image_column=column)
                 notes.append(f"file names of {location} are in the column '{column}'")
         table = read_table(location, self.source, config, name=self.name, what=what, find=files.find)

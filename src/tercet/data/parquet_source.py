@@ -1,0 +1,150 @@
+"""Images stored in Parquet files, as data sets of the Hugging Face hub are: read row group by row group."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from tercet.core.errors import ConfigError, DataError
+from tercet.data.decode import Pixels, decode
+from tercet.data.sources import DIGEST_BYTES
+
+_GROUP_BYTES = 1 << 26
+"""Row groups up to this uncompressed size are read at once: 64 MiB."""
+_BATCH_ROWS = 16
+"""Rows that are read at once of larger row groups."""
+_BUFFER_BYTES = 1 << 20
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file as `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DataError: The file is missing or damaged.
+    """
+    if find_spec("pyarrow") is None:
+        raise ConfigError("Parquet files require pyarrow: pip install 'tercet[parquet]'")
+    if not path.is_file():
+        raise DataError(f"{path} is not a file")
+    with parquet_errors(path):
+        return importlib.import_module("pyarrow.parquet").ParquetFile(path, buffer_size=_BUFFER_BYTES)
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Raise errors of pyarrow within the block as a `DataError`."""
+    arrow_error: type[Exception] = importlib.import_module("pyarrow").ArrowException
+    try:
+        yield
+    except (arrow_error, OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+
+
+class ParquetSource:
+    """Image files in a column of Parquet files; a location is the file's path in the folder, `#` and the row.
+
+    Each process opens the files itself, so that the source can be copied and forked.
+
+    Args:
+        root: Folder of the files.
+        column: Column of the images: bytes, or a struct with `bytes`.
+    """
+
+    def __init__(self, root: Path, column: str) -> None:
+        self.root, self.column = root, column
+        self._readers: dict[str, _ColumnReader] = {}
+        self._process = os.getpid()
+        self._hashes: dict[str, tuple[int, bytes]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}, "_hashes": {}}
+
+    def content(self, location: str) -> bytes:
+        """Return the bytes of one image.
+
+        Raises:
+            DataError: The row does not exist or has no bytes, or the file cannot be read.
+        """
+        if self._process != os.getpid():
+            self._readers, self._process = {}, os.getpid()
+        file, _, row = location.rpartition("#")
+        if file not in self._readers:
+            self._readers[file] = _ColumnReader(self.root / file, self.column)
+        return self._readers[file].image(int(row))
+
+    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
+        """Decode one image."""
+        return decode(self.content(location), max_pixels=max_pixels)
+
+    def checksum(self, location: str) -> int:
+        """Return the CRC-32 of one image; each is read once."""
+        return self._hashes_of(location)[0]
+
+    def digest(self, location: str) -> bytes:
+        """Return the digest of one image; each is read once."""
+        return self._hashes_of(location)[1]
+
+    def _hashes_of(self, location: str) -> tuple[int, bytes]:
+        if location not in self._hashes:
+            content = self.content(location)
+            digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+            self._hashes[location] = zlib.crc32(content), digest
+        return self._hashes[location]
+
+    def describe(self) -> dict[str, str]:
+        """Return the kind, the folder and the column."""
+        return {"kind": "parquet", "path": os.path.abspath(self.root), "column": self.column}
+
+    def find(self, name: str) -> str | None:
+        """Return a location if it has the form of one."""
+        return name if re.fullmatch(r"[^#]+#\d+", name) else None
+
+
+class _ColumnReader:
+    """Reads images of one file in any order; increasing rows read each row group once."""
+
+    def __init__(self, path: Path, column: str) -> None:
+        self.path, self.column = path, column
+        self.file = open_parquet(path)
+        metadata = self.file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.ends = list(accumulate(counts))
+        self.batches: Iterator[Any] = iter(())
+        self.images: Any = ()
+        self.first = self.group_end = 0  # rows: of the first image in memory, and of the end of its group
+
+    def image(self, row: int) -> bytes:
+        with parquet_errors(self.path):
+            if not 0 <= row < (self.ends or [0])[-1]:
+                raise DataError(f"{self.path} has no row {row}")
+            if not self.first <= row < self.group_end:
+                self._start_group(bisect_right(self.ends, row))
+            while row >= self.first + len(self.images):
+                self.first += len(self.images)
+                self.images = next(self.batches).column(0)
+            value = self.images[row - self.first].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not content:
+            raise DataError(f"row {row} of {self.path} has no image bytes")
+        return bytes(content)
+
+    def _start_group(self, group: int) -> None:
+        metadata = self.file.metadata.row_group(group)
+        rows = metadata.num_rows if metadata.total_byte_size <= _GROUP_BYTES else _BATCH_ROWS
+        self.group_end = self.ends[group]
+        self.first, self.images = self.group_end - metadata.num_rows, ()
+        # without threads, since a process with threads cannot be forked safely
+        self.batches = self.file.iter_batches(
+            batch_size=rows, row_groups=[group], columns=[self.column], use_threads=False
+        )
