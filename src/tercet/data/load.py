@@ -56,10 +56,12 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
         info = find_dataset(text)
         table = info.read(info, config)
     elif path.is_dir():
-        source = FolderSource(path)
-        table = _from_tree(scan_folder(path), source, name=path.resolve().name, what=str(path), config=config)
+        source = FolderSource(path, follow_links=config.follow_links)
+        listing = scan_folder(path, follow_links=config.follow_links)
+        table = _from_tree(listing, source, name=path.resolve().name, what=str(path), config=config)
     elif path.suffix.lower() in SUFFIXES and path.exists():
-        table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=str(path))
+        source = FolderSource(path.parent, follow_links=config.follow_links)
+        table = read_table(path.name, source, config, name=path.stem, what=str(path))
     elif path.suffix.lower() == ".zip" and path.exists():
         archive = ZipSource(path)
         table = _from_tree(scan_zip(archive), archive, name=path.stem, what=str(path), config=config)
@@ -152,6 +154,7 @@ def _from_tree(
         splits=layout.splits,
         notes=tuple(notes),
         empty=layout.empty,
+        skipped=layout.skipped,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
 from tercet.core.output import join_few
-from tercet.data.readers.scan import Listing, SkippedFile, is_image
+from tercet.data.readers.scan import NO_EXTENSION, Listing, SkippedFile, is_image, no_images
 
 EXAMPLE = (
     "expected ROOT/<class>/*.jpg or ROOT/{train,val,test}/<class>/*.jpg, such as pets/cat/1.jpg and pets/dog/1.jpg"
@@ -71,10 +71,10 @@ def find_layout(listing: Listing, *, what: str, tables: Sequence[str] = ()) -> F
     paths = sorted(
         (path for path in listing.files if path.startswith(prefix)), key=lambda path: (natural_key(path), path)
     )
-    skipped = [*listing.skipped, *((path, "no image extension") for path in paths if not is_image(path))]
+    skipped = [*listing.skipped, *((path, NO_EXTENSION) for path in paths if not is_image(path))]
     images = [path for path in paths if is_image(path)]
     if not images:
-        raise DataError(f"{what} holds no images: {EXAMPLE}")
+        raise DataError(f"{no_images(what, skipped)}: {EXAMPLE}")
     split_of = _split_folders([path[len(prefix) :] for path in images], what=what)
     if not split_of:
         _refuse_ambiguous([path[len(prefix) :] for path in images], tables, what=what)
