@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from tercet.core.errors import DataError, MemoryExhausted
 from tercet.data.decoding import DEFAULT, Decoding
+from tercet.data.jpeg_repair import complete_jpeg
 from tercet.data.pixel_values import Pixels, to_pixels
 
 try:
@@ -58,7 +59,6 @@ EXTENSIONS = frozenset(f".{name}" for names in _EXTENSIONS.values() for name in 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_TAGS = {"channels": 277, "bits": 258, "compression": 259}
-_END_OF_JPEG = b"\xff\xd9"
 
 
 class _PillowLimits:
@@ -157,13 +157,10 @@ def decode(
 
 
 def _completed(stream: BinaryIO) -> BinaryIO | None:
-    """Return a JPEG file with an end marker, with which the decoder fills what is missing; None for other files.
-
-    Pillow's own setting for truncated files applies to all threads.
-    """
+    """Return a completed JPEG file, or None for other files; Pillow's own setting for them applies to all threads."""
     stream.seek(0)
-    content = stream.read()
-    return io.BytesIO(content + _END_OF_JPEG) if content.startswith(b"\xff\xd8") else None
+    content = complete_jpeg(stream.read())
+    return None if content is None else io.BytesIO(content)
 
 
 def _decode(
@@ -195,6 +192,7 @@ def _unidentified(stream: BinaryIO, formats: tuple[str, ...]) -> str:
         stream.seek(0)
         header = stream.read(16)
         if header.startswith(_TIFF_HEADERS):
+            header = header[: 16 if b"+" in header[:4] else 8]  # BigTIFF has a longer one
             return f"a TIFF file of an unsupported kind{_describe_tiff(stream, header)}: convert it to grey or RGB"
         if header[4:8] == b"ftyp" and header[8:12] in _HEIF_BRANDS and "HEIF" not in formats:
             return f"{reason}: it is HEIC; convert it to JPEG, or pip install 'tercet[heic]' to read it from files"
