@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -585,3 +586,18 @@ def test_options_override_the_configuration_file_and_the_result_is_stored(traine
     record = RunFolder(trained).record()
     assert [record.options[key] for key in ("epochs", "lr", "batch_size")] == [2, 0.003, 16]
     assert record.command == "train" and str(record.source).endswith("shapes [red]")
+
+
+def test_messages_spell_options_as_they_are_typed(run: Run, data: Path, tmp_path: Path) -> None:
+    code, _, err = run("train", data, "--data.val-fraction", "0.6", "--data.test-fraction", "0.6")
+    assert (code, err.splitlines()) == (
+        2,
+        ["tercet: error: --data.val-fraction and --data.test-fraction leave nothing to train on"],
+    )
+    (tmp_path / "run.yaml").write_text("data: {val_fraction: 0.6, test_fraction: 0.6}\n")
+    code, _, err = run("train", data, "--config", tmp_path / "run.yaml")
+    assert code == 2 and "data.val_fraction and data.test_fraction" in err  # as in the file
+    broken = Path(shutil.copytree(data, tmp_path / "data"))
+    (broken / "stroke" / "broken.png").write_bytes(b"broken")
+    code, _, err = run("train", broken, "--data.max-bad-fraction", "0")
+    assert code == 3 and "more than --data.max-bad-fraction 0 allows" in err

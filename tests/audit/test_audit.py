@@ -93,7 +93,7 @@ def test_single_class_is_audited(tmp_path: Path) -> None:
 def test_training_errors_are_reported(tmp_path: Path) -> None:
     root = draw_classes(tmp_path / "one", kinds=("disc",))
     (root / "disc" / "bad.png").write_bytes(b"no image")
-    text = audit_data(root).to_text()
+    text = audit_data(root, data={"max_bad_fraction": 0}).to_text()
     assert "! tercet train would fail on this data: one has one class ('disc'): need at least 2 classes" in text
     assert "! tercet train would fail on this data: 1 of 9 images cannot be read, more than" in text
 

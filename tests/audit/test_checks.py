@@ -198,11 +198,11 @@ def test_every_training_error_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     rows = [f"{name}.png,cat" for name in (*range(6), "bad", "gone")]
     (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]))
-    lenient = replace(NO_HOLD_OUT, max_bad_fraction=1)
-    table = load_table(tmp_path / "labels.csv", lenient, min_classes=1)
-    missing, classes, bad, rest = audited(table).training_errors
+    strict = replace(NO_HOLD_OUT, max_bad_fraction=0)
+    table = load_table(tmp_path / "labels.csv", NO_HOLD_OUT, min_classes=1)
+    missing, classes, bad, rest = audited(table, strict).training_errors
     assert "1 of 8 listed images do not exist" in missing and "has one class ('cat')" in classes
-    assert "1 of 7 images cannot be read, more than data.max_bad_fraction 0.01 allows" in bad
+    assert "1 of 7 images cannot be read, more than data.max_bad_fraction 0 allows" in bad
     assert "no images are left for validation" in rest
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tercet.core.errors import DataError
-from tercet.data.decode import decode, pillow_limits, to_pixels
+from tercet.data.decode import decode, pillow_limits
+from tercet.data.pixel_values import to_pixels
 
 LIMIT = 10**6
 
@@ -100,7 +101,7 @@ def test_compositing_in_strips_equals_one_pass(monkeypatch: pytest.MonkeyPatch) 
     image = noise(11, 5)
     image.putalpha(noise(11, 5).convert("L"))
     expected = decode(encoded(image), max_pixels=LIMIT)
-    monkeypatch.setattr("tercet.data.decode._STRIP", 17)  # three rows per strip, the last strip is shorter
+    monkeypatch.setattr("tercet.data.pixel_values._STRIP", 17)  # three rows per strip, the last strip is shorter
     assert (decode(encoded(image), max_pixels=LIMIT) == expected).all() and len(np.unique(expected)) > 50
 
 

@@ -1,6 +1,7 @@
 import multiprocessing
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tercet.data.image_cache import CachedImages, ImageCache, OnDemandImages
 from tercet.data.image_store import open_cache, shared_pixels
 from tercet.data.in_memory import table_from_arrays
 from tercet.data.load import load_table
+from tercet.data.read_ahead import BadImage, require_readable
 
 CONFIG = DataConfig()
 SMALL = DataConfig(memory_budget=100)
@@ -62,16 +64,26 @@ def test_bad_images_are_listed_and_dropped(pets: Path, config: DataConfig) -> No
     (pets / "dog/0.png").write_bytes(file_content[: len(file_content) // 2])
     table = load_table(pets, config)
     with pytest.raises(DataError, match=r"2 of 30 images cannot be read.*cat/3.png \(not an image") as caught:
-        ImageCache.decode(table, config)
+        ImageCache.decode(table, replace(config, max_bad_fraction=0))
     assert "\n" not in str(caught.value)
-    tolerant = DataConfig(max_bad_fraction=0.1, memory_budget=config.memory_budget)
-    cache, bad = ImageCache.decode(table, tolerant)
+    cache, bad = ImageCache.decode(table, config)
     assert [image.id for image in bad] == ["cat/3.png", "dog/0.png"]
     names = {image.id for image in bad}
     good = table.take([row for row, name in enumerate(table.ids) if name not in names])
     assert len(cache) == len(good) == 28
     for row, location in enumerate(good.locations):
         np.testing.assert_array_equal(cache.read(row), good.source.pixels(location, max_pixels=99))
+
+
+@pytest.mark.parametrize(
+    ("total", "fraction", "tolerated"), [(30, 0.01, 5), (30, 0.5, 15), (2000, 0.01, 20), (30, 0, 0), (6, 0.01, 5)]
+)
+def test_a_handful_of_bad_images_is_tolerated_in_data_of_any_size(total: int, fraction: float, tolerated: int) -> None:
+    config = DataConfig(max_bad_fraction=fraction)
+    bad = [BadImage(str(number), str(number), "damaged") for number in range(tolerated + 1)]
+    require_readable(bad[:tolerated], total, config)
+    with pytest.raises(DataError, match=f"{tolerated + 1} of {total} images cannot be read"):
+        require_readable(bad, total, config)
 
 
 def test_no_readable_image_is_always_an_error(pets: Path) -> None:

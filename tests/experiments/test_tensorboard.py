@@ -10,8 +10,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tercet.core.history import EpochRow
-from tercet.data.decode import Pixels
 from tercet.data.image_cache import ImageCache
+from tercet.data.pixel_values import Pixels
 from tercet.experiments.tensorboard import StageImages, stage_images
 from tercet.experiments.train import train
 from tercet.metrics.classification import validation_scores

@@ -89,7 +89,7 @@ def test_limits_that_are_too_low_are_refused(tmp_path: Path, image: Path) -> Non
     code, _, error, _ = run("predict", path, image, "--max-memory", 257)
     assert code == 2 and error.count("\n") == 1 and re.search(r"max_memory 257 is too small: .* \d+ MiB", error)
     code, _, error, _ = run("predict", path, image, "--max-memory", 3, "--max-seconds", 0)
-    assert code == 2 and "max_memory 3 must be at least 256" in error and "max_seconds 0" in error
+    assert code == 2 and "--max-memory 3 must be at least 256" in error and "--max-seconds 0" in error
 
 
 def test_a_memory_limit_that_is_too_low_for_the_server_is_refused(tmp_path: Path) -> None:

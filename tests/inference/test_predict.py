@@ -176,8 +176,8 @@ def test_unreadable_images_are_listed_and_too_many_are_an_error(finished: Run, o
     folder = Path(shutil.copytree(outside, tmp_path / "data"))
     (folder / "disc" / "broken.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"broken\.png"):
-        evaluate(finished.path, folder)
-    evaluation = evaluate(finished.path, folder, config=DataConfig(max_bad_fraction=0.5))
+        evaluate(finished.path, folder, config=DataConfig(max_bad_fraction=0))
+    evaluation = evaluate(finished.path, folder)
     assert evaluation.rows[0].scores.n == 24
     assert evaluation.to_dict()["unreadable"] == ["disc/broken.png"]
     assert "broken.png" in evaluation.to_text()

@@ -80,6 +80,7 @@ def check_table(
         max_imbalance=options.imbalance,
         labels=labels,
         notes=(*table.notes, *preview.notes),
+        skipped=table.skipped,
     )
 
 

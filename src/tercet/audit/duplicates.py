@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tercet.audit.inspect import SIDE, PerceptualHashes, all_orientations
 from tercet.audit.pairs import Floats, PairList, PairSearch
-from tercet.data.decode import Pixels
+from tercet.data.pixel_values import Pixels
 from tercet.data.table import Ints
 
 BITS = 64

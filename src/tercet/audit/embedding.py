@@ -17,9 +17,9 @@ from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.runtime import choose_device
-from tercet.data.decode import Pixels
 from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
 from tercet.data.loader import prepare
+from tercet.data.pixel_values import Pixels
 from tercet.data.table import Ints, SampleTable
 from tercet.inference.features import PLAIN, feature_key
 from tercet.models.build import build, check_network

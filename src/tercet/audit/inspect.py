@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tercet.core.errors import ConfigError
-from tercet.data.decode import Pixels, decode, to_depth, to_pixels
-from tercet.data.image_cache import BadImage, read_ahead
+from tercet.data.decode import decode
 from tercet.data.parquet_source import ParquetSource
 from tercet.data.pixel_digests import pixel_digest
+from tercet.data.pixel_values import Pixels, to_depth, to_pixels
+from tercet.data.read_ahead import BadImage, read_ahead
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
 from tercet.data.table import Ints, SampleTable
 
@@ -159,10 +160,10 @@ def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> Ima
         return record
 
     match source:
-        case FolderSource():
-            pixels = decode(source.root / location, max_pixels=max_pixels, convert=record_mode(to_pixels))
-        case ZipSource() | ParquetSource():
-            pixels = decode(source.content(location), max_pixels=max_pixels, convert=record_mode(to_pixels))
+        case FolderSource() | ZipSource() | ParquetSource():
+            content = source.root / location if isinstance(source, FolderSource) else source.content(location)
+            convert = record_mode(partial(to_pixels, decoding=source.decoding))
+            pixels = decode(content, max_pixels=max_pixels, decoding=source.decoding, convert=convert)
         case DepthSource():
             pixels = decode(source.inner.content(location), max_pixels=max_pixels, convert=record_mode(to_depth))
         case _:

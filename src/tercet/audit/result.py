@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from tercet.config.commands import FINDING_KINDS, FindingKind
 from tercet.core import output
-from tercet.data.image_cache import BadImage
+from tercet.data.read_ahead import BadImage
+from tercet.data.readers.scan import SkippedFile, skipped_documents
 
 MAX_LISTED = 1000
 """Duplicates, and label issues, listed in audit.json, the most severe first; all are counted."""
@@ -178,6 +179,8 @@ class AuditResult:
     """Label check; None without a run."""
     notes: tuple[str, ...]
     """Notes about reading and splitting the data."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files that are not images, with the reason."""
 
     @property
     def readable(self) -> int:
@@ -280,6 +283,7 @@ class AuditResult:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; long lists are truncated, counts are not."""
         document = asdict(replace(self, duplicates=()))
+        document["skipped"] = skipped_documents(self.skipped)
         document["duplicates"] = [duplicate.to_dict() for duplicate in self.duplicates[:MAX_LISTED]]
         if self.labels is not None:
             document["labels"]["issues"] = document["labels"]["issues"][:MAX_LISTED]

@@ -25,8 +25,10 @@ from tercet.core.errors import ConfigError, DataError, StorageError
 from tercet.core.files import require_writable, write_json
 from tercet.core.output import count, printable
 from tercet.core.progress import as_console, print_status
+from tercet.data.decoding import Decoding
 from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.load import load_table
+from tercet.data.sources import with_decoding
 from tercet.data.table import SampleTable
 from tercet.plots.page import write_page
 
@@ -153,13 +155,15 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     if options.max_hash_distance is not None:
         require_imagehash()
     # Unreadable images and a single class are findings here, not errors.
-    table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)
+    table, decoding = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1), Decoding.of(config)
+    table = replace(table, source=with_decoding(table.source, decoding))
     labels = _check_labels(table, options.run)
     print_status(console, f"inspecting {count(len(table), 'image')}")
     compute_hashes = options.max_hash_distance is not None
     inspection = inspect(table, max_pixels=config.max_pixels, compute_hashes=compute_hashes)
     if not len(inspection.rows):
         raise DataError(f"{source}: none of {len(table)} images can be read, such as {inspection.bad[0]}")
+    table = table.with_notes(*decoding.warnings())
     embedder = _build_embedder(inspection, options)
     features = _embed(embedder, table, inspection, config, options, console)
     result = check_table(table, inspection, config, options, features=features, labels=labels)

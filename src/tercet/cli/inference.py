@@ -11,7 +11,7 @@ from tercet.cli.command import command, console, phase
 from tercet.config.commands import AUDIT, EMBED, SEARCH, ExplainConfig
 from tercet.config.fields import Config, bounded
 from tercet.config.parser import ParsedArguments
-from tercet.config.run import DataConfig
+from tercet.config.run import DataConfig, parse_value_range
 from tercet.config.tta import TTAConfig
 from tercet.core.errors import Problem, problems_of
 from tercet.core.output import CommandResult
@@ -69,8 +69,13 @@ class PredictConfig(Config):
     """Table, or JSON file with images, with the id and the file name of each image, if ids are not file names."""
     top_k: int = bounded(5, above=0)
     """Number of classes to show per image."""
+    value_range: str | None = None
+    """Values that become black and white in grey images of more than 8 bits: full, or MIN,MAX (default: those of the
+    training)."""
 
     def _rules(self) -> Iterable[Problem]:
+        if self.value_range is not None:
+            yield from problems_of(lambda: parse_value_range(self.value_range or ""), "value_range")
         if self.submission is not None and self.csv is None:
             yield Problem("submission needs csv, the file to write", "submission", "csv")
         for name in ("submission_numbers", "submission_class", "submission_files"):

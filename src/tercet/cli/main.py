@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import TextIO
 from tercet import __version__
 from tercet.cli.command import find_command
 from tercet.config.commands import OutputConfig
-from tercet.core.errors import ConfigError, ModelError, Terminated, to_tercet_error
+from tercet.core.errors import ConfigError, ModelError, Problem, Terminated, to_tercet_error
 from tercet.core.output import SafeStream, printable, write
 from tercet.core.registry import PARTS
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when a command imports torch
     try:
-        with _signals_and_warnings():
+        with _signals_and_warnings(arguments):
             return _run(arguments)
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         return 0
@@ -88,7 +89,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = f"internal error: {kind}: {error} (run again with --debug and report it)"
             return _print_error(printable(text), 1)
         problems = known.problems if isinstance(known, ConfigError | ModelError) else (str(known),)
-        return _print_error("\n".join(map(printable, problems)), known.exit_code)
+        return _print_error("\n".join(printable(_as_typed(text, arguments)) for text in problems), known.exit_code)
+
+
+_KEY = re.compile(r"(?<![\w./-])[a-z]+(?:[._][a-z]+)+(?!\w)")
+_IN_FILE = re.compile(r"\S+\.ya?ml: ")
+
+
+def _as_typed(text: str, arguments: Sequence[str]) -> str:
+    """Return a message with `data.max_bad_fraction` as `--data.max-bad-fraction`, unless it is about a file.
+
+    Messages name the keys of options, which files and Python share. A key without a dot is an option only in a problem
+    that concerns it, since it might be a column or a function elsewhere.
+    """
+    if _IN_FILE.match(text):
+        return text
+    try:
+        keys = find_command(arguments[0]).options.fields.keys()
+    except (ConfigError, IndexError):
+        return text
+    concerned = text.fields if isinstance(text, Problem) else ()
+
+    def spell(match: re.Match[str]) -> str:
+        key = match[0]
+        return "--" + key.replace("_", "-") if key in keys and ("." in key or key in concerned) else key
+
+    return _KEY.sub(spell, text)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -119,32 +145,31 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _signals_and_warnings() -> Iterator[None]:
+def _signals_and_warnings(arguments: Sequence[str]) -> Iterator[None]:
     """Within the block SIGTERM raises `Terminated`, and each warning is printed as one line."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
+    def show_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        SafeStream(sys.stderr).write(f"tercet: warning: {printable(_as_typed(str(message), arguments))}\n")
+
     main_thread = threading.current_thread() is threading.main_thread()  # only it may set handlers
     handler = signal.signal(signal.SIGTERM, terminate) if main_thread else None
-    show, warnings.showwarning = warnings.showwarning, _show_warning
+    show, warnings.showwarning = warnings.showwarning, show_warning
     try:
         yield
     finally:
         warnings.showwarning = show
         if main_thread:
             signal.signal(signal.SIGTERM, handler)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    SafeStream(sys.stderr).write(f"tercet: warning: {printable(str(message))}\n")
 
 
 def _print_error(message: str, exit_code: int) -> int:

@@ -144,7 +144,7 @@ class ExplainConfig:
     """Layers whose feature maps are plotted."""
     member: str | None = None
     """Explain this member only."""
-    class_name: str | None = None
+    class_name: str | None = field(default=None, metadata={"verbatim": True})
     """Class to explain, also --class (default: the predicted class)."""
     layers: bool = False
     """List layer names and output shapes, then exit."""

@@ -122,6 +122,8 @@ class Field:
     """Whether null is allowed."""
     registry: str | None = None
     """Kind of registered part (`PARTS`) whose names are the choices."""
+    verbatim: bool = False
+    """Whether `null` on the command line is a name like others, such as that of a class."""
 
     @property
     def option(self) -> str:
@@ -230,4 +232,6 @@ def list_fields(kind: type[Any], prefix: str, without: Without) -> Iterator[Fiel
             hint = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
             many = typing.get_origin(hint) is tuple
             hint = typing.get_args(hint)[0] if many else hint
-            yield Field(key, kind, default, hint, many, optional, item.metadata.get("registry"))
+            yield Field(
+                key, kind, default, hint, many, optional, item.metadata.get("registry"), "verbatim" in item.metadata
+            )

@@ -53,6 +53,10 @@ class _DataConfigDict(TypedDict, total=False):
     split_seed: int
     max_bad_fraction: float
     max_pixels: int
+    value_range: Text
+    truncated: bool
+    follow_links: bool
+    unseen_classes: Literal["error", "leave-out"]
     memory_budget: int
     num_workers: int
     class_balanced_sampling: bool

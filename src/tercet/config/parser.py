@@ -221,7 +221,7 @@ def _plain(value: Any) -> Any:
 def _read(field: Field, value: Any, *, text: bool) -> Any:
     """Return a value, in the notation of a file or (`text`) of the command line, converted to the type of its field."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if value is None or (text and value == "null"):
+    if value is None or (text and value == "null" and not field.verbatim):
         if field.optional:
             return None
         raise ConfigError(f"expected {field.expected()}, got null")

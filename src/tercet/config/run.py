@@ -6,6 +6,7 @@ YAML files, the command line and Python keywords share the same keys: the fields
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -14,8 +15,11 @@ from tercet.config.fields import Config, bounded
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.config.tta import TTAConfig
-from tercet.core.errors import Problem, problems_of
+from tercet.core.errors import ConfigError, Problem, problems_of
 from tercet.core.registry import PARTS
+
+MAX_BAD = 5
+"""Unreadable images that are tolerated in data of any size, unless `max_bad_fraction` is 0."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,19 @@ class DataConfig(Config):
     """Fraction of all images for the final test, if the data has no test split."""
     split_seed: int = bounded(0, least=0)
     """Random seed of the splits."""
-    max_bad_fraction: float = 0.01
-    """Maximum fraction of unreadable images; beyond it the run stops."""
+    max_bad_fraction: float = bounded(0.01, least=0, most=1)
+    """Maximum fraction of unreadable images, and at least 5 of them; beyond it the run stops. 0: not a single one."""
     max_pixels: int = bounded(100_000_000, above=0)
     """Maximum image size in pixels, checked before decoding."""
+    value_range: str = "auto"
+    """Values that become black and white in grey images of more than 8 bits: MIN,MAX, or full: those of 16 bits; auto:
+    full, with a warning if most of it is not used (for a trained model: as in its training)."""
+    truncated: bool = False
+    """Read truncated JPEG files as far as they go, instead of leaving them out."""
+    follow_links: bool = False
+    """Follow links to folders, and to files outside the folder."""
+    unseen_classes: Literal["error", "leave-out"] = "error"
+    """Classes that only the given validation or test split has: an error, or their images are left out."""
     memory_budget: int = 4_000_000_000
     """Memory for caching decoded images, in bytes; other images are decoded in every epoch."""
     num_workers: int = bounded(0, least=0)
@@ -88,6 +101,7 @@ class DataConfig(Config):
             yield Problem("data.task single needs no data.label_separator", *labels)
         if self.task == "multi" and not several:
             yield Problem("data.task multi needs several data.label_columns, or a data.label_separator", *labels)
+        yield from problems_of(lambda: parse_value_range(self.value_range), "value_range")
         if self.class_balanced_sampling and self.is_multilabel:
             yield Problem("data.class_balanced_sampling needs single-label data", "class_balanced_sampling")
 
@@ -96,6 +110,27 @@ class DataConfig(Config):
         """Whether tables are read as multi-label."""
         several = self.label_separator is not None or len(self.label_columns or ()) > 1
         return self.task == "multi" or (self.task == "auto" and several)
+
+    def max_bad(self, total: int) -> int:
+        """Return how many of so many images may be unreadable, or listed but missing."""
+        return max(MAX_BAD, int(self.max_bad_fraction * total)) if self.max_bad_fraction else 0
+
+
+def parse_value_range(text: str) -> tuple[float, float] | None:
+    """Return the limits of a `value_range`; None for auto and full.
+
+    Raises:
+        ConfigError: It is not auto, full or two increasing numbers.
+    """
+    if text in ("auto", "full"):
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"data.value_range '{text}' must be auto, full, or two increasing numbers, such as 0,4095")
+    return low, high
 
 
 MAX_WIDTH = 4096

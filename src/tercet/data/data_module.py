@@ -18,12 +18,14 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.output import count, join_few
 from tercet.core.types import InputSpec
-from tercet.data.image_cache import BadImage, CachedImages, ImageCache, require_readable
+from tercet.data.image_cache import CachedImages, ImageCache
 from tercet.data.load import load_table, require_classes
+from tercet.data.read_ahead import BadImage, require_readable
 from tercet.data.readers.table import require_files
 from tercet.data.sources import DIGEST_BYTES
 from tercet.data.splits import assign_splits, check_disjoint, require_rows
 from tercet.data.table import SampleTable, Split
+from tercet.data.unseen_classes import leave_out_unseen_classes
 
 if TYPE_CHECKING:
     from tercet.data.loader import ImageLoader
@@ -117,7 +119,7 @@ def read_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel:
         )
     fingerprint = table.fingerprint()
     images, bad = ImageCache.decode(table, config)
-    readable = drop_unreadable(table, bad)
+    readable = drop_unreadable(table, bad).with_notes(*images.notes)
     _require_readable_classes(table, readable)
     return DataModule(readable, images, tuple(bad), fingerprint)
 
@@ -146,7 +148,8 @@ def prepare_data(data: str | Path | SampleTable, config: DataConfig, *, multilab
         DataError: There is nothing to train on, too many images are unreadable, or splits overlap.
     """
     module = read_data(data, config, multilabel=multilabel)
-    module = replace(module, table=assign_splits(module.table, config))
+    table = leave_out_unseen_classes(module.table) if config.unseen_classes == "leave-out" else module.table
+    module = replace(module, table=assign_splits(table, config))
     check_disjoint(module.table)
     require_rows(module.table)
     return module
@@ -174,6 +177,7 @@ class SplitPreview:
 def preview_splits(table: SampleTable, config: DataConfig) -> SplitPreview:
     """Assign splits as a training would; if that fails, keep the given ones and report the problem."""
     given = table.splits is not None
+    table = leave_out_unseen_classes(table) if config.unseen_classes == "leave-out" else table
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -203,7 +207,7 @@ def read_problems(table: SampleTable, bad: Sequence[BadImage], config: DataConfi
     return _messages(
         lambda: require_files(len(table.missing), len(table), table.name, table.notes, config),
         lambda: require_classes(table, table.name),
-        lambda: require_readable(bad, len(table), config.max_bad_fraction),
+        lambda: require_readable(bad, len(table), config),
     )
 
 

@@ -1,14 +1,6 @@
 """Decode an image file to an upright uint8 array, or raise a `DataError` with the reason.
 
-Shapes: H x W pixels, C channels (1 grey, 3 RGB).
-
-| Pillow mode | result |
-|---|---|
-| 1, L, I;16 (and its byte orders) | grey; 16 bits are scaled by 1/257, never clipped |
-| LA, L with a transparent value | grey, composited on white |
-| P, PA | RGB, composited on white; grey if all used colours are grey |
-| RGB, RGBA, CMYK, YCbCr, LAB, HSV | RGB, transparency composited on white |
-| I, F (32 bits) | error: the range of values is unknown |
+Shapes: H x W pixels, C channels (1 grey, 3 RGB). The conversion of pixels is in `pixel_values`.
 """
 
 from __future__ import annotations
@@ -21,29 +13,52 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from tercet.core.errors import DataError, MemoryExhausted
+from tercet.data.decoding import DEFAULT, Decoding
+from tercet.data.jpeg_repair import complete_jpeg
+from tercet.data.pixel_values import Pixels, to_pixels
 
-Pixels = NDArray[np.uint8]
+try:
+    import pillow_heif
+except ImportError:  # an extra: `pip install tercet[heic]`
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Formats that are decoded; the content decides, not the file name."""
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
-"""File name extensions of images, in lower case."""
-
-_ORIENTATION = 0x0112  # EXIF tag
-_WHITE = 255
-_STRIP = 2**18  # pixels that are composited at once
-
-
-class UnknownRange(DataError):
-    """An image whose range of values is unknown; the message quotes neither a library nor the file."""
+WEB_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""Formats that are decoded from uploads; the content decides, not the file name."""
+_AVAILABLE = {
+    "PPM": True,
+    "AVIF": features.check("avif"),
+    "JPEG2000": features.check("jpg_2000"),
+    "HEIF": pillow_heif is not None,
+}
+FORMATS = (*WEB_FORMATS, *(name for name, available in _AVAILABLE.items() if available))
+"""Formats that are decoded from files; the last three as far as Pillow and `pillow-heif` were built with them."""
+_EXTENSIONS = {
+    "JPEG": "jpg jpeg jpe jfif",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp dib",
+    "GIF": "gif",
+    "TIFF": "tif tiff",
+    "PPM": "ppm pgm pbm pnm pfm",
+    "AVIF": "avif",
+    "JPEG2000": "jp2 j2k j2c jpc jpf jpx",
+    "HEIF": "heic heif hif",
+}
+EXTENSIONS = frozenset(f".{name}" for names in _EXTENSIONS.values() for name in names.split())
+"""File name extensions of images, in lower case. Files of formats that are not available are unreadable images."""
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_TAGS = {"channels": 277, "bits": 258, "compression": 259}
 
 
 class _PillowLimits:
@@ -103,13 +118,20 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def decode(
-    content: bytes | Path | BinaryIO, *, max_pixels: int, convert: Callable[[Image.Image], Pixels] | None = None
+    content: bytes | Path | BinaryIO,
+    *,
+    max_pixels: int,
+    decoding: Decoding = DEFAULT,
+    formats: tuple[str, ...] = FORMATS,
+    convert: Callable[[Image.Image], Pixels] | None = None,
 ) -> Pixels:
     """Decode the first frame of an image file to H W C, upright (EXIF orientation applied).
 
     Args:
         content: The file's bytes, its path, or an open binary stream.
         max_pixels: Maximum number of pixels, checked from the header before any pixel is decoded.
+        decoding: Scale of values, and treatment of truncated files.
+        formats: Accepted formats.
         convert: Converts the opened image to pixels (default: `to_pixels`).
 
     Raises:
@@ -118,17 +140,41 @@ def decode(
     """
     if isinstance(content, Path):
         with open_regular(content) as stream:
-            return decode(stream, max_pixels=max_pixels, convert=convert)
+            return decode(stream, max_pixels=max_pixels, decoding=decoding, formats=formats, convert=convert)
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
+    read = partial(
+        _decode, max_pixels=max_pixels, formats=formats, convert=convert or partial(to_pixels, decoding=decoding)
+    )
     try:
-        with pillow_limits(max_pixels), Image.open(stream, formats=FORMATS) as image:
+        return read(stream)
+    except DataError:
+        completed = _completed(stream) if decoding.truncated else None
+        if completed is None:
+            raise
+        pixels = read(completed)
+        decoding.observed.add_truncated()
+        return pixels
+
+
+def _completed(stream: BinaryIO) -> BinaryIO | None:
+    """Return a completed JPEG file, or None for other files; Pillow's own setting for them applies to all threads."""
+    stream.seek(0)
+    content = complete_jpeg(stream.read())
+    return None if content is None else io.BytesIO(content)
+
+
+def _decode(
+    stream: BinaryIO, *, max_pixels: int, formats: tuple[str, ...], convert: Callable[[Image.Image], Pixels]
+) -> Pixels:
+    try:
+        with pillow_limits(max_pixels), Image.open(stream, formats=formats) as image:
             if image.width * image.height > max_pixels:
                 raise DataError(_too_large(f"{image.width} x {image.height} pixels are", max_pixels))
-            return (convert or to_pixels)(image)
+            return convert(image)
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"not an image in an accepted format ({', '.join(FORMATS)})") from error
+        raise DataError(_unidentified(stream, formats)) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         size = re.search(r"\d+ pixels", str(error))
         raise DataError(_too_large(f"{size[0] if size else 'its pixels'} are", max_pixels)) from error
@@ -139,93 +185,30 @@ def decode(
         raise DataError(f"truncated or damaged: {reason}") from error
 
 
+def _unidentified(stream: BinaryIO, formats: tuple[str, ...]) -> str:
+    """Return why a file is not an image in an accepted format."""
+    reason = f"not an image in an accepted format ({', '.join(formats)})"
+    try:
+        stream.seek(0)
+        header = stream.read(16)
+        if header.startswith(_TIFF_HEADERS):
+            header = header[: 16 if b"+" in header[:4] else 8]  # BigTIFF has a longer one
+            return f"a TIFF file of an unsupported kind{_describe_tiff(stream, header)}: convert it to grey or RGB"
+        if header[4:8] == b"ftyp" and header[8:12] in _HEIF_BRANDS and "HEIF" not in formats:
+            return f"{reason}: it is HEIC; convert it to JPEG, or pip install 'tercet[heic]' to read it from files"
+    except Exception:  # the file is damaged, or closed
+        return reason
+    return reason
+
+
+def _describe_tiff(stream: BinaryIO, header: bytes) -> str:
+    """Return channels and bits of the first image of a TIFF file, from its tags."""
+    tags: Any = ImageFileDirectory_v2(header)
+    stream.seek(tags.next)
+    tags.load(stream)
+    channels, bits = tags.get(_TIFF_TAGS["channels"], 1), tags.get(_TIFF_TAGS["bits"], (1,))
+    return f" ({channels} {'channel' if channels == 1 else 'channels'} of {max(bits)} bits)"
+
+
 def _too_large(what: str, max_pixels: int) -> str:
     return f"too large: {what} more than data.max_pixels {max_pixels}"
-
-
-def to_pixels(image: Image.Image) -> Pixels:
-    """Convert a Pillow image (its current frame) to H W C, upright, by the table of this module.
-
-    Raises:
-        UnknownRange: The mode is I or F.
-    """
-    image.load()
-    return np.ascontiguousarray(_upright(_by_mode(image), _orientation(image)))
-
-
-def to_depth(image: Image.Image) -> Pixels:
-    """Convert a 16-bit depth image to H W 1: 0 (not measured) stays 0, other values are stretched to 1..255.
-
-    An object occupies a small part of a depth camera's range; scaling by 1/257 would leave almost no contrast.
-
-    Raises:
-        DataError: The image is not 16-bit grey.
-    """
-    image.load()
-    if not image.mode.startswith("I"):
-        raise DataError(f"mode {image.mode} is not a depth image: expected 16-bit grey")
-    values = np.asarray(image).astype(np.int64)
-    measured = values > 0
-    if not measured.any():
-        return np.zeros((*values.shape, 1), dtype=np.uint8)
-    nearest, farthest = values[measured].min(), values[measured].max()
-    stretched = 1 + (values - nearest) * 254 // max(1, farthest - nearest)
-    return np.where(measured, stretched, 0).astype(np.uint8)[..., None]
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, read after loading (TIFF applies its own); upright if it is unreadable."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # the pixels can be fine although the EXIF block is damaged
-        return 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo orientations 2..8 (EXIF 2.3, section 4.6.4); other values leave H W C unchanged."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)  # W H C
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
-
-
-def _by_mode(image: Image.Image) -> Pixels:
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return _from_16_bits(image)
-    if mode in ("I", "F"):
-        raise UnknownRange(f"mode {mode} (32 bits per pixel) has an unknown range: convert it to 8 or 16 bits")
-    if mode in ("P", "PA"):
-        colours = _on_white(image.convert("RGBA")) if image.has_transparency_data else np.asarray(image.convert("RGB"))
-        grey = bool((colours[..., :1] == colours).all())
-        return colours[..., :1] if grey else colours
-    if image.has_transparency_data:
-        return _on_white(image.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA"))
-    if mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[..., None]
-    return np.asarray(image.convert("RGB"))
-
-
-def _from_16_bits(image: Image.Image) -> Pixels:
-    values = np.asarray(image).astype(np.uint32)
-    pixels = ((values + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257, rounded to nearest
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        pixels[values == transparent] = _WHITE
-    return pixels[..., None]
-
-
-def _on_white(image: Image.Image) -> Pixels:
-    """Composite LA or RGBA on white, which hides colours under full transparency."""
-    source = np.asarray(image)
-    height, width, channels = source.shape
-    pixels = np.empty((height, width, channels - 1), np.uint8)
-    step = max(1, _STRIP // width)  # strips, since 32-bit arithmetic on the full image would take 50 bytes per pixel
-    for top in range(0, height, step):
-        values = source[top : top + step].astype(np.uint32)
-        colours, alpha = values[..., :-1], values[..., -1:]
-        pixels[top : top + step] = (colours * alpha + _WHITE * (_WHITE - alpha) + 127) // 255
-    return pixels

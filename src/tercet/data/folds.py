@@ -16,6 +16,7 @@ from tercet.core.files import natural_key
 from tercet.data.readers.side_columns import own_group
 from tercet.data.splits import assign_splits, check_classes, stratified_folds
 from tercet.data.table import LEFT_OUT, Ints, SampleTable
+from tercet.data.unseen_classes import leave_out_unseen_classes
 
 DEFAULT_FOLDS = 5
 NO_FOLD = -1
@@ -90,6 +91,7 @@ def make_folds(
     Raises:
         DataError: There are too few rows or groups, or the test split contains other classes.
     """
+    table = leave_out_unseen_classes(table) if config.unseen_classes == "leave-out" else table
     table = assign_splits(table, replace(config, val_fraction=0.0, limit=None), all_classes_learned=False)
     splits = np.array(table.splits, dtype="<U5")
     had_validation = "val" in splits

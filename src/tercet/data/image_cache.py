@@ -6,13 +6,12 @@ Shapes: N images, B images of a batch, H x W pixels, C channels.
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +19,17 @@ from numpy.typing import NDArray
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path, write_text
-from tercet.core.output import join_few
 from tercet.core.resource_limits import available_cores
-from tercet.data.decode import Pixels, pillow_limits
-from tercet.data.sources import ArraySource, ImageSource
+from tercet.data.decode import pillow_limits
+from tercet.data.decoding import Decoding
+from tercet.data.memory_sources import ArraySource
+from tercet.data.pixel_values import Pixels
+from tercet.data.read_ahead import BadImage, read_ahead, require_readable
+from tercet.data.sources import ImageSource, with_decoding
 from tercet.data.table import Ints, SampleTable
 
-Value = TypeVar("Value")
-
-_CHUNK = 256  # images decoded ahead by threads
 PIXELS, SHAPES, SOURCE = "pixels.npy", "shapes.npy", "source.json"
 """Files of saved images."""
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that could not be decoded."""
-
-    id: str
-    location: str
-    """Location within the source."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.location} ({self.reason})"
 
 
 class CachedImages(ABC):
@@ -55,6 +41,8 @@ class CachedImages(ABC):
 
     on_demand: ClassVar[bool]
     """Whether `read` decodes, so that worker processes help."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report about unusual values."""
 
     def __init__(self, shapes: NDArray[np.int64]) -> None:
         self._shapes = shapes
@@ -116,7 +104,7 @@ class ImageCache(CachedImages):
             the bad images: remove their rows from the table so that its rows match the images.
 
         Raises:
-            DataError: More than `max_bad_fraction` of the images, or all of them, are bad.
+            DataError: More images than `max_bad` tolerates, or all of them, are bad.
         """
         if isinstance(table.source, ArraySource) and isinstance(table.source.images, np.ndarray):
             return _from_array(table.source.images, np.array(table.locations, dtype=np.int64)), []
@@ -125,7 +113,9 @@ class ImageCache(CachedImages):
         decoded: list[Pixels] | None = []
         shapes: list[tuple[int, ...]] = []
         area, channels = 0, 1
-        decode = partial(table.source.pixels, max_pixels=config.max_pixels)
+        decoding = Decoding.of(config)
+        source = with_decoding(table.source, decoding)
+        decode = partial(source.pixels, max_pixels=config.max_pixels)
         for row, image in enumerate(read_ahead(decode, table.locations, max_pixels=config.max_pixels)):
             if isinstance(image, str):
                 bad.append(BadImage(table.ids[row], table.locations[row], image))
@@ -137,16 +127,21 @@ class ImageCache(CachedImages):
                 decoded = None  # too large for memory: further images are only checked
             if decoded is not None:
                 decoded.append(image)
-        require_readable(bad, len(table), config.max_bad_fraction)
+        require_readable(bad, len(table), config)
+        notes = tuple(f"{table.name}: {text}" for text in decoding.warnings())
+        for text in notes:
+            warnings.warn(text, stacklevel=2)
         sizes = np.array(shapes, dtype=np.int64).reshape(-1, 3)
         sizes[:, 2] = channels
         locations = tuple(table.locations[row] for row in good)
         fits = decoded is not None
-        files = OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
-        if decoded is None:
-            return files, bad
+        files = OnDemandImages(source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
         is_array = isinstance(table.source, ArraySource)
-        return ImageCache(_flatten(decoded, sizes), sizes, None if is_array else files), bad
+        images: CachedImages = files
+        if decoded is not None:
+            images = ImageCache(_flatten(decoded, sizes), sizes, None if is_array else files)
+        images.notes = notes
+        return images, bad
 
     def read(self, row: int) -> Pixels:
         """Return one image, H W C (a view)."""
@@ -254,29 +249,6 @@ def _from_array(images: Pixels, rows: Ints) -> ImageCache:
         images = images.take(rows, axis=0)
     shapes = np.tile(np.array(images.shape[1:], dtype=np.int64), (len(images), 1))
     return ImageCache(np.ascontiguousarray(images).reshape(-1), shapes)
-
-
-def read_ahead(read: Callable[[str], Value], locations: Sequence[str], *, max_pixels: int) -> Iterator[Value | str]:
-    """Yield the result for each image in order, or the message of its `DataError`; threads decode ahead."""
-
-    def attempt(location: str) -> Value | str:
-        try:
-            return read(location)
-        except DataError as error:
-            return str(error)
-
-    with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(locations), _CHUNK):
-            yield from pool.map(attempt, locations[start : start + _CHUNK])
-
-
-def require_readable(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
-    """Raise a `DataError` if more than `max_bad_fraction` of the images, or all of them, are bad."""
-    if bad and (len(bad) > max_bad_fraction * total or len(bad) == total):
-        raise DataError(
-            f"{len(bad)} of {total} images cannot be read, more than data.max_bad_fraction {max_bad_fraction:g} "
-            f"allows: {join_few(bad)}"
-        )
 
 
 def _flatten(images: list[Pixels], shapes: NDArray[np.int64]) -> Pixels:

@@ -9,11 +9,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.errors import DataError
+from tercet.data.decoding import DEFAULT, Decoding
 from tercet.data.image_cache import PIXELS, SHAPES, SOURCE, CachedImages, ImageCache, OnDemandImages
 from tercet.data.parquet_source import ParquetSource
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
@@ -71,16 +73,17 @@ def shared_pixels(folder: Path, images: CachedImages | None = None) -> Iterator[
                 (folder / PIXELS).unlink(missing_ok=True)
 
 
-def source_of(description: Mapping[str, str]) -> ImageSource:
+def source_of(description: Mapping[str, Any]) -> ImageSource:
     """Restore a source from its `describe()`.
 
     Raises:
         DataError: The kind is unknown.
     """
     path, kind = Path(description.get("path", "")), description.get("kind", "")
+    decoding = Decoding.from_dict(description["decoding"]) if "decoding" in description else DEFAULT
     if kind == "parquet":
-        return ParquetSource(path, description.get("column", ""))
+        return ParquetSource(path, description.get("column", ""), decoding)
     inner = {"folder": FolderSource, "zip": ZipSource}.get(kind.removeprefix("depth "))
     if inner is None:
         raise DataError(f"unknown image source '{kind}': expected folder, zip or parquet")
-    return DepthSource(inner(path)) if kind.startswith("depth ") else inner(path)
+    return DepthSource(inner(path)) if kind.startswith("depth ") else inner(path, decoding)

@@ -17,12 +17,13 @@ from PIL import Image
 
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
-from tercet.data.decode import Pixels
 from tercet.data.inputs import as_sequence, dataset_item, image_column, is_dataset, is_frame, to_bytes, to_image
+from tercet.data.memory_sources import ArraySource
+from tercet.data.pixel_values import Pixels
 from tercet.data.readers.columns import membership_of, sort_classes
 from tercet.data.readers.side_columns import fill_groups
 from tercet.data.readers.table import read_table, refuse_table_options
-from tercet.data.sources import ArraySource, FolderSource, ImageSource
+from tercet.data.sources import FolderSource, ImageSource
 from tercet.data.table import UNLABELLED, Ints, SampleTable
 from tercet.data.unpacked import data_stem
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,37 +19,41 @@ from tercet.core.files import natural_key
 from tercet.core.output import join_few
 from tercet.core.predictions import Ints
 from tercet.core.untrusted_files import IMAGE_COLUMNS, column_key, table_column
-from tercet.data.decode import decode, to_pixels
-from tercet.data.image_cache import BadImage, CachedImages
-from tercet.data.readers.scan import is_image, scan_folder, summarise_skipped
-from tercet.data.sources import FolderSource
+from tercet.data.decode import decode
+from tercet.data.decoding import DEFAULT, Decoding
+from tercet.data.image_cache import CachedImages
+from tercet.data.pixel_values import to_pixels
+from tercet.data.read_ahead import BadImage
+from tercet.data.readers.scan import NO_EXTENSION, SkippedFile, is_image, no_images, scan_folder, summarise_skipped
+from tercet.data.sources import FolderSource, with_decoding
 from tercet.data.table import UNLABELLED, SampleTable
 
 
-def table_of_files(paths: Sequence[str | Path]) -> SampleTable:
-    """List images to classify, unlabelled: files, and all images below folders.
+def table_of_files(paths: Sequence[str | Path], *, follow_links: bool = False) -> SampleTable:
+    """List images to classify, unlabelled: files, and all images below folders; see `scan_folder` for links.
 
     Raises:
         DataError: A path does not exist, or there are no images.
     """
     locations: list[str] = []
-    notes: list[str] = []
+    skipped: list[SkippedFile] = []
     for path in map(Path, paths):
         if path.is_dir():
-            listing = scan_folder(path)
+            listing = scan_folder(path, follow_links=follow_links)
             names = sorted(filter(is_image, listing.files), key=lambda name: (natural_key(name), name))
             locations += [str(path / name) for name in names]
-            others = [(name, "no image extension") for name in listing.files if not is_image(name)]
-            notes += summarise_skipped([*listing.skipped, *others])
+            others = ((name, NO_EXTENSION) for name in listing.files if not is_image(name))
+            skipped += [(str(path / name), reason) for name, reason in (*listing.skipped, *others)]
         elif path.exists():
             locations.append(str(path))
         else:
             raise DataError(f"no file or folder at {path}")
     unique = tuple(dict.fromkeys(locations))
     if not unique:
-        raise DataError(f"no images under {', '.join(map(str, paths))}")
+        raise DataError(no_images(", ".join(map(str, paths)), skipped))
     labels = np.full(len(unique), UNLABELLED)
-    return SampleTable("images", unique, unique, labels, (), FolderSource(Path(".")), notes=tuple(notes))
+    source, notes = FolderSource(Path(".")), summarise_skipped(skipped)
+    return SampleTable("images", unique, unique, labels, (), source, notes=notes, skipped=tuple(skipped))
 
 
 ImageLike: TypeAlias = Any
@@ -63,14 +68,19 @@ class ImageInputs:
     Args:
         images: Paths, folders, arrays or PIL images, one or many; a Dataset, DataFrame or `SampleTable`.
         skip_bad: Skip unreadable images and list them in `bad`, instead of raising.
+        decoding: How files are decoded: as in the training of the model.
 
     Raises:
         DataError: There are no images, or two have the same name; during iteration: an image is unreadable.
     """
 
-    def __init__(self, images: ImageLike, *, skip_bad: bool = False) -> None:
-        self.items = list(named_images(images))
+    def __init__(self, images: ImageLike, *, skip_bad: bool = False, decoding: Decoding = DEFAULT) -> None:
+        self.decoding = decoding.fresh()
+        self.skipped: list[SkippedFile] = []
+        """Files in given folders that are not images."""
+        self.items = list(self._named(images))
         self.bad: list[BadImage] = []
+        self._warned = False
         self.skip_bad = skip_bad
         names = [name for name, _ in self.items]
         if not names:
@@ -80,9 +90,9 @@ class ImageInputs:
             raise DataError(f"the image {duplicate} was given twice")
 
     @classmethod
-    def of(cls, images: AnyImages) -> ImageInputs:
+    def of(cls, images: AnyImages, decoding: Decoding = DEFAULT) -> ImageInputs:
         """Return `images` if they are `ImageInputs` already."""
-        return images if isinstance(images, ImageInputs) else cls(images)
+        return images if isinstance(images, ImageInputs) else cls(images, decoding=decoding)
 
     def pixels(self, start: int = 0) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Yield each image's name and its pixels H W C at the original size, from one on; refills `bad`."""
@@ -91,35 +101,40 @@ class ImageInputs:
             pixels = self._read(name, image)
             if pixels is not None:
                 yield name, pixels
+        if not self._warned:  # a second pass is over the same images
+            self._warned = True
+            for text in self.decoding.warnings(of_model=True):
+                warnings.warn(text, stacklevel=2)
+
+    def _named(self, images: ImageLike) -> Iterator[tuple[str, Any]]:
+        """Yield a name, which is the path or the position, and what `to_image` reads, for each image."""
+        if isinstance(images, SampleTable):
+            source = with_decoding(images.source, self.decoding)
+            for name, location in zip(images.ids, images.locations, strict=True):
+                yield name, partial(source.pixels, location, max_pixels=_MAX_PIXELS)
+            return
+        if is_dataset(images):
+            yield from ((str(index), partial(dataset_item, images, index)) for index in range(len(images)))
+            return
+        images = as_sequence(images)
+        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and _is_one_image(images)):
+            images = [images]
+        for index, image in enumerate(images):
+            if isinstance(image, (str, Path)):
+                table = table_of_files([image])
+                self.skipped += table.skipped
+                yield from ((name, Path(name)) for name in table.ids)
+            else:
+                yield str(index), image
 
     def _read(self, name: str, image: Any) -> NDArray[np.uint8] | None:
         try:
-            return to_image(image)
+            return to_image(image, self.decoding)
         except DataError as error:
             if not self.skip_bad:
                 raise DataError(f"image {name}: {error}") from error
             self.bad.append(BadImage(name, name, str(error)))
             return None
-
-
-def named_images(images: ImageLike) -> Iterator[tuple[str, Any]]:
-    """Yield a name, which is the path or the position, and what `to_image` reads, for each image."""
-    if isinstance(images, SampleTable):
-        for name, location in zip(images.ids, images.locations, strict=True):
-            yield name, partial(images.source.pixels, location, max_pixels=_MAX_PIXELS)
-        return
-    if is_dataset(images):
-        yield from ((str(index), partial(dataset_item, images, index)) for index in range(len(images)))
-        return
-    images = as_sequence(images)
-    if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and _is_one_image(images)):
-        images = [images]
-    for index, image in enumerate(images):
-        if isinstance(image, (str, Path)):
-            for name in table_of_files([image]).ids:
-                yield name, Path(name)
-        else:
-            yield str(index), image
 
 
 def _is_one_image(array: NDArray[Any]) -> bool:
@@ -185,8 +200,12 @@ def dataset_item(dataset: Any, index: int) -> tuple[Any, Any]:
     return (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
 
 
-def to_image(image: Any) -> NDArray[np.uint8]:
+def to_image(image: Any, decoding: Decoding = DEFAULT) -> NDArray[np.uint8]:
     """Return the pixels H W C of one image: a path, array, tensor, PIL image, or a function that returns one.
+
+    Args:
+        image: The image.
+        decoding: How files and PIL images are decoded.
 
     Raises:
         DataError: It is damaged, or not an image.
@@ -196,9 +215,9 @@ def to_image(image: Any) -> NDArray[np.uint8]:
     if isinstance(image, tuple) and len(image) == 2:  # an item of a Dataset
         image = image[0]
     if isinstance(image, (str, Path)):
-        return decode(Path(image), max_pixels=_MAX_PIXELS)
+        return decode(Path(image), max_pixels=_MAX_PIXELS, decoding=decoding)
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return _from_pillow(image, decoding)
     image = as_sequence(image)
     if isinstance(image, np.ndarray) and image.ndim in (2, 3) and image.size and image.dtype.kind in "fu":
         pixels = image[..., None] if image.ndim == 2 else image
@@ -236,10 +255,10 @@ def to_bytes(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
     raise DataError(f"{kind} with values from {low:.4g} to {high:.4g}, expected uint8: convert with {conversion}")
 
 
-def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+def _from_pillow(image: Image.Image, decoding: Decoding) -> NDArray[np.uint8]:
     """Convert a PIL image, whose file Pillow may read only now, with any exception type for damaged files."""
     try:
-        pixels = to_pixels(image)
+        pixels = to_pixels(image, decoding)
     except (DataError, MemoryError):
         raise
     except Exception as error:

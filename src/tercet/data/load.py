@@ -60,18 +60,20 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
             refuse_folder_options(config, f"the data set {text}")
         table = info.read(info, config)
     elif path.is_dir():
-        listing, name = scan_folder(path), path.resolve().name
+        links = config.follow_links
+        listing, name = scan_folder(path, follow_links=links), path.resolve().name
         if files := parquet_files(listing):
             refuse_folder_options(config, f"the Parquet files of {path}")
             table = read_parquet(path, files, config, name=name, what=text)
         else:
-            table = read_tree(listing, FolderSource(path), config, name=name, what=text)
+            table = read_tree(listing, FolderSource(path, follow_links=links), config, name=name, what=text)
     elif path.suffix.lower() == PARQUET and path.exists():
         refuse_folder_options(config, f"the table {path}")
         table = read_parquet(path.parent, [path.name], config, name=path.stem, what=text)
     elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
         refuse_folder_options(config, f"the table {path}")
-        table = read_table(path.name, FolderSource(path.parent), config, name=path.stem, what=text)
+        source = FolderSource(path.parent, follow_links=config.follow_links)
+        table = read_table(path.name, source, config, name=path.stem, what=text)
     elif path.suffix.lower() == ".zip" and path.exists():
         archive = ZipSource(path)
         table = read_tree(scan_zip(archive), archive, config, name=path.stem, what=text)

@@ -21,8 +21,8 @@ from tercet.core.errors import ConfigError, DataError, MemoryExhausted
 from tercet.core.resize import CropMode, Interpolation, fit_size, to_channels
 from tercet.core.types import Batch, InputSpec
 from tercet.data.augmentations import AUGMENTATIONS
-from tercet.data.decode import Pixels
 from tercet.data.image_cache import CachedImages
+from tercet.data.pixel_values import Pixels
 from tercet.data.table import UNLABELLED, Ints
 from tercet.data.transforms import augment, cutmix, erase, mixup
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import ConfigError, DataError
-from tercet.data.decode import Pixels, decode
+from tercet.data.decode import decode
+from tercet.data.decoding import DEFAULT, Decoding
+from tercet.data.pixel_values import Pixels
 from tercet.data.sources import DIGEST_BYTES
 
 _GROUP_BYTES = 1 << 26
@@ -59,10 +61,11 @@ class ParquetSource:
     Args:
         root: Folder of the files.
         column: Column of the images: bytes, or a struct with `bytes`.
+        decoding: How files become pixels.
     """
 
-    def __init__(self, root: Path, column: str) -> None:
-        self.root, self.column = root, column
+    def __init__(self, root: Path, column: str, decoding: Decoding = DEFAULT) -> None:
+        self.root, self.column, self.decoding = root, column, decoding
         self._readers: dict[str, _ColumnReader] = {}
         self._process = os.getpid()
         self._hashes: dict[str, tuple[int, bytes]] = {}
@@ -85,7 +88,7 @@ class ParquetSource:
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one image."""
-        return decode(self.content(location), max_pixels=max_pixels)
+        return decode(self.content(location), max_pixels=max_pixels, decoding=self.decoding)
 
     def checksum(self, location: str) -> int:
         """Return the CRC-32 of one image; each is read once."""
@@ -102,9 +105,10 @@ class ParquetSource:
             self._hashes[location] = zlib.crc32(content), digest
         return self._hashes[location]
 
-    def describe(self) -> dict[str, str]:
-        """Return the kind, the folder and the column."""
-        return {"kind": "parquet", "path": os.path.abspath(self.root), "column": self.column}
+    def describe(self) -> dict[str, Any]:
+        """Return the kind, the folder, the column, and how files are decoded."""
+        path, decoding = os.path.abspath(self.root), self.decoding.to_dict()
+        return {"kind": "parquet", "path": path, "column": self.column, "decoding": decoding}
 
     def find(self, name: str) -> str | None:
         """Return a location if it has the form of one."""

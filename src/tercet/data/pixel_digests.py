@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.files import atomic_path, file_lock
-from tercet.data.decode import Pixels
 from tercet.data.image_cache import CachedImages
+from tercet.data.pixel_values import Pixels
 from tercet.data.table import Ints
 
 DIGEST_BYTES = 32

@@ -5,6 +5,7 @@ Shapes: N images, H x W pixels, C channels.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import posixpath
@@ -12,16 +13,16 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from tercet.core.errors import DataError
-from tercet.data.decode import Pixels, decode, open_regular, to_depth
+from tercet.data.decode import decode, open_regular
+from tercet.data.decoding import DEFAULT, Decoding
+from tercet.data.pixel_values import Pixels, to_depth
 
 _CHUNK = 1 << 20  # bytes per read
 DIGEST_BYTES = 8  # the probability of a collision among ten million images is 3e-6
@@ -42,7 +43,7 @@ class ImageSource(Protocol):
         """Return the BLAKE2b digest (`DIGEST_BYTES`) of one image's stored bytes."""
         ...
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
         """Return a description from which `source_of` restores this source."""
         ...
 
@@ -52,12 +53,15 @@ class FolderSource:
     """Image files under one root folder; locations are paths relative to it."""
 
     root: Path
+    decoding: Decoding = DEFAULT
+    follow_links: bool = False
+    """Whether tables may list links to files outside the root."""
     _folders: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     _checksums: dict[str, tuple[int, bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one file."""
-        return decode(self.root / location, max_pixels=max_pixels)
+        return decode(self.root / location, max_pixels=max_pixels, decoding=self.decoding)
 
     def checksum(self, location: str) -> int:
         """Return the CRC-32 of one file; each file is read once."""
@@ -82,9 +86,9 @@ class FolderSource:
         with open_regular(self.root / location) as stream:
             return stream.read()
 
-    def describe(self) -> dict[str, str]:
-        """Return the kind and the root."""
-        return {"kind": "folder", "path": os.path.abspath(self.root)}
+    def describe(self) -> dict[str, Any]:
+        """Return the kind, the root, and how files are decoded."""
+        return {"kind": "folder", "path": os.path.abspath(self.root), "decoding": self.decoding.to_dict()}
 
     def find(self, name: str) -> str | None:
         """Return the location of a file that a table lists, or None if it does not exist.
@@ -106,6 +110,9 @@ class FolderSource:
                 mode = os.lstat(target).st_mode
         except OSError:
             return None
+        if self.follow_links:
+            inside = target.startswith(os.path.join(self._real_root(), ""))
+            return (self._relative(target) if inside else name) if stat.S_ISREG(mode) else None
         if not target.startswith(os.path.join(folder, "")):  # a link to another folder
             self._check_inside(target, name)
         return self._relative(target) if stat.S_ISREG(mode) else None
@@ -114,7 +121,8 @@ class FolderSource:
         """Return the real path of a folder within the root (cached, since tables list few folders)."""
         if parent not in self._folders:
             folder = os.path.realpath(os.path.join(self.root, parent))
-            self._check_inside(folder, parent)
+            inside = os.path.abspath(os.path.join(self._real_root(), parent)) if self.follow_links else folder
+            self._check_inside(inside, parent)  # links may lead outside, ".." may not
             self._folders[parent] = folder
         return self._folders[parent]
 
@@ -135,14 +143,14 @@ class ZipSource:
     Each process opens the archive itself, so that the source can be copied and forked.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, decoding: Decoding = DEFAULT) -> None:
+        self.path, self.decoding = path, decoding
         self._archive: zipfile.ZipFile | None = None
         self._process = 0
         self._digests: dict[str, bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_archive": None, "_process": 0, "_digests": {}}
+        return {**vars(self), "_archive": None, "_process": 0, "_digests": {}}
 
     def archive(self) -> zipfile.ZipFile:
         """Return the archive, opened in this process.
@@ -166,7 +174,7 @@ class ZipSource:
 
     def pixels(self, location: str, *, max_pixels: int) -> Pixels:
         """Decode one member."""
-        return decode(self.content(location), max_pixels=max_pixels)
+        return decode(self.content(location), max_pixels=max_pixels, decoding=self.decoding)
 
     def checksum(self, location: str) -> int:
         """Return the CRC-32 of one member from the archive's directory."""
@@ -176,7 +184,7 @@ class ZipSource:
     def digest(self, location: str) -> bytes:
         """Return the digest of one member; each member is read once."""
         if location not in self._digests:
-            self._digests[location] = _digest(self.content(location))
+            self._digests[location] = digest_of(self.content(location))
         return self._digests[location]
 
     @contextmanager
@@ -190,9 +198,9 @@ class ZipSource:
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"cannot read '{location}' in {self.path}: {error}") from error
 
-    def describe(self) -> dict[str, str]:
-        """Return the kind and the archive's path."""
-        return {"kind": "zip", "path": os.path.abspath(self.path)}
+    def describe(self) -> dict[str, Any]:
+        """Return the kind, the archive's path, and how files are decoded."""
+        return {"kind": "zip", "path": os.path.abspath(self.path), "decoding": self.decoding.to_dict()}
 
     def find(self, name: str) -> str | None:
         """Return the member that a table lists, or None if it does not exist.
@@ -207,7 +215,8 @@ class ZipSource:
         return None if member is None or member.is_dir() or _is_link(member) else path
 
 
-def _digest(content: bytes) -> bytes:
+def digest_of(content: bytes) -> bytes:
+    """Return the digest of an image's stored bytes."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
@@ -233,55 +242,17 @@ class DepthSource:
         """Return the digest of one file."""
         return self.inner.digest(location)
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> dict[str, Any]:
         """Return the description of the inner source, with the kind marked as depth."""
         inner = self.inner.describe()
         return {**inner, "kind": f"depth {inner['kind']}"}
 
 
-@dataclass(frozen=True, eq=False)
-class ArraySource:
-    """Images in memory; locations are indices, as text."""
-
-    images: Pixels | Sequence[Pixels]
-    """N H W C, or N arrays H W C of different sizes."""
-
-    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
-        """Return one image."""
-        return np.asarray(self.images[int(location)])
-
-    def checksum(self, location: str) -> int:
-        """Return the CRC-32 of one image's pixels."""
-        return zlib.crc32(self.images[int(location)].tobytes())
-
-    def digest(self, location: str) -> bytes:
-        """Return the digest of one image's pixels."""
-        return _digest(self.images[int(location)].tobytes())
-
-    def describe(self) -> dict[str, str]:
-        """Raise: an array exists in one process only; `ImageCache.save` shares it."""
-        raise DataError("images in memory are not on disk: save the ImageCache instead")
-
-
-@dataclass(frozen=True)
-class DigestSource:
-    """Source of a table read from a run: digests only, since the decoded images are in the run's image cache."""
-
-    digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """Digests by location."""
-
-    def pixels(self, location: str, *, max_pixels: int) -> Pixels:
-        """Raise a `DataError`."""
-        raise DataError(f"the image {location} is in the run's image cache, not in its table")
-
-    def checksum(self, location: str) -> int:
-        """Raise a `DataError`."""
-        raise DataError(f"the image {location} is in the run's image cache, not in its table")
-
-    def digest(self, location: str) -> bytes:
-        """Return the digest that the run recorded."""
-        return self.digests[location]
-
-    def describe(self) -> dict[str, str]:
-        """Raise a `DataError`."""
-        raise DataError("a table read from a run has no image source")
+def with_decoding(source: ImageSource, decoding: Decoding) -> ImageSource:
+    """Return a source that decodes its files in another way; depth images and arrays have no such options."""
+    if isinstance(source, FolderSource):
+        return replace(source, decoding=decoding)
+    if hasattr(source, "decoding"):  # an archive
+        source = copy.copy(source)
+        source.decoding = decoding
+    return source

@@ -105,7 +105,10 @@ def check_classes(table: SampleTable) -> None:
         unseen = table.classes_in(table.rows_of(split)) - learned
         if unseen:
             names = ", ".join(table.classes[label] for label in sorted(unseen)[:_MAX_NAMES])
-            raise DataError(f"{table.name}: {count(len(unseen), 'class')} in {split} but not in train: {names}")
+            raise DataError(
+                f"{table.name}: {count(len(unseen), 'class')} in {split} but not in train: {names}; "
+                "--data.unseen-classes leave-out leaves out their images"
+            )
 
 
 def stratified_folds(

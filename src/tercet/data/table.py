@@ -18,9 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import DataError
 from tercet.core.files import csv_text, write_text
 from tercet.core.untrusted_files import decode_text, parse_table
-from tercet.data.decode import Pixels
+from tercet.data.memory_sources import ArraySource, DigestSource
+from tercet.data.pixel_values import Pixels
 from tercet.data.readers.columns import format_label_sets, membership_of, parse_label_sets, placeholder_labels
-from tercet.data.sources import ArraySource, DigestSource, ImageSource
+from tercet.data.readers.scan import SkippedFile
+from tercet.data.sources import ImageSource
 
 Ints = NDArray[np.int64]
 Split = Literal["train", "val", "test"]
@@ -72,6 +74,8 @@ class SampleTable:
     """How the folders were read, in one line."""
     unlabelled: tuple[str, ...] = ()
     """Locations of the images of a test folder without class folders; they have no rows."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files that are not images of the table, with the reason; a table of files does not list others."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))

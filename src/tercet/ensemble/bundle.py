@@ -29,6 +29,7 @@ from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import choose_device
 from tercet.core.types import BatchSource, InputSpec
+from tercet.data.decoding import Decoding
 from tercet.data.input_batches import InputBatches, batches_of
 from tercet.data.inputs import AnyImages, ImageInputs, LabelledImages
 from tercet.ensemble.combiners import AnyCombiner, combine, combiner_name, fusion_heads, load_combiner, save_combiner
@@ -110,7 +111,8 @@ class Bundle:
 
         The ids are the paths, or numbers for arrays and PIL images. See `tercet.inference.predictor.Predictor`.
         """
-        return self.predict_with_members(ImageInputs.of(images), batch_size=batch_size, device=device)[0]
+        inputs = ImageInputs.of(images, self.decoding)
+        return self.predict_with_members(inputs, batch_size=batch_size, device=device)[0]
 
     def predict_with_members(
         self, source: ImageInputs | LabelledImages, *, batch_size: int = 32, device: str = "cpu"
@@ -138,7 +140,8 @@ class Bundle:
 
     def predict_members(self, images: AnyImages, *, batch_size: int = 32, device: str = "cpu") -> list[Predictions]:
         """Return each member's predictions; see `predict`."""
-        return self.predict_member_batches(InputBatches(images, self.specs, batch_size=batch_size), device=device)
+        inputs = ImageInputs.of(images, self.decoding)
+        return self.predict_member_batches(InputBatches(inputs, self.specs, batch_size=batch_size), device=device)
 
     def predict_member_batches(self, source: BatchSource, *, device: str = "cpu") -> list[Predictions]:
         """Return each member's predictions of batches whose images are one tensor, or one tensor per member.
@@ -149,6 +152,11 @@ class Bundle:
         if self.sets is not None:
             raise ModelError("this bundle is multi-label: it has no predictions of one class per image")
         return predict_together(self.members, source, classes=self.classes, device=device)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files were decoded in training."""
+        return Decoding.of_card(self.card)
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:

@@ -27,6 +27,7 @@ from tercet.core.progress import as_console, print_status
 from tercet.core.runtime import choose_device
 from tercet.data.data_module import DataModule, drop_unreadable
 from tercet.data.datasets.info import DATASETS
+from tercet.data.decoding import model_config
 from tercet.data.image_cache import ImageCache
 from tercet.data.in_memory import DataLike, resolve_data, table_from_arrays
 from tercet.data.inputs import ImageLike, table_of_files
@@ -68,7 +69,7 @@ def run_embed(
     data: DataLike, parsed: ParsedArguments, *, console: Console, file: str | Path | None = None
 ) -> Embeddings:
     """Return the features, and write them to a file if given, from parsed options."""
-    config = parsed.of(DataConfig)
+    config = _data_config(parsed)
     if file is not None:
         _check_output(Path(file), data)
     prepared = _decode(_table(data, config), config)
@@ -106,9 +107,9 @@ def search(
 
 def run_search(data: DataLike, images: ImageLike, parsed: ParsedArguments, *, console: Console) -> SearchResult:
     """Search with parsed options."""
-    config, top = parsed.of(DataConfig), parsed.of(SearchConfig).top
+    config, top = _data_config(parsed), parsed.of(SearchConfig).top
     files = _paths(images)
-    queries = _decode(table_from_arrays(images) if files is None else table_of_files(files), config)
+    queries = _decode(table_from_arrays(images) if files is None else _table_of_files(files, config), config)
     prepared = _decode(_table(data, config), config)
     networks = _networks(parsed.of(EncoderConfig), prepared)
     gallery = _embed(prepared, networks, parsed, console)
@@ -125,7 +126,14 @@ def run_search(data: DataLike, images: ImageLike, parsed: ParsedArguments, *, co
             for index in order
             if np.isfinite(similarities[row, index])
         )
-    return SearchResult(nearest, (*gallery.bad, *searched.bad))
+    bad, skipped = (*gallery.bad, *searched.bad), (*gallery.skipped, *searched.skipped)
+    return SearchResult(nearest, bad, skipped)
+
+
+def _data_config(parsed: ParsedArguments) -> DataConfig:
+    """Return the options for reading the data: as in the training of a model, if one is given."""
+    config, model = parsed.of(DataConfig), parsed.of(EncoderConfig).model
+    return config if model is None else model_config(config, load_bundle(model).card)
 
 
 def _check_output(file: Path, data: DataLike) -> None:
@@ -147,15 +155,18 @@ def _paths(images: Any) -> list[str | Path] | None:
 def _table(data: DataLike, config: DataConfig) -> SampleTable:
     """Read labelled data, a list of files, or a folder of images without class folders."""
     if not isinstance(data, (str, Path)) and (files := _paths(data)) is not None:
-        return table_of_files(files)
+        return _table_of_files(files, config)
     source = resolve_data(data, config)
     if not isinstance(source, SampleTable) and str(source).partition(":")[0] not in DATASETS:
         folder = Path(source).expanduser()
-        if folder.is_dir() and not any(
-            path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in folder.iterdir()
-        ):
-            return table_of_files([folder])
+        names = [*folder.iterdir()] if folder.is_dir() else []
+        if folder.is_dir() and not any(path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES for path in names):
+            return _table_of_files([folder], config)
     return load_table(source, replace(config, max_bad_fraction=1.0), min_classes=0)
+
+
+def _table_of_files(files: Sequence[str | Path], config: DataConfig) -> SampleTable:
+    return table_of_files(files, follow_links=config.follow_links)
 
 
 def _decode(table: SampleTable, config: DataConfig) -> DataModule:
@@ -240,4 +251,5 @@ def _embed(prepared: DataModule, networks: _Networks, parsed: ParsedArguments, c
         bad=prepared.bad,
         computed=features.cache.computed,
         reused=features.cache.reused,
+        skipped=table.skipped,
     )

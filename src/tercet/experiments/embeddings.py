@@ -18,7 +18,8 @@ from tercet.core.errors import ConfigError
 from tercet.core.files import atomic_path, csv_text, require_output, write_text
 from tercet.core.frames import data_frame
 from tercet.core.output import count, printable
-from tercet.data.image_cache import BadImage
+from tercet.data.read_ahead import BadImage
+from tercet.data.readers.scan import SkippedFile, skipped_documents, skipped_lines
 from tercet.metrics.table import Table, terminal_width
 
 Floats = NDArray[np.float32]
@@ -46,6 +47,8 @@ class Embeddings:
     """Features that were computed."""
     reused: int = 0
     """Features that were stored."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files of the data that are not images, which have no row."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,11 +109,12 @@ class Embeddings:
             "computed": self.computed,
             "reused": self.reused,
             "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
+            "skipped": skipped_documents(self.skipped),
         }
 
     def to_text(self) -> str:
         """Return a summary, and the unreadable images."""
-        return f"{self._description()}\n{unreadable_lines(self.bad)}"
+        return f"{self._description()}\n{left_out_lines(self.bad, self.skipped)}"
 
     def _description(self) -> str:
         networks = " and ".join(f"{size:,} of {printable(name)}" for name, size in self.networks.items())
@@ -139,6 +143,8 @@ class SearchResult:
     """By the path of the searched image, the most similar first."""
     bad: tuple[BadImage, ...]
     """Images that could not be read, of the data and of the searched ones."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files that are not images, of the data and of the searched folders."""
 
     def __repr__(self) -> str:
         return self.to_text().rstrip()
@@ -151,7 +157,11 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         images = [{"id": name, "nearest": [vars(image) for image in images]} for name, images in self.nearest.items()]
-        return {"images": images, "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad]}
+        return {
+            "images": images,
+            "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
+            "skipped": skipped_documents(self.skipped),
+        }
 
     def to_text(self) -> str:
         """Return one table per searched image."""
@@ -164,12 +174,13 @@ class SearchResult:
             ).to_text(width=terminal_width())
             for name, images in self.nearest.items()
         ]
-        return "\n".join(tables) + unreadable_lines(self.bad)
+        return "\n".join(tables) + left_out_lines(self.bad, self.skipped)
 
 
-def unreadable_lines(bad: tuple[BadImage, ...]) -> str:
-    """Return one line per unreadable image."""
-    return "".join(f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in bad)
+def left_out_lines(bad: tuple[BadImage, ...], skipped: tuple[SkippedFile, ...]) -> str:
+    """Return one line per unreadable image, and per file that is not an image."""
+    lines = (f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in bad)
+    return "".join(lines) + skipped_lines(skipped)
 
 
 def check_file(path: Path) -> None:

@@ -19,6 +19,7 @@ from tercet.core.progress import as_console, phase
 from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule
+from tercet.data.decoding import Decoding
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combiners import apply_head
 from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, require_applicable
@@ -148,6 +149,11 @@ def _require_same_data(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> N
             raise DataError(
                 f"{folder.path} and {folders[0].path} were trained on different data: only runs on the same data can "
                 "be combined"
+            )
+        if Decoding.of(plan.data_config) != Decoding.of(plans[0].data_config):
+            raise DataError(
+                f"{folder.path} and {folders[0].path} read their images in different ways: train with the same "
+                "--data.value-range and --data.truncated"
             )
         if folder.samples.read_bytes() != folders[0].samples.read_bytes():
             raise DataError(

@@ -26,6 +26,7 @@ from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
 from tercet.data.data_module import DataModule, training_digests
+from tercet.data.decoding import Decoding
 from tercet.data.image_store import open_cache
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.combine import ensemble_method, is_fitted
@@ -51,6 +52,8 @@ _SPLIT_OPTIONS = (
     "test_fraction",
     "split_seed",
     "max_bad_fraction",
+    "follow_links",
+    "unseen_classes",
     "limit",
 )
 """Options that determine the splits: with them `evaluate` finds the same held-out rows again."""
@@ -208,6 +211,7 @@ class Plan:
             "fingerprint": self.fingerprint,
             "options": {key: getattr(self.data_config, key) for key in _SPLIT_OPTIONS},
             "held_out": self.held_out,
+            "decoding": Decoding.of(self.data_config).to_dict(),
             "notes": list(self.notes),
             **({} if digests is None else {"seen": digests}),
         }

@@ -24,6 +24,7 @@ from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule, held_out_digest, prepare_data
 from tercet.data.in_memory import DataLike
+from tercet.data.readers.scan import skipped_documents
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import Experiment, Result, run_experiment
 from tercet.experiments.jobs import raise_failures, train_waiting
@@ -283,6 +284,7 @@ def write_data(run: RunFolder, prepared: DataModule) -> None:
     prepared.table.save(run.samples)
     prepared.images.save(run.images)
     write_json(run.path / "unreadable.json", [image.__dict__ for image in prepared.bad])
+    write_json(run.path / "skipped.json", skipped_documents(prepared.table.skipped))
 
 
 def demo(*, output: str | None = None, console: Console | bool | None = None) -> Run:

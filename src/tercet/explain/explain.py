@@ -106,16 +106,17 @@ def explain_images(
     no_images = isinstance(images, (list, tuple)) and not images
     if no_images and not filters:
         raise DataError("there are no images to explain: name images, or use --filters or --layers")
-    source = None if no_images else ImageInputs(images, skip_bad=True)
+    source = None if no_images else ImageInputs(images, skip_bad=True, decoding=loaded.decoding)
     with _output_folder(output) as folder, _on_device(request):
         files = [file for index in request.members for file in _draw_filters(request, index, folder)] if filters else []
         explained = [] if source is None else list(_explain_each(request, source, folder))
         bad = () if source is None else tuple(source.bad)
+        skipped = () if source is None else tuple(source.skipped)
         if source is not None and not explained:
             reasons = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
             raise DataError(f"none of the {count(len(bad), 'image')} can be read: {reasons}")
     notes = _notes(request, no_filters=filters and not files)
-    explanations = Explanations(loaded.name, tuple(explained), bad, folder, tuple(files), notes)
+    explanations = Explanations(loaded.name, tuple(explained), bad, folder, tuple(files), notes, skipped)
     write_json(folder / "explain.json", explanations.to_dict())
     return explanations
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tercet.core.output import printable
 from tercet.core.resize import Window
-from tercet.data.image_cache import BadImage
+from tercet.data.read_ahead import BadImage
+from tercet.data.readers.scan import SkippedFile, skipped_documents, skipped_lines
 from tercet.explain.attention_rollout import Rollout
 from tercet.explain.grad_cam import ActivationMap
 from tercet.explain.layers import short_name
@@ -198,6 +199,8 @@ class Explanations:
     """File names of the figures of filters, which belong to no single image."""
     notes: tuple[str, ...] = field(default=())
     """Remarks that hold for all images."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files in given folders that are not images."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -205,6 +208,7 @@ class Explanations:
             "bundle": self.bundle,
             "images": [image.to_dict() for image in self.images],
             "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
+            "skipped": skipped_documents(self.skipped),
             "filters": list(self.files),
             "notes": list(self.notes),
         }
@@ -213,7 +217,7 @@ class Explanations:
         """Return a summary in plain text."""
         parts = [image.to_text() for image in self.images]
         parts += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
-        parts += [f"{note}\n" for note in self.notes]
+        parts += [skipped_lines(self.skipped), *(f"{note}\n" for note in self.notes)]
         count = len(self.files) + sum(len(image.files) for image in self.images)
         return "".join([*parts, f"folder: {self.path} ({count} figures, explain.json)\n"])
 

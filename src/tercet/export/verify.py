@@ -117,7 +117,7 @@ def choose_verification_images(
         rows = np.flatnonzero(table.labels != UNLABELLED)
         return _from_table(bundle, table, cache, rows, f"{data}, {subset}", max_images)
     if images:
-        images_given = [pixels for _, pixels in ImageInputs([*images]).pixels()]
+        images_given = [pixels for _, pixels in ImageInputs([*images], decoding=bundle.decoding).pixels()]
         selected = [images_given[row] for row in _spread(np.arange(len(images_given)), max_images)]
         return _with_edge_cases(selected, None, f"{len(selected)} of {len(images_given)} images given")
     return (_from_run(bundle, Path(path), max_images) if path is not None else None) or _synthetic(bundle)

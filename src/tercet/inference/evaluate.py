@@ -12,9 +12,10 @@ from tercet.config.tta import TTAConfig
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
-from tercet.data.image_cache import BadImage
 from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.inputs import LabelledImages
+from tercet.data.read_ahead import BadImage
+from tercet.data.readers.scan import SkippedFile, skipped_documents, summarise_skipped
 from tercet.ensemble.calibrate import check_coverage
 from tercet.inference.evaluation_rows import known_rows, require_same_task, rows_to_score
 from tercet.inference.predictor import Predictor, model_label, open_predictor
@@ -77,6 +78,8 @@ class Evaluation:
     """Measured error rate and coverage of a calibrated model, see `check_coverage`; otherwise empty."""
     note: str | None = None
     """Why the predictions may differ from those of the bundle."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files of the data that are not images."""
 
     def __repr__(self) -> str:
         return self.to_text().rstrip()
@@ -98,6 +101,7 @@ class Evaluation:
             sections.append(f"{task.missing}: {', '.join(map(printable, self.missing))}\n")
         sections += [task.extra.format(printable(name), count) + "\n" for name, count in self.extra.items()]
         sections += [f"unreadable, not scored: {printable(str(image))}\n" for image in self.bad]
+        sections += [f"{printable(text)}\n" for text in summarise_skipped(self.skipped)]
         sections += [f"{self.note}\n"] if self.note else []
         return "\n".join([*sections, *task.details(self.predictions)])
 
@@ -117,6 +121,7 @@ class Evaluation:
             "missing_classes": list(self.missing),
             "extra_classes": self.extra,
             "unreadable": [image.id for image in self.bad],
+            "skipped": skipped_documents(self.skipped),
             "subset": self.subset,
             "guarantees": self.guarantees,
             "note": self.note,
@@ -179,4 +184,6 @@ def evaluate(
     guarantees: dict[str, float | None] = {}
     if predictor.calibration is not None and isinstance(combined, Predictions):
         guarantees = check_coverage(combined, predictor.calibration)
-    return Evaluation(tuple(results), combined, plain, missing, extra, tuple(bad), subset, guarantees, predictor.note)
+    return Evaluation(
+        tuple(results), combined, plain, missing, extra, tuple(bad), subset, guarantees, predictor.note, table.skipped
+    )

@@ -15,8 +15,10 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.predictions import UNKNOWN, Ints
 from tercet.data.data_module import drop_unreadable, held_out_digest, prepare_data, unpack_digests
-from tercet.data.image_cache import BadImage, CachedImages, ImageCache
+from tercet.data.decoding import model_config
+from tercet.data.image_cache import CachedImages, ImageCache
 from tercet.data.load import load_table
+from tercet.data.read_ahead import BadImage
 from tercet.data.table import UNLABELLED, SampleTable
 
 _DATA_OPTIONS = CommandOptions(DataConfig)
@@ -41,6 +43,7 @@ def rows_to_score(
         DataError: Images were used in training and `seen` is "refuse", or the held-out split cannot be reproduced.
         ModelError: The record of the training data is damaged, or of an unknown version.
     """
+    config = model_config(config, card)
     table, trained_on = load_table(data, config, min_classes=1), card.get("data", {})
     if table.splits is not None and "test" in table.splits:
         test = table.take(table.rows_of("test"))

@@ -19,6 +19,7 @@ from tercet.core.calibration import Calibration
 from tercet.core.errors import ConfigError, DataError, MemoryExhausted, ModelError, is_out_of_memory, raise_problems
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.predictions import UNKNOWN, Ints, Predictions
+from tercet.data.decoding import Decoding
 from tercet.data.inputs import AnyImages, ImageInputs, LabelledImages
 
 MAX_PENDING_BYTES = 256_000_000
@@ -175,7 +176,8 @@ class ExportedModel(ABC):
     ) -> Predictions | MultilabelPredictions:
         """Classify images of any kind and size; see `Predictor.predict`."""
         self.resolve_device(device)
-        ids, output = self.run_all(ImageInputs.of(images).pixels(), batch_size=batch_size)
+        inputs = ImageInputs.of(images, Decoding.of_card(self.card))
+        ids, output = self.run_all(inputs.pixels(), batch_size=batch_size)
         return self._predictions(output.probabilities, output.chosen, ids, None)
 
     def predict_with_members(

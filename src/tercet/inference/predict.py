@@ -8,12 +8,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tercet.config.run import parse_value_range
 from tercet.config.tta import TTAConfig
 from tercet.core.calibration import Calibration, prediction_sets
 from tercet.core.errors import ConfigError, Crashed, DataError, MemoryExhausted, StorageError
@@ -26,8 +27,10 @@ from tercet.core.process import ChildProcess, SignalForwarder, signal_name, terc
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
 from tercet.core.submission_labels import Numbering
 from tercet.core.submissions import SampleSubmission
-from tercet.data.image_cache import BadImage
+from tercet.data.decoding import Decoding
 from tercet.data.inputs import AnyImages, ImageInputs
+from tercet.data.read_ahead import BadImage
+from tercet.data.readers.scan import SkippedFile, skipped_documents, skipped_lines
 from tercet.inference.predictor import Predictor, import_runtime, open_predictor
 
 
@@ -43,6 +46,8 @@ class PredictionResult:
     """Classes listed per image; of a multi-label model in addition to the predicted labels."""
     calibration: Calibration | None = None
     """Calibration of the model, possibly with a rejection threshold and prediction sets."""
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files in given folders that are not images, with the reason."""
 
     @property
     def rejected(self) -> list[bool] | None:
@@ -95,7 +100,11 @@ class PredictionResult:
             }
             for row, name in enumerate(predictions.ids)
         ]
-        return {"images": images, "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad]}
+        return {
+            "images": images,
+            "unreadable": [{"id": image.id, "reason": image.reason} for image in self.bad],
+            "skipped": skipped_documents(self.skipped),
+        }
 
     def to_text(self) -> str:
         """Return one line per image: its most probable classes, or its predicted labels with their scores."""
@@ -108,7 +117,7 @@ class PredictionResult:
             line += "" if sets is None else "  set: " + SEPARATOR.join(map(printable, sets[row]))
             lines.append(f"{printable(name)}: {line}\n")
         lines += [f"{printable(image.location)}: UNREADABLE ({image.reason})\n" for image in self.bad]
-        return "".join(lines)
+        return "".join([*lines, skipped_lines(self.skipped)])
 
 
 def predict(
@@ -147,6 +156,7 @@ def predict_files(
     submission_class: str | None = None,
     submission_files: str | None = None,
     top_k: int = 5,
+    value_range: str | None = None,
     tta: str | TTAConfig | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -162,6 +172,7 @@ def predict_files(
         submission_class: Class whose probability the only column of the sample has.
         submission_files: Table or JSON file with id and file name of each image.
         top_k: Classes listed per image.
+        value_range: full, or MIN,MAX: scale of grey images of more than 8 bits (default: that of the training).
         tta: Test-time augmentation (default: that of the model).
         batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -176,7 +187,11 @@ def predict_files(
         raise ConfigError("--submission needs --csv, the path of the submission")
     predictor = open_predictor(model, tta=tta)
     device = predictor.resolve_device(device)
-    source = ImageInputs(list(paths), skip_bad=True)
+    decoding = Decoding.of_card(predictor.card)
+    if value_range is not None:
+        parse_value_range(value_range)
+        decoding = replace(decoding, value_range=value_range)
+    source = ImageInputs(list(paths), skip_bad=True, decoding=decoding)
     if csv is not None:
         _check_csv(Path(csv), source, submission)
     if submission is not None and predictor.multilabel:
@@ -198,7 +213,7 @@ def predict_files(
             raise
         images = ", ".join(map(str, source.bad[:5])) + (", ..." if len(source.bad) > 5 else "")
         raise DataError(f"none of the {count(len(source.bad), 'image')} can be read: {images}") from error
-    result = PredictionResult(predictions, tuple(source.bad), top_k, predictor.calibration)
+    result = PredictionResult(predictions, tuple(source.bad), top_k, predictor.calibration, tuple(source.skipped))
     if csv is None:
         return result
     if sample is None or not isinstance(predictions, Predictions):

@@ -12,7 +12,7 @@ from tercet.core.calibration import Calibration
 from tercet.core.errors import DataError
 from tercet.core.output import count
 from tercet.core.predictions import Predictions
-from tercet.data.decode import Pixels
+from tercet.data.pixel_values import Pixels
 from tercet.data.run_reader import RunReader
 from tercet.metrics.classification import confused_pairs, confusion, per_class
 from tercet.metrics.significance import agreement_matrix

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tercet.config.deployment import MEBIBYTE, ServerLimits
 from tercet.core.errors import TercetError
+from tercet.data.decoding import Decoding
 from tercet.inference.exported_model import ExportedModel
 from tercet.serve.batching import Batcher, BatchItem, MemoryBudget, MemoryLease
 from tercet.serve.errors import ClientDisconnected, Overloaded, RequestError
@@ -37,6 +39,7 @@ class Service:
     def __init__(self, model: ExportedModel, limits: ServerLimits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
         self._responses = ResponseBuilder(model)
+        self._decoding = Decoding.of_card(model.card)
         self._memory = MemoryBudget(limits.memory * MEBIBYTE)
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tercet-decoder")
         self.batcher = Batcher(model.run, limits, metrics)
@@ -121,10 +124,10 @@ class Service:
         """Decode one upload and run the model on it."""
         try:
             with MemoryLease(self._memory) as lease:
-                loop = asyncio.get_running_loop()
+                loop, decode = asyncio.get_running_loop(), partial(decode_upload, decoding=self._decoding)
                 self.batcher.decoding += 1
                 try:
-                    pixels = await loop.run_in_executor(self._decoders, decode_upload, upload, self._limits, lease)
+                    pixels = await loop.run_in_executor(self._decoders, decode, upload, self._limits, lease)
                 finally:
                     self.batcher.decoding -= 1
                 return await self.batcher.predict(pixels)

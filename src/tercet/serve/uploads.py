@@ -14,7 +14,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tercet.config.deployment import DECODED_BYTES, DECODING_BYTES, ServerLimits
 from tercet.core.errors import DataError
-from tercet.data.decode import FORMATS, UnknownRange, decode, to_pixels
+from tercet.data.decode import WEB_FORMATS, decode
+from tercet.data.decoding import Decoding
+from tercet.data.pixel_values import UnknownRange, to_pixels
 from tercet.serve.batching import MemoryLease
 from tercet.serve.errors import ClientDisconnected, Overloaded, RequestError
 
@@ -175,7 +177,7 @@ class _Multipart:
 
 
 _BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-ACCEPTED_TYPES = ", ".join(FORMATS)
+ACCEPTED_TYPES = ", ".join(WEB_FORMATS)
 """Accepted image formats, for error messages."""
 
 
@@ -187,8 +189,10 @@ class _OutOfMemory(DataError):
     pass
 
 
-def decode_upload(upload: Upload, limits: ServerLimits, lease: MemoryLease) -> NDArray[np.uint8]:
+def decode_upload(upload: Upload, limits: ServerLimits, lease: MemoryLease, decoding: Decoding) -> NDArray[np.uint8]:
     """Decode an upload to H W 3, upright; `lease` is resized to the memory it needs.
+
+    Truncated files are errors, also if the model was trained with some: the client can upload the file again.
 
     Raises:
         RequestError: The file is not an image (415), or is damaged or too large (422).
@@ -203,10 +207,10 @@ def decode_upload(upload: Upload, limits: ServerLimits, lease: MemoryLease) -> N
             lease.resize(count * DECODING_BYTES)
         except Overloaded as error:
             raise _OutOfMemory("memory budget") from error
-        return to_pixels(image)
+        return to_pixels(image, decoding)
 
     try:
-        pixels = decode(bytes(upload.content), max_pixels=limits.max_pixels, convert=convert)
+        pixels = decode(bytes(upload.content), max_pixels=limits.max_pixels, formats=WEB_FORMATS, convert=convert)
     except _OutOfMemory as error:
         raise Overloaded("the server is out of memory for images: try again", reason="memory") from error
     except DataError as error:

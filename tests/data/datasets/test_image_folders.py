@@ -238,7 +238,7 @@ def test_invalid_leaves_tables_are_errors(
     expect(monkeypatch, "leaves", num_classes=3)
     unpacked(tmp_path, LEAF_IMAGES | LEAF_TABLES | changes)
     with pytest.raises(DataError, match=message):
-        read("leaves", tmp_path)
+        read("leaves", tmp_path, max_bad_fraction=0)
 
 
 def test_missing_leaves_explain_manual_placement(tmp_path: Path) -> None:
@@ -325,8 +325,8 @@ def test_missing_annotated_images_are_counted(tmp_path: Path, monkeypatch: pytes
     _unpacked(tmp_path)
     (tmp_path / "train_val2019" / TRAINING[0]).unlink()
     with pytest.raises(DataError, match="1 annotated images are missing"):
-        read("inaturalist", tmp_path)
-    assert len(read("inaturalist", tmp_path, max_bad_fraction=0.2)) == len(IMAGES) + 1
+        read("inaturalist", tmp_path, max_bad_fraction=0)
+    assert len(read("inaturalist", tmp_path)) == len(IMAGES) + 1
 
 
 def test_unofficial_number_of_categories_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
         rows, missing = _annotated_rows(tree, by_split)
         if missing:
             notes.append(f"{len(missing)} annotated images are missing, such as '{missing[0]}'")
-        if len(missing) > config.max_bad_fraction * (len(missing) + len(rows)):
+        if len(missing) > config.max_bad(len(missing) + len(rows)):
             raise DataError(f"{info.name}: {notes[-1]}: {info.by_hand}")
     else:
         rows = [(_path(match), match.string, int(match["id"]), "") for match in tree.matches]

@@ -11,7 +11,7 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo, find_files
-from tercet.data.decode import Pixels
+from tercet.data.pixel_values import Pixels
 from tercet.data.table import ArrayPart, Ints, SampleTable, table_of_parts
 
 _DIGITS = 10

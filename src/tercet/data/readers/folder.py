@@ -15,7 +15,7 @@ from tercet.data.readers.image_tree import ImageTree, join
 from tercet.data.readers.layouts import EXAMPLE, Layout, Part, SplitFolders
 from tercet.data.readers.name_patterns import class_hint, compile_pattern, first_groups
 from tercet.data.readers.named_folders import Trees, named_parts, named_splits, outside_trees, with_rest
-from tercet.data.readers.scan import Listing, SkippedFile, is_image, summarise_skipped
+from tercet.data.readers.scan import NO_EXTENSION, Listing, SkippedFile, is_image, summarise_skipped
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import SPLITS, SampleTable
 
@@ -105,9 +105,10 @@ def read_folders(
         raise DataError(f"{what} has {count(len(tree.images), 'image')} but none in a class folder: {EXAMPLE}")
     classes = sort_classes(rows.classes)
     index_of = {label: index for index, label in enumerate(classes)}
-    others = [(path, "no image extension") for path in listing.files if not is_image(path)]
+    others = [(path, NO_EXTENSION) for path in listing.files if not is_image(path)]
+    skipped = [*listing.skipped, *skipped, *others]
     empty = _empty_folders(listing, layout, trees)
-    notes = [*summarise_skipped([*listing.skipped, *skipped, *others])]
+    notes = [*summarise_skipped(skipped)]
     if empty:
         notes.append(f"{count(len(empty), 'class folder')} without images: {', '.join(empty[:5])}")
     notes += rows.notes
@@ -123,6 +124,7 @@ def read_folders(
         empty=empty,
         layout=rows.description,
         unlabelled=tuple(rows.unlabelled),
+        skipped=tuple(skipped),
     )
 
 

@@ -11,17 +11,34 @@ from pathlib import Path, PurePosixPath
 
 from tercet.core.archives import check_zip
 from tercet.core.errors import DataError
-from tercet.core.output import join_few
+from tercet.core.output import join_few, printable
 from tercet.data.decode import EXTENSIONS
 from tercet.data.sources import ZipSource
 
-_LINK = "a link to nothing, to a folder, or to a file outside the folder"
+NO_EXTENSION = "no image extension"
+_BROKEN_LINK = "a link to nothing"
+_OUTER_LINK = "a link to a folder, or to a file outside the folder (--data.follow-links)"
 _MAX_DEPTH = 32  # nested folders
 MAX_MEMBER_BYTES = 1 << 29
 """Maximum size of an uncompressed zip member: 512 MiB."""
 
 SkippedFile = tuple[str, str]
 """A path and the reason why it was skipped."""
+
+
+def skipped_documents(skipped: Iterable[SkippedFile]) -> list[dict[str, str]]:
+    """Return skipped files as JSON values."""
+    return [{"id": path, "reason": reason} for path, reason in skipped]
+
+
+def skipped_lines(skipped: Iterable[SkippedFile]) -> str:
+    """Return one line per skipped file."""
+    return "".join(f"{printable(path)}: SKIPPED ({reason})\n" for path, reason in skipped)
+
+
+def no_images(what: str, skipped: Iterable[SkippedFile]) -> str:
+    """Return that a place holds no images, and which files were skipped for which reason."""
+    return "; ".join((f"{what} holds no images", *summarise_skipped(skipped)))
 
 
 @dataclass(frozen=True)
@@ -82,11 +99,14 @@ def scan_zip(source: ZipSource) -> Listing:
     return Listing(tuple(files), tuple(folders), tuple(skipped))
 
 
-def scan_folder(root: Path) -> Listing:
+def scan_folder(root: Path, *, follow_links: bool = False) -> Listing:
     """List the visible regular files and folders under `root`.
 
-    Links to files within the root are listed, links to folders are not followed; a file with several names is listed
-    once.
+    Links to files within the root are listed; a file with several names is listed once.
+
+    Args:
+        root: The folder.
+        follow_links: Also list links to files elsewhere, and the files below links to folders.
 
     Raises:
         DataError: The root folder cannot be read.
@@ -95,17 +115,17 @@ def scan_folder(root: Path) -> Listing:
         os.listdir(root)
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror or error}") from error
-    walk = _Walk(os.path.realpath(root))
+    walk = _Walk(os.path.realpath(root), follow_links)
     walk.enter(walk.root, "")
-    walk.follow_links()
+    walk.resolve_links()
     return Listing(tuple(walk.files), tuple(walk.folders), tuple(walk.skipped))
 
 
 class _Walk:
     """One pass over a folder tree; links are resolved after all real files are listed."""
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, root: str, follow_links: bool) -> None:
+        self.root, self.follow_links = root, follow_links
         self.files: list[str] = []
         self.folders: list[str] = []
         self.skipped: list[SkippedFile] = []
@@ -125,13 +145,17 @@ class _Walk:
             if entry.is_symlink():
                 self.links.append((path, entry.path))
             elif entry.is_dir(follow_symlinks=False):
-                self.folders.append(path)
-                if path.count("/") >= _MAX_DEPTH:
-                    self.skipped.append((path, f"more than {_MAX_DEPTH} nested folders"))
-                else:
-                    self.enter(entry.path, f"{path}/")
+                self.add_folder(path, entry.path)
             else:
                 self.add(path, entry.path)
+
+    def add_folder(self, path: str, real: str) -> None:
+        """List a folder and its contents."""
+        self.folders.append(path)
+        if path.count("/") >= _MAX_DEPTH:
+            self.skipped.append((path, f"more than {_MAX_DEPTH} nested folders"))
+        else:
+            self.enter(real, f"{path}/")
 
     def add(self, path: str, real: str) -> None:
         """List a file if it is a regular one and not yet listed."""
@@ -149,15 +173,23 @@ class _Walk:
             self.inodes.add(inode)
             self.files.append(path)
 
-    def follow_links(self) -> None:
-        """List the links to regular files within the root."""
-        for path, link in self.links:
+    def resolve_links(self) -> None:
+        """List the links to regular files within the root; if links are followed, all of them."""
+        visited: set[str] = set()
+        while self.links:  # a folder that is followed may have further links
+            path, link = self.links.pop(0)
             try:
                 target = os.path.realpath(link, strict=True)
             except OSError:
-                self.skipped.append((path, _LINK))
+                self.skipped.append((path, _BROKEN_LINK))
                 continue
-            if os.path.commonpath([self.root, target]) != self.root or os.path.isdir(target):
-                self.skipped.append((path, _LINK))
-            else:
+            inside = os.path.commonpath([self.root, target]) == self.root
+            if not self.follow_links and (not inside or os.path.isdir(target)):
+                self.skipped.append((path, _OUTER_LINK))
+            elif not os.path.isdir(target):
                 self.add(path, target)
+            elif inside or target in visited or self.root.startswith(os.path.join(target, "")):
+                self.skipped.append((path, "a link to a folder whose files are listed already"))
+            else:
+                visited.add(target)
+                self.add_folder(path, target)

@@ -30,8 +30,8 @@ from tercet.data.table import UNLABELLED, SampleTable
 
 
 def require_files(missing: int, existing: int, what: str, notes: Sequence[str], config: DataConfig) -> None:
-    """Raise a `DataError` if more than `max_bad_fraction` of the listed files, or all of them, are missing."""
-    if missing > config.max_bad_fraction * (missing + existing) or not existing:
+    """Raise a `DataError` if more listed files are missing than `max_bad` tolerates, or all of them."""
+    if missing > config.max_bad(missing + existing) or not existing:
         raise DataError(
             f"{what}: {'; '.join(notes)}; paths are relative to the table; does the image column need "
             "--data.image-pattern '{id}.jpg'?"

@@ -20,7 +20,7 @@ from tercet.data.readers.metadata import read_metadata
 from tercet.data.readers.named_folders import named_splits
 from tercet.data.readers.own_output import without_own_output
 from tercet.data.readers.records import TABLE_SUFFIXES, decode_table
-from tercet.data.readers.scan import Listing, is_image
+from tercet.data.readers.scan import NO_EXTENSION, Listing, is_image, no_images
 from tercet.data.readers.split_names import split_name
 from tercet.data.readers.table import read_table, refuse_table_options, table_options
 from tercet.data.sources import FolderSource, ZipSource
@@ -51,7 +51,8 @@ def read_tree(
     listing, notes = without_own_output(listing, source)
     images = [path for path in listing.files if is_image(path)]
     if not images:
-        raise DataError(f"{what} holds no images: {EXAMPLE}")
+        skipped = [*listing.skipped, *((path, NO_EXTENSION) for path in listing.files)]
+        raise DataError(f"{no_images(what, skipped)}: {EXAMPLE}")
     metadata = None if folder_options(config) else read_metadata(listing, source, config, name=name, what=what)
     if metadata is not None:
         return replace(metadata, notes=(*notes, *metadata.notes))
