@@ -25,7 +25,7 @@ from tercet.models.classifier import Classifier
 from tercet.models.heads import FITTED, HEADS, WITH_HIDDEN_LAYER, head_options
 from tercet.models.label_decoder import decode_labels
 from tercet.models.pretrained import load_backbone, read_weights
-from tercet.models.recurrent import RecurrentModule
+from tercet.models.recurrent import RecurrentModule, Scan
 from tercet.models.registry import (
     BuildRequest,
     has_fitted_head,
@@ -202,7 +202,7 @@ def _timm_classifier(request: BuildRequest) -> Classifier:
         recurrent = RecurrentModule(
             backbone.num_features,
             cell=config.recurrent,
-            scan=config.scan,
+            scan=cast("Scan", config.scan),  # options_of leaves out the scans of row classifiers
             hidden_size=config.hidden_size,
             num_layers=config.num_layers or 1,
             bidirectional=config.bidirectional,

@@ -205,11 +205,12 @@ def build_rows(request: BuildRequest, *, cell: Cell, bidirectional: bool = False
 
 _OPTIONS = frozenset({"input", "scan", "hidden_size", "num_layers", "activation", "num_biases", "head_hidden_dim"})
 _ROWS = "over pixel rows from top to bottom (or columns, or pixels), 2 layers of 128, dense 32"
-for _cell, _name, _own in (
-    ("rnn", "simple RNN", set()),
-    ("gru", "GRU", {"recurrent_activation", "reset_after"}),
-    ("lstm", "LSTM", {"recurrent_activation"}),
-):
+_CELLS: tuple[tuple[Cell, str, frozenset[str]], ...] = (
+    ("rnn", "simple RNN", frozenset()),
+    ("gru", "GRU", frozenset({"recurrent_activation", "reset_after"})),
+    ("lstm", "LSTM", frozenset({"recurrent_activation"})),
+)
+for _cell, _name, _own in _CELLS:
     NETWORKS.register(f"row-{_cell}")(
         ModelEntry(f"{_name} {_ROWS}", _OPTIONS | {"bidirectional"} | _own, partial(build_rows, cell=_cell))
     )
