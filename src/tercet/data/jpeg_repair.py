@@ -9,7 +9,7 @@ _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed byte 
 
 
 def complete_jpeg(content: bytes) -> bytes | None:
-    """Return a truncated JPEG file up to its last pixels, with an end marker; None if it has no pixels or is no JPEG.
+    """Return a truncated JPEG file up to its last pixels, with an end marker; None if it has none, or another format.
 
     A header that is cut off, such as that of a further scan of a progressive file, is left out.
     """
