@@ -8,17 +8,18 @@ import pytest
 from PIL import Image
 from tests.fixtures.drawings import drawing, poorer, table_of
 
-from tercet.audit import pairs as pairs_module
 from tercet.audit.checks import check_table
-from tercet.audit.duplicates import near_pairs
-from tercet.audit.inspect import inspect, orient
+from tercet.audit.inspect import inspect
 from tercet.audit.label_issues import check_labels
 from tercet.audit.result import AuditResult
 from tercet.config.commands import FINDING_KINDS, AuditConfig
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Predictions
+from tercet.data import duplicate_pairs as pairs_module
+from tercet.data.duplicates import near_pairs
 from tercet.data.load import load_table
+from tercet.data.perceptual_hashes import orient
 from tercet.data.table import SampleTable
 
 NO_HOLD_OUT = DataConfig(val_fraction=0, test_fraction=0)

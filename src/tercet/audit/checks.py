@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.audit.duplicates import exact_groups, near_pairs, similar_pairs
-from tercet.audit.inspect import ORIENTATIONS, Inspection
-from tercet.audit.pairs import PairList, PairSearch
+from tercet.audit.inspect import Inspection
 from tercet.audit.result import AuditResult, Duplicate, LabelCheck, Leak, Method
 from tercet.config.commands import AuditConfig
 from tercet.config.run import DataConfig
 from tercet.data.data_module import preview_splits, read_problems
+from tercet.data.duplicate_pairs import PairList, PairSearch
+from tercet.data.duplicates import exact_groups, near_pairs, similar_pairs
+from tercet.data.perceptual_hashes import ORIENTATIONS
 from tercet.data.splits import initial_splits
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 

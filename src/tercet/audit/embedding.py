@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tercet.audit.inspect import ORIENTATIONS, orient
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
@@ -20,6 +19,7 @@ from tercet.core.runtime import choose_device
 from tercet.data.decode import Pixels
 from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
 from tercet.data.loader import prepare
+from tercet.data.perceptual_hashes import ORIENTATIONS, orient
 from tercet.data.table import Ints, SampleTable
 from tercet.inference.features import PLAIN, feature_key
 from tercet.models.build import build, check_network

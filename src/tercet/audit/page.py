@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from tercet.audit.duplicates import MIN_CORRELATION
 from tercet.audit.inspect import Inspection
 from tercet.audit.result import MAX_LISTED, TITLES, AuditResult, Duplicate
 from tercet.core.errors import DataError
+from tercet.data.duplicates import MIN_CORRELATION
 from tercet.data.table import SampleTable
 from tercet.plots.distribution import class_counts, counts_height
 from tercet.plots.figure_writer import FigureWriter

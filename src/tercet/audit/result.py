@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tercet.config.commands import FINDING_KINDS, FindingKind
 from tercet.core import output
-from tercet.data.image_cache import BadImage
+from tercet.data.read_ahead import BadImage
 
 MAX_LISTED = 1000
 """Duplicates, and label issues, listed in audit.json, the most severe first; all are counted."""

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tercet.audit.checks import check_table
 from tercet.audit.embedding import Embedder, build_embedder, check_embedder, embed_images
-from tercet.audit.inspect import Inspection, inspect, require_imagehash
+from tercet.audit.inspect import Inspection, inspect
 from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
 from tercet.config.commands import AUDIT, FINDING_KINDS, AuditConfig
@@ -147,8 +147,6 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     folder = _output_folder(options.output, source)
     if options.feature_network:
         check_embedder(options.feature_network[0])
-    if options.max_hash_distance is not None:
-        require_imagehash()
     # Unreadable images and a single class are findings here, not errors.
     table = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1)
     labels = _check_labels(table, options.run)

@@ -50,6 +50,10 @@ class _DataConfigDict(TypedDict, total=False):
     class_balanced_sampling: bool
     data_dir: Text | None
     limit: int | None
+    exclude: Text | None
+    find_copies: Literal["auto", "exact", "near", "none"]
+    keep_copies_together: bool
+    image_digests: bool
 
 
 class AuditOptions(_AuditConfigDict, total=False):

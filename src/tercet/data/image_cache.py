@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +17,15 @@ from numpy.typing import NDArray
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import atomic_path, write_text
-from tercet.core.output import join_few
 from tercet.core.resource_limits import available_cores
 from tercet.data.decode import Pixels, pillow_limits
+from tercet.data.image_traits import DIGEST_BYTES, ImageTraits, decode_with_traits, searches_near, traits_of
+from tercet.data.read_ahead import BadImage, read_ahead, require_readable
 from tercet.data.sources import ArraySource, ImageSource
 from tercet.data.table import Ints, SampleTable
 
-Value = TypeVar("Value")
-
-_CHUNK = 256  # images decoded ahead by threads
-PIXELS, SHAPES, SOURCE = "pixels.npy", "shapes.npy", "source.json"
-"""Files of saved images."""
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that could not be decoded."""
-
-    id: str
-    location: str
-    """Location within the source."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.location} ({self.reason})"
+PIXELS, SHAPES, SOURCE, DIGESTS = "pixels.npy", "shapes.npy", "source.json", "digests.npy"
+"""Files of saved images; the digests are those of the pixels."""
 
 
 class CachedImages(ABC):
@@ -62,6 +44,8 @@ class CachedImages(ABC):
         """C: 3 if any image has colour, else 1."""
         self.uniform_shape = _uniform(shapes)
         """(H, W, C) of every image, or None if they differ."""
+        self.traits: ImageTraits | None = None
+        """Digests and downscaled images, where `decode` computed them."""
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -87,6 +71,9 @@ class CachedImages(ABC):
     def save(self, folder: Path) -> None:
         """Write the files that `open_cache` reads in other processes, each atomically."""
         _save_array(folder / SHAPES, self._shapes)
+        if self.traits is not None:
+            digests = np.frombuffer(b"".join(self.traits.digests), dtype=np.uint8)
+            _save_array(folder / DIGESTS, digests.reshape(-1, DIGEST_BYTES))
 
 
 class ImageCache(CachedImages):
@@ -118,19 +105,25 @@ class ImageCache(CachedImages):
         Raises:
             DataError: More than `max_bad_fraction` of the images, or all of them, are bad.
         """
+        near = searches_near(config, len(table))
         if isinstance(table.source, ArraySource) and isinstance(table.source.images, np.ndarray):
-            return _from_array(table.source.images, np.array(table.locations, dtype=np.int64)), []
+            cache = _from_array(table.source.images, np.array(table.locations, dtype=np.int64))
+            cache.traits = traits_of(map(cache.read, range(len(cache))), near=near)
+            return cache, []
         good: list[int] = []
+        traits: list[ImageTraits] = []
         bad: list[BadImage] = []
         decoded: list[Pixels] | None = []
         shapes: list[tuple[int, ...]] = []
         area, channels = 0, 1
-        decode = partial(table.source.pixels, max_pixels=config.max_pixels)
-        for row, image in enumerate(read_ahead(decode, table.locations, max_pixels=config.max_pixels)):
-            if isinstance(image, str):
-                bad.append(BadImage(table.ids[row], table.locations[row], image))
+        decode = decode_with_traits(table.source, max_pixels=config.max_pixels, near=near)
+        for row, result in enumerate(read_ahead(decode, table.locations, max_pixels=config.max_pixels)):
+            if isinstance(result, str):
+                bad.append(BadImage(table.ids[row], table.locations[row], result))
                 continue
+            image, trait = result
             good.append(row)
+            traits.append(trait)
             shapes.append(image.shape)
             area, channels = area + image.shape[0] * image.shape[1], max(channels, image.shape[2])
             if area * channels > config.memory_budget:
@@ -142,11 +135,13 @@ class ImageCache(CachedImages):
         sizes[:, 2] = channels
         locations = tuple(table.locations[row] for row in good)
         fits = decoded is not None
-        files = OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
-        if decoded is None:
-            return files, bad
-        is_array = isinstance(table.source, ArraySource)
-        return ImageCache(_flatten(decoded, sizes), sizes, None if is_array else files), bad
+        images: CachedImages
+        images = files = OnDemandImages(table.source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
+        if decoded is not None:
+            is_array = isinstance(table.source, ArraySource)
+            images = ImageCache(_flatten(decoded, sizes), sizes, None if is_array else files)
+        images.traits = ImageTraits.concatenate(traits)
+        return images, bad
 
     def read(self, row: int) -> Pixels:
         """Return one image, H W C (a view)."""
@@ -254,29 +249,6 @@ def _from_array(images: Pixels, rows: Ints) -> ImageCache:
         images = images.take(rows, axis=0)
     shapes = np.tile(np.array(images.shape[1:], dtype=np.int64), (len(images), 1))
     return ImageCache(np.ascontiguousarray(images).reshape(-1), shapes)
-
-
-def read_ahead(read: Callable[[str], Value], locations: Sequence[str], *, max_pixels: int) -> Iterator[Value | str]:
-    """Yield the result for each image in order, or the message of its `DataError`; threads decode ahead."""
-
-    def attempt(location: str) -> Value | str:
-        try:
-            return read(location)
-        except DataError as error:
-            return str(error)
-
-    with pillow_limits(max_pixels), ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(locations), _CHUNK):
-            yield from pool.map(attempt, locations[start : start + _CHUNK])
-
-
-def require_readable(bad: Sequence[BadImage], total: int, max_bad_fraction: float) -> None:
-    """Raise a `DataError` if more than `max_bad_fraction` of the images, or all of them, are bad."""
-    if bad and (len(bad) > max_bad_fraction * total or len(bad) == total):
-        raise DataError(
-            f"{len(bad)} of {total} images cannot be read, more than data.max_bad_fraction {max_bad_fraction:g} "
-            f"allows: {join_few(bad)}"
-        )
 
 
 def _flatten(images: list[Pixels], shapes: NDArray[np.int64]) -> Pixels:

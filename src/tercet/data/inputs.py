@@ -17,7 +17,8 @@ from tercet.core.errors import DataError
 from tercet.core.files import natural_key
 from tercet.core.predictions import Ints
 from tercet.data.decode import decode, to_pixels
-from tercet.data.image_cache import BadImage, CachedImages
+from tercet.data.image_cache import CachedImages
+from tercet.data.read_ahead import BadImage
 from tercet.data.readers.columns import IMAGE_COLUMNS
 from tercet.data.readers.scan import is_image, scan_folder, summarise_skipped
 from tercet.data.sources import FolderSource

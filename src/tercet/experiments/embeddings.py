@@ -18,7 +18,7 @@ from tercet.core.errors import ConfigError, StorageError
 from tercet.core.files import atomic_path, csv_text, require_writable, write_text
 from tercet.core.frames import data_frame
 from tercet.core.output import count, printable
-from tercet.data.image_cache import BadImage
+from tercet.data.read_ahead import BadImage
 from tercet.metrics.table import Table, terminal_width
 
 Floats = NDArray[np.float32]

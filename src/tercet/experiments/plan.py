@@ -25,8 +25,9 @@ from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
-from tercet.data.data_module import DataModule, training_digests
+from tercet.data.data_module import DataModule
 from tercet.data.image_store import open_cache
+from tercet.data.seen_images import training_digests
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.combine import ensemble_method, is_fitted
 from tercet.experiments.custom_parts import require_parts, used_parts
@@ -47,6 +48,9 @@ _SPLIT_OPTIONS = (
     "split_seed",
     "max_bad_fraction",
     "limit",
+    "exclude",
+    "find_copies",
+    "keep_copies_together",
 )
 """Options that determine the splits: with them `evaluate` finds the same held-out rows again."""
 
@@ -196,7 +200,7 @@ class Plan:
             table: The samples with their splits, to add digests of training and validation images, which `evaluate`
                 must not score.
         """
-        digests = None if table is None else training_digests(table)
+        digests = {} if table is None or not self.data_config.image_digests else training_digests(table)
         return {
             "source": self.data,
             "classes": list(self.classes),
@@ -204,7 +208,7 @@ class Plan:
             "options": {key: getattr(self.data_config, key) for key in _SPLIT_OPTIONS},
             "held_out": self.held_out,
             "notes": list(self.notes),
-            **({} if digests is None else {"seen": digests}),
+            **digests,
         }
 
     def save(self, run: RunFolder) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tercet.core.output import printable
 from tercet.core.resize import Window
-from tercet.data.image_cache import BadImage
+from tercet.data.read_ahead import BadImage
 from tercet.explain.attention_rollout import Rollout
 from tercet.explain.grad_cam import ActivationMap
 from tercet.explain.layers import short_name

@@ -25,8 +25,8 @@ from tercet.core.predictions import Predictions
 from tercet.core.process import ChildProcess, SignalForwarder, signal_name, tercet_command
 from tercet.core.resource_limits import available_cores, limit_memory, limit_time
 from tercet.core.submissions import SampleSubmission
-from tercet.data.image_cache import BadImage
 from tercet.data.inputs import AnyImages, ImageInputs
+from tercet.data.read_ahead import BadImage
 from tercet.inference.predictor import Predictor, import_runtime, open_predictor
 
 
