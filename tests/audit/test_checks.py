@@ -220,7 +220,7 @@ def test_many_similar_images_do_not_hide_a_leak(monkeypatch: pytest.MonkeyPatch)
     assert [(leak.split, leak.other, leak.images) for leak in result.leaks] == [("test", "train", 1)]
     assert result.duplicates[0].crosses and len(result.duplicates) < 100
     assert result.leaks_complete and not result.complete
-    assert " or more (o1 = p1, " in result.finding("duplicates").text
+    assert "groups of near duplicates: 2, 42 images (o1 = p1, " in result.finding("duplicates").text
 
 
 def test_stopped_search_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

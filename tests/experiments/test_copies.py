@@ -12,6 +12,7 @@ from tests.fixtures.runs import draw, draw_folder, metrics_of
 
 from tercet.cli.main import main
 from tercet.core.predictions import Predictions
+from tercet.core.run_folder import RunFolder
 from tercet.experiments.compare import compare
 from tercet.experiments.crossval import crossval
 from tercet.experiments.train import train
@@ -40,7 +41,7 @@ def torn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accuracy(run: Path, name: str, split: str, *, without: set[str]) -> float:
-    predictions = Predictions.load(run / "predictions" / f"{name}-{split}.npz")
+    predictions = Predictions.load(RunFolder(run).predictions(name, split))
     rows = [row for row, sample in enumerate(predictions.ids) if sample not in without]
     return float(np.mean(predictions.probabilities.argmax(axis=1)[rows] == predictions.labels[rows]))
 
@@ -48,16 +49,16 @@ def accuracy(run: Path, name: str, split: str, *, without: set[str]) -> float:
 def test_train_reports_accuracy_with_and_without_torn_images(
     torn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--members", "small-cnn,row-gru", "--epochs", "1", "--threads", "1", "--no-tensorboard"]
+    arguments = ["--members", "small-cnn,row-gru", "--epochs", "1", "--threads", "1", "--tensorboard", "false"]
     arguments += ["--output", str(tmp_path / "run"), "--hidden-size", "8"]
-    with pytest.warns(UserWarning, match=SENTENCE):
-        assert main(["train", str(torn), *arguments]) == 0
+    assert main(["train", str(torn), *arguments]) == 0
     output = capsys.readouterr()
     metrics = metrics_of(tmp_path / "run")
     copies = metrics["copies"]["test"]
     assert (copies["images"], copies["of"], copies["copies_among"]) == (4, 9, "training")
     for key, without in (("score", set()), ("score_without", set(copies["ids"]))):
         assert copies[key] == pytest.approx(accuracy(tmp_path / "run", metrics["chosen"], "test", without=without))
+    assert SENTENCE in output.err
     line = f"with and {copies['score_without']:.4f} without them"
     assert f"WARNING: {SENTENCE}" in output.out and line in output.out
     assert SENTENCE in " ".join(metrics["data"]["notes"])
@@ -68,8 +69,7 @@ def test_train_reports_accuracy_with_and_without_torn_images(
 
 def test_compare_reports_torn_copies(torn: Path, tmp_path: Path) -> None:
     options = {key: value for key, value in OPTIONS.items() if key != "members"}
-    with pytest.warns(UserWarning, match=SENTENCE):
-        result = compare(torn, backbones=["small-cnn"], seeds=2, output=str(tmp_path / "grid"), **options)
+    result = compare(torn, backbones=["small-cnn"], seeds=2, output=str(tmp_path / "grid"), **options)
     copies = result.metrics["copies"]["test"]
     names = [training["member"] for training in result.metrics["networks"][0]["trainings"]]
     scores = [accuracy(tmp_path / "grid", name, "test", without=set(copies["ids"])) for name in names]
@@ -89,9 +89,9 @@ def test_crossval_keeps_copies_together_and_reports_given_folds_that_tear_them(t
         f"{name},{name.split('/')[0]},{2 if 'copy' in name else 1 + number % 2}" for number, name in enumerate(names)
     ]
     (folder / "table.csv").write_text("\n".join(["image,label,fold", *rows]))
-    with pytest.warns(UserWarning, match="held-out images have copies among the other folds' images"):
-        given = crossval(folder / "table.csv", output=str(tmp_path / "given"), **OPTIONS)
+    given = crossval(folder / "table.csv", output=str(tmp_path / "given"), **OPTIONS)
     copies = given.metrics["copies"]["pooled"]
+    assert "held-out images have copies among the other folds' images" in copies["text"]
     assert copies["of"] == 33 and 0 < copies["images"] <= 18
     scored = accuracy(tmp_path / "given", "chosen", "pooled", without=set(copies["ids"]))
     assert copies["score_without"] == pytest.approx(scored) and "WARNING: " in given.report
@@ -100,8 +100,7 @@ def test_crossval_keeps_copies_together_and_reports_given_folds_that_tear_them(t
 def test_a_test_split_of_copies_only_has_no_accuracy_without_them(tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "data" / "train", 6).parent
     shutil.copytree(root / "train", root / "test")
-    with pytest.warns(UserWarning, match="18 of 18 test images"):
-        run = train(root, output=str(tmp_path / "run"), **OPTIONS)
+    run = train(root, output=str(tmp_path / "run"), **OPTIONS)
     copies = json.loads((run.path / "metrics.json").read_text())["copies"]["test"]
     assert copies["score"] is not None and copies["score_without"] is None
     assert "No image is left without them" in run.report

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from tercet.audit.quality import sharpness
 from tercet.data.decode import Pixels, decode, to_depth, to_pixels
-from tercet.data.image_traits import pixel_digest
+from tercet.data.image_traits import MIN_SIDE, ImageTraits, pixel_digest
 from tercet.data.perceptual_hashes import SIDE, PerceptualHashes, downscale, hashes, is_uniform
 from tercet.data.read_ahead import BadImage, read_ahead
 from tercet.data.sources import DepthSource, FolderSource, ImageSource, ZipSource
@@ -29,6 +31,8 @@ class ImageInspection:
     """SHA-256 of the pixels; the same for grey images stored as RGB."""
     grey: Pixels
     """Downscaled image, SIDE SIDE."""
+    sharpness: float
+    """See `sharpness`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,13 @@ class Inspection:
     """M 8; None if near duplicates are not searched."""
     uniform: tuple[bool, ...]
     """M, whether the image is of one colour."""
+    sharpness: NDArray[np.float64]
+    """M, see `sharpness`."""
+
+    def traits(self) -> ImageTraits:
+        """Return the traits by which a training would find copies."""
+        comparable = self.sizes.min(axis=1) >= MIN_SIDE
+        return ImageTraits(self.digests, self.grey * comparable[:, None, None].astype(np.uint8))
 
 
 def inspect(table: SampleTable, *, max_pixels: int, compute_hashes: bool = True) -> Inspection:
@@ -75,6 +86,7 @@ def inspect(table: SampleTable, *, max_pixels: int, compute_hashes: bool = True)
         grey=grey,
         hashes=hashes(grey) if compute_hashes else None,
         uniform=tuple(is_uniform(grey).tolist()),
+        sharpness=np.array([image.sharpness for image in inspections], dtype=np.float64),
     )
 
 
@@ -103,4 +115,6 @@ def inspect_image(source: ImageSource, location: str, *, max_pixels: int) -> Ima
         case _:
             pixels = source.pixels(location, max_pixels=max_pixels)
     height, width = pixels.shape[:2]
-    return ImageInspection((height, width), modes[0] if modes else "in memory", pixel_digest(pixels), downscale(pixels))
+    return ImageInspection(
+        (height, width), modes[0] if modes else "in memory", pixel_digest(pixels), downscale(pixels), sharpness(pixels)
+    )

@@ -19,7 +19,16 @@ class _AuditConfigDict(TypedDict, total=False):
     run: Text | None
     fail_on: (
         Sequence[
-            Literal["unreadable", "duplicates", "leakage", "imbalance", "small-classes", "missing-classes", "labels"]
+            Literal[
+                "unreadable",
+                "duplicates",
+                "leakage",
+                "imbalance",
+                "small-classes",
+                "missing-classes",
+                "labels",
+                "odd-images",
+            ]
         ]
         | Text
     )

@@ -183,10 +183,9 @@ def torn_copies(table: SampleTable) -> Mapping[str, TornCopies]:
     torn = {}
     for split, others in (("test", ("train", "val")), ("val", ("train",))):
         rows = np.flatnonzero((splits == split) & (table.labels != UNLABELLED))
-        known = np.isin(splits, others)
-        if ids := _with_copies_among(table, rows, known):
-            names = " and ".join(_TITLES[name] for name in others if (splits == name).any())
-            torn[_TITLES[split]] = TornCopies(_TITLES[split], names, ids, len(rows))
+        if ids := _with_copies_among(table, rows, np.isin(splits, others)):
+            found_in = [_TITLES[name] for name in others if _with_copies_among(table, rows, splits == name)]
+            torn[_TITLES[split]] = TornCopies(_TITLES[split], " and ".join(found_in), ids, len(rows))
     return torn
 
 
@@ -210,10 +209,9 @@ def _with_copies_among(table: SampleTable, rows: Ints, others: NDArray[np.bool_]
 
 
 def torn_notes(table: SampleTable) -> tuple[str, ...]:
-    """Return a sentence for each split with torn copies; the table has splits."""
-    return tuple(map(torn_note, torn_copies(table).values()))
-
-
-def torn_note(torn: TornCopies) -> str:
-    """Return a sentence about torn copies before a training."""
-    return f"{torn.to_text()}: scores are reported with and without them; tercet audit lists the copies"
+    """Return a sentence for each split with torn copies, and for torn folds; the table has splits."""
+    folds = torn_folds(table)
+    torn = [*torn_copies(table).values(), *([folds] if folds else [])]
+    return tuple(
+        f"{item.to_text()}: scores are reported with and without them; tercet audit lists the copies" for item in torn
+    )

@@ -150,14 +150,7 @@ def prepare_data(data: str | Path | SampleTable, config: DataConfig, *, multilab
     module = replace(module, table=assign_splits(module.table, config))
     check_disjoint(module.table)
     require_rows(module.table)
-    return replace(module, table=with_torn_notes(module.table, torn_notes(module.table)))
-
-
-def with_torn_notes(table: SampleTable, notes: Sequence[str]) -> SampleTable:
-    """Return the table with notes about torn copies, and warn of them: the scores are optimistic."""
-    for note in notes:
-        warnings.warn(f"{table.name}: {note}", UserWarning, stacklevel=3)
-    return table.with_notes(*notes)
+    return replace(module, table=module.table.with_notes(*torn_notes(module.table)))
 
 
 def drop_unreadable(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:

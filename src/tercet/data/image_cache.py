@@ -156,6 +156,7 @@ class ImageCache(CachedImages):
     def save(self, folder: Path) -> None:
         """Write shapes and a description of the files; of images that exist in memory only, shapes and pixels."""
         if self._files is not None:
+            self._files.traits = self.traits
             self._files.save(folder)
             return
         self.save_pixels(folder)

@@ -79,4 +79,4 @@ def _hashes(grey: Pixels) -> PerceptualHashes:
 
 def is_uniform(grey: Pixels) -> NDArray[np.bool_]:
     """Return which downscaled images (N SIDE SIDE) are (almost) of one colour and so have no meaningful hash (N)."""
-    return np.asarray(grey.reshape(len(grey), -1).std(axis=1) < _MIN_DEVIATION)
+    return np.asarray(grey.reshape(len(grey), SIDE * SIDE).std(axis=1) < _MIN_DEVIATION)

@@ -18,8 +18,8 @@ from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.core.progress import as_console, phase, print_status
 from tercet.core.run_folder import RunFolder
-from tercet.data.copies import torn_folds, torn_note, torn_notes
-from tercet.data.data_module import read_data, with_torn_notes
+from tercet.data.copies import torn_notes
+from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
 from tercet.data.in_memory import DataLike
 from tercet.data.run_reader import CHOSEN
@@ -106,9 +106,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
             leave_one_group_out=folds.leave_one_group_out,
             calibration_fraction=folds.calibration_fraction,
         )
-        torn = torn_folds(fold_plan.table)
-        notes = [*torn_notes(fold_plan.table), *([torn_note(torn)] if torn else [])]
-        prepared = replace(prepared, table=with_torn_notes(fold_plan.table, notes))
+        prepared = replace(prepared, table=fold_plan.table.with_notes(*torn_notes(fold_plan.table)))
         members = preset_members(parsed, prepared)
         by_fold = members_by_fold(members, [fold.name for fold in fold_plan.folds], folds.fold_members)
         planned = plan_folds(run, str(self.source), parsed, prepared, fold_plan, by_fold)

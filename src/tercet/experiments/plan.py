@@ -48,7 +48,6 @@ _SPLIT_OPTIONS = (
     "split_seed",
     "max_bad_fraction",
     "limit",
-    "exclude",
     "find_copies",
     "keep_copies_together",
 )

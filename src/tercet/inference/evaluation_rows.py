@@ -171,7 +171,7 @@ def _training_config(config: DataConfig, trained_on: Mapping[str, Any]) -> DataC
         ModelError: The bundle records options that this version does not have.
     """
     try:
-        options = dict(trained_on["options"])
+        options = {"keep_copies_together": False, **trained_on["options"]}  # older versions divided copies
         return _DATA_OPTIONS.parse_object({"data": options}, base=[config]).of(DataConfig)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
