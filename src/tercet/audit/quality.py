@@ -71,5 +71,6 @@ def odd_images(names: Sequence[str], grey: Pixels, sharp: NDArray[np.float64], s
     shorter = sizes.min(axis=1)
     unusual = np.abs(ratio - np.median(ratio)) > np.log(_STRETCHED)
     unusual |= shorter < _SMALL * np.median(shorter)
-    masks = (level < _DARK, level > _BRIGHT, sharp < _BLURRED * np.median(sharp), unusual)
+    dark, bright = level < _DARK, level > _BRIGHT
+    masks = (dark, bright, (sharp < _BLURRED * np.median(sharp)) & ~dark & ~bright, unusual)
     return OddImages(*(tuple(names[row] for row in np.flatnonzero(mask).tolist()) for mask in masks))

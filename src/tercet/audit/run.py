@@ -183,7 +183,8 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     if folder is not None:
         print_status(console, f"writing {folder}")
         write_json(folder / DOCUMENT, report.to_dict())
-        write_exclusions(folder / EXCLUDE, exclusions(result.duplicates))
+        if listed := [*exclusions(result.duplicates)]:
+            write_exclusions(folder / EXCLUDE, listed)
         figures = FigureWriter(folder / "figures")
         page = audit_page(
             result,

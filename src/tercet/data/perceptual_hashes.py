@@ -28,6 +28,7 @@ ORIENTATIONS = (
 )
 """The eight orientations of an image (dihedral group), named by the transform from upright."""
 _MIN_DEVIATION = 2.0  # standard deviation in grey levels; below it noise determines the hash
+_SAMPLED, _AVERAGED = 96, 40  # least sides in pixels after sampling, and after averaging
 _LOW = 8  # frequencies per direction
 _CHUNK = 4096  # images transformed at a time
 _PHASE = np.pi * np.outer(np.arange(_LOW), 2 * np.arange(SIDE) + 1) / (2 * SIDE)
@@ -38,9 +39,22 @@ _MIRRORED["both"] = _MIRRORED["columns"] * _MIRRORED["rows"]
 
 
 def downscale(image: Pixels) -> Pixels:
-    """Convert H W C to grey and resize it to SIDE SIDE."""
-    pil_image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    return np.asarray(pil_image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    """Convert H W C to grey and resize it to SIDE SIDE.
+
+    Large images lose pixels first: the Lanczos filter of all pixels would take half as long as decoding them.
+    """
+    step = max(1, min(image.shape[:2]) // _SAMPLED)
+    grey = Image.fromarray(_grey(image[::step, ::step]))
+    factor = min(grey.size) // _AVERAGED
+    small = grey.reduce(factor) if factor > 1 else grey
+    return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def _grey(image: Pixels) -> Pixels:
+    """Return (R + 2 G + B) / 4, in 8-bit arithmetic, which rounds down and takes a third of the time."""
+    if image.shape[2] == 1:
+        return np.ascontiguousarray(image[..., 0])
+    return np.asarray((image[..., 0] >> 2) + (image[..., 1] >> 1) + (image[..., 2] >> 2))
 
 
 def orient(image: Pixels, orientation: int) -> Pixels:
