@@ -1,4 +1,4 @@
-"""What identifies an image and its copies: a digest of the decoded pixels, and a downscaled grey image.
+"""Traits that identify an image and its copies: a digest of the decoded pixels, and a downscaled grey image.
 
 They are computed while the images are decoded, since images that do not fit in memory are decoded once per epoch.
 N images, H x W pixels, C channels.

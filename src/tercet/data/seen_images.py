@@ -60,7 +60,7 @@ class SeenImages:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is compared: files, pixels, or both."""
+        """The kinds of digests: files, pixels, or both."""
         kinds = (("files", self.files), ("pixels", self.pixels))
         return tuple(name for name, digests in kinds if digests is not None)
 

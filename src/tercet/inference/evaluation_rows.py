@@ -33,7 +33,7 @@ class SeenCount:
     of: int
     scored: bool
     compared: tuple[str, ...]
-    """What was compared: files, pixels, or both."""
+    """The kinds of digests that were compared: files, pixels, or both."""
 
     def to_text(self) -> str:
         """Return a sentence without a stop."""
