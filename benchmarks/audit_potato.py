@@ -29,15 +29,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from stored_results import run_benchmark
-from tercet.audit.duplicates import MIN_CORRELATION, near_pairs, similar_pairs
 from tercet.audit.embedding import build_embedder, embed_images
-from tercet.audit.inspect import downscale, hashes, inspect
-from tercet.audit.pairs import PairList
+from tercet.audit.inspect import inspect
 from tercet.audit.run import audit_data
 from tercet.config.run import DataConfig
 from tercet.core.runtime import describe_environment
+from tercet.data.duplicate_pairs import PairList
+from tercet.data.duplicates import MIN_CORRELATION, near_pairs, similar_pairs
 from tercet.data.feature_cache import FeatureCache
 from tercet.data.load import load_table
+from tercet.data.perceptual_hashes import downscale, hashes
 from tercet.data.splits import assign_splits
 from tercet.data.table import SampleTable
 
@@ -148,7 +149,7 @@ def by_network(table: SampleTable, weights: Path) -> dict[str, Any]:
 def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
     """Return the share of detected copies, and the number of false pairs among the images, by distance."""
     grey = np.stack([downscale(pixels_of(picture)) for picture in pictures])
-    codes = np.stack([hashes(image) for image in grey])
+    codes = hashes(grey)
     pairs = near_pairs(codes, grey, max_distance=DISTANCES[-1], min_correlation=-1, max_pairs=MANY)
     sure = pairs.similarity >= MIN_CORRELATION
     false = {
@@ -161,7 +162,7 @@ def made(pictures: list[Picture], sample: int) -> dict[str, Any]:
         for index in range(sample):
             copy = downscale(pixels_of(apply(pictures[index])))
             pair = near_pairs(
-                np.stack([codes[index], hashes(copy)]),
+                np.stack([codes[index], hashes(copy[None])[0]]),
                 np.stack([grey[index], copy]),
                 max_distance=16,
                 min_correlation=-1,

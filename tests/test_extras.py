@@ -64,7 +64,6 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:
         ("onnxscript", ["serve", run], "export"),
         ("matplotlib", ["report", run], "plots"),
         ("matplotlib", ["audit", data, "--output", page], "audit"),
-        ("imagehash", ["audit", data], "audit"),
         ("cleanlab", ["audit", data, "--run", run], "audit"),
         ("captum", ["explain", run, data], "explain"),
         ("pandas", ["embed", data, f"{page}.parquet"], "parquet"),

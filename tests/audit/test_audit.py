@@ -165,7 +165,8 @@ def test_groups_prevent_leakage(tmp_path: Path) -> None:
         for plant in range(10):
             first = noise(tmp_path / "data" / label / f"p{plant}-0.png", 100 * index + plant)
             shutil.copy(first, first.with_name(f"p{plant}-1.png"))
-    ungrouped = audit_data(tmp_path / "data")
+    assert not audit_data(tmp_path / "data").result.leaks  # copies are kept together
+    ungrouped = audit_data(tmp_path / "data", data={"keep_copies_together": False})
     assert ungrouped.result.leaks and len(ungrouped.result.duplicates_by("pixels")) == 20
     grouped = audit_data(tmp_path / "data", data={"group_from": "(p[0-9]+)-"})
     assert not grouped.result.leaks and len(grouped.result.duplicates_by("pixels")) == 20

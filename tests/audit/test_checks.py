@@ -8,17 +8,18 @@ import pytest
 from PIL import Image
 from tests.fixtures.drawings import drawing, poorer, table_of
 
-from tercet.audit import pairs as pairs_module
 from tercet.audit.checks import check_table
-from tercet.audit.duplicates import near_pairs
-from tercet.audit.inspect import inspect, orient
+from tercet.audit.inspect import inspect
 from tercet.audit.label_issues import check_labels
 from tercet.audit.result import AuditResult
 from tercet.config.commands import FINDING_KINDS, AuditConfig
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.predictions import Predictions
+from tercet.data import duplicate_pairs as pairs_module
+from tercet.data.duplicates import near_pairs
 from tercet.data.load import load_table
+from tercet.data.perceptual_hashes import orient
 from tercet.data.table import SampleTable
 
 NO_HOLD_OUT = DataConfig(val_fraction=0, test_fraction=0)
@@ -219,7 +220,7 @@ def test_many_similar_images_do_not_hide_a_leak(monkeypatch: pytest.MonkeyPatch)
     assert [(leak.split, leak.other, leak.images) for leak in result.leaks] == [("test", "train", 1)]
     assert result.duplicates[0].crosses and len(result.duplicates) < 100
     assert result.leaks_complete and not result.complete
-    assert " or more (o1 = p1, " in result.finding("duplicates").text
+    assert "groups of near duplicates: 2, 42 images (o1 = p1, " in result.finding("duplicates").text
 
 
 def test_stopped_search_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tercet.data import feature_cache
 from tercet.data.feature_cache import CHUNK, FeatureCache
 from tercet.data.image_cache import ImageCache
-from tercet.data.pixel_digests import pixel_digest, pixel_digests
+from tercet.data.image_traits import pixel_digest
+from tercet.data.pixel_digests import pixel_digests
 
 VIEWS = ("plain", "flipped", "cropped")
 

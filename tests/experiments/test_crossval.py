@@ -255,7 +255,7 @@ def test_selection_on_the_held_out_fold_is_a_warning_in_the_report(
     assert done.metrics["ensembles"] == [] and done.metrics["comparison"] is None and done.metrics["test"] is None
     assert done.metrics["pooled"] == done.metrics["members"][0]["pooled"] and done.metrics["pooled"]["n"] == 66
     assert "evaluate it on new data" in done.report
-    with pytest.raises(DataError, match="held out"):
+    with pytest.raises(DataError, match=r"all 66 labelled images .* were used in training"):
         evaluate(done.path, table)
 
 

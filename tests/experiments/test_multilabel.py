@@ -136,7 +136,7 @@ def test_evaluate_finds_the_test_split_and_matches_labels_by_name(run: Run, imag
     config = DataConfig(label_columns=("shape", "form", "framed"))
     evaluation = evaluate(run.path, images, config=config)
     chosen = next(row for row in run.metrics["ensembles"] if row["name"] == run.metrics["chosen"])
-    assert "held out" in evaluation.subset and evaluation.to_dict()["o_f1"] == chosen["test"]["o_f1"]
+    assert "the model has not seen" in evaluation.subset and evaluation.to_dict()["o_f1"] == chosen["test"]["o_f1"]
     assert [row["name"] for row in evaluation.to_dict()["members"]] == ["each", "chain"]
     outside = draw_table(tmp_path / "outside", count=12, seed=5)
     text = (outside / "labels.csv").read_text().replace("stroke", "blob")

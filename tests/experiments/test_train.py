@@ -106,7 +106,7 @@ def test_evaluate_on_the_training_data_scores_the_held_out_test_split(finished: 
     chosen = next(row for row in finished.metrics["ensembles"] if row["name"] == finished.metrics["chosen"])
     assert evaluation.rows[0].scores.n == chosen["test"]["n"]
     assert evaluation.rows[0].scores.accuracy == chosen["test"]["accuracy"]
-    assert "held out" in evaluation.subset
+    assert "the model has not seen" in evaluation.subset
 
 
 def test_evaluate_matches_classes_by_name(finished: Run, tmp_path: Path) -> None:

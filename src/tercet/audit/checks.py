@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.audit.duplicates import exact_groups, near_pairs, similar_pairs
-from tercet.audit.inspect import ORIENTATIONS, Inspection
-from tercet.audit.pairs import PairList, PairSearch
-from tercet.audit.result import AuditResult, Duplicate, LabelCheck, Leak, Method
+from tercet.audit.duplicate_groups import Duplicate, Leak, Method
+from tercet.audit.inspect import Inspection
+from tercet.audit.quality import odd_images
+from tercet.audit.result import AuditResult, LabelCheck
 from tercet.config.commands import AuditConfig
 from tercet.config.run import DataConfig
+from tercet.data.copies import with_copies
 from tercet.data.data_module import preview_splits, read_problems
+from tercet.data.duplicate_pairs import PairList, PairSearch
+from tercet.data.duplicates import exact_groups, near_pairs, similar_pairs
+from tercet.data.perceptual_hashes import ORIENTATIONS
 from tercet.data.splits import initial_splits
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 
@@ -43,7 +47,7 @@ def check_table(
         features: M 8 F, features of the readable images in each orientation, for additional duplicates.
         labels: Label check with the predictions of a run.
     """
-    readable = table.take(inspection.rows)
+    readable = with_copies(table.take(inspection.rows), inspection.traits(), config)
     preview = preview_splits(readable, config)
     split = preview.table
     duplicates = find_duplicates(split, inspection, options, features)
@@ -60,6 +64,7 @@ def check_table(
         by_split={name: _counts(part) for name, part in parts.items()},
         split_sizes={name: len(part) for name, part in parts.items()},
         split_source=preview.description,
+        given_splits=table.splits is not None,
         training_errors=(*read_problems(table, inspection.bad, config), *preview.problems),
         unreadable=inspection.bad,
         missing_files=table.missing,
@@ -67,6 +72,7 @@ def check_table(
         sizes=tuple((height, width, count) for (height, width), count in shapes.most_common()),
         modes=tuple(Counter(inspection.modes).most_common()),
         uniform=tuple(readable.ids[row] for row in np.flatnonzero(inspection.uniform)),
+        odd=odd_images(readable.ids, inspection.grey, inspection.sharpness, inspection.sizes),
         duplicates=duplicates.duplicates,
         complete=duplicates.complete,
         leaks_complete=duplicates.leaks_complete,

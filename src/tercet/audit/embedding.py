@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tercet.audit.inspect import ORIENTATIONS, orient
 from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.runtime import choose_device
 from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
 from tercet.data.loader import prepare
+from tercet.data.perceptual_hashes import ORIENTATIONS, orient
 from tercet.data.pixel_values import Pixels
 from tercet.data.table import Ints, SampleTable
 from tercet.inference.features import PLAIN, feature_key

@@ -9,22 +9,25 @@ from functools import cached_property
 
 import numpy as np
 
-from tercet.audit.duplicates import MIN_CORRELATION
+from tercet.audit.duplicate_groups import Cluster
 from tercet.audit.inspect import Inspection
-from tercet.audit.result import MAX_LISTED, TITLES, AuditResult, Duplicate
+from tercet.audit.quality import RULES
+from tercet.audit.result import MAX_LISTED, TITLES, AuditResult
 from tercet.core.errors import DataError
+from tercet.data.duplicates import MIN_CORRELATION
 from tercet.data.table import SampleTable
 from tercet.plots.distribution import class_counts, counts_height
 from tercet.plots.figure_writer import FigureWriter
 from tercet.plots.grids import thumbnail
-from tercet.plots.page import Block, Details, Images, Page, Paragraph, Section, Table, Warning
+from tercet.plots.page import Block, Code, Details, Images, Page, Paragraph, Section, Table, Warning
 
 _SAMPLE_CLASSES, _SAMPLES_PER_CLASS = 40, 6
-_MAX_PAIRS, _MAX_LABELS = 24, 24  # thumbnails of duplicates, and of label issues
+_MAX_CLUSTERS, _MAX_ROW = 30, 8  # groups of duplicates, and thumbnails of each
+_MAX_LABELS = 24  # thumbnails of label issues
 _MAX_ROWS = 200  # of a table
 _MAX_OPEN_ROWS = 12  # of a table that is not collapsed
 _METHOD = (
-    "Identical images have the same decoded pixels. Near duplicates have perceptual hashes (imagehash, 64 bits, eight "
+    "Identical images have the same decoded pixels. Near duplicates have perceptual hashes (pHash, 64 bits, eight "
     "orientations) that differ in at most {distance} bits, and downscaled grey images with a correlation of at least "
     f"{MIN_CORRELATION}. This finds images that were re-encoded, resized, flipped or rotated by 90°, but mostly not "
     "cropped or slightly rotated ones. Different images of very similar objects may also be listed."
@@ -42,15 +45,15 @@ class _Gallery:
     def rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.table.ids)}
 
-    def images(self, captions: Sequence[tuple[str, str]], title: str = "") -> Images:
-        """Return the images of (sample name, caption) pairs."""
+    def images(self, captions: Sequence[tuple[str, str]], title: str = "", *, in_row: bool = False) -> Images:
+        """Return the images of (sample name, caption) pairs, in a single row if `in_row`."""
         images = []
         for name, caption in captions:
             with suppress(DataError):  # the file was deleted after the inspection
                 location = self.table.locations[self.rows[name]]
                 pixels = self.table.source.pixels(location, max_pixels=self.max_pixels)
                 images.append((thumbnail(pixels, 128), caption))
-        return Images(images, title)
+        return Images(images, title, in_row)
 
 
 def audit_page(
@@ -61,13 +64,14 @@ def audit_page(
     *,
     source: str,
     max_pixels: int,
+    mending: Sequence[str] = (),
 ) -> Page:
-    """Return the page of an audit; thumbnails are decoded up to `max_pixels`."""
+    """Return the page of an audit; thumbnails are decoded up to `max_pixels`, `mending` are commands against copies."""
     gallery = _Gallery(table, max_pixels)
     sections = [
-        Section("Findings", _findings(result)),
+        Section("Findings", [*_findings(result), *_mending(mending)]),
         Section("Classes", _classes(result, figures)),
-        Section("Images", _images(result)),
+        Section("Images", _images(result, gallery)),
         Section("Duplicates", _duplicates(result, gallery)),
         Section("Labels", _labels(result, gallery)),
         Section("Samples per class", _samples(result, table, inspection, gallery), "samples"),
@@ -93,6 +97,15 @@ def _findings(result: AuditResult) -> list[Block]:
     else:
         blocks.append(Paragraph("No problems found."))
     return [*blocks, *(Paragraph(note, quiet=True) for note in result.notes)]
+
+
+def _mending(lines: Sequence[str]) -> list[Block]:
+    return [block for line in lines for block in _sentence_and_command(line)]
+
+
+def _sentence_and_command(line: str) -> list[Block]:
+    text, colon, command = line.partition(": ")
+    return [Paragraph(text + colon.strip()), Code(command, "command")] if colon else [Paragraph(f"{line}.")]
 
 
 def _classes(result: AuditResult, figures: FigureWriter) -> list[Block]:
@@ -122,7 +135,7 @@ def _classes(result: AuditResult, figures: FigureWriter) -> list[Block]:
     return blocks
 
 
-def _images(result: AuditResult) -> list[Block]:
+def _images(result: AuditResult, gallery: _Gallery) -> list[Block]:
     sizes = [(f"{height} x {width}", f"{count:,}") for height, width, count in result.sizes]
     modes = [(mode, f"{count:,}") for mode, count in result.modes]
     blocks: list[Block] = [
@@ -135,7 +148,11 @@ def _images(result: AuditResult) -> list[Block]:
     for names, caption in ((result.missing_files, "Missing files"), (result.uniform, "Images of one colour")):
         if names:
             blocks.append(_collapsible(Table(("image",), [(name,) for name in names], caption=caption)))
-    return blocks
+    for kind, names in result.odd.by_kind().items():
+        captions = [(name, name) for name in names[:_MAX_ROW]]
+        more = f", the first {_MAX_ROW}" if len(names) > _MAX_ROW else ""
+        blocks.append(gallery.images(captions, f"{kind.capitalize()}: {len(names):,}{more}", in_row=True))
+    return [*blocks, Paragraph(RULES, quiet=True)] if result.odd.ids else blocks
 
 
 def _duplicates(result: AuditResult, gallery: _Gallery) -> list[Block]:
@@ -148,43 +165,48 @@ def _duplicates(result: AuditResult, gallery: _Gallery) -> list[Block]:
     if result.leaks:
         rows = [(TITLES[leak.split], TITLES[leak.other], f"{leak.images:,}") for leak in result.leaks]
         blocks.append(Table(("images of", "with a duplicate in", "count"), rows, "llr", "Duplicates across splits"))
-    captions = [
-        (duplicate.ids[index], f"{number}: {_describe(duplicate, index)}; {_how(duplicate)}")
-        for number, duplicate in enumerate(result.duplicates[:_MAX_PAIRS], 1)
-        for index in duplicate.ordered()[:2]
-    ]
-    blocks.append(gallery.images(captions, "Duplicates, those across splits first; equal numbers belong together."))
-    lines = [
-        (
-            str(number),
-            " = ".join(_describe(duplicate, index) for index in duplicate.ordered()[:6]),
-            _how(duplicate),
-        )
-        for number, duplicate in enumerate(result.duplicates[:_MAX_ROWS], 1)
-    ]
-    more = len(result.duplicates) - _MAX_ROWS
-    note = f"; {more:,} more, see audit.json for the first {MAX_LISTED:,}" if more > 0 else ""
-    blocks.append(_collapsible(Table(("", "images", "detected by"), lines, "rll", f"Duplicates{note}")))
+    for number, cluster in enumerate(result.clusters[:_MAX_CLUSTERS], 1):
+        captions = [(name, _describe(cluster, index)) for index, name in enumerate(cluster.ids[:_MAX_ROW])]
+        blocks.append(gallery.images(captions, f"{number}. {_title(cluster)}", in_row=True))
+    rest = result.clusters[_MAX_CLUSTERS:]
+    if rest:
+        lines = [
+            (
+                str(number),
+                " = ".join(_describe(cluster, index) for index in range(min(6, len(cluster.ids)))),
+                _how(cluster),
+            )
+            for number, cluster in enumerate(rest[:_MAX_ROWS], _MAX_CLUSTERS + 1)
+        ]
+        note = f"; audit.json has the first {MAX_LISTED:,}" if len(rest) > _MAX_ROWS else ""
+        table = Table(("", "images", "detected by"), lines, "rll")
+        blocks.append(Details(f"Further groups of duplicates: {len(rest):,}{note}", [table]))
     if not result.complete:
         blocks.append(Paragraph("Redundant pairs, which connect no further images, are not listed."))
     return [*blocks, Paragraph(method, quiet=True)]
 
 
-def _describe(duplicate: Duplicate, index: int) -> str:
+def _describe(cluster: Cluster, index: int) -> str:
     """Return the name of an image with its class and split."""
-    split = duplicate.splits[index]
-    details = ", ".join(text for text in (duplicate.labels[index], TITLES[split] if split else "") if text)
-    return f"{duplicate.ids[index]} ({details})" if details else duplicate.ids[index]
+    split = cluster.splits[index]
+    details = ", ".join(text for text in (cluster.labels[index], TITLES[split] if split else "") if text)
+    return f"{cluster.ids[index]} ({details})" if details else cluster.ids[index]
 
 
-def _how(duplicate: Duplicate) -> str:
-    if duplicate.method == "pixels":
+def _title(cluster: Cluster) -> str:
+    """Return how many images are duplicates, how they were detected, and what is wrong about them."""
+    splits = [TITLES[split] for split in dict.fromkeys(cluster.splits) if split]
+    parts = [f"{len(cluster.ids)} images, {_how(cluster)}"]
+    parts += [f"in {' and '.join(splits)}"] if cluster.crosses else []
+    parts += [f"labelled {' and '.join(dict.fromkeys(filter(None, cluster.labels)))}"] if cluster.disagrees else []
+    return "; ".join(parts) + (f" (the first {_MAX_ROW})" if len(cluster.ids) > _MAX_ROW else "")
+
+
+def _how(cluster: Cluster) -> str:
+    if cluster.identical:
         return "identical pixels"
-    measure = "features, cosine"
-    if duplicate.method == "hash":
-        measure = f"hash, {duplicate.distance} different bits, correlation"
-    orientation = "" if duplicate.orientation == "identity" else f", {duplicate.orientation}"
-    return f"{measure} {duplicate.similarity:.3f}{orientation}"
+    measures = {"pixels": "identical pixels", "hash": "hash and correlation", "network": "features"}
+    return f"{', '.join(measures[method] for method in cluster.methods)} (similarity {cluster.similarity:.3f} or more)"
 
 
 def _labels(result: AuditResult, gallery: _Gallery) -> list[Block]:

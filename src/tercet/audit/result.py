@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
+from tercet.audit.duplicate_groups import Cluster, Duplicate, Leak, Method, clusters_of
+from tercet.audit.quality import OddImages
 from tercet.config.commands import FINDING_KINDS, FindingKind
 from tercet.core import output
 from tercet.data.read_ahead import BadImage
@@ -14,71 +16,9 @@ from tercet.data.readers.scan import SkippedFile, skipped_documents
 
 MAX_LISTED = 1000
 """Duplicates, and label issues, listed in audit.json, the most severe first; all are counted."""
-Method = Literal["pixels", "hash", "network"]
 TITLES = {"train": "train", "val": "validation", "test": "test", "": "left out"}
 """Names of the splits in reports."""
 join_few = partial(output.join_few, limit=3)
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A group of duplicate images."""
-
-    method: Method
-    """How it was detected: identical pixels, perceptual hash, or network features."""
-    ids: tuple[str, ...]
-    """Sample names: all images with these pixels, or a pair."""
-    splits: tuple[str, ...]
-    """Split of each; empty if it has none."""
-    labels: tuple[str, ...]
-    """Class name of each; empty if unlabelled."""
-    similarity: float = 1.0
-    """Correlation of the downscaled images, or cosine similarity of the features."""
-    distance: int | None = None
-    """Different hash bits, if detected by hash."""
-    orientation: str = "identity"
-    """Transform of the first image that yields the second."""
-
-    def ordered(self, values: Sequence[str] | None = None) -> tuple[int, ...]:
-        """Return the indices of all images, starting with one per value (default: per split, or label in one split)."""
-        keys = values or (self.splits if self.crosses else self.labels)
-        first = sorted({key: index for index, key in reversed([*enumerate(keys)]) if key}.values())
-        return (*first, *(index for index in range(len(self.ids)) if index not in first))
-
-    def equation(self, values: Sequence[str] | None = None) -> str:
-        """Return the names of two images, of different values if possible (see `ordered`)."""
-        return " = ".join(self.ids[index] for index in self.ordered(values)[:2])
-
-    def between(self, split: str, other: str) -> str | None:
-        """Return the names of one image per split; None if a split has none."""
-        if not {split, other} <= {*self.splits}:
-            return None
-        return " = ".join(self.ids[self.splits.index(name)] for name in (split, other))
-
-    @property
-    def crosses(self) -> bool:
-        """Whether its images are in different splits."""
-        return len(set(self.splits) - {""}) > 1
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether its images have different labels."""
-        return len(set(self.labels) - {""}) > 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {**asdict(self), "crosses_splits": self.crosses, "labels_disagree": self.disagrees}
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Number of images of one split that have a duplicate in another."""
-
-    split: str
-    """The split whose images are counted."""
-    other: str
-    """The split of their duplicates."""
-    images: int
 
 
 @dataclass(frozen=True)
@@ -139,6 +79,8 @@ class AuditResult:
     """Images per split."""
     split_source: str
     """Origin of the splits, in words."""
+    given_splits: bool
+    """Whether the data have splits."""
     training_errors: tuple[str, ...]
     """Reasons for which training would reject the data."""
     unreadable: tuple[BadImage, ...]
@@ -153,6 +95,8 @@ class AuditResult:
     """File format with colour mode, number of images; the most frequent first."""
     uniform: tuple[str, ...]
     """Images of one colour, excluded from the search for near duplicates."""
+    odd: OddImages
+    """Images that are dark, bright, blurred, or of an unusual size."""
     duplicates: tuple[Duplicate, ...]
     """Across splits first, then with conflicting labels; within each kind exact ones first, then by similarity."""
     complete: bool
@@ -191,6 +135,11 @@ class AuditResult:
         """Return the duplicates that were detected by one of the methods."""
         return tuple(duplicate for duplicate in self.duplicates if duplicate.method in methods)
 
+    @cached_property
+    def clusters(self) -> tuple[Cluster, ...]:
+        """Groups of images that are connected by duplicates: across splits first, then with conflicting labels."""
+        return clusters_of(self.duplicates)
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The kinds of problems that occur, in the order of `FINDING_KINDS`."""
@@ -206,6 +155,7 @@ class AuditResult:
             "small-classes": self._small,
             "missing-classes": self._missing,
             "labels": self._labels,
+            "odd-images": self._odd,
         }[kind]()
         return Finding(kind, count, text)
 
@@ -216,12 +166,17 @@ class AuditResult:
         return len(names), f"{', '.join(parts)}: {join_few(names)}"
 
     def _duplicates(self) -> tuple[int, str]:
-        exact, near = self.duplicates_by("pixels"), self.duplicates_by("hash", "network")
-        more = "" if self.complete else " or more"
+        exact = [cluster for cluster in self.clusters if cluster.identical]
+        near = len(self.clusters) - len(exact)
         parts = [f"groups of identical images: {len(exact)}"] if exact else []
-        parts += [f"near-duplicate pairs: {len(near)}{more}"] if near else []
-        examples = join_few([duplicate.equation() for duplicate in self.duplicates])
-        return len(self.duplicates), f"{', '.join(parts)} ({examples})"
+        parts += [f"groups of near duplicates: {near}"] if near else []
+        examples = join_few([cluster.equation() for cluster in self.clusters])
+        images = sum(len(cluster.ids) for cluster in self.clusters)
+        return len(self.clusters), f"{', '.join(parts)}, {images} images ({examples})"
+
+    def _odd(self) -> tuple[int, str]:
+        kinds = self.odd.by_kind()
+        return len(self.odd.ids), "; ".join(f"{kind}: {len(ids)} ({join_few(ids)})" for kind, ids in kinds.items())
 
     def _leakage(self) -> tuple[int, str]:
         crossing = [duplicate for duplicate in self.duplicates if duplicate.crosses]
@@ -285,12 +240,14 @@ class AuditResult:
         document = asdict(replace(self, duplicates=()))
         document["skipped"] = skipped_documents(self.skipped)
         document["duplicates"] = [duplicate.to_dict() for duplicate in self.duplicates[:MAX_LISTED]]
+        document["clusters"] = [cluster.to_dict() for cluster in self.clusters[:MAX_LISTED]]
         if self.labels is not None:
             document["labels"]["issues"] = document["labels"]["issues"][:MAX_LISTED]
         return {
             "findings": [asdict(finding) for finding in self.findings],
             "readable": self.readable,
             "num_duplicates": {method: len(self.duplicates_by(method)) for method in ("pixels", "hash", "network")},
+            "num_clusters": len(self.clusters),
             "num_crossing_duplicates": sum(duplicate.crosses for duplicate in self.duplicates),
             **document,
         }

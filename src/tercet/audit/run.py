@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from tercet.audit.checks import check_table
+from tercet.audit.duplicate_groups import exclusions
 from tercet.audit.embedding import Embedder, build_embedder, check_embedder, embed_images
-from tercet.audit.inspect import Inspection, inspect, require_imagehash
+from tercet.audit.inspect import Inspection, inspect
 from tercet.audit.label_issues import check_labels, held_out_predictions, require_cleanlab, require_single_label
 from tercet.audit.result import TITLES, AuditResult, Finding, LabelCheck
 from tercet.config.commands import AUDIT, FINDING_KINDS, AuditConfig
@@ -26,6 +28,7 @@ from tercet.core.files import require_writable, write_json
 from tercet.core.output import count, printable
 from tercet.core.progress import as_console, print_status
 from tercet.data.decoding import Decoding
+from tercet.data.exclusion import write_exclusions
 from tercet.data.in_memory import DataLike, resolve_data
 from tercet.data.load import load_table
 from tercet.data.sources import with_decoding
@@ -40,7 +43,7 @@ except ModuleNotFoundError as error:  # an extra: `pip install tercet[plots]`
         raise
     audit_page = None  # type: ignore[assignment]
 
-DOCUMENT, PAGE = "audit.json", "audit.html"
+DOCUMENT, PAGE, EXCLUDE = "audit.json", "audit.html", "exclude.txt"
 _EXAMPLES = 3  # image sizes and modes in the text report
 
 
@@ -54,7 +57,7 @@ class AuditReport:
     failed: tuple[Finding, ...]
     """Findings of the kinds in `fail_on`."""
     path: Path | None
-    """Folder with audit.json, audit.html and figures/; None without `output`."""
+    """Folder with audit.json, audit.html, exclude.txt and figures/; None without `output`."""
     layout: str = ""
     """How the folders were read; empty for other data."""
     features: Mapping[str, int] | None = None
@@ -85,11 +88,27 @@ class AuditReport:
             lines.append(f"{mark} {kind:<{width}}  {text}")
         lines += [f"! tercet train would fail on this data: {error}" for error in self.result.training_errors]
         lines += [f"  note: {note}" for note in self.result.notes]
+        lines += mending(self.source, self.result, self.path)
         if self.failed:
             lines.append(f"failed on {', '.join(finding.kind for finding in self.failed)}")
         if self.path is not None:
             lines.append(f"page: {self.path / PAGE}")
         return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def mending(source: str, result: AuditResult, folder: Path | None) -> list[str]:
+    """Return what to do about copies, with commands; empty without copies."""
+    listed = [*exclusions(result.duplicates)]
+    if not listed:
+        return []
+    lines = []
+    if not result.given_splits:
+        lines.append("tercet train keeps copies on one side of its splits (--data.keep-copies-together, the default)")
+    data = shlex.quote(source)
+    if folder is None:
+        return [*lines, f"to list the {len(listed)} copies to leave out: tercet audit {data} --output audit"]
+    command = f"tercet train {data} --data.exclude {shlex.quote(str(folder / EXCLUDE))}"
+    return [*lines, f"to leave out {len(listed)} copies: {command}"]
 
 
 def _summary(result: AuditResult) -> list[str]:
@@ -152,8 +171,6 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     folder = _output_folder(options.output, source)
     if options.feature_network:
         check_embedder(options.feature_network[0])
-    if options.max_hash_distance is not None:
-        require_imagehash()
     # Unreadable images and a single class are findings here, not errors.
     table, decoding = load_table(source, replace(config, max_bad_fraction=1.0), min_classes=1), Decoding.of(config)
     table = replace(table, source=with_decoding(table.source, decoding))
@@ -173,8 +190,18 @@ def run_audit(source: DataLike, parsed: ParsedArguments, *, console: Console) ->
     if folder is not None:
         print_status(console, f"writing {folder}")
         write_json(folder / DOCUMENT, report.to_dict())
+        if listed := [*exclusions(result.duplicates)]:
+            write_exclusions(folder / EXCLUDE, listed)
         figures = FigureWriter(folder / "figures")
-        page = audit_page(result, table, inspection, figures, source=str(source), max_pixels=config.max_pixels)
+        page = audit_page(
+            result,
+            table,
+            inspection,
+            figures,
+            source=str(source),
+            max_pixels=config.max_pixels,
+            mending=mending(str(source), result, folder),
+        )
         write_page(folder / PAGE, page)
     return report
 
@@ -193,7 +220,7 @@ def _output_folder(output: str | None, source: str | Path | SampleTable) -> Path
     folder, data = Path(output), Path(str(source)).expanduser()
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"--output {output} is inside the data, where its figures would become images of a class")
-    for name in (DOCUMENT, PAGE):
+    for name in (DOCUMENT, PAGE, EXCLUDE):
         if os.path.lexists(folder / name):
             raise StorageError(f"{folder / name} exists already: choose another --output, or delete it")
     require_writable(folder)

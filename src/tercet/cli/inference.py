@@ -50,7 +50,7 @@ class EvaluateConfig:
     """Images to evaluate."""
 
     include_seen: bool = False
-    """Include images that were used in training."""
+    """Also score images that were used in training; the scores are then optimistic."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,21 @@ def evaluate(
 ) -> Any:
     """Evaluate a bundle or an exported file on labelled images.
 
-    Classes are matched by name. Uses the test split of the data if present; else, if the bundle was trained on this
-    data, the test split held out in training; else all images. Fails if an image was used in training.
+    Classes are matched by name. Uses the test split of the data if present, else all images. Images that were used in
+    training, by their files or pixels, are left out.
 
     Examples:
         runs/photos-1 another-test-set/
+        runs/photos-1 photos-and-more/ --include-seen
     """
-    with phase(f"evaluating {bundle}"):
-        return tercet.evaluate(bundle, data, config=reading, **vars(config), **vars(tta), **vars(device))
+    from tercet.core.progress import print_warning
+
+    screen = console()
+    with phase(f"evaluating {bundle}", screen):
+        result = tercet.evaluate(bundle, data, config=reading, **vars(config), **vars(tta), **vars(device))
+    if result.warning:
+        print_warning(screen, result.warning)
+    return result
 
 
 @command("Analysis", AUDIT)

@@ -14,7 +14,9 @@ from tercet.config.run import CalibrationConfig, DataConfig, FusionConfig, RunCo
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import Problem
 
-FindingKind = Literal["unreadable", "duplicates", "leakage", "imbalance", "small-classes", "missing-classes", "labels"]
+FindingKind = Literal[
+    "unreadable", "duplicates", "leakage", "imbalance", "small-classes", "missing-classes", "labels", "odd-images"
+]
 FINDING_KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 """In the order of the report."""
 _MAX_DISTANCE = 16  # beyond it nearly every pair of hashes becomes a candidate
@@ -73,7 +75,7 @@ class AuditConfig(Config):
     """Checks, output, and findings that fail the audit."""
 
     output: str | None = None
-    """Folder for audit.json, audit.html and figures/ (default: none)."""
+    """Folder for audit.json, audit.html, exclude.txt and figures/ (default: none)."""
     run: str | None = None
     """Run folder of crossval or train on this data; its held-out predictions are used to detect label errors."""
     fail_on: tuple[FindingKind, ...] = ()

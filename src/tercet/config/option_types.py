@@ -19,7 +19,16 @@ class _AuditConfigDict(TypedDict, total=False):
     run: Text | None
     fail_on: (
         Sequence[
-            Literal["unreadable", "duplicates", "leakage", "imbalance", "small-classes", "missing-classes", "labels"]
+            Literal[
+                "unreadable",
+                "duplicates",
+                "leakage",
+                "imbalance",
+                "small-classes",
+                "missing-classes",
+                "labels",
+                "odd-images",
+            ]
         ]
         | Text
     )
@@ -62,6 +71,10 @@ class _DataConfigDict(TypedDict, total=False):
     class_balanced_sampling: bool
     data_dir: Text | None
     limit: int | None
+    exclude: Text | None
+    find_copies: Literal["auto", "exact", "near", "none"]
+    keep_copies_together: bool
+    image_digests: bool
 
 
 class AuditOptions(_AuditConfigDict, total=False):

@@ -88,6 +88,14 @@ class DataConfig(Config):
     """Folder with the files of a named data set (also --data-dir); missing files are downloaded to it."""
     limit: int | None = bounded(None, above=0)
     """Maximum number of training images, balanced over the classes."""
+    exclude: str | None = None
+    """Text file with images to leave out, one sample name or path per line."""
+    find_copies: Literal["auto", "exact", "near", "none"] = "auto"
+    """exact: images with identical pixels; near: also similar perceptual hashes; auto: near up to 50,000 images."""
+    keep_copies_together: bool = True
+    """Keep copies on the same side of splits and folds that are not given with the data."""
+    image_digests: bool = True
+    """Write digests of training images to bundles and exported files, by which evaluate recognizes the images."""
 
     def _rules(self) -> Iterable[Problem]:
         if self.val_fraction + self.test_fraction >= 1:

@@ -23,6 +23,11 @@ def print_status(console: Console, line: str) -> None:
     console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def print_warning(console: Console, line: str) -> None:
+    """Print one line in red, as `print_status` does."""
+    console.print(Text(f"WARNING: {printable(line)}", style="bold red"), soft_wrap=True)
+
+
 def as_console(console: Console | bool | None) -> Console:
     """Return a console; None and True mean standard error or the notebook, False no output."""
     if isinstance(console, Console):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +17,11 @@ from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.output import count, join_few
 from tercet.core.types import InputSpec
+from tercet.data.copies import torn_notes, with_copies
 from tercet.data.image_cache import CachedImages, ImageCache
 from tercet.data.load import load_table, require_classes
 from tercet.data.read_ahead import BadImage, require_readable
 from tercet.data.readers.table import require_files
-from tercet.data.sources import DIGEST_BYTES
 from tercet.data.splits import assign_splits, check_disjoint, require_rows
 from tercet.data.table import SampleTable, Split
 from tercet.data.unseen_classes import leave_out_unseen_classes
@@ -121,6 +120,9 @@ def read_data(data: str | Path | SampleTable, config: DataConfig, *, multilabel:
     images, bad = ImageCache.decode(table, config)
     readable = drop_unreadable(table, bad).with_notes(*images.notes)
     _require_readable_classes(table, readable)
+    if images.traits is not None:
+        readable = with_copies(readable, images.traits, config)
+        images.traits = images.traits.without_grey()  # half a gigabyte for half a million images
     return DataModule(readable, images, tuple(bad), fingerprint)
 
 
@@ -152,7 +154,7 @@ def prepare_data(data: str | Path | SampleTable, config: DataConfig, *, multilab
     module = replace(module, table=assign_splits(table, config))
     check_disjoint(module.table)
     require_rows(module.table)
-    return module
+    return replace(module, table=module.table.with_notes(*torn_notes(module.table)))
 
 
 def drop_unreadable(table: SampleTable, bad: Sequence[BadImage]) -> SampleTable:
@@ -225,28 +227,3 @@ def held_out_digest(table: SampleTable) -> str:
     """Return a SHA-256 over the ids of the test split, to check later that the same rows are held out."""
     ids = sorted(table.ids[row] for row in table.rows_of("test"))
     return hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def training_digests(table: SampleTable) -> str | None:
-    """Return the packed content digests of all training and validation images."""
-    return pack_digests(table.digests(np.concatenate([table.rows_of("train"), table.rows_of("val")])))
-
-
-def pack_digests(digests: Iterable[bytes]) -> str | None:
-    """Return sorted digests as base64; None if one has another length, as in runs of version 0.1.0."""
-    unique = sorted(set(digests))
-    if any(len(digest) != DIGEST_BYTES for digest in unique):
-        return None
-    return base64.b64encode(b"".join(unique)).decode("ascii")
-
-
-def unpack_digests(text: str) -> frozenset[bytes]:
-    """Invert `pack_digests`.
-
-    Raises:
-        ValueError: The text is not base64, or its length is not a multiple of a digest's.
-    """
-    content = base64.b64decode(text, validate=True)
-    if len(content) % DIGEST_BYTES:
-        raise ValueError(f"{len(content)} bytes are not digests of {DIGEST_BYTES} bytes")
-    return frozenset(content[start : start + DIGEST_BYTES] for start in range(0, len(content), DIGEST_BYTES))

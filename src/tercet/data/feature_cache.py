@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tercet.core.files import file_lock, write_bytes
-from tercet.data.pixel_digests import DIGEST_BYTES
+from tercet.data.image_traits import DIGEST_BYTES
 from tercet.data.table import Ints
 
 Features = NDArray[np.float32]

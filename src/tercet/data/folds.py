@@ -13,8 +13,9 @@ import numpy as np
 from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.core.files import natural_key
+from tercet.data.copies import first_copies, with_their_copies
 from tercet.data.readers.side_columns import own_group
-from tercet.data.splits import assign_splits, check_classes, stratified_folds
+from tercet.data.splits import assign_splits, check_classes, stratified_folds, unit_names
 from tercet.data.table import LEFT_OUT, Ints, SampleTable
 from tercet.data.unseen_classes import leave_out_unseen_classes
 
@@ -79,7 +80,8 @@ def make_folds(
     """Divide the labelled rows outside the test split into folds.
 
     A given validation split becomes part of the folds, since each training holds out its own. Given folds are kept;
-    otherwise folds are stratified and seeded (`data.split_seed`), with groups kept together.
+    otherwise folds are stratified and seeded (`data.split_seed`), with groups kept together, and copies unless
+    `keep_copies_together` is false.
 
     Args:
         table: The samples.
@@ -102,12 +104,14 @@ def make_folds(
         table = assign_splits(table, calibration, all_classes_learned=False)
     check_classes(table)
     pool = table.rows_of("train")
+    copies = table.copies if config.keep_copies_together else None
     if leave_one_group_out:
         folds, description = _group_folds(table, pool), "one fold per group"
     elif table.folds is not None:
         folds, description = _given_folds(table, pool, count), "folds given by the table"
     else:
-        folds, description = _stratified(table, pool, count or DEFAULT_FOLDS, config.split_seed), "stratified"
+        folds, description = _stratified(table, pool, count or DEFAULT_FOLDS, config.split_seed, copies), "stratified"
+        description += ", copies kept together" if copies is not None and copies[pool].any() else ""
     numbers = np.full(len(table), NO_FOLD, dtype=np.int64)
     for number, fold in enumerate(folds, 1):
         numbers[fold.rows] = number
@@ -153,9 +157,11 @@ def _given_folds(table: SampleTable, pool: Ints, count: int | None) -> list[Fold
     return [Fold(str(number), pool[row_folds == number]) for number in numbers]
 
 
-def _stratified(table: SampleTable, pool: Ints, count: int, seed: int) -> list[Fold]:
-    labels = table.labels[pool]
-    groups = None if table.groups is None else [table.groups[row] for row in pool]
+def _stratified(table: SampleTable, pool: Ints, count: int, seed: int, copies: Ints | None) -> list[Fold]:
+    groups = unit_names(table, pool, copies)
+    copies = None if copies is None or groups is not None else copies[pool]
+    first = np.arange(len(pool)) if copies is None else np.flatnonzero(first_copies(copies))
+    labels = table.labels[pool[first]]
     if groups is not None and len(set(groups)) < count:
         number = len(set(groups))
         problem = f"all images belong to the group '{groups[0]}'" if number == 1 else f"there are {number} groups"
@@ -163,12 +169,13 @@ def _stratified(table: SampleTable, pool: Ints, count: int, seed: int) -> list[F
         raise DataError(f"{table.name}: {problem}, fewer than {count} folds: {hint}check the grouping")
     small, units = _smallest_class(labels, groups)
     if units < count:
-        unit = "image(s)" if groups is None else "group(s) of images"
+        unit = "group(s) of images" if groups is not None else "image(s)" if copies is None else "different image(s)"
         hint = f"use --folds {units}, or add images" if units > 1 else "add images"
         raise DataError(
             f"{table.name}: class '{table.classes[small]}' has {units} {unit}, fewer than {count} folds: {hint}"
         )
     held_out = stratified_folds(labels, count, seed=seed, groups=groups)
+    held_out = [first[rows] if copies is None else with_their_copies(first[rows], copies) for rows in held_out]
     return [Fold(str(number), pool[rows]) for number, rows in enumerate(held_out, 1)]
 
 

@@ -9,7 +9,6 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,14 +21,15 @@ from tercet.core.files import atomic_path, write_text
 from tercet.core.resource_limits import available_cores
 from tercet.data.decode import pillow_limits
 from tercet.data.decoding import Decoding
+from tercet.data.image_traits import DIGEST_BYTES, ImageTraits, decode_with_traits, searches_near, traits_of
 from tercet.data.memory_sources import ArraySource
 from tercet.data.pixel_values import Pixels
 from tercet.data.read_ahead import BadImage, read_ahead, require_readable
 from tercet.data.sources import ImageSource, with_decoding
 from tercet.data.table import Ints, SampleTable
 
-PIXELS, SHAPES, SOURCE = "pixels.npy", "shapes.npy", "source.json"
-"""Files of saved images."""
+PIXELS, SHAPES, SOURCE, DIGESTS = "pixels.npy", "shapes.npy", "source.json", "digests.npy"
+"""Files of saved images; the digests are those of the pixels."""
 
 
 class CachedImages(ABC):
@@ -50,6 +50,8 @@ class CachedImages(ABC):
         """C: 3 if any image has colour, else 1."""
         self.uniform_shape = _uniform(shapes)
         """(H, W, C) of every image, or None if they differ."""
+        self.traits: ImageTraits | None = None
+        """Digests and downscaled images, where `decode` computed them."""
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -75,6 +77,9 @@ class CachedImages(ABC):
     def save(self, folder: Path) -> None:
         """Write the files that `open_cache` reads in other processes, each atomically."""
         _save_array(folder / SHAPES, self._shapes)
+        if self.traits is not None:
+            digests = np.frombuffer(b"".join(self.traits.digests), dtype=np.uint8)
+            _save_array(folder / DIGESTS, digests.reshape(-1, DIGEST_BYTES))
 
 
 class ImageCache(CachedImages):
@@ -106,21 +111,27 @@ class ImageCache(CachedImages):
         Raises:
             DataError: More images than `max_bad` tolerates, or all of them, are bad.
         """
+        near = searches_near(config, len(table))
         if isinstance(table.source, ArraySource) and isinstance(table.source.images, np.ndarray):
-            return _from_array(table.source.images, np.array(table.locations, dtype=np.int64)), []
+            cache = _from_array(table.source.images, np.array(table.locations, dtype=np.int64))
+            cache.traits = traits_of(map(cache.read, range(len(cache))), near=near)
+            return cache, []
         good: list[int] = []
+        traits: list[ImageTraits] = []
         bad: list[BadImage] = []
         decoded: list[Pixels] | None = []
         shapes: list[tuple[int, ...]] = []
         area, channels = 0, 1
         decoding = Decoding.of(config)
         source = with_decoding(table.source, decoding)
-        decode = partial(source.pixels, max_pixels=config.max_pixels)
-        for row, image in enumerate(read_ahead(decode, table.locations, max_pixels=config.max_pixels)):
-            if isinstance(image, str):
-                bad.append(BadImage(table.ids[row], table.locations[row], image))
+        decode = decode_with_traits(source, max_pixels=config.max_pixels, near=near)
+        for row, result in enumerate(read_ahead(decode, table.locations, max_pixels=config.max_pixels)):
+            if isinstance(result, str):
+                bad.append(BadImage(table.ids[row], table.locations[row], result))
                 continue
+            image, trait = result
             good.append(row)
+            traits.append(trait)
             shapes.append(image.shape)
             area, channels = area + image.shape[0] * image.shape[1], max(channels, image.shape[2])
             if area * channels > config.memory_budget:
@@ -135,12 +146,12 @@ class ImageCache(CachedImages):
         sizes[:, 2] = channels
         locations = tuple(table.locations[row] for row in good)
         fits = decoded is not None
-        files = OnDemandImages(source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
-        is_array = isinstance(table.source, ArraySource)
-        images: CachedImages = files
+        images: CachedImages
+        images = files = OnDemandImages(source, locations, sizes, max_pixels=config.max_pixels, fits_memory=fits)
         if decoded is not None:
+            is_array = isinstance(table.source, ArraySource)
             images = ImageCache(_flatten(decoded, sizes), sizes, None if is_array else files)
-        images.notes = notes
+        images.notes, images.traits = notes, ImageTraits.concatenate(traits)
         return images, bad
 
     def read(self, row: int) -> Pixels:
@@ -156,6 +167,7 @@ class ImageCache(CachedImages):
     def save(self, folder: Path) -> None:
         """Write shapes and a description of the files; of images that exist in memory only, shapes and pixels."""
         if self._files is not None:
+            self._files.traits = self.traits
             self._files.save(folder)
             return
         self.save_pixels(folder)

@@ -14,6 +14,7 @@ from tercet.core.archives import TAR_SUFFIXES
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.registry import did_you_mean
 from tercet.data.datasets.info import DATASETS, DatasetInfo
+from tercet.data.exclusion import without_excluded
 from tercet.data.in_memory import table_from_arrays
 from tercet.data.readers.folder import refuse_folder_options
 from tercet.data.readers.name_patterns import class_hint, compile_pattern, first_groups, group_hint
@@ -46,7 +47,7 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
     if isinstance(data, SampleTable):
         refuse_folder_options(config, text)
         require_classes(data, text, min_classes)
-        return _with_groups_from_names(data, config.group_from)
+        return _with_groups_from_names(without_excluded(data, config.exclude), config.group_from)
     path = Path(data).expanduser()
     bare = "/" not in text and "\\" not in text
     if text.partition(":")[0] in DATASETS and ((bare and isinstance(data, str)) or not path.exists()):
@@ -88,6 +89,7 @@ def load_table(data: str | Path | SampleTable, config: DataConfig, *, min_classe
         raise DataError(f"the images of {text} were not stored before the run stopped: start it again from Python")
     else:
         raise DataError(f"no data at '{data}'{did_you_mean(text, DATASETS)} (data sets by name: {', '.join(DATASETS)})")
+    table = without_excluded(table, config.exclude)
     require_classes(table, text, min_classes)
     if config.group_from is None and table.groups is None and isinstance(table.source, FolderSource | ZipSource):
         hint = group_hint(table.locations)
@@ -122,7 +124,7 @@ def _describe_function(name: str, function: Callable[[DataConfig], Any]) -> Data
         if isinstance(data, str | Path):
             if not Path(data).exists():
                 raise DataError(f"no data at '{data}', which the data set '{name}' returned")
-            return load_table(Path(data), replace(config, group_from=None), min_classes=1)
+            return load_table(Path(data), replace(config, group_from=None, exclude=None), min_classes=1)
         if isinstance(data, tuple) and len(data) == 2:
             return table_from_arrays(*data, name=name)
         raise DataError(

@@ -5,7 +5,6 @@ Shapes: N images, H x W pixels, C channels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,24 +14,10 @@ from numpy.typing import NDArray
 
 from tercet.core.files import atomic_path, file_lock
 from tercet.data.image_cache import CachedImages
-from tercet.data.pixel_values import Pixels
+from tercet.data.image_traits import DIGEST_BYTES, pixel_digest
 from tercet.data.table import Ints
 
-DIGEST_BYTES = 32
 _POLLED = 64  # images between two calls of `poll`
-
-
-def pixel_digest(pixels: Pixels) -> bytes:
-    """Return the SHA-256 of the shape and the pixels H W C of an image; the same for grey images stored as RGB."""
-    if pixels.shape[2] == 3 and _is_grey(pixels[:1]) and _is_grey(pixels):
-        pixels = pixels[..., :1]
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
-
-
-def _is_grey(pixels: Pixels) -> bool:
-    return bool((pixels == pixels[..., :1]).all())
 
 
 def pixel_digests(
@@ -47,6 +32,8 @@ def pixel_digests(
             effect if its folder does not exist.
         poll: Called repeatedly; it may raise an exception to stop.
     """
+    if images.traits is not None:
+        return [images.traits.digests[row] for row in rows.tolist()]
     if file is None or not file.parent.is_dir():
         return list(_compute(images, rows.tolist(), poll))
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from sklearn.model_selection import (
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError
 from tercet.core.output import count
+from tercet.data.copies import first_copies, joined_groups, with_their_copies
 from tercet.data.multilabel_splits import hold_out_rows, limit_rows
 from tercet.data.table import LEFT_OUT, SPLITS, UNLABELLED, Ints, SampleTable
 
@@ -35,7 +36,8 @@ def assign_splits(table: SampleTable, config: DataConfig, *, all_classes_learned
     Given splits are kept. A missing test split is held out of the training rows first (a fraction of all labelled
     rows), then a missing validation split (a fraction of the remaining training rows). Unlabelled rows are never used
     for training or validation: outside a given test split they are left out, as are training rows beyond `limit`.
-    Every class keeps a training row; a warning lists classes that are too small to be held out.
+    Every class keeps a training row; a warning lists classes that are too small to be held out. Copies are not divided
+    by a split that is held out, if `keep_copies_together`.
 
     Args:
         table: The samples.
@@ -51,14 +53,16 @@ def assign_splits(table: SampleTable, config: DataConfig, *, all_classes_learned
     if table.splits is not None:
         check_disjoint(table.with_splits(splits.tolist()))  # before holding out, so that errors are about given splits
     given = set(splits.tolist())
+    copies = table.copies if config.keep_copies_together else None
     if "train" not in given:
         raise DataError(f"{table.name} has no labelled training images: give a train split, or no splits at all")
     labelled = int((splits != LEFT_OUT).sum())
     if "test" not in given and config.test_fraction:
-        _hold_out(table, splits, "test", size=config.test_fraction * labelled, seed=_seed(config.split_seed, 0))
+        size = config.test_fraction * labelled
+        _hold_out(table, splits, "test", size=size, seed=_seed(config.split_seed, 0), copies=copies)
     if "val" not in given and config.val_fraction:
         size = config.val_fraction * int((splits == "train").sum())
-        _hold_out(table, splits, "val", size=size, seed=_seed(config.split_seed, 1))
+        _hold_out(table, splits, "val", size=size, seed=_seed(config.split_seed, 1), copies=copies)
     if config.limit is not None:
         rows = np.flatnonzero(splits == "train")
         splits[_beyond_limit(table, rows, config.limit, _seed(config.split_seed, 2))] = LEFT_OUT
@@ -162,17 +166,23 @@ def _seed(seed: int, stage: int) -> int:
     return int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])
 
 
-def _hold_out(table: SampleTable, splits: NDArray[np.str_], split: str, *, size: float, seed: int) -> None:
-    """Move about `size` training rows to `split`, in place: stratified, groups kept together."""
+def _hold_out(
+    table: SampleTable, splits: NDArray[np.str_], split: str, *, size: float, seed: int, copies: Ints | None
+) -> None:
+    """Move about `size` training rows to `split`, in place: stratified, groups and copies kept together."""
     rows = np.flatnonzero(splits == "train")
     labels = table.labels[rows]
+    groups, copies = unit_names(table, rows, copies), None if copies is None else copies[rows]
     if table.membership is not None:
-        groups = None if table.groups is None else [table.groups[row] for row in rows]
         held_out = hold_out_rows(table.membership[rows], max(1.0, size), seed=seed, groups=groups)
-    elif table.groups is None:
+    elif groups is not None:
+        held_out = _grouped_rows(labels, np.unique(np.array(groups), return_inverse=True)[1], size, seed)
+    elif copies is None or not copies.any():
         held_out = _stratified_rows(labels, max(1, round(size)), seed)
     else:
-        held_out = _grouped_rows(labels, np.unique(np.array(table.groups)[rows], return_inverse=True)[1], size, seed)
+        first = np.flatnonzero(first_copies(copies))
+        chosen = _stratified_rows(labels[first], max(1, round(size * len(first) / len(rows))), seed)
+        held_out = _without_entire_classes(labels, copies, with_their_copies(first[chosen], copies))
     if not len(held_out):
         reason = "it has too few groups, or each holds a whole class" if table.groups else "its classes are too small"
         raise DataError(
@@ -189,6 +199,26 @@ def _hold_out(table: SampleTable, splits: NDArray[np.str_], split: str, *, size:
             stacklevel=3,
         )
     splits[rows[held_out]] = split
+
+
+def unit_names(table: SampleTable, rows: Ints, copies: Ints | None) -> list[str] | None:
+    """Return the names of what a split may not divide: groups, joined where copies are in several; None if nothing.
+
+    Copies without groups have names only in multi-label data; otherwise their first ones are divided.
+    """
+    groups = None if table.groups is None else [table.groups[row] for row in rows]
+    if copies is None or not copies[rows].any() or (groups is None and table.membership is None):
+        return groups
+    return joined_groups(groups, copies[rows])
+
+
+def _without_entire_classes(labels: Ints, copies: Ints, held_out: Ints) -> Ints:
+    """Return the held-out positions without those of classes (and their copies) that would have no training row."""
+    kept = np.ones(len(labels), dtype=np.bool_)
+    kept[held_out] = False
+    for label in np.setdiff1d(labels, labels[kept]).tolist():
+        kept[with_their_copies(np.flatnonzero(labels == label), copies)] = True
+    return np.flatnonzero(~kept)
 
 
 def _stratified_rows(labels: Ints, size: int, seed: int) -> Ints:

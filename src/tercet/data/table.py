@@ -32,7 +32,9 @@ LEFT_OUT = ""
 UNLABELLED = -1
 IN_MEMORY = re.compile(r"<.*>")
 """Form of the name of data that were given as Python objects, in place of a path."""
-_COLUMNS = ("id", "location", "label", "split", "group", "fold", "weight", "checksum")
+PIXEL_BYTES = 8
+"""Bytes of a pixel digest in tables, bundles and exported files; two of ten million images collide with 3e-6."""
+_COLUMNS = ("id", "location", "label", "split", "group", "fold", "weight", "checksum", "pixels", "copies")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,10 @@ class SampleTable:
     """Locations of the images of a test folder without class folders; they have no rows."""
     skipped: tuple[SkippedFile, ...] = ()
     """Files that are not images of the table, with the reason; a table of files does not list others."""
+    pixels: tuple[bytes, ...] | None = None
+    """N digests of the decoded pixels (`PIXEL_BYTES`); None before images are decoded."""
+    copies: Ints | None = None
+    """N numbers of groups of copies, from 1; 0 for an image without a copy. None if they were not searched."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
@@ -87,6 +93,8 @@ class SampleTable:
             "folds": self.folds,
             "weights": self.weights,
             "label sets": self.membership,
+            "pixel digests": self.pixels,
+            "groups of copies": self.copies,
         }
         for column, values in columns.items():
             if values is not None and len(values) != len(self.ids):
@@ -131,6 +139,8 @@ class SampleTable:
             folds=None if self.folds is None else self.folds[index],
             weights=None if self.weights is None else self.weights[index],
             membership=None if self.membership is None else self.membership[index],
+            pixels=None if self.pixels is None else tuple(self.pixels[row] for row in index),
+            copies=None if self.copies is None else self.copies[index],
         )
 
     def rows_of(self, split: Split) -> Ints:
@@ -209,6 +219,8 @@ class SampleTable:
             blank if self.folds is None else self.folds.tolist(),
             blank if self.weights is None else map(repr, self.weights.tolist()),
             (digest.hex() for digest in self.digests(range(len(self)))),
+            blank if self.pixels is None else (digest.hex() for digest in self.pixels),
+            blank if self.copies is None else self.copies.tolist(),
             strict=True,
         )
         write_text(path, csv_text([_COLUMNS, *rows]))
@@ -248,9 +260,11 @@ def load_samples(
     try:
         digests = {row["location"]: bytes.fromhex(row["checksum"]) for row in rows.values()}
         weights = np.array([float(row["weight"]) for row in rows.values()]) if weighted else None
+        pixels = tuple(bytes.fromhex(row.get("pixels", "")) for row in rows.values())
+        copies, folds = ([int(row.get(column) or -1) for row in rows.values()] for column in ("copies", "fold"))
     except ValueError as error:
-        raise DataError(f"the samples {path} contain an invalid checksum or weight: {error}") from error
-    columns = {column: tuple(row[column] for row in rows.values()) for column in ("location", "split", "group")}
+        raise DataError(f"the samples {path} contain an invalid digest, weight or number: {error}") from error
+    columns = {column: tuple(row[column] for row in rows.values()) for column in _COLUMNS[1:5]}
     return SampleTable(
         name=name,
         ids=tuple(rows),
@@ -260,14 +274,17 @@ def load_samples(
         source=DigestSource(digests),
         groups=columns["group"] if any(columns["group"]) else None,
         splits=columns["split"],
+        folds=np.array(folds, dtype=np.int64) if max(folds, default=-1) >= 0 else None,
         weights=weights,
         membership=membership,
+        pixels=pixels if all(pixels) else None,
+        copies=np.array(copies, dtype=np.int64) if min(copies, default=-1) >= 0 else None,
     )
 
 
 def _read_csv(path: Path) -> dict[str, dict[str, str]]:
     header, records = parse_table(decode_text(path), name=path, delimiter=",")
-    if tuple(header) != _COLUMNS:
+    if tuple(header) not in (_COLUMNS, _COLUMNS[:-2]):  # the last two are new
         raise DataError(f"{path} is not a sample table: expected the columns {', '.join(_COLUMNS)}")
     rows = [dict(zip(header, cells, strict=True)) for _, cells in records]
     return {row["id"]: row for row in rows}

@@ -27,6 +27,7 @@ from tercet.core.predictions import Predictions
 from tercet.core.progress import as_console
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import choose_device, describe_environment
+from tercet.data.copies import torn_copies
 from tercet.data.data_module import DataModule, prepare_data
 from tercet.data.in_memory import DataLike
 from tercet.ensemble.bundle import Bundle, load_bundle
@@ -39,6 +40,7 @@ from tercet.experiments.compare_grid import (
     with_seeds,
 )
 from tercet.experiments.compare_results import compare_networks, read_networks, report_text, write_tables
+from tercet.experiments.copy_scores import copy_scores
 from tercet.experiments.custom_parts import custom_parts
 from tercet.experiments.experiment import run_experiment
 from tercet.experiments.frozen import counts_of, sum_counts
@@ -165,9 +167,13 @@ class NetworkComparison(PlannedExperiment[ComparisonRun]):
         comparison = compare_networks(networks, baseline=grid["baseline"], monitor=plan.monitor)
         for row, network in zip(comparison["networks"], grid["networks"], strict=True):
             row.update(network)
+        chosen = [network for network in networks if network.name == comparison["chosen"]]
+        split = comparison["tested_on"]
+        scored = {split: chosen[0].predictions(split)} if chosen and chosen[0].has_labels(split) else {}
         metrics = {
             "run": str(run.path),
             "data": plan.data_card(),
+            "copies": copy_scores(torn_copies(prepared.table), scored),
             "protocol": _protocol(plan, self.parsed.of(CompareConfig)),
             "baseline": grid["baseline"],
             **comparison,

@@ -17,6 +17,7 @@ from tercet.core.predictions import Predictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.untrusted_files import escape_formula
 from tercet.experiments.compare_grid import member_name
+from tercet.experiments.copy_scores import copy_warnings
 from tercet.experiments.fit_ensemble import TrainedMember, read_members
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Detail, is_better, metric_names, spread_of
@@ -205,7 +206,7 @@ def report_text(metrics: Mapping[str, Any]) -> str:
     split, baseline, networks = metrics["tested_on"], metrics["baseline"], metrics["networks"]
     tested = [row for row in networks if row["against_baseline"]]
     trained = [row for row in networks if row["seeds"]]
-    parts = []
+    parts = [*copy_warnings(metrics["copies"])]
     if metrics["protocol"]["monitor_split"] == "test":
         parts.append(
             "WARNING: epochs were chosen on the test split (monitor_split: test): its scores are optimistic.\n"

@@ -18,6 +18,7 @@ from tercet.core.output import count
 from tercet.core.predictions import Predictions
 from tercet.core.progress import as_console, phase, print_status
 from tercet.core.run_folder import RunFolder
+from tercet.data.copies import torn_notes
 from tercet.data.data_module import read_data
 from tercet.data.folds import make_folds
 from tercet.data.in_memory import DataLike
@@ -105,7 +106,7 @@ class Folds(Experiment[FoldRuns, CrossValidation]):
             leave_one_group_out=folds.leave_one_group_out,
             calibration_fraction=folds.calibration_fraction,
         )
-        prepared = replace(prepared, table=fold_plan.table)
+        prepared = replace(prepared, table=fold_plan.table.with_notes(*torn_notes(fold_plan.table)))
         members = preset_members(parsed, prepared)
         by_fold = members_by_fold(members, [fold.name for fold in fold_plan.folds], folds.fold_members)
         planned = plan_folds(run, str(self.source), parsed, prepared, fold_plan, by_fold)

@@ -9,10 +9,12 @@ from typing import Any
 from tercet.core.output import printable
 from tercet.core.predictions import Predictions
 from tercet.core.runtime import describe_environment
+from tercet.data.copies import torn_copies, torn_folds
 from tercet.data.data_module import held_out_digest
 from tercet.data.run_reader import CHOSEN
 from tercet.ensemble.combiners import FOLD_MEAN
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
+from tercet.experiments.copy_scores import copy_scores, copy_warnings
 from tercet.experiments.crossval_pooled import PooledResult, PooledResults, pool
 from tercet.experiments.finalize import data_notes
 from tercet.experiments.fit_ensemble import groups_of
@@ -44,8 +46,9 @@ def finalize_folds(runs: FoldRuns) -> tuple[dict[str, Any], str]:
     labelled = {split: predictions for split, predictions in fold_mean.items() if predictions.known.any()}
     calibrated = _calibrate(pooled, labelled)
     comparison = compare(pooled.chosen.pooled, pooled.best.pooled) if pooled.ensembles else None
-    metrics = _metrics(pooled, comparison, calibrated)
-    report = _report(pooled, comparison, calibrated)
+    copies = _copies(pooled, labelled)
+    metrics = {**_metrics(pooled, comparison, calibrated), "copies": copies}
+    report = "\n".join([*copy_warnings(copies), ""]) + _report(pooled, comparison, calibrated)
     if calibrated is not None:  # the card holds the scores of the bundle's own, calibrated predictions
         labelled = {split: calibrated.calibration.apply(predictions) for split, predictions in labelled.items()}
         labelled["validation"] = calibrated.validation
@@ -59,6 +62,14 @@ def finalize_folds(runs: FoldRuns) -> tuple[dict[str, Any], str]:
     calibration = None if calibrated is None else calibrated.calibration
     replace(pooled.bundle, card=card, calibration=calibration).save(runs.root.bundle)
     return metrics, report
+
+
+def _copies(pooled: PooledResults, labelled: Mapping[str, Predictions]) -> dict[str, Any]:
+    """Return the scores without images that have copies in other folds, or in another split."""
+    folds, table = torn_folds(pooled.data.table), pooled.data.table
+    torn = {**({} if folds is None else {"pooled": folds}), **torn_copies(table)}
+    predictions = {"pooled": pooled.chosen.pooled, **labelled}
+    return copy_scores(torn, {part: [values] for part, values in predictions.items()})
 
 
 def _calibrate(pooled: PooledResults, fold_mean: Mapping[str, Predictions]) -> CalibrationResult | None:

@@ -20,6 +20,7 @@ from tercet.core.run_folder import RunFolder, RunRecord
 from tercet.core.runtime import choose_device, plan_threads
 from tercet.data.data_module import DataModule
 from tercet.data.decoding import Decoding
+from tercet.data.table import load_samples
 from tercet.ensemble.bundle import load_bundle
 from tercet.ensemble.combiners import apply_head
 from tercet.experiments.ensemble_files import CombinedPredictions, are_files, combine_files, require_applicable
@@ -155,11 +156,17 @@ def _require_same_data(folders: Sequence[RunFolder], plans: Sequence[Plan]) -> N
                 f"{folder.path} and {folders[0].path} read their images in different ways: train with the same "
                 "--data.value-range and --data.truncated"
             )
-        if folder.samples.read_bytes() != folders[0].samples.read_bytes():
+        if _splits(folder, plan) != _splits(folders[0], plan):
             raise DataError(
                 f"{folder.path} and {folders[0].path} have different splits: train with the same --data.split-seed and "
                 "fractions"
             )
+
+
+def _splits(folder: RunFolder, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the names of the samples and their splits; runs of older versions have fewer columns besides."""
+    table = load_samples(folder.samples, name=plan.data, classes=plan.classes, multilabel=plan.multilabel)
+    return table.ids, table.splits
 
 
 def _train_folds(folder: RunFolder, plan: Plan, fusion: FusionConfig, prepared: DataModule, console: Console) -> None:

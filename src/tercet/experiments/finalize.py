@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tercet.core.output import printable
@@ -11,11 +11,13 @@ from tercet.core.predictions import Predictions
 from tercet.core.progress import next_phase
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
+from tercet.data.copies import torn_copies
 from tercet.data.data_module import DataModule
 from tercet.data.table import SampleTable
 from tercet.ensemble.bundle import Bundle
 from tercet.ensemble.choice import MEMBER, Choice
 from tercet.experiments.calibrate import CalibrationResult, fit_calibration
+from tercet.experiments.copy_scores import copy_scores, copy_warnings
 from tercet.experiments.fit_ensemble import (
     FittedEnsemble,
     TrainedMember,
@@ -75,6 +77,8 @@ class RunResults:
     """Methods that were not considered because they were fitted and scored on a single group."""
     calibrated: CalibrationResult | None = None
     """Calibration of the chosen model; all other scores are before calibration."""
+    copies: Mapping[str, Any] = field(default_factory=dict)
+    """Scores of the chosen model with and without images that have copies in another split; see `copy_scores`."""
 
     @property
     def chosen(self) -> FittedEnsemble | None:
@@ -146,9 +150,11 @@ def finalize(
     )
     next_phase("calibrating")
     results = replace(results, calibrated=_calibrate(results, prepared))
+    table = (prepared or plan.open_data(run)).table
+    scored = {split: [values] for split, values in results.winner.predictions.items() if values.known.any()}
+    results = replace(results, copies=copy_scores(torn_copies(table), scored))
     results = replace(results, metrics=_metrics(run, results))
     results = replace(results, report=_report(results))
-    table = (prepared or plan.open_data(run)).table
     next_phase("writing the bundle")
     _bundle(results, selected, table).save(run.bundle)
     return results
@@ -231,6 +237,7 @@ def _metrics(run: RunFolder, results: RunResults) -> dict[str, Any]:
         "at_chance": results.chance.to_list(),
         "not_chosen": list(results.not_chosen),
         "calibration": results.calibrated.to_dict() if results.calibrated else None,
+        "copies": dict(results.copies),
         "comparison": {"of": results.name, "against": _name(results.against), **comparison.to_dict()}
         if comparison
         else None,
@@ -257,6 +264,7 @@ def _name(model: FittedEnsemble | TrainedMember | None) -> str:
 def _report(results: RunResults) -> str:
     plan = results.plan
     sections = [CHOSEN_ON_TEST] if plan.monitor_split == "test" else []
+    sections += copy_warnings(results.copies)
     sections += [results.tta.to_text()] if results.tta else []
     for split in ("validation", "test"):
         if rows := _rows(results, split):

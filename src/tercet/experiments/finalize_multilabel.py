@@ -10,6 +10,7 @@ from typing import Any
 from tercet.core.multilabel import MultilabelPredictions
 from tercet.core.run_folder import RunFolder
 from tercet.core.runtime import describe_environment
+from tercet.data.copies import torn_copies
 from tercet.ensemble.bundle import Bundle, Member, load_bundle
 from tercet.ensemble.choice import MEMBER, Candidate, Choice, choose_among, complexity
 from tercet.ensemble.multilabel import (
@@ -18,6 +19,7 @@ from tercet.ensemble.multilabel import (
     cross_fitted_multilabel,
     fit_rule,
 )
+from tercet.experiments.copy_scores import copy_scores, copy_warnings
 from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, data_notes
 from tercet.experiments.plan import Plan
 from tercet.metrics.metric import Scores
@@ -62,11 +64,13 @@ def finalize_multilabel(run: RunFolder, plan: Plan) -> tuple[dict[str, Any], str
     choice = _choose(members, ensembles, plan)
     best = _choose(members, (), plan).shipped.name
     winner = next(result for result in (*members, *ensembles) if result.name == choice.shipped.name)
-    metrics = _metrics(run, plan, members, ensembles, best=best, choice=choice)
-    report = _report(plan, members, ensembles, choice=choice, winner=winner)
+    table = plan.open_data(run).table
+    copies = copy_scores(torn_copies(table), {split: [values] for split, values in winner.predictions.items()})
+    metrics = {**_metrics(run, plan, members, ensembles, best=best, choice=choice), "copies": copies}
+    report = "\n".join([*copy_warnings(copies), ""]) + _report(plan, members, ensembles, choice=choice, winner=winner)
     networks = tuple(_load(run, name) for name in winner.members)
     card = {
-        "data": plan.data_card(plan.open_data(run).table),
+        "data": plan.data_card(table),
         "metrics": {split: scores.card() for split, scores in winner.scores.items()},
         "versions": metrics["versions"],
     }

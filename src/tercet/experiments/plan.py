@@ -25,9 +25,10 @@ from tercet.config.training import Monitor, TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.files import read_json, write_json
 from tercet.core.run_folder import RunFolder
-from tercet.data.data_module import DataModule, training_digests
+from tercet.data.data_module import DataModule
 from tercet.data.decoding import Decoding
 from tercet.data.image_store import open_cache
+from tercet.data.seen_images import training_digests
 from tercet.data.table import SampleTable, load_samples
 from tercet.ensemble.combine import ensemble_method, is_fitted
 from tercet.experiments.custom_parts import require_parts, used_parts
@@ -55,6 +56,8 @@ _SPLIT_OPTIONS = (
     "follow_links",
     "unseen_classes",
     "limit",
+    "find_copies",
+    "keep_copies_together",
 )
 """Options that determine the splits: with them `evaluate` finds the same held-out rows again."""
 
@@ -204,7 +207,7 @@ class Plan:
             table: The samples with their splits, to add digests of training and validation images, which `evaluate`
                 must not score.
         """
-        digests = None if table is None else training_digests(table)
+        digests = {} if table is None or not self.data_config.image_digests else training_digests(table)
         return {
             "source": self.data,
             "classes": list(self.classes),
@@ -213,7 +216,7 @@ class Plan:
             "held_out": self.held_out,
             "decoding": Decoding.of(self.data_config).to_dict(),
             "notes": list(self.notes),
-            **({} if digests is None else {"seen": digests}),
+            **digests,
         }
 
     def save(self, run: RunFolder) -> None:

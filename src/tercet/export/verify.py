@@ -113,7 +113,7 @@ def choose_verification_images(
     if data is not None and images:
         raise ConfigError("give data or images, not both")
     if data is not None:
-        table, cache, _, subset = rows_to_score(data, bundle.card, config or DataConfig(), seen="ignore")
+        table, cache, _, subset, _ = rows_to_score(data, bundle.card, config or DataConfig(), include_seen=True)
         rows = np.flatnonzero(table.labels != UNLABELLED)
         return _from_table(bundle, table, cache, rows, f"{data}, {subset}", max_images)
     if images:

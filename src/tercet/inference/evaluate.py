@@ -17,7 +17,7 @@ from tercet.data.inputs import LabelledImages
 from tercet.data.read_ahead import BadImage
 from tercet.data.readers.scan import SkippedFile, skipped_documents, summarise_skipped
 from tercet.ensemble.calibrate import check_coverage
-from tercet.inference.evaluation_rows import known_rows, require_same_task, rows_to_score
+from tercet.inference.evaluation_rows import SeenCount, known_rows, require_same_task, rows_to_score
 from tercet.inference.predictor import Predictor, model_label, open_predictor
 from tercet.metrics.classification import score
 from tercet.metrics.metric import Scores
@@ -80,6 +80,8 @@ class Evaluation:
     """Why the predictions may differ from those of the bundle."""
     skipped: tuple[SkippedFile, ...] = ()
     """Files of the data that are not images."""
+    seen: SeenCount | None = None
+    """How many of the labelled images were used in training; None if the model has no digests of them."""
 
     def __repr__(self) -> str:
         return self.to_text().rstrip()
@@ -88,7 +90,8 @@ class Evaluation:
         """Return tables for the terminal."""
         task = _TASKS[type(self.predictions)]
         table = results_table([*self.rows, *self._plain_row()], title=f"scored: {self.subset}")
-        sections = [table.to_text()]
+        sections = [f"WARNING: {self.warning}\n"] if self.warning else []
+        sections.append(table.to_text())
         if isinstance(self.plain, Predictions) and isinstance(self.predictions, Predictions):
             comparison = compare(self.predictions, self.plain)
             sections.append(comparison_text(comparison, "test-time augmentation", "plain") + "\n")
@@ -104,6 +107,15 @@ class Evaluation:
         sections += [f"{printable(text)}\n" for text in summarise_skipped(self.skipped)]
         sections += [f"{self.note}\n"] if self.note else []
         return "\n".join([*sections, *task.details(self.predictions)])
+
+    @property
+    def warning(self) -> str:
+        """Why the scores may be optimistic; empty if all scored images are new to the model."""
+        if self.seen is None:
+            if "held out" in self.subset:
+                return ""
+            return "the model has no digests of its training images: whether images were used in training is unknown"
+        return self.seen.to_text() if self.seen.scored and self.seen.images else ""
 
     def _plain_row(self) -> list[ResultRow]:
         if self.plain is None:
@@ -125,6 +137,8 @@ class Evaluation:
             "subset": self.subset,
             "guarantees": self.guarantees,
             "note": self.note,
+            "seen": None if self.seen is None else self.seen.to_dict(),
+            "warning": self.warning,
         }
 
 
@@ -140,30 +154,28 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on labelled images; a multi-label model needs a table with label sets.
 
-    The scored images are the test split of the data, if they have one; otherwise the test split that was held out, if
-    the model was trained on these data; otherwise all images. Images that were used in training are detected by their
-    content, and raise an error. Classes are matched by name.
+    The scored images are the test split of the data, if they have one, otherwise all. Images that were used in training
+    (or validation, or calibration) of any part of the model are recognized by their files and pixels, and are left out.
+    Classes are matched by name.
 
     Args:
         model: Folder of a bundle or run, an ONNX file, a torch program, or a loaded model.
         data: Folder, table, zip or name of a data set; or Python objects, as for `tercet.train`.
         config: How to read the data.
         tta: Test-time augmentation (default: that of the model); predictions without it are scored too.
-        include_seen: Also score images that were used in training.
+        include_seen: Also score images that were used in training; the scores are then optimistic.
         batch_size: Images per forward pass.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
         ConfigError: Invalid options, or options that an exported file does not support.
-        DataError: No image has a class of the model, images were used in training, or only one of data and model is
+        DataError: No image has a class of the model, all images were used in training, or only one of data and model is
             multi-label.
         ModelError: The path is not a bundle or exported file, or was changed.
     """
     predictor, config = open_predictor(model, tta=tta), config or DataConfig()
     device, data = predictor.resolve_device(device), resolve_data(data, config)
-    table, images, bad, subset = rows_to_score(
-        data, predictor.card, config, seen="include" if include_seen else "refuse"
-    )
+    table, images, bad, subset, seen = rows_to_score(data, predictor.card, config, include_seen=include_seen)
     require_same_task(data, table, model_label(model), multilabel=predictor.multilabel)
     rows, truth, missing, extra = known_rows(table, predictor.classes)
     source = LabelledImages(images, rows, tuple(table.ids[row] for row in rows), truth, config.num_workers)
@@ -185,5 +197,15 @@ def evaluate(
     if predictor.calibration is not None and isinstance(combined, Predictions):
         guarantees = check_coverage(combined, predictor.calibration)
     return Evaluation(
-        tuple(results), combined, plain, missing, extra, tuple(bad), subset, guarantees, predictor.note, table.skipped
+        tuple(results),
+        combined,
+        plain,
+        missing,
+        extra,
+        tuple(bad),
+        subset,
+        guarantees,
+        predictor.note,
+        table.skipped,
+        seen,
     )

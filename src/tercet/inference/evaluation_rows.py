@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,48 +14,118 @@ from tercet.config.parser import CommandOptions
 from tercet.config.run import DataConfig
 from tercet.core.errors import ConfigError, DataError, ModelError
 from tercet.core.predictions import UNKNOWN, Ints
-from tercet.data.data_module import drop_unreadable, held_out_digest, prepare_data, unpack_digests
+from tercet.data.copies import with_pixels
+from tercet.data.data_module import drop_unreadable, held_out_digest, prepare_data
 from tercet.data.decoding import model_config
 from tercet.data.image_cache import CachedImages, ImageCache
 from tercet.data.load import load_table
 from tercet.data.read_ahead import BadImage
+from tercet.data.seen_images import SeenImages
 from tercet.data.table import UNLABELLED, SampleTable
 
 _DATA_OPTIONS = CommandOptions(DataConfig)
-SeenPolicy = Literal["refuse", "include", "ignore"]
-"""Images that were used in training raise an error (refuse), are scored with a note (include), or are not detected."""
+
+
+@dataclass(frozen=True)
+class SeenCount:
+    """How many of the labelled images were used in training, and whether they are scored."""
+
+    images: int
+    of: int
+    scored: bool
+    compared: tuple[str, ...]
+    """The kinds of digests that were compared: files, pixels, or both."""
+
+    def to_text(self) -> str:
+        """Return a sentence without a stop."""
+        effect = "are scored, too: the scores are optimistic" if self.scored else "are left out"
+        return f"{self.images} of {self.of} images were used in training and {effect}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "compared": list(self.compared)}
+
+
+class ScoredRows(NamedTuple):
+    """The images to score; the labels of all other rows are `UNKNOWN`."""
+
+    table: SampleTable
+    images: CachedImages
+    bad: list[BadImage]
+    subset: str
+    """Description of the images to score."""
+    seen: SeenCount | None
+    """None if the model has no digests of its training images."""
 
 
 def rows_to_score(
-    data: str | Path | SampleTable, card: Mapping[str, Any], config: DataConfig, *, seen: SeenPolicy = "refuse"
-) -> tuple[SampleTable, CachedImages, list[BadImage], str]:
-    """Return the table, its decoded images, the unreadable images, and a description of the images to score.
+    data: str | Path | SampleTable, card: Mapping[str, Any], config: DataConfig, *, include_seen: bool = False
+) -> ScoredRows:
+    """Return the images to score: the test split of the data, if they have one, else all; without those of training.
 
-    The labels of all other rows are `UNKNOWN`.
+    Images of training are those that trained, validated or calibrated a part of the model. They are recognized by the
+    digests in the card. Without digests, data that equal the training data are divided as in training.
 
     Args:
         data: Folder, table, zip or name of a data set.
         card: The card of the bundle or exported file, which describes the training data.
         config: How to read the data.
-        seen: Treatment of images that were used in training; "include" scores all images of the training data.
+        include_seen: Score images of training, too.
 
     Raises:
-        DataError: Images were used in training and `seen` is "refuse", or the held-out split cannot be reproduced.
+        DataError: All images were used in training, or it cannot be determined which.
         ModelError: The record of the training data is damaged, or of an unknown version.
     """
     config = model_config(config, card)
     table, trained_on = load_table(data, config, min_classes=1), card.get("data", {})
-    if table.splits is not None and "test" in table.splits:
-        test = table.take(table.rows_of("test"))
-        overlap = _training_overlap(test, trained_on, data) if seen != "ignore" else ""
-        if overlap and seen == "refuse" and trained_on.get("fingerprint") == table.fingerprint():
-            overlap = ""  # same splits as in training: the data themselves have copies in several splits
-        return _decoded(test, data, config, "the test split of the data", overlap, seen)
-    if seen == "include" or trained_on.get("fingerprint") != table.fingerprint():
-        overlap = _training_overlap(table, trained_on, data) if seen != "ignore" else ""
-        return _decoded(table, data, config, "all images", overlap, seen)
-    config = _training_config(config, trained_on)
-    prepared = prepare_data(data, config, multilabel=True)
+    seen, unchanged = SeenImages.read(trained_on), trained_on.get("fingerprint") == table.fingerprint()
+    has_test = table.splits is not None and "test" in table.splits
+    if seen is None and not include_seen:
+        if unchanged and not has_test:
+            return _held_out(data, config, trained_on)
+        if not unchanged and _is_training_path(data, trained_on):
+            raise DataError(
+                f"{data} has changed since the bundle was trained on it, and the bundle has no digests of its training "
+                f"images: evaluate it on other images, or give --include-seen to score all of {data}"
+            )
+    if has_test:
+        table = table.take(table.rows_of("test"))
+    subset = "the test split of the data" if has_test else "all images"
+    images, bad = ImageCache.decode(table, replace(config, find_copies="none"))
+    table = drop_unreadable(table, bad)
+    if seen is None:
+        return ScoredRows(table, images, bad, subset, None)
+    assert images.traits is not None
+    return _without_seen(
+        ScoredRows(with_pixels(table, images.traits), images, bad, subset, None), seen, data, include_seen=include_seen
+    )
+
+
+def _without_seen(
+    chosen: ScoredRows, seen: SeenImages, data: str | Path | SampleTable, *, include_seen: bool
+) -> ScoredRows:
+    table = chosen.table
+    rows = np.flatnonzero(table.labels != UNLABELLED)
+    known = rows[seen.among(table, rows)]
+    count = SeenCount(len(known), len(rows), include_seen, seen.kinds)
+    if not len(known):
+        return chosen._replace(seen=count)
+    if include_seen:
+        return chosen._replace(subset=f"{chosen.subset}; {count.to_text()}", seen=count)
+    if len(known) == len(rows):
+        raise DataError(
+            f"all {len(rows)} labelled images of {data} were used in training: evaluate on other images, or give "
+            "--include-seen to score them"
+        )
+    labels = table.labels.copy()
+    labels[known] = UNKNOWN
+    subset = f"{chosen.subset} that the model has not seen; {count.to_text()}"
+    return chosen._replace(table=replace(table, labels=labels), subset=subset, seen=count)
+
+
+def _held_out(data: str | Path | SampleTable, config: DataConfig, trained_on: Mapping[str, Any]) -> ScoredRows:
+    """Return the test split that was held out of unchanged training data, for a model without digests."""
+    prepared = prepare_data(data, _training_config(config, trained_on), multilabel=True)
     table, held_out = prepared.table, prepared.rows("test")
     if held_out_digest(table) != trained_on.get("held_out"):
         raise DataError(
@@ -70,34 +140,12 @@ def rows_to_score(
     labels = np.full(len(table), UNKNOWN)
     labels[held_out] = table.labels[held_out]
     subset = "the test split that was held out when the bundle was trained on this data"
-    return replace(table, labels=labels), prepared.images, list(prepared.bad), subset
+    return ScoredRows(replace(table, labels=labels), prepared.images, list(prepared.bad), subset, None)
 
 
-def _decoded(
-    table: SampleTable, data: str | Path | SampleTable, config: DataConfig, subset: str, overlap: str, seen: SeenPolicy
-) -> tuple[SampleTable, CachedImages, list[BadImage], str]:
-    if overlap and seen == "refuse":
-        raise DataError(f"{overlap}: evaluate it on other images, or give --include-seen to score all of {data}")
-    images, bad = ImageCache.decode(table, config)
-    return drop_unreadable(table, bad), images, bad, f"{subset}; {overlap}" if overlap else subset
-
-
-def _training_overlap(table: SampleTable, trained_on: Mapping[str, Any], data: str | Path | SampleTable) -> str:
-    """Describe the overlap of the labelled images with the training and validation images; empty if there is none.
-
-    Images are compared by their bytes. Bundles of version 0.1.0 record only the path of their data.
-    """
-    rows = np.flatnonzero(table.labels != UNLABELLED)
-    if "seen" not in trained_on:
-        source = trained_on.get("source")
-        same = source is not None and (str(source) == str(data) or Path(source).resolve() == Path(str(data)).resolve())
-        return f"{data} has changed since the bundle was trained on it" if same else ""
-    try:
-        digests = unpack_digests(trained_on["seen"])
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"the bundle's list of training images cannot be read: {error}") from error
-    count = sum(digest in digests for digest in table.digests(rows))
-    return f"{count} of {len(rows)} images of {data} were used in training" if count else ""
+def _is_training_path(data: str | Path | SampleTable, trained_on: Mapping[str, Any]) -> bool:
+    source = trained_on.get("source")
+    return source is not None and (str(source) == str(data) or Path(source).resolve() == Path(str(data)).resolve())
 
 
 def require_same_task(data: str | Path | SampleTable, table: SampleTable, model: str, *, multilabel: bool) -> None:
@@ -125,7 +173,7 @@ def _training_config(config: DataConfig, trained_on: Mapping[str, Any]) -> DataC
         ModelError: The bundle records options that this version does not have.
     """
     try:
-        options = dict(trained_on["options"])
+        options = {"keep_copies_together": False, **trained_on["options"]}  # older versions divided copies
         return _DATA_OPTIONS.parse_object({"data": options}, base=[config]).of(DataConfig)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ModelError(

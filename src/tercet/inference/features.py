@@ -16,7 +16,7 @@ from torch import Tensor
 from tercet.config.model import ModelConfig
 from tercet.core.types import InputSpec
 from tercet.data.feature_cache import BUCKETS, Compute, FeatureCache, Features
-from tercet.data.image_cache import CachedImages
+from tercet.data.image_cache import DIGESTS, CachedImages
 from tercet.data.loader import ImageLoader
 from tercet.data.pixel_digests import pixel_digests
 from tercet.data.table import Ints
@@ -29,8 +29,6 @@ BATCH = 64
 """Images of a batch, all views together: a signal stops after a batch."""
 PLAIN = "plain"
 """Name of the view that is the whole image."""
-DIGESTS = "digests.npy"
-"""Name of the file with the digests of the images in a folder of decoded images."""
 
 
 def _ignore(done: int, total: int) -> None:

@@ -56,6 +56,8 @@ class Images:
     """Bytes of a JPEG or PNG without metadata, and the caption."""
     caption: str = ""
     """Text above all images."""
+    in_row: bool = False
+    """Whether they are small and side by side; a long row scrolls."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tercet.core.output import count
+from tercet.data.copies import copy_groups
 from tercet.data.run_reader import RunReader
 from tercet.data.table import SampleTable, Split
 from tercet.plots.distribution import class_counts, counts_height
@@ -33,6 +34,8 @@ def _facts(record: RunReader, table: SampleTable) -> Iterator[tuple[str, str]]:
     yield "labels" if record.is_multilabel else "classes", f"{table.num_classes:,}"
     if table.groups is not None:
         yield "groups", f"{len(set(table.groups)):,}"
+    if groups := copy_groups(table):
+        yield "copies", f"{sum(map(len, groups)):,} images in {count(len(groups), 'group')}"
     if (sizes := _image_sizes(record.data_run.path)) is not None:
         yield "image sizes", sizes
     counts = table.class_counts()
@@ -87,5 +90,5 @@ def _image_sizes(folder: Path) -> str | None:
 def _notes(record: RunReader) -> Iterator[Block]:
     notes = list(record.metrics.get("data", {}).get("notes") or ())
     if notes:
-        table = Table(("note",), [(note,) for note in notes], "l", "Excluded images")
-        yield Details(f"Excluded images: {count(len(notes), 'note')}", [table])
+        table = Table(("note",), [(note,) for note in notes], "l", "Notes on the data")
+        yield Details(f"Notes on the data: {len(notes)}", [table])

@@ -45,7 +45,7 @@ def headline(record: RunReader) -> tuple[str, Mapping[str, Any]] | None:
 
 
 def warnings_of(record: RunReader) -> list[Warning]:
-    """Return warnings: selection on test images, failed trainings, dry runs."""
+    """Return warnings: selection on test images, torn copies, failed trainings, dry runs."""
     warnings: list[Warning] = []
     if record.monitor_split == "test":
         warnings.append(Warning(_OPTIMISTIC, "Model selection on test images"))
@@ -54,6 +54,8 @@ def warnings_of(record: RunReader) -> list[Warning]:
         for title, path in record.step_runs.items()
         if _selects_on_test(path)
     ]
+    for torn in (record.metrics.get("copies") or {}).values():
+        warnings.append(Warning(torn["text"], "Copies of images in several splits or folds"))
     for failure in record.metrics.get("failed", ()):
         step = failure.get("step", "")
         training = f"{failure['network']}, seed {failure['seed']}: {failure['message']}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.calibration import Calibration, prediction_sets
+from tercet.data.seen_images import DIGEST_KEYS
 from tercet.inference.exported_model import ExportedModel
 from tercet.serve.batching import BatchItem
 
@@ -130,7 +131,7 @@ def describe_model(model: ExportedModel, name: str) -> dict[str, Any]:
     metadata = model.metadata
     card = dict(metadata.get("card") or {})
     if isinstance(data := card.get("data"), dict):  # digests of the training images are for `tercet evaluate` only
-        card["data"] = {key: value for key, value in data.items() if key != "seen"}
+        card["data"] = {key: value for key, value in data.items() if key not in DIGEST_KEYS}
     return {
         "model": name,
         "classes": list(model.classes),

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.audit.inspect import SIDE, PerceptualHashes, all_orientations
-from tercet.audit.pairs import Floats, PairList, PairSearch
+from tercet.data.duplicate_pairs import Floats, PairList, PairSearch
+from tercet.data.perceptual_hashes import BITS, SIDE, PerceptualHashes, all_orientations
 from tercet.data.pixel_values import Pixels
 from tercet.data.table import Ints
 
-BITS = 64
 MIN_CORRELATION = 0.97
 """Correlation of two downscaled images from which they are near duplicates."""
 MAX_PAIRS = 20_000
