@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from tercet.core.errors import DataError
 from tercet.core.files import csv_text, write_text
 from tercet.core.untrusted_files import decode_text, parse_table
-from tercet.data.memory_sources import ArraySource, DigestSource
-from tercet.data.pixel_values import Pixels
+from tercet.data.memory_sources import DigestSource
 from tercet.data.readers.columns import format_label_sets, membership_of, parse_label_sets, placeholder_labels
 from tercet.data.readers.scan import SkippedFile
 from tercet.data.sources import ImageSource
@@ -288,21 +287,3 @@ def _read_csv(path: Path) -> dict[str, dict[str, str]]:
         raise DataError(f"{path} is not a sample table: expected the columns {', '.join(_COLUMNS)}")
     rows = [dict(zip(header, cells, strict=True)) for _, cells in records]
     return {row["id"]: row for row in rows}
-
-
-ArrayPart = tuple[str, str, Ints]
-"""Consecutive images of an array: prefix of their ids, split (empty: none), and labels."""
-
-
-def table_of_parts(images: Pixels, parts: Sequence[ArrayPart], *, name: str, classes: tuple[str, ...]) -> SampleTable:
-    """Wrap images (N H W C) that consist of consecutive parts; an id is the part's prefix and the row within it."""
-    splits = tuple(split for _, split, labels in parts for _ in range(len(labels)))
-    return SampleTable(
-        name=name,
-        ids=tuple(f"{part}-{row:05d}" for part, _, labels in parts for row in range(len(labels))),
-        locations=tuple(str(row) for row in range(len(images))),
-        labels=np.concatenate([labels for _, _, labels in parts]),
-        classes=classes,
-        source=ArraySource(images),
-        splits=None if set(splits) == {LEFT_OUT} else splits,
-    )

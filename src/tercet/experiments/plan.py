@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +36,13 @@ from tercet.models.build import build
 from tercet.models.classifier import Classifier
 from tercet.models.members import MEMBER_OPTIONS
 
-_SPLIT_OPTIONS = (
-    "layout",
-    "train",
-    "val",
-    "test",
-    "class_from",
-    "image_column",
-    "label_columns",
-    "label_separator",
-    "task",
-    "group_column",
-    "group_from",
-    "image_pattern",
-    "val_fraction",
-    "test_fraction",
-    "split_seed",
-    "max_bad_fraction",
-    "follow_links",
-    "unseen_classes",
-    "limit",
-    "find_copies",
-    "keep_copies_together",
+_NOT_OF_SPLITS = frozenset(
+    {
+        *("max_pixels", "value_range", "truncated", "memory_budget", "num_workers", "data_dir", "image_digests"),
+        *("weight_column", "class_balanced_sampling", "exclude"),
+    }
 )
-"""Options that determine the splits: with them `evaluate` finds the same held-out rows again."""
+"""Data options without effect on the splits; with the others, `evaluate` finds the same held-out rows again."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +195,11 @@ class Plan:
             "source": self.data,
             "classes": list(self.classes),
             "fingerprint": self.fingerprint,
-            "options": {key: getattr(self.data_config, key) for key in _SPLIT_OPTIONS},
+            "options": {
+                field.name: getattr(self.data_config, field.name)
+                for field in fields(self.data_config)
+                if field.name not in _NOT_OF_SPLITS
+            },
             "held_out": self.held_out,
             "decoding": Decoding.of(self.data_config).to_dict(),
             "notes": list(self.notes),

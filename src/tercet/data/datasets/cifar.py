@@ -17,9 +17,10 @@ from tercet.core.archives import read_members
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo, find_files, find_folder, require_official
+from tercet.data.datasets.parts import ArrayPart, table_of_parts
 from tercet.data.decode import open_regular
 from tercet.data.pixel_values import Pixels
-from tercet.data.table import ArrayPart, Ints, SampleTable, table_of_parts
+from tercet.data.table import Ints, SampleTable
 
 _SIDE, _CHANNELS = 32, 3
 _IMAGE_BYTES = _SIDE * _SIDE * _CHANNELS  # the red, green and blue planes, each row by row

@@ -8,7 +8,8 @@ import numpy as np
 
 from tercet.config.run import DataConfig
 from tercet.data.datasets.info import DATASETS, DatasetInfo
-from tercet.data.table import SampleTable, table_of_parts
+from tercet.data.datasets.parts import table_of_parts
+from tercet.data.table import SampleTable
 
 
 def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:

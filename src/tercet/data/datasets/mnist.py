@@ -9,7 +9,8 @@ from tercet.core.errors import DataError
 from tercet.core.untrusted_files import read_idx
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo, find_files
-from tercet.data.table import SampleTable, table_of_parts
+from tercet.data.datasets.parts import table_of_parts
+from tercet.data.table import SampleTable
 
 
 def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:

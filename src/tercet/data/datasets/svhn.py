@@ -11,8 +11,9 @@ from tercet.config.run import DataConfig
 from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo, find_files
+from tercet.data.datasets.parts import ArrayPart, table_of_parts
 from tercet.data.pixel_values import Pixels
-from tercet.data.table import ArrayPart, Ints, SampleTable, table_of_parts
+from tercet.data.table import Ints, SampleTable
 
 _DIGITS = 10
 _EXTRA = "extra"
