@@ -6,8 +6,10 @@ import hashlib
 import importlib
 import os
 import re
+import threading
 import zlib
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,6 +27,8 @@ _GROUP_BYTES = 1 << 26
 """Row groups up to this uncompressed size are read at once: 64 MiB."""
 _BATCH_ROWS = 16
 """Rows that are read at once of larger row groups."""
+_RECENT_BATCHES = 4
+"""Batches that stay in memory for threads that read neighbouring rows."""
 _BUFFER_BYTES = 1 << 20
 
 
@@ -116,7 +120,7 @@ class ParquetSource:
 
 
 class _ColumnReader:
-    """Reads images of one file in any order; increasing rows read each row group once."""
+    """Reads images of one file in any order, also from several threads; increasing rows read each group once."""
 
     def __init__(self, path: Path, column: str) -> None:
         self.path, self.column = path, column
@@ -125,29 +129,39 @@ class _ColumnReader:
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.ends = list(accumulate(counts))
         self.batches: Iterator[Any] = iter(())
-        self.images: Any = ()
-        self.first = self.group_end = 0  # rows: of the first image in memory, and of the end of its group
+        self.next_row = self.group_end = 0  # of the batches: the next row, and the end of their group
+        self.recent: deque[tuple[int, Any]] = deque(maxlen=_RECENT_BATCHES)
+        self.lock = threading.Lock()
 
     def image(self, row: int) -> bytes:
-        with parquet_errors(self.path):
-            if not 0 <= row < (self.ends or [0])[-1]:
-                raise DataError(f"{self.path} has no row {row}")
-            if not self.first <= row < self.group_end:
-                self._start_group(bisect_right(self.ends, row))
-            while row >= self.first + len(self.images):
-                self.first += len(self.images)
-                self.images = next(self.batches).column(0)
-            value = self.images[row - self.first].as_py()
+        with self.lock, parquet_errors(self.path):
+            value = self._value(row)
         content = value.get("bytes") if isinstance(value, dict) else value
         if not content:
             raise DataError(f"row {row} of {self.path} has no image bytes")
         return bytes(content)
 
+    def _value(self, row: int) -> Any:
+        if not 0 <= row < (self.ends or [0])[-1]:
+            raise DataError(f"{self.path} has no row {row}")
+        for first, images in self.recent:
+            if first <= row < first + len(images):
+                return images[row - first].as_py()
+        if not self.next_row <= row < self.group_end:
+            self._start_group(bisect_right(self.ends, row))
+        for batch in self.batches:
+            first, images = self.next_row, batch.column(0)
+            self.next_row += len(images)
+            self.recent.append((first, images))
+            if row < self.next_row:
+                return images[row - first].as_py()
+        raise DataError(f"{self.path} ends before row {row}")
+
     def _start_group(self, group: int) -> None:
         metadata = self.file.metadata.row_group(group)
         rows = metadata.num_rows if metadata.total_byte_size <= _GROUP_BYTES else _BATCH_ROWS
         self.group_end = self.ends[group]
-        self.first, self.images = self.group_end - metadata.num_rows, ()
+        self.next_row = self.group_end - metadata.num_rows
         # without threads, since a process with threads cannot be forked safely
         self.batches = self.file.iter_batches(
             batch_size=rows, row_groups=[group], columns=[self.column], use_threads=False

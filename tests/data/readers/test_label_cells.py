@@ -106,6 +106,12 @@ def test_uncertain_cells_are_read_as_chosen(uncertain: str, expected: list[str])
         indicators(*lines, "0,0")
 
 
+def test_minus_one_is_zero_in_a_column_of_one_and_minus_one() -> None:
+    table = indicators("1,1", "-1,0", "1,", "-1,1")
+    assert label_sets(table) == ["[A, B]", "[]", "[A]", "[B]"]
+    assert "the column 'A' has only 1 and -1: -1 is read as 0" in table.notes
+
+
 @pytest.mark.parametrize("value", ["maybe", "2", "0.5", "-2", "1e400", "2.0"])
 def test_values_that_are_neither_yes_nor_no_are_one_line_of_error(value: str) -> None:
     with pytest.raises(DataError, match=rf"column 'A' has values other than .*'{value}' \(line 3\)") as error:

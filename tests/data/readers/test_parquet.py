@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_large_row_groups_are_read_in_batches(tmp_path: Path, monkeypatch: pytes
     source = load_table(path, DataConfig()).source
     for row in (0, 1, 8, 11, 9, 3, 2, 10, 0):
         assert source.checksum(f"x.parquet#{row}") and source.content(f"x.parquet#{row}") == png(row)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("group_bytes", [0, 1 << 26])
+def test_threads_read_their_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_bytes: int) -> None:
+    path = write(tmp_path / "x.parquet", [row % 2 for row in range(60)], rows=7)
+    monkeypatch.setattr("tercet.data.parquet_source._GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("tercet.data.parquet_source._BATCH_ROWS", 2)
+    source = load_table(path, DataConfig()).source
+    assert isinstance(source, ParquetSource)
+    rows = np.random.default_rng(0).integers(0, 60, 600).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(lambda row: source.content(f"x.parquet#{row}"), rows))
+    images = [png(row) for row in range(60)]
+    assert contents == [images[row] for row in rows]
 
 
 def test_side_columns_and_options_are_those_of_tables(tmp_path: Path) -> None:

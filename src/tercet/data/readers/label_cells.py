@@ -53,13 +53,13 @@ class MissingLabels:
         if self.words is None and any(cell.strip() == "+" for cell in cells):
             self.words = {*_IN_THIS_CASE, *(word for word in _IN_ANY_CASE if word != "-")}
 
-    def notes(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """Return sentences about the words that were found, and about labels that may mean a missing one."""
+    def notes(self, labels: Iterable[str], meaning: str = "missing labels") -> tuple[str, ...]:
+        """Return sentences about the words with that meaning, and about labels that may mean a missing one."""
         found_words = [f"'{word}' ({count})" for word, count in self.counts.most_common()]
         notes = []
         if found_words:
             notes.append(
-                f"{self.counts.total()} label cells are read as missing labels: {join_few(found_words, limit=10)}; "
+                f"{self.counts.total()} label cells are read as {meaning}: {join_few(found_words, limit=10)}; "
                 "other words: --data.missing-labels"
             )
         if self.words is None:

@@ -135,7 +135,7 @@ class _ColumnLabels:
                 f"the columns {join_few(list(values))} have exactly one 1 in every row and are read as one class; "
                 "--data.task multi reads them as labels"
             )
-        return RowLabels(tuple(sets), is_multilabel, (*self.missing.notes(()), *self.notes))
+        return RowLabels(tuple(sets), is_multilabel, (*self.missing.notes((), "blank"), *self.notes))
 
     def _is_indicator(self, column: str, cells: Sequence[Sequence[str]]) -> bool:
         """Return whether all values of a column are those of an indicator.
@@ -166,6 +166,11 @@ class _ColumnLabels:
             column: [indicator_value(cells[-1]) if cells else None for cells in self.columns[column]]
             for column in self.indicators
         }
+        if self.config.uncertain is None:
+            for column, cells in values.items():
+                if -1 in cells and set(cells) <= {1, -1}:
+                    values[column] = [max(value or 0, 0) for value in cells]
+                    self.notes.append(f"the column '{column}' has only 1 and -1: -1 is read as 0")
         uncertain = [
             f"'{column}' (line {self.lines[row]})"
             for column, cells in values.items()
@@ -174,18 +179,14 @@ class _ColumnLabels:
         ]
         if not uncertain:
             return values
-        meaning: int | None = {"negative": 0, "positive": 1, "ignore": -1, None: None}[self.config.uncertain]
-        if meaning is None and not any(value in (0, None) for cells in values.values() for value in cells):
-            meaning = 0
-            self.notes.append(f"the columns {join_few(list(values))} have only 1 and -1: -1 is read as 0")
-        elif meaning is None:
+        if self.config.uncertain is None:
             raise ConfigError(
                 f"{self.name}: {len(uncertain)} cells of indicator columns are -1, in {join_few(uncertain)}: give "
                 "--data.uncertain negative (read as 0), positive (as 1) or ignore (the image is unlabelled)"
             )
-        else:
-            reading = {0: "0", 1: "1", -1: "unlabelled images"}[meaning]
-            self.notes.append(f"{len(uncertain)} cells with -1 are read as {reading} (--data.uncertain)")
+        meaning = {"negative": 0, "positive": 1, "ignore": -1}[self.config.uncertain]
+        reading = {0: "0", 1: "1", -1: "unlabelled images"}[meaning]
+        self.notes.append(f"{len(uncertain)} cells with -1 are read as {reading} (--data.uncertain)")
         return {column: [meaning if value == -1 else value for value in cells] for column, cells in values.items()}
 
     def _describe_blanks(self, labelled: Sequence[bool]) -> None:
