@@ -145,10 +145,10 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
 
 
 def test_rules_about_invalid_values_are_not_reported() -> None:
-    assert problems("photos --recurrent lsmt --scan rows") == [
-        "--recurrent: expected one of none, rnn, gru, lstm, got 'lsmt', did you mean 'lstm'?"
+    assert problems("photos --batch-size many --micro-batches 64") == [
+        "--batch-size: expected a whole number, got 'many'"
     ]
-    assert "scan 'rows' needs --recurrent rnn, gru or lstm" in problems("photos --scan rows --lr fast")
+    assert "micro_batches must lie between 1 and batch_size" in problems("photos --micro-batches 64 --noise loud")
 
 
 def test_rules_of_nested_classes_are_reported_once() -> None:

@@ -49,7 +49,6 @@ def test_configurations_are_immutable_and_comparable(kind: type[Any]) -> None:
         (ModelConfig, {"hidden_size": 0}, "hidden_size 0"),
         (ModelConfig, {"noise": -0.1}, "noise"),
         (ModelConfig, {"dropout": 1.0}, "dropout"),
-        (ModelConfig, {"scan": "rows"}, "--recurrent"),
         (StageConfig, {}, "either epochs or steps"),
         (StageConfig, {"epochs": 1, "lr": 0}, "lr"),
         (StageConfig, {"epochs": 0}, "epochs"),

@@ -111,9 +111,9 @@ def test_all_problems_are_reported_together() -> None:
 
 
 def test_rules_that_mention_another_varying_option_are_left_to_the_trials() -> None:
-    (line,) = problems({"scan": ["rows", "cells"]})[:1]
-    assert "needs --recurrent" in line
-    assert read({"scan": ["rows", "pooled"], "recurrent": ["none", "lstm"]}).keys == ("scan", "recurrent")
+    (line,) = problems({"micro_batches": [1, 64]})[:1]
+    assert "micro_batches must lie" in line
+    assert read({"micro_batches": [1, 64], "batch_size": [32, 64]}).keys == ("micro_batches", "batch_size")
 
 
 def test_values_are_checked_together_with_the_other_options() -> None:

@@ -93,7 +93,7 @@ def test_the_text_names_positions_and_unreadable_images(explained: Explanations)
         largest = f"step {first + 1} (image row {first + 1}: {float(steps.contributions[first]):+.3f})"
         assert f"largest contributions: {largest}" in image.to_text()
     assert "-bad.png: UNREADABLE" in text
-    assert f"folder: {explained.path} (16 figures, explain.json)" in text
+    assert f"folder: {explained.path} (24 figures, explain.json)" in text
 
 
 def test_the_command_explains_one_member_and_one_class(

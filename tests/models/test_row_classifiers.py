@@ -111,3 +111,8 @@ def test_the_scan_of_a_run_applies_to_the_members_that_have_it() -> None:
     rows, backbone = resolve_members(("row-lstm", "test_resnet"), config, TrainingConfig())
     assert (rows.model.scan, rows.model.bidirectional) == ("pooled", True)
     assert (backbone.model.scan, backbone.model.bidirectional) == ("cells", True)
+
+
+def test_a_scan_that_no_member_takes_is_an_error_with_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match="--scan has no effect on any member: it needs --recurrent rnn, gru or lstm"):
+        resolve_members(("test_resnet",), ModelConfig(pretrained=False, scan="rows"), TrainingConfig())

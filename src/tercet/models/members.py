@@ -35,6 +35,7 @@ SMALL_SIDE = 64
 MEMBER_OPTIONS = CommandOptions(ModelConfig, TrainingConfig)
 """Options that can be set per member."""
 _DEFAULTS = ModelConfig()
+_NEEDS = {"scan": ": it needs --recurrent rnn, gru or lstm, or a row classifier (rows, columns, pixels)"}
 _SINGLE_STAGE = {name: getattr(TrainingConfig, name) for name in SINGLE_STAGE}
 _SINGLE_STAGE_ONLY = f"{', '.join(SINGLE_STAGE)} need a single stage: set epochs or lr, or put them into stages"
 
@@ -113,7 +114,8 @@ def resolve_members(
     raise_problems(problems)
     used = {name for member in resolved for name in changed_options(member.model)}
     raise_problems(
-        f"--{name.replace('_', '-')} has no effect on any member" for name in sorted(changed_options(model) - used)
+        f"--{name.replace('_', '-')} has no effect on any member{_NEEDS.get(name, '')}"
+        for name in sorted(changed_options(model) - used)
     )
     if resolved and all(has_fitted_head(member.network, member.model) for member in resolved):
         unused = [name for name, default in _SINGLE_STAGE.items() if getattr(training, name) != default]
