@@ -34,6 +34,18 @@ FINE_TUNING: Mapping[str, Any] = {
     "patience": 5,
 }
 """Fine-tuning of a pretrained network from the head of its probe (LP-FT, Kumar et al. 2022, arXiv:2202.10054)."""
+FROZEN: Mapping[str, Any] = {
+    "epochs": 30.0,
+    "lr": 1e-3,
+    "head_init": "logistic",
+    "optimizer": "adamw",
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "patience": 10,
+}
+"""Training on a frozen pretrained backbone: without augmentation, so that its features are computed once."""
 FROM_SCRATCH: Mapping[str, Any] = {
     "epochs": 40.0,
     "lr": 2e-3,
@@ -121,7 +133,7 @@ def with_recipe(
     """
     if has_stages(training):
         return model, training
-    recipe = dict(FINE_TUNING if pretrained else FROM_SCRATCH)
+    recipe = dict(FROM_SCRATCH if not pretrained else FROZEN if model.freezes_backbone else FINE_TUNING)
     if pretrained and "head" not in given:
         model = replace(model, head="linear")
     if model.head != "linear" or model.recurrent != "none" or multilabel:

@@ -1,11 +1,12 @@
 """Trainings whose backbone is frozen: its features are computed once and take the place of the images.
 
-Shapes: N rows of the table, V views, F features.
+Shapes: N rows of the table, V views, F features, h x w cells of D features.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,11 +23,12 @@ from tercet.core.predictions import Predictions
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.types import BatchSource
 from tercet.data.data_module import DataModule, Rows
-from tercet.data.feature_cache import Features
+from tercet.data.feature_cache import MAX_BYTES
+from tercet.data.feature_table import FeatureTable
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.member import Member, predict_together
 from tercet.experiments.plan import Plan
-from tercet.inference.features import ImageFeatures, has_stored_features
+from tercet.inference.features import ImageFeatures, features_fit, has_stored_features
 from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
 from tercet.models.encoder import AfterBackbone
@@ -63,8 +65,8 @@ class FrozenBackbone:
     """Name of the head."""
     module: nn.Module
     """Maps features to logits."""
-    features: Features
-    """N F; rows in no split are zero."""
+    features: FeatureTable
+    """N F or N h w D; rows in no split are zero."""
     reader: RunFeatures
 
     @property
@@ -72,9 +74,15 @@ class FrozenBackbone:
         """Numbers of features that this training computed, and of those that were stored."""
         return self.reader.images.cache.counts
 
-    def of_views(self, rows: Rows, views: TTAConfig) -> Features:
-        """Return the features of all views of some rows (N V F); other rows are zero."""
-        return self.reader.compute(self.classifier, self.config, rows, views_of(views, self.classifier.spec))
+    def of_views(self, rows: Rows, views: TTAConfig) -> FeatureTable | None:
+        """Return the features of all views of some rows (N V F or N V h w D); other rows are zero.
+
+        They are None if they are too large to be stored.
+        """
+        chosen = views_of(views, self.classifier.spec)
+        if not features_fit(self.classifier, len(rows), len(chosen)):
+            return None
+        return self.reader.compute(self.classifier, self.config, rows, chosen)
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,11 @@ class RunFeatures:
 
     def compute(
         self, classifier: Classifier, config: ModelConfig, rows: Rows, views: Sequence[View] | None = None
-    ) -> Features:
-        """Return the features of the backbone with its current weights (N V F); other rows are zero.
+    ) -> FeatureTable:
+        """Return the features of the backbone with its current weights (N V F or N V h w D); other rows are zero.
 
         Args:
-            classifier: The network, whose backbone is pooled (see `is_pooled`).
+            classifier: The network.
             config: Its options.
             rows: Rows of the table.
             views: V views (default: the whole image).
@@ -120,9 +128,7 @@ class RunFeatures:
                 stop.raise_if_requested(INTERRUPTED)
 
             values = replace(self.images, on_batch=on_batch).compute(classifier, config, rows, views)
-        features: Features = np.zeros((self.num_rows, *values.shape[1:]), dtype=np.float32)
-        features[rows] = values
-        return features
+        return values.at(rows, self.num_rows)
 
 
 def without_backbone(
@@ -159,17 +165,27 @@ def frozen_backbone(
     Raises:
         Interrupted: A signal arrived; what was computed is stored.
     """
-    config = member.training
-    random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
-    if has_fitted_head(member.network, member.model):
-        random = False  # fitted on the images as they are
-    if plan.multilabel or random or not has_stored_features(classifier):
+    if not has_fixed_images(member) or not has_stored_features(classifier):
         return None
     rows = np.sort(np.concatenate([prepared.rows(split) for split in ("train", "validation", "test")]))
+    if not features_fit(classifier, len(rows)):
+        warnings.warn(
+            f"the feature maps of {len(rows):,} images are larger than the {MAX_BYTES / 1e9:g} GB of stored features: "
+            f"{member.name} computes them in every epoch",
+            stacklevel=2,
+        )
+        return None
     reader = RunFeatures.of(plan, prepared, run, observers)
-    features = reader.compute(classifier, member.model, rows)[:, 0]
+    features = reader.compute(classifier, member.model, rows).view(0)
     head = fitted_head(member.network, member.model) or member.model.head
     return FrozenBackbone(classifier, member.model, head, AfterBackbone(classifier), features, reader)
+
+
+def has_fixed_images(member: MemberConfig) -> bool:
+    """Whether a member is trained on images that are not changed at random, as those of a fitted head are."""
+    config = member.training
+    random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
+    return not random or has_fitted_head(member.network, member.model)
 
 
 def predict_members(
@@ -177,7 +193,7 @@ def predict_members(
 ) -> list[Predictions]:
     """Return the predictions of members for some rows, from features where the backbone is frozen."""
     classes, device, workers = plan.classes, plan.device, plan.data_config.num_workers
-    others = [member for member in members if not has_stored_features(member.classifier)]
+    others = [member for member in members if not _has_stored_views(member, len(rows))]
     predictions: dict[str, Predictions] = {}
     if others:
         specs = [enlarged_input_spec(member.classifier.spec, member.views) for member in others]
@@ -192,6 +208,12 @@ def predict_members(
             model = FeatureTTAModel(AfterBackbone(classifier), member.views)
             predictions[member.name] = predict(model, source, classes=classes, device=device)
     return [predictions[member.name] for member in members]
+
+
+def _has_stored_views(member: Member, num_images: int) -> bool:
+    """Whether the features of all views of so many images are stored."""
+    views = views_of(member.views, member.classifier.spec)
+    return has_stored_features(member.classifier) and features_fit(member.classifier, num_images, len(views))
 
 
 def counts_of(folders: Iterable[MemberFolder]) -> list[dict[str, int]]:
