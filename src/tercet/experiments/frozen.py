@@ -39,6 +39,7 @@ from tercet.training.callbacks import Callback, PhaseProgress, notify
 from tercet.training.fitted_heads import Fitter, TrainingFeatures
 from tercet.training.linear_heads import fit_logistic, fit_ridge
 from tercet.training.losses import sample_weights
+from tercet.training.multilabel_heads import MULTILABEL_FITTERS, TrainingLabelSets
 from tercet.training.signals import StopSignal
 from tercet.training.similarity_heads import fit_knn, fit_prototype
 
@@ -48,7 +49,7 @@ FITTERS: dict[str, Fitter] = {
     "prototype": fit_prototype,
     "knn": fit_knn,
 }
-"""Functions that fit a head, by its name."""
+"""Functions that fit a head to one class per image, by its name."""
 _BATCH = 1024
 INTERRUPTED = "the features that were computed are stored; continue with --resume"
 
@@ -254,21 +255,21 @@ def fit_head(
     """
     start = time.monotonic()
     table = prepared.table.take(rows)
-    fitted = FITTERS[frozen.head](
-        TrainingFeatures(
-            frozen.features[rows],
-            table.labels,
-            frozen.classifier.num_classes,
-            groups=table.groups,
-            weights=sample_weights(config, table),
-            seed=seed,
-        )
+    multilabel = table.membership is not None
+    kind, fitters = (TrainingLabelSets, MULTILABEL_FITTERS) if multilabel else (TrainingFeatures, FITTERS)
+    data = kind(
+        frozen.features[rows],
+        prepared.table.targets(rows),
+        frozen.classifier.num_classes,
+        groups=table.groups,
+        weights=sample_weights(config, table),
+        seed=seed,
     )
+    fitted = fitters[frozen.head](data)
     head = frozen.classifier.head
     head.load_state_dict({name: torch.from_numpy(value) for name, value in fitted.tensors.items()})
-    features, labels = torch.from_numpy(frozen.features[rows]), torch.from_numpy(table.labels)
     with torch.inference_mode():
-        logits = torch.cat([head(part) for part in torch.split(features, _BATCH)])
+        logits = torch.cat([head(part) for part in torch.split(torch.from_numpy(data.features), _BATCH)])
     monitored = predict_logits(frozen.module, validation)
     scores = scorer(torch.from_numpy(monitored.values), torch.from_numpy(monitored.labels))
     return EpochRow(
@@ -276,8 +277,8 @@ def fit_head(
         epoch=0,
         step=0,
         rate=0.0,
-        train_loss=float(nn.functional.cross_entropy(logits, labels)),
-        train_accuracy=float((logits.argmax(dim=1) == labels).float().mean()),
+        train_loss=float(data.row_losses(logits.numpy(), np.arange(len(rows))).mean()),
+        train_accuracy=float(data.correct(logits.numpy()).mean()),
         validation=scores,
         seconds=time.monotonic() - start,
         best=True,
