@@ -35,15 +35,14 @@ FINE_TUNING: Mapping[str, Any] = {
 }
 """Fine-tuning of a pretrained network from the head of its probe (LP-FT, Kumar et al. 2022, arXiv:2202.10054)."""
 FROZEN: Mapping[str, Any] = {
-    "epochs": 30.0,
+    "epochs": 20.0,
     "lr": 1e-3,
     "head_init": "logistic",
     "optimizer": "adamw",
     "weight_decay": 0.05,
     "schedule": "cosine",
     "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "patience": 10,
+    "patience": 6,
 }
 """Training on a frozen pretrained backbone: without augmentation, so that its features are computed once."""
 FROM_SCRATCH: Mapping[str, Any] = {

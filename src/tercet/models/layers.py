@@ -58,7 +58,7 @@ class AttentionPooling(nn.Module):
     There is one query per attention head. It is compared with the normalized cells themselves: a projection of the keys
     would not change which functions the layer can represent, since it can be merged into the query (efficient probing,
     Psomas et al. 2025, arXiv:2506.10178). Each head projects its weighted mean of the cells to F = D / heads values,
-    and the values of all heads are normalized.
+    and each value is standardized over the batch.
 
     Args:
         num_features: D; there are 8 heads if it is a multiple of 8, else the greatest common divisor.
@@ -70,8 +70,7 @@ class AttentionPooling(nn.Module):
         self.queries = nn.Parameter(torch.randn(heads, num_features))
         values = nn.init.xavier_uniform_(torch.empty(num_features, num_features))
         self.values = nn.Parameter(values.reshape(heads, num_features, -1))  # heads D F
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.norm = nn.LayerNorm(num_features)
+        self.norm = nn.BatchNorm1d(num_features, affine=False)  # a frozen backbone's features can vary little
 
     def forward(self, cells: Tensor) -> Tensor:
         """Map B h w D or B N D to B D."""
@@ -80,7 +79,7 @@ class AttentionPooling(nn.Module):
         scores = cells @ self.queries.mT / math.sqrt(num_features)  # B N heads
         means = scores.softmax(dim=1).mT @ cells  # B heads D
         values = means.transpose(0, 1) @ self.values  # heads B F
-        pooled: Tensor = self.norm(values.transpose(0, 1).flatten(1) + self.bias)
+        pooled: Tensor = self.norm(values.transpose(0, 1).flatten(1))
         return pooled
 
 
