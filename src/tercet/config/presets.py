@@ -66,9 +66,9 @@ class PresetConfig(Config):
     """How much training to spend where no option says it."""
 
     preset: Preset = "good"
-    """Training where --epochs, --lr and --stages are not given: fast fits a linear head on a frozen network; good also
-    fine-tunes, and trains an ensemble while it pays; best does so in any case; paper is the published training, 70
-    epochs in three stages."""
+    """Training where --epochs, --lr and --stages are not given: fast fits a linear head, or trains another --head, on a
+    frozen network; good also fine-tunes, and trains an ensemble while it pays; best does so in any case; paper is the
+    published training, 70 epochs in three stages."""
 
 
 @dataclass(frozen=True)
