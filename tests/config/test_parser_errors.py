@@ -135,8 +135,8 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         f"{path}: bach_size: unknown option, did you mean 'batch_size'?",
         f"{path}: hidden_size: expected a whole number, got 'many'",
         "--lr: expected a number, got 'fast'",
-        "--head: expected one of knn, linear, logistic, mlp, paper, prototype, ridge, got 'papr', did you mean "
-        "'paper'?",
+        "--head: expected one of attention, knn, linear, logistic, mlp, paper, prototype, ridge, got 'papr', did you "
+        "mean 'paper'?",
         "seed -1 must not be negative",
         f"{path}: data.limit 0 must be positive",
     ]

@@ -6,6 +6,7 @@ import resource
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_features_are_computed_once_for_all_users_of_a_folder(tmp_path: Path) ->
     first = FeatureCache(tmp_path)
     values = first.features("a", ["plain"], digests, compute)
     second = FeatureCache(tmp_path)
-    assert (second.features("a", ["plain"], digests[::-1], compute) == values[::-1]).all()
+    assert (second.features("a", ["plain"], digests[::-1], compute)[:] == values[:][::-1]).all()
     assert (compute.count, first.computed, second.computed, second.reused) == (6, 6, 0, 6)
 
 
@@ -73,7 +74,7 @@ def test_any_order_repetition_and_views(requests: list[tuple[list[int], int]]) -
             names = [digests[row] for row in rows]
             compute = Counting(names)
             np.testing.assert_array_equal(
-                cache.features("key", VIEWS[:count], names, compute), all_expected(names, count)
+                cache.features("key", VIEWS[:count], names, compute)[:], all_expected(names, count)
             )
             new = {(row, view) for row in rows for view in range(count)} - known
             assert compute.count == len(new)
@@ -117,7 +118,7 @@ def test_damaged_and_foreign_files_are_computed_again(tmp_path: Path, damage: st
         file.write_bytes(content)
     again = Counting(digests)
     np.testing.assert_array_equal(
-        FeatureCache(tmp_path).features("a", ["plain"], digests, again), all_expected(digests)
+        FeatureCache(tmp_path).features("a", ["plain"], digests, again)[:], all_expected(digests)
     )
     assert again.count == 1
 
@@ -179,7 +180,7 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path, full: bo
             values = FeatureCache(folder).features("a", VIEWS, digests, Counting(digests))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    np.testing.assert_array_equal(values, all_expected(digests, 3))
+    np.testing.assert_array_equal(values[:], all_expected(digests, 3))
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -230,7 +231,7 @@ def compute_slowly(folder: Path, counts: "multiprocessing.Queue[tuple[int, int]]
 
     cache = FeatureCache(folder)
     values = cache.features("a", ["plain"], digests, slow)
-    assert (values == all_expected(digests)).all()
+    assert (values[:] == all_expected(digests)).all()
     counts.put((cache.computed, cache.reused))
 
 
@@ -259,3 +260,58 @@ def test_a_killed_process_does_not_block_others(tmp_path: Path) -> None:
     process.join()
     compute_slowly(tmp_path, counts, 0)
     assert counts.get(timeout=100) == (60, 0)
+
+
+class Maps:
+    """Computes maps 2 x 2 x 3 that depend on the digest; those of some images exceed the range of half precision."""
+
+    def __init__(self, digests: Sequence[bytes], large: Sequence[int] = ()) -> None:
+        self.maps = {
+            digest: np.random.default_rng(list(digest)).normal(size=(2, 2, 3)).astype(np.float32)
+            * (1e6 if row in large else 1)
+            for row, digest in enumerate(digests)
+        }
+        self.digests = digests
+
+    def __call__(self, positions: np.ndarray, views: Sequence[int]) -> Iterator[np.ndarray]:
+        for position in positions:
+            yield np.stack([self.maps[self.digests[position]]] * len(views))[None]
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_maps_are_rounded_before_they_are_used(tmp_path: Path, writable: bool) -> None:
+    digests = digests_of(20)
+    compute, folder = Maps(digests, large=[3, 4]), tmp_path / "features"
+    if not writable:
+        folder.write_text("in the way")
+    caches = FeatureCache(folder), FeatureCache(folder)
+    tables = []
+    for cache in caches:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if writable else "ignore")
+            tables.append(cache.features("a", ["plain"], digests, compute, half=True))
+    np.testing.assert_array_equal(tables[0][:], tables[1][:])
+    assert caches[1].computed == (0 if writable else 20)
+    exact = np.stack([compute.maps[digest] for digest in digests])
+    np.testing.assert_allclose(tables[0].view(0)[:], exact, rtol=2**-11, atol=6e-8)
+    np.testing.assert_array_equal(tables[0].view(0)[np.array([3, 4])], exact[3:5])
+    stored = [(part.dtype, len(part)) for part in tables[0].parts]
+    assert sum(rows for dtype, rows in stored if dtype == np.float16) == 18
+
+
+def test_maps_are_read_from_their_files(tmp_path: Path) -> None:
+    digests = digests_of(20)
+    for _ in range(2):  # computed, stored before
+        table = FeatureCache(tmp_path).features("a", ["plain"], digests, Maps(digests), half=True)
+        assert all(not part.flags.owndata and not part.flags.writeable for part in table.parts)
+    expected = table[:]
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()  # as another process does that makes room
+    np.testing.assert_array_equal(table[:], expected)
+
+
+def test_large_maps_are_stored_in_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "CHUNK_BYTES", 48)  # two maps of 24 bytes
+    digests = [bytes(1) + number.to_bytes(31, "big") for number in range(9)]
+    FeatureCache(tmp_path).features("a", ["plain"], digests, Maps(digests), half=True)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import load_file as load_numpy
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
 
 from tercet.audit.run import audit_data
+from tercet.config.model import ModelConfig
 from tercet.core.errors import Interrupted
 from tercet.core.run_folder import RunFolder
+from tercet.data import feature_cache
 from tercet.ensemble.bundle import load_bundle
 from tercet.experiments.crossval import crossval
 from tercet.experiments.frozen import frozen_backbone
@@ -22,6 +27,8 @@ from tercet.experiments.plan import Plan
 from tercet.experiments.train import Run, probe, train
 from tercet.experiments.tta import predict_rows
 from tercet.experiments.tune import tune
+from tercet.inference.features import feature_key
+from tercet.models.build import build
 from tercet.report.run import write_report
 from tercet.training.callbacks import PhaseProgress
 
@@ -71,7 +78,15 @@ def test_commands_compute_each_image_and_view_once(
     assert len(digests) == 2  # once per run, not per fold
 
 
-@pytest.mark.parametrize("options", [{"head": "mlp"}, {"head": "linear"}, {"recurrent": "gru"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "mlp"},
+        {"head": "linear"},
+        {"recurrent": "gru"},
+        {"recurrent": "gru", "scan": "rows", "input.size": [64]},
+    ],
+)
 def test_a_frozen_training_passes_every_image_once(
     shapes: Path, network: dict[str, Any], alone: None, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -92,6 +107,69 @@ def test_trials_share_features(shapes: Path, network: dict[str, Any], alone: Non
     result = tune(shapes, members=[member], space=space, trials=2, output=output, **OPTIONS)
     assert result.metrics["features"] == {"computed": IMAGES, "reused": IMAGES}
     assert len(list(result.path.rglob("digests.npy"))) == 1
+
+
+def test_attention_does_not_depend_on_what_was_stored(
+    shapes: Path, network: dict[str, Any], alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed in this run; read; computed without a folder to store them in."""
+    member = {**network, "input.size": [64], "head": "attention", "epochs": 3, "lr": 3e-3, "freeze": "backbone"}
+    folders = tmp_path / "cache", tmp_path / "cache", tmp_path / "file"
+    folders[2].write_text("in the way")
+    runs = []
+    for number, folder in enumerate(folders):
+        monkeypatch.setenv("TERCET_CACHE", str(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if number == 2 else "error")
+            runs.append(train(shapes, members=[member], tta="flip", output=str(tmp_path / str(number)), **OPTIONS))
+    counts = [run.metrics["features"] for run in runs]
+    assert sum(counts[0].values()) == sum(counts[1].values()) and counts[1]["computed"] == 0
+    held_out = counts[0]["reused"]  # validation and test have two views, the first of them stored
+    assert counts[0]["computed"] == IMAGES + held_out and counts[2]["computed"] == IMAGES + 2 * held_out
+    weights = [
+        [load_file(path) for path in sorted((run.path / "members").rglob("bundle/*.safetensors"))] for run in runs
+    ]
+    for other in weights[1:]:
+        for first, second in zip(weights[0], other, strict=True):
+            assert all(torch.equal(first[name], second[name]) for name in first)
+    (file, *_) = (tmp_path / "cache").rglob("plain_*.safetensors")
+    stored = load_numpy(file)["features"]
+    assert stored.dtype == np.float16 and stored.shape[1:3] == (2, 2)
+
+
+def test_maps_that_do_not_fit_into_the_store_are_computed_in_every_epoch(
+    shapes: Path, network: dict[str, Any], alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "MAX_BYTES", 1000)
+    member = {**network, "input.size": [64], "head": "attention", "epochs": 1, "freeze": "backbone"}
+    with pytest.warns(UserWarning, match="computes them in every epoch"):
+        run = train(shapes, members=[member], tta="flip", output=str(tmp_path / "run"), **OPTIONS)
+    assert run.metrics["features"] == {"computed": 0, "reused": 0}
+    assert not list((tmp_path / "cache").rglob("*"))
+
+
+def test_maps_and_vectors_of_equal_weights_are_stored_apart(network: dict[str, Any]) -> None:
+    configs = [ModelConfig(pretrained=False, head=head) for head in ("linear", "attention")]
+    classifiers = []
+    for config in configs:
+        torch.manual_seed(0)
+        classifiers.append(build("test_resnet", num_classes=2, config=config, image_size=(64, 64)))
+    keys = [feature_key(classifier, config) for classifier, config in zip(classifiers, configs, strict=True)]
+    states = [classifier.features.state_dict() for classifier in classifiers]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1]) and keys[0] != keys[1]
+
+
+def test_a_probe_with_attention_reaches_a_result_on_the_digits(
+    network: dict[str, Any], alone: None, tmp_path: Path
+) -> None:
+    digits = load_digits()
+    images = np.repeat(np.repeat((digits.images[:400] * 15).astype(np.uint8), 4, axis=1), 4, axis=2)[..., None]
+    member = {**network, "input.size": [64]}
+    run = probe(
+        (images, digits.target[:400]), members=[member], head="attention", output=str(tmp_path / "r"), **OPTIONS
+    )
+    assert run.metrics["members"][0]["test"]["accuracy"] > 0.5
+    assert run.metrics["features"] == {"computed": 400, "reused": 0}
 
 
 @pytest.fixture

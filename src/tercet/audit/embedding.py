@@ -16,7 +16,8 @@ from tercet.config.model import ModelConfig
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
 from tercet.core.runtime import choose_device
-from tercet.data.feature_cache import BUCKETS, FeatureCache, Features
+from tercet.data.feature_cache import BUCKETS, FeatureCache
+from tercet.data.feature_table import Features
 from tercet.data.loader import prepare
 from tercet.data.perceptual_hashes import ORIENTATIONS, orient
 from tercet.data.pixel_values import Pixels
@@ -50,9 +51,9 @@ def check_embedder(network: object) -> None:
             f"--feature-network {name} would compare features of random weights: use a timm backbone with published "
             "weights, or give `weights`, a file with the backbone's"
         )
-    if config.recurrent != "none":
+    if config.recurrent != "none" or config.reads_map:
         raise ConfigError(
-            f"--feature-network {name} would compare features of random recurrent weights: omit `recurrent`"
+            f"--feature-network {name} would compare features of random weights: omit `recurrent` and head attention"
         )
     check_weights([member])
 
@@ -120,7 +121,7 @@ def embed_images(
 
         features = embedder.cache.features(
             feature_key(classifier, embedder.config), _VIEWS, digests[start : start + _CHUNK], compute
-        )
+        )[:]
         norms = np.linalg.norm(features, axis=2, keepdims=True)
         parts.append((features / np.maximum(norms, _SMALLEST_NORM)).astype(np.float16))  # does not overflow in float16
     return np.concatenate(parts)

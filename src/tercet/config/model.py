@@ -10,6 +10,9 @@ from tercet.config.fields import Config, bounded
 from tercet.core.errors import ConfigError, Problem, problems_of
 from tercet.core.registry import did_you_mean
 
+ATTENTION = "attention"
+"""Name of the head that reads the feature map."""
+
 
 @dataclass(frozen=True)
 class FreezeRule:
@@ -160,9 +163,9 @@ class ModelConfig(Config):
     num_biases: Literal[1, 2] = 2
     """Bias vectors per gate: 2 (PyTorch) or 1 (Keras and the paper's parameter counts)."""
     head: str = field(default="paper", metadata={"registry": "head"})
-    """Classification head: noise + dense + ReLU + linear (paper), linear, dense + ReLU + dropout + linear (mlp); or
-    fitted on features of the frozen backbone: logistic or ridge regression, nearest neighbours (knn), class means
-    (prototype)."""
+    """Classification head: noise + dense + ReLU + linear (paper), linear, dense + ReLU + dropout + linear (mlp),
+    attention pooling of the feature map + linear (attention); or fitted on features of the frozen backbone: logistic or
+    ridge regression, nearest neighbours (knn), class means (prototype)."""
     head_hidden_dim: int | None = bounded(None, above=0)
     """Hidden dimension of the head (paper: 1024, mlp: 512, leaf-cnn: 4096, small-cnn and row classifiers: 32)."""
     noise: float = bounded(0.1, least=0)
@@ -174,7 +177,24 @@ class ModelConfig(Config):
     'PATTERN: open' over parameter names, of which the first match applies."""
 
     def _rules(self) -> Iterable[Problem]:
+        if self.recurrent != "none" and self.head == ATTENTION:
+            yield Problem(
+                f"head attention reads the feature map, of which --recurrent {self.recurrent} leaves one vector: use "
+                "--recurrent none, or another --head",
+                "head",
+                "recurrent",
+            )
         yield from problems_of(lambda: read_rules(self.freeze), "freeze")
+
+    @property
+    def reads_map(self) -> bool:
+        """Whether a timm backbone returns its feature map, not the pooled vector."""
+        return self.scan != "pooled" or self.head == ATTENTION
+
+    @property
+    def freezes_backbone(self) -> bool:
+        """Whether a preset freezes the whole backbone."""
+        return self.freeze in (("backbone",), ("all-but-last",))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

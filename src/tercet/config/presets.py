@@ -34,6 +34,17 @@ FINE_TUNING: Mapping[str, Any] = {
     "patience": 5,
 }
 """Fine-tuning of a pretrained network from the head of its probe (LP-FT, Kumar et al. 2022, arXiv:2202.10054)."""
+FROZEN: Mapping[str, Any] = {
+    "epochs": 20.0,
+    "lr": 1e-3,
+    "head_init": "logistic",
+    "optimizer": "adamw",
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup_epochs": 1.0,
+    "patience": 6,
+}
+"""Training on a frozen pretrained backbone: without augmentation, so that its features are computed once."""
 FROM_SCRATCH: Mapping[str, Any] = {
     "epochs": 40.0,
     "lr": 2e-3,
@@ -55,9 +66,9 @@ class PresetConfig(Config):
     """How much training to spend where no option says it."""
 
     preset: Preset = "good"
-    """Training where --epochs, --lr and --stages are not given: fast fits a linear head on a frozen network; good also
-    fine-tunes, and trains an ensemble while it pays; best does so in any case; paper is the published training, 70
-    epochs in three stages."""
+    """Training where --epochs, --lr and --stages are not given: fast fits a linear head, or trains another --head, on a
+    frozen network; good also fine-tunes, and trains an ensemble while it pays; best does so in any case; paper is the
+    published training, 70 epochs in three stages."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ def with_recipe(
     """
     if has_stages(training):
         return model, training
-    recipe = dict(FINE_TUNING if pretrained else FROM_SCRATCH)
+    recipe = dict(FROM_SCRATCH if not pretrained else FROZEN if model.freezes_backbone else FINE_TUNING)
     if pretrained and "head" not in given:
         model = replace(model, head="linear")
     if model.head != "linear" or model.recurrent != "none" or multilabel:

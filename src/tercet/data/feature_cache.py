@@ -4,18 +4,19 @@ FOLDER/ENCODER/VIEW_BUCKET_ID.safetensors holds the features of some images, mem
 divided into buckets by digest. A process locks the bucket that it computes, so that processes which need the same
 features at the same time divide the work.
 
-Shapes: N images, V views, F features.
+Vectors are stored in single precision, feature maps in half precision; the file has the type. Half precision changes a
+feature by at most 1 part in 2048 (or 6e-8); a map with features beyond its range (65,504) is stored in single
+precision. The features are rounded before they are used, so that results do not depend on what was stored before.
+
+Shapes: N images, V views, F features or h x w cells of D features.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
 import warnings
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,20 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from tercet.core.files import file_lock, write_bytes
+from tercet.data.feature_files import checksum, open_features, pack_features
+from tercet.data.feature_table import Features, FeatureTable, Stored
 from tercet.data.image_traits import DIGEST_BYTES
 from tercet.data.table import Ints
 
-Features = NDArray[np.float32]
 Compute = Callable[[Ints, Sequence[int]], Iterable[Features]]
 """From positions of images and indices of views to arrays B V F, in the order of the positions."""
 MAX_BYTES = 4_000_000_000
 """Size of all stored features; beyond it, the files that were unused for longest are removed."""
 CHUNK = 512
 """Images that are stored together; an interruption stores those of the current chunk."""
+CHUNK_BYTES = 64_000_000
+"""Size of features that are stored together, even if they are of fewer images."""
+_Rows = dict[bytes, tuple[Stored, int]]
+"""By image: the array with its features, and their row in it."""
 BUCKETS = 8
 """Parts of the images of an encoder that processes compute independently, with one call each if they are few."""
 _POLL = 0.1  # seconds between two looks at the buckets of other processes
@@ -78,11 +82,13 @@ class FeatureCache:
         digests: Sequence[bytes],
         compute: Compute,
         on_batch: Callable[[int, int], None] = _ignore,
-    ) -> Features:
+        *,
+        half: bool = False,
+    ) -> FeatureTable:
         """Return the features N V F of some images; those that are not stored are computed and stored.
 
-        A damaged file is ignored, and a full disk is only warned of: then the features are computed again next time.
-        What was computed before an exception is stored.
+        A damaged file is ignored, and a full disk is only warned of: then the features are in memory, and computed
+        again next time. What was computed before an exception is stored.
 
         Args:
             encoder: SHA-256 of all that determines the features of a view: weights, network and input spec.
@@ -91,17 +97,17 @@ class FeatureCache:
             compute: Computes features.
             on_batch: Called with the number of finished images and their total after each batch, and while another
                 process computes; it may raise an exception to stop.
+            half: Round the features to half precision.
         """
         first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
         stored = [self._read(encoder, view, first) for view in views]
         missing = [digest for digest in first if any(digest not in known for known in stored)]
-        request = _Request(encoder, tuple(views), first, stored, compute, on_batch, len(missing))
+        request = _Request(encoder, tuple(views), first, stored, compute, on_batch, len(missing), half)
         before = self.computed
         if missing:
             self._fill(request, missing)
         self.reused += len(digests) * len(views) - (self.computed - before)
-        columns = [np.stack([known[digest] for digest in digests]) for known in stored]
-        return np.stack(columns, axis=1)
+        return FeatureTable.from_rows(stored, digests)
 
     def _fill(self, request: _Request, missing: Sequence[bytes]) -> None:
         """Compute the missing features, or wait for the processes that compute them."""
@@ -155,41 +161,49 @@ class FeatureCache:
                 request.advance(len(names))
 
     def _compute(self, request: _Request, bucket: int, views: tuple[int, ...], names: Sequence[bytes]) -> None:
-        new: deque[tuple[bytes, Features]] = deque()
-        queue = iter(names)
+        new: list[tuple[bytes, list[Stored]]] = []
+        queue, size = iter(names), 0
         try:
             for part in request.compute(np.array([request.first[name] for name in names]), views):
-                values = np.ascontiguousarray(part, dtype=np.float32)
-                new.extend((next(queue), value) for value in values)  # V F
+                values = np.ascontiguousarray(part, dtype=np.float32)  # B V F
+                for columns in values:
+                    new.append((next(queue), [_round(column) if request.half else column for column in columns]))
+                    size += sum(column.nbytes for column in new[-1][1])
                 self.computed += len(values) * len(views)
-                if len(new) >= CHUNK:
-                    self._store(request, bucket, views, new)
+                if len(new) >= CHUNK or size >= CHUNK_BYTES:
+                    ready, new, size = new, [], 0
+                    self._store(request, bucket, views, ready)
                 request.advance(len(values))
         finally:
             self._store(request, bucket, views, new)
 
     def _store(
-        self, request: _Request, bucket: int, views: tuple[int, ...], new: deque[tuple[bytes, Features]]
+        self, request: _Request, bucket: int, views: tuple[int, ...], new: Sequence[tuple[bytes, list[Stored]]]
     ) -> None:
-        """Move new features to the known ones, and write them."""
-        names, values = [name for name, _ in new], [value for _, value in new]
-        new.clear()
-        for column, view in enumerate(views if names else ()):
-            features = np.stack([value[column] for value in values])
-            request.stored[view].update(zip(names, features, strict=True))
-            self._write(request.encoder, f"{request.views[view]}_{bucket}", names, features)
+        """Add new features to the known ones, and write them; those of one file have one type."""
+        for column, view in enumerate(views):
+            by_type: dict[np.dtype[Any], dict[bytes, Stored]] = {}
+            for name, values in new:
+                by_type.setdefault(values[column].dtype, {})[name] = values[column]
+            for rows in by_type.values():
+                features = np.stack(list(rows.values()))
+                features = self._write(request.encoder, f"{request.views[view]}_{bucket}", list(rows), features)
+                request.stored[view].update((name, (features, row)) for row, name in enumerate(rows))
 
-    def _write(self, encoder: str, name: str, digests: Sequence[bytes], features: Features) -> None:
+    def _write(self, encoder: str, name: str, digests: Sequence[bytes], features: Stored) -> Stored:
+        """Write features; return them memory-mapped, or as they are if they cannot be written."""
         if not self._writable:
-            return
-        table = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
-        checks = np.array([_checksum(*row) for row in zip(table, features, strict=True)], dtype=np.uint32)
+            return features
         metadata = {"encoder": encoder, "view": name.rpartition("_")[0]}
-        content = save({"features": features, "checksums": checks, "digests": table}, metadata=metadata)
+        path = self.folder / encoder / f"{name}_{uuid.uuid4().hex}.safetensors"
         try:
-            write_bytes(self.folder / encoder / f"{name}_{uuid.uuid4().hex}.safetensors", content)
+            write_bytes(path, pack_features(digests, features, metadata))
         except OSError as error:
             self._warn(error)
+            return features
+        with suppress(OSError):  # another process may have removed it
+            return open_features(path, metadata)[2]
+        return features
 
     def _warn(self, error: OSError) -> None:
         """Warn once that features are not stored."""
@@ -197,20 +211,20 @@ class FeatureCache:
             warnings.warn(f"features are not stored in {self.folder}: {error}", stacklevel=2)
         self._writable = False
 
-    def _read(self, encoder: str, view: str, queries: Iterable[bytes], bucket: int | None = None) -> dict[bytes, Any]:
-        """Return the stored features F of some images; other parts of the files are not read."""
+    def _read(self, encoder: str, view: str, queries: Iterable[bytes], bucket: int | None = None) -> _Rows:
+        """Return where the stored features of some images are; other parts of the files are not read."""
         missing = set(queries)
-        stored: dict[bytes, Any] = {}
+        stored: _Rows = {}
         for path in sorted((self.folder / encoder).glob(f"{view}_{'*' if bucket is None else bucket}_*.safetensors")):
             if not missing:
                 break
             with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # a damaged or removed file
-                digests, checksums, features = _open(path, {"encoder": encoder, "view": view})
+                digests, checksums, features = open_features(path, {"encoder": encoder, "view": view})
                 names = [row.tobytes() for row in digests]
                 rows = [row for row, name in enumerate(names) if name in missing]
-                for row, values in zip(rows, features[rows], strict=True):
-                    if _checksum(digests[row], values) == checksums[row]:
-                        stored[names[row]] = values
+                for row in rows:
+                    if checksum(digests[row], features[row]) == checksums[row]:
+                        stored[names[row]] = features, row
                 if rows:
                     os.utime(path)
             missing -= stored.keys()
@@ -222,7 +236,8 @@ class FeatureCache:
         for path, status in sorted(files, key=lambda item: item[1].st_mtime, reverse=True):
             total += status.st_size
             if total > MAX_BYTES:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows keeps files that are memory-mapped
+                    path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -233,11 +248,12 @@ class _Request:
     views: tuple[str, ...]
     first: dict[bytes, int]
     """Position of each image."""
-    stored: list[dict[bytes, Any]]
-    """Features of each view by image."""
+    stored: list[_Rows]
+    """Features of each view."""
     compute: Compute
     on_batch: Callable[[int, int], None]
     total: int
+    half: bool
     done: int = 0
 
     def advance(self, count: int) -> None:
@@ -246,26 +262,13 @@ class _Request:
         self.on_batch(self.done, self.total)
 
 
-def _checksum(digest: NDArray[np.uint8], features: Features) -> int:
-    """Return a checksum that shows a flipped bit."""
-    return zlib.crc32(features.data, zlib.crc32(digest.data))
+def can_hold(num_features: int, num_bytes: int) -> bool:
+    """Whether so many features of so many bytes each fit into the store at the same time."""
+    return num_features * num_bytes <= MAX_BYTES
 
 
-def _open(path: Path, metadata: dict[str, str]) -> tuple[NDArray[np.uint8], NDArray[np.uint32], Features]:
-    """Return the digests, checksums and features of a safetensors file as views of the memory-mapped file.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError, KeyError, TypeError: The file is damaged, or has other metadata.
-    """
-    content = np.memmap(path, dtype=np.uint8, mode="r")
-    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:start].tobytes())
-    if header["__metadata__"] != metadata:
-        raise ValueError("the features belong to another encoder or view")
-
-    def tensor(name: str, dtype: Any) -> Any:
-        begin, end = header[name]["data_offsets"]
-        return content[start + begin : start + end].view(dtype).reshape(header[name]["shape"])
-
-    return tensor("digests", np.uint8), tensor("checksums", np.uint32), tensor("features", np.float32)
+def _round(features: Features) -> Stored:
+    """Return features in half precision, or unchanged if they exceed its range."""
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16)
+    return half if np.isfinite(half).all() else features

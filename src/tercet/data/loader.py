@@ -21,6 +21,7 @@ from tercet.core.errors import ConfigError, DataError, MemoryExhausted
 from tercet.core.resize import CropMode, Interpolation, fit_size, to_channels
 from tercet.core.types import Batch, InputSpec
 from tercet.data.augmentations import AUGMENTATIONS
+from tercet.data.feature_table import FeatureTable
 from tercet.data.image_cache import CachedImages
 from tercet.data.pixel_values import Pixels
 from tercet.data.table import UNLABELLED, Ints
@@ -162,7 +163,7 @@ class ImageLoader:
         self._shuffle, self._balanced = shuffle, balanced
         self._augment, self._random_erasing, self._mixup, self._cutmix = augment, random_erasing, mixup, cutmix
         self._num_workers, self._weights = num_workers if images.on_demand else 0, weights
-        self._features: NDArray[np.float32] | None = None
+        self._features: FeatureTable | None = None
         self._check(images, specs)
         self._assemble = _Assembler(images, specs)
         self._branches = [list(self._assemble.specs).index(spec.geometry) for spec in specs]
@@ -233,7 +234,7 @@ class ImageLoader:
         positions = by_label[first[classes] + offsets.astype(np.int64)]
         return np.asarray(positions[torch.randperm(total, generator=generator).numpy()])
 
-    def with_features(self, features: NDArray[np.float32]) -> ImageLoader:
+    def with_features(self, features: FeatureTable) -> ImageLoader:
         """Return a loader of the same samples in the same order, whose batches hold `features[row]` as images.
 
         Raises:

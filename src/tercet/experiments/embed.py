@@ -40,6 +40,7 @@ from tercet.experiments.embeddings import Embeddings, SearchResult, SimilarImage
 from tercet.inference.features import ImageFeatures
 from tercet.models.build import build
 from tercet.models.classifier import Classifier
+from tercet.models.layers import AttentionPooling
 from tercet.models.members import default_members, resolve_member
 from tercet.models.registry import registered_network
 from tercet.models.weight_check import check_weights
@@ -202,10 +203,10 @@ def _networks(config: EncoderConfig, prepared: DataModule) -> _Networks:
     member = resolve_member(network, options, TrainingConfig())
     entry, model = registered_network(member.network), member.model
     trained = model.weights is not None or (model.pretrained if entry is None else entry.fitted)
-    if not trained or model.recurrent != "none":
+    if not trained or model.recurrent != "none" or model.reads_map:
         raise ConfigError(
             f"--network {member.network} would give features of random weights: use a timm backbone with published "
-            "weights and without `recurrent`, give --weights, or give a run as --model"
+            "weights, without `recurrent` and head attention, give --weights, or give a run as --model"
         )
     check_weights([member])
     shape = prepared.images.uniform_shape
@@ -220,10 +221,12 @@ def _networks(config: EncoderConfig, prepared: DataModule) -> _Networks:
 
 
 def _as_encoder(classifier: Classifier) -> Classifier:
-    """Return a classifier whose backbone includes the recurrent module, if there is one."""
-    if isinstance(classifier.recurrent, nn.Identity):
+    """Return a classifier whose backbone includes the layers after it that make a vector of a feature map."""
+    layers = [] if isinstance(classifier.recurrent, nn.Identity) else [classifier.recurrent]
+    layers += [layer for layer in classifier.head.children() if isinstance(layer, AttentionPooling)]
+    if not layers:
         return classifier
-    features = nn.Sequential(classifier.features, classifier.recurrent)
+    features = nn.Sequential(classifier.features, *layers)
     return Classifier(
         classifier.network,
         spec=classifier.spec,
@@ -238,7 +241,7 @@ def _embed(prepared: DataModule, networks: _Networks, parsed: ParsedArguments, c
     table, rows = prepared.table, np.arange(len(prepared.table))
     features = ImageFeatures(prepared.images, device, workers)
     print_status(console, f"features of {count(len(table), 'image')} by {', '.join(networks)}")
-    parts = [features.compute(classifier, config, rows)[:, 0] for classifier, config in networks.values()]
+    parts = [features.compute(classifier, config, rows).view(0)[:] for classifier, config in networks.values()]
     source, paths = table.source, table.locations
     if isinstance(source, FolderSource):
         paths = tuple(str(source.root / location) for location in table.locations)

@@ -24,7 +24,7 @@ from tercet.core.predictions import Predictions
 from tercet.core.progress import next_phase
 from tercet.core.types import Batch
 from tercet.data.data_module import DataModule, Rows
-from tercet.data.feature_cache import Features
+from tercet.data.feature_table import FeatureTable
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.bundle import Bundle, Member
 from tercet.ensemble.combiners import apply_head, stack_probabilities
@@ -145,16 +145,14 @@ class EndToEndFitter:
         return head
 
     @cached_property
-    def _outputs(self) -> Features:
+    def _outputs(self) -> FeatureTable:
         """The members' probabilities for the rows of the table that the head uses (N M K); others are zero."""
         members = [replace(member, views=NO_TTA) for member in self.members]
         splits = ("validation",) if self.plan.fusion.data == "validation" else ("train", "validation")
         rows = np.concatenate([self.prepared.rows(split) for split in splits])
         features = RunFeatures.of(self.plan, self.prepared)
         outputs = stack_probabilities(predict_members(members, self.plan, self.prepared, rows, features)).numpy()
-        table: Features = np.zeros((len(self.prepared.table), *outputs.shape[1:]), dtype=np.float32)
-        table[rows] = outputs
-        return table
+        return FeatureTable.of(outputs).at(rows, len(self.prepared.table))
 
     def _fit_images(self, rows: Rows | None) -> ImageLoader:
         table_rows = self.prepared.rows("train" if rows is None else "validation")

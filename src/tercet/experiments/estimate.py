@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from tercet.config.run import MemberConfig
 from tercet.core.runtime import seeded_generators, torch_threads
 from tercet.data.data_module import DataModule
+from tercet.experiments.frozen import has_fixed_images
 from tercet.experiments.plan import Plan
 from tercet.experiments.task import task_of
 from tercet.models.registry import has_fitted_head
@@ -35,12 +36,13 @@ class Estimator:
         Args:
             plan: The plan of the run.
             member: The member.
-            epochs: Its number of epochs (default: the planned one); without effect on a fitted head.
+            epochs: Its number of epochs (default: the planned one); without effect on heads that are trained on stored
+                features, since these take most of the time.
         """
         step = self._step(plan, member)
         train, validation, test = (len(self.prepared.rows(split)) for split in ("train", "validation", "test"))
         predictions = step * _FORWARD * (train + validation + test)
-        if has_fitted_head(member.network, member.model):
+        if _has_fixed_features(member):
             return predictions
         return predictions + step * self._epochs(member, epochs) * (train + _FORWARD * validation)
 
@@ -52,7 +54,7 @@ class Estimator:
         """Return a member with as many epochs as fit into a time; None if too few do."""
         if self.least_seconds(plan, member) > seconds:
             return None
-        if has_fitted_head(member.network, member.model):
+        if _has_fixed_features(member):
             return member
         training = replace(member.training, max_time=min(seconds, member.training.max_time or seconds))
         rest = self.seconds(plan, member, epochs=0.0)
@@ -79,6 +81,12 @@ class Estimator:
                 objective = task_of(plan).objective(member, self.prepared.table.take(rows))
                 self.timed[key] = step_seconds(classifier, batch, objective, device=plan.device) / len(batch)
         return self.timed[key]
+
+
+def _has_fixed_features(member: MemberConfig) -> bool:
+    """Whether the backbone computes the features of each image once."""
+    fitted = has_fitted_head(member.network, member.model)
+    return fitted or (member.model.freezes_backbone and has_fixed_images(member))
 
 
 def members_within(

@@ -21,6 +21,7 @@ from tercet.ensemble.multilabel import (
 )
 from tercet.experiments.copy_scores import copy_scores, copy_warnings
 from tercet.experiments.finalize import CHOSEN_ON_TEST, TITLES, data_notes
+from tercet.experiments.frozen import counts_of, sum_counts
 from tercet.experiments.plan import Plan
 from tercet.metrics.metric import Scores
 from tercet.metrics.multilabel import score_multilabel
@@ -148,6 +149,7 @@ def _metrics(
         "bundle": str(run.bundle),
         "data": plan.data_card(),
         "protocol": {"monitor": plan.monitor, "monitor_split": plan.monitor_split, "seed": plan.run.seed},
+        "features": sum_counts(counts_of(run.member(member.name) for member in members)),
         "members": [member.to_dict() for member in members],
         "ensembles": [ensemble.to_dict() for ensemble in ensembles],
         "best_member": best,

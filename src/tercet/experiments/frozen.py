@@ -1,11 +1,12 @@
 """Trainings whose backbone is frozen: its features are computed once and take the place of the images.
 
-Shapes: N rows of the table, V views, F features.
+Shapes: N rows of the table, V views, F features, h x w cells of D features.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,11 +23,12 @@ from tercet.core.predictions import Predictions
 from tercet.core.run_folder import MemberFolder, RunFolder
 from tercet.core.types import BatchSource
 from tercet.data.data_module import DataModule, Rows
-from tercet.data.feature_cache import Features
+from tercet.data.feature_cache import MAX_BYTES
+from tercet.data.feature_table import FeatureTable
 from tercet.data.loader import ImageLoader
 from tercet.ensemble.member import Member, predict_together
 from tercet.experiments.plan import Plan
-from tercet.inference.features import ImageFeatures, has_stored_features
+from tercet.inference.features import ImageFeatures, features_fit, has_stored_features
 from tercet.metrics.classification import Scorer
 from tercet.models.classifier import Classifier
 from tercet.models.encoder import AfterBackbone
@@ -37,6 +39,7 @@ from tercet.training.callbacks import Callback, PhaseProgress, notify
 from tercet.training.fitted_heads import Fitter, TrainingFeatures
 from tercet.training.linear_heads import fit_logistic, fit_ridge
 from tercet.training.losses import sample_weights
+from tercet.training.multilabel_heads import MULTILABEL_FITTERS, TrainingLabelSets
 from tercet.training.signals import StopSignal
 from tercet.training.similarity_heads import fit_knn, fit_prototype
 
@@ -46,7 +49,7 @@ FITTERS: dict[str, Fitter] = {
     "prototype": fit_prototype,
     "knn": fit_knn,
 }
-"""Functions that fit a head, by its name."""
+"""Functions that fit a head to one class per image, by its name."""
 _BATCH = 1024
 INTERRUPTED = "the features that were computed are stored; continue with --resume"
 
@@ -63,8 +66,8 @@ class FrozenBackbone:
     """Name of the head."""
     module: nn.Module
     """Maps features to logits."""
-    features: Features
-    """N F; rows in no split are zero."""
+    features: FeatureTable
+    """N F or N h w D; rows in no split are zero."""
     reader: RunFeatures
 
     @property
@@ -72,9 +75,15 @@ class FrozenBackbone:
         """Numbers of features that this training computed, and of those that were stored."""
         return self.reader.images.cache.counts
 
-    def of_views(self, rows: Rows, views: TTAConfig) -> Features:
-        """Return the features of all views of some rows (N V F); other rows are zero."""
-        return self.reader.compute(self.classifier, self.config, rows, views_of(views, self.classifier.spec))
+    def of_views(self, rows: Rows, views: TTAConfig) -> FeatureTable | None:
+        """Return the features of all views of some rows (N V F or N V h w D); other rows are zero.
+
+        They are None if they are too large to be stored.
+        """
+        chosen = views_of(views, self.classifier.spec)
+        if not features_fit(self.classifier, len(rows), len(chosen)):
+            return None
+        return self.reader.compute(self.classifier, self.config, rows, chosen)
 
 
 @dataclass(frozen=True)
@@ -101,11 +110,11 @@ class RunFeatures:
 
     def compute(
         self, classifier: Classifier, config: ModelConfig, rows: Rows, views: Sequence[View] | None = None
-    ) -> Features:
-        """Return the features of the backbone with its current weights (N V F); other rows are zero.
+    ) -> FeatureTable:
+        """Return the features of the backbone with its current weights (N V F or N V h w D); other rows are zero.
 
         Args:
-            classifier: The network, whose backbone is pooled (see `is_pooled`).
+            classifier: The network.
             config: Its options.
             rows: Rows of the table.
             views: V views (default: the whole image).
@@ -120,9 +129,7 @@ class RunFeatures:
                 stop.raise_if_requested(INTERRUPTED)
 
             values = replace(self.images, on_batch=on_batch).compute(classifier, config, rows, views)
-        features: Features = np.zeros((self.num_rows, *values.shape[1:]), dtype=np.float32)
-        features[rows] = values
-        return features
+        return values.at(rows, self.num_rows)
 
 
 def without_backbone(
@@ -159,17 +166,27 @@ def frozen_backbone(
     Raises:
         Interrupted: A signal arrived; what was computed is stored.
     """
-    config = member.training
-    random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
-    if has_fitted_head(member.network, member.model):
-        random = False  # fitted on the images as they are
-    if plan.multilabel or random or not has_stored_features(classifier):
+    if not has_fixed_images(member) or not has_stored_features(classifier):
         return None
     rows = np.sort(np.concatenate([prepared.rows(split) for split in ("train", "validation", "test")]))
+    if not features_fit(classifier, len(rows)):
+        warnings.warn(
+            f"the feature maps of {len(rows):,} images are larger than the {MAX_BYTES / 1e9:g} GB of stored features: "
+            f"{member.name} computes them in every epoch",
+            stacklevel=2,
+        )
+        return None
     reader = RunFeatures.of(plan, prepared, run, observers)
-    features = reader.compute(classifier, member.model, rows)[:, 0]
+    features = reader.compute(classifier, member.model, rows).view(0)
     head = fitted_head(member.network, member.model) or member.model.head
     return FrozenBackbone(classifier, member.model, head, AfterBackbone(classifier), features, reader)
+
+
+def has_fixed_images(member: MemberConfig) -> bool:
+    """Whether a member is trained on images that are not changed at random, as those of a fitted head are."""
+    config = member.training
+    random = config.augment != "none" or config.random_erasing or config.mixup or config.cutmix
+    return not random or has_fitted_head(member.network, member.model)
 
 
 def predict_members(
@@ -177,7 +194,7 @@ def predict_members(
 ) -> list[Predictions]:
     """Return the predictions of members for some rows, from features where the backbone is frozen."""
     classes, device, workers = plan.classes, plan.device, plan.data_config.num_workers
-    others = [member for member in members if not has_stored_features(member.classifier)]
+    others = [member for member in members if not _has_stored_views(member, len(rows))]
     predictions: dict[str, Predictions] = {}
     if others:
         specs = [enlarged_input_spec(member.classifier.spec, member.views) for member in others]
@@ -192,6 +209,12 @@ def predict_members(
             model = FeatureTTAModel(AfterBackbone(classifier), member.views)
             predictions[member.name] = predict(model, source, classes=classes, device=device)
     return [predictions[member.name] for member in members]
+
+
+def _has_stored_views(member: Member, num_images: int) -> bool:
+    """Whether the features of all views of so many images are stored."""
+    views = views_of(member.views, member.classifier.spec)
+    return has_stored_features(member.classifier) and features_fit(member.classifier, num_images, len(views))
 
 
 def counts_of(folders: Iterable[MemberFolder]) -> list[dict[str, int]]:
@@ -232,21 +255,21 @@ def fit_head(
     """
     start = time.monotonic()
     table = prepared.table.take(rows)
-    fitted = FITTERS[frozen.head](
-        TrainingFeatures(
-            frozen.features[rows],
-            table.labels,
-            frozen.classifier.num_classes,
-            groups=table.groups,
-            weights=sample_weights(config, table),
-            seed=seed,
-        )
+    multilabel = table.membership is not None
+    kind, fitters = (TrainingLabelSets, MULTILABEL_FITTERS) if multilabel else (TrainingFeatures, FITTERS)
+    data = kind(
+        frozen.features[rows],
+        prepared.table.targets(rows),
+        frozen.classifier.num_classes,
+        groups=table.groups,
+        weights=sample_weights(config, table),
+        seed=seed,
     )
+    fitted = fitters[frozen.head](data)
     head = frozen.classifier.head
     head.load_state_dict({name: torch.from_numpy(value) for name, value in fitted.tensors.items()})
-    features, labels = torch.from_numpy(frozen.features[rows]), torch.from_numpy(table.labels)
     with torch.inference_mode():
-        logits = torch.cat([head(part) for part in torch.split(features, _BATCH)])
+        logits = torch.cat([head(part) for part in torch.split(torch.from_numpy(data.features), _BATCH)])
     monitored = predict_logits(frozen.module, validation)
     scores = scorer(torch.from_numpy(monitored.values), torch.from_numpy(monitored.labels))
     return EpochRow(
@@ -254,8 +277,8 @@ def fit_head(
         epoch=0,
         step=0,
         rate=0.0,
-        train_loss=float(nn.functional.cross_entropy(logits, labels)),
-        train_accuracy=float((logits.argmax(dim=1) == labels).float().mean()),
+        train_loss=float(data.row_losses(logits.numpy(), np.arange(len(rows))).mean()),
+        train_accuracy=float(data.correct(logits.numpy()).mean()),
         validation=scores,
         seconds=time.monotonic() - start,
         best=True,

@@ -11,7 +11,7 @@ from torch import nn
 
 from tercet.config.training import TrainingConfig
 from tercet.core.errors import ConfigError
-from tercet.data.feature_cache import Features
+from tercet.data.feature_table import Features
 from tercet.data.table import SampleTable
 from tercet.models.classifier import Classifier
 from tercet.training.fitted_heads import TrainingFeatures

@@ -203,7 +203,7 @@ class _MemberTrainer:
         if frozen is None:
             reader = RunFeatures.of(plan, self.prepared, self.run, observers)
             with seeded_generators(seed):  # the training is the same whether the features are stored or not
-                features = reader.compute(classifier, model, rows)[:, 0]
+                features = reader.compute(classifier, model, rows).view(0)
             counts = reader.images.cache.counts
         else:
             features = frozen.features

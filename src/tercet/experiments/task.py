@@ -28,14 +28,15 @@ from tercet.ensemble.multilabel import (
 )
 from tercet.experiments.finalize import finalize
 from tercet.experiments.finalize_multilabel import finalize_multilabel
-from tercet.experiments.frozen import FrozenBackbone
+from tercet.experiments.frozen import FrozenBackbone, without_backbone
 from tercet.experiments.plan import Plan
 from tercet.experiments.tensorboard import stage_images
 from tercet.experiments.tta import predict_rows, store_predictions
 from tercet.metrics.classification import Scorer, validation_scores
 from tercet.metrics.metric import find_metric
 from tercet.metrics.multilabel import validation_multilabel_scores
-from tercet.models.registry import has_fitted_head
+from tercet.models.forward import predict_logits
+from tercet.models.registry import fitted_head
 from tercet.training.callbacks import Callback, TensorBoard
 from tercet.training.losses import (
     BinaryCrossEntropy,
@@ -44,6 +45,7 @@ from tercet.training.losses import (
     SingleLabel,
     class_weights,
 )
+from tercet.training.multilabel_heads import MULTILABEL_FITTERS
 
 Scoring = tuple[Scorer, list[Callback]]
 Results = tuple[Mapping[str, Any], str]
@@ -100,9 +102,11 @@ def _monitor(monitor: Monitor) -> Monitor:
 
 
 def _problems(member: MemberConfig) -> Iterator[str]:
-    training = member.training
+    training, fitted = member.training, fitted_head(member.network, member.model)
+    if fitted is not None and member.model.labels.decoder != "sigmoid":
+        yield f"labels.decoder of {member.name} is trained by gradient steps: use --head linear"
     single_label_options = {
-        "fitted head": has_fitted_head(member.network, member.model),
+        f"head {fitted}": fitted is not None and fitted not in MULTILABEL_FITTERS,
         "loss": training.loss != "cross-entropy",
         "label_smoothing": training.label_smoothing > 0,
         "class_weights": training.class_weights != "none",
@@ -153,7 +157,7 @@ def _save_multilabel(
     has_decoder = member.config.labels.decoder == "cnn-rnn"
     card = {"data": plan.data_card(prepared.table)}
     bundle = Bundle(plan.classes, (member,), card=card, sets=MultilabelRule(SINGLE, (DECODER_THRESHOLD,)))
-    validation = _predict(bundle, plan, prepared, "validation")
+    validation = _predict(bundle, plan, prepared, "validation", frozen)
     if not has_decoder:
         bundle = replace(bundle, sets=MultilabelRule(SINGLE, (best_threshold(validation, plan.monitor),)))
         validation = cross_fitted_multilabel(
@@ -164,15 +168,20 @@ def _save_multilabel(
         )
     validation.save(run.predictions(member.name, "validation"))
     if len(prepared.rows("test")):
-        _predict(bundle, plan, prepared, "test").save(run.predictions(member.name, "test"))
+        _predict(bundle, plan, prepared, "test", frozen).save(run.predictions(member.name, "test"))
     bundle.save(folder.bundle)
     assert bundle.sets is not None
     return {"threshold": bundle.sets.thresholds[0]}
 
 
-def _predict(bundle: Bundle, plan: Plan, prepared: DataModule, split: str) -> MultilabelPredictions:
-    source = prepared.loader(prepared.rows(split), bundle.specs, num_workers=plan.data_config.num_workers)
-    return bundle.predict_member_labels(source, device=plan.device)[0]
+def _predict(
+    bundle: Bundle, plan: Plan, prepared: DataModule, split: str, frozen: FrozenBackbone | None
+) -> MultilabelPredictions:
+    """Return the predictions of the only member of a bundle."""
+    loader = prepared.loader(prepared.rows(split), bundle.specs, num_workers=plan.data_config.num_workers)
+    module, loader = without_backbone(bundle.members[0].classifier, loader, frozen)
+    assert bundle.sets is not None
+    return bundle.sets.members(predict_logits(module, loader, device=plan.device), bundle.classes)[0]
 
 
 def _adapt_single(plan: Plan) -> Plan:

@@ -47,8 +47,9 @@ def predict_rows(
     if not views.plain:
         model: TTAModel | FeatureTTAModel = TTAModel(classifier, views, spec)
         loader = prepared.loader(rows, (enlarged_input_spec(spec, views),), num_workers=workers)
-        if frozen is not None:
-            model, loader = FeatureTTAModel(frozen.module, views), loader.with_features(frozen.of_views(rows, views))
+        features = None if frozen is None else frozen.of_views(rows, views)
+        if frozen is not None and features is not None:
+            model, loader = FeatureTTAModel(frozen.module, views), loader.with_features(features)
         predictions |= predict_levels(model, loader, classes=classes, device=plan.device)
     return predictions
 

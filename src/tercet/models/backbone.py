@@ -174,7 +174,9 @@ class Backbone(nn.Module):
         """Map preprocessed images B C H W to the feature map B h w D."""
         features = self.network.forward_features(images)  # type: ignore[operator]
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            raise ConfigError(f"{type(self.network).__name__} has no single feature map: use --scan pooled")
+            raise ConfigError(
+                f"{type(self.network).__name__} has no single feature map: use --scan pooled and --head linear"
+            )
         if features.ndim == 4:
             return features if self._channels_last else features.permute(0, 2, 3, 1)  # B h w D
         tokens = features[:, self.num_prefix_tokens :]  # B N D
@@ -198,7 +200,8 @@ class Backbone(nn.Module):
         rows = max(1, round(math.sqrt(count * height / width)))
         if rows * (count // rows) != count:
             raise ConfigError(
-                f"the {count} tokens of {type(self.network).__name__} do not form a grid: use --scan pooled"
+                f"the {count} tokens of {type(self.network).__name__} do not form a grid: use --scan pooled and "
+                "--head linear"
             )
         return (rows, count // rows)
 

@@ -15,7 +15,7 @@ import timm
 import torch
 from timm.models import get_model_input_config
 
-from tercet.config.model import FREEZE_PRESETS, ModelConfig, read_rules
+from tercet.config.model import ATTENTION, FREEZE_PRESETS, ModelConfig, read_rules
 from tercet.core.errors import ConfigError, raise_problems
 from tercet.core.registry import did_you_mean
 from tercet.core.types import InputSpec
@@ -196,7 +196,7 @@ def _describe_choice(network: str, config: ModelConfig, option: str) -> str:
 def _timm_classifier(request: BuildRequest) -> Classifier:
     config = request.config
     backbone, spec = _timm_backbone(request)
-    _require_sequence(request, backbone)
+    _require_cells(request, backbone)
     recurrent = None
     if config.recurrent != "none":
         recurrent = RecurrentModule(
@@ -236,7 +236,7 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     published.check_size(network, spec.size)
     if file is not None and config.weights:
         load_backbone(network, read_weights(file), source=config.weights, name=request.network)
-    read: Literal["pooled", "map"] = "pooled" if config.scan == "pooled" else "map"
+    read: Literal["pooled", "map"] = "map" if config.reads_map else "pooled"
     arguments = published.arguments(config)
     key = (published.architecture, repr(arguments))
     own_layers = config.recurrent != "none" or config.head in WITH_HIDDEN_LAYER
@@ -247,9 +247,14 @@ def _timm_backbone(request: BuildRequest) -> tuple[Backbone, InputSpec]:
     return backbone, spec
 
 
-def _require_sequence(request: BuildRequest, backbone: Backbone) -> None:
-    """Raise for a scan with a single step, on which the recurrent weights would have no effect."""
+def _require_cells(request: BuildRequest, backbone: Backbone) -> None:
+    """Raise for a scan with a single step, on which the recurrent weights would have no effect; and for attention."""
     scan, (height, width) = request.config.scan, backbone.grid
+    if request.config.head == ATTENTION and height * width < 2:
+        raise ConfigError(
+            f"the feature map of '{request.network}' is 1 x 1: head attention has a single cell; use a larger "
+            "--input.size, or --head linear"
+        )
     steps = {"pooled": 2, "rows": height, "columns": width}.get(scan, height * width)
     if steps < 2:
         raise ConfigError(

@@ -1,6 +1,6 @@
 """Features of frozen backbones, computed as fast as this machine can, and the part of a classifier after them.
 
-Shapes: B images, C channels, H x W pixels, F features.
+Shapes: B images, C channels, H x W pixels, F features, h x w cells of D features, T labels of a sequence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import tercet.core.torchvision_ops  # noqa: F401  # isort: skip  (before timm)
 
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tercet.models.backbone import backbone_origin
+from tercet.models.backbone import Backbone, backbone_origin
 from tercet.models.classifier import Classifier
 from tercet.models.forward import evaluation_mode
 
@@ -39,16 +39,21 @@ _TIMINGS = 2  # after the comparison of the features, which warms up
 
 
 class AfterBackbone(nn.Module):
-    """The part of a classifier after its backbone: features B F to logits B K."""
+    """The part of a classifier after its backbone: features B F, or a feature map B h w D, to logits B K."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.recurrent, self.head = classifier.recurrent, classifier.head
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features to logits."""
-        logits: Tensor = self.head(self.recurrent(features))
-        return logits
+    def forward(self, features: Tensor, sequence: Tensor | None = None) -> Tensor:
+        """Map features to logits; `sequence` (B T) is that of `Classifier.forward`."""
+        values = self.recurrent(features)
+        return cast("Tensor", self.head(values) if sequence is None else self.head(values, sequence))
+
+
+def has_map(classifier: Classifier) -> bool:
+    """Whether the features of an image are a feature map h w D of a timm backbone, not a vector F."""
+    return isinstance(classifier.features, Backbone) and classifier.features.read == "map"
 
 
 def encoder_key(classifier: Classifier, *arguments: object) -> str:
@@ -61,6 +66,7 @@ def encoder_key(classifier: Classifier, *arguments: object) -> str:
     spec = sorted(classifier.spec.to_dict().items())
     origin = backbone_origin(classifier)  # its name does not depend on the repository, nor on a bundle
     network = (origin.architecture, sorted(origin.arguments.items())) if origin else classifier.network
+    arguments += ("map",) * has_map(classifier)  # some networks have equal weights with and without pooling
     digest = hashlib.sha256(repr((network, timm.__version__, spec, arguments)).encode())
     for name, tensor in classifier.features.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -87,7 +93,7 @@ class Encoder:
         self._run: Callable[[Tensor], Tensor] | None = None
 
     def encode(self, batches: Iterable[Tensor], *, expected: int = 0) -> Iterator[Features]:
-        """Yield the features B F of each batch of images B C H W in [0, 1].
+        """Yield the features of each batch of images B C H W in [0, 1]: B h w D of a feature map, else B F.
 
         Args:
             batches: The images.
@@ -99,8 +105,8 @@ class Encoder:
                     images = self.classifier.preprocess(batch.to(self.device))
                     if self._run is None:
                         self._run = self._choose(images[:_TIMED_IMAGES], expected)
-                    features = self._run(images).flatten(1).float().cpu().numpy()
-                yield features
+                    output = self._run(images).float().cpu()
+                yield (output if has_map(self.classifier) else output.flatten(1)).numpy()
 
     def _choose(self, images: Tensor, count: int) -> Callable[[Tensor], Tensor]:
         if self.device != "cpu" or not count:

@@ -1,4 +1,4 @@
-"""Classification heads by name: features B D to logits B K.
+"""Classification heads by name: features B D, or a feature map B h w D (attention), to logits B K.
 
 PyTorch is imported when a head is built, because the command line lists the names without it.
 
@@ -28,6 +28,7 @@ OPTIONS = {
     "prototype": frozenset[str](),
     "knn": frozenset[str](),
     "mlp": frozenset({"head_hidden_dim", "dropout"}),
+    "attention": frozenset[str](),
 }
 """Fields of `ModelConfig` that have an effect on each built-in head; on a caller's head all may have one."""
 WITH_HIDDEN_LAYER = frozenset({"paper", "mlp"})
@@ -110,4 +111,15 @@ def mlp_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Mod
         "dropout": nn.Dropout(0.3 if config.dropout is None else config.dropout),
         "classes": dense_layer(width, num_classes),
     }
+    return nn.Sequential(OrderedDict(layers))
+
+
+@HEADS.register("attention")
+def attention_head(num_features: int, num_classes: int, config: ModelConfig) -> nn.Module:
+    """Attention pooling of the cells of the feature map, linear."""
+    from torch import nn
+
+    from tercet.models.layers import AttentionPooling, dense_layer
+
+    layers = {"pool": AttentionPooling(num_features), "classes": dense_layer(num_features, num_classes)}
     return nn.Sequential(OrderedDict(layers))

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tercet.config.model import ModelConfig
+from tercet.config.model import ATTENTION, ModelConfig
 from tercet.config.parser import CommandOptions
-from tercet.config.presets import Preset, with_recipe
+from tercet.config.presets import Preset, has_stages, with_recipe
 from tercet.config.run import MemberConfig
 from tercet.config.training import SINGLE_STAGE, TrainingConfig
 from tercet.core.errors import ConfigError, raise_problems
@@ -44,11 +44,14 @@ def default_members(image_size: tuple[int, int], config: ModelConfig = _DEFAULTS
     """Return default members for images of this height and width.
 
     With a fitted head, it is one pretrained encoder; or the pixels, if the images are small or no weights are at hand.
+    With attention, it is the encoder.
 
     Args:
         image_size: Height and width.
         config: Options of the run.
     """
+    if config.head == ATTENTION:
+        return (ENCODER,)
     if config.head in FITTED:
         if max(image_size) <= SMALL_SIDE and config.weights is None:
             return ("pixels",)
@@ -74,7 +77,8 @@ class Recipe:
     """The preset of training options of a run, whose values differ between pretrained and other networks."""
 
     preset: Preset
-    """good and best have a recipe; with fast and paper, options that are not set have their defaults."""
+    """good and best have a recipe, and fast for heads on frozen pretrained networks; else options that are not set have
+    their defaults."""
     given: frozenset[str] = frozenset()
     """Options that the user set for the run, which the recipe keeps."""
     multilabel: bool = False
@@ -84,12 +88,13 @@ class Recipe:
         self, network: str, config: ModelConfig, training: TrainingConfig, given: Collection[str]
     ) -> tuple[ModelConfig, TrainingConfig]:
         """Return the options of a network and its training, of which `given` are those of this member."""
-        if self.preset not in ("good", "best") or has_fitted_head(network, config):
+        pretrained, given = is_pretrained(network, config), self.given.union(given)
+        frozen = self.preset == "fast" and pretrained and not has_stages(training)
+        if not (frozen or self.preset in ("good", "best")) or has_fitted_head(network, config):
             return config, training
-        given = self.given.union(given)
-        return with_recipe(
-            config, training, pretrained=is_pretrained(network, config), given=given, multilabel=self.multilabel
-        )
+        if frozen and "freeze" not in given:
+            config = replace(config, freeze=("backbone",))
+        return with_recipe(config, training, pretrained=pretrained, given=given, multilabel=self.multilabel)
 
 
 NO_RECIPE = Recipe("paper")

@@ -25,7 +25,8 @@ ABSENT = -30.0
 """Logit of classes without training rows: probability 1e-13."""
 TEMPERATURES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625)
 """Divisors of scores that are not logarithms of probabilities."""
-_FOLDS = 3
+NUM_FOLDS = 3
+"""Folds of the cross-validation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class TrainingFeatures:
     features: Floats
     """N F."""
     labels: Ints
-    """N class indices."""
+    """N class indices; see `TrainingLabelSets` for sets of labels."""
     num_classes: int
     """K; classes without rows get a logit that makes them impossible."""
     groups: Sequence[str] | None = None
@@ -64,6 +65,25 @@ class TrainingFeatures:
         """Share of each class in the weights of all rows (K)."""
         totals = np.bincount(self.labels, self.weights, minlength=self.num_classes)
         return np.asarray(totals / totals.sum(), dtype=np.float32)
+
+    def folds(self) -> list[Ints]:
+        """Return the held-out rows of each fold of a cross-validation.
+
+        Raises:
+            DataError: The rows cannot be divided into folds.
+        """
+        smallest = int(np.bincount(self.labels)[np.unique(self.labels)].min())
+        count = min(NUM_FOLDS, smallest if self.groups is None else len(set(self.groups)))
+        return stratified_folds(self.labels, count, seed=self.seed, groups=self.groups)
+
+    def row_losses(self, logits: Floats, rows: Ints) -> Floats:
+        """Return the log loss of some rows from their logits."""
+        logs = log_softmax(logits.astype(np.float64), axis=1)
+        return np.asarray(-logs[np.arange(len(rows)), self.labels[rows]])
+
+    def correct(self, logits: Floats) -> NDArray[np.bool_]:
+        """Return whether logits of all rows are right (N)."""
+        return np.asarray(logits.argmax(axis=1) == self.labels)
 
     def take(self, rows: Ints) -> TrainingFeatures:
         """Return some rows."""
@@ -102,24 +122,18 @@ def choose_setting(data: TrainingFeatures, trial: Trial, default: Setting) -> tu
 
 def _cross_validate(data: TrainingFeatures, trial: Trial) -> dict[Setting, float]:
     """Return the log loss of held-out rows by setting; empty if the rows cannot be divided into folds."""
-    labels, groups = data.labels, data.groups
-    smallest = int(np.bincount(labels)[np.unique(labels)].min())
-    count = min(_FOLDS, smallest if groups is None else len(set(groups)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a class that a fold lacks only makes its loss higher
-            folds = stratified_folds(labels, count, seed=data.seed, groups=groups)
+            folds = data.folds()
+        parts = [data.take(np.setdiff1d(np.arange(len(data.labels)), held_out)) for held_out in folds]
     except DataError:
         return {}
-    weights = np.ones(len(labels)) if data.weights is None else data.weights.astype(np.float64)
+    weights = np.ones(len(data.labels)) if data.weights is None else data.weights.astype(np.float64)
     weights /= weights.sum()
     totals: dict[Setting, float] = {}
-    for held_out in folds:
-        kept = np.setdiff1d(np.arange(len(labels)), held_out)
-        if len(np.unique(labels[kept])) < 2:
-            return {}
-        for setting, logits in trial(data.take(kept), data.features[held_out]):
-            logs = log_softmax(logits.astype(np.float64), axis=1)
-            loss = -float(logs[np.arange(len(held_out)), labels[held_out]] @ weights[held_out])
+    for held_out, part in zip(folds, parts, strict=True):
+        for setting, logits in trial(part, data.features[held_out]):
+            loss = float(data.row_losses(logits, held_out) @ weights[held_out])
             totals[setting] = totals.get(setting, 0.0) + loss
     return totals

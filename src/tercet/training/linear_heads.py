@@ -29,7 +29,7 @@ PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 """Alpha of the ridge regression on standardized features."""
 DEFAULT_RIDGE = (100.0, 0.25)
 """Alpha and temperature without cross-validation."""
-_ITERATIONS = 300
+ITERATIONS = 300
 _SMALLEST_STD = 1e-6
 Weights = tuple[Floats, Floats]
 """K F and K."""
@@ -75,8 +75,8 @@ def _scaled(values: Floats, temperature: float) -> Floats:
 
 def _logistic(data: TrainingFeatures, penalties: Iterable[float]) -> Iterator[Weights]:
     """Yield the weights for each C; each fit starts from the one before it."""
-    standardized, mean, scale = _standardize(data)
-    model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
+    standardized, mean, scale = standardize(data)
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
     for penalty in penalties:
         model.set_params(C=penalty)
         with warnings.catch_warnings():
@@ -87,13 +87,13 @@ def _logistic(data: TrainingFeatures, penalties: Iterable[float]) -> Iterator[We
 
 def _ridge(data: TrainingFeatures, penalties: Iterable[float]) -> Iterator[Weights]:
     """Yield the weights for each penalty."""
-    standardized, mean, scale = _standardize(data)
+    standardized, mean, scale = standardize(data)
     for penalty in penalties:
         model = RidgeClassifier(penalty).fit(standardized, data.labels, sample_weight=data.weights)
         yield _weights(model, data.num_classes, mean, scale)
 
 
-def _standardize(data: TrainingFeatures) -> tuple[Floats, Floats, Floats]:
+def standardize(data: TrainingFeatures) -> tuple[Floats, Floats, Floats]:
     """Return standardized features with mean and standard deviation (F)."""
     features, weights = data.features, data.weights
     if weights is None:
