@@ -24,6 +24,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
+from stored_results import run_benchmark
 from tercet.config.run import DataConfig
 from tercet.data.copies import copy_groups
 from tercet.data.data_module import read_data
@@ -102,4 +103,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(main))

@@ -193,10 +193,10 @@ def test_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (["train", "x", "--config", "absent.yaml"], ["absent.yaml"]),
         (["train", "x", "--monitor-split", "tset"], ["--monitor-split", "validation"]),
         (["ensemble"], ["INPUTS"]),
-        (["evaluate", "bundle", "data", "--batch-size", "0"], ["batch_size"]),
+        (["evaluate", "bundle", "data", "--batch-size", "0"], ["--batch-size 0 must be positive"]),
         (["predict", "bundle", "a.png", "--top-k"], ["--top-k"]),
         (["ensemble", "a.npy", "--ensemble-methods", "averge"], ["--ensemble-methods", "average"]),
-        (["models", "row-lstm", "--scan", "rows"], ["scan"]),
+        (["models", "row-lstm", "--scan", "cells"], ["scan"]),
         (["datasets", "fashion-mnits"], ["did you mean 'fashion-mnist'"]),
     ],
 )

@@ -302,7 +302,7 @@ def test_images_of_one_size_are_gathered_once_per_batch(monkeypatch: pytest.Monk
     gathered: list[int] = []
     gather = ImageCache.gather
     monkeypatch.setattr(ImageCache, "gather", lambda self, rows: gathered.append(len(rows)) or gather(self, rows))
-    monkeypatch.setattr(ImageCache, "read", None)  # one by one would be many times slower
     source = loader(array_cache(6_400, size=(28, 28)), batch_size=32, shuffle=True)
+    monkeypatch.setattr(ImageCache, "read", None)  # one by one would be many times slower
     assert sum(len(batch) for batch in source.epoch(0)) == 6_400
     assert gathered == [32] * (6_400 // 32)

@@ -263,7 +263,7 @@ def test_selection_on_the_held_out_fold_is_a_warning_in_the_report(
     ("options", "code", "message"),
     [
         (["--folds", "1"], 2, "folds 1"),
-        (["--folds", "3", "--leave-one-group-out"], 2, "leave_one_group_out"),
+        (["--folds", "3", "--leave-one-group-out"], 2, "give either --folds or --leave-one-group-out"),
         (["--folds", "40"], 3, "use --folds 27"),
         (["--leave-one-group-out"], 3, "--data.group-column"),
         (["--data.group-column", "split", "--folds", "2"], 3, "belong to the group 'train'"),

@@ -109,15 +109,19 @@ def test_the_lines_of_a_run_say_data_then_plan_then_a_line_per_rung(
     output = tmp_path / "run"
     result = train(shapes, members=members, output=str(output), console=Console(file=stream), **OPTIONS)
     lines = [line for line in stream.getvalue().splitlines() if ": epoch" not in line]
-    assert lines[0].startswith(f"{shapes}: 3 classes; ") and lines[1].startswith("plan, from cheap to expensive")
+    assert (
+        lines[0].startswith(f"{shapes}: 3 classes; ")
+        and lines[1].startswith("data: layout: class folders")
+        and lines[2].startswith("plan, from cheap to expensive")
+    )
     assert sum(line.startswith(f"{shapes}: ") for line in lines) == 1
     weights = encoder["weights"]
     assert re.fullmatch(
         rf"  probe: a-probe \(logistic head, fitted on features of the frozen network, weights: {weights}\); about .+",
-        lines[2],
+        lines[3],
     )
-    assert lines[3].startswith(f"  fine-tune: a (weights: {weights}); about ")
-    assert lines[4].startswith("  ensemble: small-cnn (from scratch); about ")
+    assert lines[4].startswith(f"  fine-tune: a (weights: {weights}); about ")
+    assert lines[5].startswith("  ensemble: small-cnn (from scratch); about ")
     rungs = [line for line in lines if " finished after " in line]
     for line, row in zip(rungs, result.metrics["ladder"], strict=True):
         values = row["validation"]
@@ -142,7 +146,7 @@ def test_the_plan_of_several_networks_fine_tunes_one_first(run: Run) -> None:
     ladder.plan = replace(ladder.plan, rungs=(ladder_module.Rung("fine-tune", waiting),))
     ladder.console = Console(file=io.StringIO(), width=500)
     ladder.print_plan()
-    lines = ladder.console.file.getvalue().splitlines()[2:]  # type: ignore[attr-defined]
+    lines = ladder.console.file.getvalue().splitlines()[3:]  # type: ignore[attr-defined]
     assert lines[0].startswith("  fine-tune: the best, by its probe, of b (weights: ")
     assert lines[1].startswith("  ensemble: the others of these; about ") and len(lines) == 2
 

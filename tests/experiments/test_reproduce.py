@@ -9,7 +9,7 @@ import pytest
 from tests.fixtures.runs import one_core
 
 from tercet.cli.main import main
-from tercet.config.recipe import Recipe, ResultSource, load_recipe
+from tercet.config.recipe import Recipe, load_recipe
 from tercet.core.errors import ConfigError, StorageError, TercetError
 from tercet.core.files import read_json
 from tercet.core.predictions import Predictions

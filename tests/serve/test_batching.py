@@ -63,7 +63,7 @@ class RecordingModel:
 class BrokenModel:
     """A model that always raises."""
 
-    classes, member_names, metadata, has_maps, multilabel = ("a", "b"), ("m",), {}, False, False  # type: ignore[var-annotated]
+    classes, member_names, metadata, card, has_maps, multilabel = ("a", "b"), ("m",), {}, {}, False, False  # type: ignore[var-annotated]
 
     def run(self, images: np.ndarray) -> Output:
         raise RuntimeError("/secret/place")

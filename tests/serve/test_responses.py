@@ -14,7 +14,7 @@ from PIL import Image
 
 from tercet.core.calibration import Calibration, PredictionSets, Rejection
 from tercet.core.errors import DataError
-from tercet.data.decode import FORMATS, decode
+from tercet.data.decode import WEB_FORMATS, decode
 from tercet.inference.onnx_model import OnnxModel
 from tercet.serve.schemas import ErrorResponse, Health, ModelInfo, PredictionResponse
 from tests.inference.tiny import CLASSES
@@ -171,7 +171,7 @@ def test_unsupported_encodings_list_the_accepted_formats(server: Server, kind: s
         response = client.post("/v1/predict", content=content)
     error = ErrorResponse.model_validate_json(response.content).error
     assert response.status_code == 422
-    assert message in error and all(name in error for name in FORMATS)
+    assert message in error and all(name in error for name in WEB_FORMATS)
     cause = caught.value.__cause__
     assert message in str(caught.value) if cause is None else str(cause) not in error
 

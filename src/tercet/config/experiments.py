@@ -94,7 +94,7 @@ class FoldsConfig(Config):
 
     def _rules(self) -> Iterable[Problem]:
         if self.folds is not None and self.leave_one_group_out:
-            yield Problem("give either folds or leave_one_group_out", "folds", "leave_one_group_out")
+            yield Problem("give either --folds or --leave-one-group-out", "folds", "leave_one_group_out")
         invalid = [text for text in self.fold_members if not all(text.rpartition("="))]
         if invalid:
             yield Problem(f"fold_members '{', '.join(invalid)}' must have the form MEMBER=FOLD+FOLD", "fold_members")

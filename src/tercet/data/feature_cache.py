@@ -28,7 +28,6 @@ import numpy as np
 from tercet.core.files import file_lock, write_bytes
 from tercet.data.feature_files import checksum, open_features, pack_features
 from tercet.data.feature_table import Features, FeatureTable, Stored
-from tercet.data.image_traits import DIGEST_BYTES
 from tercet.data.table import Ints
 
 Compute = Callable[[Ints, Sequence[int]], Iterable[Features]]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tercet.data.feature_table import Stored
-from tercet.data.pixel_digests import DIGEST_BYTES
+from tercet.data.image_traits import DIGEST_BYTES
 
 _TYPES = {"F16": np.float16, "F32": np.float32}
 

@@ -185,6 +185,8 @@ def _hold_out(
         held_out = _without_entire_classes(labels, copies, with_their_copies(first[chosen], copies))
     if not len(held_out):
         reason = "it has too few groups, or each holds a whole class" if table.groups else "its classes are too small"
+        if copies is not None and copies.any():
+            reason += ", or all images of a class are copies, which keep_copies_together keeps in one split"
         raise DataError(
             f"{table.name}: no {split} split can be held out of {len(rows)} training images, because {reason}: add "
             f"images, give a {split} split, or set data.{split}_fraction to 0"

@@ -42,7 +42,7 @@ def expand_grid(
     if not config.backbones:
         raise ConfigError("give the networks to compare with --backbones")
     raise_problems(
-        [bool(config.sizes) and model.input.size is not None and "give either sizes or input.size, not both"]
+        [bool(config.sizes) and model.input.size is not None and "give either --sizes or --input.size, not both"]
     )
     cells: list[dict[str, Any]] = []
     used: set[tuple[str, Any]] = set()

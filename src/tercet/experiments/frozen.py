@@ -104,8 +104,8 @@ class RunFeatures:
     def of(
         cls, plan: Plan, prepared: DataModule, run: RunFolder | None = None, observers: Sequence[Callback] = ()
     ) -> RunFeatures:
-        """Return the features of the images of a run, beside whose images their digests are stored."""
-        workers, folder = plan.data_config.num_workers, None if run is None else (run.path / plan.images).parent
+        """Return the features of the images of a run, whose digests are stored beside the decoded images."""
+        workers, folder = plan.data_config.num_workers, None if run is None else run.path / plan.images
         return cls(ImageFeatures(prepared.images, plan.device, workers, folder), len(prepared.table), observers)
 
     def compute(

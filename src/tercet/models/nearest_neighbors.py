@@ -38,13 +38,15 @@ def neighbor_votes(similarities: Tensor, labels: Tensor, scale: Tensor, num_clas
 class NearestNeighbors(nn.Module):
     """Maps features B F to logits B K: logarithms of the votes of the most similar training rows (cosine).
 
-    Its tensors get the sizes of the loaded ones, since the number of rows and k depend on the training data.
+    The number of rows and k depend on the training data.
 
     Args:
         num_features: F.
         num_classes: K.
     """
 
+    resized = ("rows", "labels", "scale")
+    """Names of the tensors whose number of rows is that of the loaded ones."""
     labels: Tensor
     scale: Tensor
     smallest: Tensor
@@ -76,7 +78,7 @@ class NearestNeighbors(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        tensors = {name: state_dict.get(f"{prefix}{name}") for name in ("rows", "labels", "scale")}
+        tensors = {name: state_dict.get(f"{prefix}{name}") for name in self.resized}
         sizes = {name: len(value) for name, value in tensors.items() if isinstance(value, Tensor) and value.ndim}
         if len(sizes) == len(tensors):
             labels = tensors["labels"]

@@ -42,7 +42,8 @@ def read_shapes(path: Path) -> Shapes:
 def check_shapes(path: Path, build: Callable[[], nn.Module]) -> None:
     """Check that a file has the weights of a network, which is built without memory for its own.
 
-    A description of a network may be hostile, such as one with 20,000 units or 200,000 layers.
+    A description of a network may be hostile, such as one with 20,000 units or 200,000 layers. Tensors that a module
+    names in `resized` may have any number of rows.
 
     Args:
         path: The file.
@@ -54,7 +55,14 @@ def check_shapes(path: Path, build: Callable[[], nn.Module]) -> None:
     shapes = read_shapes(path)
     with torch.device("meta"), _limited_parameters(_SPARE + _MULTIPLE * len(shapes), path):
         module = build()
+    resized = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        for name in getattr(part, "resized", ())
+    }
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    for name in resized & shapes.keys():
+        expected[name] = (*shapes[name][:1], *expected[name][1:])
     if differing := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
         name = differing[0]
         raise ModelError(

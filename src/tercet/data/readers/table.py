@@ -225,4 +225,4 @@ def refuse_table_options(config: DataConfig, what: str) -> None:
     """Raise a `ConfigError` if an option is set that applies to tables only."""
     if options := table_options(config):
         option = options[0].replace("_", "-")
-        raise ConfigError(f"--data.{option} applies to tables only, and {what} is not and does not hold a table")
+        raise ConfigError(f"--data.{option} applies to tables only: {what} neither is nor contains one")
