@@ -133,7 +133,7 @@ def test_weights_of_a_column_equal_weights_of_classes(table: Path, alone: None, 
 
 def test_a_weight_column_needs_a_table_and_positive_numbers(table: Path, shapes: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
-    with pytest.raises(ConfigError, match="--data.weight-column applies to tables only"):
+    with pytest.raises(ConfigError, match=r"--data\.weight-column applies to tables only"):
         train(shapes, members=[TUNED], data={"weight_column": "importance"}, output=output, **OPTIONS)
     with pytest.raises(
         ConfigError, match=r"data\.weight_column: .* no column 'importances', did you mean 'importance'"

@@ -55,11 +55,8 @@ def check_shapes(path: Path, build: Callable[[], nn.Module]) -> None:
     shapes = read_shapes(path)
     with torch.device("meta"), _limited_parameters(_SPARE + _MULTIPLE * len(shapes), path):
         module = build()
-    resized = {
-        f"{prefix}.{name}".lstrip(".")
-        for prefix, part in module.named_modules()
-        for name in getattr(part, "resized", ())
-    }
+    parts = module.named_modules()
+    resized = {f"{prefix}.{name}".lstrip(".") for prefix, part in parts for name in getattr(part, "resized", ())}
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for name in resized & shapes.keys():
         expected[name] = (*shapes[name][:1], *expected[name][1:])
