@@ -136,7 +136,7 @@ def test_a_weight_column_needs_a_table_and_positive_numbers(table: Path, shapes:
     with pytest.raises(ConfigError, match=r"--data\.weight-column applies to tables only"):
         train(shapes, members=[TUNED], data={"weight_column": "importance"}, output=output, **OPTIONS)
     with pytest.raises(
-        ConfigError, match=r"data\.weight_column: .* no column 'importances', did you mean 'importance'"
+        ConfigError, match=r"--data\.weight-column: .* no column 'importances', did you mean 'importance'"
     ):
         train(table, members=[TUNED], data={"weight_column": "importances"}, output=output, **OPTIONS)
     lines = table.read_text().splitlines()
