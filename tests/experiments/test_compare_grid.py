@@ -85,7 +85,7 @@ def test_networks_with_equal_names_are_numbered() -> None:
         ({"backbones": ("row-lstm",), "recurrent": ("gru",)}, ModelConfig(), "--recurrent gru has no effect"),
         ({"backbones": ("test_resnet",), "scans": ("pooled", "rows")}, SCRATCH, "--scans rows has no effect"),
         ({"backbones": ("small-cnn",)}, ModelConfig(hidden_size=8), "--hidden-size has no effect"),
-        ({"backbones": ("small-cnn",), "sizes": (20,)}, ModelConfig(input=InputConfig(size=(24,))), "--sizes or --input"),
+        ({"backbones": ("small-cnn",), "sizes": (20,)}, ModelConfig(input=InputConfig(size=(24,))), "--sizes or"),
         ({"backbones": (7,)}, ModelConfig(), "neither a network's name"),
     ],
 )

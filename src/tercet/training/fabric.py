@@ -91,26 +91,37 @@ def require_bf16(module: nn.Module, batch: Batch, objective: Objective, *, devic
         )
 
 
+_FEW, _SLOW = 8, 3.0  # images of a first comparison; ratio of times from which on it is the last
+
+
 def choose_precision(
     module: nn.Module, batch: Batch, objective: Objective, *, device: str, num_steps: int = 3
 ) -> tuple[str, str]:
     """Return `bf16` if it can be computed and is at least 10 % faster, else `32`, and the reason.
 
     bf16 is faster for dense convolutions, large matrices and LSTMs, and slower for depthwise convolutions, so it is
-    measured. The fastest of the steps is compared, because other work on the machine only adds time.
+    measured. The fastest of the steps is compared, because other work on the machine only adds time. A few images are
+    enough where bf16 takes several times as long: on processors without bf16 units, steps may take minutes.
     """
     if fault := bf16_fault(module, batch, objective, device=device):
         return "32", f"bf16 cannot be computed on this {device}: {fault}"
     batch = batch.to(device)
-    seconds: dict[str, list[float]] = {"32": [], "bf16": []}
     with _training_copy(module, device) as trial:
-        for _ in range(num_steps + 1):
-            for name, times in seconds.items():
-                started = time.perf_counter()
-                _train_step(trial, batch, objective, device, name)
-                times.append(time.perf_counter() - started)
-    ratio = min(seconds["bf16"][1:]) / min(seconds["32"][1:])  # the first steps warm up
+        ratio = _bf16_ratio(trial, batch.rows(slice(0, _FEW)), objective, device, num_steps=1)
+        if ratio < _SLOW:
+            ratio = _bf16_ratio(trial, batch, objective, device, num_steps=num_steps)
     return "bf16" if ratio < 0.9 else "32", f"a step in bf16 takes {ratio:.2f} of the time of one in 32 bits"
+
+
+def _bf16_ratio(trial: nn.Module, batch: Batch, objective: Objective, device: str, *, num_steps: int) -> float:
+    """Return the time of the fastest of some steps in bf16, in units of that in 32 bits."""
+    seconds: dict[str, list[float]] = {"32": [], "bf16": []}
+    for _ in range(num_steps + 1):  # the first step warms up
+        for name, times in seconds.items():
+            started = time.perf_counter()
+            _train_step(trial, batch, objective, device, name)
+            times.append(time.perf_counter() - started)
+    return min(seconds["bf16"][1:]) / min(seconds["32"][1:])
 
 
 def step_seconds(module: nn.Module, batch: Batch, objective: Objective, *, device: str, num_steps: int = 3) -> float:
