@@ -289,7 +289,7 @@ def _one_step(step: RecipeStep, options: Mapping[str, Any]) -> dict[str, Any]:
     short["data"] = {**_mapping(options.get("data")), "limit": _DRY_RUN_LIMIT}
     if step.command == "compare":
         return {**short, "seeds": 1}
-    return {**short, "fusion": {**_mapping(options.get("fusion")), "steps": 1}}
+    return {**short, "fusion": {**_mapping(options.get("fusion")), "steps": 1}, "tensorboard": False}  # drawing is slow
 
 
 def _mapping(value: Any) -> dict[str, Any]:
