@@ -127,10 +127,10 @@ def test_leaving_out_the_list_leaves_no_pair(pairs: list[tuple[int, int, Any]]) 
     splits, labels = ("train", "val", "test", "train", "test"), ("a", "b", "a")
     duplicates = [
         Duplicate(
-            method,
             (str(first), str(second)),
             (splits[first % 5], splits[second % 5]),
             (labels[first % 3], labels[second % 3]),
+            method,
         )
         for first, second, method in pairs
         if first != second

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tercet.serve.batching import MemoryBudget, MemoryLease
 from tercet.serve.uploads import Upload, decode_upload
 
 FACTORS = {"bits8": 1, "bits12": 16}
+OPTIONS: dict[str, Any] = {"members": ["small-cnn"], "tensorboard": False, "console": False}
 
 
 def stripes(root: Path, factor: int, count: int, *, seed: int = 0) -> Path:
@@ -51,11 +53,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         stripes(root / "data", 16, 12),
         output=str(root / "run"),
         data={"value_range": "0,4095"},
-        members=["small-cnn"],
         epochs=2,
         lr=3e-3,
-        tensorboard=False,
-        console=False,
+        **OPTIONS,
     )
 
 
@@ -106,11 +106,9 @@ def test_runs_of_different_ranges_cannot_be_combined(run: Run, tmp_path: Path) -
         run.path.parent / "data",
         output=str(tmp_path / "other"),
         data={"value_range": "full"},
-        members=["small-cnn"],
         epochs=1,
         lr=1e-3,
-        tensorboard=False,
-        console=False,
+        **OPTIONS,
     )
     with pytest.raises(DataError, match=r"read their images in different ways.*--data\.value-range"):
         combine([run.path, other.path], output=str(tmp_path / "both"), console=False)

@@ -224,15 +224,15 @@ class _DuplicateBuilder:
     """By the first of identical images: one of them per split."""
 
     def group(self, rows: Ints) -> Duplicate:
-        return Duplicate("pixels", *self._describe(rows.tolist()))
+        return Duplicate(*self._describe(rows.tolist()), method="pixels")
 
     def pairs(self, pairs: PairList, method: Method) -> Iterator[Duplicate]:
         """Yield each pair; identical images are represented by those that make the pair cross splits, if any."""
         for index, (first, second) in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
             distance = int(pairs.distance[index])
             yield Duplicate(
-                method,
                 *self._describe(self._prefer_crossing(first, second)),
+                method=method,
                 similarity=round(float(pairs.similarity[index]), 4),
                 distance=None if distance < 0 else distance,
                 orientation=ORIENTATIONS[int(pairs.orientation[index])],

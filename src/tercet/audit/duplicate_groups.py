@@ -15,17 +15,37 @@ _KEPT_FIRST = ("test", "val", "train", "")  # a given test split stays complete,
 
 
 @dataclass(frozen=True)
-class Duplicate:
-    """A group of duplicate images."""
+class _Group:
+    """Images with their splits and labels."""
 
-    method: Method
-    """How it was detected: identical pixels, perceptual hash, or network features."""
     ids: tuple[str, ...]
-    """Sample names: all images with these pixels, or a pair."""
+    """Sample names."""
     splits: tuple[str, ...]
     """Split of each; empty if it has none."""
     labels: tuple[str, ...]
     """Class name of each; empty if unlabelled."""
+
+    @property
+    def crosses(self) -> bool:
+        """Whether its images are in different splits."""
+        return len(set(self.splits) - {""}) > 1
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether its images have different labels."""
+        return len(set(self.labels) - {""}) > 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**asdict(self), "crosses_splits": self.crosses, "labels_disagree": self.disagrees}
+
+
+@dataclass(frozen=True)
+class Duplicate(_Group):
+    """A group of duplicate images: all with the same pixels, or a pair."""
+
+    method: Method
+    """How it was detected: identical pixels, perceptual hash, or network features."""
     similarity: float = 1.0
     """Correlation of the downscaled images, or cosine similarity of the features."""
     distance: int | None = None
@@ -49,20 +69,6 @@ class Duplicate:
             return None
         return " = ".join(self.ids[self.splits.index(name)] for name in (split, other))
 
-    @property
-    def crosses(self) -> bool:
-        """Whether its images are in different splits."""
-        return len(set(self.splits) - {""}) > 1
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether its images have different labels."""
-        return len(set(self.labels) - {""}) > 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {**asdict(self), "crosses_splits": self.crosses, "labels_disagree": self.disagrees}
-
 
 @dataclass(frozen=True)
 class Leak:
@@ -76,15 +82,9 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Images that are connected by duplicates."""
+class Cluster(_Group):
+    """Images that are connected by duplicates, starting with one per split, or per label in one split."""
 
-    ids: tuple[str, ...]
-    """Sample names, starting with one per split, or per label in one split."""
-    splits: tuple[str, ...]
-    """Split of each; empty if it has none."""
-    labels: tuple[str, ...]
-    """Class name of each; empty if unlabelled."""
     methods: tuple[Method, ...]
     """How its duplicates were detected."""
     similarity: float
@@ -95,16 +95,6 @@ class Cluster:
         """Whether all images have the same pixels."""
         return self.methods == ("pixels",)
 
-    @property
-    def crosses(self) -> bool:
-        """Whether its images are in different splits."""
-        return len(set(self.splits) - {""}) > 1
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether its images have different labels."""
-        return len(set(self.labels) - {""}) > 1
-
     def equation(self) -> str:
         """Return the names of up to three images."""
         return " = ".join(self.ids[:3]) + (f" = ... ({len(self.ids)} images)" if len(self.ids) > 3 else "")
@@ -112,10 +102,6 @@ class Cluster:
     def kept(self) -> str:
         """Return the image to keep if the copies are left out: one of the test split, if there is any."""
         return self.ids[min(range(len(self.ids)), key=lambda index: (_KEPT_FIRST.index(self.splits[index]), index))]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {**asdict(self), "crosses_splits": self.crosses, "labels_disagree": self.disagrees}
 
 
 def clusters_of(duplicates: Sequence[Duplicate]) -> tuple[Cluster, ...]:

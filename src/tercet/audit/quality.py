@@ -17,7 +17,7 @@ _DARK, _BRIGHT = 20, 240  # mean grey levels
 _BLURRED = 0.04  # of the median sharpness of the data
 _STRETCHED = 2.5  # times the median ratio of width and height, or its inverse
 _SMALL = 0.25  # of the median number of pixels of the shorter side
-_MIN_IMAGES = 10  # with fewer there is no usual image to compare with
+_MIN_IMAGES = 10  # with fewer, no image is usual
 RULES = (
     f"Dark and bright images have a mean grey level below {_DARK} or above {_BRIGHT} of 255. Blurred ones have less "
     f"than {_BLURRED:.0%} of the median sharpness (variance of the Laplacian at {_SIDE} pixels). Sizes are unusual if "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import re
@@ -21,7 +20,7 @@ from tercet.core.errors import ConfigError, DataError
 from tercet.data.decode import decode
 from tercet.data.decoding import DEFAULT, Decoding
 from tercet.data.pixel_values import Pixels
-from tercet.data.sources import DIGEST_BYTES
+from tercet.data.sources import digest_of
 
 _GROUP_BYTES = 1 << 26
 """Row groups up to this uncompressed size are read at once: 64 MiB."""
@@ -105,8 +104,7 @@ class ParquetSource:
     def _hashes_of(self, location: str) -> tuple[int, bytes]:
         if location not in self._hashes:
             content = self.content(location)
-            digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-            self._hashes[location] = zlib.crc32(content), digest
+            self._hashes[location] = zlib.crc32(content), digest_of(content)
         return self._hashes[location]
 
     def describe(self) -> dict[str, Any]:

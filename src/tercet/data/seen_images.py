@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.core.errors import ModelError
-from tercet.data.sources import DIGEST_BYTES
+from tercet.data.sources import FILE_DIGEST_BYTES
 from tercet.data.table import PIXEL_BYTES, Ints, SampleTable
 
 FILES, PIXELS = "seen", "seen_pixels"
@@ -29,7 +29,7 @@ def training_digests(table: SampleTable) -> dict[str, str]:
     A key is missing if digests are not known, as in runs of version 0.1.0.
     """
     rows = np.concatenate([table.rows_of("train"), table.rows_of("val")])
-    digests = {FILES: _pack(table.digests(rows), DIGEST_BYTES)}
+    digests = {FILES: _pack(table.digests(rows), FILE_DIGEST_BYTES)}
     if table.pixels is not None:
         digests[PIXELS] = _pack((table.pixels[row] for row in rows.tolist()), PIXEL_BYTES)
     return {key: text for key, text in digests.items() if text is not None}
@@ -52,7 +52,7 @@ class SeenImages:
         if not any(key in trained_on for key in DIGEST_KEYS):
             return None
         try:
-            sizes = zip(DIGEST_KEYS, (DIGEST_BYTES, PIXEL_BYTES), strict=True)
+            sizes = zip(DIGEST_KEYS, (FILE_DIGEST_BYTES, PIXEL_BYTES), strict=True)
             files, pixels = (_unpack(trained_on[key], size) if key in trained_on else None for key, size in sizes)
         except (TypeError, ValueError) as error:
             raise ModelError(f"the bundle's list of training images cannot be read: {error}") from error

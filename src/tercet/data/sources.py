@@ -25,7 +25,7 @@ from tercet.data.decoding import DEFAULT, Decoding
 from tercet.data.pixel_values import Pixels, to_depth
 
 _CHUNK = 1 << 20  # bytes per read
-DIGEST_BYTES = 8  # the probability of a collision among ten million images is 3e-6
+FILE_DIGEST_BYTES = 8  # the probability of a collision among ten million images is 3e-6
 
 
 class ImageSource(Protocol):
@@ -40,7 +40,7 @@ class ImageSource(Protocol):
         ...
 
     def digest(self, location: str) -> bytes:
-        """Return the BLAKE2b digest (`DIGEST_BYTES`) of one image's stored bytes."""
+        """Return the BLAKE2b digest (`FILE_DIGEST_BYTES`) of one image's stored bytes."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class FolderSource:
 
     def _hashes(self, location: str) -> tuple[int, bytes]:
         if location not in self._checksums:
-            value, digest = 0, hashlib.blake2b(digest_size=DIGEST_BYTES)
+            value, digest = 0, hashlib.blake2b(digest_size=FILE_DIGEST_BYTES)
             with open_regular(self.root / location) as stream:
                 while chunk := stream.read(_CHUNK):
                     value = zlib.crc32(chunk, value)
@@ -217,7 +217,7 @@ class ZipSource:
 
 def digest_of(content: bytes) -> bytes:
     """Return the digest of an image's stored bytes."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(content, digest_size=FILE_DIGEST_BYTES).digest()
 
 
 def _is_link(member: zipfile.ZipInfo) -> bool:

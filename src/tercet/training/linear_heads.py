@@ -6,7 +6,7 @@ Features are standardized, and the standardization is folded into the weights. S
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -35,17 +35,26 @@ Weights = tuple[Floats, Floats]
 """K F and K."""
 
 
+Solve = Callable[[TrainingFeatures, Iterable[float]], Iterator[Weights]]
+"""Yields the weights for each penalty."""
+
+
 def fit_logistic(data: TrainingFeatures) -> FittedHead:
     """Fit a multinomial logistic regression with an L2 penalty, whose strength is chosen by cross-validation."""
+    return logistic_head(data, _logistic, "logistic regression")
+
+
+def logistic_head(data: TrainingFeatures, solve: Solve, name: str) -> FittedHead:
+    """Return the logistic head of a solver with the best C by cross-validation; `name` is for the log."""
 
     def trial(fitted: TrainingFeatures, held_out: Floats) -> Iterator[tuple[Setting, Floats]]:
-        for penalty, (weight, bias) in zip(INVERSE_PENALTIES, _logistic(fitted, INVERSE_PENALTIES), strict=True):
+        for penalty, (weight, bias) in zip(INVERSE_PENALTIES, solve(fitted, INVERSE_PENALTIES), strict=True):
             yield (penalty,), held_out @ weight.T + bias
 
     (penalty,), losses = choose_setting(data, trial, (DEFAULT_INVERSE_PENALTY,))
-    weight, bias = next(_logistic(data, (penalty,)))
+    weight, bias = next(solve(data, (penalty,)))
     tensors = {"classes.weight": weight, "classes.bias": bias}
-    return FittedHead(tensors, {"C": penalty}, losses, f"logistic regression, C {penalty:g}")
+    return FittedHead(tensors, {"C": penalty}, losses, f"{name}, C {penalty:g}")
 
 
 def fit_ridge(data: TrainingFeatures) -> FittedHead:
@@ -54,17 +63,22 @@ def fit_ridge(data: TrainingFeatures) -> FittedHead:
     Penalty and temperature are chosen together, by the cross-validated log loss of the regression's values divided by
     the temperature.
     """
+    return ridge_head(data, _ridge, "ridge regression")
+
+
+def ridge_head(data: TrainingFeatures, solve: Solve, name: str) -> FittedHead:
+    """Return the ridge head of a solver with the best setting by cross-validation; `name` is for the log."""
 
     def trial(fitted: TrainingFeatures, held_out: Floats) -> Iterator[tuple[Setting, Floats]]:
-        for penalty, (weight, bias) in zip(PENALTIES, _ridge(fitted, PENALTIES), strict=True):
+        for penalty, (weight, bias) in zip(PENALTIES, solve(fitted, PENALTIES), strict=True):
             values = held_out @ weight.T + bias
             yield from (((penalty, temperature), _scaled(values, temperature)) for temperature in TEMPERATURES)
 
     (penalty, temperature), losses = choose_setting(data, trial, DEFAULT_RIDGE)
-    weight, bias = next(_ridge(data, (penalty,)))
+    weight, bias = next(solve(data, (penalty,)))
     tensors = {"classes.weight": weight / np.float32(temperature), "classes.bias": _scaled(bias, temperature)}
     setting = {"penalty": penalty, "temperature": temperature}
-    note = f"ridge regression, penalty {penalty:g}, temperature {temperature:g}"
+    note = f"{name}, penalty {penalty:g}, temperature {temperature:g}"
     return FittedHead(tensors, setting, losses, note)
 
 

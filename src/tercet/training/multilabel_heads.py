@@ -17,26 +17,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from tercet.core.errors import DataError
 from tercet.data.splits import stratified_folds
-from tercet.training.fitted_heads import (
-    NUM_FOLDS,
-    TEMPERATURES,
-    FittedHead,
-    Fitter,
-    Floats,
-    Ints,
-    Setting,
-    TrainingFeatures,
-    choose_setting,
-)
-from tercet.training.linear_heads import (
-    DEFAULT_INVERSE_PENALTY,
-    DEFAULT_RIDGE,
-    INVERSE_PENALTIES,
-    ITERATIONS,
-    PENALTIES,
-    Weights,
-    standardize,
-)
+from tercet.training.fitted_heads import NUM_FOLDS, FittedHead, Fitter, Floats, Ints, TrainingFeatures
+from tercet.training.linear_heads import ITERATIONS, Weights, logistic_head, ridge_head, standardize
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,34 +63,12 @@ class TrainingLabelSets(TrainingFeatures):
 
 def fit_label_logistic(data: TrainingFeatures) -> FittedHead:
     """Fit a logistic regression with an L2 penalty to each label; the penalty is chosen by cross-validation."""
-
-    def trial(fitted: TrainingFeatures, held_out: Floats) -> Iterator[tuple[Setting, Floats]]:
-        for penalty, (weight, bias) in zip(INVERSE_PENALTIES, _logistic(fitted, INVERSE_PENALTIES), strict=True):
-            yield (penalty,), held_out @ weight.T + bias
-
-    (penalty,), losses = choose_setting(data, trial, (DEFAULT_INVERSE_PENALTY,))
-    weight, bias = next(_logistic(data, (penalty,)))
-    note = f"logistic regression of each label, C {penalty:g}"
-    return FittedHead({"classes.weight": weight, "classes.bias": bias}, {"C": penalty}, losses, note)
+    return logistic_head(data, _logistic, "logistic regression of each label")
 
 
 def fit_label_ridge(data: TrainingFeatures) -> FittedHead:
-    """Fit a ridge regression of targets of -1 and 1 to each label.
-
-    Penalty and temperature are chosen together, by the cross-validated log loss of the regression's values divided by
-    the temperature.
-    """
-
-    def trial(fitted: TrainingFeatures, held_out: Floats) -> Iterator[tuple[Setting, Floats]]:
-        for penalty, (weight, bias) in zip(PENALTIES, _ridge(fitted, PENALTIES), strict=True):
-            values = held_out @ weight.T + bias
-            yield from (((penalty, temperature), values / np.float32(temperature)) for temperature in TEMPERATURES)
-
-    (penalty, temperature), losses = choose_setting(data, trial, DEFAULT_RIDGE)
-    weight, bias = (values / np.float32(temperature) for values in next(_ridge(data, (penalty,))))
-    setting = {"penalty": penalty, "temperature": temperature}
-    note = f"ridge regression of each label, penalty {penalty:g}, temperature {temperature:g}"
-    return FittedHead({"classes.weight": weight, "classes.bias": bias}, setting, losses, note)
+    """Fit a ridge regression of targets of -1 and 1 to each label; see `fit_ridge`."""
+    return ridge_head(data, _ridge, "ridge regression of each label")
 
 
 MULTILABEL_FITTERS: dict[str, Fitter] = {"logistic": fit_label_logistic, "ridge": fit_label_ridge}

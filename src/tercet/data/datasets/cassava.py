@@ -11,7 +11,6 @@ from tercet.core.errors import DataError
 from tercet.data.datasets.download import RemoteFile
 from tercet.data.datasets.info import DATASETS, DatasetInfo, find_tree, size_mismatch_note
 from tercet.data.readers.scan import summarise_skipped
-from tercet.data.readers.split_names import SPLIT_NAMES
 from tercet.data.table import UNLABELLED, SampleTable
 
 _CLASSES = ("cbb", "cbsd", "cgm", "cmd", "healthy")
@@ -27,7 +26,8 @@ def _read(info: DatasetInfo, config: DataConfig) -> SampleTable:
     rows: dict[str, tuple[str, int, str]] = {}
     skipped = []
     for match in tree.matches:
-        split, label = SPLIT_NAMES[match["split"].casefold()], match["label"] or "0"
+        word, label = match["split"].casefold(), match["label"] or "0"
+        split = "val" if word == "validation" else word
         index = UNLABELLED if label == "0" else _CLASSES.index(label.casefold())
         sample = f"{match['split']}/{label}/{match['name']}"
         if sample in rows:

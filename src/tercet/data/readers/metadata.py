@@ -13,7 +13,7 @@ from tercet.data.readers.file_names import FileFinder
 from tercet.data.readers.label_format import Line
 from tercet.data.readers.records import read_records
 from tercet.data.readers.scan import Listing
-from tercet.data.readers.side_columns import split_of
+from tercet.data.readers.split_names import split_of
 from tercet.data.readers.table import table_of_records
 from tercet.data.sources import FolderSource, ZipSource
 from tercet.data.table import SampleTable

@@ -15,7 +15,7 @@ from tercet.data.parquet_source import ParquetSource, open_parquet, parquet_erro
 from tercet.data.readers.columns import SPLIT_COLUMNS
 from tercet.data.readers.file_names import FileFinder
 from tercet.data.readers.scan import Listing, is_image
-from tercet.data.readers.side_columns import split_of
+from tercet.data.readers.split_names import split_of
 from tercet.data.readers.table import table_of_records
 from tercet.data.sources import FolderSource
 from tercet.data.table import SampleTable

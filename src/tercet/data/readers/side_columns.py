@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +11,10 @@ from tercet.core.untrusted_files import column_key
 from tercet.data.readers.columns import Columns
 from tercet.data.readers.label_cells import MissingLabels, as_number, indicator_value
 from tercet.data.readers.label_format import Line
+from tercet.data.readers.split_names import split_of
 
 NO_FOLD = -1
 """Fold of a record whose cell is not a whole number from 0 on: only `tercet crossval` needs one."""
-_SPLITS = {
-    "train": "train training trn",
-    "val": "val valid validation validate dev",
-    "test": "test testing tst eval evaluation holdout heldout",
-}
-_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
-_ADDITION = re.compile(r"(set|split|data|images|imgs|part)$")
 _FLAGS = {"isvalid": "val", "isval": "val", "istest": "test"}
 """Split of the rows with 1 in a column of 0 and 1; the other rows are for training."""
 
@@ -89,14 +82,6 @@ def _groups(cells: Sequence[str], ids: Sequence[str], notes: list[str]) -> tuple
     blank = sum(group == own_group(sample) for group, sample in zip(groups, ids, strict=True))
     notes += [f"{blank} rows have no group: each is a group of its own"] * bool(blank)
     return groups
-
-
-def split_of(name: str) -> str | None:
-    """Return train, val or test for a usual name of a split, such as `train_set2` or `Validation`; else None."""
-    words = re.findall(r"[^\W\d_]+", re.sub(r"(?i)\b(hold|held)[\W_]*out", r"\1out", name).casefold())
-    stems = [_ADDITION.sub("", word) for word in words]  # empty for a word that is only an addition
-    splits = {_SPLIT_OF.get(stem) for stem in stems if stem}
-    return splits.pop() if len(splits) == 1 else None
 
 
 def _splits(

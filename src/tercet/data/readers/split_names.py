@@ -1,4 +1,4 @@
-"""Names of split folders: usual words with affixes, digits, any case and separators."""
+"""Names of splits: usual words with affixes, digits, any case and separators, of folders and in columns."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-"""Split by a lower-case word for it."""
 Kind = Literal["train", "val", "test", "unlabelled", "more", "images", "mixed", ""]
-_WORDS: dict[Kind, str] = {
-    "train": "train training trn trainval",
+_SPLIT_WORDS: dict[Kind, str] = {
+    "train": "train training trn",
     "val": "val valid validation validate dev",
     "test": "test testing tst eval evaluation holdout heldout",
+}
+_WORDS: dict[Kind, str] = {
+    **_SPLIT_WORDS,
+    "train": f"{_SPLIT_WORDS['train']} trainval",
     "unlabelled": "unlabeled unlabelled pred prediction predictions",
     "more": "preview augmented augmentation aug extra pseudo",
     "images": "image images imgs img photos pictures pics data files jpg jpeg png part",
 }
 _KIND_OF = {word: kind for kind, words in _WORDS.items() for word in words.split()}
-_SPLIT_KINDS = frozenset({"train", "val", "test"})
+_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words.split()}
+_SPLIT_KINDS = frozenset(_SPLIT_WORDS)
+_HOLD_OUT = re.compile(r"(?i)\b(hold|held)[\W_]*out")
+_ADDITION = re.compile(r"(set|split|data|images|imgs|part)$")
 
 
 class SplitName(NamedTuple):
@@ -38,7 +43,7 @@ class SplitName(NamedTuple):
 @lru_cache(maxsize=4096)
 def split_name(folder: str) -> SplitName:
     """Return the meaning of the name of a folder (without its parents)."""
-    joined = re.sub(r"(?i)\b(hold|held)[\W_]*out", "holdout", folder.replace("_", " "))
+    joined = _HOLD_OUT.sub("holdout", folder.replace("_", " "))
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+", joined)
     kinds: set[Kind] = set()
     rest = []
@@ -50,6 +55,14 @@ def split_name(folder: str) -> SplitName:
         elif word not in ("set", "split", "folder", "dataset", "the", "of", "for"):
             rest.append(word)
     return SplitName(_kind(kinds, bool(rest)), " ".join(rest))
+
+
+def split_of(name: str) -> str | None:
+    """Return train, val or test for a name that means nothing else, such as `train_set2` or `Validation`; else None."""
+    words = re.findall(r"[^\W\d_]+", _HOLD_OUT.sub("holdout", name).casefold())
+    stems = [_ADDITION.sub("", word) for word in words]  # empty for a word that is only an addition
+    splits = {_SPLIT_OF.get(stem) for stem in stems if stem}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def _kind(kinds: set[Kind], has_rest: bool) -> Kind:
